@@ -1,1 +1,9 @@
-//! regard
+//! Soft and hard attention, and recurrent encoders (LSTM, GRU, RNN), as portable GPU compute shaders.
+
+pub mod attention;
+pub mod error;
+pub mod reference;
+pub mod rnn;
+pub mod tensor;
+
+pub use error::{Error, Result};

@@ -1,0 +1,335 @@
+//! Shapes, strides and host arrays: what tensors on either side have in common.
+
+use crate::error::{Error, Result};
+
+/// Element type of a tensor in GPU memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DType {
+    /// IEEE single precision, 4 bytes.
+    F32,
+    /// IEEE half precision, 2 bytes. Storage only: all arithmetic is f32.
+    F16,
+    /// Unsigned integer, 4 bytes: token ids, lengths, and bool masks (0 = false).
+    U32,
+}
+
+impl DType {
+    /// Bytes of one element.
+    pub fn bytes(self) -> usize {
+        match self {
+            Self::F32 | Self::U32 => 4,
+            Self::F16 => 2,
+        }
+    }
+}
+
+impl std::fmt::Display for DType {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::U32 => "u32",
+        })
+    }
+}
+
+/// Where the elements of a tensor lie in its buffer: shape, strides and offset, all counted in elements.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Layout {
+    /// Length of each axis.
+    pub shape: Vec<usize>,
+    /// Elements between neighbours along each axis; 0 repeats one element (broadcast).
+    pub strides: Vec<usize>,
+    /// Index of the first element.
+    pub offset: usize,
+}
+
+impl Layout {
+    /// Row-major and dense.
+    pub fn contiguous(shape: &[usize]) -> Self {
+        let mut strides = vec![1; shape.len()];
+        for axis in (0..shape.len().saturating_sub(1)).rev() {
+            strides[axis] = strides[axis + 1] * shape[axis + 1].max(1);
+        }
+        Self { shape: shape.to_vec(), strides, offset: 0 }
+    }
+
+    /// Number of axes.
+    pub fn rank(&self) -> usize {
+        self.shape.len()
+    }
+
+    /// Number of elements.
+    pub fn elements(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// One past the largest index used; 0 for an empty tensor.
+    pub fn span(&self) -> usize {
+        if self.elements() == 0 {
+            return 0;
+        }
+        let last: usize = self.shape.iter().zip(&self.strides).map(|(&n, &s)| (n - 1) * s).sum();
+        self.offset + last + 1
+    }
+
+    /// True when the elements lie densely in row-major order.
+    pub fn is_contiguous(&self) -> bool {
+        let mut expected = 1;
+        for (&n, &s) in self.shape.iter().zip(&self.strides).rev() {
+            if n != 1 && s != expected {
+                return false;
+            }
+            expected *= n;
+        }
+        true
+    }
+
+    /// The axes in another order: axis `k` of the result is axis `order[k]` of this layout.
+    ///
+    /// # Errors
+    /// When `order` is not a permutation of the axes.
+    pub fn permute(&self, order: &[usize]) -> Result<Self> {
+        let mut seen = vec![false; self.rank()];
+        for &axis in order {
+            match seen.get_mut(axis) {
+                Some(seen) if !*seen => *seen = true,
+                _ => {
+                    return Err(Error::shape(
+                        "tensor",
+                        "axis order",
+                        format!("a permutation of 0..{}", self.rank()),
+                        format!("{order:?}"),
+                    ));
+                }
+            }
+        }
+        if order.len() != self.rank() {
+            return Err(Error::shape("tensor", "axis order", format!("{} axes", self.rank()), format!("{order:?}")));
+        }
+        Ok(Self {
+            shape: order.iter().map(|&a| self.shape[a]).collect(),
+            strides: order.iter().map(|&a| self.strides[a]).collect(),
+            offset: self.offset,
+        })
+    }
+
+    /// `length` entries of one axis, from `start` on.
+    ///
+    /// # Errors
+    /// When the range leaves the axis.
+    pub fn narrow(&self, axis: usize, start: usize, length: usize) -> Result<Self> {
+        let found = self.shape.get(axis).copied().unwrap_or(0);
+        if axis >= self.rank() || start + length > found {
+            return Err(Error::shape("tensor", format!("axis {axis}"), format!("at least {}", start + length), found));
+        }
+        let mut out = self.clone();
+        out.shape[axis] = length;
+        out.offset += start * self.strides[axis];
+        Ok(out)
+    }
+
+    /// One axis as two: its length must be `outer` · `inner`.
+    ///
+    /// # Errors
+    /// When the product does not match.
+    pub fn split(&self, axis: usize, outer: usize, inner: usize) -> Result<Self> {
+        let found = self.shape.get(axis).copied().unwrap_or(0);
+        if axis >= self.rank() || outer * inner != found {
+            return Err(Error::shape(
+                "tensor",
+                format!("axis {axis}"),
+                format!("{outer} · {inner} = {}", outer * inner),
+                found,
+            ));
+        }
+        let mut out = self.clone();
+        out.shape[axis] = inner;
+        out.shape.insert(axis, outer);
+        out.strides.insert(axis, inner * self.strides[axis]);
+        Ok(out)
+    }
+
+    /// The same elements under another shape.
+    ///
+    /// # Errors
+    /// When the layout is not contiguous or the number of elements differs.
+    pub fn reshape(&self, shape: &[usize]) -> Result<Self> {
+        let wanted: usize = shape.iter().product();
+        if wanted != self.elements() {
+            return Err(Error::shape("tensor", "elements", wanted, self.elements()));
+        }
+        if !self.is_contiguous() {
+            return Err(Error::shape("tensor", "strides", "contiguous", format!("{:?}", self.strides)));
+        }
+        Ok(Self { offset: self.offset, ..Self::contiguous(shape) })
+    }
+
+    /// Broadcast by the usual rules: axes are aligned at the end, an axis of length 1 is repeated.
+    ///
+    /// # Errors
+    /// When an axis has neither the wanted length nor 1.
+    pub fn broadcast(&self, shape: &[usize]) -> Result<Self> {
+        if self.rank() > shape.len() {
+            return Err(Error::shape("tensor", "rank", format!("at most {}", shape.len()), self.rank()));
+        }
+        let lead = shape.len() - self.rank();
+        let mut strides = vec![0; shape.len()];
+        for (axis, (&n, &s)) in self.shape.iter().zip(&self.strides).enumerate() {
+            let wanted = shape[lead + axis];
+            if n != wanted && n != 1 {
+                return Err(Error::shape("tensor", format!("axis {axis}"), format!("{wanted} or 1"), n));
+            }
+            strides[lead + axis] = if n == 1 { 0 } else { s };
+        }
+        Ok(Self { shape: shape.to_vec(), strides, offset: self.offset })
+    }
+
+    /// Axes of length 1 put in front until there are `rank` of them.
+    pub fn lift(&self, rank: usize) -> Self {
+        let mut out = self.clone();
+        while out.rank() < rank {
+            out.shape.insert(0, 1);
+            out.strides.insert(0, 0);
+        }
+        out
+    }
+}
+
+/// A dense row-major array in host memory.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Array<T = f32> {
+    shape: Vec<usize>,
+    data: Vec<T>,
+}
+
+impl<T> Array<T> {
+    /// Elements in row-major order under a shape.
+    ///
+    /// # Errors
+    /// When the number of elements is not the product of the shape.
+    pub fn new(shape: &[usize], data: Vec<T>) -> Result<Self> {
+        let wanted = shape.iter().try_fold(1usize, |n, &axis| n.checked_mul(axis));
+        match wanted {
+            Some(wanted) if wanted == data.len() => Ok(Self { shape: shape.to_vec(), data }),
+            _ => Err(Error::shape("array", "elements", format!("the product of {shape:?}"), data.len())),
+        }
+    }
+
+    /// Every element from its row-major index.
+    pub fn from_fn(shape: &[usize], f: impl FnMut(usize) -> T) -> Self {
+        Self { shape: shape.to_vec(), data: (0..shape.iter().product()).map(f).collect() }
+    }
+
+    /// Length of each axis.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// The elements in row-major order.
+    pub fn data(&self) -> &[T] {
+        &self.data
+    }
+
+    /// The elements in row-major order, to change.
+    pub fn data_mut(&mut self) -> &mut [T] {
+        &mut self.data
+    }
+
+    /// The elements in row-major order, taken out.
+    pub fn into_data(self) -> Vec<T> {
+        self.data
+    }
+
+    /// Each element through a function.
+    pub fn map<U>(&self, f: impl FnMut(&T) -> U) -> Array<U> {
+        Array { shape: self.shape.clone(), data: self.data.iter().map(f).collect() }
+    }
+
+    /// The same elements under another shape.
+    ///
+    /// # Errors
+    /// When the number of elements differs.
+    pub fn reshape(self, shape: &[usize]) -> Result<Self> {
+        Self::new(shape, self.data)
+    }
+}
+
+impl<T: Clone> Array<T> {
+    /// Every element the same.
+    pub fn filled(shape: &[usize], value: T) -> Self {
+        Self { shape: shape.to_vec(), data: vec![value; shape.iter().product()] }
+    }
+
+    /// The elements that a layout over this array's data selects, made dense.
+    ///
+    /// # Errors
+    /// When the layout reaches past the data.
+    pub fn gather(&self, layout: &Layout) -> Result<Self> {
+        if layout.span() > self.data.len() {
+            return Err(Error::shape("array", "elements", format!("at least {}", layout.span()), self.data.len()));
+        }
+        let mut index = vec![0usize; layout.rank()];
+        let mut data = Vec::with_capacity(layout.elements());
+        for _ in 0..layout.elements() {
+            let at: usize = index.iter().zip(&layout.strides).map(|(i, s)| i * s).sum();
+            data.push(self.data[layout.offset + at].clone());
+            for axis in (0..index.len()).rev() {
+                index[axis] += 1;
+                if index[axis] < layout.shape[axis] {
+                    break;
+                }
+                index[axis] = 0;
+            }
+        }
+        Self::new(&layout.shape, data)
+    }
+
+    /// The axes in another order, made dense: axis `k` of the result is axis `order[k]` of this array.
+    ///
+    /// # Errors
+    /// When `order` is not a permutation of the axes.
+    pub fn permute(&self, order: &[usize]) -> Result<Self> {
+        self.gather(&Layout::contiguous(&self.shape).permute(order)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn views_of_packed_heads_share_the_buffer() {
+        // [B=2, N=3, H·D=8] seen as [B, H=2, N, D=4]
+        let packed = Layout::contiguous(&[2, 3, 8]);
+        let heads = packed.split(2, 2, 4).unwrap().permute(&[0, 2, 1, 3]).unwrap();
+        assert_eq!(heads.shape, [2, 2, 3, 4]);
+        assert_eq!(heads.strides, [24, 4, 8, 1]);
+        assert_eq!(heads.span(), 48);
+        assert!(!heads.is_contiguous());
+        let array = Array::from_fn(&[2, 3, 8], |i| i);
+        assert_eq!(array.gather(&heads).unwrap().data()[12..16], [4, 5, 6, 7]);
+    }
+
+    #[test]
+    fn broadcasting_repeats_and_refuses() {
+        let mask = Layout::contiguous(&[3, 1, 5]);
+        assert_eq!(mask.broadcast(&[2, 3, 4, 5]).unwrap().strides, [0, 5, 0, 1]);
+        assert!(mask.broadcast(&[2, 3, 4, 6]).is_err());
+        assert!(mask.broadcast(&[3, 4]).is_err());
+    }
+
+    #[test]
+    fn bad_views_are_errors() {
+        let layout = Layout::contiguous(&[4, 6]);
+        assert!(layout.permute(&[0, 0]).is_err());
+        assert!(layout.permute(&[0]).is_err());
+        assert!(layout.narrow(1, 4, 3).is_err());
+        assert!(layout.narrow(2, 0, 1).is_err());
+        assert!(layout.split(1, 4, 2).is_err());
+        assert!(layout.permute(&[1, 0]).unwrap().reshape(&[24]).is_err());
+        assert!(Array::new(&[2, 3], vec![0.0f32; 5]).is_err());
+        assert!(Array::new(&[usize::MAX, 2], vec![0.0f32; 2]).is_err());
+        assert_eq!(Layout::contiguous(&[0, 3]).span(), 0);
+    }
+}
