@@ -2,6 +2,7 @@
 
 pub mod attention;
 pub mod error;
+pub mod problem;
 pub mod reference;
 pub mod rnn;
 pub mod tensor;
