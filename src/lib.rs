@@ -1,6 +1,7 @@
 //! Soft and hard attention, and recurrent encoders (LSTM, GRU, RNN), as portable GPU compute shaders.
 
 pub mod attention;
+pub mod compare;
 pub mod error;
 pub mod gpu;
 pub mod kernels;

@@ -398,9 +398,7 @@ impl RnnProblem {
         let &[_, hidden] = first.weight_hh else {
             return Err(Error::shape("weight_hh_l0", "rank", "2 [G·H, H]", first.weight_hh.len()));
         };
-        if hidden == 0 {
-            return Err(Error::shape("weight_hh_l0", "axis 1 (hidden)", "at least 1", 0));
-        }
+        nonzero("weight_hh_l0", first.weight_hh)?;
         let mut widths = Vec::with_capacity(stack.len());
         let mut width = input;
         for (l, layer) in stack.iter().enumerate() {
