@@ -73,6 +73,22 @@ impl Tensor {
         Ok(tensor)
     }
 
+    /// Lengths given as whole numbers in f32, as u32.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for a number that is negative, fractional or too large, and as [`Tensor::upload_u32`].
+    pub fn upload_lengths(gpu: &Gpu, name: &str, array: &Array<f32>) -> Result<Self> {
+        let whole = |(row, &x): (usize, &f32)| {
+            if x.fract() == 0.0 && (0.0..=16_777_216.0).contains(&x) {
+                Ok(x as u32)
+            } else {
+                Err(Error::shape(name, format!("row {row}"), "a whole number from 0 on", x))
+            }
+        };
+        let data = array.data().iter().enumerate().map(whole).collect::<Result<_>>()?;
+        Self::upload_u32(gpu, name, &Array::new(array.shape(), data)?)
+    }
+
     /// A tensor over an embedder's buffer, which must have usage `STORAGE` (and `COPY_SRC` to be downloaded).
     ///
     /// # Errors

@@ -1,20 +1,20 @@
 //! Attention on the GPU.
 
-use crate::attention::{Attention, AttentionInputs, AttentionOutputs, Path, Score, ScoreStage};
-use crate::error::Result;
+use crate::attention::{Attention, AttentionInputs, AttentionOutputs, Mask, Path, Score, ScoreStage};
+use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Run, Tensor};
 use crate::kernels::{copy, project, score, softmax, weighted_sum};
 use crate::plan::{AttentionPlan, Caps};
 use crate::problem::AttentionProblem;
 use crate::recording::{Recording, View};
-use crate::tensor::DType;
+use crate::tensor::{Array, DType};
 
 impl Attention {
     /// Records this attention over `inputs`; the tensors returned are filled when the run is submitted.
     ///
     /// # Errors
-    /// [`Error::Shape`](crate::Error::Shape), [`Error::Missing`](crate::Error::Missing) or
-    /// [`Error::Option`](crate::Error::Option) when the request is wrong, [`Error::Limit`](crate::Error::Limit) when it
+    /// [`Error::Shape`], [`Error::Missing`] or
+    /// [`Error::Option`] when the request is wrong, [`Error::Limit`] when it
     /// does not fit the device.
     pub fn record(&self, run: &mut Run<'_>, inputs: &AttentionInputs<Tensor>) -> Result<AttentionOutputs<Tensor>> {
         let problem = AttentionProblem::new(self, &inputs.map_ref(Tensor::shape))?;
@@ -38,7 +38,7 @@ impl Attention {
         let (present_value, present_value_tensor) =
             optional(has_past, "present_value", &present(p.value_dim), element)?;
 
-        let views = inputs.try_map(|name, tensor| Ok::<_, crate::Error>(run.bind(name, tensor)))?;
+        let views = inputs.try_map(|name, tensor| Ok::<_, Error>(run.bind(name, tensor)))?;
         let outputs = AttentionOutputs { output, weights, lse, scores, present_key, present_value };
         record(run.recording_mut(), caps, self, &problem, &plan, &views, &outputs)?;
         Ok(AttentionOutputs {
@@ -54,8 +54,8 @@ impl Attention {
     /// Runs this attention, in one submission, without waiting for it.
     ///
     /// # Errors
-    /// As [`Attention::record`], and [`Error::Gpu`](crate::Error::Gpu) or
-    /// [`Error::DeviceLost`](crate::Error::DeviceLost) from the device.
+    /// As [`Attention::record`], and [`Error::Gpu`] or
+    /// [`Error::DeviceLost`] from the device.
     pub fn run(&self, gpu: &Gpu, inputs: &AttentionInputs<Tensor>) -> Result<AttentionOutputs<Tensor>> {
         let mut run = Run::new(gpu);
         let outputs = self.record(&mut run, inputs)?;
@@ -64,11 +64,46 @@ impl Attention {
     }
 }
 
+impl AttentionInputs<Array<f32>> {
+    /// Uploads every tensor: query, key, value and the past as `dtype`, bool masks and lengths as u32, all else as f32.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for a length that is not a whole number, [`Error::Limit`], [`Error::Unsupported`] or
+    /// [`Error::Gpu`] from the device.
+    pub fn upload(&self, gpu: &Gpu, dtype: DType) -> Result<AttentionInputs<Tensor>> {
+        let is_bool = matches!(self.mask, Some(Mask::Bool(_)));
+        self.try_map(|name, array| match name {
+            "query" | "key" | "value" | "past_key" | "past_value" => Tensor::upload(gpu, name, array, dtype),
+            "mask" if is_bool => Tensor::upload_u32(gpu, name, &array.map(|&x| u32::from(x != 0.0))),
+            "kv_lengths" => Tensor::upload_lengths(gpu, name, array),
+            _ => Tensor::upload(gpu, name, array, DType::F32),
+        })
+    }
+}
+
+impl AttentionOutputs<Tensor> {
+    /// Reads every tensor back. Blocks until the device is done.
+    ///
+    /// # Errors
+    /// [`Error::Gpu`] or [`Error::DeviceLost`].
+    pub fn download(&self, gpu: &Gpu) -> Result<AttentionOutputs<Array<f32>>> {
+        let optional = |tensor: &Option<Tensor>| tensor.as_ref().map(|t| t.download(gpu)).transpose();
+        Ok(AttentionOutputs {
+            output: self.output.download(gpu)?,
+            weights: optional(&self.weights)?,
+            lse: optional(&self.lse)?,
+            scores: optional(&self.scores)?,
+            present_key: optional(&self.present_key)?,
+            present_value: optional(&self.present_value)?,
+        })
+    }
+}
+
 /// Records the staged path on plain views: join the past, project, then score, softmax and weighted sum for each range
 /// of queries. The outputs are dense views that the caller has made.
 ///
 /// # Errors
-/// [`Error::Limit`](crate::Error::Limit) when a dispatch does not fit the device.
+/// [`Error::Limit`] when a dispatch does not fit the device.
 pub fn record(
     recording: &mut Recording,
     caps: &Caps,

@@ -117,6 +117,35 @@ impl GpuRnn {
     }
 }
 
+impl RnnInputs<Array<f32>> {
+    /// Uploads every tensor: the input as `dtype`, states as f32, lengths as u32.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for a length that is not a whole number, [`Error::Limit`], [`Error::Unsupported`] or
+    /// [`Error::Gpu`] from the device.
+    pub fn upload(&self, gpu: &Gpu, dtype: DType) -> Result<RnnInputs<Tensor>> {
+        self.try_map(|name, array| match name {
+            "input" => Tensor::upload(gpu, name, array, dtype),
+            "lengths" => Tensor::upload_lengths(gpu, name, array),
+            _ => Tensor::upload(gpu, name, array, DType::F32),
+        })
+    }
+}
+
+impl RnnOutputs<Tensor> {
+    /// Reads every tensor back. Blocks until the device is done.
+    ///
+    /// # Errors
+    /// [`Error::Gpu`] or [`Error::DeviceLost`].
+    pub fn download(&self, gpu: &Gpu) -> Result<RnnOutputs<Array<f32>>> {
+        Ok(RnnOutputs {
+            output: self.output.download(gpu)?,
+            final_h: self.final_h.download(gpu)?,
+            final_c: self.final_c.as_ref().map(|t| t.download(gpu)).transpose()?,
+        })
+    }
+}
+
 fn check_types(inputs: &RnnInputs<Tensor>) -> Result<()> {
     let wanted = |name: &str, wanted: DType, tensor: Option<&Tensor>| match tensor.map(Tensor::dtype) {
         Some(found) if found != wanted => Err(Error::shape(name, "dtype", wanted, found)),

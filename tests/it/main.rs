@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod compare;
+mod gpu;
+mod gpu_vectors;
 mod properties;
 mod reference;
 mod vectors;
