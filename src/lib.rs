@@ -4,6 +4,8 @@ pub mod attention;
 pub mod error;
 pub mod reference;
 pub mod rnn;
+#[cfg(feature = "seq2seq")]
+pub mod store;
 pub mod tensor;
 
 pub use error::{Error, Result};
