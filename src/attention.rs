@@ -152,7 +152,7 @@ impl<A> Mask<A> {
         }
     }
 
-    fn try_map<B, E>(&self, f: impl FnOnce(&A) -> Result<B, E>) -> Result<Mask<B>, E> {
+    fn try_map<'a, B, E>(&'a self, f: impl FnOnce(&'a A) -> Result<B, E>) -> Result<Mask<B>, E> {
         Ok(match self {
             Self::Bool(a) => Mask::Bool(f(a)?),
             Self::Float(a) => Mask::Float(f(a)?),
@@ -227,11 +227,14 @@ impl<A> AttentionInputs<A> {
     ///
     /// # Errors
     /// The first error of `f`.
-    pub fn try_map<B, E>(&self, mut f: impl FnMut(&str, &A) -> Result<B, E>) -> Result<AttentionInputs<B>, E> {
-        fn opt<A, B, E>(
+    pub fn try_map<'a, B, E>(
+        &'a self,
+        mut f: impl FnMut(&str, &'a A) -> Result<B, E>,
+    ) -> Result<AttentionInputs<B>, E> {
+        fn opt<'a, A, B, E>(
             name: &str,
-            a: &Option<A>,
-            f: &mut impl FnMut(&str, &A) -> Result<B, E>,
+            a: &'a Option<A>,
+            f: &mut impl FnMut(&str, &'a A) -> Result<B, E>,
         ) -> Result<Option<B>, E> {
             a.as_ref().map(|a| f(name, a)).transpose()
         }
@@ -256,7 +259,7 @@ impl<A> AttentionInputs<A> {
     }
 
     /// Each tensor through a function.
-    pub fn map<B>(&self, mut f: impl FnMut(&A) -> B) -> AttentionInputs<B> {
+    pub fn map<'a, B>(&'a self, mut f: impl FnMut(&'a A) -> B) -> AttentionInputs<B> {
         match self.try_map(|_, a| Ok::<_, std::convert::Infallible>(f(a))) {
             Ok(mapped) => mapped,
             Err(never) => match never {},

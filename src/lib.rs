@@ -1,7 +1,9 @@
 //! Soft and hard attention, and recurrent encoders (LSTM, GRU, RNN), as portable GPU compute shaders.
 
 pub mod attention;
+pub mod compare;
 pub mod error;
+pub mod problem;
 pub mod reference;
 pub mod rnn;
 #[cfg(feature = "seq2seq")]

@@ -185,7 +185,7 @@ pub struct Rnn {
     pub activations: [Activation; 3],
     /// Pre-activations are clamped to ±clip (ONNX `clip`).
     pub clip: Option<f32>,
-    /// LSTM: i = 1 − f (ONNX `input_forget`).
+    /// LSTM: f = 1 − i (ONNX `input_forget`; the CIFG variant of Greff et al. 2017).
     pub input_forget: bool,
     /// LSTM: added to the forget gate's pre-activation (TensorFlow's `BasicLSTMCell` adds 1.0 at run time).
     pub forget_bias: f32,
@@ -353,8 +353,8 @@ impl<A> RnnWeights<A> {
     ///
     /// # Errors
     /// The first error of `f`.
-    pub fn try_map<B, E>(&self, mut f: impl FnMut(&str, &A) -> Result<B, E>) -> Result<RnnWeights<B>, E> {
-        let mut opt = |name: &str, a: &Option<A>| a.as_ref().map(|a| f(name, a)).transpose();
+    pub fn try_map<'a, B, E>(&'a self, mut f: impl FnMut(&str, &'a A) -> Result<B, E>) -> Result<RnnWeights<B>, E> {
+        let mut opt = |name: &str, a: &'a Option<A>| a.as_ref().map(|a| f(name, a)).transpose();
         let bias_ih = opt("bias_ih", &self.bias_ih)?;
         let bias_hh = opt("bias_hh", &self.bias_hh)?;
         let peephole = opt("peephole", &self.peephole)?;
@@ -365,6 +365,14 @@ impl<A> RnnWeights<A> {
             bias_hh,
             peephole,
         })
+    }
+
+    /// Each tensor through a function.
+    pub fn map<'a, B>(&'a self, mut f: impl FnMut(&'a A) -> B) -> RnnWeights<B> {
+        match self.try_map(|_, a| Ok::<_, std::convert::Infallible>(f(a))) {
+            Ok(mapped) => mapped,
+            Err(never) => match never {},
+        }
     }
 }
 
@@ -394,12 +402,20 @@ impl<A> RnnInputs<A> {
     ///
     /// # Errors
     /// The first error of `f`.
-    pub fn try_map<B, E>(&self, mut f: impl FnMut(&str, &A) -> Result<B, E>) -> Result<RnnInputs<B>, E> {
-        let mut opt = |name: &str, a: &Option<A>| a.as_ref().map(|a| f(name, a)).transpose();
+    pub fn try_map<'a, B, E>(&'a self, mut f: impl FnMut(&str, &'a A) -> Result<B, E>) -> Result<RnnInputs<B>, E> {
+        let mut opt = |name: &str, a: &'a Option<A>| a.as_ref().map(|a| f(name, a)).transpose();
         let initial_h = opt("initial_h", &self.initial_h)?;
         let initial_c = opt("initial_c", &self.initial_c)?;
         let lengths = opt("lengths", &self.lengths)?;
         Ok(RnnInputs { input: f("input", &self.input)?, initial_h, initial_c, lengths })
+    }
+
+    /// Each tensor through a function.
+    pub fn map<'a, B>(&'a self, mut f: impl FnMut(&'a A) -> B) -> RnnInputs<B> {
+        match self.try_map(|_, a| Ok::<_, std::convert::Infallible>(f(a))) {
+            Ok(mapped) => mapped,
+            Err(never) => match never {},
+        }
     }
 }
 

@@ -1,0 +1,134 @@
+//! The one comparator: how far a result may be from the truth, and how far it is.
+//!
+//! The error of a tensor is its largest absolute difference from the oracle. A NaN beside a number is infinitely
+//! wrong, as is an infinity beside anything but itself; two NaNs are equal. A wrong shape is an error of its own.
+//!
+//! A kernel passes when
+//! ```text
+//! err(kernel, oracle) ≤ 2 · err(baseline, oracle) + floor
+//! ```
+//! with the oracle in f64 and, as baseline, the same plain code in f32: FlashAttention's own rule (Dao et al. 2022,
+//! `tests/test_flash_attn.py`). The floor is a few units in the last place of the tensor's largest element, for tensors
+//! so small that the baseline happens to be exact.
+
+use crate::error::{Error, Result};
+use crate::reference::Float;
+use crate::tensor::{Array, DType};
+
+/// Units in the last place that the floor allows.
+const FLOOR_ULPS: f64 = 8.0;
+
+/// What a comparison found.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Verdict {
+    /// Largest absolute difference between the result and the oracle.
+    pub error: f64,
+    /// The same of the baseline.
+    pub baseline: f64,
+    /// The largest error that passes.
+    pub tolerance: f64,
+    /// Row-major index of the worst element.
+    pub worst: usize,
+}
+
+impl Verdict {
+    /// True when the error is within the tolerance.
+    pub fn passed(&self) -> bool {
+        self.error <= self.tolerance
+    }
+
+    /// Error over tolerance: at most 1 for a pass.
+    pub fn ratio(&self) -> f64 {
+        if self.error == 0.0 { 0.0 } else { self.error / self.tolerance }
+    }
+
+    /// The ratio, or what failed as an error.
+    ///
+    /// # Errors
+    /// [`Error::Tolerance`] when the error is over the tolerance.
+    pub fn check(&self, what: impl Into<String>) -> Result<f64> {
+        if self.passed() {
+            Ok(self.ratio())
+        } else {
+            let what = format!("{} at element {}", what.into(), self.worst);
+            Err(Error::Tolerance { what, error: self.error, tolerance: self.tolerance })
+        }
+    }
+}
+
+/// `got`, stored as `storage`, against the oracle, allowed twice the error of `baseline` and a floor.
+///
+/// For f16 storage the baseline is one that rounds its inputs and outputs to f16.
+///
+/// # Errors
+/// [`Error::Shape`] when the shapes differ.
+pub fn judge(
+    name: &str,
+    got: &Array<f32>,
+    oracle: &Array<f64>,
+    baseline: &Array<f32>,
+    storage: DType,
+) -> Result<Verdict> {
+    same_shape(name, got, oracle)?;
+    same_shape(name, baseline, oracle)?;
+    let (error, worst) = largest(got, oracle, |difference, _| difference);
+    // Where the baseline itself overflows it grants nothing.
+    let (baseline, _) =
+        largest(baseline, oracle, |difference, _| if difference.is_finite() { difference } else { 0.0 });
+    let ulp = match storage {
+        DType::F16 => f64::from(half::f16::EPSILON.to_f32()),
+        DType::F32 | DType::U32 => f64::from(f32::EPSILON),
+    };
+    let size = oracle.data().iter().filter(|x| x.is_finite()).fold(1.0, |size: f64, x| size.max(x.abs()));
+    Ok(Verdict { error, baseline, tolerance: 2.0 * baseline + FLOOR_ULPS * ulp * size, worst })
+}
+
+/// `got` against numbers from elsewhere: each element within `atol + rtol · |want|`.
+///
+/// The verdict's error is the largest share of that allowance that an element uses, its tolerance is 1.
+///
+/// # Errors
+/// [`Error::Shape`] when the shapes differ.
+pub fn close<T: Float, U: Float>(name: &str, got: &Array<T>, want: &Array<U>, rtol: f64, atol: f64) -> Result<Verdict> {
+    same_shape(name, got, want)?;
+    let share = |difference: f64, want: f64| match difference {
+        0.0 => 0.0,
+        // an infinite difference must not meet an infinite allowance
+        _ if difference.is_infinite() => f64::INFINITY,
+        _ => difference / (atol + rtol * want.abs()),
+    };
+    let (error, worst) = largest(got, want, share);
+    Ok(Verdict { error, baseline: 0.0, tolerance: 1.0, worst })
+}
+
+fn same_shape<T, U>(name: &str, got: &Array<T>, want: &Array<U>) -> Result<()> {
+    if got.shape() == want.shape() {
+        Ok(())
+    } else {
+        Err(Error::shape(name, "shape", format!("{:?}", want.shape()), format!("{:?}", got.shape())))
+    }
+}
+
+/// The largest `measure(difference, want)` and where it is.
+fn largest<T: Float, U: Float>(got: &Array<T>, want: &Array<U>, measure: impl Fn(f64, f64) -> f64) -> (f64, usize) {
+    let mut worst = (0.0, 0);
+    for (k, (got, want)) in got.data().iter().zip(want.data()).enumerate() {
+        let (got, want) = (got.to_f64(), want.to_f64());
+        let value = measure(difference(got, want), want);
+        if value > worst.0 {
+            worst = (value, k);
+        }
+    }
+    worst
+}
+
+/// |a − b|; 0 for equal infinities and two NaNs, ∞ for any other pair that is not two finite numbers.
+fn difference(a: f64, b: f64) -> f64 {
+    if a == b || (a.is_nan() && b.is_nan()) {
+        0.0
+    } else if a.is_finite() && b.is_finite() {
+        (a - b).abs()
+    } else {
+        f64::INFINITY
+    }
+}
