@@ -7,6 +7,8 @@ pub mod problem;
 pub mod reference;
 pub mod rnn;
 #[cfg(feature = "seq2seq")]
+pub mod seq2seq;
+#[cfg(feature = "seq2seq")]
 pub mod store;
 pub mod tensor;
 

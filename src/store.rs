@@ -80,6 +80,11 @@ impl Store {
         &self.path
     }
 
+    /// The file's content.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// Every tensor's name, sorted.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.entries.keys().map(String::as_str)

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use serde::de::{Deserialize, Deserializer, Error as _, IntoDeserializer};
 use serde::Deserialize as DeriveDeserialize;
+use serde::de::{Deserialize, Deserializer, Error as _, IntoDeserializer};
 
 use crate::error::{Error, Result};
 use crate::rnn::{self, Activation, Direction, Rnn};
@@ -632,8 +632,8 @@ impl Card {
     /// # Errors
     /// [`Error::Card`] when a field is missing, has a value it cannot have or contradicts another.
     pub fn parse(model: &str, json: &str) -> Result<Self> {
-        let deserializer = &mut serde_json::Deserializer::from_str(json);
-        let card: Self = serde_path_to_error::deserialize(deserializer).map_err(|e| {
+        let mut deserializer = serde_json::Deserializer::from_str(json);
+        let card: Self = serde_path_to_error::deserialize(&mut deserializer).map_err(|e| {
             let (path, reason) = (e.path().to_string(), e.inner().to_string());
             // A missing field is reported at the object that lacks it.
             let missing = reason.strip_prefix("missing field `").and_then(|r| r.split('`').next());

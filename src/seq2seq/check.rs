@@ -136,7 +136,8 @@ impl Check<'_> {
     }
 
     fn dense(&self, field: &str, dense: &Dense, input: Option<usize>, output: Option<usize>) -> Result<()> {
-        let pairs = [("in", dense.input, input, "width of what it reads"), ("out", dense.output, output, "width needed")];
+        let pairs =
+            [("in", dense.input, input, "width of what it reads"), ("out", dense.output, output, "width needed")];
         for (name, found, expected, why) in pairs {
             if let Some(found) = found {
                 self.between(&format!("{field}.{name}"), found, 1, LARGEST)?;

@@ -100,7 +100,8 @@ impl Layers<Array> {
             loader.shape("tensors", name, &info.shape.iter().map(|&n| Some(n)).collect::<Vec<_>>())?;
         }
         let (encoder, decoder, attention) = (&card.encoder, &card.decoder, &card.attention);
-        let embedding = |field: &str, e: &card::Embedding| loader.tensor(field, &e.weight, &[Some(e.size), Some(e.dim)]);
+        let embedding =
+            |field: &str, e: &card::Embedding| loader.tensor(field, &e.weight, &[Some(e.size), Some(e.dim)]);
         let memory = check::memory_width(card);
         let projection = encoder
             .projection
@@ -113,8 +114,12 @@ impl Layers<Array> {
         };
 
         // Queries and keys are compared element by element, so they must be equally wide.
-        let key =
-            attention.key.projection.as_ref().map(|p| loader.dense("attention.key.projection", p, memory, None)).transpose()?;
+        let key = attention
+            .key
+            .projection
+            .as_ref()
+            .map(|p| loader.dense("attention.key.projection", p, memory, None))
+            .transpose()?;
         let width = key.as_ref().map_or(memory, |k| k.weight.shape().first().copied());
         let source = check::width(card, attention.query.source, None);
         let query = match &attention.query.projection {

@@ -1,8 +1,8 @@
 //! The network of a model: encoder, attention, decoder, wired as the card says, on the CPU or a GPU.
 
+use super::Model;
 use super::card::{Bridge, Card, Cell, State, Value, When};
 use super::layers::{Dense, Layers};
-use super::Model;
 use crate::attention::{Attention, AttentionInputs, AttentionOutputs, Score};
 use crate::error::{Error, Result};
 use crate::rnn::{Rnn, RnnInputs, RnnOutputs, RnnStack};
@@ -181,12 +181,21 @@ impl<'m, O: Ops> Graph<'m, O> {
     }
 
     /// The start state [layers · rows, H] of h or c, by the bridge, from what the encoder left.
-    fn bridge(&mut self, batch: &SourceBatch, width: usize, state: &O::Tensor, memory: &O::Tensor) -> Result<O::Tensor> {
+    fn bridge(
+        &mut self,
+        batch: &SourceBatch,
+        width: usize,
+        state: &O::Tensor,
+        memory: &O::Tensor,
+    ) -> Result<O::Tensor> {
         let (encoder, decoder) = (&self.card.encoder.rnn, &self.card.decoder.rnn);
         let (sources, rows) = (batch.sources, batch.sources * width);
         // Rows of a table [· S, H] that the start state is made of: for each decoder layer a block of S.
         let select = |block: &dyn Fn(usize) -> usize| -> Vec<u32> {
-            (0..decoder.layers).flat_map(|l| (0..rows).map(move |r| (l, r))).map(|(l, r)| (block(l) * sources + r / width) as u32).collect()
+            (0..decoder.layers)
+                .flat_map(|l| (0..rows).map(move |r| (l, r)))
+                .map(|(l, r)| (block(l) * sources + r / width) as u32)
+                .collect()
         };
         let last = encoder.layers.saturating_sub(decoder.layers);
         match &self.card.bridge {
@@ -219,7 +228,12 @@ impl<'m, O: Ops> Graph<'m, O> {
     }
 
     /// Attention of the rows to the memory: adds the context, returns the weights.
-    fn attend(&mut self, run: &Running<O::Tensor>, known: &mut Known<O::Tensor>, weights: bool) -> Result<Option<O::Tensor>> {
+    fn attend(
+        &mut self,
+        run: &Running<O::Tensor>,
+        known: &mut Known<O::Tensor>,
+        weights: bool,
+    ) -> Result<Option<O::Tensor>> {
         let attention = &self.card.attention;
         let mut query = known.get(attention.query.source)?;
         if let Some(projection) = &self.layers.query {

@@ -159,7 +159,9 @@ impl Reader<'_> {
             _ => format!("`{unknown}`"),
         };
         match &self.card.source.unknown {
-            Unknown::Error => Err(self.refuse(format!("{name} is not among the symbols of model `{}`", self.card.name))),
+            Unknown::Error => {
+                Err(self.refuse(format!("{name} is not among the symbols of model `{}`", self.card.name)))
+            }
             Unknown::Drop => {
                 self.warn_once(unknown, format!("{name} is not among the model's symbols: skipped"));
                 Ok(None)
