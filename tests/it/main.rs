@@ -2,9 +2,13 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[cfg(feature = "cli")]
+mod cli;
 mod compare;
 mod gpu;
 mod gpu_vectors;
 mod properties;
 mod reference;
+#[cfg(feature = "seq2seq")]
+mod seq2seq;
 mod vectors;
