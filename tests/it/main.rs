@@ -6,5 +6,7 @@ mod compare;
 mod gpu;
 mod gpu_vectors;
 mod properties;
+mod recordings;
 mod reference;
+mod shaders;
 mod vectors;
