@@ -1,6 +1,6 @@
 //! Linear layers (`shaders/project.wgsl`).
 
-use super::{ActivationParams, View4, params, switch};
+use super::{ActivationParams, View4, copy, params, switch};
 use crate::error::{Error, Result};
 use crate::plan::{Caps, TilePlan};
 use crate::recording::{Binding, Dispatch, Recording, View};
@@ -54,8 +54,11 @@ pub fn record(
         ));
     }
     // f16 outputs would round between the dispatches of a sum.
-    if y.dtype != DType::F32 && summands.len() > 1 {
-        return Err(Error::shape("output of a sum of projections", "dtype", DType::F32, y.dtype));
+    let depth = summands.iter().filter_map(|(_, w)| w.shape().last()).max().copied().unwrap_or(0);
+    if y.dtype != DType::F32 && (summands.len() > 1 || depth as u64 > caps.max_iterations) {
+        let sum = recording.scratch("projection", y.shape(), DType::F32);
+        record(recording, caps, summands, bias, activation, &sum)?;
+        return copy::record(recording, caps, &sum, y);
     }
     for (p, (x, w)) in summands.iter().enumerate() {
         let &[found, depth] = w.shape() else {
@@ -72,9 +75,6 @@ pub fn record(
         }
         let plan = TilePlan::new("a projection", 1, rows, columns, depth, caps)?;
         let ranges = plan.depth.len();
-        if y.dtype != DType::F32 && ranges > 1 {
-            return Err(Error::shape("input of a projection to f16", "last axis", caps.max_iterations, depth));
-        }
         for (range, &(first, last)) in plan.depth.iter().enumerate() {
             let is_first = p == 0 && range == 0;
             let is_last = p + 1 == summands.len() && range + 1 == ranges;

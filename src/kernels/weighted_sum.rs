@@ -1,6 +1,6 @@
 //! Weights times values (`shaders/weighted_sum.wgsl`).
 
-use super::{View4, params, switch};
+use super::{View4, copy, params, switch};
 use crate::error::{Error, Result};
 use crate::plan::{Caps, TilePlan};
 use crate::recording::{Binding, Dispatch, Recording, View};
@@ -42,12 +42,11 @@ pub fn record(recording: &mut Recording, caps: &Caps, weights: &View, value: &Vi
         return Err(Error::shape("output", "shape", expected, format!("{:?}", output.shape())));
     }
     let plan = TilePlan::new("the weighted sum", batch * heads, queries, dim, keys, caps)?;
+    // f16 outputs would round between the dispatches of a sum.
     if output.dtype != DType::F32 && plan.depth.len() > 1 {
-        return Err(Error::Limit {
-            what: "keys of an attention with f16 output".into(),
-            needed: keys as u64,
-            allowed: caps.max_iterations,
-        });
+        let sum = recording.scratch("weighted sum", output.shape(), DType::F32);
+        record(recording, caps, weights, value, &sum)?;
+        return copy::record(recording, caps, &sum, output);
     }
     for (range, &(first, last)) in plan.depth.iter().enumerate() {
         let params = Params {

@@ -8,7 +8,9 @@ mod compare;
 mod gpu;
 mod gpu_vectors;
 mod properties;
+mod recordings;
 mod reference;
 #[cfg(feature = "seq2seq")]
 mod seq2seq;
+mod shaders;
 mod vectors;
