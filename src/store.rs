@@ -105,6 +105,11 @@ impl Store {
         kind(self.entries.get(name)?.dtype)
     }
 
+    /// The name of a tensor's element type as the format has it, such as `BF16`, if there is one of that name.
+    pub fn dtype(&self, name: &str) -> Option<String> {
+        self.entries.get(name).map(|e| e.dtype.to_string())
+    }
+
     /// A tensor as f32. F16 and BF16 are exact; F64 and integers are rounded to the nearest; bools are 0 and 1.
     ///
     /// # Errors

@@ -1,0 +1,102 @@
+//! What goes out: standard output, standard error, files.
+
+use std::io::{ErrorKind, Write};
+use std::path::Path;
+
+use clap::ValueEnum;
+use regard::store::{self, FloatType};
+use regard::tensor::Array;
+
+use crate::failure::{Failure, Outcome, one_line};
+
+/// A line on standard error that is no failure.
+pub(crate) fn note(text: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "note: {}", one_line(text));
+}
+
+/// Something that may not be what the user meant.
+pub(crate) fn warn(text: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "warning: {}", one_line(text));
+}
+
+/// Lines on standard error, as they are.
+pub(crate) fn aside(text: &str) {
+    let _ = std::io::stderr().lock().write_all(text.as_bytes());
+}
+
+/// Lines on standard output, at once.
+pub(crate) fn print(text: &str) -> Outcome {
+    let mut stdout = std::io::stdout().lock();
+    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(|error| match error.kind() {
+        ErrorKind::BrokenPipe => Failure::ClosedPipe,
+        _ => Failure::other(format!("standard output: {error}")),
+    })
+}
+
+/// One JSON value on standard output, indented.
+pub(crate) fn print_json(value: &serde_json::Value) -> Outcome {
+    print(&format!("{value:#}\n"))
+}
+
+/// A number as JSON, which has neither infinities nor NaN: null for those.
+pub(crate) fn finite(x: f64) -> serde_json::Value {
+    serde_json::Number::from_f64(x).map_or(serde_json::Value::Null, serde_json::Value::Number)
+}
+
+/// Element type of the tensors written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+#[value(rename_all = "lower")]
+pub(crate) enum OutputType {
+    /// Single precision.
+    #[default]
+    F32,
+    /// Half precision, rounded.
+    F16,
+    /// bfloat16, rounded.
+    Bf16,
+    /// Double precision, holding what was computed in single.
+    F64,
+}
+
+impl OutputType {
+    fn stored(self) -> FloatType {
+        match self {
+            Self::F32 => FloatType::F32,
+            Self::F16 => FloatType::F16,
+            Self::Bf16 => FloatType::BF16,
+            Self::F64 => FloatType::F64,
+        }
+    }
+
+    /// Name in a tensor file.
+    fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "F32",
+            Self::F16 => "F16",
+            Self::Bf16 => "BF16",
+            Self::F64 => "F64",
+        }
+    }
+}
+
+/// Named results.
+pub(crate) type Named = Vec<(&'static str, Array)>;
+
+/// Writes results to a tensor file, whole or not at all.
+pub(crate) fn save_tensors(path: &Path, tensors: &Named, dtype: OutputType) -> Outcome {
+    let tensors = tensors.iter().map(|(name, array)| (*name, array));
+    store::save(path, tensors, dtype.stored()).map_err(unwritable)
+}
+
+/// The request was in order, the machine could not do it.
+pub(crate) fn unwritable(error: regard::Error) -> Failure {
+    Failure::other(error).with_hint("the output was not written; nothing that was there has changed")
+}
+
+/// Shapes of the results for `--json`.
+pub(crate) fn describe(tensors: &Named, dtype: OutputType) -> serde_json::Value {
+    let each = |(name, array): &(&str, Array)| {
+        (name.to_string(), serde_json::json!({ "shape": array.shape(), "dtype": dtype.name() }))
+    };
+    serde_json::Value::Object(tensors.iter().map(each).collect())
+}
