@@ -8,5 +8,6 @@ mod gpu_vectors;
 mod properties;
 mod recordings;
 mod reference;
+mod seq2seq;
 mod shaders;
 mod vectors;
