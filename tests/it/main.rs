@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod cases;
 mod compare;
 mod properties;
 mod reference;
