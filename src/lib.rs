@@ -5,9 +5,17 @@ pub mod attention;
 pub mod cases;
 pub mod compare;
 pub mod error;
+pub mod gpu;
+pub mod kernels;
+pub mod ops;
+pub mod plan;
 pub mod problem;
+pub mod recording;
 pub mod reference;
 pub mod rnn;
 pub mod tensor;
+pub mod wgsl;
 
 pub use error::{Error, Result};
+pub use gpu::{Gpu, Tensor};
+pub use wgpu;

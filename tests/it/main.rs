@@ -4,6 +4,10 @@
 
 mod cases;
 mod compare;
+mod gpu;
+mod gpu_vectors;
 mod properties;
+mod recordings;
 mod reference;
+mod shaders;
 mod vectors;
