@@ -1,6 +1,8 @@
 //! Soft and hard attention, and recurrent encoders (LSTM, GRU, RNN), as portable GPU compute shaders.
 
 pub mod attention;
+#[doc(hidden)]
+pub mod cases;
 pub mod compare;
 pub mod error;
 pub mod gpu;

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod cases;
 mod compare;
 mod gpu;
 mod gpu_vectors;
