@@ -18,6 +18,7 @@ pub mod seq2seq;
 #[cfg(feature = "seq2seq")]
 pub mod store;
 pub mod tensor;
+pub mod validate;
 pub mod wgsl;
 
 pub use error::{Error, Result};

@@ -4,9 +4,11 @@
 //! 1e30. The numbers come from a generator seeded by the case's name, so a case never changes because another does.
 
 mod attention;
+mod linear;
 mod recurrent;
 
 pub use attention::{AttentionCase, attention};
+pub use linear::{LinearCase, linear};
 pub use recurrent::{RnnCase, recurrent};
 
 use crate::tensor::Array;

@@ -19,7 +19,7 @@ struct Range {
 }
 
 /// A recording on its way to a device: tensors are bound to its slots, then it is encoded and submitted once.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Run<'g> {
     gpu: &'g Gpu,
     recording: Recording,

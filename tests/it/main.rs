@@ -6,6 +6,7 @@ mod cases;
 mod compare;
 mod gpu;
 mod gpu_vectors;
+mod kernels;
 mod properties;
 mod recordings;
 mod reference;

@@ -5,7 +5,7 @@
 
 use std::path::PathBuf;
 
-use regard::seq2seq::{CpuNetwork, Decoding, GpuNetwork, Model, Network, SourceText, Transliteration, transliterate};
+use regard::seq2seq::{CpuNetwork, Decoding, GpuNetwork, Model, Network, SourceText, transliterate};
 use serde_json::Value;
 
 /// Makes a model's network on some device.
