@@ -1,7 +1,9 @@
 //! The weights of a model, layer by layer, on the host or on a GPU.
 
-use super::card::{self, Bridge, Card, Recurrence, Score, Value};
-use super::check;
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+
+use super::card::{self, Bridge, Card, Recurrence, Score, Value, check};
 use crate::error::{Error, Result};
 use crate::rnn::{Activation, RnnStack, RnnWeights};
 use crate::store::Store;
@@ -95,7 +97,7 @@ impl Layers<Array> {
     /// # Errors
     /// [`Error::Card`] when a tensor is missing, has another shape or holds NaN or infinity.
     pub(super) fn load(card: &Card, store: &Store) -> Result<Self> {
-        let loader = Loader { card, store };
+        let loader = Loader { card, store, used: RefCell::default() };
         for (name, info) in &card.tensors {
             loader.shape("tensors", name, &info.shape.iter().map(|&n| Some(n)).collect::<Vec<_>>())?;
         }
@@ -144,7 +146,7 @@ impl Layers<Array> {
             .transpose()?;
         let combined = combine.as_ref().and_then(|c| c.weight.shape().first().copied());
         let output = parts(&card.output.input_parts, combined);
-        Ok(Self {
+        let layers = Self {
             source_embedding: embedding("encoder.embedding", &encoder.embedding)?,
             encoder: loader.stack("encoder.rnn", &encoder.rnn)?,
             projection,
@@ -158,13 +160,19 @@ impl Layers<Array> {
             output: loader.dense("output", &card.output, output, Some(card.target.vocab.len()))?,
             memory_width: memory.unwrap_or_default(),
             key_width: width.unwrap_or_default(),
-        })
+        };
+        match card.tensors.keys().find(|name| !loader.used.borrow().contains(*name)) {
+            Some(name) => Err(loader.error("tensors", format!("`{name}` is listed, but no layer of the card uses it"))),
+            None => Ok(layers),
+        }
     }
 }
 
 struct Loader<'a> {
     card: &'a Card,
     store: &'a Store,
+    /// Names of the tensors that were asked for.
+    used: RefCell<BTreeSet<String>>,
 }
 
 impl Loader<'_> {
@@ -187,6 +195,7 @@ impl Loader<'_> {
 
     fn tensor(&self, field: &str, name: &str, expected: &[Option<usize>]) -> Result<Array> {
         self.shape(field, name, expected)?;
+        self.used.borrow_mut().insert(name.to_owned());
         let array = self.store.get(name)?;
         match array.data().iter().position(|v| !v.is_finite()) {
             Some(at) => Err(self.error(field, format!("`{name}`: element {at} is {}", array.data()[at]))),
