@@ -8,6 +8,7 @@ use std::path::Path;
 
 use regard::seq2seq::Model;
 
+#[allow(clippy::unwrap_used, reason = "part of the tests, where a panic is the message")]
 #[path = "../tests/it/golden.rs"]
 mod golden;
 

@@ -374,3 +374,59 @@ pub(crate) fn every_wiring(device: Device) {
 fn every_wiring_on_the_cpu() {
     every_wiring(cpu);
 }
+
+#[test]
+fn padding_that_a_model_does_not_read_changes_nothing() {
+    let bidirectional = |card: Value| json!({"encoder_hidden": 3, "bidirectional": true, "card": card});
+    let mean = json!({"kind": "mean_linear", "weight": "b"});
+    let (plain, ..) = build(bidirectional(json!({"/bridge": mean})), &[("b", &[6, 6])]);
+    let (padded, ..) = build(bidirectional(json!({"/bridge": mean, "/source/pad_to": 9})), &[("b", &[6, 6])]);
+    let decoding = Decoding { weights: true, ..Decoding::default() };
+    let sources: Vec<SourceText> = ["fedcba", "bad"].into_iter().map(SourceText::from).collect();
+    let answer = |model: &Model| transliterate(model, &mut *cpu(model), &sources, &decoding).unwrap();
+    for (a, b) in answer(&plain).into_iter().zip(answer(&padded)) {
+        assert_eq!((&a.output, &a.candidates), (&b.output, &b.candidates));
+        assert_eq!(b.source_labels.len(), 9);
+        let (n, a, b) = (a.source_labels.len(), a.weights.unwrap(), b.weights.unwrap());
+        for (a, b) in a.data().chunks_exact(n).zip(b.data().chunks_exact(9)) {
+            assert_eq!((a, &[0.0; 9][n..]), (&b[..n], &b[n..]));
+        }
+    }
+}
+
+#[test]
+fn words_of_a_text_that_is_split_are_answered_one_by_one() {
+    let (model, ..) = build(json!({"card": {"/source/prepare": ["lowercase", "split_spaces"]}}), &[]);
+    let decoding = Decoding { beam: 3, top: 4, weights: true, ..Decoding::default() };
+    let answer = |text: &str| transliterate(&model, &mut *cpu(&model), &[text.into()], &decoding).unwrap().remove(0);
+    let (both, first, second) = (answer("  FED  abc "), answer("fed"), answer("abc"));
+    assert_eq!(both.output, format!("{} {}", first.output, second.output));
+    assert!((both.score - first.score - second.score).abs() < 1e-5);
+    assert_eq!(both.candidates.len(), 4);
+    assert!(both.candidates.windows(2).all(|pair| pair[0].score >= pair[1].score));
+    assert_eq!(both.source_labels.concat(), "fedabc");
+    assert_eq!(both.target_labels, [first.target_labels, second.target_labels].concat());
+    let (all, first, second) = (both.weights.unwrap(), first.weights.unwrap(), second.weights.unwrap());
+    assert_eq!(all.shape(), [first.shape()[0] + second.shape()[0], 6]);
+    for (row, all) in all.data().chunks_exact(6).enumerate() {
+        let (block, start) = match row.checked_sub(first.shape()[0]) {
+            None => (&first.data()[row * 3..][..3], 0),
+            Some(row) => (&second.data()[row * 3..][..3], 3),
+        };
+        for (column, &weight) in all.iter().enumerate() {
+            let wanted = if (start..start + 3).contains(&column) { block[column - start] } else { 0.0 };
+            assert!((weight - wanted).abs() < 1e-5, "{row} {column}");
+        }
+    }
+}
+
+#[test]
+fn characters_that_a_card_refuses_are_errors() {
+    let (model, ..) = build(json!({"card": {}}), &[]);
+    let error = transliterate(&model, &mut *cpu(&model), &["abxc".into()], &Decoding::default()).unwrap_err();
+    assert_eq!(error.to_string(), "text `abxc`: `x` (U+0078) is not among the symbols of model `random`");
+    let (model, ..) = build(json!({"card": {"/source/max_length": 4, "/source/too_long": "error"}}), &[]);
+    assert!(model.read(&"abcd".into()).is_ok());
+    let error = model.read(&"abcde".into()).unwrap_err();
+    assert_eq!(error.to_string(), "text `abcde`: 5 characters, the model reads 4");
+}
