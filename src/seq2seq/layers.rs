@@ -1,7 +1,9 @@
 //! The weights of a model, layer by layer, on the host or on a GPU.
 
-use super::card::{self, Bridge, Card, Recurrence, Score, Value};
-use super::check;
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+
+use super::card::{self, Bridge, Card, Recurrence, Score, Value, check};
 use crate::error::{Error, Result};
 use crate::rnn::{Activation, RnnStack, RnnWeights};
 use crate::store::Store;
@@ -88,16 +90,28 @@ impl<A> Layers<A> {
     }
 }
 
+/// The tensors that a card names, each checked against the shape that the card implies.
+///
+/// # Errors
+/// [`Error::Card`] when a tensor is missing, unused, has another shape or holds NaN or infinity.
+pub(super) fn load(card: &Card, store: &Store) -> Result<(Layers<Array>, Recurrences<RnnStack<Array>>)> {
+    let loader = Loader { card, store, used: RefCell::default() };
+    for (name, info) in &card.tensors {
+        loader.shape("tensors", name, &info.shape.iter().map(|&n| Some(n)).collect::<Vec<_>>())?;
+    }
+    let layers = Layers::load(card, &loader)?;
+    let recurrences = Recurrences {
+        encoder: loader.stack("encoder.rnn", &card.encoder.rnn)?,
+        decoder: loader.stack("decoder.rnn", &card.decoder.rnn)?,
+    };
+    match card.tensors.keys().find(|name| !loader.used.borrow().contains(*name)) {
+        Some(name) => Err(loader.error("tensors", format!("`{name}` is listed, but no layer of the card uses it"))),
+        None => Ok((layers, recurrences)),
+    }
+}
+
 impl Layers<Array> {
-    /// The tensors that a card names, each checked against the shape that the card implies.
-    ///
-    /// # Errors
-    /// [`Error::Card`] when a tensor is missing, has another shape or holds NaN or infinity.
-    pub(super) fn load(card: &Card, store: &Store) -> Result<Self> {
-        let loader = Loader { card, store };
-        for (name, info) in &card.tensors {
-            loader.shape("tensors", name, &info.shape.iter().map(|&n| Some(n)).collect::<Vec<_>>())?;
-        }
+    fn load(card: &Card, loader: &Loader<'_>) -> Result<Self> {
         let (encoder, decoder, attention) = (&card.encoder, &card.decoder, &card.attention);
         let embedding =
             |field: &str, e: &card::Embedding| loader.tensor(field, &e.weight, &[Some(e.size), Some(e.dim)]);
@@ -159,23 +173,11 @@ impl Layers<Array> {
     }
 }
 
-impl Recurrences<RnnStack<Array>> {
-    /// The recurrences that a card names, each tensor checked against the shape that the card implies.
-    ///
-    /// # Errors
-    /// As [`Layers::load`].
-    pub(super) fn load(card: &Card, store: &Store) -> Result<Self> {
-        let loader = Loader { card, store };
-        Ok(Self {
-            encoder: loader.stack("encoder.rnn", &card.encoder.rnn)?,
-            decoder: loader.stack("decoder.rnn", &card.decoder.rnn)?,
-        })
-    }
-}
-
 struct Loader<'a> {
     card: &'a Card,
     store: &'a Store,
+    /// Names of the tensors that were asked for.
+    used: RefCell<BTreeSet<String>>,
 }
 
 impl Loader<'_> {
@@ -198,6 +200,7 @@ impl Loader<'_> {
 
     fn tensor(&self, field: &str, name: &str, expected: &[Option<usize>]) -> Result<Array> {
         self.shape(field, name, expected)?;
+        self.used.borrow_mut().insert(name.to_owned());
         let array = self.store.get(name)?;
         match array.data().iter().position(|v| !v.is_finite()) {
             Some(at) => Err(self.error(field, format!("`{name}`: element {at} is {}", array.data()[at]))),
