@@ -379,7 +379,6 @@ fn scores(table: &mut Table) {
     table.add("additive with v alone", size, |case, random| {
         case.options.score = Score::Additive;
         case.inputs.score.v = Some(random.array(&[11]));
-        case.inputs.score.bias = Some(random.array(&[11]));
     });
     for units in [1, 7, 64, 65] {
         table.add(format!("additive, {units} units"), uneven, |case, random| {

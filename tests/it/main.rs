@@ -8,6 +8,7 @@ mod gpu;
 mod gpu_vectors;
 mod properties;
 mod recordings;
+mod recurrences;
 mod reference;
 mod shaders;
 mod vectors;
