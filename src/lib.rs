@@ -13,6 +13,10 @@ pub mod problem;
 pub mod recording;
 pub mod reference;
 pub mod rnn;
+#[cfg(feature = "seq2seq")]
+pub mod seq2seq;
+#[cfg(feature = "seq2seq")]
+pub mod store;
 pub mod tensor;
 pub mod wgsl;
 

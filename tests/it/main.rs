@@ -10,5 +10,6 @@ mod properties;
 mod recordings;
 mod recurrences;
 mod reference;
+mod seq2seq;
 mod shaders;
 mod vectors;

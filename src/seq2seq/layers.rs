@@ -1,0 +1,233 @@
+//! The weights of a model, layer by layer, on the host or on a GPU.
+
+use super::card::{self, Bridge, Card, Recurrence, Score, Value};
+use super::check;
+use crate::error::{Error, Result};
+use crate::rnn::{Activation, RnnStack, RnnWeights};
+use crate::store::Store;
+use crate::tensor::Array;
+
+/// A layer y = activation(W·x + b).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Dense<A> {
+    /// W [out, in].
+    pub weight: A,
+    /// b [out].
+    pub bias: Option<A>,
+    /// None is the identity.
+    pub activation: Option<Activation>,
+}
+
+/// The recurrences of a model; `R` is a stack of host weights or what a device makes of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Recurrences<R> {
+    /// Source embeddings → encoder states.
+    pub encoder: R,
+    /// Decoder inputs → decoder states.
+    pub decoder: R,
+}
+
+/// All other weights of a model; `A` is a host array or a GPU tensor.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Layers<A> {
+    /// Source tokens as vectors [size, dim].
+    pub source_embedding: A,
+    /// Encoder outputs → memory; without it they are the memory.
+    pub projection: Option<Dense<A>>,
+    /// Mean of the memory → start state.
+    pub bridge: Option<Dense<A>>,
+    /// The query's projection.
+    pub query: Option<Dense<A>>,
+    /// The keys' projection; without it the memory is the keys.
+    pub key: Option<Dense<A>>,
+    /// v [A] of the additive score.
+    pub v: Option<A>,
+    /// Target tokens as vectors [size, dim].
+    pub target_embedding: A,
+    /// `attention.combine`.
+    pub combine: Option<Dense<A>>,
+    /// Logits [size, …].
+    pub output: Dense<A>,
+    /// Width of the memory: of values and context.
+    pub memory_width: usize,
+    /// Width of keys and of the projected query.
+    pub key_width: usize,
+}
+
+impl<A> Dense<A> {
+    fn try_map<B>(&self, f: &mut impl FnMut(&A) -> Result<B>) -> Result<Dense<B>> {
+        Ok(Dense {
+            weight: f(&self.weight)?,
+            bias: self.bias.as_ref().map(&mut *f).transpose()?,
+            activation: self.activation,
+        })
+    }
+}
+
+impl<A> Layers<A> {
+    /// Each tensor through a fallible function, such as an upload.
+    ///
+    /// # Errors
+    /// The first error of `f`.
+    pub fn try_map<B>(&self, mut f: impl FnMut(&A) -> Result<B>) -> Result<Layers<B>> {
+        let f = &mut f;
+        let mut dense = |dense: &Option<Dense<A>>| dense.as_ref().map(|d| d.try_map(f)).transpose();
+        Ok(Layers {
+            projection: dense(&self.projection)?,
+            bridge: dense(&self.bridge)?,
+            query: dense(&self.query)?,
+            key: dense(&self.key)?,
+            combine: dense(&self.combine)?,
+            output: self.output.try_map(f)?,
+            source_embedding: f(&self.source_embedding)?,
+            target_embedding: f(&self.target_embedding)?,
+            v: self.v.as_ref().map(f).transpose()?,
+            memory_width: self.memory_width,
+            key_width: self.key_width,
+        })
+    }
+}
+
+impl Layers<Array> {
+    /// The tensors that a card names, each checked against the shape that the card implies.
+    ///
+    /// # Errors
+    /// [`Error::Card`] when a tensor is missing, has another shape or holds NaN or infinity.
+    pub(super) fn load(card: &Card, store: &Store) -> Result<Self> {
+        let loader = Loader { card, store };
+        for (name, info) in &card.tensors {
+            loader.shape("tensors", name, &info.shape.iter().map(|&n| Some(n)).collect::<Vec<_>>())?;
+        }
+        let (encoder, decoder, attention) = (&card.encoder, &card.decoder, &card.attention);
+        let embedding =
+            |field: &str, e: &card::Embedding| loader.tensor(field, &e.weight, &[Some(e.size), Some(e.dim)]);
+        let memory = check::memory_width(card);
+        let projection = encoder
+            .projection
+            .as_ref()
+            .map(|p| loader.dense("encoder.projection", p, Some(encoder.rnn.width()), memory))
+            .transpose()?;
+        let bridge = match &card.bridge {
+            Bridge::MeanLinear(b) => Some(loader.dense("bridge", b, memory, Some(decoder.rnn.hidden))?),
+            Bridge::FinalState | Bridge::FinalStateConcat | Bridge::Zeros => None,
+        };
+
+        // Queries and keys are compared element by element, so they must be equally wide.
+        let key = attention
+            .key
+            .projection
+            .as_ref()
+            .map(|p| loader.dense("attention.key.projection", p, memory, None))
+            .transpose()?;
+        let width = key.as_ref().map_or(memory, |k| k.weight.shape().first().copied());
+        let source = check::width(card, attention.query.source, None);
+        let query = match &attention.query.projection {
+            Some(p) => Some(loader.dense("attention.query.projection", p, source, width)?),
+            None if source == width => None,
+            None => {
+                let numbers = |n: Option<usize>| n.map_or("?".to_owned(), |n| n.to_string());
+                let reason = format!("expected {} (width of the keys), found {}", numbers(width), numbers(source));
+                return Err(loader.error("attention.query.source", reason));
+            }
+        };
+        let v = match (&attention.v, attention.score) {
+            (Some(v), Score::Additive) => Some(loader.tensor("attention.v", v, &[width])?),
+            _ => None,
+        };
+
+        let parts = |parts: &[Value], combined| parts.iter().map(|&p| check::width(card, p, combined)).sum();
+        let combine = attention
+            .combine
+            .as_ref()
+            .map(|c| loader.dense("attention.combine", c, parts(&c.input_parts, None), c.output))
+            .transpose()?;
+        let combined = combine.as_ref().and_then(|c| c.weight.shape().first().copied());
+        let output = parts(&card.output.input_parts, combined);
+        Ok(Self {
+            source_embedding: embedding("encoder.embedding", &encoder.embedding)?,
+            projection,
+            bridge,
+            query,
+            key,
+            v,
+            target_embedding: embedding("decoder.embedding", &decoder.embedding)?,
+            combine,
+            output: loader.dense("output", &card.output, output, Some(card.target.vocab.len()))?,
+            memory_width: memory.unwrap_or_default(),
+            key_width: width.unwrap_or_default(),
+        })
+    }
+}
+
+impl Recurrences<RnnStack<Array>> {
+    /// The recurrences that a card names, each tensor checked against the shape that the card implies.
+    ///
+    /// # Errors
+    /// As [`Layers::load`].
+    pub(super) fn load(card: &Card, store: &Store) -> Result<Self> {
+        let loader = Loader { card, store };
+        Ok(Self {
+            encoder: loader.stack("encoder.rnn", &card.encoder.rnn)?,
+            decoder: loader.stack("decoder.rnn", &card.decoder.rnn)?,
+        })
+    }
+}
+
+struct Loader<'a> {
+    card: &'a Card,
+    store: &'a Store,
+}
+
+impl Loader<'_> {
+    fn error(&self, field: &str, reason: String) -> Error {
+        Error::Card { model: self.card.name.clone(), field: field.to_owned(), reason }
+    }
+
+    /// Checks a tensor's shape; an axis without a length may have any but 0.
+    fn shape(&self, field: &str, name: &str, expected: &[Option<usize>]) -> Result<()> {
+        let Some(found) = self.store.shape(name) else {
+            return Err(self.error(field, format!("`{name}` is not in {}", self.store.path().display())));
+        };
+        let fits = |(&found, expected): (&usize, &Option<usize>)| expected.map_or(found > 0, |n| n == found);
+        if expected.len() == found.len() && found.iter().zip(expected).all(fits) {
+            return Ok(());
+        }
+        let lengths: Vec<String> = expected.iter().map(|n| n.map_or("any".to_owned(), |n| n.to_string())).collect();
+        Err(self.error(field, format!("`{name}`: expected [{}], found {found:?}", lengths.join(", "))))
+    }
+
+    fn tensor(&self, field: &str, name: &str, expected: &[Option<usize>]) -> Result<Array> {
+        self.shape(field, name, expected)?;
+        let array = self.store.get(name)?;
+        match array.data().iter().position(|v| !v.is_finite()) {
+            Some(at) => Err(self.error(field, format!("`{name}`: element {at} is {}", array.data()[at]))),
+            None => Ok(array),
+        }
+    }
+
+    fn dense(&self, field: &str, d: &card::Dense, input: Option<usize>, output: Option<usize>) -> Result<Dense<Array>> {
+        let weight = self.tensor(field, &d.weight, &[output, input])?;
+        let rows = weight.shape().first().copied();
+        let bias = d.bias.as_ref().map(|b| self.tensor(field, b, &[rows])).transpose()?;
+        Ok(Dense { weight, bias, activation: d.activation })
+    }
+
+    fn stack(&self, field: &str, r: &Recurrence) -> Result<RnnStack<Array>> {
+        let rows = r.options().cell.gates() * r.hidden;
+        let suffixes: &[&str] = if r.bidirectional { &["", "_reverse"] } else { &[""] };
+        let weights = |layer: usize, suffix: &&str| -> Result<RnnWeights<Array>> {
+            let tensor = |name: &str, shape: &[Option<usize>]| {
+                self.tensor(field, &format!("{}.{name}_l{layer}{suffix}", r.prefix), shape)
+            };
+            let input = if layer == 0 { r.input } else { r.width() };
+            Ok(RnnWeights {
+                weight_ih: tensor("weight_ih", &[Some(rows), Some(input)])?,
+                weight_hh: tensor("weight_hh", &[Some(rows), Some(r.hidden)])?,
+                bias_ih: Some(tensor("bias_ih", &[Some(rows)])?),
+                bias_hh: Some(tensor("bias_hh", &[Some(rows)])?),
+                peephole: None,
+            })
+        };
+        (0..r.layers).map(|layer| suffixes.iter().map(|suffix| weights(layer, suffix)).collect()).collect()
+    }
+}
