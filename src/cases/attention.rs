@@ -1,3 +1,5 @@
+//! Attention cases: sizes, masks, positions, poison, terms, score functions, normalizers.
+
 use std::sync::Arc;
 
 use super::{POISON, Random};
