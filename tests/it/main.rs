@@ -13,6 +13,7 @@ mod gpu_vectors;
 mod kernels;
 mod properties;
 mod recordings;
+mod recurrences;
 mod reference;
 #[cfg(feature = "seq2seq")]
 mod seq2seq;
