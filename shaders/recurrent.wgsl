@@ -164,11 +164,11 @@ fn main(
             i += peep(direction, 0u, unit) * c_old;
             f += peep(direction, 1u, unit) * c_old;
         }
-        f = activate(params.f, clipped(f));
+        i = activate(params.f, clipped(i));
         if (INPUT_FORGET) {
-            i = 1.0 - f;
+            f = 1.0 - i;
         } else {
-            i = activate(params.f, clipped(i));
+            f = activate(params.f, clipped(f));
         }
         let c_new = f * c_old + i * activate(params.g, clipped(g));
         if (PEEPHOLES) {

@@ -1,6 +1,8 @@
 //! Soft and hard attention, and recurrent encoders (LSTM, GRU, RNN), as portable GPU compute shaders.
 
 pub mod attention;
+#[doc(hidden)]
+pub mod cases;
 pub mod compare;
 pub mod error;
 pub mod gpu;
@@ -16,6 +18,7 @@ pub mod seq2seq;
 #[cfg(feature = "seq2seq")]
 pub mod store;
 pub mod tensor;
+pub mod validate;
 pub mod wgsl;
 
 pub use error::{Error, Result};

@@ -8,7 +8,7 @@ use super::pipeline::Pipeline;
 use super::{Gpu, Tensor, lock, scoped};
 use crate::error::{Error, Result};
 use crate::recording::{Binding, Command, Dispatch, Recording, Slot, SlotKind, View};
-use crate::tensor::{DType, Layout};
+use crate::tensor::{Array, DType, Layout};
 
 /// A part of a buffer, as it is bound.
 #[derive(Debug, Clone)]
@@ -19,7 +19,7 @@ struct Range {
 }
 
 /// A recording on its way to a device: tensors are bound to its slots, then it is encoded and submitted once.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Run<'g> {
     gpu: &'g Gpu,
     recording: Recording,
@@ -100,6 +100,68 @@ impl<'g> Run<'g> {
         let mut encoder = gpu.device().create_command_encoder(&descriptor);
         self.encode_with(&mut encoder, None)?;
         gpu.submit(encoder)
+    }
+
+    /// Encodes, submits once, waits, and returns these tensors' elements as f32.
+    ///
+    /// # Errors
+    /// As [`Run::submit`].
+    pub fn submit_and_read(self, tensors: &[&Tensor]) -> Result<Vec<Array<f32>>> {
+        pollster::block_on(self.read(tensors, true))
+    }
+
+    /// Encodes and submits once; with `block` the device is waited for, else the future wakes when it has been polled
+    /// past the copies.
+    pub(super) async fn read(mut self, tensors: &[&Tensor], block: bool) -> Result<Vec<Array<f32>>> {
+        let gpu = self.gpu;
+        gpu.check_lost()?;
+        // A tensor that cannot be copied as it lies is made dense first.
+        let mut dense = Vec::with_capacity(tensors.len());
+        for &tensor in tensors {
+            if tensor.copyable().is_some() {
+                dense.push(tensor.clone());
+                continue;
+            }
+            let (target, copy) = self.output("download", tensor.shape(), tensor.dtype())?;
+            let source = self.bind("download source", tensor);
+            crate::kernels::copy::record(&mut self.recording, gpu.caps(), &source, &target)?;
+            dense.push(copy);
+        }
+        let ranges: Vec<_> = dense.iter().map(|t| t.copyable().unwrap_or(0..0)).collect();
+        let total: u64 = ranges.iter().map(|range| range.end - range.start).sum();
+        let descriptor = wgpu::CommandEncoderDescriptor { label: Some("regard read") };
+        let mut encoder = gpu.device().create_command_encoder(&descriptor);
+        self.encode_with(&mut encoder, None)?;
+        let staging = scoped(gpu.device(), || {
+            let staging = gpu.device().create_buffer(&wgpu::BufferDescriptor {
+                label: Some("regard read"),
+                size: total.max(4),
+                usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
+                mapped_at_creation: false,
+            });
+            let mut to = 0;
+            for (tensor, range) in dense.iter().zip(&ranges) {
+                let bytes = range.end - range.start;
+                if bytes > 0 {
+                    encoder.copy_buffer_to_buffer(tensor.buffer(), range.start, &staging, to, Some(bytes));
+                }
+                to += bytes;
+            }
+            staging
+        })?;
+        gpu.submit(encoder)?;
+        gpu.inner.counters.downloads.fetch_add(1, Ordering::Relaxed);
+        let raw = super::tensor::map(gpu, &staging, total.max(4), block).await?;
+        let mut from = 0;
+        dense
+            .iter()
+            .zip(&ranges)
+            .map(|(tensor, range)| {
+                let start = from as usize;
+                from += range.end - range.start;
+                tensor.decode(&raw[start..from as usize])
+            })
+            .collect()
     }
 
     /// Encodes each dispatch in a pass of its own, submits, waits and returns how long each took on the device.

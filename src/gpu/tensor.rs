@@ -2,7 +2,6 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
@@ -227,46 +226,31 @@ impl Tensor {
         self.fetch(gpu, false).await
     }
 
-    async fn fetch(&self, gpu: &Gpu, block: bool) -> Result<Array<f32>> {
-        let mut run = Run::new(gpu);
-        let element = self.dtype.bytes();
-        let start = self.layout.offset * element;
-        if !self.layout.is_contiguous() || start % 4 != 0 || !self.buffer.usage().contains(wgpu::BufferUsages::COPY_SRC)
-        {
-            let (view, dense) = run.output("download", self.shape(), self.dtype)?;
-            let source = run.bind("download source", self);
-            crate::kernels::copy::record(run.recording_mut(), gpu.caps(), &source, &view)?;
-            run.submit()?;
-            return Box::pin(dense.fetch(gpu, block)).await;
-        }
-        gpu.check_lost()?;
-        let bytes = (self.layout.elements() * element) as u64;
-        if bytes == 0 {
-            return Array::new(self.shape(), Vec::new());
-        }
-        let padded = bytes.next_multiple_of(4);
-        let mut encoder =
-            gpu.device().create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("regard download") });
-        let staging = scoped(gpu.device(), || {
-            let staging = gpu.device().create_buffer(&wgpu::BufferDescriptor {
-                label: Some("regard download"),
-                size: padded,
-                usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
-                mapped_at_creation: false,
-            });
-            encoder.copy_buffer_to_buffer(&self.buffer, start as u64, &staging, 0, Some(padded));
-            staging
-        })?;
-        gpu.submit(encoder)?;
-        gpu.inner.counters.downloads.fetch_add(1, Ordering::Relaxed);
-        let raw = map(gpu, &staging, padded, block).await?;
-        let raw = &raw[..bytes as usize];
+    /// The bytes of the buffer that a copy command can take as they are, if there is such a range.
+    pub(super) fn copyable(&self) -> Option<std::ops::Range<u64>> {
+        let element = self.dtype.bytes() as u64;
+        let start = self.layout.offset as u64 * element;
+        let end = start + self.layout.elements() as u64 * element;
+        let dense = self.layout.is_contiguous() && self.buffer.usage().contains(wgpu::BufferUsages::COPY_SRC);
+        // Copies are in units of 4 bytes; a buffer's size is one of them.
+        (dense && start % 4 == 0 && end.next_multiple_of(4) <= self.buffer.size())
+            .then_some(start..end.next_multiple_of(4))
+    }
+
+    /// The host array behind bytes read from the device.
+    pub(super) fn decode(&self, raw: &[u8]) -> Result<Array<f32>> {
+        let raw = &raw[..self.layout.elements() * self.dtype.bytes()];
         let data = match self.dtype {
             DType::F32 => bytemuck::pod_collect_to_vec::<u8, f32>(raw),
             DType::F16 => bytemuck::pod_collect_to_vec::<u8, f16>(raw).into_iter().map(f16::to_f32).collect(),
             DType::U32 => bytemuck::pod_collect_to_vec::<u8, u32>(raw).into_iter().map(|n| n as f32).collect(),
         };
         Array::new(self.shape(), data)
+    }
+
+    async fn fetch(&self, gpu: &Gpu, block: bool) -> Result<Array<f32>> {
+        let mut read = Run::new(gpu).read(&[self], block).await?;
+        read.pop().ok_or_else(|| Error::missing("tensor", "what was read back"))
     }
 }
 

@@ -1,7 +1,9 @@
 //! The weights of a model, layer by layer, on the host or on a GPU.
 
-use super::card::{self, Bridge, Card, Recurrence, Score, Value};
-use super::check;
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+
+use super::card::{self, Bridge, Card, Recurrence, Score, Value, check};
 use crate::error::{Error, Result};
 use crate::rnn::{Activation, RnnStack, RnnWeights};
 use crate::store::Store;
@@ -18,13 +20,20 @@ pub struct Dense<A> {
     pub activation: Option<Activation>,
 }
 
-/// The weights of a model; `A` is a host array or a GPU tensor.
+/// The recurrences of a model; `R` is a stack of host weights or what a device makes of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Recurrences<R> {
+    /// Source embeddings → encoder states.
+    pub encoder: R,
+    /// Decoder inputs → decoder states.
+    pub decoder: R,
+}
+
+/// All other weights of a model; `A` is a host array or a GPU tensor.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Layers<A> {
     /// Source tokens as vectors [size, dim].
     pub source_embedding: A,
-    /// The encoder's recurrence.
-    pub encoder: RnnStack<A>,
     /// Encoder outputs → memory; without it they are the memory.
     pub projection: Option<Dense<A>>,
     /// Mean of the memory → start state.
@@ -37,8 +46,6 @@ pub struct Layers<A> {
     pub v: Option<A>,
     /// Target tokens as vectors [size, dim].
     pub target_embedding: A,
-    /// The decoder's recurrence.
-    pub decoder: RnnStack<A>,
     /// `attention.combine`.
     pub combine: Option<Dense<A>>,
     /// Logits [size, …].
@@ -66,10 +73,6 @@ impl<A> Layers<A> {
     /// The first error of `f`.
     pub fn try_map<B>(&self, mut f: impl FnMut(&A) -> Result<B>) -> Result<Layers<B>> {
         let f = &mut f;
-        let mut stack = |stack: &RnnStack<A>| -> Result<RnnStack<B>> {
-            stack.iter().map(|layer| layer.iter().map(|w| w.try_map(|_, a| f(a))).collect()).collect()
-        };
-        let (encoder, decoder) = (stack(&self.encoder)?, stack(&self.decoder)?);
         let mut dense = |dense: &Option<Dense<A>>| dense.as_ref().map(|d| d.try_map(f)).transpose();
         Ok(Layers {
             projection: dense(&self.projection)?,
@@ -81,24 +84,34 @@ impl<A> Layers<A> {
             source_embedding: f(&self.source_embedding)?,
             target_embedding: f(&self.target_embedding)?,
             v: self.v.as_ref().map(f).transpose()?,
-            encoder,
-            decoder,
             memory_width: self.memory_width,
             key_width: self.key_width,
         })
     }
 }
 
+/// The tensors that a card names, each checked against the shape that the card implies.
+///
+/// # Errors
+/// [`Error::Card`] when a tensor is missing, unused, has another shape or holds NaN or infinity.
+pub(super) fn load(card: &Card, store: &Store) -> Result<(Layers<Array>, Recurrences<RnnStack<Array>>)> {
+    let loader = Loader { card, store, used: RefCell::default() };
+    for (name, info) in &card.tensors {
+        loader.shape("tensors", name, &info.shape.iter().map(|&n| Some(n)).collect::<Vec<_>>())?;
+    }
+    let layers = Layers::load(card, &loader)?;
+    let recurrences = Recurrences {
+        encoder: loader.stack("encoder.rnn", &card.encoder.rnn)?,
+        decoder: loader.stack("decoder.rnn", &card.decoder.rnn)?,
+    };
+    match card.tensors.keys().find(|name| !loader.used.borrow().contains(*name)) {
+        Some(name) => Err(loader.error("tensors", format!("`{name}` is listed, but no layer of the card uses it"))),
+        None => Ok((layers, recurrences)),
+    }
+}
+
 impl Layers<Array> {
-    /// The tensors that a card names, each checked against the shape that the card implies.
-    ///
-    /// # Errors
-    /// [`Error::Card`] when a tensor is missing, has another shape or holds NaN or infinity.
-    pub(super) fn load(card: &Card, store: &Store) -> Result<Self> {
-        let loader = Loader { card, store };
-        for (name, info) in &card.tensors {
-            loader.shape("tensors", name, &info.shape.iter().map(|&n| Some(n)).collect::<Vec<_>>())?;
-        }
+    fn load(card: &Card, loader: &Loader<'_>) -> Result<Self> {
         let (encoder, decoder, attention) = (&card.encoder, &card.decoder, &card.attention);
         let embedding =
             |field: &str, e: &card::Embedding| loader.tensor(field, &e.weight, &[Some(e.size), Some(e.dim)]);
@@ -146,14 +159,12 @@ impl Layers<Array> {
         let output = parts(&card.output.input_parts, combined);
         Ok(Self {
             source_embedding: embedding("encoder.embedding", &encoder.embedding)?,
-            encoder: loader.stack("encoder.rnn", &encoder.rnn)?,
             projection,
             bridge,
             query,
             key,
             v,
             target_embedding: embedding("decoder.embedding", &decoder.embedding)?,
-            decoder: loader.stack("decoder.rnn", &decoder.rnn)?,
             combine,
             output: loader.dense("output", &card.output, output, Some(card.target.vocab.len()))?,
             memory_width: memory.unwrap_or_default(),
@@ -165,6 +176,8 @@ impl Layers<Array> {
 struct Loader<'a> {
     card: &'a Card,
     store: &'a Store,
+    /// Names of the tensors that were asked for.
+    used: RefCell<BTreeSet<String>>,
 }
 
 impl Loader<'_> {
@@ -187,6 +200,7 @@ impl Loader<'_> {
 
     fn tensor(&self, field: &str, name: &str, expected: &[Option<usize>]) -> Result<Array> {
         self.shape(field, name, expected)?;
+        self.used.borrow_mut().insert(name.to_owned());
         let array = self.store.get(name)?;
         match array.data().iter().position(|v| !v.is_finite()) {
             Some(at) => Err(self.error(field, format!("`{name}`: element {at} is {}", array.data()[at]))),

@@ -7,8 +7,8 @@
 //! The card says how a model is wired; nothing here knows a model by name, but for the two that are built in.
 
 pub mod card;
-mod check;
 mod cpu;
+mod gpu;
 mod layers;
 mod network;
 mod search;
@@ -20,15 +20,20 @@ use sha2::{Digest, Sha256};
 
 pub use card::Card;
 pub use cpu::CpuNetwork;
-pub use layers::{Dense, Layers};
+pub use gpu::GpuNetwork;
+pub use layers::{Dense, Layers, Recurrences};
 pub use network::{Graph, Network, Ops, SourceBatch, StepOutput};
 pub use text::{Prepared, Source, SourceText};
 
 use crate::error::{Error, Result};
+use crate::rnn::RnnStack;
 use crate::store::Store;
 use crate::tensor::Array;
 use search::Hypothesis;
 use text::Symbols;
+
+/// Most attention weights given for one text that is split into words.
+const MOST_WEIGHTS: usize = 1 << 24;
 
 /// Longest card read, in bytes.
 const LONGEST_CARD: u64 = 16 << 20;
@@ -38,6 +43,7 @@ const LONGEST_CARD: u64 = 16 << 20;
 pub struct Model {
     card: Card,
     layers: Layers<Array>,
+    recurrences: Recurrences<RnnStack<Array>>,
     symbols: Symbols,
 }
 
@@ -82,8 +88,8 @@ impl Model {
                 return Err(card_error(&card, "weights.sha256", reason));
             }
         }
-        let layers = Layers::load(&card, store)?;
-        Ok(Self { symbols: Symbols::new(&card), card, layers })
+        let (layers, recurrences) = layers::load(&card, store)?;
+        Ok(Self { symbols: Symbols::new(&card), card, layers, recurrences })
     }
 
     /// The card.
@@ -94,6 +100,11 @@ impl Model {
     /// The weights.
     pub fn layers(&self) -> &Layers<Array> {
         &self.layers
+    }
+
+    /// The recurrences' weights.
+    pub fn recurrences(&self) -> &Recurrences<RnnStack<Array>> {
+        &self.recurrences
     }
 
     /// A text as the encoder reads it.
@@ -238,7 +249,7 @@ impl Model {
     fn assemble(
         &self,
         text: &SourceText,
-        prepared: Prepared,
+        mut prepared: Prepared,
         found: &[Vec<Hypothesis>],
         top: usize,
     ) -> Result<Transliteration> {
@@ -250,7 +261,12 @@ impl Model {
         }
         let best: Vec<&Hypothesis> = found.iter().filter_map(|h| self.best(h)).collect();
         let labels = |ids: &[u32]| self.symbols.labels(&self.card, ids);
-        let weights: Option<Vec<&Array>> = best.iter().map(|h| h.weights.as_ref()).collect();
+        let blocks: Vec<&Array> = best.iter().filter_map(|h| h.weights.as_ref()).collect();
+        let [rows, columns] = [0, 1].map(|axis| blocks.iter().map(|b| b.shape()[axis]).sum::<usize>());
+        let fits = rows.saturating_mul(columns) <= MOST_WEIGHTS;
+        if !fits {
+            prepared.warnings.push(format!("{rows} · {columns} attention weights are too many to give"));
+        }
         Ok(Transliteration {
             input: text.text.clone(),
             output: candidates.first().map(|c| c.text.clone()).unwrap_or_default(),
@@ -258,7 +274,7 @@ impl Model {
             candidates,
             source_labels: prepared.sources.into_iter().flat_map(|s| s.labels).collect(),
             target_labels: best.iter().flat_map(|h| labels(&h.ids)).collect(),
-            weights: weights.filter(|w| !w.is_empty()).map(|w| diagonal(&w)).transpose()?,
+            weights: if fits && !blocks.is_empty() { Some(diagonal(&blocks, columns)?) } else { None },
             warnings: prepared.warnings,
         })
     }
@@ -295,8 +311,7 @@ fn join(before: &[Candidate], word: &[Candidate]) -> Vec<Candidate> {
 }
 
 /// Matrices along the diagonal of a larger one.
-fn diagonal(blocks: &[&Array]) -> Result<Array> {
-    let columns: usize = blocks.iter().filter_map(|b| b.shape().last()).sum();
+fn diagonal(blocks: &[&Array], columns: usize) -> Result<Array> {
     let (mut data, mut rows, mut before) = (Vec::new(), 0, 0);
     for block in blocks {
         let width = block.shape().last().copied().unwrap_or(0);

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use unicode_normalization::UnicodeNormalization;
 
+use super::card::check::LONGEST;
 use super::card::{Card, Part, Prepare, TooLong, Unknown};
-use super::check::LONGEST;
 use crate::error::{Error, Result};
 
 /// A text to read, with values for the options of the model's source.
@@ -89,6 +89,10 @@ impl Symbols {
             return Err(Error::option(option, format!("model `{}` has {known}", card.name)));
         }
         let mut reader = Reader { symbols: self, card, text, warnings: Vec::new(), warned: BTreeSet::new() };
+        let count = text.text.chars().count();
+        if count > LONGEST {
+            return Err(reader.refuse(format!("{count} characters, at most {LONGEST} are read at once")));
+        }
         let (prepared, split) = prepare(&card.source.prepare, &text.text);
         let mut sources = Vec::new();
         if split {

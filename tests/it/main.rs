@@ -4,13 +4,24 @@
 
 #[cfg(feature = "cli")]
 mod cli;
+#[cfg(feature = "seq2seq")]
+mod cards;
+mod cases;
 mod compare;
+#[cfg(feature = "seq2seq")]
+mod golden;
 mod gpu;
 mod gpu_vectors;
+mod kernels;
 mod properties;
 mod recordings;
+mod recurrences;
 mod reference;
 #[cfg(feature = "seq2seq")]
 mod seq2seq;
 mod shaders;
+#[cfg(feature = "seq2seq")]
+mod store;
 mod vectors;
+#[cfg(feature = "seq2seq")]
+mod wiring;

@@ -1,116 +1,83 @@
-//! Models against what their original runtimes answered (`models/*/golden.json`), and everything that can be wrong
-//! with a card, its tensors or a text.
-//!
-//! The checks against golden answers take the network from a [`Device`], so that every device meets the same ones.
+//! Models against what their original runtimes answered, batches, texts that are odd.
 
 use std::path::PathBuf;
 
-use regard::seq2seq::{CpuNetwork, Decoding, Model, Network, SourceText, Transliteration, transliterate};
-use serde_json::Value;
+use regard::Error;
+use regard::seq2seq::{Decoding, GpuNetwork, Model, Network, SourceText, Transliteration, transliterate};
 
-/// Makes a model's network on some device.
-pub(crate) type Device = for<'m> fn(&'m Model) -> Box<dyn Network + 'm>;
+use crate::golden::{Device, agreement, cases, cpu, source};
 
-fn cpu(model: &Model) -> Box<dyn Network + '_> {
-    Box::new(CpuNetwork::new(model).unwrap())
-}
-
-fn folder(model: &str) -> PathBuf {
+pub(crate) fn folder(model: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("models").join(model)
 }
 
-/// The cases of a golden file; those with options too.
-fn golden(folder: &std::path::Path) -> Vec<Value> {
-    let file: Value = serde_json::from_str(&std::fs::read_to_string(folder.join("golden.json")).unwrap()).unwrap();
-    let list = |name: &str| file[name].as_array().cloned().unwrap_or_default();
-    [list("cases"), list("hinted")].concat()
+fn model(name: &str) -> Model {
+    Model::from_folder(&folder(name)).unwrap()
 }
 
-fn source(case: &Value) -> SourceText {
-    let mut source = SourceText::from(case["in"].as_str().unwrap());
-    for option in ["country", "role"] {
-        if let Some(value) = case[option].as_str() {
-            source.options.insert(option.to_owned(), value.to_owned());
-        }
+fn run(model: &Model, texts: &[SourceText], decoding: &Decoding, device: Device) -> Vec<Transliteration> {
+    transliterate(model, &mut *device(model), texts, decoding).unwrap()
+}
+
+fn one(model: &Model, text: &str) -> Transliteration {
+    run(model, &[text.into()], &Decoding::default(), cpu).remove(0)
+}
+
+/// Every golden answer of a model, in batches of mixed lengths: all source ids, the share of texts given, scores
+/// within 1e-3, attention weights within 2e-3.
+pub(crate) fn golden_answers(name: &str, searches: &[(&str, usize)], share: f64, device: Device) {
+    let (model, all) = (model(name), cases(&folder(name)));
+    for &(key, beam) in searches {
+        let found = agreement(&model, &all, key, beam, device);
+        println!("{name} {key}: {found:?}");
+        assert_eq!((found.cases, found.ids), (all.len(), all.len()), "{name} {key}: {found:?}");
+        assert!(found.equal as f64 >= share * found.cases as f64, "{name} {key}: {found:?}");
+        assert!(found.score < 1e-3, "{name} {key}: {found:?}");
+        assert!(found.weight < 2e-3, "{name} {key}: {found:?}");
+        let matrices = all.iter().filter(|c| beam == 1 && !c["attention"].is_null()).count();
+        assert_eq!(found.matrices, matrices);
     }
-    source
 }
 
-/// How far a device's answers are from the golden ones.
-#[derive(Debug, Default)]
-pub(crate) struct Agreement {
-    /// Cases compared.
-    pub(crate) cases: usize,
-    /// Of these, all candidates' texts equal.
-    pub(crate) equal: usize,
-    /// Largest difference of a score, where the texts are equal.
-    pub(crate) score: f64,
-    /// Attention matrices compared, and the largest difference in them.
-    pub(crate) matrices: usize,
-    pub(crate) weight: f64,
-}
-
-/// Compares one search of a model with its golden answers, all cases in batches of mixed lengths.
-pub(crate) fn agreement(model: &Model, cases: &[Value], key: &str, beam: usize, device: Device) -> Agreement {
-    let cases: Vec<&Value> = cases.iter().filter(|c| !c[key].is_null()).collect();
-    let texts: Vec<SourceText> = cases.iter().map(|c| source(c)).collect();
-    let decoding = Decoding { beam, top: beam, weights: beam == 1, ..Decoding::default() };
-    let found = transliterate(model, &mut *device(model), &texts, &decoding).unwrap();
-    let mut out = Agreement::default();
-    for (case, found) in cases.iter().zip(found) {
-        let wanted: Vec<Value> = match &case[key] {
-            Value::Array(list) => list.clone(),
-            one => vec![one.clone()],
-        };
-        out.cases += 1;
-        let texts: Vec<&str> = wanted.iter().map(|w| w["text"].as_str().unwrap()).collect();
-        if texts != found.candidates.iter().map(|c| c.text.as_str()).collect::<Vec<_>>() {
-            println!("{}: wanted {texts:?}, found {:?}", case["in"], found.candidates);
-            continue;
-        }
-        out.equal += 1;
-        for (wanted, found) in wanted.iter().zip(&found.candidates) {
-            out.score = out.score.max((wanted["score"].as_f64().unwrap() - f64::from(found.score)).abs());
-        }
-        if let (Some(rows), Some(weights)) = (case["attention"].as_array(), &found.weights) {
-            let wanted: Vec<f64> =
-                rows.iter().flat_map(|r| r.as_array().unwrap()).map(|v| v.as_f64().unwrap()).collect();
-            assert_eq!(weights.shape(), [rows.len(), rows[0].as_array().unwrap().len()]);
-            assert_eq!([found.target_labels.len(), found.source_labels.len()], weights.shape());
-            let worst = weights.data().iter().zip(&wanted).map(|(a, b)| (f64::from(*a) - b).abs()).fold(0.0, f64::max);
-            out.matrices += 1;
-            out.weight = out.weight.max(worst);
-        }
-    }
-    out
-}
-
-/// The golden answers of arabic-names.
+/// arabic-names: 336 names and name-country-role triples.
 pub(crate) fn arabic_names(device: Device) {
-    let (model, cases) = (Model::from_folder(&folder("arabic-names")).unwrap(), golden(&folder("arabic-names")));
-    assert_eq!(cases.len(), 336);
-    for (key, beam) in [("greedy", 1), ("beam2", 2)] {
-        let found = agreement(&model, &cases, key, beam, device);
-        println!("arabic-names {key}: {found:?}");
-        assert_eq!(found.cases, 336);
-        assert!(found.equal as f64 >= 0.995 * found.cases as f64, "{key}: {found:?}");
-        assert!(found.score < 1e-3, "{key}: {found:?}");
-        assert_eq!(found.matrices, if beam == 1 { 20 } else { 0 });
-        assert!(found.weight < 2e-3, "{key}: {found:?}");
-    }
+    golden_answers("arabic-names", &[("greedy", 1), ("beam2", 2)], 0.995, device);
 }
 
-/// The golden answers of khmer.
+/// khmer: 100 words.
 pub(crate) fn khmer(device: Device) {
-    let (model, cases) = (Model::from_folder(&folder("khmer")).unwrap(), golden(&folder("khmer")));
-    assert_eq!(cases.len(), 100);
-    for (key, beam) in [("greedy", 1), ("beam3", 3)] {
-        let found = agreement(&model, &cases, key, beam, device);
-        println!("khmer {key}: {found:?}");
-        assert_eq!((found.cases, found.equal), (100, 100), "{key}: {found:?}");
-        assert!(found.score < 1e-3, "{key}: {found:?}");
-        assert_eq!(found.matrices, if beam == 1 { 10 } else { 0 });
-        assert!(found.weight < 2e-3, "{key}: {found:?}");
+    golden_answers("khmer", &[("greedy", 1), ("beam3", 3)], 1.0, device);
+}
+
+/// Each text alone, all in one batch and in batches of 3: the same texts, scores and weights to rounding.
+pub(crate) fn batch_mates_do_not_matter(device: Device) {
+    let names = ["من", "عبد الرحمن", "القحطاني", "د", "محمد", "عبد الفضيل بن عليه الدين", "فارس"];
+    let words = ["a", "sihanoukville", "khmer", "phnompenhcity", "tro"];
+    let mut hinted = SourceText::from("شريف");
+    hinted.options.insert("country".to_owned(), "DZ".to_owned());
+    let names: Vec<SourceText> = names.into_iter().map(SourceText::from).chain([hinted]).collect();
+    let words: Vec<SourceText> = words.into_iter().map(SourceText::from).collect();
+    for (model, texts) in [(model("arabic-names"), names), (model("khmer"), words)] {
+        for beam in [1, 3] {
+            let decoding = Decoding { beam, top: beam, weights: true, ..Decoding::default() };
+            let alone: Vec<_> =
+                texts.iter().flat_map(|t| run(&model, std::slice::from_ref(t), &decoding, device)).collect();
+            for batch in [3, 64] {
+                let together = run(&model, &texts, &Decoding { batch, ..decoding }, device);
+                for (a, b) in alone.iter().zip(&together) {
+                    assert_eq!(a.output, b.output);
+                    assert_eq!(a.candidates.len(), b.candidates.len());
+                    for (a, b) in a.candidates.iter().zip(&b.candidates) {
+                        assert_eq!(a.text, b.text);
+                        assert!((a.score - b.score).abs() <= 1e-5, "{a:?} {b:?}");
+                    }
+                    assert_eq!((&a.source_labels, &a.target_labels), (&b.source_labels, &b.target_labels));
+                    let (a, b) = (a.weights.as_ref().unwrap(), b.weights.as_ref().unwrap());
+                    assert_eq!(a.shape(), b.shape());
+                    assert!(a.data().iter().zip(b.data()).all(|(a, b)| (a - b).abs() <= 1e-5));
+                }
+            }
+        }
     }
 }
 
@@ -122,4 +89,194 @@ fn arabic_names_on_the_cpu() {
 #[test]
 fn khmer_on_the_cpu() {
     khmer(cpu);
+}
+
+#[test]
+fn batch_mates_do_not_matter_on_the_cpu() {
+    batch_mates_do_not_matter(cpu);
+}
+
+#[test]
+fn the_comparison_with_golden_answers_can_fail() {
+    let (model, mut some) = (model("khmer"), cases(&folder("khmer")));
+    some.retain(|case| !case["attention"].is_null());
+    some.truncate(3);
+    some[0]["greedy"]["text"] = "ក".into();
+    some[1]["greedy"]["score"] = 0.0.into();
+    some[2]["ids"][0] = 9.into();
+    some[2]["attention"][0][0] = 5.0.into();
+    let found = agreement(&model, &some, "greedy", 1, cpu);
+    assert_eq!((found.cases, found.ids, found.equal), (3, 2, 2));
+    assert!(found.score > 0.1 && found.weight > 1.0, "{found:?}");
+}
+
+#[test]
+fn names_as_they_are_typed() {
+    let model = model("arabic-names");
+    let expected = [
+        ("محمد", "Mohamed"),
+        ("عبد الرحمن", "Abderrahmane"),
+        ("القحطاني", "Al-Qahtani"),
+        // vowel marks, tatweel, an invisible mark, spaces at the ends and inside
+        ("  مُحَمَّد ", "Mohamed"),
+        ("محـــمد\u{200f}", "Mohamed"),
+        ("عبد   الرحمن", "Abderrahmane"),
+        ("عبد-الرحمن.", "Abderrahmane"),
+        // presentation forms
+        ("ﻣﺤﻤﺪ", "Mohamed"),
+    ];
+    for (name, wanted) in expected {
+        let found = one(&model, name);
+        assert_eq!(found.output, wanted, "{name}");
+        assert_eq!(found.warnings, Vec::<String>::new(), "{name}");
+        assert_eq!(found.input, name);
+    }
+    // Persian letters are read as their Arabic counterparts
+    assert_eq!(one(&model, "کریم").candidates, one(&model, "كريم").candidates);
+}
+
+#[test]
+fn candidates_are_distinct_and_sorted_and_the_first_is_the_answer() {
+    let model = model("arabic-names");
+    let texts: Vec<SourceText> = ["محمد", "جاده"].map(SourceText::from).to_vec();
+    let decoding = Decoding { beam: 8, top: 5, weights: true, ..Decoding::default() };
+    for found in run(&model, &texts, &decoding, cpu) {
+        assert_eq!(found.candidates.len(), 5);
+        assert_eq!((&found.output, found.score), (&found.candidates[0].text, found.candidates[0].score));
+        assert!(found.candidates.windows(2).all(|pair| pair[0].score >= pair[1].score));
+        let mut texts: Vec<_> = found.candidates.iter().map(|c| &c.text).collect();
+        texts.sort();
+        texts.dedup();
+        assert_eq!(texts.len(), 5);
+        // the weights are those of the answer, letter by letter: each row sums to 1
+        assert_eq!(found.target_labels.last().unwrap(), "<end>");
+        assert_eq!(found.target_labels[..found.target_labels.len() - 1].concat(), found.output);
+        let weights = found.weights.unwrap();
+        assert_eq!(weights.shape(), [found.target_labels.len(), found.source_labels.len()]);
+        for row in weights.data().chunks_exact(found.source_labels.len()) {
+            assert!((row.iter().sum::<f32>() - 1.0).abs() < 1e-4);
+        }
+    }
+}
+
+#[test]
+fn symbols_outside_the_vocabulary_are_named() {
+    let arabic = model("arabic-names");
+    let found = one(&arabic, "م\u{1f600}حمد\u{1f600}");
+    assert_eq!(found.warnings, ["`\u{1f600}` (U+1F600) is not among the model's symbols: read as `<UNK>`"]);
+    assert_eq!(found.source_labels[3], "<UNK>");
+    assert!(!found.output.is_empty());
+
+    let khmer = model("khmer");
+    let found = one(&khmer, "Khmer 2!");
+    assert_eq!(found.output, one(&khmer, "khmer").output);
+    assert_eq!(found.warnings.len(), 3, "{:?}", found.warnings);
+    assert!(found.warnings[1].contains("`2` (U+0032)") && found.warnings[1].contains("skipped"));
+    assert_eq!(found.source_labels.len(), 25);
+    assert_eq!(found.source_labels[..6], ["k", "h", "m", "e", "r", ""]);
+}
+
+#[test]
+fn texts_of_nothing_give_nothing() {
+    let khmer = model("khmer");
+    let texts: Vec<SourceText> = ["", "  ", "123", "tro"].map(SourceText::from).to_vec();
+    let found = run(&khmer, &texts, &Decoding { weights: true, ..Decoding::default() }, cpu);
+    for found in &found[..3] {
+        assert_eq!((found.output.as_str(), found.candidates.len(), &found.weights), ("", 0, &None));
+        assert_eq!(found.warnings.last().unwrap(), "nothing in it that the model reads");
+    }
+    assert_eq!(found[3].output, "ត្រុ");
+    assert!(run(&khmer, &[], &Decoding::default(), cpu).is_empty());
+    assert_eq!(one(&model("arabic-names"), "\u{200f}").output, "");
+}
+
+#[test]
+fn long_texts_are_cut_as_the_card_says_or_refused() {
+    let (arabic, khmer) = (model("arabic-names"), model("khmer"));
+    // 40 ids less country, role and end
+    let found = one(&arabic, &"م".repeat(50));
+    assert_eq!(found.warnings, ["50 characters, the model reads 37: only the first 37 are read"]);
+    assert_eq!((found.source_labels.len(), found.source_labels.last().unwrap().as_str()), (40, "<EOS>"));
+    let (long, short) = (one(&khmer, "zzzzzphnompenhphnompenhphnom"), one(&khmer, "zzphnompenhphnompenhphnom"));
+    assert_eq!(long.warnings, ["28 characters, the model reads 25: only the last 25 are read"]);
+    assert_eq!(long.candidates, short.candidates);
+    let error = arabic.read(&"م".repeat(70_000).into()).unwrap_err();
+    assert!(matches!(&error, Error::Text { text, .. } if text.chars().count() == 41), "{error}");
+}
+
+#[test]
+fn options_choose_tokens() {
+    let arabic = model("arabic-names");
+    let mut text = SourceText::from("شريف");
+    text.options.insert("country".to_owned(), "dz".to_owned());
+    text.options.insert("role".to_owned(), "surname".to_owned());
+    let read = arabic.read(&text).unwrap();
+    assert_eq!(read.sources[0].labels[..3], ["<DZ>", "<ROLE_SURNAME>", "ش"]);
+    assert!(read.warnings.is_empty());
+
+    text.options.insert("country".to_owned(), "FR".to_owned());
+    text.options.insert("role".to_owned(), "uncle".to_owned());
+    let read = arabic.read(&text).unwrap();
+    assert_eq!(read.sources[0].labels[..2], ["<UNK>", "<ROLE_UNKNOWN>"]);
+    assert_eq!(read.warnings.len(), 2, "{:?}", read.warnings);
+    assert!(read.warnings[0].contains("<FR>") && read.warnings[1].contains("`uncle`"), "{:?}", read.warnings);
+
+    let error = model("khmer").read(&text).unwrap_err();
+    assert!(matches!(&error, Error::Option { option, .. } if option == "country"), "{error}");
+}
+
+#[test]
+fn searches_that_cannot_be_are_refused() {
+    let khmer = model("khmer");
+    let right = Decoding::default();
+    for (wrong, name) in [
+        (Decoding { beam: 0, ..right }, "beam"),
+        (Decoding { beam: 82, ..right }, "beam"),
+        (Decoding { top: 0, ..right }, "top"),
+        (Decoding { batch: 0, ..right }, "batch"),
+    ] {
+        let error = transliterate(&khmer, &mut *cpu(&khmer), &["tro".into()], &wrong).unwrap_err();
+        assert!(matches!(&error, Error::Option { option, .. } if option == name), "{error}");
+    }
+    // as wide as the vocabulary is fine
+    assert!(!run(&khmer, &["tro".into()], &Decoding { beam: 81, ..right }, cpu)[0].output.is_empty());
+}
+
+#[test]
+fn a_network_that_has_not_started_says_so() {
+    let khmer = model("khmer");
+    assert!(matches!(cpu(&khmer).step(&[0], &[0], false), Err(Error::Missing { .. })));
+}
+
+#[cfg(feature = "cli")]
+#[test]
+fn built_in_models_are_those_in_the_folder() {
+    for name in Model::BUILT_IN {
+        let (built_in, folder) = (Model::built_in(name).unwrap(), model(name));
+        assert_eq!(built_in.card(), folder.card());
+        assert_eq!(built_in.layers(), folder.layers());
+        assert_eq!(built_in.card().name, name);
+    }
+    assert!(matches!(Model::built_in("klingon"), Err(Error::Option { .. })));
+    let golden = cases(&folder("khmer"));
+    assert_eq!(one(&Model::built_in("khmer").unwrap(), &source(&golden[0]).text).output, "ស្រឡាញ់");
+}
+
+fn on_gpu(model: &Model) -> Box<dyn Network + '_> {
+    Box::new(GpuNetwork::new(model, crate::gpu::gpu()).unwrap())
+}
+
+#[test]
+fn arabic_names_on_the_gpu() {
+    arabic_names(on_gpu);
+}
+
+#[test]
+fn khmer_on_the_gpu() {
+    khmer(on_gpu);
+}
+
+#[test]
+fn batch_mates_do_not_matter_on_the_gpu() {
+    batch_mates_do_not_matter(on_gpu);
 }

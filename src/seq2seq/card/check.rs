@@ -1,13 +1,13 @@
 //! A card against itself: every contradiction that shows without the tensors.
 
-use super::card::{Bridge, Card, Cell, Dense, Part, Recurrence, Score, Unknown, Value, When};
+use super::{Bridge, Card, Cell, Dense, Part, Recurrence, Score, Unknown, Value, When};
 use crate::error::{Error, Result};
 
 /// No width, count or length in a card is larger, so that products of three of them fit 64 bits.
 const LARGEST: usize = 1 << 20;
 
 /// Most ids of a source and most tokens of an answer.
-pub(crate) const LONGEST: usize = 1 << 16;
+pub(in crate::seq2seq) const LONGEST: usize = 1 << 16;
 
 struct Check<'a>(&'a Card);
 
@@ -24,7 +24,7 @@ pub(super) fn check(card: &Card) -> Result<()> {
 }
 
 /// Width of the memory: of the encoder's projection, or of its outputs.
-pub(super) fn memory_width(card: &Card) -> Option<usize> {
+pub(in crate::seq2seq) fn memory_width(card: &Card) -> Option<usize> {
     match &card.encoder.projection {
         Some(projection) => projection.output,
         None => Some(card.encoder.rnn.width()),
@@ -251,7 +251,7 @@ impl Check<'_> {
 }
 
 /// Width of a value inside a decoder step; `combined` is that of `attention.combine`.
-pub(super) fn width(card: &Card, value: Value, combined: Option<usize>) -> Option<usize> {
+pub(in crate::seq2seq) fn width(card: &Card, value: Value, combined: Option<usize>) -> Option<usize> {
     match value {
         Value::TokenEmbedding => Some(card.decoder.embedding.dim),
         Value::PreviousHidden | Value::DecoderOutput => Some(card.decoder.rnn.hidden),

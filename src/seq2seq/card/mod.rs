@@ -1,15 +1,20 @@
 //! The model card, `model.json`: what a model is, as typed choices. Fields that only explain are ignored.
 
+pub(super) mod check;
+mod text;
+
 use std::collections::BTreeMap;
 
-use serde::Deserialize as DeriveDeserialize;
-use serde::de::{Deserialize, Deserializer, Error as _, IntoDeserializer};
+use serde::de::{Error as _, IntoDeserializer};
+use serde::{Deserialize, Deserializer};
+
+pub use text::{Part, Prepare, Range, Source, SourceOption, Target, TooLong, Unknown};
 
 use crate::error::{Error, Result};
 use crate::rnn::{self, Activation, Direction, Rnn};
 
 /// A model card.
-#[derive(Debug, Clone, PartialEq, DeriveDeserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Card {
     /// The model's name.
     pub name: String,
@@ -42,7 +47,7 @@ pub struct Card {
 }
 
 /// What kind of model a card describes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, DeriveDeserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
     /// Encoder, attention, decoder.
@@ -50,7 +55,7 @@ pub enum Kind {
 }
 
 /// The file of tensors, beside the card.
-#[derive(Debug, Clone, PartialEq, DeriveDeserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct WeightsFile {
     /// Its name, without a folder.
     pub file: String,
@@ -63,185 +68,14 @@ pub struct WeightsFile {
 }
 
 /// A tensor that the card lists.
-#[derive(Debug, Clone, PartialEq, DeriveDeserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct TensorInfo {
     /// Its shape.
     pub shape: Vec<usize>,
 }
 
-/// How text becomes source ids.
-#[derive(Debug, Clone, PartialEq, DeriveDeserialize)]
-pub struct Source {
-    /// Token by id; no token has an id whose entry is null.
-    pub vocab: Vec<Option<String>>,
-    /// What is done to the text before it is cut into tokens, in order.
-    #[serde(default)]
-    pub prepare: Vec<Prepare>,
-    /// The parts of a source, in order.
-    pub build: Vec<Part>,
-    /// Options that the build names.
-    #[serde(default)]
-    pub options: BTreeMap<String, SourceOption>,
-    /// What becomes of a character without a token.
-    pub unknown: Unknown,
-    /// A fixed number of ids: shorter sources are filled up with `pad_id`, and the filling is part of the model.
-    #[serde(default)]
-    pub pad_to: Option<usize>,
-    /// The id that fills up.
-    #[serde(default)]
-    pub pad_id: u32,
-    /// Most ids of a source, where there is no `pad_to`.
-    #[serde(default)]
-    pub max_length: Option<usize>,
-    /// What becomes of a text with more characters than that leaves room for.
-    #[serde(default)]
-    pub too_long: TooLong,
-}
-
-/// One step of the preparation of a text.
-#[derive(Debug, Clone, PartialEq, DeriveDeserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Prepare {
-    /// Unicode normalisation form KC.
-    Nfkc,
-    /// Unicode lower case.
-    Lowercase,
-    /// Drops the characters of these ranges.
-    Drop(Vec<Range>),
-    /// Turns the characters of these ranges into spaces.
-    Space(Vec<Range>),
-    /// Replaces characters.
-    Replace(BTreeMap<char, String>),
-    /// One space for every run of white space, none at either end.
-    CollapseSpaces,
-    /// Each run of characters between spaces is a text of its own; the answers are joined by spaces.
-    SplitSpaces,
-}
-
-/// A range of characters: one (`,` or `U+002C`), or first and last (`U+064B..U+065F`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Range {
-    /// First character.
-    pub first: char,
-    /// Last character.
-    pub last: char,
-}
-
-impl Range {
-    /// True when the character lies in the range.
-    pub fn contains(self, c: char) -> bool {
-        (self.first..=self.last).contains(&c)
-    }
-}
-
-impl<'de> Deserialize<'de> for Range {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        fn character(text: &str) -> Option<char> {
-            let mut chars = text.chars();
-            match (chars.next(), chars.next(), text.strip_prefix("U+")) {
-                (Some(c), None, _) => Some(c),
-                (_, _, Some(hex)) => char::from_u32(u32::from_str_radix(hex, 16).ok()?),
-                _ => None,
-            }
-        }
-        let text = String::deserialize(deserializer)?;
-        let (first, last) = text.split_once("..").unwrap_or((&text, &text));
-        match (character(first), character(last)) {
-            (Some(first), Some(last)) if first <= last => Ok(Self { first, last }),
-            _ => Err(D::Error::custom(format!("`{text}` is no range of characters such as `,` or `U+064B..U+065F`"))),
-        }
-    }
-}
-
-/// One part of a source.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Part {
-    /// The text, one token for each Unicode code point.
-    Text,
-    /// The token that an option gives.
-    Option(String),
-    /// This token.
-    Token(String),
-}
-
-impl<'de> Deserialize<'de> for Part {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        Ok(match text.strip_prefix('{').and_then(|t| t.strip_suffix('}')) {
-            Some("text") => Self::Text,
-            Some(option) => Self::Option(option.to_owned()),
-            None => Self::Token(text),
-        })
-    }
-}
-
-/// An option of a source: a value that the caller may give, as a token.
-#[derive(Debug, Clone, PartialEq, DeriveDeserialize)]
-pub struct SourceOption {
-    /// The token without a value.
-    pub default: String,
-    /// Token by value.
-    #[serde(default)]
-    pub map: BTreeMap<String, String>,
-    /// The token of any other value: this, with `{}` replaced by the value in upper case.
-    #[serde(default)]
-    pub template: Option<String>,
-}
-
-/// What becomes of a character without a token.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Unknown {
-    /// It is left out.
-    Drop,
-    /// The text is refused.
-    Error,
-    /// It is read as this token.
-    Token(String),
-}
-
-impl<'de> Deserialize<'de> for Unknown {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        Ok(match text.as_str() {
-            "drop" => Self::Drop,
-            "error" => Self::Error,
-            _ => Self::Token(text),
-        })
-    }
-}
-
-/// What becomes of a text that is too long.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, DeriveDeserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum TooLong {
-    /// Its first characters are kept.
-    #[default]
-    KeepFirst,
-    /// Its last characters are kept.
-    KeepLast,
-    /// It is refused.
-    Error,
-}
-
-/// How target ids become text.
-#[derive(Debug, Clone, PartialEq, DeriveDeserialize)]
-pub struct Target {
-    /// Token by id; an id whose entry is null yields no text.
-    pub vocab: Vec<Option<String>>,
-    /// The token before the first.
-    pub start: String,
-    /// The token after the last.
-    pub end: String,
-    /// Tokens that yield no text.
-    #[serde(default)]
-    pub not_in_text: Vec<String>,
-    /// White space at either end is dropped.
-    #[serde(default)]
-    pub strip: bool,
-}
-
 /// The encoder.
-#[derive(Debug, Clone, PartialEq, DeriveDeserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Encoder {
     /// Source tokens as vectors.
     pub embedding: Embedding,
@@ -253,7 +87,7 @@ pub struct Encoder {
 }
 
 /// The decoder.
-#[derive(Debug, Clone, PartialEq, DeriveDeserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Decoder {
     /// Target tokens as vectors.
     pub embedding: Embedding,
@@ -262,7 +96,7 @@ pub struct Decoder {
 }
 
 /// A table of vectors [size, dim].
-#[derive(Debug, Clone, PartialEq, DeriveDeserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Embedding {
     /// Name of the tensor.
     pub weight: String,
@@ -273,7 +107,7 @@ pub struct Embedding {
 }
 
 /// A stack of recurrent layers.
-#[derive(Debug, Clone, PartialEq, DeriveDeserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Recurrence {
     /// The tensors are `{prefix}.weight_ih_l0` and so on.
     pub prefix: String,
@@ -346,7 +180,7 @@ impl Recurrence {
 }
 
 /// Kind of recurrent cell.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, DeriveDeserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Cell {
     /// Long short-term memory.
@@ -358,7 +192,7 @@ pub enum Cell {
 }
 
 /// Where a GRU's reset gate acts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, DeriveDeserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reset {
     /// On the recurrent product.
@@ -369,7 +203,7 @@ pub enum Reset {
 }
 
 /// Whether the encoder knows the length of a source that the model pads.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, DeriveDeserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Lengths {
     /// It ends at the last real token.
@@ -380,7 +214,7 @@ pub enum Lengths {
 }
 
 /// The state that a decoder step starts from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, DeriveDeserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
     /// The state of the step before.
@@ -391,7 +225,7 @@ pub enum State {
 }
 
 /// How the decoder's start state comes from the encoder.
-#[derive(Debug, Clone, PartialEq, DeriveDeserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Bridge {
     /// A layer on the mean of the memory; every decoder layer starts from the same vector.
@@ -405,7 +239,7 @@ pub enum Bridge {
 }
 
 /// How the decoder looks at the memory.
-#[derive(Debug, Clone, PartialEq, DeriveDeserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Attention {
     /// How query and key are compared.
     pub score: Score,
@@ -445,7 +279,7 @@ impl Attention {
 }
 
 /// How a query and a key are compared.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, DeriveDeserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Score {
     /// q·k.
@@ -457,7 +291,7 @@ pub enum Score {
 }
 
 /// When the decoder looks at the memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, DeriveDeserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum When {
     /// Before its recurrence (Bahdanau et al. 2015).
@@ -467,7 +301,7 @@ pub enum When {
 }
 
 /// The attention's query.
-#[derive(Debug, Clone, PartialEq, DeriveDeserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Query {
     /// What it is made of.
     pub source: Value,
@@ -477,7 +311,7 @@ pub struct Query {
 }
 
 /// The attention's keys.
-#[derive(Debug, Clone, PartialEq, DeriveDeserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Key {
     /// What they are made of.
     #[serde(default)]
@@ -488,7 +322,7 @@ pub struct Key {
 }
 
 /// The attention's values.
-#[derive(Debug, Clone, PartialEq, Default, DeriveDeserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
 pub struct Values {
     /// What they are made of.
     #[serde(default)]
@@ -496,7 +330,7 @@ pub struct Values {
 }
 
 /// Where keys and values come from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, DeriveDeserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MemorySource {
     /// The memory.
@@ -505,7 +339,7 @@ pub enum MemorySource {
 }
 
 /// Whether padding of the model takes part in the attention.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, DeriveDeserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Mask {
     /// Real tokens alone.
@@ -515,7 +349,7 @@ pub enum Mask {
 }
 
 /// A value inside a decoder step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, DeriveDeserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Value {
     /// The token before, as a vector.
@@ -543,7 +377,7 @@ impl std::fmt::Display for Value {
 }
 
 /// A layer y = activation(W·x + b).
-#[derive(Debug, Clone, PartialEq, DeriveDeserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Dense {
     /// Name of W [out, in].
     pub weight: String,
@@ -565,7 +399,7 @@ pub struct Dense {
 }
 
 /// How an answer is searched for.
-#[derive(Debug, Clone, PartialEq, DeriveDeserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Decoding {
     /// How the model's authors search.
     pub default: Search,
@@ -588,7 +422,7 @@ pub struct Decoding {
 }
 
 /// A way to search for an answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, DeriveDeserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Search {
     /// The most probable token at each step.
@@ -598,7 +432,7 @@ pub enum Search {
 }
 
 /// How beam search treats finished hypotheses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, DeriveDeserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Rule {
     /// They keep their place among the `beam` kept; the search ends when all those are finished.
@@ -649,7 +483,7 @@ impl Card {
             field: ".".to_owned(),
             reason: e.to_string(),
         })?;
-        super::check::check(&card)?;
+        check::check(&card)?;
         Ok(card)
     }
 
