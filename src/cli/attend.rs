@@ -17,6 +17,7 @@ use crate::device::{Device, DeviceArgs};
 use crate::explain::{self, Explained};
 use crate::failure::{Failure, Outcome};
 use crate::output::{self, Named, OutputType};
+use crate::picture;
 use crate::progress::Busy;
 use crate::tensors::{Input, join_heads, round, split_heads, widen};
 use options::Options;
@@ -120,12 +121,13 @@ pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
         }
     };
     let report = args.check.then(|| check(&options, &inputs, &outputs, dtype)).transpose()?;
-    let weights = outputs.weights.clone();
+    if let Some(path) = &args.heatmap {
+        picture::save(path, &picture::heads(&outputs)?)?;
+    }
     let named = named(args, &inputs, outputs, rank)?;
     if let Some(path) = &args.output {
         output::save_tensors(path, &named, args.output_dtype)?;
     }
-    let _ = weights;
 
     if args.json {
         let mut summary = json!({
@@ -235,6 +237,11 @@ fn on_gpu(
     explained: Option<&mut Explained>,
 ) -> Result<AttentionOutputs<Array>> {
     let tensors = inputs.upload(gpu, dtype)?;
+    if explained.is_some() {
+        // Drivers compile on first use: once unmeasured.
+        options.run(gpu, &tensors)?;
+        gpu.wait()?;
+    }
     let mut run = Run::new(gpu);
     let outputs = options.record(&mut run, &tensors)?;
     match explained {
@@ -260,17 +267,25 @@ fn explain_plan(explained: &mut Explained, p: &AttentionProblem, plan: &Attentio
         n => format!("queries in {n} ranges"),
     };
     let scores = explain::bytes(plan.score_bytes);
-    explained.fact("path", format!("{:?}, {ranges}, {scores} of scores in memory", plan.path).to_lowercase());
+    explained.fact("path", format!("{}, {ranges}, {scores} of scores in memory", options::path_name(plan.path)));
     let floor = format!("{:.3} MFLOP, {} in and out", plan.flops as f64 / 1e6, explain::bytes(plan.bytes));
     explained.fact("floor", floor);
 }
 
-/// A shader that does not compile is the request's fault when part of it came with the request.
+/// The compiler's own words on a user's function, without the name and the rest of the shader that it stands in.
 fn blame_wgsl(options: &Attention, error: Error) -> Error {
-    match (&options.score_mod, error) {
-        (Some(_), Error::Gpu(message)) => Error::option("score-wgsl", message),
-        (_, error) => error,
-    }
+    let (Some(score_mod), Error::Option { option, reason }) = (&options.score_mod, &error) else {
+        return error;
+    };
+    let Some((_, message)) = reason.split_once("error: ").filter(|_| option == "score_mod") else {
+        return error;
+    };
+    let what = message.lines().next().unwrap_or_default().trim();
+    // The compiler quotes lines of the whole shader; the one that is the user's says where.
+    let quoted = |line: &&str| !line.trim().is_empty() && message.contains(line.trim_end());
+    let place = score_mod.wgsl.lines().zip(1..).find(|(line, _)| quoted(&line)).map(|(line, n)| (n, line.trim()));
+    let at = place.map_or(String::new(), |(n, line)| format!(", line {n}: {line}"));
+    Error::option("score-wgsl", format!("{what}{at}"))
 }
 
 /// Every result against the f64 reference over the inputs as given; the f32 baseline has the device's storage.

@@ -353,6 +353,11 @@ fn on_gpu(
 ) -> Result<RnnOutputs<Array>> {
     let network = GpuRnn::upload(gpu, options, stack, dtype)?;
     let tensors = inputs.upload(gpu, dtype)?;
+    if explained.is_some() {
+        // Drivers compile on first use: once unmeasured.
+        network.run(gpu, &tensors)?;
+        gpu.wait()?;
+    }
     let mut run = Run::new(gpu);
     let outputs = network.record(&mut run, &tensors)?;
     match explained {

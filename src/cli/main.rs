@@ -6,10 +6,14 @@ mod device;
 mod encode;
 mod explain;
 mod failure;
+mod heatmap;
+mod example;
 mod info;
 mod output;
+mod picture;
 mod progress;
 mod tensors;
+mod transliterate;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -17,7 +21,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use device::DeviceArgs;
-use failure::{Failure, Outcome};
+use failure::Outcome;
 
 /// Soft attention and recurrent encoders as portable GPU compute shaders, checked against a plain CPU reference.
 ///
@@ -34,6 +38,7 @@ struct Cli {
 const AFTER_HELP: &str = "\
 Examples:
   regard                                            a short built-in example
+  printf 'محمد\nعبد الرحمن\n' | regard transliterate
   regard info                                       what the machine offers
   regard attend in.safetensors -o out.safetensors --causal
   regard encode in.safetensors -o out.safetensors --cell gru --check
@@ -46,6 +51,7 @@ enum Command {
     Attend(Box<attend::Args>),
     Encode(Box<encode::Args>),
     Info(info::Args),
+    Transliterate(transliterate::Args),
 }
 
 fn main() -> ExitCode {
@@ -70,7 +76,8 @@ fn run(cli: &Cli) -> Outcome {
         Some(Command::Attend(args)) => attend::run(args, &cli.device),
         Some(Command::Encode(args)) => encode::run(args, &cli.device),
         Some(Command::Info(args)) => info::run(args, &cli.device),
-        None => Err(Failure::from(regard::Error::option("command", "none given"))),
+        Some(Command::Transliterate(args)) => transliterate::run(args, &cli.device),
+        None => example::run(&cli.device),
     }
 }
 

@@ -88,9 +88,14 @@ pub(crate) fn save_tensors(path: &Path, tensors: &Named, dtype: OutputType) -> O
     store::save(path, tensors, dtype.stored()).map_err(unwritable)
 }
 
+/// Writes a file, whole or not at all.
+pub(crate) fn save(path: &Path, bytes: &[u8]) -> Outcome {
+    store::write_whole(path, bytes).map_err(unwritable)
+}
+
 /// The request was in order, the machine could not do it.
-pub(crate) fn unwritable(error: regard::Error) -> Failure {
-    Failure::other(error).with_hint("the output was not written; nothing that was there has changed")
+fn unwritable(error: regard::Error) -> Failure {
+    Failure::other(error).with_hint("nothing was written: the folder must be there, with room and permission to write")
 }
 
 /// Shapes of the results for `--json`.

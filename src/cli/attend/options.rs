@@ -189,6 +189,14 @@ impl Options {
     }
 }
 
+/// As it stands on the command line.
+pub(super) fn path_name(path: Path) -> &'static str {
+    match path {
+        Path::Auto => "auto",
+        Path::Staged => "staged",
+    }
+}
+
 /// `L,R` with −1 for an open side.
 fn window(text: &str) -> std::result::Result<Window, String> {
     let side = |text: &str| match text.trim().parse::<i64>() {
