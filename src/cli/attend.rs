@@ -283,7 +283,7 @@ fn blame_wgsl(options: &Attention, error: Error) -> Error {
     let what = message.lines().next().unwrap_or_default().trim();
     // The compiler quotes lines of the whole shader; the one that is the user's says where.
     let quoted = |line: &&str| !line.trim().is_empty() && message.contains(line.trim_end());
-    let place = score_mod.wgsl.lines().zip(1..).find(|(line, _)| quoted(&line)).map(|(line, n)| (n, line.trim()));
+    let place = score_mod.wgsl.lines().zip(1..).find(|(line, _)| quoted(line)).map(|(line, n)| (n, line.trim()));
     let at = place.map_or(String::new(), |(n, line)| format!(", line {n}: {line}"));
     Error::option("score-wgsl", format!("{what}{at}"))
 }

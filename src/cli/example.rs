@@ -26,7 +26,9 @@ Go on:
 /// Runs both built-in models on a few words and shows one alignment.
 pub(crate) fn run(device: &DeviceArgs) -> Outcome {
     let device = device.open()?;
-    print(&format!("regard writes words in another script with a recurrent encoder and soft attention, on {device}.\n"))?;
+    print(&format!(
+        "regard writes words in another script with a recurrent encoder and soft attention, on {device}.\n"
+    ))?;
     let mut shown = None;
     for (name, words, heading) in [
         ("arabic-names", &NAMES[..], "Arabic names in Latin letters (model arabic-names)"),

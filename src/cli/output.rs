@@ -19,6 +19,32 @@ pub(crate) fn warn(text: &str) {
     let _ = writeln!(std::io::stderr().lock(), "warning: {}", one_line(text));
 }
 
+/// Warnings that come with the input: as many as it likes, so only the first are shown.
+#[derive(Debug, Default)]
+pub(crate) struct Warnings {
+    count: usize,
+}
+
+impl Warnings {
+    /// Warnings shown.
+    const SHOWN: usize = 20;
+
+    /// Shows one, or counts it.
+    pub(crate) fn add(&mut self, text: &str) {
+        self.count += 1;
+        if self.count <= Self::SHOWN {
+            warn(text);
+        }
+    }
+
+    /// Tells how many were not shown.
+    pub(crate) fn finish(&self) {
+        if self.count > Self::SHOWN {
+            warn(&format!("{} more of the kind", self.count - Self::SHOWN));
+        }
+    }
+}
+
 /// Lines on standard error, as they are.
 pub(crate) fn aside(text: &str) {
     let _ = std::io::stderr().lock().write_all(text.as_bytes());

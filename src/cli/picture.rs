@@ -71,15 +71,8 @@ pub(crate) fn alignments(title: &str, panels: Vec<Panel>) -> Heatmap {
 pub(crate) fn terminal(panel: Panel) -> String {
     use std::io::IsTerminal;
     let color = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let columns = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
-    let width = columns.or_else(|| console_width()).unwrap_or(80);
+    let width = terminal_size::terminal_size().map_or(80, |(width, _)| usize::from(width.0));
     alignments("", vec![panel]).terminal(color, width)
-}
-
-/// Characters across the terminal, if there is one.
-fn console_width() -> Option<usize> {
-    let (_, columns) = indicatif::TermLike::width_or_none()?;
-    Some(columns)
 }
 
 /// Writes the PNG, and the SVG beside it.

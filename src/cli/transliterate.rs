@@ -7,9 +7,7 @@ use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
-use regard::seq2seq::{
-    CpuNetwork, Decoding, GpuNetwork, Model, Network, SourceText, Transliteration, transliterate,
-};
+use regard::seq2seq::{CpuNetwork, Decoding, GpuNetwork, Model, Network, SourceText, Transliteration, transliterate};
 use regard::tensor::Array;
 use regard::{Error, Result};
 use serde_json::{Value, json};
@@ -129,7 +127,7 @@ pub(crate) fn open(name: &str) -> Result<Model> {
 /// The model's network on a device.
 pub(crate) fn network<'m>(model: &'m Model, device: &'m Device) -> Result<Box<dyn Network + 'm>> {
     Ok(match device {
-        Device::Gpu(gpu) => Box::new(GpuNetwork::new(gpu, model)?),
+        Device::Gpu(gpu) => Box::new(GpuNetwork::new(model, gpu)?),
         Device::Cpu => Box::new(CpuNetwork::new(model)?),
     })
 }
@@ -159,14 +157,17 @@ impl<'a> Session<'a> {
         if args.top > args.beam {
             output::note(&format!("--beam {} finds at most {0} candidates, not {}", args.beam, args.top));
         }
-        let total = if args.texts.is_empty() { None } else { Some(args.texts.len()) };
+        let total = match args.texts.len() {
+            0 => lines::stdin_bytes(),
+            _ => Some(args.texts.iter().map(|text| text.len() as u64).sum()),
+        };
         Ok(Self {
             args,
             model,
             options,
             decoding,
             warnings: Warnings::default(),
-            progress: Counter::new("texts", total),
+            progress: Counter::new(total),
             answered: 0,
             panels: Vec::new(),
             compared: args.check.then(|| Compared::new(model, decoding)).transpose()?,
@@ -190,11 +191,8 @@ impl<'a> Session<'a> {
             }
         }
         let read: Vec<SourceText> = sources.iter().filter(|s| !s.text.trim().is_empty()).cloned().collect();
-        let mut answers = if read.is_empty() {
-            Vec::new()
-        } else {
-            transliterate(self.model, network, &read, &self.decoding)?
-        };
+        let mut answers =
+            if read.is_empty() { Vec::new() } else { transliterate(self.model, network, &read, &self.decoding)? };
         if let Some(compared) = &mut self.compared {
             compared.add(&read, &answers)?;
         }
@@ -207,7 +205,7 @@ impl<'a> Session<'a> {
             out.push_str(&self.line(&source.text, answer.as_ref()));
         }
         self.progress.pause(|| output::print(&out))?;
-        self.progress.advance(sources.len());
+        self.progress.advance(sources.len(), lines.iter().map(|line| line.bytes).sum());
         refused.map_or(Ok(()), |error| Err(error.into()))
     }
 
@@ -266,8 +264,7 @@ impl<'a> Session<'a> {
 
 /// An answer as a JSON object.
 fn object(answer: &Transliteration) -> Value {
-    let candidate =
-        |c: &regard::seq2seq::Candidate| json!({ "text": c.text, "score": rounded(c.score) });
+    let candidate = |c: &regard::seq2seq::Candidate| json!({ "text": c.text, "score": rounded(c.score) });
     json!({
         "input": answer.input,
         "output": answer.output,

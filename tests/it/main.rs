@@ -2,11 +2,11 @@
 
 #![allow(clippy::unwrap_used)]
 
-#[cfg(feature = "cli")]
-mod cli;
 #[cfg(feature = "seq2seq")]
 mod cards;
 mod cases;
+#[cfg(feature = "cli")]
+mod cli;
 mod compare;
 #[cfg(feature = "seq2seq")]
 mod golden;

@@ -42,7 +42,10 @@ impl<'m> Compared<'m> {
                 if score <= SCORE {
                     self.ties += 1;
                 } else {
-                    self.fail(format!("`{}` gives `{}`, alone on the CPU `{}`", source.text, answer.output, alone.output));
+                    self.fail(format!(
+                        "`{}` gives `{}`, alone on the CPU `{}`",
+                        source.text, answer.output, alone.output
+                    ));
                 }
                 continue;
             }

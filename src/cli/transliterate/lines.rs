@@ -24,6 +24,18 @@ pub(super) struct Line {
     pub(super) bytes: u64,
 }
 
+/// Bytes of standard input where it is a file.
+pub(super) fn stdin_bytes() -> Option<u64> {
+    #[cfg(unix)]
+    {
+        use std::os::fd::AsFd;
+        let file = std::fs::File::from(std::io::stdin().as_fd().try_clone_to_owned().ok()?);
+        file.metadata().ok().filter(std::fs::Metadata::is_file).map(|metadata| metadata.len())
+    }
+    #[cfg(not(unix))]
+    None
+}
+
 /// What the reading thread sends.
 type Sent = std::result::Result<Line, String>;
 
