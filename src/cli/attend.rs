@@ -98,6 +98,7 @@ A score function of your own, in a file for --score-wgsl:
 /// Runs the command.
 pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
     let mut options = args.options.attention()?;
+    args.heatmap.as_deref().map_or(Ok(()), picture::check_name)?;
     options.lse = args.lse;
     options.weights = args.weights || args.heatmap.is_some();
     let (inputs, rank) = read(args)?;
@@ -284,7 +285,10 @@ fn blame_wgsl(options: &Attention, error: Error) -> Error {
     // The compiler quotes lines of the whole shader; the one that is the user's says where.
     let quoted = |line: &&str| !line.trim().is_empty() && message.contains(line.trim_end());
     let place = score_mod.wgsl.lines().zip(1..).find(|(line, _)| quoted(line)).map(|(line, n)| (n, line.trim()));
-    let at = place.map_or(String::new(), |(n, line)| format!(", line {n}: {line}"));
+    let at = match place {
+        Some((n, line)) => format!(", line {n}: {line}"),
+        None => ", where `fn score_mod(score: f32, b: u32, h: u32, i: u32, j: u32) -> f32` is called".to_owned(),
+    };
     Error::option("score-wgsl", format!("{what}{at}"))
 }
 
