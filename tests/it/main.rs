@@ -6,6 +6,7 @@
 mod cards;
 mod cases;
 mod compare;
+mod device;
 #[cfg(feature = "seq2seq")]
 mod golden;
 mod gpu;
