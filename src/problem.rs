@@ -266,6 +266,9 @@ fn check_score(score: Score, inputs: &AttentionInputs<&[usize]>, query_dim: usiz
             unused(&[("score.weight", weight.is_some())])?;
             let dim = match (query_weight, key_weight) {
                 (None, None) => {
+                    if bias {
+                        return Err(Error::missing("score.query_weight", "[A, Dq] beside score.bias"));
+                    }
                     same_dims()?;
                     query_dim
                 }

@@ -265,7 +265,7 @@ impl<T: Clone> RnnWeights<Array<T>> {
     pub fn from_onnx(cell: Cell, w: Array<T>, r: Array<T>, b: Option<Array<T>>, p: Option<Array<T>>) -> Result<Self> {
         let halves = |b: Array<T>| -> Result<(Array<T>, Array<T>)> {
             let n = b.data().len();
-            if n % 2 != 0 {
+            if !n.is_multiple_of(2) {
                 return Err(Error::shape("B", "elements", "an even number", n));
             }
             let (ih, hh) = b.data().split_at(n / 2);

@@ -10,7 +10,6 @@ use crate::rnn::{Rnn, RnnInputs, RnnOutputs, RnnStack};
 use crate::tensor::Array;
 
 /// A model's network on the CPU.
-#[derive(Debug)]
 pub struct CpuNetwork<'m>(Graph<'m, Cpu>);
 
 impl<'m> CpuNetwork<'m> {
@@ -39,6 +38,7 @@ struct Cpu;
 
 impl Ops for Cpu {
     type Tensor = Array;
+    type Recurrence = (Rnn, RnnStack<Array>);
 
     fn upload(&mut self, array: &Array) -> Result<Array> {
         Ok(array.clone())
@@ -69,8 +69,16 @@ impl Ops for Cpu {
         reference::linear(x, &layer.weight, layer.bias.as_ref(), layer.activation)
     }
 
-    fn rnn(&mut self, options: &Rnn, stack: &RnnStack<Array>, inputs: &RnnInputs<Array>) -> Result<RnnOutputs<Array>> {
+    fn recurrence(&mut self, options: &Rnn, stack: &RnnStack<Array>) -> Result<Self::Recurrence> {
+        Ok((options.clone(), stack.clone()))
+    }
+
+    fn rnn(&mut self, (options, stack): &Self::Recurrence, inputs: &RnnInputs<Array>) -> Result<RnnOutputs<Array>> {
         reference::rnn(options, stack, inputs)
+    }
+
+    fn submit(&mut self) -> Result<()> {
+        Ok(())
     }
 
     fn attention(&mut self, options: &Attention, inputs: &AttentionInputs<Array>) -> Result<AttentionOutputs<Array>> {

@@ -8,6 +8,7 @@
 
 pub mod card;
 mod cpu;
+mod gpu;
 mod layers;
 mod network;
 mod search;
@@ -19,11 +20,13 @@ use sha2::{Digest, Sha256};
 
 pub use card::Card;
 pub use cpu::CpuNetwork;
-pub use layers::{Dense, Layers};
+pub use gpu::GpuNetwork;
+pub use layers::{Dense, Layers, Recurrences};
 pub use network::{Graph, Network, Ops, SourceBatch, StepOutput};
 pub use text::{Prepared, Source, SourceText};
 
 use crate::error::{Error, Result};
+use crate::rnn::RnnStack;
 use crate::store::Store;
 use crate::tensor::Array;
 use search::Hypothesis;
@@ -40,6 +43,7 @@ const LONGEST_CARD: u64 = 16 << 20;
 pub struct Model {
     card: Card,
     layers: Layers<Array>,
+    recurrences: Recurrences<RnnStack<Array>>,
     symbols: Symbols,
 }
 
@@ -84,8 +88,8 @@ impl Model {
                 return Err(card_error(&card, "weights.sha256", reason));
             }
         }
-        let layers = Layers::load(&card, store)?;
-        Ok(Self { symbols: Symbols::new(&card), card, layers })
+        let (layers, recurrences) = layers::load(&card, store)?;
+        Ok(Self { symbols: Symbols::new(&card), card, layers, recurrences })
     }
 
     /// The card.
@@ -96,6 +100,11 @@ impl Model {
     /// The weights.
     pub fn layers(&self) -> &Layers<Array> {
         &self.layers
+    }
+
+    /// The recurrences' weights.
+    pub fn recurrences(&self) -> &Recurrences<RnnStack<Array>> {
+        &self.recurrences
     }
 
     /// A text as the encoder reads it.

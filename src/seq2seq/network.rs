@@ -2,7 +2,7 @@
 
 use super::Model;
 use super::card::{Bridge, Card, Cell, State, Value, When};
-use super::layers::{Dense, Layers};
+use super::layers::{Dense, Layers, Recurrences};
 use crate::attention::{Attention, AttentionInputs, AttentionOutputs, Score};
 use crate::error::{Error, Result};
 use crate::rnn::{Rnn, RnnInputs, RnnOutputs, RnnStack};
@@ -52,6 +52,9 @@ pub trait Ops {
     /// A handle on a dense row-major tensor; a clone is the same tensor.
     type Tensor: Clone;
 
+    /// A recurrence with its weights.
+    type Recurrence;
+
     /// A host array as a tensor.
     ///
     /// # Errors
@@ -82,14 +85,19 @@ pub trait Ops {
     /// When the widths differ.
     fn dense(&mut self, layer: &Dense<Self::Tensor>, x: &Self::Tensor) -> Result<Self::Tensor>;
 
-    /// A recurrence.
+    /// The weights of a recurrence, moved to the device.
+    ///
+    /// # Errors
+    /// As the device has them.
+    fn recurrence(&mut self, options: &Rnn, stack: &RnnStack<Array>) -> Result<Self::Recurrence>;
+
+    /// A recurrence over a sequence.
     ///
     /// # Errors
     /// When shapes do not fit.
     fn rnn(
         &mut self,
-        options: &Rnn,
-        stack: &RnnStack<Self::Tensor>,
+        recurrence: &Self::Recurrence,
         inputs: &RnnInputs<Self::Tensor>,
     ) -> Result<RnnOutputs<Self::Tensor>>;
 
@@ -115,6 +123,12 @@ pub trait Ops {
     /// When `order` is no permutation of the axes.
     fn permute(&mut self, x: &Self::Tensor, order: &[usize]) -> Result<Self::Tensor>;
 
+    /// Sets the device to work on everything asked for so far, without waiting for it.
+    ///
+    /// # Errors
+    /// As the device has them.
+    fn submit(&mut self) -> Result<()>;
+
     /// The elements of several tensors, on the host.
     ///
     /// # Errors
@@ -123,10 +137,10 @@ pub trait Ops {
 }
 
 /// A card's network over the operations of one device.
-#[derive(Debug)]
 pub struct Graph<'m, O: Ops> {
     card: &'m Card,
     layers: Layers<O::Tensor>,
+    recurrences: Recurrences<O::Recurrence>,
     ops: O,
     running: Option<Running<O::Tensor>>,
 }
@@ -176,8 +190,13 @@ impl<'m, O: Ops> Graph<'m, O> {
     /// # Errors
     /// When the device does not take them.
     pub fn new(model: &'m Model, mut ops: O) -> Result<Self> {
+        let card = model.card();
         let layers = model.layers().try_map(|array| ops.upload(array))?;
-        Ok(Self { card: model.card(), layers, ops, running: None })
+        let recurrences = Recurrences {
+            encoder: ops.recurrence(&card.encoder.rnn.options(), &model.recurrences().encoder)?,
+            decoder: ops.recurrence(&card.decoder.rnn.options(), &model.recurrences().decoder)?,
+        };
+        Ok(Self { card, layers, recurrences, ops, running: None })
     }
 
     /// The start state [layers · rows, H] of h or c, by the bridge, from what the encoder left.
@@ -261,7 +280,7 @@ impl<'m, O: Ops> Graph<'m, O> {
             inputs.initial_h = Some(self.ops.reshape(&run.h, &state)?);
             inputs.initial_c = run.c.as_ref().map(|c| self.ops.reshape(c, &state)).transpose()?;
         }
-        let outputs = self.ops.rnn(&rnn.options(), &self.layers.decoder, &inputs)?;
+        let outputs = self.ops.rnn(&self.recurrences.decoder, &inputs)?;
         run.h = self.ops.reshape(&outputs.final_h, &flat)?;
         run.c = outputs.final_c.map(|c| self.ops.reshape(&c, &flat)).transpose()?;
         known.0.push((Value::DecoderOutput, self.ops.reshape(&outputs.output, &[rows, rnn.hidden])?));
@@ -285,7 +304,7 @@ impl<O: Ops> Network for Graph<'_, O> {
         let embedded = self.ops.embed(&self.layers.source_embedding, &batch.ids)?;
         let mut inputs = RnnInputs::new(self.ops.reshape(&embedded, &[t, s, rnn.input])?);
         inputs.lengths = Some(self.ops.lengths(&batch.lengths)?);
-        let encoded = self.ops.rnn(&rnn.options(), &self.layers.encoder, &inputs)?;
+        let encoded = self.ops.rnn(&self.recurrences.encoder, &inputs)?;
 
         let mut memory = self.ops.reshape(&encoded.output, &[t * s, rnn.width()])?;
         if let Some(projection) = &self.layers.projection {
@@ -315,6 +334,7 @@ impl<O: Ops> Network for Graph<'_, O> {
             None => None,
         };
         let visible = self.ops.lengths(&batch.visible)?;
+        self.ops.submit()?;
         self.running = Some(Running { sources: s, steps: t, width, keys, values, visible, h, c });
         Ok(())
     }

@@ -1,12 +1,19 @@
-//! Tests of the library and the program, in one binary.
+//! Every integration test, in one binary.
 
-#[cfg(feature = "seq2seq")]
+#![allow(clippy::unwrap_used)]
+
 mod cards;
-#[cfg(feature = "seq2seq")]
+mod cases;
+mod compare;
 mod golden;
-#[cfg(feature = "seq2seq")]
+mod gpu;
+mod gpu_vectors;
+mod kernels;
+mod properties;
+mod recordings;
+mod reference;
 mod seq2seq;
-#[cfg(feature = "seq2seq")]
+mod shaders;
 mod store;
-#[cfg(feature = "seq2seq")]
+mod vectors;
 mod wiring;

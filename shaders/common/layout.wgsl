@@ -1,0 +1,25 @@
+// A strided tensor of up to four axes. Strides and offset count elements.
+struct View {
+    shape: vec4<u32>,
+    strides: vec4<u32>,
+    offset: u32,
+    pad_0: u32,
+    pad_1: u32,
+    pad_2: u32,
+}
+
+fn element(view: View, i0: u32, i1: u32, i2: u32, i3: u32) -> u32 {
+    return view.offset + i0 * view.strides.x + i1 * view.strides.y + i2 * view.strides.z + i3 * view.strides.w;
+}
+
+// The first three axes as one row index, row-major; the fourth axis at 0.
+fn row_start(view: View, row: u32) -> u32 {
+    let i2 = row % view.shape.z;
+    let rest = row / view.shape.z;
+    return element(view, rest / view.shape.y, rest % view.shape.y, i2, 0u);
+}
+
+// Grids are folded into two dimensions; this is the workgroup's number in the unfolded one.
+fn workgroup_number(id: vec3<u32>, count: vec3<u32>) -> u32 {
+    return id.x + id.y * count.x;
+}

@@ -1,0 +1,33 @@
+// Strided copy of up to four axes, converting the element type.
+override LANES: u32 = 64u;
+
+struct Params {
+    source: View,
+    target_view: View, // same shape
+    elements: u32,
+    pad_0: u32,
+    pad_1: u32,
+    pad_2: u32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> source: array<elem>;
+@group(0) @binding(2) var<storage, read_write> destination: array<out_elem>;
+
+@compute @workgroup_size(LANES)
+fn main(
+    @builtin(workgroup_id) id: vec3<u32>,
+    @builtin(num_workgroups) count: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let at = workgroup_number(id, count) * LANES + lane;
+    if (at >= params.elements) {
+        return;
+    }
+    let width = params.source.shape.w;
+    let row = at / width;
+    let column = at % width;
+    let from_at = row_start(params.source, row) + column * params.source.strides.w;
+    let to_at = row_start(params.target_view, row) + column * params.target_view.strides.w;
+    destination[to_at] = out_elem(source[from_at]);
+}

@@ -1,0 +1,35 @@
+// Embedding look-up: out[r, :] = table[ids[r], :]. Ids past the table read its last row.
+override LANES: u32 = 64u;
+
+struct Params {
+    table: View, // [1, 1, V, D]
+    ids: View,   // [1, 1, 1, R]
+    output: View, // [.., .., .., D]: R rows over the first three axes, row-major
+    elements: u32, // R · D
+    pad_0: u32,
+    pad_1: u32,
+    pad_2: u32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> table: array<elem>;
+@group(0) @binding(2) var<storage, read> ids: array<u32>;
+@group(0) @binding(3) var<storage, read_write> output: array<out_elem>;
+
+@compute @workgroup_size(LANES)
+fn main(
+    @builtin(workgroup_id) id: vec3<u32>,
+    @builtin(num_workgroups) count: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let at = workgroup_number(id, count) * LANES + lane;
+    if (at >= params.elements) {
+        return;
+    }
+    let width = params.output.shape.w;
+    let row = at / width;
+    let column = at % width;
+    let entry = min(ids[params.ids.offset + row * params.ids.strides.w], params.table.shape.z - 1u);
+    let from_at = params.table.offset + entry * params.table.strides.z + column * params.table.strides.w;
+    output[row_start(params.output, row) + column * params.output.strides.w] = out_elem(f32(table[from_at]));
+}

@@ -1,0 +1,148 @@
+// Scores of every query with every key, masked.
+//
+//   for each batch row b, query head h, query i, key j:
+//     s = Σ_d q[i,d]·k[j,d]   or   Σ_d v[d]·tanh(q[i,d] + k[j,d])   or   q·k / (‖q‖·‖k‖)
+//     s = score_mod(scale · s);  s = cap·tanh(s / cap);  s += bias;  hidden pairs get params.hidden
+//
+// One invocation computes a tile of 4 queries × 4 keys in registers; the keys of an invocation are LANES apart.
+override LANES: u32 = 64u;
+override ROWS: u32 = 4u;  // 1 when there is a single query: the four rows are then the same and fold into one
+override SCORE: u32 = 0u; // 0 dot, 1 additive, 2 cosine
+override HAS_V: bool = false;
+override STAGE: u32 = 2u; // 0 after the scale, 1 after the softcap, 2 masked
+override SOFTCAP: bool = false;
+
+struct Params {
+    query: View, // [B, Hq, Nq', D]
+    key: View,   // [B, Hkv, Nk, D]
+    scores: View, // [B, Hq, Nq', Nk]
+    mask: Mask,
+    group: u32, // query heads per key head
+    depth: u32, // D
+    row_tiles: u32,
+    column_tiles: u32,
+    tiles: u32,
+    first_query: u32, // number of the view's first query in the whole problem
+    scale: f32,
+    softcap: f32,
+    hidden: f32, // written for hidden pairs
+    pad_0: u32,
+    pad_1: u32,
+    pad_2: u32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> query: array<elem>;
+@group(0) @binding(2) var<storage, read> key: array<k_elem>;
+@group(0) @binding(3) var<storage, read> v: array<f32>;
+@group(0) @binding(4) var<storage, read> mask: array<u32>;
+@group(0) @binding(5) var<storage, read> kv_lengths: array<u32>;
+@group(0) @binding(6) var<storage, read> alibi_slopes: array<f32>;
+@group(0) @binding(7) var<storage, read_write> scores: array<f32>;
+
+fn finish(b: u32, h: u32, i: u32, j: u32, sum: f32) {
+    if (i >= params.scores.shape.z || j >= params.scores.shape.w) {
+        return;
+    }
+    let at_query = params.first_query + i;
+    var s = score_mod(params.scale * sum, b, h, at_query, j);
+    if (STAGE > 0u && SOFTCAP) {
+        s = params.softcap * tanh1(s / params.softcap);
+    }
+    if (STAGE > 1u) {
+        let m = masked(b, h, at_query, j);
+        s = s + m.bias;
+        s = select(s, LEAST_VISIBLE, s < LEAST_VISIBLE);
+        s = select(params.hidden, s, m.visible);
+    }
+    scores[element(params.scores, b, h, i, j)] = s;
+}
+
+@compute @workgroup_size(LANES)
+fn main(
+    @builtin(workgroup_id) id: vec3<u32>,
+    @builtin(num_workgroups) count: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let tile = workgroup_number(id, count);
+    if (tile >= params.tiles) {
+        return;
+    }
+    let rest = tile / params.column_tiles;
+    let i = (rest % params.row_tiles) * 4u;
+    let heads = params.scores.shape.y;
+    let bh = rest / params.row_tiles;
+    let b = bh / heads;
+    let h = bh % heads;
+    let j = (tile % params.column_tiles) * LANES * 4u + lane;
+
+    // Rows and columns past the end repeat the last one; `finish` drops them.
+    let last_i = params.scores.shape.z - 1u;
+    let last_j = params.scores.shape.w - 1u;
+    let i_rows = min(vec4<u32>(i) + select(vec4<u32>(0u), vec4<u32>(0u, 1u, 2u, 3u), ROWS == 4u), vec4<u32>(last_i));
+    let j_columns = min(vec4<u32>(j) + LANES * vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(last_j));
+    let q = element(params.query, b, h, 0u, 0u) + i_rows * params.query.strides.z;
+    let k = element(params.key, b, h / params.group, 0u, 0u) + j_columns * params.key.strides.z;
+    let q_step = params.query.strides.w;
+    let k_step = params.key.strides.w;
+
+    var s0 = vec4<f32>(0.0);
+    var s1 = vec4<f32>(0.0);
+    var s2 = vec4<f32>(0.0);
+    var s3 = vec4<f32>(0.0);
+    var qq = vec4<f32>(0.0);
+    var kk = vec4<f32>(0.0);
+    for (var d = 0u; d < params.depth; d += 1u) {
+        let q_at = q + d * q_step;
+        let k_at = k + d * k_step;
+        let kd = vec4<f32>(f32(key[k_at.x]), f32(key[k_at.y]), f32(key[k_at.z]), f32(key[k_at.w]));
+        let qd = vec4<f32>(f32(query[q_at.x]), f32(query[q_at.y]), f32(query[q_at.z]), f32(query[q_at.w]));
+        if (SCORE == 1u) {
+            var vd = 1.0;
+            if (HAS_V) {
+                vd = v[d];
+            }
+            s0 += vd * tanh4(qd.x + kd);
+            s1 += vd * tanh4(qd.y + kd);
+            s2 += vd * tanh4(qd.z + kd);
+            s3 += vd * tanh4(qd.w + kd);
+        } else {
+            s0 += qd.x * kd;
+            s1 += qd.y * kd;
+            s2 += qd.z * kd;
+            s3 += qd.w * kd;
+            if (SCORE == 2u) {
+                qq += qd * qd;
+                kk += kd * kd;
+            }
+        }
+    }
+    if (SCORE == 2u) {
+        // Norms are multiplied after their roots so that the product neither overflows nor vanishes early.
+        let qn = sqrt(qq);
+        let kn = sqrt(kk);
+        s0 = select(s0 / qn.x / kn, vec4<f32>(0.0), vec4<f32>(qn.x) * kn == vec4<f32>(0.0));
+        s1 = select(s1 / qn.y / kn, vec4<f32>(0.0), vec4<f32>(qn.y) * kn == vec4<f32>(0.0));
+        s2 = select(s2 / qn.z / kn, vec4<f32>(0.0), vec4<f32>(qn.z) * kn == vec4<f32>(0.0));
+        s3 = select(s3 / qn.w / kn, vec4<f32>(0.0), vec4<f32>(qn.w) * kn == vec4<f32>(0.0));
+    }
+    let column = vec4<u32>(j) + LANES * vec4<u32>(0u, 1u, 2u, 3u);
+    finish(b, h, i, column.x, s0.x);
+    finish(b, h, i, column.y, s0.y);
+    finish(b, h, i, column.z, s0.z);
+    finish(b, h, i, column.w, s0.w);
+    if (ROWS == 4u) {
+        finish(b, h, i + 1u, column.x, s1.x);
+        finish(b, h, i + 1u, column.y, s1.y);
+        finish(b, h, i + 1u, column.z, s1.z);
+        finish(b, h, i + 1u, column.w, s1.w);
+        finish(b, h, i + 2u, column.x, s2.x);
+        finish(b, h, i + 2u, column.y, s2.y);
+        finish(b, h, i + 2u, column.z, s2.z);
+        finish(b, h, i + 2u, column.w, s2.w);
+        finish(b, h, i + 3u, column.x, s3.x);
+        finish(b, h, i + 3u, column.y, s3.y);
+        finish(b, h, i + 3u, column.z, s3.z);
+        finish(b, h, i + 3u, column.w, s3.w);
+    }
+}

@@ -1,0 +1,64 @@
+//! Embedding look-ups and linear layers.
+
+use super::Random;
+use crate::rnn::Activation;
+use crate::tensor::Array;
+
+/// Rows of a table through a linear layer.
+#[derive(Debug, Clone)]
+pub struct LinearCase {
+    /// Unique in the table.
+    pub name: String,
+    /// [V, K].
+    pub table: Array<f32>,
+    /// Rows of the table.
+    pub ids: Vec<u32>,
+    /// [N, K].
+    pub weight: Array<f32>,
+    /// [N].
+    pub bias: Option<Array<f32>>,
+    /// After the bias.
+    pub activation: Option<Activation>,
+}
+
+/// Every size around the tiles, every activation.
+pub fn linear() -> Vec<LinearCase> {
+    let mut table = Vec::new();
+    let mut add = |name: String, [rows, columns, depth]: [usize; 3], bias: bool, activation| {
+        let mut random = Random::new(&name);
+        let bias = bias.then(|| random.array(&[columns]));
+        table.push(LinearCase {
+            table: random.array(&[11, depth]),
+            ids: (0..rows).map(|_| random.below(11) as u32).collect(),
+            weight: random.array(&[columns, depth]),
+            name,
+            bias,
+            activation,
+        });
+    };
+    for rows in [1, 3, 4, 5, 17] {
+        for columns in [1, 31, 32, 33, 257] {
+            let depth = 3 + (rows * columns) % 97;
+            add(format!("linear {rows}×{columns}×{depth}"), [rows, columns, depth], columns % 2 == 1, None);
+        }
+    }
+    // More terms than one invocation may add up in its loop.
+    add("linear 2×3×70000".to_owned(), [2, 3, 70_000], true, Some(Activation::Tanh));
+    let activations = [
+        Activation::Sigmoid,
+        Activation::Tanh,
+        Activation::Relu,
+        Activation::Affine { alpha: 0.7, beta: -0.2 },
+        Activation::LeakyRelu { alpha: 0.1 },
+        Activation::ThresholdedRelu { alpha: 0.8 },
+        Activation::ScaledTanh { alpha: 1.7, beta: 0.6 },
+        Activation::HardSigmoid { alpha: 0.2, beta: 0.5 },
+        Activation::Elu { alpha: 1.3 },
+        Activation::Softsign,
+        Activation::Softplus,
+    ];
+    for activation in activations {
+        add(format!("linear {activation:?}"), [5, 9, 20], true, Some(activation));
+    }
+    table
+}

@@ -1,0 +1,359 @@
+//! The only part that speaks wgpu: adapters, devices, buffers, pipelines, and running recordings.
+
+mod pipeline;
+mod pool;
+mod run;
+mod tensor;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+pub use run::{Run, Timing};
+pub use tensor::Tensor;
+
+use crate::error::{Error, Result};
+use crate::plan::Caps;
+use pipeline::Pipelines;
+use pool::Pool;
+
+/// Backends that [`Gpu::open`] looks at.
+const BACKENDS: wgpu::Backends = wgpu::Backends::VULKAN
+    .union(wgpu::Backends::METAL)
+    .union(wgpu::Backends::DX12)
+    .union(wgpu::Backends::BROWSER_WEBGPU);
+
+/// Optional features that are asked for where the adapter has them.
+const WANTED: wgpu::Features = wgpu::Features::SHADER_F16
+    .union(wgpu::Features::SUBGROUP)
+    .union(wgpu::Features::TIMESTAMP_QUERY)
+    .union(wgpu::Features::IMMEDIATES)
+    .union(wgpu::Features::PIPELINE_CACHE);
+
+/// Which adapter to open, and how.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Open {
+    /// Part of the adapter's name, driver or backend, in any case; `None` takes the best.
+    pub adapter: Option<String>,
+    /// Refuse adapters that run on the CPU.
+    pub hardware_only: bool,
+    /// WebGPU's default limits and no optional feature, whatever the adapter offers.
+    pub minimal: bool,
+}
+
+/// What an adapter is and can do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Adapter {
+    /// Name of the device.
+    pub name: String,
+    /// Driver and its version.
+    pub driver: String,
+    /// Vulkan, Metal, Dx12, BrowserWebGpu.
+    pub backend: String,
+    /// Discrete, integrated, virtual, software or other.
+    pub kind: AdapterKind,
+    /// What the engine would use of it.
+    pub caps: Caps,
+    /// Smallest and largest subgroup.
+    pub subgroup_size: (u32, u32),
+    /// Immediates (push constants) in bytes; 0 without them.
+    pub immediate_bytes: u32,
+    /// Whether compiled pipelines can be cached.
+    pub pipeline_cache: bool,
+}
+
+/// The kind of an adapter, best first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum AdapterKind {
+    /// A card with its own memory.
+    Discrete,
+    /// Shares memory with the CPU.
+    Integrated,
+    /// A virtual machine's.
+    Virtual,
+    /// Not known.
+    Other,
+    /// Runs on the CPU (lavapipe, SwiftShader, WARP).
+    Software,
+}
+
+impl std::fmt::Display for AdapterKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Discrete => "discrete GPU",
+            Self::Integrated => "integrated GPU",
+            Self::Virtual => "virtual GPU",
+            Self::Other => "other",
+            Self::Software => "software",
+        })
+    }
+}
+
+impl std::fmt::Display for Adapter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} ({}, {}, {})", self.name, self.kind, self.backend, self.driver)
+    }
+}
+
+impl Adapter {
+    fn new(info: &wgpu::AdapterInfo, limits: &wgpu::Limits, features: wgpu::Features) -> Self {
+        let kind = match info.device_type {
+            wgpu::DeviceType::DiscreteGpu => AdapterKind::Discrete,
+            wgpu::DeviceType::IntegratedGpu => AdapterKind::Integrated,
+            wgpu::DeviceType::VirtualGpu => AdapterKind::Virtual,
+            wgpu::DeviceType::Cpu => AdapterKind::Software,
+            wgpu::DeviceType::Other => AdapterKind::Other,
+        };
+        let immediates = features.contains(wgpu::Features::IMMEDIATES);
+        Self {
+            name: info.name.clone(),
+            driver: format!("{} {}", info.driver, info.driver_info).trim().to_owned(),
+            backend: format!("{:?}", info.backend),
+            kind,
+            caps: Caps {
+                max_binding_bytes: limits.max_storage_buffer_binding_size,
+                max_buffer_bytes: limits.max_buffer_size,
+                max_workgroup_bytes: limits.max_compute_workgroup_storage_size,
+                max_invocations: limits.max_compute_invocations_per_workgroup.min(limits.max_compute_workgroup_size_x),
+                max_workgroups: limits.max_compute_workgroups_per_dimension,
+                max_storage_buffers: limits.max_storage_buffers_per_shader_stage,
+                max_iterations: Caps::default().max_iterations,
+                f16: features.contains(wgpu::Features::SHADER_F16),
+                subgroups: features.contains(wgpu::Features::SUBGROUP),
+                timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY),
+                software: kind == AdapterKind::Software,
+            },
+            subgroup_size: (info.subgroup_min_size, info.subgroup_max_size),
+            immediate_bytes: if immediates { limits.max_immediate_size } else { 0 },
+            pipeline_cache: features.contains(wgpu::Features::PIPELINE_CACHE),
+        }
+    }
+
+    fn matches(&self, wanted: &str) -> bool {
+        let wanted = wanted.to_lowercase();
+        [&self.name, &self.driver, &self.backend].iter().any(|text| text.to_lowercase().contains(&wanted))
+    }
+}
+
+/// How often something happened on a device since it was opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counts {
+    /// Submissions to the queue.
+    pub submits: u64,
+    /// Dispatches in them.
+    pub dispatches: u64,
+    /// Blocking or asynchronous reads into host memory.
+    pub downloads: u64,
+    /// Pipelines built.
+    pub pipelines: u64,
+    /// Bytes of scratch buffers that exist, in use or waiting.
+    pub scratch_bytes: u64,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    submits: AtomicU64,
+    dispatches: AtomicU64,
+    downloads: AtomicU64,
+}
+
+/// A device with its pipelines and scratch memory. Cheap to clone; may be shared between threads.
+#[derive(Debug, Clone)]
+pub struct Gpu {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    device: wgpu::Device,
+    queue: wgpu::Queue,
+    adapter: Adapter,
+    /// Alignment of storage and uniform offsets, in bytes.
+    alignment: u64,
+    pipelines: Pipelines,
+    pool: Mutex<Pool>,
+    counters: Counters,
+    lost: Arc<Mutex<Option<String>>>,
+    /// A few zero bytes for bindings that a variant does not use.
+    zeros: wgpu::Buffer,
+}
+
+/// Locks, whatever happened to the last holder: the data behind these locks is valid between any two statements.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn instance() -> wgpu::Instance {
+    let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle().with_env();
+    descriptor.backends &= BACKENDS;
+    wgpu::Instance::new(descriptor)
+}
+
+async fn enumerate(instance: &wgpu::Instance) -> Vec<(wgpu::Adapter, Adapter)> {
+    let mut adapters: Vec<_> = instance
+        .enumerate_adapters(BACKENDS)
+        .await
+        .into_iter()
+        .map(|raw| {
+            let known = Adapter::new(&raw.get_info(), &raw.limits(), raw.features());
+            (raw, known)
+        })
+        .collect();
+    adapters.sort_by_key(|(_, known)| known.kind);
+    adapters
+}
+
+impl Gpu {
+    /// Every adapter, best first.
+    pub fn adapters() -> Vec<Adapter> {
+        pollster::block_on(async { enumerate(&instance()).await.into_iter().map(|(_, known)| known).collect() })
+    }
+
+    /// Opens an adapter: hardware first, software next.
+    ///
+    /// # Errors
+    /// [`Error::NoAdapter`] when none fits, [`Error::Gpu`] when the driver refuses.
+    pub fn open(open: &Open) -> Result<Self> {
+        pollster::block_on(Self::open_async(open))
+    }
+
+    /// As [`Gpu::open`], without blocking.
+    ///
+    /// # Errors
+    /// As [`Gpu::open`].
+    pub async fn open_async(open: &Open) -> Result<Self> {
+        let adapters = enumerate(&instance()).await;
+        let names = adapters.iter().map(|(_, known)| known.to_string()).collect::<Vec<_>>().join("; ");
+        let found = adapters.into_iter().find(|(_, known)| {
+            open.adapter.as_ref().is_none_or(|wanted| known.matches(wanted))
+                && !(open.hardware_only && known.kind == AdapterKind::Software)
+        });
+        let Some((adapter, _)) = found else {
+            return Err(Error::NoAdapter(match (&open.adapter, names.is_empty()) {
+                (_, true) => "no driver answers".to_owned(),
+                (Some(wanted), false) => format!("none is called `{wanted}`; there are: {names}"),
+                (None, false) => format!("no hardware; there are: {names}"),
+            }));
+        };
+        let (required_features, required_limits) = if open.minimal {
+            (wgpu::Features::empty(), wgpu::Limits::default())
+        } else {
+            (adapter.features() & WANTED, adapter.limits())
+        };
+        let (device, queue) = adapter
+            .request_device(&wgpu::DeviceDescriptor {
+                label: Some("regard"),
+                required_features,
+                required_limits,
+                ..Default::default()
+            })
+            .await
+            .map_err(|error| Error::Gpu(error.to_string()))?;
+        let gpu = Self::from_wgpu(device, queue)?;
+        // An embedder's own device keeps the embedder's callbacks; this one is ours.
+        let lost = gpu.inner.lost.clone();
+        gpu.inner.device.set_device_lost_callback(move |reason, message| {
+            *lock(&lost) = Some(format!("{reason:?} {message}"));
+        });
+        let lost = gpu.inner.lost.clone();
+        gpu.inner.device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
+            *lock(&lost) = Some(error.to_string());
+        }));
+        Ok(gpu)
+    }
+
+    /// Works on an embedder's device, with whatever limits and features it was opened with.
+    ///
+    /// # Errors
+    /// [`Error::Gpu`] when the device refuses a small buffer.
+    pub fn from_wgpu(device: wgpu::Device, queue: wgpu::Queue) -> Result<Self> {
+        let limits = device.limits();
+        let adapter = Adapter::new(&device.adapter_info(), &limits, device.features());
+        let zeros = scoped(&device, || {
+            device.create_buffer(&wgpu::BufferDescriptor {
+                label: Some("regard zeros"),
+                size: 256,
+                usage: wgpu::BufferUsages::STORAGE,
+                mapped_at_creation: false,
+            })
+        })?;
+        let alignment = limits.min_storage_buffer_offset_alignment.max(limits.min_uniform_buffer_offset_alignment);
+        let inner = Inner {
+            device,
+            queue,
+            adapter,
+            alignment: u64::from(alignment),
+            pipelines: Pipelines::default(),
+            pool: Mutex::default(),
+            counters: Counters::default(),
+            lost: Arc::default(),
+            zeros,
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// What this device is and can do.
+    pub fn adapter(&self) -> &Adapter {
+        &self.inner.adapter
+    }
+
+    /// The limits that the planner goes by.
+    pub fn caps(&self) -> &Caps {
+        &self.inner.adapter.caps
+    }
+
+    /// The device underneath.
+    pub fn device(&self) -> &wgpu::Device {
+        &self.inner.device
+    }
+
+    /// The queue underneath.
+    pub fn queue(&self) -> &wgpu::Queue {
+        &self.inner.queue
+    }
+
+    /// How often things happened so far.
+    pub fn counts(&self) -> Counts {
+        let counters = &self.inner.counters;
+        Counts {
+            submits: counters.submits.load(Ordering::Relaxed),
+            dispatches: counters.dispatches.load(Ordering::Relaxed),
+            downloads: counters.downloads.load(Ordering::Relaxed),
+            pipelines: self.inner.pipelines.built(),
+            scratch_bytes: lock(&self.inner.pool).bytes(),
+        }
+    }
+
+    /// Gives scratch memory that is not in use back to the driver.
+    pub fn trim(&self) {
+        lock(&self.inner.pool).trim();
+    }
+
+    /// Waits until everything submitted so far is done.
+    ///
+    /// # Errors
+    /// [`Error::DeviceLost`] or [`Error::Gpu`].
+    pub fn wait(&self) -> Result<()> {
+        self.inner.device.poll(wgpu::PollType::wait_indefinitely()).map_err(|error| Error::Gpu(error.to_string()))?;
+        self.check_lost()
+    }
+
+    fn check_lost(&self) -> Result<()> {
+        match &*lock(&self.inner.lost) {
+            Some(message) => Err(Error::DeviceLost(message.clone())),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Runs wgpu calls so that their errors come back instead of reaching a handler.
+fn scoped<T>(device: &wgpu::Device, f: impl FnOnce() -> T) -> Result<T> {
+    let validation = device.push_error_scope(wgpu::ErrorFilter::Validation);
+    let memory = device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+    let internal = device.push_error_scope(wgpu::ErrorFilter::Internal);
+    let value = f();
+    let errors = [internal.pop(), memory.pop(), validation.pop()].map(pollster::block_on);
+    match errors.into_iter().flatten().next() {
+        Some(error) => Err(Error::Gpu(error.to_string())),
+        None => Ok(value),
+    }
+}

@@ -1,0 +1,101 @@
+//! Compiled programs, each built once: callers that want the same one wait for one build.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+
+use super::{Gpu, lock, scoped};
+use crate::error::{Error, Result};
+use crate::recording::{Binding, Dispatch};
+
+/// A compute pipeline with the layout of its one bind group.
+#[derive(Debug)]
+pub(super) struct Pipeline {
+    pub(super) pipeline: wgpu::ComputePipeline,
+    pub(super) layout: wgpu::BindGroupLayout,
+}
+
+type Entry = Arc<OnceLock<Result<Arc<Pipeline>>>>;
+
+/// All programs built so far, by variant.
+#[derive(Debug, Default)]
+pub(super) struct Pipelines {
+    entries: Mutex<HashMap<String, Entry>>,
+    built: AtomicU64,
+}
+
+impl Pipelines {
+    pub(super) fn built(&self) -> u64 {
+        self.built.load(Ordering::Relaxed)
+    }
+
+    /// The program of a dispatch, built now if nobody has yet.
+    pub(super) fn get(&self, gpu: &Gpu, dispatch: &Dispatch) -> Result<Arc<Pipeline>> {
+        let entry = lock(&self.entries).entry(dispatch.variant.key()).or_default().clone();
+        entry
+            .get_or_init(|| {
+                self.built.fetch_add(1, Ordering::Relaxed);
+                build(gpu, dispatch).map(Arc::new)
+            })
+            .clone()
+    }
+}
+
+fn build(gpu: &Gpu, dispatch: &Dispatch) -> Result<Pipeline> {
+    let variant = &dispatch.variant;
+    if !gpu.caps().f16 && variant.aliases.iter().any(|(_, dtype)| *dtype == crate::tensor::DType::F16) {
+        return Err(Error::Unsupported { feature: "f16 in shaders".into(), what: "f16 tensors".into() });
+    }
+    let allowed = u64::from(gpu.caps().max_storage_buffers);
+    if dispatch.bindings.len() as u64 > allowed {
+        let what = format!("storage buffers of `{}`", variant.kernel.name());
+        return Err(Error::Limit { what, needed: dispatch.bindings.len() as u64, allowed });
+    }
+    let device = gpu.device();
+    let label = variant.label();
+    let built = scoped(device, || {
+        let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
+            label: Some(&label),
+            source: wgpu::ShaderSource::Wgsl(variant.source().into()),
+        });
+        let mut entries = vec![layout_entry(0, wgpu::BufferBindingType::Uniform, true)];
+        for (index, binding) in dispatch.bindings.iter().enumerate() {
+            let read_only = !matches!(binding, Binding::Write(_));
+            let ty = wgpu::BufferBindingType::Storage { read_only };
+            entries.push(layout_entry(index as u32 + 1, ty, false));
+        }
+        let layout = device
+            .create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: Some(&label), entries: &entries });
+        let pipeline_layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+            label: Some(&label),
+            bind_group_layouts: &[Some(&layout)],
+            immediate_size: 0,
+        });
+        let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+            label: Some(&label),
+            layout: Some(&pipeline_layout),
+            module: &module,
+            entry_point: Some("main"),
+            compilation_options: wgpu::PipelineCompilationOptions {
+                constants: &variant.overrides,
+                ..Default::default()
+            },
+            cache: None,
+        });
+        Pipeline { pipeline, layout }
+    });
+    match (built, &variant.score_mod) {
+        // The kernel itself always compiles, so what fails beside a user's function is that function.
+        (Err(Error::Gpu(message)), Some(_)) => Err(Error::option("score_mod", format!("does not compile: {message}"))),
+        (built, _) => built,
+    }
+}
+
+fn layout_entry(binding: u32, ty: wgpu::BufferBindingType, dynamic: bool) -> wgpu::BindGroupLayoutEntry {
+    wgpu::BindGroupLayoutEntry {
+        binding,
+        visibility: wgpu::ShaderStages::COMPUTE,
+        ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset: dynamic, min_binding_size: None },
+        count: None,
+    }
+}

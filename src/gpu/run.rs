@@ -1,0 +1,370 @@
+//! From a recording to command buffers.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::pipeline::Pipeline;
+use super::{Gpu, Tensor, lock, scoped};
+use crate::error::{Error, Result};
+use crate::recording::{Binding, Command, Dispatch, Recording, Slot, SlotKind, View};
+use crate::tensor::{Array, DType, Layout};
+
+/// A part of a buffer, as it is bound.
+#[derive(Debug, Clone)]
+struct Range {
+    buffer: wgpu::Buffer,
+    offset: u64,
+    bytes: u64,
+}
+
+/// A recording on its way to a device: tensors are bound to its slots, then it is encoded and submitted once.
+#[derive(Debug, Clone)]
+pub struct Run<'g> {
+    gpu: &'g Gpu,
+    recording: Recording,
+    bound: HashMap<Slot, Range>,
+}
+
+/// What one dispatch was and how long it took.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Timing {
+    /// The dispatch.
+    pub dispatch: Dispatch,
+    /// Device time in nanoseconds; `None` where the device has no timestamps.
+    pub nanoseconds: Option<f64>,
+}
+
+impl<'g> Run<'g> {
+    /// Nothing recorded yet.
+    pub fn new(gpu: &'g Gpu) -> Self {
+        Self { gpu, recording: Recording::new(), bound: HashMap::new() }
+    }
+
+    /// The device this will run on.
+    pub fn gpu(&self) -> &'g Gpu {
+        self.gpu
+    }
+
+    /// What is recorded so far.
+    pub fn recording(&self) -> &Recording {
+        &self.recording
+    }
+
+    /// What is recorded so far, to add to.
+    pub fn recording_mut(&mut self) -> &mut Recording {
+        &mut self.recording
+    }
+
+    /// Binds a tensor and returns its view.
+    pub fn bind(&mut self, name: &str, tensor: &Tensor) -> View {
+        let element = tensor.dtype().bytes() as u64;
+        let layout = tensor.layout();
+        // The binding starts at the last aligned byte before the first element; the rest of the offset stays in the
+        // view. Buffers much larger than a binding can be used that way.
+        let start = layout.offset as u64 * element;
+        let offset = start / self.gpu.inner.alignment * self.gpu.inner.alignment;
+        let end = (layout.span() as u64 * element).max(offset + 4).next_multiple_of(4);
+        let bytes = end.min(tensor.buffer().size()) - offset;
+        let view = Layout { offset: ((start - offset) / element) as usize, ..layout.clone() };
+        let view = self.recording.bound(name, view, tensor.dtype(), bytes);
+        self.bound.insert(view.slot, Range { buffer: tensor.buffer().clone(), offset, bytes });
+        view
+    }
+
+    /// Makes a dense tensor for a result and binds it.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] or [`Error::Gpu`] when the device cannot hold it.
+    pub fn output(&mut self, name: &str, shape: &[usize], dtype: DType) -> Result<(View, Tensor)> {
+        let tensor = Tensor::uninitialized(self.gpu, name, shape, dtype)?;
+        Ok((self.bind(name, &tensor), tensor))
+    }
+
+    /// Encodes into the caller's encoder; nothing is submitted.
+    ///
+    /// # Errors
+    /// [`Error::Limit`], [`Error::Unsupported`] or [`Error::Gpu`]; the encoder may then hold part of the work.
+    pub fn encode(self, encoder: &mut wgpu::CommandEncoder) -> Result<()> {
+        self.encode_with(encoder, None)
+    }
+
+    /// Encodes and submits, once. Does not wait.
+    ///
+    /// # Errors
+    /// [`Error::Limit`], [`Error::Unsupported`], [`Error::Gpu`] or [`Error::DeviceLost`].
+    pub fn submit(self) -> Result<()> {
+        let gpu = self.gpu;
+        gpu.check_lost()?;
+        let descriptor = wgpu::CommandEncoderDescriptor { label: Some("regard") };
+        let mut encoder = gpu.device().create_command_encoder(&descriptor);
+        self.encode_with(&mut encoder, None)?;
+        gpu.submit(encoder)
+    }
+
+    /// Encodes, submits once, waits, and returns these tensors' elements as f32.
+    ///
+    /// # Errors
+    /// As [`Run::submit`].
+    pub fn submit_and_read(self, tensors: &[&Tensor]) -> Result<Vec<Array<f32>>> {
+        pollster::block_on(self.read(tensors, true))
+    }
+
+    /// Encodes and submits once; with `block` the device is waited for, else the future wakes when it has been polled
+    /// past the copies.
+    pub(super) async fn read(mut self, tensors: &[&Tensor], block: bool) -> Result<Vec<Array<f32>>> {
+        let gpu = self.gpu;
+        gpu.check_lost()?;
+        // A tensor that cannot be copied as it lies is made dense first.
+        let mut dense = Vec::with_capacity(tensors.len());
+        for &tensor in tensors {
+            if tensor.copyable().is_some() {
+                dense.push(tensor.clone());
+                continue;
+            }
+            let (target, copy) = self.output("download", tensor.shape(), tensor.dtype())?;
+            let source = self.bind("download source", tensor);
+            crate::kernels::copy::record(&mut self.recording, gpu.caps(), &source, &target)?;
+            dense.push(copy);
+        }
+        let ranges: Vec<_> = dense.iter().map(|t| t.copyable().unwrap_or(0..0)).collect();
+        let total: u64 = ranges.iter().map(|range| range.end - range.start).sum();
+        let descriptor = wgpu::CommandEncoderDescriptor { label: Some("regard read") };
+        let mut encoder = gpu.device().create_command_encoder(&descriptor);
+        self.encode_with(&mut encoder, None)?;
+        let staging = scoped(gpu.device(), || {
+            let staging = gpu.device().create_buffer(&wgpu::BufferDescriptor {
+                label: Some("regard read"),
+                size: total.max(4),
+                usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
+                mapped_at_creation: false,
+            });
+            let mut to = 0;
+            for (tensor, range) in dense.iter().zip(&ranges) {
+                let bytes = range.end - range.start;
+                if bytes > 0 {
+                    encoder.copy_buffer_to_buffer(tensor.buffer(), range.start, &staging, to, Some(bytes));
+                }
+                to += bytes;
+            }
+            staging
+        })?;
+        gpu.submit(encoder)?;
+        gpu.inner.counters.downloads.fetch_add(1, Ordering::Relaxed);
+        let raw = super::tensor::map(gpu, &staging, total.max(4), block).await?;
+        let mut from = 0;
+        dense
+            .iter()
+            .zip(&ranges)
+            .map(|(tensor, range)| {
+                let start = from as usize;
+                from += range.end - range.start;
+                tensor.decode(&raw[start..from as usize])
+            })
+            .collect()
+    }
+
+    /// Encodes each dispatch in a pass of its own, submits, waits and returns how long each took on the device.
+    ///
+    /// # Errors
+    /// As [`Run::submit`].
+    pub fn submit_timed(self) -> Result<Vec<Timing>> {
+        let gpu = self.gpu;
+        gpu.check_lost()?;
+        let dispatches: Vec<Dispatch> = self.recording.dispatches().cloned().collect();
+        // A query set holds at most 4096 timestamps; later dispatches go untimed.
+        let timed = if gpu.caps().timestamps { dispatches.len().min(2048) } else { 0 };
+        let queries = (timed > 0).then(|| {
+            gpu.device().create_query_set(&wgpu::QuerySetDescriptor {
+                label: Some("regard timestamps"),
+                ty: wgpu::QueryType::Timestamp,
+                count: 2 * timed as u32,
+            })
+        });
+        let bytes = 16 * timed.max(1) as u64;
+        let buffer = |usage| {
+            let label = Some("regard timestamps");
+            gpu.device().create_buffer(&wgpu::BufferDescriptor { label, size: bytes, usage, mapped_at_creation: false })
+        };
+        let resolved = buffer(wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC);
+        let staging = buffer(wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST);
+        let descriptor = wgpu::CommandEncoderDescriptor { label: Some("regard timed") };
+        let mut encoder = gpu.device().create_command_encoder(&descriptor);
+        self.encode_with(&mut encoder, queries.as_ref().map(|set| (set, timed)))?;
+        let Some(queries) = queries else {
+            gpu.submit(encoder)?;
+            gpu.wait()?;
+            return Ok(dispatches.into_iter().map(|dispatch| Timing { dispatch, nanoseconds: None }).collect());
+        };
+        encoder.resolve_query_set(&queries, 0..2 * timed as u32, &resolved, 0);
+        encoder.copy_buffer_to_buffer(&resolved, 0, &staging, 0, Some(bytes));
+        gpu.submit(encoder)?;
+        let raw = pollster::block_on(super::tensor::map(gpu, &staging, bytes, true))?;
+        let ticks: Vec<u64> = bytemuck::pod_collect_to_vec(&raw);
+        let period = f64::from(gpu.queue().get_timestamp_period());
+        Ok(dispatches
+            .into_iter()
+            .enumerate()
+            .map(|(k, dispatch)| {
+                let nanoseconds = (k < timed).then(|| ticks[2 * k + 1].saturating_sub(ticks[2 * k]) as f64 * period);
+                Timing { dispatch, nanoseconds }
+            })
+            .collect())
+    }
+
+    fn encode_with(
+        mut self,
+        encoder: &mut wgpu::CommandEncoder,
+        timing: Option<(&wgpu::QuerySet, usize)>,
+    ) -> Result<()> {
+        let gpu = self.gpu;
+        self.recording.check(gpu.caps())?;
+        let scratch = self.take_scratch()?;
+        let unbound = (0..self.recording.slots().len() as u32).find(|&slot| !self.bound.contains_key(&Slot(slot)));
+        if let Some(slot) = unbound {
+            let name = &self.recording.slots()[slot as usize].name;
+            return Err(Error::missing(name.as_str(), "a tensor bound to its slot"));
+        }
+        let encoded = self.encode_commands(encoder, timing);
+        let mut pool = lock(&gpu.inner.pool);
+        scratch.into_iter().for_each(|buffer| pool.give(buffer));
+        encoded
+    }
+
+    fn take_scratch(&mut self) -> Result<Vec<wgpu::Buffer>> {
+        let gpu = self.gpu;
+        let limit = gpu.caps().max_binding_bytes.min(gpu.caps().max_buffer_bytes);
+        let mut pool = lock(&gpu.inner.pool);
+        let mut taken = Vec::new();
+        for (index, info) in self.recording.slots().iter().enumerate() {
+            if info.kind == SlotKind::Scratch {
+                let buffer = pool.take(gpu.device(), info.bytes, limit)?;
+                self.bound.insert(Slot(index as u32), Range { buffer: buffer.clone(), offset: 0, bytes: info.bytes });
+                taken.push(buffer);
+            }
+        }
+        Ok(taken)
+    }
+
+    fn encode_commands(
+        &self,
+        encoder: &mut wgpu::CommandEncoder,
+        timing: Option<(&wgpu::QuerySet, usize)>,
+    ) -> Result<()> {
+        let gpu = self.gpu;
+        let pipelines = self
+            .recording
+            .dispatches()
+            .map(|dispatch| gpu.inner.pipelines.get(gpu, dispatch))
+            .collect::<Result<Vec<_>>>()?;
+        scoped(gpu.device(), || {
+            let (uniforms, offsets) = self.uniforms();
+            let mut groups: HashMap<(*const Pipeline, &[Binding], usize), wgpu::BindGroup> = HashMap::new();
+            let mut pass: Option<wgpu::ComputePass<'static>> = None;
+            let mut number = 0;
+            for command in self.recording.commands() {
+                let dispatch = match command {
+                    Command::Dispatch(dispatch) => dispatch,
+                    Command::Clear(slot) => {
+                        pass = None;
+                        let range = &self.bound[slot];
+                        encoder.clear_buffer(&range.buffer, range.offset, Some(range.bytes.next_multiple_of(4)));
+                        continue;
+                    }
+                };
+                let pipeline = &pipelines[number];
+                let stamp = timing.filter(|(_, timed)| number < *timed);
+                if timing.is_some() || pass.is_none() {
+                    drop(pass.take());
+                    let label = dispatch.variant.label();
+                    let begun = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
+                        label: Some(if timing.is_some() { &label } else { "regard" }),
+                        timestamp_writes: stamp.map(|(query_set, _)| wgpu::ComputePassTimestampWrites {
+                            query_set,
+                            beginning_of_pass_write_index: Some(2 * number as u32),
+                            end_of_pass_write_index: Some(2 * number as u32 + 1),
+                        }),
+                    });
+                    pass = Some(begun.forget_lifetime());
+                }
+                let size = dispatch.params.len();
+                let key = (Arc::as_ptr(pipeline), dispatch.bindings.as_slice(), size);
+                let group = groups
+                    .entry(key)
+                    .or_insert_with(|| self.bind_group(pipeline, &dispatch.bindings, &uniforms, size as u64));
+                if let Some(pass) = &mut pass {
+                    pass.set_pipeline(&pipeline.pipeline);
+                    pass.set_bind_group(0, &*group, &[offsets[number]]);
+                    pass.dispatch_workgroups(dispatch.grid[0], dispatch.grid[1], 1);
+                }
+                number += 1;
+            }
+            gpu.inner.counters.dispatches.fetch_add(number as u64, Ordering::Relaxed);
+        })
+    }
+
+    /// All `params` in one buffer, and where each dispatch's start.
+    fn uniforms(&self) -> (wgpu::Buffer, Vec<u32>) {
+        let mut bytes = Vec::new();
+        let mut offsets = Vec::new();
+        for dispatch in self.recording.dispatches() {
+            offsets.push(bytes.len() as u32);
+            bytes.extend_from_slice(&dispatch.params);
+            bytes.resize(bytes.len().next_multiple_of(self.gpu.inner.alignment.max(16) as usize), 0);
+        }
+        bytes.resize(bytes.len().max(16), 0);
+        let buffer = self.gpu.device().create_buffer(&wgpu::BufferDescriptor {
+            label: Some("regard params"),
+            size: bytes.len() as u64,
+            usage: wgpu::BufferUsages::UNIFORM,
+            mapped_at_creation: true,
+        });
+        // A buffer that could not be made reports through the error scope around this call.
+        if let Ok(mut mapped) = buffer.slice(..).get_mapped_range_mut() {
+            mapped.copy_from_slice(&bytes);
+        }
+        buffer.unmap();
+        (buffer, offsets)
+    }
+
+    fn bind_group(
+        &self,
+        pipeline: &Pipeline,
+        bindings: &[Binding],
+        uniforms: &wgpu::Buffer,
+        size: u64,
+    ) -> wgpu::BindGroup {
+        let resource = |buffer, offset, bytes| {
+            wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer, offset, size: wgpu::BufferSize::new(bytes) })
+        };
+        let mut entries = vec![wgpu::BindGroupEntry { binding: 0, resource: resource(uniforms, 0, size) }];
+        for (index, binding) in bindings.iter().enumerate() {
+            let resource = match binding {
+                Binding::Read(slot) | Binding::Write(slot) => {
+                    let range = &self.bound[slot];
+                    resource(&range.buffer, range.offset, range.bytes.next_multiple_of(4))
+                }
+                Binding::Unused => resource(&self.gpu.inner.zeros, 0, 256),
+            };
+            entries.push(wgpu::BindGroupEntry { binding: index as u32 + 1, resource });
+        }
+        self.gpu.device().create_bind_group(&wgpu::BindGroupDescriptor {
+            label: Some("regard"),
+            layout: &pipeline.layout,
+            entries: &entries,
+        })
+    }
+}
+
+impl Gpu {
+    /// Submits a finished encoder.
+    pub(super) fn submit(&self, encoder: wgpu::CommandEncoder) -> Result<()> {
+        scoped(self.device(), || {
+            self.queue().submit([encoder.finish()]);
+        })?;
+        self.inner.counters.submits.fetch_add(1, Ordering::Relaxed);
+        // Lets finished work be freed; never waits.
+        let _ = self.device().poll(wgpu::PollType::Poll);
+        self.check_lost()
+    }
+}

@@ -1,0 +1,304 @@
+//! Tensors in GPU memory: upload, views, download.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
+
+use half::f16;
+
+use super::{Gpu, Run, lock, scoped};
+use crate::error::{Error, Result};
+use crate::tensor::{Array, DType, Layout};
+
+/// A strided tensor in a GPU buffer. Cloning shares the buffer.
+#[derive(Debug, Clone)]
+pub struct Tensor {
+    buffer: wgpu::Buffer,
+    layout: Layout,
+    dtype: DType,
+}
+
+impl Tensor {
+    /// A dense tensor whose contents are undefined until something writes it.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] or [`Error::Gpu`] when the device cannot hold it.
+    pub fn uninitialized(gpu: &Gpu, name: &str, shape: &[usize], dtype: DType) -> Result<Self> {
+        let elements = shape.iter().try_fold(1usize, |n, &axis| n.checked_mul(axis));
+        let bytes = elements.and_then(|n| n.checked_mul(dtype.bytes())).map_or(u64::MAX, |n| n as u64);
+        let allowed = gpu.caps().max_binding_bytes.min(gpu.caps().max_buffer_bytes);
+        if bytes > allowed {
+            return Err(Error::Limit { what: format!("bytes of `{name}`"), needed: bytes, allowed });
+        }
+        if dtype == DType::F16 && !gpu.caps().f16 {
+            return Err(Error::Unsupported { feature: "f16 in shaders".into(), what: format!("`{name}`") });
+        }
+        let buffer = scoped(gpu.device(), || {
+            gpu.device().create_buffer(&wgpu::BufferDescriptor {
+                label: Some(name),
+                size: bytes.max(4).next_multiple_of(4),
+                usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST,
+                mapped_at_creation: false,
+            })
+        })?;
+        Ok(Self { buffer, layout: Layout::contiguous(shape), dtype })
+    }
+
+    /// Host data as a tensor of f32, or rounded to f16.
+    ///
+    /// # Errors
+    /// [`Error::Limit`], [`Error::Unsupported`] or [`Error::Gpu`]; [`Error::Shape`] for a dtype that is not a float.
+    pub fn upload(gpu: &Gpu, name: &str, array: &Array<f32>, dtype: DType) -> Result<Self> {
+        let tensor = Self::uninitialized(gpu, name, array.shape(), dtype)?;
+        match dtype {
+            DType::F32 => tensor.write(gpu, bytemuck::cast_slice(array.data()))?,
+            DType::F16 => {
+                let halves: Vec<f16> = array.data().iter().map(|&x| f16::from_f32(x)).collect();
+                tensor.write(gpu, bytemuck::cast_slice(&halves))?;
+            }
+            DType::U32 => return Err(Error::shape(name, "dtype", "f32 or f16", dtype)),
+        }
+        Ok(tensor)
+    }
+
+    /// Host integers as a tensor: ids, lengths, bool masks.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] or [`Error::Gpu`].
+    pub fn upload_u32(gpu: &Gpu, name: &str, array: &Array<u32>) -> Result<Self> {
+        let tensor = Self::uninitialized(gpu, name, array.shape(), DType::U32)?;
+        tensor.write(gpu, bytemuck::cast_slice(array.data()))?;
+        Ok(tensor)
+    }
+
+    /// Lengths given as whole numbers in f32, as u32.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for a number that is negative, fractional or too large, and as [`Tensor::upload_u32`].
+    pub fn upload_lengths(gpu: &Gpu, name: &str, array: &Array<f32>) -> Result<Self> {
+        let whole = |(row, &x): (usize, &f32)| {
+            if x.fract() == 0.0 && (0.0..=16_777_216.0).contains(&x) {
+                Ok(x as u32)
+            } else {
+                Err(Error::shape(name, format!("row {row}"), "a whole number from 0 on", x))
+            }
+        };
+        let data = array.data().iter().enumerate().map(whole).collect::<Result<_>>()?;
+        Self::upload_u32(gpu, name, &Array::new(array.shape(), data)?)
+    }
+
+    /// A tensor over an embedder's buffer, which must have usage `STORAGE` (and `COPY_SRC` to be downloaded).
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when the layout reaches past the buffer.
+    pub fn from_buffer(buffer: wgpu::Buffer, layout: Layout, dtype: DType) -> Result<Self> {
+        let holds = buffer.size() / dtype.bytes() as u64;
+        if layout.span() as u64 > holds {
+            return Err(Error::shape("tensor over a buffer", "elements", format!("at most {holds}"), layout.span()));
+        }
+        Ok(Self { buffer, layout, dtype })
+    }
+
+    /// Length of each axis.
+    pub fn shape(&self) -> &[usize] {
+        &self.layout.shape
+    }
+
+    /// How the elements lie in the buffer.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// Type of the elements.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// The buffer underneath.
+    pub fn buffer(&self) -> &wgpu::Buffer {
+        &self.buffer
+    }
+
+    /// Another view of the same buffer.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when the layout reaches past the buffer.
+    pub fn with_layout(&self, layout: Layout) -> Result<Self> {
+        Self::from_buffer(self.buffer.clone(), layout, self.dtype)
+    }
+
+    /// The axes in another order, without a copy; see [`Layout::permute`].
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when `order` is not a permutation.
+    pub fn permute(&self, order: &[usize]) -> Result<Self> {
+        self.with_layout(self.layout.permute(order)?)
+    }
+
+    /// A part of one axis, without a copy; see [`Layout::narrow`].
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when the range leaves the axis.
+    pub fn narrow(&self, axis: usize, start: usize, length: usize) -> Result<Self> {
+        self.with_layout(self.layout.narrow(axis, start, length)?)
+    }
+
+    /// [B, N, heads·D] seen as [B, heads, N, D], without a copy.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when the rank is not 3 or the heads do not divide the last axis.
+    pub fn heads(&self, heads: usize) -> Result<Self> {
+        let &[_, _, width] = self.shape() else {
+            return Err(Error::shape("tensor of packed heads", "rank", "3 [B, N, H·D]", self.shape().len()));
+        };
+        if heads == 0 || width % heads != 0 {
+            return Err(Error::shape(
+                "tensor of packed heads",
+                "axis 2",
+                format!("a multiple of {heads} heads"),
+                width,
+            ));
+        }
+        self.with_layout(self.layout.split(2, heads, width / heads)?.permute(&[0, 2, 1, 3])?)
+    }
+
+    /// Packed [B, N, 3·H·D] as query, key and value [B, H, N, D], without a copy.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when the last axis is not 3 · heads · D.
+    pub fn unpack_qkv(&self, heads: usize) -> Result<[Self; 3]> {
+        let width = self.shape().get(2).copied().unwrap_or(0);
+        if self.shape().len() != 3 || heads == 0 || width % (3 * heads) != 0 {
+            let found = format!("{:?}", self.shape());
+            return Err(Error::shape("packed query, key, value", "shape", format!("[B, N, 3·{heads}·D]"), found));
+        }
+        let part = |k: usize| self.narrow(2, k * width / 3, width / 3)?.heads(heads);
+        Ok([part(0)?, part(1)?, part(2)?])
+    }
+
+    /// Overwrites a dense tensor's bytes; the write happens before the next submission.
+    fn write(&self, gpu: &Gpu, bytes: &[u8]) -> Result<()> {
+        let offset = self.layout.offset as u64 * self.dtype.bytes() as u64;
+        scoped(gpu.device(), || {
+            // Writes are in units of 4 bytes; an odd number of halves is padded.
+            if bytes.len() % 4 == 0 {
+                gpu.queue().write_buffer(&self.buffer, offset, bytes);
+            } else {
+                let mut padded = bytes.to_vec();
+                padded.resize(bytes.len().next_multiple_of(4), 0);
+                gpu.queue().write_buffer(&self.buffer, offset, &padded);
+            }
+        })
+    }
+
+    /// Overwrites the elements of a dense u32 tensor before the next submission.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when type, layout or number of elements do not fit.
+    pub fn write_u32(&self, gpu: &Gpu, data: &[u32]) -> Result<()> {
+        if self.dtype != DType::U32 || !self.layout.is_contiguous() || data.len() != self.layout.elements() {
+            let expected = format!("{} dense u32", self.layout.elements());
+            return Err(Error::shape(
+                "tensor to write",
+                "elements",
+                expected,
+                format!("{} for {}", data.len(), self.dtype),
+            ));
+        }
+        self.write(gpu, bytemuck::cast_slice(data))
+    }
+
+    /// The elements in host memory as f32 (f16 widened, integers converted). Blocks until the device is done.
+    ///
+    /// # Errors
+    /// [`Error::Gpu`] or [`Error::DeviceLost`].
+    pub fn download(&self, gpu: &Gpu) -> Result<Array<f32>> {
+        pollster::block_on(self.fetch(gpu, true))
+    }
+
+    /// As [`Tensor::download`], without blocking: the future is ready once the device has been polled past the copy
+    /// (`device.poll` on native; browsers poll by themselves).
+    ///
+    /// # Errors
+    /// As [`Tensor::download`].
+    pub async fn download_async(&self, gpu: &Gpu) -> Result<Array<f32>> {
+        self.fetch(gpu, false).await
+    }
+
+    /// The bytes of the buffer that a copy command can take as they are, if there is such a range.
+    pub(super) fn copyable(&self) -> Option<std::ops::Range<u64>> {
+        let element = self.dtype.bytes() as u64;
+        let start = self.layout.offset as u64 * element;
+        let end = start + self.layout.elements() as u64 * element;
+        let dense = self.layout.is_contiguous() && self.buffer.usage().contains(wgpu::BufferUsages::COPY_SRC);
+        // Copies are in units of 4 bytes; a buffer's size is one of them.
+        (dense && start % 4 == 0 && end.next_multiple_of(4) <= self.buffer.size())
+            .then_some(start..end.next_multiple_of(4))
+    }
+
+    /// The host array behind bytes read from the device.
+    pub(super) fn decode(&self, raw: &[u8]) -> Result<Array<f32>> {
+        let raw = &raw[..self.layout.elements() * self.dtype.bytes()];
+        let data = match self.dtype {
+            DType::F32 => bytemuck::pod_collect_to_vec::<u8, f32>(raw),
+            DType::F16 => bytemuck::pod_collect_to_vec::<u8, f16>(raw).into_iter().map(f16::to_f32).collect(),
+            DType::U32 => bytemuck::pod_collect_to_vec::<u8, u32>(raw).into_iter().map(|n| n as f32).collect(),
+        };
+        Array::new(self.shape(), data)
+    }
+
+    async fn fetch(&self, gpu: &Gpu, block: bool) -> Result<Array<f32>> {
+        let mut read = Run::new(gpu).read(&[self], block).await?;
+        read.pop().ok_or_else(|| Error::missing("tensor", "what was read back"))
+    }
+}
+
+/// Maps a staging buffer and copies its bytes out. With `block` the device is waited for, else the callback wakes.
+pub(super) async fn map(gpu: &Gpu, staging: &wgpu::Buffer, bytes: u64, block: bool) -> Result<Vec<u8>> {
+    let mapped = Mapped::default();
+    let shared = mapped.shared.clone();
+    staging.slice(..bytes).map_async(wgpu::MapMode::Read, move |result| {
+        let mut state = lock(&shared);
+        state.result = Some(result.map_err(|error| Error::Gpu(error.to_string())));
+        if let Some(waker) = state.waker.take() {
+            waker.wake();
+        }
+    });
+    if block {
+        gpu.wait()?;
+    }
+    mapped.await?;
+    let view = staging.slice(..bytes).get_mapped_range().map_err(|error| Error::Gpu(error.to_string()))?;
+    let out = view.to_vec();
+    drop(view);
+    staging.unmap();
+    Ok(out)
+}
+
+/// Resolves when the mapping callback has run.
+#[derive(Default)]
+struct Mapped {
+    shared: Arc<Mutex<MapState>>,
+}
+
+#[derive(Default)]
+struct MapState {
+    result: Option<Result<()>>,
+    waker: Option<Waker>,
+}
+
+impl Future for Mapped {
+    type Output = Result<()>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut state = lock(&self.shared);
+        match state.result.take() {
+            Some(result) => Poll::Ready(result),
+            None => {
+                state.waker = Some(context.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! Strided copy with conversion of the element type (`shaders/copy.wgsl`).
+
+use super::{View4, params};
+use crate::error::{Error, Result};
+use crate::plan::{Caps, ElementPlan};
+use crate::recording::{Binding, Dispatch, Recording, View};
+use crate::wgsl::{Kernel, Variant};
+
+params! {
+    /// Uniform of `copy.wgsl`.
+    struct Params {
+        source: View4,
+        target_view: View4,
+        elements: u32,
+        pad_0: u32,
+        pad_1: u32,
+        pad_2: u32,
+    }
+}
+
+/// Copies `source` into `target`, which has the same shape, up to four axes.
+///
+/// # Errors
+/// [`Error::Shape`] when the shapes differ, [`Error::Limit`] when the grid does not fit.
+pub fn record(recording: &mut Recording, caps: &Caps, source: &View, target: &View) -> Result<()> {
+    if source.shape() != target.shape() {
+        let (expected, found) = (format!("{:?}", target.shape()), format!("{:?}", source.shape()));
+        return Err(Error::shape("source of a copy", "shape", expected, found));
+    }
+    let elements = source.layout.elements();
+    if elements == 0 {
+        return Ok(());
+    }
+    let plan = ElementPlan::new("copy", elements, caps)?;
+    let params = Params {
+        source: View4::new(source)?,
+        target_view: View4::new(target)?,
+        elements: elements as u32,
+        pad_0: 0,
+        pad_1: 0,
+        pad_2: 0,
+    };
+    recording.push(Dispatch {
+        variant: Variant {
+            kernel: Kernel::Copy,
+            aliases: vec![("elem", source.dtype), ("out_elem", target.dtype)],
+            overrides: vec![("LANES", f64::from(plan.lanes))],
+            score_mod: None,
+        },
+        params: bytemuck::bytes_of(&params).to_vec(),
+        bindings: vec![Binding::Read(source.slot), Binding::Write(target.slot)],
+        grid: plan.grid,
+        iterations: 0,
+        flops: 0,
+        bytes: (elements * (source.dtype.bytes() + target.dtype.bytes())) as u64,
+    });
+    Ok(())
+}

@@ -1,0 +1,68 @@
+//! Embedding look-up (`shaders/gather.wgsl`).
+
+use super::{View4, params};
+use crate::error::{Error, Result};
+use crate::plan::{Caps, ElementPlan};
+use crate::recording::{Binding, Dispatch, Recording, View};
+use crate::tensor::DType;
+use crate::wgsl::{Kernel, Variant};
+
+params! {
+    /// Uniform of `gather.wgsl`.
+    struct Params {
+        table: View4,
+        ids: View4,
+        output: View4,
+        elements: u32,
+        pad_0: u32,
+        pad_1: u32,
+        pad_2: u32,
+    }
+}
+
+/// `output[r, :] = table[ids[r], :]` for a table [V, D], ids [R] (u32) and R output rows of width D.
+///
+/// # Errors
+/// [`Error::Shape`] when the shapes do not fit, [`Error::Limit`] when the grid does not.
+pub fn record(recording: &mut Recording, caps: &Caps, table: &View, ids: &View, output: &View) -> Result<()> {
+    let (&[_, width], &[rows]) = (table.shape(), ids.shape()) else {
+        return Err(Error::shape("table, ids", "ranks", "2 and 1", format!("{:?}, {:?}", table.shape(), ids.shape())));
+    };
+    if ids.dtype != DType::U32 {
+        return Err(Error::shape("ids", "dtype", DType::U32, ids.dtype));
+    }
+    if output.shape().last() != Some(&width) || output.layout.elements() != rows * width {
+        return Err(Error::shape(
+            "output",
+            "shape",
+            format!("{rows} rows of {width}"),
+            format!("{:?}", output.shape()),
+        ));
+    }
+    let elements = rows * width;
+    let plan = ElementPlan::new("gather", elements, caps)?;
+    let params = Params {
+        table: View4::new(table)?,
+        ids: View4::new(ids)?,
+        output: View4::new(output)?,
+        elements: elements as u32,
+        pad_0: 0,
+        pad_1: 0,
+        pad_2: 0,
+    };
+    recording.push(Dispatch {
+        variant: Variant {
+            kernel: Kernel::Gather,
+            aliases: vec![("elem", table.dtype), ("out_elem", output.dtype)],
+            overrides: vec![("LANES", f64::from(plan.lanes))],
+            score_mod: None,
+        },
+        params: bytemuck::bytes_of(&params).to_vec(),
+        bindings: vec![Binding::Read(table.slot), Binding::Read(ids.slot), Binding::Write(output.slot)],
+        grid: plan.grid,
+        iterations: 0,
+        flops: 0,
+        bytes: (elements * (table.dtype.bytes() + output.dtype.bytes()) + rows * 4) as u64,
+    });
+    Ok(())
+}

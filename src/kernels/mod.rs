@@ -1,0 +1,124 @@
+//! The host side of each kernel: one file per shader, same stem. Each fills in the uniform `params`, picks the variant
+//! and pushes a dispatch into a [`Recording`](crate::recording::Recording); nothing here knows wgpu.
+
+pub mod copy;
+pub mod gather;
+pub mod merge;
+pub mod project;
+pub mod recurrent;
+pub mod score;
+pub mod softmax;
+pub mod weighted_sum;
+
+use crate::error::{Error, Result};
+use crate::recording::View;
+use crate::rnn::Activation;
+use crate::wgsl::Kernel;
+
+/// Name and byte offset of each member of a uniform struct.
+pub type Fields = &'static [(&'static str, usize)];
+
+/// Declares the Rust twin of a WGSL uniform struct, with its offsets, which a test compares with the shader's.
+macro_rules! params {
+    ($(#[$meta:meta])* struct $name:ident { $($field:ident: $ty:ty,)* }) => {
+        $(#[$meta])*
+        #[repr(C)]
+        #[derive(Debug, Clone, Copy, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+        #[allow(missing_docs)]
+        pub struct $name { $(pub $field: $ty,)* }
+
+        impl $name {
+            /// Name and byte offset of each member.
+            pub const FIELDS: $crate::kernels::Fields = &[$((stringify!($field), std::mem::offset_of!($name, $field)),)*];
+        }
+    };
+}
+pub(crate) use params;
+
+params! {
+    /// `View` of `common/layout.wgsl`: a strided tensor of four axes, counted in elements.
+    struct View4 {
+        shape: [u32; 4],
+        strides: [u32; 4],
+        offset: u32,
+        pad_0: u32,
+        pad_1: u32,
+        pad_2: u32,
+    }
+}
+
+params! {
+    /// `Activation` of `common/activation.wgsl`.
+    struct ActivationParams {
+        kind: u32,
+        alpha: f32,
+        beta: f32,
+        pad: f32,
+    }
+}
+
+/// The uniform structs of every kernel, for the test that compares them with the shaders.
+pub fn uniform_structs() -> Vec<(Kernel, &'static str, Fields, usize)> {
+    vec![
+        (Kernel::Score, "View", View4::FIELDS, size_of::<View4>()),
+        (Kernel::Score, "Mask", score::MaskParams::FIELDS, size_of::<score::MaskParams>()),
+        (Kernel::Score, "Params", score::Params::FIELDS, size_of::<score::Params>()),
+        (Kernel::Softmax, "Params", softmax::Params::FIELDS, size_of::<softmax::Params>()),
+        (Kernel::WeightedSum, "Params", weighted_sum::Params::FIELDS, size_of::<weighted_sum::Params>()),
+        (Kernel::Project, "Activation", ActivationParams::FIELDS, size_of::<ActivationParams>()),
+        (Kernel::Project, "Params", project::Params::FIELDS, size_of::<project::Params>()),
+        (Kernel::Recurrent, "Params", recurrent::Params::FIELDS, size_of::<recurrent::Params>()),
+        (Kernel::Gather, "Params", gather::Params::FIELDS, size_of::<gather::Params>()),
+        (Kernel::Copy, "Params", copy::Params::FIELDS, size_of::<copy::Params>()),
+        (Kernel::Merge, "Params", merge::Params::FIELDS, size_of::<merge::Params>()),
+    ]
+}
+
+impl View4 {
+    /// A view of at most four axes, lifted to four. Shaders index with 32 bits.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] when an element's index does not fit in 32 bits.
+    pub fn new(view: &View) -> Result<Self> {
+        let layout = view.layout.lift(4);
+        let allowed = u64::from(u32::MAX);
+        if layout.rank() != 4 || layout.span() as u64 > allowed {
+            return Err(Error::Limit { what: "elements of a tensor".into(), needed: layout.span() as u64, allowed });
+        }
+        let four = |values: &[usize]| std::array::from_fn(|axis| values[axis] as u32);
+        Ok(Self {
+            shape: four(&layout.shape),
+            strides: four(&layout.strides),
+            offset: layout.offset as u32,
+            pad_0: 0,
+            pad_1: 0,
+            pad_2: 0,
+        })
+    }
+}
+
+impl ActivationParams {
+    /// Numbers as in `common/activation.wgsl`; `None` is the identity.
+    pub fn new(activation: Option<Activation>) -> Self {
+        let (kind, alpha, beta) = match activation {
+            None => (0, 0.0, 0.0),
+            Some(Activation::Sigmoid) => (1, 0.0, 0.0),
+            Some(Activation::Tanh) => (2, 0.0, 0.0),
+            Some(Activation::Relu) => (3, 0.0, 0.0),
+            Some(Activation::Affine { alpha, beta }) => (4, alpha, beta),
+            Some(Activation::LeakyRelu { alpha }) => (5, alpha, 0.0),
+            Some(Activation::ThresholdedRelu { alpha }) => (6, alpha, 0.0),
+            Some(Activation::ScaledTanh { alpha, beta }) => (7, alpha, beta),
+            Some(Activation::HardSigmoid { alpha, beta }) => (8, alpha, beta),
+            Some(Activation::Elu { alpha }) => (9, alpha, 0.0),
+            Some(Activation::Softsign) => (10, 0.0, 0.0),
+            Some(Activation::Softplus) => (11, 0.0, 0.0),
+        };
+        Self { kind, alpha, beta, pad: 0.0 }
+    }
+}
+
+/// 1 or 0, as `override` constants take switches.
+pub(crate) fn switch(on: bool) -> f64 {
+    f64::from(u8::from(on))
+}

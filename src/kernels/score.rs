@@ -1,0 +1,188 @@
+//! Attention scores (`shaders/score.wgsl`).
+
+use super::{View4, params, switch};
+use crate::attention::{Attention, Mask, Score, ScoreStage};
+use crate::error::{Error, Result};
+use crate::plan::{Caps, TilePlan};
+use crate::problem::{AttentionProblem, diagonal};
+use crate::recording::{Binding, Dispatch, Recording, View};
+use crate::tensor::Layout;
+use crate::wgsl::{Kernel, Variant};
+
+/// Score of a hidden key between score and softmax; `HIDDEN` of `common/hidden.wgsl`.
+pub const HIDDEN: f32 = -3.402_823_4e38;
+
+params! {
+    /// `Mask` of `common/mask.wgsl`.
+    struct MaskParams {
+        view: View4,
+        keys: u32,
+        queries: u32,
+        diagonal: i32,
+        window_left: i32,
+        window_right: i32,
+        pad_0: u32,
+        pad_1: u32,
+        pad_2: u32,
+    }
+}
+
+params! {
+    /// Uniform of `score.wgsl`.
+    struct Params {
+        query: View4,
+        key: View4,
+        scores: View4,
+        mask: MaskParams,
+        group: u32,
+        depth: u32,
+        row_tiles: u32,
+        column_tiles: u32,
+        tiles: u32,
+        first_query: u32,
+        scale: f32,
+        softcap: f32,
+        hidden: f32,
+        pad_0: u32,
+        pad_1: u32,
+        pad_2: u32,
+    }
+}
+
+/// What the score kernel reads, after projections.
+#[derive(Debug, Clone, Copy)]
+pub struct Scored<'a> {
+    /// [B, Hq, Nq', A].
+    pub query: &'a View,
+    /// [B, Hkv, Nk, A].
+    pub key: &'a View,
+    /// [A] for an additive score.
+    pub v: Option<&'a View>,
+    /// As given by the caller, rank 1 to 4.
+    pub mask: Option<&'a Mask<View>>,
+    /// [B].
+    pub kv_lengths: Option<&'a View>,
+    /// [Hq].
+    pub alibi_slopes: Option<&'a View>,
+}
+
+/// The layout of a mask lifted to four axes and broadcast over [B, Hq, Nq, keys].
+fn broadcast_mask(mask: &Layout, problem: &AttentionProblem) -> Result<Layout> {
+    mask.broadcast(&[problem.batch, problem.query_heads, problem.queries, problem.mask_keys])
+}
+
+/// Scores [B, Hq, Nq', Nk] (f32) of the queries from `first_query` on, at a stage. `hidden` is written for hidden
+/// pairs: [`HIDDEN`] for a softmax, −∞ for the caller's eyes.
+///
+/// # Errors
+/// [`Error::Limit`] when the problem does not fit the device.
+#[expect(clippy::too_many_arguments, reason = "one call site, and each is its own thing")]
+pub fn record(
+    recording: &mut Recording,
+    caps: &Caps,
+    options: &Attention,
+    problem: &AttentionProblem,
+    inputs: Scored<'_>,
+    first_query: usize,
+    stage: ScoreStage,
+    hidden: f32,
+    scores: &View,
+) -> Result<()> {
+    let [batch, heads, queries, keys] = [scores.shape()[0], scores.shape()[1], scores.shape()[2], scores.shape()[3]];
+    let depth = problem.score_dim;
+    let plan = TilePlan::new("the scores", batch * heads, queries, keys, depth, caps)?;
+    if plan.depth.len() > 1 {
+        return Err(Error::Limit {
+            what: "head dim of the scores".into(),
+            needed: depth as u64,
+            allowed: caps.max_iterations,
+        });
+    }
+    let mask_view = match inputs.mask {
+        Some(mask) => View4::new(&mask.tensor().with(broadcast_mask(&mask.tensor().layout, problem)?))?,
+        None => bytemuck::Zeroable::zeroed(),
+    };
+    let window = options.window.unwrap_or_default();
+    let side = |keys: Option<u32>| keys.map_or(-1, |n| n.min(i32::MAX as u32) as i32);
+    let params = Params {
+        query: View4::new(inputs.query)?,
+        key: View4::new(inputs.key)?,
+        scores: View4::new(scores)?,
+        mask: MaskParams {
+            view: mask_view,
+            keys: problem.mask_keys as u32,
+            queries: problem.queries as u32,
+            diagonal: diagonal(options, problem, None) as i32,
+            window_left: side(window.left),
+            window_right: side(window.right),
+            pad_0: 0,
+            pad_1: 0,
+            pad_2: 0,
+        },
+        group: problem.group() as u32,
+        depth: depth as u32,
+        row_tiles: plan.row_tiles,
+        column_tiles: plan.column_tiles,
+        tiles: plan.workgroups as u32,
+        first_query: first_query as u32,
+        scale: problem.scale,
+        softcap: options.softcap.unwrap_or(1.0),
+        hidden,
+        pad_0: 0,
+        pad_1: 0,
+        pad_2: 0,
+    };
+    let kind = match options.score {
+        Score::ScaledDot | Score::Dot | Score::General => 0,
+        Score::Additive | Score::Concat => 1,
+        Score::Cosine => 2,
+    };
+    let mask_kind = match inputs.mask {
+        None => 0,
+        Some(Mask::Bool(_)) => 1,
+        Some(Mask::Float(_)) => 2,
+    };
+    let stage = match stage {
+        ScoreStage::Raw => 0,
+        ScoreStage::Capped => 1,
+        ScoreStage::Masked => 2,
+    };
+    let read = |view: Option<&View>| view.map_or(Binding::Unused, |view| Binding::Read(view.slot));
+    let pairs = (batch * heads * queries * keys) as u64;
+    recording.push(Dispatch {
+        variant: Variant {
+            kernel: Kernel::Score,
+            aliases: vec![("elem", inputs.query.dtype), ("k_elem", inputs.key.dtype)],
+            overrides: vec![
+                ("LANES", f64::from(plan.lanes)),
+                ("ROWS", f64::from(plan.rows)),
+                ("SCORE", f64::from(kind)),
+                ("HAS_V", switch(inputs.v.is_some())),
+                ("STAGE", f64::from(stage)),
+                ("SOFTCAP", switch(options.softcap.is_some())),
+                ("MASK", f64::from(mask_kind)),
+                ("CAUSAL", switch(options.causal.is_some())),
+                ("WINDOW", switch(options.window.is_some())),
+                ("LENGTHS", switch(inputs.kv_lengths.is_some())),
+                ("ALIBI", switch(inputs.alibi_slopes.is_some())),
+            ],
+            score_mod: options.score_mod.as_ref().map(|user| user.wgsl.as_str().into()),
+        },
+        params: bytemuck::bytes_of(&params).to_vec(),
+        bindings: vec![
+            Binding::Read(inputs.query.slot),
+            Binding::Read(inputs.key.slot),
+            read(inputs.v),
+            read(inputs.mask.map(Mask::tensor)),
+            read(inputs.kv_lengths),
+            read(inputs.alibi_slopes),
+            Binding::Write(scores.slot),
+        ],
+        grid: plan.grid,
+        iterations: depth as u64,
+        flops: pairs * 2 * depth as u64,
+        bytes: ((inputs.query.layout.elements() + inputs.key.layout.elements()) * inputs.query.dtype.bytes()) as u64
+            + pairs * 4,
+    });
+    Ok(())
+}

@@ -1,0 +1,95 @@
+//! Scores to weights (`shaders/softmax.wgsl`).
+
+use super::{View4, params, switch};
+use crate::attention::Normalize;
+use crate::error::Result;
+use crate::plan::{Caps, RowPlan, SPARSEMAX_STEPS};
+use crate::recording::{Binding, Dispatch, Recording, View};
+use crate::tensor::DType;
+use crate::wgsl::{Kernel, Variant};
+
+params! {
+    /// Uniform of `softmax.wgsl`.
+    struct Params {
+        scores: View4,
+        lse: View4,
+        rows: u32,
+        seed: u32,
+        queries: u32,
+        first_query: u32,
+        negative_infinity: f32,
+        pad_0: u32,
+        pad_1: u32,
+        pad_2: u32,
+    }
+}
+
+/// Turns scores [B, Hq, Nq', Nk] (f32, hidden ones marked) into weights, in place; `lse` [B, Hq, Nq'] (f32) gets the
+/// log-sum-exp, `sinks` [Hq] take part. `queries` is Nq of the whole problem, `first_query` the number in it of the
+/// first query here: the random draw of a row depends on its number, not on how the work was cut.
+///
+/// # Errors
+/// [`crate::Error::Limit`] when a row or the grid does not fit the device.
+#[expect(clippy::too_many_arguments, reason = "one call site, and each is its own thing")]
+pub fn record(
+    recording: &mut Recording,
+    caps: &Caps,
+    normalize: Normalize,
+    queries: usize,
+    first_query: usize,
+    scores: &View,
+    lse: Option<&View>,
+    sinks: Option<&View>,
+) -> Result<()> {
+    let keys = scores.shape()[3];
+    let rows: usize = scores.shape()[..3].iter().product();
+    let (mode, seed, passes) = match normalize {
+        Normalize::Softmax => (0, 0, 3),
+        Normalize::Hardmax => (1, 0, 2),
+        Normalize::Sample { seed } => (2, seed, 4),
+        Normalize::Sparsemax => (3, 0, u64::from(SPARSEMAX_STEPS) + 2),
+    };
+    let plan = RowPlan::new("a softmax", rows, keys, passes, caps)?;
+    // The binding is always there; a word of scratch stands in where no one asked.
+    let lse_view = match lse {
+        Some(lse) => lse.with(lse.layout.split(2, lse.shape()[2], 1)?),
+        None => recording.scratch("no lse", &[1, 1, 1, 1], DType::F32),
+    };
+    let params = Params {
+        scores: View4::new(scores)?,
+        lse: View4::new(&lse_view)?,
+        rows: rows as u32,
+        seed,
+        queries: queries as u32,
+        first_query: first_query as u32,
+        negative_infinity: f32::NEG_INFINITY,
+        pad_0: 0,
+        pad_1: 0,
+        pad_2: 0,
+    };
+    recording.push(Dispatch {
+        variant: Variant {
+            kernel: Kernel::Softmax,
+            aliases: vec![],
+            overrides: vec![
+                ("LANES", f64::from(plan.lanes)),
+                ("NORMALIZE", f64::from(mode)),
+                ("SINKS", switch(sinks.is_some())),
+                ("LSE", switch(lse.is_some())),
+                ("SPARSEMAX_STEPS", f64::from(SPARSEMAX_STEPS)),
+            ],
+            score_mod: None,
+        },
+        params: bytemuck::bytes_of(&params).to_vec(),
+        bindings: vec![
+            Binding::Write(scores.slot),
+            Binding::Write(lse_view.slot),
+            sinks.map_or(Binding::Unused, |view| Binding::Read(view.slot)),
+        ],
+        grid: plan.grid,
+        iterations: plan.iterations,
+        flops: 4 * (rows * keys) as u64,
+        bytes: 8 * (rows * keys) as u64,
+    });
+    Ok(())
+}

@@ -1,0 +1,88 @@
+//! Weights times values (`shaders/weighted_sum.wgsl`).
+
+use super::{View4, copy, params, switch};
+use crate::error::{Error, Result};
+use crate::plan::{Caps, TilePlan};
+use crate::recording::{Binding, Dispatch, Recording, View};
+use crate::tensor::DType;
+use crate::wgsl::{Kernel, Variant};
+
+params! {
+    /// Uniform of `weighted_sum.wgsl`.
+    struct Params {
+        weights: View4,
+        value: View4,
+        output: View4,
+        group: u32,
+        first_key: u32,
+        last_key: u32,
+        row_tiles: u32,
+        column_tiles: u32,
+        tiles: u32,
+        pad_0: u32,
+        pad_1: u32,
+    }
+}
+
+/// `output[b,h,i,:] = Σ_j weights[b,h,i,j] · value[b,⌊h/group⌋,j,:]` for weights [B, Hq, Nq, Nk] (f32), value
+/// [B, Hkv, Nk, Dv] and output [B, Hq, Nq, Dv].
+///
+/// # Errors
+/// [`Error::Shape`] when the shapes do not fit, [`Error::Limit`] when the grid does not.
+pub fn record(recording: &mut Recording, caps: &Caps, weights: &View, value: &View, output: &View) -> Result<()> {
+    let (&[batch, heads, queries, keys], &[_, kv_heads, found, dim]) = (weights.shape(), value.shape()) else {
+        let found = format!("{:?}, {:?}", weights.shape(), value.shape());
+        return Err(Error::shape("weights, value", "ranks", "4 and 4", found));
+    };
+    if found != keys {
+        return Err(Error::shape("value", "axis 2 (keys)", keys, found));
+    }
+    if output.shape() != [batch, heads, queries, dim] || heads % kv_heads != 0 {
+        let expected = format!("[{batch}, {heads}, {queries}, {dim}]");
+        return Err(Error::shape("output", "shape", expected, format!("{:?}", output.shape())));
+    }
+    let plan = TilePlan::new("the weighted sum", batch * heads, queries, dim, keys, caps)?;
+    // f16 outputs would round between the dispatches of a sum.
+    if output.dtype != DType::F32 && plan.depth.len() > 1 {
+        let sum = recording.scratch("weighted sum", output.shape(), DType::F32);
+        record(recording, caps, weights, value, &sum)?;
+        return copy::record(recording, caps, &sum, output);
+    }
+    for (range, &(first, last)) in plan.depth.iter().enumerate() {
+        let params = Params {
+            weights: View4::new(weights)?,
+            value: View4::new(value)?,
+            output: View4::new(output)?,
+            group: (heads / kv_heads) as u32,
+            first_key: first as u32,
+            last_key: last as u32,
+            row_tiles: plan.row_tiles,
+            column_tiles: plan.column_tiles,
+            tiles: plan.workgroups as u32,
+            pad_0: 0,
+            pad_1: 0,
+        };
+        let span = (last - first) as u64;
+        recording.push(Dispatch {
+            variant: Variant {
+                kernel: Kernel::WeightedSum,
+                aliases: vec![("elem", value.dtype), ("out_elem", output.dtype)],
+                overrides: vec![
+                    ("LANES", f64::from(plan.lanes)),
+                    ("ROWS", f64::from(plan.rows)),
+                    ("ACCUMULATE", switch(range > 0)),
+                ],
+                score_mod: None,
+            },
+            params: bytemuck::bytes_of(&params).to_vec(),
+            bindings: vec![Binding::Read(weights.slot), Binding::Read(value.slot), Binding::Write(output.slot)],
+            grid: plan.grid,
+            iterations: span,
+            flops: 2 * (batch * heads * queries * dim) as u64 * span,
+            bytes: (batch * heads * queries) as u64 * span * 4
+                + (batch * kv_heads * dim * value.dtype.bytes()) as u64 * span
+                + (batch * heads * queries * dim * output.dtype.bytes()) as u64,
+        });
+    }
+    Ok(())
+}

@@ -1,0 +1,216 @@
+//! Attention on the GPU.
+
+use crate::attention::{Attention, AttentionInputs, AttentionOutputs, Mask, Path, Score, ScoreStage};
+use crate::error::{Error, Result};
+use crate::gpu::{Gpu, Run, Tensor};
+use crate::kernels::{copy, project, score, softmax, weighted_sum};
+use crate::plan::{AttentionPlan, Caps};
+use crate::problem::AttentionProblem;
+use crate::recording::{Recording, View};
+use crate::tensor::{Array, DType};
+
+impl Attention {
+    /// Records this attention over `inputs`; the tensors returned are filled when the run is submitted.
+    ///
+    /// # Errors
+    /// [`Error::Shape`], [`Error::Missing`] or
+    /// [`Error::Option`] when the request is wrong, [`Error::Limit`] when it
+    /// does not fit the device.
+    pub fn record(&self, run: &mut Run<'_>, inputs: &AttentionInputs<Tensor>) -> Result<AttentionOutputs<Tensor>> {
+        let problem = AttentionProblem::new(self, &inputs.map_ref(Tensor::shape))?;
+        let element = AttentionProblem::element_type(&inputs.map(Tensor::dtype))?;
+        let caps = run.gpu().caps();
+        let plan = AttentionPlan::new(self, &problem, element, caps)?;
+
+        let p = &problem;
+        let pairs = [p.batch, p.query_heads, p.queries, p.keys];
+        let (output, output_tensor) =
+            run.output("output", &[p.batch, p.query_heads, p.queries, p.value_dim], element)?;
+        let mut optional = |wanted: bool, name: &str, shape: &[usize], dtype: DType| {
+            wanted.then(|| run.output(name, shape, dtype)).transpose().map(Option::unzip)
+        };
+        let (weights, weights_tensor) = optional(self.weights, "weights", &pairs, DType::F32)?;
+        let (lse, lse_tensor) = optional(self.lse, "lse", &pairs[..3], DType::F32)?;
+        let (scores, scores_tensor) = optional(self.scores.is_some(), "scores", &pairs, DType::F32)?;
+        let has_past = inputs.past_key.is_some();
+        let present = |dim| [p.batch, p.kv_heads, p.keys, dim];
+        let (present_key, present_key_tensor) = optional(has_past, "present_key", &present(p.key_dim), element)?;
+        let (present_value, present_value_tensor) =
+            optional(has_past, "present_value", &present(p.value_dim), element)?;
+
+        let views = inputs.try_map(|name, tensor| Ok::<_, Error>(run.bind(name, tensor)))?;
+        let outputs = AttentionOutputs { output, weights, lse, scores, present_key, present_value };
+        record(run.recording_mut(), caps, self, &problem, &plan, &views, &outputs)?;
+        Ok(AttentionOutputs {
+            output: output_tensor,
+            weights: weights_tensor,
+            lse: lse_tensor,
+            scores: scores_tensor,
+            present_key: present_key_tensor,
+            present_value: present_value_tensor,
+        })
+    }
+
+    /// Runs this attention, in one submission, without waiting for it.
+    ///
+    /// # Errors
+    /// As [`Attention::record`], and [`Error::Gpu`] or
+    /// [`Error::DeviceLost`] from the device.
+    pub fn run(&self, gpu: &Gpu, inputs: &AttentionInputs<Tensor>) -> Result<AttentionOutputs<Tensor>> {
+        let mut run = Run::new(gpu);
+        let outputs = self.record(&mut run, inputs)?;
+        run.submit()?;
+        Ok(outputs)
+    }
+}
+
+impl AttentionInputs<Array<f32>> {
+    /// Uploads every tensor: query, key, value and the past as `dtype`, bool masks and lengths as u32, all else as f32.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for a length that is not a whole number, [`Error::Limit`], [`Error::Unsupported`] or
+    /// [`Error::Gpu`] from the device.
+    pub fn upload(&self, gpu: &Gpu, dtype: DType) -> Result<AttentionInputs<Tensor>> {
+        let is_bool = matches!(self.mask, Some(Mask::Bool(_)));
+        self.try_map(|name, array| match name {
+            "query" | "key" | "value" | "past_key" | "past_value" => Tensor::upload(gpu, name, array, dtype),
+            "mask" if is_bool => Tensor::upload_u32(gpu, name, &array.map(|&x| u32::from(x != 0.0))),
+            "kv_lengths" => Tensor::upload_lengths(gpu, name, array),
+            _ => Tensor::upload(gpu, name, array, DType::F32),
+        })
+    }
+}
+
+impl AttentionOutputs<Tensor> {
+    /// Reads every tensor back. Blocks until the device is done.
+    ///
+    /// # Errors
+    /// [`Error::Gpu`] or [`Error::DeviceLost`].
+    pub fn download(&self, gpu: &Gpu) -> Result<AttentionOutputs<Array<f32>>> {
+        let optional = |tensor: &Option<Tensor>| tensor.as_ref().map(|t| t.download(gpu)).transpose();
+        Ok(AttentionOutputs {
+            output: self.output.download(gpu)?,
+            weights: optional(&self.weights)?,
+            lse: optional(&self.lse)?,
+            scores: optional(&self.scores)?,
+            present_key: optional(&self.present_key)?,
+            present_value: optional(&self.present_value)?,
+        })
+    }
+}
+
+/// Records the staged path on plain views: join the past, project, then score, softmax and weighted sum for each range
+/// of queries. The outputs are dense views that the caller has made.
+///
+/// # Errors
+/// [`Error::Limit`] when a dispatch does not fit the device.
+pub fn record(
+    recording: &mut Recording,
+    caps: &Caps,
+    options: &Attention,
+    problem: &AttentionProblem,
+    plan: &AttentionPlan,
+    inputs: &AttentionInputs<View>,
+    outputs: &AttentionOutputs<View>,
+) -> Result<()> {
+    debug_assert_eq!(plan.path, Path::Staged);
+    let key = join(recording, caps, inputs.past_key.as_ref(), &inputs.key, outputs.present_key.as_ref())?;
+    let value = join(recording, caps, inputs.past_value.as_ref(), &inputs.value, outputs.present_value.as_ref())?;
+    let (query, key) = compared(recording, caps, options.score, problem, inputs, key)?;
+
+    let scratch = match &outputs.weights {
+        Some(weights) => weights.clone(),
+        None => {
+            let longest = plan.query_ranges.first().map_or(0, |(first, last)| last - first);
+            recording.scratch("scores", &[problem.batch, problem.query_heads, longest, problem.keys], DType::F32)
+        }
+    };
+    for &(first, last) in &plan.query_ranges {
+        let part = |view: &View| -> Result<View> { Ok(view.with(view.layout.narrow(2, first, last - first)?)) };
+        let weights = match &outputs.weights {
+            Some(weights) => part(weights)?,
+            None => scratch.with(scratch.layout.narrow(2, 0, last - first)?),
+        };
+        let query = part(&query)?;
+        let scored = score::Scored {
+            query: &query,
+            key: &key,
+            v: inputs.score.v.as_ref(),
+            mask: inputs.mask.as_ref(),
+            kv_lengths: inputs.kv_lengths.as_ref(),
+            alibi_slopes: inputs.alibi_slopes.as_ref(),
+        };
+        if let (Some(stage), Some(scores)) = (options.scores, &outputs.scores) {
+            let scores = part(scores)?;
+            score::record(recording, caps, options, problem, scored, first, stage, f32::NEG_INFINITY, &scores)?;
+        }
+        let masked = ScoreStage::Masked;
+        score::record(recording, caps, options, problem, scored, first, masked, score::HIDDEN, &weights)?;
+        let lse = outputs.lse.as_ref().map(part).transpose()?;
+        let sinks = inputs.sinks.as_ref();
+        softmax::record(recording, caps, options.normalize, problem.queries, first, &weights, lse.as_ref(), sinks)?;
+        weighted_sum::record(recording, caps, &weights, &value, &part(&outputs.output)?)?;
+    }
+    Ok(())
+}
+
+/// The past and what is new, one behind the other along the keys; what is new alone without a past.
+fn join(
+    recording: &mut Recording,
+    caps: &Caps,
+    past: Option<&View>,
+    new: &View,
+    present: Option<&View>,
+) -> Result<View> {
+    let (Some(past), Some(present)) = (past, present) else {
+        return Ok(new.clone());
+    };
+    let length = past.shape()[2];
+    let head = present.with(present.layout.narrow(2, 0, length)?);
+    let tail = present.with(present.layout.narrow(2, length, new.shape()[2])?);
+    copy::record(recording, caps, past, &head)?;
+    copy::record(recording, caps, new, &tail)?;
+    Ok(present.clone())
+}
+
+/// What the score kernel compares: query and key as they are, or their projections.
+fn compared(
+    recording: &mut Recording,
+    caps: &Caps,
+    score: Score,
+    problem: &AttentionProblem,
+    inputs: &AttentionInputs<View>,
+    key: View,
+) -> Result<(View, View)> {
+    let p = problem;
+    let query = inputs.query.clone();
+    let weights = &inputs.score;
+    let query_shape = [p.batch, p.query_heads, p.queries, p.score_dim];
+    let key_shape = [p.batch, p.kv_heads, p.keys, p.score_dim];
+    let mut projected = |name: &str, x: &View, shape: &[usize], weight: View, bias: Option<&View>| -> Result<View> {
+        let y = recording.scratch(name, shape, DType::F32);
+        project::record(recording, caps, &[(x, &weight)], bias, None, &y)?;
+        Ok(y)
+    };
+    match (score, &weights.weight, &weights.query_weight, &weights.key_weight) {
+        // q·W·k = (Wᵀ·q)·k
+        (Score::General, Some(w), _, _) => {
+            let transposed = w.with(w.layout.permute(&[1, 0])?);
+            Ok((projected("projected query", &query, &query_shape, transposed, None)?, key))
+        }
+        (Score::Additive, _, Some(wq), Some(wk)) => Ok((
+            projected("projected query", &query, &query_shape, wq.clone(), weights.bias.as_ref())?,
+            projected("projected key", &key, &key_shape, wk.clone(), None)?,
+        )),
+        // W·[q; k] = Wq·q + Wk·k with W = [Wq | Wk]
+        (Score::Concat, Some(w), _, _) => {
+            let wq = w.with(w.layout.narrow(1, 0, p.query_dim)?);
+            let wk = w.with(w.layout.narrow(1, p.query_dim, p.key_dim)?);
+            Ok((
+                projected("projected query", &query, &query_shape, wq, weights.bias.as_ref())?,
+                projected("projected key", &key, &key_shape, wk, None)?,
+            ))
+        }
+        _ => Ok((query, key)),
+    }
+}

@@ -1,0 +1,9 @@
+//! Whole operations on the GPU: from options and tensors to a recording, and from a recording to tensors.
+//!
+//! Each comes twice: `record` adds to a [`Run`](crate::gpu::Run) that the caller submits or encodes into an encoder of
+//! its own, `run` submits at once. The `plan_and_record` functions underneath work on plain recordings, without a
+//! device.
+
+pub mod attention;
+pub mod linear;
+pub mod rnn;

@@ -1,0 +1,278 @@
+//! Every decision about how a problem is run, made once by pure functions of the problem and the device's limits.
+
+use crate::attention::{Attention, Path};
+use crate::error::{Error, Result};
+use crate::problem::AttentionProblem;
+use crate::tensor::DType;
+
+/// What a device can do: the planner's whole knowledge of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caps {
+    /// Largest storage binding in bytes.
+    pub max_binding_bytes: u64,
+    /// Largest buffer in bytes.
+    pub max_buffer_bytes: u64,
+    /// Workgroup memory in bytes. wgpu does not check it, so the planner does.
+    pub max_workgroup_bytes: u32,
+    /// Invocations in a workgroup.
+    pub max_invocations: u32,
+    /// Workgroups in one dimension of a dispatch.
+    pub max_workgroups: u32,
+    /// Storage buffers that one shader can bind.
+    pub max_storage_buffers: u32,
+    /// Loop iterations that one invocation may run, all its loops together. Mesa 22.3's software driver ends an
+    /// invocation without a word after 65,535, so nothing here relies on more.
+    pub max_iterations: u64,
+    /// f16 in storage buffers.
+    pub f16: bool,
+    /// Subgroup operations.
+    pub subgroups: bool,
+    /// Timestamps between dispatches.
+    pub timestamps: bool,
+    /// The device runs on the CPU: barriers are expensive, lanes few.
+    pub software: bool,
+}
+
+impl Default for Caps {
+    /// WebGPU's default limits and no optional feature.
+    fn default() -> Self {
+        Self {
+            max_binding_bytes: 128 << 20,
+            max_buffer_bytes: 256 << 20,
+            max_workgroup_bytes: 16 << 10,
+            max_invocations: 256,
+            max_workgroups: 65_535,
+            max_storage_buffers: 8,
+            max_iterations: 65_000,
+            f16: false,
+            subgroups: false,
+            timestamps: false,
+            software: false,
+        }
+    }
+}
+
+/// Rows of a register tile: each invocation computes this many rows of a product (see `shaders/common/tile.wgsl`).
+pub const TILE_ROWS: usize = 4;
+/// Columns of a register tile, one every `lanes` apart so that neighbouring lanes touch neighbouring columns.
+pub const TILE_COLUMNS: usize = 4;
+
+/// How a matrix product [rows, depth] · [depth, columns], repeated `batches` times, is cut into workgroups.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TilePlan {
+    /// Invocations in a workgroup, side by side along the columns.
+    pub lanes: u32,
+    /// Rows an invocation really needs: 1 lets the compiler drop three quarters of the work for a single row.
+    pub rows: u32,
+    /// Row tiles per batch.
+    pub row_tiles: u32,
+    /// Column tiles per batch.
+    pub column_tiles: u32,
+    /// Workgroups in all.
+    pub workgroups: u64,
+    /// Workgroups in x and y.
+    pub grid: [u32; 2],
+    /// Ranges of the depth, one dispatch each.
+    pub depth: Vec<(usize, usize)>,
+}
+
+impl TilePlan {
+    /// Chooses tiles for one product.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] when the grid does not fit the device.
+    pub fn new(what: &str, batches: usize, rows: usize, columns: usize, depth: usize, caps: &Caps) -> Result<Self> {
+        // Few columns do not fill 64 lanes; fewer than 8 lanes would leave a software driver's vector unit idle.
+        let lanes = columns.div_ceil(TILE_COLUMNS).next_power_of_two().clamp(8, 64).min(caps.max_invocations as usize);
+        let row_tiles = rows.div_ceil(TILE_ROWS);
+        let column_tiles = columns.div_ceil(TILE_COLUMNS * lanes);
+        let workgroups = (batches * row_tiles * column_tiles) as u64;
+        let chunk = caps.max_iterations as usize;
+        Ok(Self {
+            lanes: lanes as u32,
+            rows: if rows == 1 { 1 } else { TILE_ROWS as u32 },
+            row_tiles: row_tiles as u32,
+            column_tiles: column_tiles as u32,
+            workgroups,
+            grid: grid(what, workgroups, caps)?,
+            depth: (0..depth.max(1)).step_by(chunk).map(|start| (start, (start + chunk).min(depth))).collect(),
+        })
+    }
+}
+
+/// Folds a number of workgroups into two dimensions; shaders ignore the ones past the end.
+///
+/// # Errors
+/// [`Error::Limit`] when even two dimensions do not hold them.
+pub fn grid(what: &str, workgroups: u64, caps: &Caps) -> Result<[u32; 2]> {
+    let limit = u64::from(caps.max_workgroups);
+    let y = workgroups.div_ceil(limit).max(1);
+    if y > limit {
+        return Err(Error::Limit { what: format!("workgroups of {what}"), needed: workgroups, allowed: limit * limit });
+    }
+    Ok([workgroups.div_ceil(y).max(1) as u32, y as u32])
+}
+
+/// How element-wise work over `elements` is cut: one element per invocation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ElementPlan {
+    /// Invocations in a workgroup.
+    pub lanes: u32,
+    /// Workgroups in x and y.
+    pub grid: [u32; 2],
+}
+
+impl ElementPlan {
+    /// Chooses a workgroup for element-wise work.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] when the grid does not fit the device.
+    pub fn new(what: &str, elements: usize, caps: &Caps) -> Result<Self> {
+        let lanes = 64.min(caps.max_invocations);
+        Ok(Self { lanes, grid: grid(what, (elements as u64).div_ceil(u64::from(lanes)), caps)? })
+    }
+}
+
+/// How the rows of a softmax are cut: one workgroup per row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RowPlan {
+    /// Invocations that share a row; a power of two.
+    pub lanes: u32,
+    /// Workgroups in x and y.
+    pub grid: [u32; 2],
+    /// Loop iterations of one invocation.
+    pub iterations: u64,
+}
+
+/// Passes over a row: a sparsemax narrows its support at most this often (Newton steps from below, each of which
+/// drops at least one entry; in practice a handful).
+pub const SPARSEMAX_STEPS: u32 = 64;
+
+impl RowPlan {
+    /// Chooses lanes for rows of `length` entries that are read `passes` times.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] when a row is too long for one workgroup or the grid does not fit the device.
+    pub fn new(what: &str, rows: usize, length: usize, passes: u64, caps: &Caps) -> Result<Self> {
+        // On a software driver each barrier costs a switch per vector of lanes, so a row gets one vector of them
+        // unless it is long.
+        let wish = if caps.software { length / 64 } else { length / 4 };
+        let iterations = |lanes: usize| passes * (length.div_ceil(lanes) as u64 + 1) + passes * 9;
+        // The reduction keeps one f32 and one u32 per lane in workgroup memory.
+        let most = 256.min(caps.max_invocations as usize).min(caps.max_workgroup_bytes as usize / 8);
+        let mut lanes = wish.next_power_of_two().clamp(8, most);
+        while iterations(lanes) > caps.max_iterations && lanes < most {
+            lanes *= 2;
+        }
+        if iterations(lanes) > caps.max_iterations {
+            return Err(Error::Limit {
+                what: format!("loop iterations of {what} over {length} keys"),
+                needed: iterations(lanes),
+                allowed: caps.max_iterations,
+            });
+        }
+        Ok(Self { lanes: lanes as u32, grid: grid(what, rows as u64, caps)?, iterations: iterations(lanes) })
+    }
+}
+
+/// How an attention problem is run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AttentionPlan {
+    /// Which kernels.
+    pub path: Path,
+    /// Ranges of queries, run one after the other so that their scores fit the device's largest binding.
+    pub query_ranges: Vec<(usize, usize)>,
+    /// Bytes of scores held at a time.
+    pub score_bytes: u64,
+    /// Multiplications and additions of the whole problem (masked pairs counted in).
+    pub flops: u64,
+    /// Bytes of inputs and outputs, each counted once.
+    pub bytes: u64,
+}
+
+impl AttentionPlan {
+    /// Chooses path and ranges.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] when one query's scores alone exceed the device's largest binding, or when the weights are
+    /// asked for and do not fit in one.
+    pub fn new(options: &Attention, problem: &AttentionProblem, element: DType, caps: &Caps) -> Result<Self> {
+        let p = problem;
+        let per_query = (p.batch * p.query_heads * p.keys * 4) as u64;
+        let all = per_query * p.queries as u64;
+        let allowed = caps.max_binding_bytes.min(caps.max_buffer_bytes);
+        let keeps_scores = options.weights || options.scores.is_some();
+        if per_query > allowed || (keeps_scores && all > allowed) {
+            let what = if keeps_scores { "bytes of `weights`" } else { "bytes of the scores of one query" };
+            let needed = if keeps_scores { all } else { per_query };
+            return Err(Error::Limit { what: what.to_owned(), needed, allowed });
+        }
+        let chunk = if keeps_scores { p.queries } else { ((allowed / per_query) as usize).min(p.queries) };
+        let pairs = (p.batch * p.query_heads * p.queries * p.keys) as u64;
+        let elements = p.batch
+            * (p.query_heads * p.queries * (p.query_dim + p.value_dim)
+                + p.kv_heads * p.keys * (p.key_dim + p.value_dim));
+        Ok(Self {
+            path: Path::Staged,
+            query_ranges: (0..p.queries).step_by(chunk).map(|i| (i, (i + chunk).min(p.queries))).collect(),
+            score_bytes: per_query * chunk as u64,
+            flops: pairs * 2 * (p.score_dim + p.value_dim) as u64,
+            bytes: (elements * element.bytes()) as u64,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::attention::AttentionInputs;
+
+    #[test]
+    fn no_invocation_runs_past_the_iteration_limit() {
+        let caps = Caps { software: true, ..Caps::default() };
+        for depth in [1, 64, 64_999, 65_000, 65_001, 200_000] {
+            let plan = TilePlan::new("test", 1, 5, 7, depth, &caps).unwrap();
+            assert!(plan.depth.iter().all(|(a, b)| (b - a) as u64 <= caps.max_iterations), "{depth}");
+            assert_eq!(plan.depth.first().unwrap().0, 0);
+            assert_eq!(plan.depth.last().unwrap().1, depth);
+            assert!(plan.depth.windows(2).all(|w| w[0].1 == w[1].0));
+        }
+        for length in [1, 7, 1000, 65_536, 1_000_000, 4_000_000] {
+            let plan = RowPlan::new("test", 3, length, 3, &caps).unwrap();
+            assert!(plan.iterations <= caps.max_iterations, "{length}: {}", plan.iterations);
+        }
+        assert!(RowPlan::new("test", 1, 100_000_000, 3, &caps).is_err());
+    }
+
+    #[test]
+    fn grids_fold_and_refuse() {
+        let caps = Caps::default();
+        assert_eq!(grid("x", 0, &caps).unwrap(), [1, 1]);
+        assert_eq!(grid("x", 65_535, &caps).unwrap(), [65_535, 1]);
+        let [x, y] = grid("x", 65_536, &caps).unwrap();
+        assert!(u64::from(x) * u64::from(y) >= 65_536 && x <= 65_535 && y == 2);
+        assert!(grid("x", 65_535 * 65_535 + 1, &caps).is_err());
+    }
+
+    #[test]
+    fn workgroup_memory_bounds_the_lanes() {
+        let caps = Caps { max_workgroup_bytes: 128, ..Caps::default() };
+        assert_eq!(RowPlan::new("test", 1, 4096, 3, &caps).unwrap().lanes, 16);
+        assert_eq!(RowPlan::new("test", 1, 4096, 3, &Caps::default()).unwrap().lanes, 256);
+    }
+
+    #[test]
+    fn scores_that_do_not_fit_are_computed_in_ranges() {
+        let options = Attention::default();
+        let (q, kv) = ([2, 8, 4096, 64], [2, 8, 4096, 64]);
+        let problem = AttentionProblem::new(&options, &AttentionInputs::new(&q[..], &kv[..], &kv[..])).unwrap();
+        let plan = AttentionPlan::new(&options, &problem, DType::F32, &Caps::default()).unwrap();
+        assert!(plan.query_ranges.len() > 1 && plan.score_bytes <= 128 << 20);
+        assert_eq!(plan.query_ranges.last().unwrap().1, 4096);
+        let wanted = Attention { weights: true, ..options };
+        assert!(matches!(
+            AttentionPlan::new(&wanted, &problem, DType::F32, &Caps::default()),
+            Err(Error::Limit { .. })
+        ));
+    }
+}

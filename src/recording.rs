@@ -1,0 +1,172 @@
+//! A sequence of dispatches as plain data: written by the kernels' host side, run by [`crate::gpu`].
+//!
+//! A recording knows slots, not buffers. What is in a slot (a tensor, scratch memory) is decided when it runs, so the
+//! same code can be counted, explained and tested without a device.
+
+use crate::error::{Error, Result};
+use crate::tensor::{DType, Layout};
+use crate::wgsl::Variant;
+
+/// A place for a buffer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Slot(pub(crate) u32);
+
+/// What a slot will hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SlotKind {
+    /// A tensor that the caller binds.
+    Bound,
+    /// Memory that lives for this recording only; contents undefined at the start.
+    Scratch,
+}
+
+/// Size and kind of a slot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SlotInfo {
+    /// Shown in labels and errors.
+    pub name: String,
+    /// Bytes.
+    pub bytes: u64,
+    /// Bound or scratch.
+    pub kind: SlotKind,
+}
+
+/// A strided tensor inside a recording.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct View {
+    /// Where the elements are.
+    pub slot: Slot,
+    /// How they lie there.
+    pub layout: Layout,
+    /// Their type.
+    pub dtype: DType,
+}
+
+impl View {
+    /// Length of each axis.
+    pub fn shape(&self) -> &[usize] {
+        &self.layout.shape
+    }
+
+    /// The same elements under another layout.
+    pub fn with(&self, layout: Layout) -> Self {
+        Self { layout, ..self.clone() }
+    }
+}
+
+/// A buffer that a dispatch binds, in the order of the shader's bindings from 1 on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Binding {
+    /// Read only.
+    Read(Slot),
+    /// Read and written.
+    Write(Slot),
+    /// Declared by the shader but not used by this variant: a few zero bytes, read only.
+    Unused,
+}
+
+/// One dispatch.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Dispatch {
+    /// Which program.
+    pub variant: Variant,
+    /// Contents of the uniform `params`.
+    pub params: Vec<u8>,
+    /// Storage buffers.
+    pub bindings: Vec<Binding>,
+    /// Workgroups in x and y; shaders fold them into one index.
+    pub grid: [u32; 2],
+    /// Loop iterations of the longest invocation, all loops together.
+    pub iterations: u64,
+    /// Multiplications and additions.
+    pub flops: u64,
+    /// Bytes that must be read and written at least once.
+    pub bytes: u64,
+}
+
+/// One step of a recording.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Command {
+    /// Run a shader.
+    Dispatch(Dispatch),
+    /// Fill a slot with zeros.
+    Clear(Slot),
+}
+
+/// A sequence of commands over slots.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Recording {
+    slots: Vec<SlotInfo>,
+    commands: Vec<Command>,
+}
+
+impl Recording {
+    /// Nothing yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn slot(&mut self, name: &str, bytes: u64, kind: SlotKind) -> Slot {
+        self.slots.push(SlotInfo { name: name.to_owned(), bytes, kind });
+        Slot(self.slots.len() as u32 - 1)
+    }
+
+    /// A slot for a tensor that the caller binds.
+    pub fn bound(&mut self, name: &str, layout: Layout, dtype: DType, bytes: u64) -> View {
+        let slot = self.slot(name, bytes, SlotKind::Bound);
+        View { slot, layout, dtype }
+    }
+
+    /// A dense tensor that lives for this recording only.
+    pub fn scratch(&mut self, name: &str, shape: &[usize], dtype: DType) -> View {
+        let layout = Layout::contiguous(shape);
+        let bytes = (layout.elements() * dtype.bytes()).max(4).next_multiple_of(4) as u64;
+        let slot = self.slot(name, bytes, SlotKind::Scratch);
+        View { slot, layout, dtype }
+    }
+
+    /// Appends a dispatch.
+    pub fn push(&mut self, dispatch: Dispatch) {
+        self.commands.push(Command::Dispatch(dispatch));
+    }
+
+    /// Appends a fill with zeros.
+    pub fn clear(&mut self, slot: Slot) {
+        self.commands.push(Command::Clear(slot));
+    }
+
+    /// All slots, by number.
+    pub fn slots(&self) -> &[SlotInfo] {
+        &self.slots
+    }
+
+    /// All commands, in order.
+    pub fn commands(&self) -> &[Command] {
+        &self.commands
+    }
+
+    /// All dispatches, in order.
+    pub fn dispatches(&self) -> impl Iterator<Item = &Dispatch> {
+        self.commands.iter().filter_map(|command| match command {
+            Command::Dispatch(dispatch) => Some(dispatch),
+            Command::Clear(_) => None,
+        })
+    }
+
+    /// Bytes of scratch memory.
+    pub fn scratch_bytes(&self) -> u64 {
+        self.slots.iter().filter(|s| s.kind == SlotKind::Scratch).map(|s| s.bytes).sum()
+    }
+
+    /// Checks every slot against the device's largest binding and buffer.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] with the name of the tensor.
+    pub fn check(&self, caps: &crate::plan::Caps) -> Result<()> {
+        let allowed = caps.max_binding_bytes.min(caps.max_buffer_bytes);
+        match self.slots.iter().find(|slot| slot.bytes > allowed) {
+            Some(slot) => Err(Error::Limit { what: format!("bytes of `{}`", slot.name), needed: slot.bytes, allowed }),
+            None => Ok(()),
+        }
+    }
+}

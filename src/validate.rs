@@ -1,0 +1,253 @@
+//! Every kernel variant that a device can run, against the f64 oracle, over the [case table](crate::cases).
+//!
+//! A case judges each program it runs: the row of a variant holds the worst error ratio of all cases that used it.
+
+use std::collections::BTreeMap;
+
+use half::f16;
+
+use crate::attention::AttentionOutputs;
+use crate::cases::{self, AttentionCase, LinearCase, RnnCase};
+use crate::compare::judge;
+use crate::error::Result;
+use crate::gpu::{Gpu, Run, Tensor};
+use crate::ops::linear::{embed, linear};
+use crate::ops::rnn::GpuRnn;
+use crate::reference::{self, Float};
+use crate::rnn::{RnnOutputs, RnnStack};
+use crate::tensor::{Array, DType};
+
+/// What the cases say of one variant.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Row {
+    /// The kernel.
+    pub kernel: &'static str,
+    /// Its types and constants.
+    pub variant: String,
+    /// Cases that used it.
+    pub cases: usize,
+    /// Largest error ÷ tolerance; at most 1 for a pass.
+    pub worst: f64,
+    /// The case that had it.
+    pub worst_case: String,
+    /// Cases that failed, with the reason.
+    pub failures: Vec<String>,
+}
+
+/// One case, ready to run.
+enum Case {
+    Attention(AttentionCase),
+    Recurrent(RnnCase),
+    Linear(LinearCase),
+}
+
+impl Case {
+    fn name(&self) -> &str {
+        match self {
+            Self::Attention(case) => &case.name,
+            Self::Recurrent(case) => &case.name,
+            Self::Linear(case) => &case.name,
+        }
+    }
+}
+
+/// Error ÷ tolerance of each output of a case, by name.
+type Ratios = Result<Vec<(&'static str, f64)>>;
+
+/// Runs the table; `quick` takes every fifth case. `progress` is told how many of how many are done.
+///
+/// # Errors
+/// None of the cases' own: they are in the rows. [`crate::Error::DeviceLost`] ends the run.
+pub fn run(gpu: &Gpu, quick: bool, mut progress: impl FnMut(usize, usize)) -> Result<Vec<Row>> {
+    let cases: Vec<Case> = cases::attention()
+        .into_iter()
+        .map(Case::Attention)
+        .chain(cases::recurrent().into_iter().map(Case::Recurrent))
+        .chain(cases::linear().into_iter().map(Case::Linear))
+        .step_by(if quick { 5 } else { 1 })
+        .collect();
+    let types: &[DType] = if gpu.caps().f16 { &[DType::F32, DType::F16] } else { &[DType::F32] };
+    let mut rows: BTreeMap<String, Row> = BTreeMap::new();
+    for (done, case) in cases.iter().enumerate() {
+        progress(done, cases.len());
+        for &dtype in types {
+            let mut run = Run::new(gpu);
+            let ratios = match case {
+                Case::Attention(case) => attention(&mut run, case, dtype),
+                Case::Recurrent(case) => recurrent(&mut run, case, dtype),
+                Case::Linear(case) => self::linear_case(&mut run, case, dtype),
+            };
+            if let Err(lost @ crate::Error::DeviceLost(_)) = ratios {
+                return Err(lost);
+            }
+            let used: BTreeMap<_, _> = run.recording().dispatches().map(|d| (d.variant.label(), &d.variant)).collect();
+            for (label, variant) in used {
+                let kernel = variant.kernel.name();
+                let row = rows.entry(label.clone()).or_insert_with(|| Row {
+                    kernel,
+                    variant: label.trim_start_matches(kernel).trim().to_owned(),
+                    cases: 0,
+                    worst: 0.0,
+                    worst_case: String::new(),
+                    failures: Vec::new(),
+                });
+                row.cases += 1;
+                let name = format!("{} {dtype}", case.name());
+                match &ratios {
+                    Err(error) => row.failures.push(format!("{name}: {error}")),
+                    Ok(ratios) => {
+                        for (output, ratio) in ratios {
+                            if *ratio > row.worst {
+                                (row.worst, row.worst_case) = (*ratio, name.clone());
+                            }
+                            if *ratio > 1.0 {
+                                row.failures.push(format!("{name}, {output}: {ratio:.2} times the tolerance"));
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+    progress(cases.len(), cases.len());
+    Ok(rows.into_values().collect())
+}
+
+/// The values that storage as `dtype` leaves of an array.
+pub fn stored(array: &Array<f32>, dtype: DType) -> Array<f32> {
+    match dtype {
+        DType::F16 => array.map(|&x| f16::from_f32(x).to_f32()),
+        DType::F32 | DType::U32 => array.clone(),
+    }
+}
+
+fn widened(array: &Array<f32>) -> Array<f64> {
+    array.map(|&x| f64::from_f32(x))
+}
+
+fn ratio(
+    name: &'static str,
+    got: &Array<f32>,
+    oracle: &Array<f64>,
+    baseline: &Array<f32>,
+    storage: DType,
+) -> Result<(&'static str, f64)> {
+    Ok((name, judge(name, got, oracle, baseline, storage)?.ratio()))
+}
+
+/// Every output of an attention against the reference: the oracle in f64 on the inputs as they were, the baseline in
+/// f32 on the inputs as they are stored.
+///
+/// # Errors
+/// Those of the reference.
+pub fn judge_attention(case: &AttentionCase, got: &AttentionOutputs<Array<f32>>, dtype: DType) -> Ratios {
+    let oracle = reference::attention(&case.options, &case.inputs.map(widened))?;
+    let rounded = case.inputs.try_map(|name, array| {
+        let floats = matches!(name, "query" | "key" | "value" | "past_key" | "past_value");
+        Ok::<_, crate::Error>(if floats { stored(array, dtype) } else { array.clone() })
+    })?;
+    let baseline = reference::attention(&case.options, &rounded)?;
+    let mut ratios = vec![ratio("output", &got.output, &oracle.output, &stored(&baseline.output, dtype), dtype)?];
+    let f16_inputs = [
+        ("weights", &got.weights, &oracle.weights, &baseline.weights),
+        ("lse", &got.lse, &oracle.lse, &baseline.lse),
+        ("scores", &got.scores, &oracle.scores, &baseline.scores),
+        ("present_key", &got.present_key, &oracle.present_key, &baseline.present_key),
+        ("present_value", &got.present_value, &oracle.present_value, &baseline.present_value),
+    ];
+    for (name, got, oracle, baseline) in f16_inputs {
+        if let (Some(got), Some(oracle), Some(baseline)) = (got, oracle, baseline) {
+            ratios.push(ratio(name, got, oracle, baseline, dtype)?);
+        }
+    }
+    Ok(ratios)
+}
+
+/// Every output of a recurrence against the reference, as [`judge_attention`].
+///
+/// # Errors
+/// Those of the reference.
+pub fn judge_rnn(case: &RnnCase, got: &RnnOutputs<Array<f32>>, dtype: DType) -> Ratios {
+    let map_stack = |f: &dyn Fn(&str, &Array<f32>) -> Array<f32>| -> RnnStack<Array<f32>> {
+        let layer = |layer: &Vec<crate::rnn::RnnWeights<Array<f32>>>| {
+            let one = |w: &crate::rnn::RnnWeights<Array<f32>>| w.try_map(|name, a| Ok::<_, crate::Error>(f(name, a)));
+            layer.iter().filter_map(|w| one(w).ok()).collect()
+        };
+        case.stack.iter().map(layer).collect()
+    };
+    let wide_stack = case
+        .stack
+        .iter()
+        .map(|layer| layer.iter().map(|w| w.try_map(|_, a| Ok::<_, crate::Error>(widened(a)))).collect::<Result<_>>())
+        .collect::<Result<_>>()?;
+    let wide = case.inputs.try_map(|_, a| Ok::<_, crate::Error>(widened(a)))?;
+    let oracle = reference::rnn(&case.options, &wide_stack, &wide)?;
+    let stack = map_stack(&|name, a| if name.starts_with("weight") { stored(a, dtype) } else { a.clone() });
+    let inputs = case
+        .inputs
+        .try_map(|name, a| Ok::<_, crate::Error>(if name == "input" { stored(a, dtype) } else { a.clone() }))?;
+    let baseline = reference::rnn(&case.options, &stack, &inputs)?;
+    let mut ratios = vec![
+        ratio("output", &got.output, &oracle.output, &baseline.output, DType::F32)?,
+        ratio("final_h", &got.final_h, &oracle.final_h, &baseline.final_h, DType::F32)?,
+    ];
+    if let (Some(got), Some(oracle), Some(baseline)) = (&got.final_c, &oracle.final_c, &baseline.final_c) {
+        ratios.push(ratio("final_c", got, oracle, baseline, DType::F32)?);
+    }
+    Ok(ratios)
+}
+
+/// Reads tensors through the run without consuming its recording, so that the variants can still be told.
+fn read(run: &Run<'_>, tensors: &[&Tensor]) -> Result<Vec<Array<f32>>> {
+    run.clone().submit_and_read(tensors)
+}
+
+fn attention(run: &mut Run<'_>, case: &AttentionCase, dtype: DType) -> Ratios {
+    let inputs = case.inputs.upload(run.gpu(), dtype)?;
+    let outputs = case.options.record(run, &inputs)?;
+    let mut tensors = vec![&outputs.output];
+    let optional = [&outputs.weights, &outputs.lse, &outputs.scores, &outputs.present_key, &outputs.present_value];
+    tensors.extend(optional.into_iter().flatten());
+    let mut read = read(run, &tensors)?.into_iter();
+    let mut next = |wanted: bool| wanted.then(|| read.next()).flatten();
+    let output = next(true).ok_or_else(|| crate::Error::missing("output", "what was read back"))?;
+    let [weights, lse, scores, present_key, present_value] = optional.map(|tensor| next(tensor.is_some()));
+    let got = AttentionOutputs { output, weights, lse, scores, present_key, present_value };
+    judge_attention(case, &got, dtype)
+}
+
+fn recurrent(run: &mut Run<'_>, case: &RnnCase, dtype: DType) -> Ratios {
+    let rnn = GpuRnn::upload(run.gpu(), &case.options, &case.stack, dtype)?;
+    let outputs = rnn.record(run, &case.inputs.upload(run.gpu(), dtype)?)?;
+    let mut tensors = vec![&outputs.output, &outputs.final_h];
+    tensors.extend(&outputs.final_c);
+    let mut read = read(run, &tensors)?.into_iter();
+    let mut next = || read.next().ok_or_else(|| crate::Error::missing("output", "what was read back"));
+    let got = RnnOutputs {
+        output: next()?,
+        final_h: next()?,
+        final_c: outputs.final_c.as_ref().map(|_| next()).transpose()?,
+    };
+    judge_rnn(case, &got, dtype)
+}
+
+fn linear_case(run: &mut Run<'_>, case: &LinearCase, dtype: DType) -> Ratios {
+    let gpu = run.gpu();
+    let table = Tensor::upload(gpu, "table", &case.table, dtype)?;
+    let ids = Tensor::upload_u32(gpu, "ids", &Array::new(&[case.ids.len()], case.ids.clone())?)?;
+    let weight = Tensor::upload(gpu, "weight", &case.weight, dtype)?;
+    let bias = case.bias.as_ref().map(|b| Tensor::upload(gpu, "bias", b, DType::F32)).transpose()?;
+    let x = embed(run, &table, &ids)?;
+    let y = linear(run, &[(&x, &weight)], bias.as_ref(), case.activation)?;
+    let mut read = read(run, &[&y])?;
+    let got = read.pop().ok_or_else(|| crate::Error::missing("y", "what was read back"))?;
+    let oracle = {
+        let x = reference::embed(&widened(&case.table), &case.ids)?;
+        reference::linear(&x, &widened(&case.weight), case.bias.as_ref().map(widened).as_ref(), case.activation)?
+    };
+    let baseline = {
+        let x = reference::embed(&stored(&case.table, dtype), &case.ids)?;
+        reference::linear(&x, &stored(&case.weight, dtype), case.bias.as_ref(), case.activation)?
+    };
+    Ok(vec![ratio("y", &got, &oracle, &baseline, DType::F32)?])
+}

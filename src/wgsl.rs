@@ -1,0 +1,144 @@
+//! Composition of shader sources: a short typed header, the shared files a kernel asks for, the kernel.
+//!
+//! Files are plain WGSL and are only concatenated. What differs between variants is said in one of three ways:
+//! `override` constants for numbers and switches, aliases in the header for element types, and a choice of files.
+
+use std::fmt::Write;
+use std::sync::Arc;
+
+use crate::tensor::DType;
+
+/// The kernels, one per file in `shaders/`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kernel {
+    /// Strided copy.
+    Copy,
+    /// Embedding look-up.
+    Gather,
+    /// Join of two directions.
+    Merge,
+    /// Linear layer.
+    Project,
+    /// Step of a recurrence.
+    Recurrent,
+    /// Attention scores.
+    Score,
+    /// Scores to weights.
+    Softmax,
+    /// Weights times values.
+    WeightedSum,
+}
+
+macro_rules! shader {
+    ($path:literal) => {
+        include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders/", $path))
+    };
+}
+
+const LAYOUT: &str = shader!("common/layout.wgsl");
+const MATH: &str = shader!("common/math.wgsl");
+const ACTIVATION: &str = shader!("common/activation.wgsl");
+const HIDDEN: &str = shader!("common/hidden.wgsl");
+const MASK: &str = shader!("common/mask.wgsl");
+const REDUCE_SHARED: &str = shader!("common/reduce_shared.wgsl");
+const SCORE_MOD_NONE: &str = shader!("common/score_mod_none.wgsl");
+
+impl Kernel {
+    /// Every kernel.
+    pub const ALL: [Self; 8] = [
+        Self::Copy,
+        Self::Gather,
+        Self::Merge,
+        Self::Project,
+        Self::Recurrent,
+        Self::Score,
+        Self::Softmax,
+        Self::WeightedSum,
+    ];
+
+    /// Name of the shader file without its ending.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Copy => "copy",
+            Self::Gather => "gather",
+            Self::Merge => "merge",
+            Self::Project => "project",
+            Self::Recurrent => "recurrent",
+            Self::Score => "score",
+            Self::Softmax => "softmax",
+            Self::WeightedSum => "weighted_sum",
+        }
+    }
+
+    /// The shared files and the kernel's own, in order.
+    fn files(self) -> &'static [&'static str] {
+        match self {
+            Self::Copy => &[LAYOUT, shader!("copy.wgsl")],
+            Self::Gather => &[LAYOUT, shader!("gather.wgsl")],
+            Self::Merge => &[LAYOUT, shader!("merge.wgsl")],
+            Self::Project => &[LAYOUT, MATH, ACTIVATION, shader!("project.wgsl")],
+            Self::Recurrent => &[LAYOUT, MATH, ACTIVATION, shader!("recurrent.wgsl")],
+            Self::Score => &[LAYOUT, MATH, HIDDEN, MASK, shader!("score.wgsl")],
+            Self::Softmax => &[LAYOUT, MATH, HIDDEN, REDUCE_SHARED, shader!("softmax.wgsl")],
+            Self::WeightedSum => &[LAYOUT, shader!("weighted_sum.wgsl")],
+        }
+    }
+}
+
+/// A value of an `override` constant; f64 as WebGPU has it.
+pub type Override = (&'static str, f64);
+
+/// One program: a kernel with its types and constants.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Variant {
+    /// Which kernel.
+    pub kernel: Kernel,
+    /// Element types by alias.
+    pub aliases: Vec<(&'static str, DType)>,
+    /// Values of `override` constants.
+    pub overrides: Vec<Override>,
+    /// A user's `score_mod`.
+    pub score_mod: Option<Arc<str>>,
+}
+
+impl Variant {
+    /// The whole WGSL source.
+    pub fn source(&self) -> String {
+        let mut source = String::new();
+        if self.aliases.iter().any(|(_, dtype)| *dtype == DType::F16) {
+            source.push_str("enable f16;\n");
+        }
+        for (alias, dtype) in &self.aliases {
+            let _ = writeln!(source, "alias {alias} = {dtype};");
+        }
+        if self.kernel == Kernel::Score {
+            source.push_str(self.score_mod.as_deref().unwrap_or(SCORE_MOD_NONE));
+            source.push('\n');
+        }
+        for file in self.kernel.files() {
+            source.push_str(file);
+            source.push('\n');
+        }
+        source
+    }
+
+    /// A text that is the same for the same program, for caches and labels.
+    pub fn key(&self) -> String {
+        let mut key = self.kernel.name().to_owned();
+        for (alias, dtype) in &self.aliases {
+            let _ = write!(key, " {alias}={dtype}");
+        }
+        for (name, value) in &self.overrides {
+            let _ = write!(key, " {name}={value}");
+        }
+        if let Some(user) = &self.score_mod {
+            let _ = write!(key, " score_mod={user}");
+        }
+        key
+    }
+
+    /// The key without a user's source: short enough for labels and tables.
+    pub fn label(&self) -> String {
+        Self { score_mod: None, ..self.clone() }.key()
+    }
+}

@@ -1,0 +1,123 @@
+//! The case table itself: accepted, well conditioned, quick, and judged rightly.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use regard::attention::{AttentionOutputs, Normalize, ScoreStage};
+use regard::compare::judge;
+use regard::reference::{self, gumbel};
+use regard::tensor::{Array, DType};
+use regard::{cases, problem};
+
+fn cast(a: &Array<f32>) -> Array<f64> {
+    a.map(|&x| f64::from(x))
+}
+
+/// The baseline judged against the oracle says how hard a case is: more than a thousandth of the tensor's size and the
+/// tolerance drawn from it would let anything through.
+fn well_conditioned(name: &str, tensor: &str, baseline: &Array<f32>, oracle: &Array<f64>) {
+    let verdict = judge(tensor, baseline, oracle, baseline, DType::F32).unwrap();
+    assert!(verdict.passed(), "{name}: {tensor}: {verdict:?}");
+    let size = oracle.data().iter().filter(|x| x.is_finite()).fold(0.0, |size: f64, x| size.max(x.abs()));
+    assert!(verdict.baseline <= 1e-3 * size, "{name}: {tensor}: f32 is off by {:e} of {size:e}", verdict.baseline);
+    assert!(oracle.data().iter().all(|x| !x.is_nan()), "{name}: {tensor} has NaN");
+}
+
+#[test]
+fn the_attention_table_is_sound() {
+    let table = cases::attention();
+    let names: BTreeSet<_> = table.iter().map(|case| case.name.clone()).collect();
+    assert_eq!(names.len(), table.len(), "names are unique");
+    for case in &table {
+        let oracle = reference::attention(&case.options, &case.inputs.map(cast)).unwrap();
+        let baseline = reference::attention(&case.options, &case.inputs).unwrap();
+        let pairs = |o: &AttentionOutputs<Array<f64>>| {
+            [Some(o.output.clone()), o.weights.clone(), o.lse.clone(), o.scores.clone(), o.present_key.clone()]
+        };
+        let b = baseline;
+        let narrow = [Some(b.output), b.weights, b.lse, b.scores, b.present_key];
+        for (tensor, (baseline, oracle)) in ["output", "weights", "lse", "scores", "present_key"]
+            .into_iter()
+            .zip(narrow.into_iter().zip(pairs(&oracle)))
+        {
+            assert_eq!(baseline.is_some(), oracle.is_some());
+            if let (Some(baseline), Some(oracle)) = (baseline, oracle) {
+                well_conditioned(&case.name, tensor, &baseline, &oracle);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_recurrent_table_is_sound() {
+    let table = cases::recurrent();
+    let names: BTreeSet<_> = table.iter().map(|case| case.name.clone()).collect();
+    assert_eq!(names.len(), table.len(), "names are unique");
+    for case in &table {
+        let wide = case.stack.iter().map(|layer| layer.iter().map(|w| w.map(cast)).collect()).collect();
+        let oracle = reference::rnn(&case.options, &wide, &case.inputs.map(cast)).unwrap();
+        let baseline = reference::rnn(&case.options, &case.stack, &case.inputs).unwrap();
+        well_conditioned(&case.name, "output", &baseline.output, &oracle.output);
+        well_conditioned(&case.name, "final_h", &baseline.final_h, &oracle.final_h);
+        if let (Some(baseline), Some(oracle)) = (&baseline.final_c, &oracle.final_c) {
+            well_conditioned(&case.name, "final_c", baseline, oracle);
+        }
+    }
+}
+
+/// A draw whose two best keys lie closer than a device's logarithm is exact would be no test.
+#[test]
+fn drawn_keys_win_clearly() {
+    for case in cases::attention() {
+        let Normalize::Sample { seed } = case.options.normalize else { continue };
+        let mut options = case.options.clone();
+        options.scores = Some(ScoreStage::Masked);
+        let scores = reference::attention(&options, &case.inputs.map(cast)).unwrap().scores.unwrap();
+        let keys = scores.shape()[3];
+        for (row, scores) in scores.data().chunks_exact(keys).enumerate() {
+            let noisy = scores.iter().enumerate().map(|(j, s)| s + f64::from(gumbel(seed, row as u32, j as u32)));
+            let mut noisy: Vec<f64> = noisy.collect();
+            noisy.sort_by(f64::total_cmp);
+            let [.., second, first] = noisy[..] else { continue };
+            assert!(first == f64::NEG_INFINITY || first - second > 1e-3, "{} row {row}: {first} {second}", case.name);
+        }
+    }
+}
+
+#[test]
+fn the_oracle_answers_the_whole_table_quickly() {
+    let start = Instant::now();
+    for case in cases::attention() {
+        reference::attention(&case.options, &case.inputs.map(cast)).unwrap();
+    }
+    let attention = start.elapsed();
+    for case in cases::recurrent() {
+        let stack = case.stack.iter().map(|layer| layer.iter().map(|w| w.map(cast)).collect()).collect();
+        reference::rnn(&case.options, &stack, &case.inputs.map(cast)).unwrap();
+    }
+    println!("attention {attention:?}, with recurrent {:?}", start.elapsed());
+    assert!(start.elapsed().as_secs_f64() < 10.0);
+}
+
+/// The table has what it is for.
+#[test]
+fn the_table_covers_the_options() {
+    let table = cases::attention();
+    let problem = |case: &cases::AttentionCase| {
+        problem::AttentionProblem::new(&case.options, &case.inputs.map(Array::shape)).unwrap()
+    };
+    let problems: Vec<_> = table.iter().map(problem).collect();
+    for dim in [1, 40, 59, 80, 111, 128, 256] {
+        assert!(problems.iter().any(|p| p.query_dim == dim), "head dim {dim}");
+    }
+    for n in [1, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65] {
+        assert!(problems.iter().any(|p| p.queries == n), "{n} queries");
+        assert!(problems.iter().any(|p| p.keys == n), "{n} keys");
+    }
+    assert!(problems.iter().any(|p| p.group() > 1) && problems.iter().any(|p| p.value_dim != p.query_dim));
+    let all_zero = |case: &cases::AttentionCase| {
+        let lse = reference::attention(&case.options, &case.inputs.map(cast)).unwrap().lse;
+        lse.is_some_and(|lse| lse.data().contains(&f64::NEG_INFINITY))
+    };
+    assert!(table.iter().filter(|case| all_zero(case)).count() >= 10);
+}

@@ -1,0 +1,70 @@
+//! The device that GPU tests share, and the whole path from host arrays to host arrays.
+
+use std::sync::OnceLock;
+
+use regard::attention::{Attention, AttentionInputs, AttentionOutputs};
+use regard::gpu::{Gpu, Open};
+use regard::ops::rnn::GpuRnn;
+use regard::rnn::{Rnn, RnnInputs, RnnOutputs, RnnStack};
+use regard::tensor::{Array, DType};
+use regard::{Error, Result};
+
+/// Any adapter, the one named in `REGARD_ADAPTER` if there is such a variable. A machine without one fails here, with
+/// the line that installs a software driver: GPU tests are never skipped.
+pub(crate) fn gpu() -> &'static Gpu {
+    static GPU: OnceLock<Gpu> = OnceLock::new();
+    GPU.get_or_init(|| open(false))
+}
+
+/// The same adapter with WebGPU's default limits and no optional feature.
+pub(crate) fn minimal_gpu() -> &'static Gpu {
+    static GPU: OnceLock<Gpu> = OnceLock::new();
+    GPU.get_or_init(|| open(true))
+}
+
+fn open(minimal: bool) -> Gpu {
+    let adapter = std::env::var("REGARD_ADAPTER").ok();
+    match Gpu::open(&Open { adapter, minimal, ..Open::default() }) {
+        Ok(gpu) => gpu,
+        Err(error) => panic!("{error}\nhint: {}", error.hint().unwrap_or("none")),
+    }
+}
+
+pub(crate) fn attention(
+    gpu: &Gpu,
+    options: &Attention,
+    inputs: &AttentionInputs<Array<f32>>,
+    dtype: DType,
+) -> Result<AttentionOutputs<Array<f32>>> {
+    options.run(gpu, &inputs.upload(gpu, dtype)?)?.download(gpu)
+}
+
+pub(crate) fn rnn(
+    gpu: &Gpu,
+    options: &Rnn,
+    stack: &RnnStack<Array<f32>>,
+    inputs: &RnnInputs<Array<f32>>,
+    dtype: DType,
+) -> Result<RnnOutputs<Array<f32>>> {
+    GpuRnn::upload(gpu, options, stack, dtype)?.run(gpu, &inputs.upload(gpu, dtype)?)?.download(gpu)
+}
+
+/// Runs a check over named cases and fails with every case that did not pass.
+pub(crate) fn all<C>(
+    what: &str,
+    cases: impl IntoIterator<Item = C>,
+    name: impl Fn(&C) -> String,
+    check: impl Fn(&C) -> Result<f64, Error>,
+) {
+    let (mut count, mut worst, mut failures) = (0, 0.0f64, Vec::new());
+    for case in cases {
+        count += 1;
+        match check(&case) {
+            Ok(ratio) => worst = worst.max(ratio),
+            Err(error) => failures.push(format!("{}: {error}", name(&case))),
+        }
+    }
+    println!("{what}: {} of {count} passed, worst error ÷ tolerance {worst:.2}", count - failures.len());
+    assert!(count > 0, "{what}: no cases");
+    assert!(failures.is_empty(), "{what}: {} of {count} failed\n{}", failures.len(), failures.join("\n"));
+}

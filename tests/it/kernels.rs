@@ -1,0 +1,29 @@
+//! Every kernel variant against the f64 oracle over the whole case table, on the device at hand.
+
+use regard::validate::{self, Row};
+use regard::wgsl::Kernel;
+
+use crate::gpu::{gpu, minimal_gpu};
+
+fn check(rows: &[Row]) {
+    for kernel in Kernel::ALL {
+        let of_kernel: Vec<_> = rows.iter().filter(|row| row.kernel == kernel.name()).collect();
+        let worst = of_kernel.iter().map(|row| row.worst).fold(0.0, f64::max);
+        println!("{}: {} variants, worst error ÷ tolerance {worst:.2}", kernel.name(), of_kernel.len());
+        assert!(!of_kernel.is_empty(), "no case runs `{}`", kernel.name());
+    }
+    let failures: Vec<_> = rows.iter().flat_map(|row| &row.failures).collect();
+    let unique: std::collections::BTreeSet<_> = failures.into_iter().collect();
+    let list: Vec<_> = unique.iter().map(|s| s.as_str()).collect();
+    assert!(list.is_empty(), "{} failures\n{}", list.len(), list.join("\n"));
+}
+
+#[test]
+fn every_variant_is_within_the_tolerance() {
+    check(&validate::run(gpu(), false, |_, _| {}).unwrap());
+}
+
+#[test]
+fn and_with_default_limits_and_no_features() {
+    check(&validate::run(minimal_gpu(), false, |_, _| {}).unwrap());
+}

@@ -1,0 +1,274 @@
+//! Recordings made without a device: what the planner and the kernels' host side would send to one.
+
+use regard::attention::{
+    Attention, AttentionInputs, AttentionOutputs, Causal, Mask, Normalize, Score, ScoreMod, ScoreStage, Window,
+};
+use regard::kernels;
+use regard::ops::{self, rnn::LayerWeights};
+use regard::plan::{AttentionPlan, Caps};
+use regard::problem::{AttentionProblem, RnnProblem};
+use regard::recording::{Recording, View};
+use regard::rnn::{Activation, Cell, Direction, Merge, Reset, Rnn, RnnInputs, RnnOutputs, RnnWeights};
+use regard::tensor::{DType, Layout};
+
+fn bound(recording: &mut Recording, name: &str, shape: &[usize], dtype: DType) -> View {
+    let layout = Layout::contiguous(shape);
+    let bytes = (layout.elements() * dtype.bytes()) as u64;
+    recording.bound(name, layout, dtype, bytes)
+}
+
+/// Attention over inputs of these shapes, with the dtype of query, key and value.
+pub(crate) fn attention(
+    caps: &Caps,
+    options: &Attention,
+    inputs: &AttentionInputs<Vec<usize>>,
+    dtype: DType,
+) -> Recording {
+    let problem = AttentionProblem::new(options, &inputs.map_ref(Vec::as_slice)).unwrap();
+    let plan = AttentionPlan::new(options, &problem, dtype, caps).unwrap();
+    let mut recording = Recording::new();
+    let is_bool = matches!(inputs.mask, Some(Mask::Bool(_)));
+    let views = inputs
+        .try_map(|name, shape| {
+            let dtype = match name {
+                "query" | "key" | "value" | "past_key" | "past_value" => dtype,
+                "kv_lengths" => DType::U32,
+                "mask" if is_bool => DType::U32,
+                _ => DType::F32,
+            };
+            Ok::<_, ()>(bound(&mut recording, name, shape, dtype))
+        })
+        .unwrap();
+    let p = &problem;
+    let pairs = [p.batch, p.query_heads, p.queries, p.keys];
+    let mut optional =
+        |wanted: bool, name: &str, shape: &[usize]| wanted.then(|| bound(&mut recording, name, shape, DType::F32));
+    let (weights, lse) = (optional(options.weights, "weights", &pairs), optional(options.lse, "lse", &pairs[..3]));
+    let scores = optional(options.scores.is_some(), "scores", &pairs);
+    let output = bound(&mut recording, "output", &[p.batch, p.query_heads, p.queries, p.value_dim], dtype);
+    let mut present = |dim: usize| {
+        let shape = [p.batch, p.kv_heads, p.keys, dim];
+        inputs.past_key.is_some().then(|| bound(&mut recording, "present", &shape, dtype))
+    };
+    let (present_key, present_value) = (present(p.key_dim), present(p.value_dim));
+    let outputs = AttentionOutputs { output, weights, lse, scores, present_key, present_value };
+    ops::attention::record(&mut recording, caps, options, &problem, &plan, &views, &outputs).unwrap();
+    recording
+}
+
+/// What a recurrence is given beside its input.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Given {
+    pub(crate) lengths: bool,
+    pub(crate) bias: bool,
+    pub(crate) peephole: bool,
+    pub(crate) initial: bool,
+}
+
+/// A stack of `layers` over [steps, batch, input].
+pub(crate) fn rnn(
+    caps: &Caps,
+    options: &Rnn,
+    [steps, batch, input, hidden, layers]: [usize; 5],
+    given: Given,
+    dtype: DType,
+) -> Recording {
+    let (directions, rows) = (options.direction.count(), options.cell.gates() * hidden);
+    let width = options.output_width(hidden);
+    let inputs_of = |l: usize| if l == 0 { input } else { width };
+    let stack: Vec<Vec<RnnWeights<Vec<usize>>>> = (0..layers)
+        .map(|l| {
+            let weights = RnnWeights {
+                weight_ih: vec![rows, inputs_of(l)],
+                weight_hh: vec![rows, hidden],
+                bias_ih: None,
+                bias_hh: None,
+                peephole: None,
+            };
+            vec![weights; directions]
+        })
+        .collect();
+    let shapes: Vec<Vec<RnnWeights<&[usize]>>> = stack
+        .iter()
+        .map(|layer| {
+            layer
+                .iter()
+                .map(|w| RnnWeights {
+                    weight_ih: &w.weight_ih[..],
+                    weight_hh: &w.weight_hh[..],
+                    bias_ih: None,
+                    bias_hh: None,
+                    peephole: None,
+                })
+                .collect()
+        })
+        .collect();
+    let problem = RnnProblem::new(options, &shapes, &RnnInputs::new(&[steps, batch, input][..])).unwrap();
+    let mut recording = Recording::new();
+    let r = &mut recording;
+    let states = [layers * directions, batch, hidden];
+    let lstm = options.cell == Cell::Lstm;
+    let views: Vec<_> = (0..layers)
+        .map(|l| LayerWeights {
+            weight_ih: bound(r, "weight_ih", &[directions * rows, inputs_of(l)], dtype),
+            bias_ih: given.bias.then(|| bound(r, "bias_ih", &[directions * rows], DType::F32)),
+            weight_hh: bound(r, "weight_hh", &[directions, rows, hidden], dtype),
+            bias_hh: given.bias.then(|| bound(r, "bias_hh", &[directions, rows], DType::F32)),
+            peephole: given.peephole.then(|| bound(r, "peephole", &[directions, 3, hidden], DType::F32)),
+        })
+        .collect();
+    let inputs = RnnInputs {
+        input: bound(r, "input", &[steps, batch, input], dtype),
+        initial_h: given.initial.then(|| bound(r, "initial_h", &states, DType::F32)),
+        initial_c: (given.initial && lstm).then(|| bound(r, "initial_c", &states, DType::F32)),
+        lengths: given.lengths.then(|| bound(r, "lengths", &[batch], DType::U32)),
+    };
+    let outputs = RnnOutputs {
+        output: bound(r, "output", &[steps, batch, width], DType::F32),
+        final_h: bound(r, "final_h", &states, DType::F32),
+        final_c: lstm.then(|| bound(r, "final_c", &states, DType::F32)),
+    };
+    ops::rnn::record(r, caps, options, &problem, &views, &inputs, &outputs).unwrap();
+    recording
+}
+
+/// Recordings that together use every variant that options can lead to.
+pub(crate) fn every_kind(caps: &Caps) -> Vec<Recording> {
+    let mut all = Vec::new();
+    let shapes = |queries: usize, keys: usize, dim: usize| {
+        AttentionInputs::new(vec![2, 4, queries, dim], vec![2, 2, keys, dim], vec![2, 2, keys, 7])
+    };
+    let plain = Attention::default();
+    for dtype in [DType::F32, DType::F16] {
+        for (queries, keys, dim) in [(1, 5, 8), (1, 300, 64), (9, 70, 40), (4, 70_000, 3)] {
+            all.push(attention(caps, &plain, &shapes(queries, keys, dim), dtype));
+        }
+        for score in [Score::Dot, Score::Cosine, Score::General, Score::Additive, Score::Concat] {
+            let options = Attention { score, ..plain.clone() };
+            let mut inputs = shapes(9, 11, 8);
+            match score {
+                Score::General => inputs.score.weight = Some(vec![8, 8]),
+                Score::Concat => {
+                    (inputs.score.weight, inputs.score.v) = (Some(vec![5, 16]), Some(vec![5]));
+                }
+                Score::Additive => {
+                    all.push(attention(caps, &options, &inputs, dtype));
+                    inputs.score.query_weight = Some(vec![5, 8]);
+                    inputs.score.key_weight = Some(vec![5, 8]);
+                    (inputs.score.v, inputs.score.bias) = (Some(vec![5]), Some(vec![5]));
+                }
+                _ => {}
+            }
+            all.push(attention(caps, &options, &inputs, dtype));
+        }
+        let mut past = shapes(3, 2, 8);
+        (past.past_key, past.past_value) = (Some(vec![2, 2, 6, 8]), Some(vec![2, 2, 6, 7]));
+        all.push(attention(caps, &plain, &past, dtype));
+    }
+    for normalize in [Normalize::Softmax, Normalize::Hardmax, Normalize::Sample { seed: 1 }, Normalize::Sparsemax] {
+        let lse = matches!(normalize, Normalize::Softmax | Normalize::Sample { .. });
+        all.push(attention(caps, &Attention { normalize, lse, ..plain.clone() }, &shapes(3, 9, 8), DType::F32));
+    }
+    for mask in [Mask::Bool(vec![9]), Mask::Float(vec![2, 1, 3, 9])] {
+        for stage in [ScoreStage::Raw, ScoreStage::Capped, ScoreStage::Masked] {
+            let options = Attention {
+                softcap: Some(5.0),
+                causal: Some(Causal::BottomRight),
+                window: Some(Window { left: Some(2), right: None }),
+                weights: true,
+                scores: Some(stage),
+                score_mod: Some(ScoreMod {
+                    wgsl: "fn score_mod(score: f32, b: u32, h: u32, i: u32, j: u32) -> f32 { return score * 2.0; }"
+                        .to_owned(),
+                    reference: None,
+                }),
+                ..plain.clone()
+            };
+            let mut inputs = shapes(3, 9, 8);
+            inputs.mask = Some(mask.clone());
+            inputs.kv_lengths = Some(vec![2]);
+            inputs.alibi_slopes = Some(vec![4]);
+            inputs.sinks = Some(vec![4]);
+            all.push(attention(caps, &options, &inputs, DType::F32));
+        }
+    }
+
+    let cells = [Cell::Lstm, Cell::Gru { reset: Reset::After }, Cell::Gru { reset: Reset::Before }, Cell::Rnn];
+    for cell in cells {
+        for (batch, hidden, merge) in
+            [(1, 5, Merge::Concat), (5, 70, Merge::Sum), (3, 16, Merge::Mul), (4, 16, Merge::Average)]
+        {
+            for direction in [Direction::Forward, Direction::Reverse, Direction::Bidirectional] {
+                let lstm = cell == Cell::Lstm;
+                let options = Rnn {
+                    direction,
+                    merge: if direction == Direction::Bidirectional { merge } else { Merge::Concat },
+                    clip: (batch == 5).then_some(3.0),
+                    input_forget: lstm && batch == 3,
+                    activations: [Activation::Softplus, Activation::Softsign, Activation::Elu { alpha: 1.0 }],
+                    ..Rnn::new(cell)
+                };
+                let given =
+                    Given { lengths: batch > 1, bias: batch != 3, peephole: lstm && batch == 4, initial: batch == 5 };
+                let dtype = if batch == 4 { DType::F16 } else { DType::F32 };
+                all.push(rnn(caps, &options, [3, batch, 6, hidden, 2], given, dtype));
+            }
+        }
+    }
+
+    for dtype in [DType::F32, DType::F16] {
+        let mut recording = Recording::new();
+        let r = &mut recording;
+        let (table, ids) = (bound(r, "table", &[9, 6], dtype), bound(r, "ids", &[4], DType::U32));
+        let rows = r.scratch("rows", &[4, 6], DType::F32);
+        kernels::gather::record(r, caps, &table, &ids, &rows).unwrap();
+        let weight = bound(r, "weight", &[3, 6], dtype);
+        let y = r.scratch("y", &[4, 3], DType::F32);
+        let summands = [(&rows, &weight), (&rows, &weight)];
+        kernels::project::record(r, caps, &summands, None, Some(Activation::Tanh), &y).unwrap();
+        all.push(recording);
+    }
+    all
+}
+
+#[test]
+fn an_encoder_takes_one_dispatch_a_step_for_both_directions() {
+    let caps = Caps::default();
+    for steps in [1, 10, 100] {
+        let options = Rnn::new(Cell::Gru { reset: Reset::After }).bidirectional();
+        let given = Given { lengths: true, bias: true, ..Given::default() };
+        let recording = rnn(&caps, &options, [steps, 8, 16, 32, 1], given, DType::F32);
+        let count = |name| recording.dispatches().filter(|d| d.variant.kernel.name() == name).count();
+        assert_eq!(count("recurrent"), steps);
+        assert_eq!(count("project"), 1, "X·W is one product for all steps and both directions");
+        assert_eq!(recording.dispatches().count(), steps + 2, "and one copy of the final state");
+    }
+}
+
+#[test]
+fn the_steps_of_a_layer_bind_the_same_buffers() {
+    let recording = rnn(&Caps::default(), &Rnn::new(Cell::Lstm), [20, 3, 4, 8, 1], Given::default(), DType::F32);
+    let mut steps = recording.dispatches().filter(|d| d.variant.kernel.name() == "recurrent");
+    let first = steps.next().unwrap();
+    assert!(steps.all(|d| d.bindings == first.bindings && d.variant == first.variant && d.params != first.params));
+}
+
+#[test]
+fn no_recording_passes_the_iteration_limit_or_binds_a_buffer_twice() {
+    use regard::recording::Binding;
+    let caps = Caps { f16: true, ..Caps::default() };
+    for recording in every_kind(&caps) {
+        for dispatch in recording.dispatches() {
+            let name = dispatch.variant.label();
+            assert!(dispatch.iterations <= caps.max_iterations, "{name}: {} iterations", dispatch.iterations);
+            assert!(dispatch.grid.iter().all(|&n| n >= 1 && n <= caps.max_workgroups), "{name}: {:?}", dispatch.grid);
+            for (k, binding) in dispatch.bindings.iter().enumerate() {
+                let Binding::Write(slot) = binding else { continue };
+                let again = |(other, b): (usize, &Binding)| {
+                    other != k && matches!(b, Binding::Read(s) | Binding::Write(s) if s == slot)
+                };
+                assert!(!dispatch.bindings.iter().enumerate().any(again), "{name} reads and writes one buffer");
+            }
+        }
+    }
+}

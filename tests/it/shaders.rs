@@ -1,0 +1,131 @@
+//! Every variant of every shader, without a GPU: it parses, validates, keeps to the limits and can be lowered for
+//! Vulkan, Metal and Direct3D; Rust's uniform structs lie as the shaders' do.
+
+use std::collections::BTreeMap;
+
+use naga::back::{hlsl, msl, spv};
+use naga::proc::Layouter;
+use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
+use naga::{AddressSpace, Module, ShaderStage, TypeInner};
+use regard::kernels;
+use regard::plan::Caps;
+use regard::tensor::DType;
+use regard::wgsl::{Kernel, Variant};
+
+use crate::recordings;
+
+fn parse(variant: &Variant) -> (Module, ModuleInfo) {
+    let source = variant.source();
+    let module = naga::front::wgsl::parse_str(&source)
+        .unwrap_or_else(|error| panic!("{}: {}", variant.label(), error.emit_to_string(&source)));
+    let info = Validator::new(ValidationFlags::all(), Capabilities::SHADER_FLOAT16)
+        .validate(&module)
+        .unwrap_or_else(|error| panic!("{}: {}", variant.label(), error.emit_to_string(&source)));
+    (module, info)
+}
+
+/// Every variant that any recording of the table uses, by key.
+fn variants() -> BTreeMap<String, Variant> {
+    let caps = [Caps { f16: true, ..Caps::default() }, Caps { f16: true, software: true, ..Caps::default() }];
+    let mut found = BTreeMap::new();
+    for caps in caps {
+        for recording in recordings::every_kind(&caps) {
+            for dispatch in recording.dispatches() {
+                found.insert(dispatch.variant.key(), dispatch.variant.clone());
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn every_variant_lowers_for_every_backend() {
+    let variants = variants();
+    for kernel in Kernel::ALL {
+        assert!(variants.values().any(|v| v.kernel == kernel), "no recording uses `{}`", kernel.name());
+    }
+    for variant in variants.values() {
+        let name = variant.label();
+        let (module, info) = parse(variant);
+        let constants = variant.overrides.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect();
+        let entry = (ShaderStage::Compute, "main");
+        let (module, info) = naga::back::pipeline_constants::process_overrides(&module, &info, Some(entry), &constants)
+            .unwrap_or_else(|error| panic!("{name}: {error}"));
+
+        let options = spv::PipelineOptions { shader_stage: ShaderStage::Compute, entry_point: "main".into() };
+        spv::write_vec(&module, &info, &spv::Options { lang_version: (1, 3), ..Default::default() }, Some(&options))
+            .unwrap_or_else(|error| panic!("{name}, SPIR-V: {error}"));
+        let options = msl::Options { lang_version: (2, 4), ..Default::default() };
+        msl::write_string(&module, &info, &options, &msl::PipelineOptions::default())
+            .unwrap_or_else(|error| panic!("{name}, MSL: {error}"));
+        let options = hlsl::Options { shader_model: hlsl::ShaderModel::V6_2, ..Default::default() };
+        let mut text = String::new();
+        hlsl::Writer::new(&mut text, &options, &hlsl::PipelineOptions::default())
+            .write(&module, &info, None)
+            .unwrap_or_else(|error| panic!("{name}, HLSL: {error}"));
+
+        let mut layouter = Layouter::default();
+        layouter.update(module.to_ctx()).unwrap();
+        let workgroup: u32 = module
+            .global_variables
+            .iter()
+            .filter(|(_, variable)| variable.space == AddressSpace::WorkGroup)
+            .map(|(_, variable)| layouter[variable.ty].size)
+            .sum();
+        assert!(workgroup <= Caps::default().max_workgroup_bytes, "{name}: {workgroup} bytes of workgroup memory");
+        let storage = module
+            .global_variables
+            .iter()
+            .filter(|(_, variable)| matches!(variable.space, AddressSpace::Storage { .. }))
+            .count();
+        assert!(storage as u32 <= Caps::default().max_storage_buffers, "{name}: {storage} storage buffers");
+    }
+    println!("{} variants", variants.len());
+}
+
+#[test]
+fn uniform_structs_lie_alike_in_rust_and_wgsl() {
+    let variants = variants();
+    for (kernel, name, fields, size) in kernels::uniform_structs() {
+        let variant = variants.values().find(|v| v.kernel == kernel).unwrap();
+        let (module, _) = parse(variant);
+        let (_, ty) = module.types.iter().find(|(_, ty)| ty.name.as_deref() == Some(name)).unwrap();
+        let TypeInner::Struct { members, span } = &ty.inner else { panic!("{name} is no struct") };
+        let found: Vec<_> = members.iter().map(|m| (m.name.clone().unwrap(), m.offset as usize)).collect();
+        let expected: Vec<_> = fields.iter().map(|(field, offset)| ((*field).to_owned(), *offset)).collect();
+        assert_eq!(found, expected, "{}: {name}", kernel.name());
+        assert_eq!(*span as usize, size, "{}: size of {name}", kernel.name());
+    }
+    // Each kernel with a uniform is in that list.
+    for kernel in Kernel::ALL {
+        assert!(kernels::uniform_structs().iter().any(|(k, name, ..)| *k == kernel && *name == "Params"));
+    }
+}
+
+/// One widely used compiler does not zero a `var` again in the next turn of a loop.
+#[test]
+fn every_variable_has_an_initialiser() {
+    for kernel in Kernel::ALL {
+        let variant = Variant {
+            kernel,
+            aliases: ["elem", "k_elem", "w_elem", "out_elem"].map(|alias| (alias, DType::F32)).to_vec(),
+            overrides: vec![],
+            score_mod: None,
+        };
+        for line in variant.source().lines() {
+            let code = line.split("//").next().unwrap_or("").trim();
+            let declares = code.starts_with("var ") || code.contains("(var ");
+            assert!(!declares || code.contains('='), "{}: `{code}`", kernel.name());
+        }
+    }
+}
+
+#[test]
+fn constants_are_the_same_in_rust_and_wgsl() {
+    let hidden = include_str!("../../shaders/common/hidden.wgsl");
+    let line = hidden.lines().find_map(|line| line.strip_prefix("const HIDDEN = ")).unwrap();
+    let value: f32 = line.trim_end_matches(';').parse().unwrap();
+    assert_eq!(value.to_bits(), kernels::score::HIDDEN.to_bits());
+    let recurrent = include_str!("../../shaders/recurrent.wgsl");
+    assert!(recurrent.contains(&format!("const STATE_C = {}u;", kernels::recurrent::STATE_C)));
+}

@@ -1,0 +1,327 @@
+//! Results of PyTorch, Keras and ONNX (`tests/vectors`) as cases that any backend can run.
+//!
+//! Shapes are this crate's own: attention [B, H, N, D], recurrences [T, B, I]. Every tensor of a file is used or the
+//! file fails to load, except gradients and what flows into them.
+
+mod keras;
+mod onnx;
+mod torch;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use regard::attention::{Attention, AttentionInputs, AttentionOutputs, Mask};
+use regard::compare;
+use regard::reference::{Float, linear};
+use regard::rnn::{Rnn, RnnInputs, RnnOutputs, RnnStack};
+use regard::tensor::{Array, Layout};
+use regard::{Error, Result};
+use serde_json::Value;
+
+/// Cases that are not run, each with the reason.
+pub(crate) const NOT_COVERED: &[(&str, &str)] = &[];
+
+/// A tensor that must come out, each element within `atol + rtol · |want|`.
+#[derive(Debug, Clone)]
+pub(crate) struct Expect {
+    pub(crate) tensor: &'static str,
+    pub(crate) want: Array<f32>,
+    pub(crate) rtol: f64,
+    pub(crate) atol: f64,
+}
+
+impl Expect {
+    /// Share of the allowance that the worst element uses; over `slack` is an error.
+    fn check<T: Float>(&self, got: Option<&Array<T>>, slack: f64) -> Result<f64> {
+        let got = got.ok_or_else(|| Error::missing(self.tensor, "an output"))?;
+        let verdict = compare::close(self.tensor, got, &self.want, self.rtol * slack, self.atol * slack)?;
+        verdict.check(self.tensor)
+    }
+}
+
+/// Attention of one call.
+#[derive(Debug, Clone)]
+pub(crate) struct AttentionCase {
+    pub(crate) name: String,
+    pub(crate) options: Attention,
+    pub(crate) inputs: AttentionInputs<Array<f32>>,
+    pub(crate) expect: Vec<Expect>,
+}
+
+impl AttentionCase {
+    /// The worst share of the tolerances, each widened by `slack` (1 for the reference).
+    pub(crate) fn check<T: Float>(&self, got: &AttentionOutputs<Array<T>>, slack: f64) -> Result<f64> {
+        worst(self.expect.iter().map(|expect| {
+            let tensor = match expect.tensor {
+                "output" => Some(&got.output),
+                "weights" => got.weights.as_ref(),
+                "lse" => got.lse.as_ref(),
+                "scores" => got.scores.as_ref(),
+                "present_key" => got.present_key.as_ref(),
+                "present_value" => got.present_value.as_ref(),
+                _ => None,
+            };
+            expect.check(tensor, slack)
+        }))
+    }
+}
+
+/// A recurrent encoder of one call.
+#[derive(Debug, Clone)]
+pub(crate) struct RnnCase {
+    pub(crate) name: String,
+    pub(crate) options: Rnn,
+    pub(crate) stack: RnnStack<Array<f32>>,
+    pub(crate) inputs: RnnInputs<Array<f32>>,
+    pub(crate) expect: Vec<Expect>,
+}
+
+impl RnnCase {
+    /// The worst share of the tolerances, each widened by `slack` (1 for the reference).
+    pub(crate) fn check<T: Float>(&self, got: &RnnOutputs<Array<T>>, slack: f64) -> Result<f64> {
+        worst(self.expect.iter().map(|expect| {
+            let tensor = match expect.tensor {
+                "output" => Some(&got.output),
+                "final_h" => Some(&got.final_h),
+                "final_c" => got.final_c.as_ref(),
+                _ => None,
+            };
+            expect.check(tensor, slack)
+        }))
+    }
+}
+
+/// A linear layer: weight [N, K], bias [N].
+#[derive(Debug, Clone)]
+pub(crate) struct Linear {
+    pub(crate) weight: Array<f32>,
+    pub(crate) bias: Option<Array<f32>>,
+}
+
+impl Linear {
+    fn apply<T: Float>(&self, x: &Array<T>) -> Result<Array<T>> {
+        let cast = |a: &Array<f32>| a.map(|&x| T::from_f32(x));
+        linear(x, &cast(&self.weight), self.bias.as_ref().map(cast).as_ref(), None)
+    }
+}
+
+/// Multi-head attention: projections, attention, projection.
+#[derive(Debug, Clone)]
+pub(crate) struct MultiHeadCase {
+    pub(crate) name: String,
+    pub(crate) options: Attention,
+    pub(crate) heads: usize,
+    pub(crate) kv_heads: usize,
+    /// [B, N, E].
+    pub(crate) query: Array<f32>,
+    pub(crate) key: Array<f32>,
+    pub(crate) value: Array<f32>,
+    pub(crate) mask: Option<Array<f32>>,
+    /// Projections of query, key, value and output.
+    pub(crate) projections: [Linear; 4],
+    /// `output` [B, N, E] and `weights` [B, H, Nq, Nk].
+    pub(crate) expect: Vec<Expect>,
+}
+
+impl MultiHeadCase {
+    /// Runs the attention inside through `attention` and returns the worst share of the tolerances.
+    pub(crate) fn run<T: Float>(
+        &self,
+        attention: impl FnOnce(&Attention, &AttentionInputs<Array<T>>) -> Result<AttentionOutputs<Array<T>>>,
+        slack: f64,
+    ) -> Result<f64> {
+        let cast = |a: &Array<f32>| a.map(|&x| T::from_f32(x));
+        let [q, k, v, out] = &self.projections;
+        let mut inputs = AttentionInputs::new(
+            split_heads(&q.apply(&cast(&self.query))?, self.heads),
+            split_heads(&k.apply(&cast(&self.key))?, self.kv_heads),
+            split_heads(&v.apply(&cast(&self.value))?, self.kv_heads),
+        );
+        inputs.mask = self.mask.as_ref().map(|mask| Mask::Bool(cast(mask)));
+        let got = attention(&self.options, &inputs)?;
+        let output = out.apply(&join_heads(&got.output))?;
+        worst(self.expect.iter().map(|expect| match expect.tensor {
+            "output" => expect.check(Some(&output), slack),
+            _ => expect.check(got.weights.as_ref(), slack),
+        }))
+    }
+}
+
+/// Softmax, log-softmax or hardmax along one axis.
+#[derive(Debug, Clone)]
+pub(crate) struct SoftmaxCase {
+    pub(crate) name: String,
+    /// `Softmax`, `LogSoftmax` or `Hardmax`.
+    pub(crate) op: String,
+    pub(crate) axis: usize,
+    pub(crate) x: Array<f32>,
+    pub(crate) expect: Expect,
+}
+
+impl SoftmaxCase {
+    /// Runs `f`, which works along the last axis, with this case's axis put last.
+    pub(crate) fn run<T: Float>(&self, f: impl FnOnce(&Array<T>) -> Result<Array<T>>) -> Result<f64> {
+        let last = self.x.shape().len() - 1;
+        let mut order: Vec<usize> = (0..=last).collect();
+        order.swap(self.axis, last);
+        let x = self.x.map(|&x| T::from_f32(x)).permute(&order)?;
+        self.expect.check(Some(&f(&x)?.permute(&order)?), 1.0)
+    }
+}
+
+/// Attention of all three sources.
+pub(crate) fn attention_cases() -> Vec<AttentionCase> {
+    [torch::attention(), keras::attention(), onnx::attention()].concat()
+}
+
+/// Multi-head attention of PyTorch and Keras.
+pub(crate) fn multi_head_cases() -> Vec<MultiHeadCase> {
+    [torch::multi_head(), keras::multi_head()].concat()
+}
+
+/// Recurrences of all three sources.
+pub(crate) fn rnn_cases() -> Vec<RnnCase> {
+    [torch::rnn(), keras::rnn(), onnx::rnn()].concat()
+}
+
+/// Softmax, log-softmax and hardmax of PyTorch and ONNX.
+pub(crate) fn softmax_cases() -> Vec<SoftmaxCase> {
+    [torch::softmax(), onnx::softmax()].concat()
+}
+
+/// The names of all cases in the three folders, as `folder/case`.
+pub(crate) fn all_names() -> Vec<String> {
+    ["torch", "keras", "onnx"].iter().flat_map(|&folder| index(folder).into_iter().map(|entry| entry.name)).collect()
+}
+
+fn worst(shares: impl Iterator<Item = Result<f64>>) -> Result<f64> {
+    shares.into_iter().try_fold(0.0, |worst: f64, share| Ok(worst.max(share?)))
+}
+
+/// One case of an `index.json`.
+struct Entry {
+    /// `folder/case`.
+    name: String,
+    op: String,
+    json: Value,
+    path: PathBuf,
+}
+
+fn index(folder: &str) -> Vec<Entry> {
+    let folder_path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/vectors").join(folder);
+    let text = std::fs::read_to_string(folder_path.join("index.json")).unwrap();
+    let json: Value = serde_json::from_str(&text).unwrap();
+    let entry = |case: &Value| Entry {
+        name: format!("{folder}/{}", case["case"].as_str().unwrap()),
+        op: case["op"].as_str().unwrap().to_owned(),
+        path: folder_path.join(case["file"].as_str().unwrap()),
+        json: case.clone(),
+    };
+    json["cases"].as_array().unwrap().iter().map(entry).collect()
+}
+
+/// The cases of some operators in one folder, without those that are listed as not covered.
+fn entries(folder: &str, ops: &[&str]) -> Vec<Entry> {
+    let listed = |entry: &Entry| NOT_COVERED.iter().any(|(name, _)| *name == entry.name);
+    index(folder).into_iter().filter(|entry| ops.contains(&entry.op.as_str()) && !listed(entry)).collect()
+}
+
+impl Entry {
+    fn attribute(&self, name: &str) -> &Value {
+        &self.json["attributes"][name]
+    }
+
+    fn flag(&self, name: &str) -> bool {
+        match self.attribute(name) {
+            Value::Bool(flag) => *flag,
+            Value::Number(number) => number.as_i64() != Some(0),
+            _ => false,
+        }
+    }
+
+    fn integer(&self, name: &str) -> Option<i64> {
+        self.attribute(name).as_i64()
+    }
+
+    fn number(&self, name: &str) -> Option<f32> {
+        self.attribute(name).as_f64().map(|x| x as f32)
+    }
+
+    /// The tensors of the case's file, widened to f32.
+    fn tensors(&self) -> Tensors {
+        let bytes = std::fs::read(&self.path).unwrap();
+        let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        let named = file.iter().map(|(name, view)| (name.to_owned(), widen(&view)));
+        Tensors { case: self.name.clone(), left: named.collect() }
+    }
+
+    /// PyTorch and Keras: a few times the library's own f32 error, and not below 1e-6 of the tensor's size.
+    fn expect(&self, tensor: &'static str, stored: &str, want: Array<f32>) -> Expect {
+        let f32_error = self.json["f32_err"][stored].as_f64().unwrap();
+        let size = want.data().iter().filter(|x| x.is_finite()).fold(0.0, |size: f32, x| size.max(x.abs()));
+        Expect { tensor, want, rtol: 0.0, atol: (4.0 * f32_error).max(1e-6 * f64::from(size)) }
+    }
+}
+
+/// The tensors of one file that no one has used yet.
+struct Tensors {
+    case: String,
+    left: BTreeMap<String, Array<f32>>,
+}
+
+impl Tensors {
+    fn take(&mut self, name: &str) -> Array<f32> {
+        self.get(name).unwrap_or_else(|| panic!("{}: no tensor {name}", self.case))
+    }
+
+    fn get(&mut self, name: &str) -> Option<Array<f32>> {
+        self.left.remove(name)
+    }
+
+    /// Fails unless every tensor was used; gradients (`grad.*`) and their inputs (`in.d*`) are not.
+    fn finish(self) {
+        let unused = |name: &&String| !name.starts_with("grad.") && !name.starts_with("in.d");
+        let left: Vec<&String> = self.left.keys().filter(unused).collect();
+        assert!(left.is_empty(), "{}: unused tensors {left:?}", self.case);
+    }
+}
+
+fn widen(view: &safetensors::tensor::TensorView<'_>) -> Array<f32> {
+    use safetensors::Dtype;
+    fn each<const N: usize>(bytes: &[u8], f: impl Fn([u8; N]) -> f32) -> Vec<f32> {
+        bytes.chunks_exact(N).map(|chunk| f(chunk.try_into().unwrap())).collect()
+    }
+    let bytes = view.data();
+    let data = match view.dtype() {
+        Dtype::F32 => each(bytes, f32::from_le_bytes),
+        Dtype::F16 => each(bytes, |b| half::f16::from_le_bytes(b).to_f32()),
+        Dtype::BF16 => each(bytes, |b| half::bf16::from_le_bytes(b).to_f32()),
+        Dtype::I32 => each(bytes, |b| i32::from_le_bytes(b) as f32),
+        Dtype::I64 => each(bytes, |b| i64::from_le_bytes(b) as f32),
+        Dtype::U8 | Dtype::BOOL => each(bytes, |[b]| f32::from(b)),
+        other => panic!("no rule for {other:?}"),
+    };
+    Array::new(view.shape(), data).unwrap()
+}
+
+/// [B, N, H·D] to [B, H, N, D].
+fn split_heads<T: Clone>(x: &Array<T>, heads: usize) -> Array<T> {
+    let packed = Layout::contiguous(x.shape());
+    let dim = x.shape()[2] / heads;
+    x.gather(&packed.split(2, heads, dim).unwrap().permute(&[0, 2, 1, 3]).unwrap()).unwrap()
+}
+
+/// [B, H, N, D] to [B, N, H·D].
+fn join_heads<T: Clone>(x: &Array<T>) -> Array<T> {
+    let &[batch, heads, n, dim] = x.shape() else { panic!("rank 4 expected") };
+    x.permute(&[0, 2, 1, 3]).unwrap().reshape(&[batch, n, heads * dim]).unwrap()
+}
+
+/// A mask [B, Nk] or [B, Nq, Nk] as [B, 1, ·, Nk].
+fn lift_mask(mask: Array<f32>) -> Array<f32> {
+    match *mask.shape() {
+        [batch, keys] => mask.reshape(&[batch, 1, 1, keys]).unwrap(),
+        [batch, queries, keys] => mask.reshape(&[batch, 1, queries, keys]).unwrap(),
+        _ => panic!("rank 2 or 3 expected"),
+    }
+}

@@ -1,0 +1,166 @@
+//! ONNX node tests: `Attention` 23 to 25, `LSTM`, `GRU`, `RNN` 22, `Softmax`, `LogSoftmax`, `Hardmax` 13.
+
+use regard::attention::{Attention, AttentionInputs, Causal, Mask, ScoreStage, Window};
+use regard::rnn::{Cell, Direction, Reset, Rnn, RnnInputs, RnnWeights};
+use regard::tensor::Array;
+
+use super::{AttentionCase, Entry, Expect, RnnCase, SoftmaxCase, Tensors, entries, split_heads};
+
+/// The tolerance that the case asks for. ONNX computes its half precision cases in half precision throughout, so their
+/// weights and outputs each carry a rounding that sums in f32 do not have.
+fn expect(entry: &Entry, output: usize, tensor: &'static str, want: Array<f32>) -> Expect {
+    let rounding = match entry.json["outputs"][output]["dtype"].as_str() {
+        Some("float16") => f64::from(half::f16::EPSILON.to_f32()),
+        Some("bfloat16") => f64::from(half::bf16::EPSILON.to_f32()),
+        _ => 0.0,
+    };
+    let number = |name: &str| entry.json[name].as_f64().unwrap();
+    Expect { tensor, want, rtol: number("rtol") + 2.0 * rounding, atol: number("atol") }
+}
+
+/// Fails on an attribute that the mapping does not know.
+fn only(entry: &Entry, known: &[&str]) {
+    for name in entry.json["attributes"].as_object().unwrap().keys() {
+        assert!(known.contains(&name.as_str()), "{}: attribute {name}", entry.name);
+    }
+}
+
+fn input(entry: &Entry, t: &mut Tensors, position: usize) -> Option<Array<f32>> {
+    t.get(&format!("in.{position}.{}", entry.json["inputs"][position]["name"].as_str()?))
+}
+
+fn output(entry: &Entry, t: &mut Tensors, position: usize) -> Option<Array<f32>> {
+    t.get(&format!("out.{position}.{}", entry.json["outputs"][position]["name"].as_str()?))
+}
+
+pub(super) fn attention() -> Vec<AttentionCase> {
+    entries("onnx", &["Attention"]).iter().map(attention_case).collect()
+}
+
+fn attention_case(entry: &Entry) -> AttentionCase {
+    only(
+        entry,
+        &[
+            "is_causal",
+            "kv_num_heads",
+            "left_window_size",
+            "q_num_heads",
+            "qk_matmul_output_mode",
+            "right_window_size",
+            "scale",
+            "softcap",
+            // The sums here are never narrower than f32.
+            "softmax_precision",
+        ],
+    );
+    let mut t = entry.tensors();
+    let packed = |x: Array<f32>, heads: &str| match x.shape().len() {
+        3 => split_heads(&x, entry.integer(heads).unwrap() as usize),
+        _ => x,
+    };
+    let [q, k, v] = [0, 1, 2].map(|position| input(entry, &mut t, position).unwrap());
+    let mut inputs =
+        AttentionInputs::new(packed(q, "q_num_heads"), packed(k, "kv_num_heads"), packed(v, "kv_num_heads"));
+    let is_bool = entry.json["inputs"][3]["dtype"].as_str() == Some("bool");
+    inputs.mask = input(entry, &mut t, 3).map(if is_bool { Mask::Bool } else { Mask::Float });
+    inputs.past_key = input(entry, &mut t, 4);
+    inputs.past_value = input(entry, &mut t, 5);
+    inputs.kv_lengths = input(entry, &mut t, 6);
+
+    let side = |name: &str| entry.integer(name).and_then(|n| u32::try_from(n).ok());
+    let window = Window { left: side("left_window_size"), right: side("right_window_size") };
+    let mut options = Attention {
+        scale: entry.number("scale"),
+        softcap: entry.number("softcap").filter(|&cap| cap != 0.0),
+        causal: entry.flag("is_causal").then_some(Causal::TopLeft),
+        window: Some(window).filter(|&window| window != Window::default()),
+        ..Attention::default()
+    };
+    let mut wanted = vec![expect(entry, 0, "output", packed(output(entry, &mut t, 0).unwrap(), "q_num_heads"))];
+    for (position, tensor) in [(1, "present_key"), (2, "present_value")] {
+        wanted.extend(output(entry, &mut t, position).map(|want| expect(entry, position, tensor, want)));
+    }
+    if let Some(want) = output(entry, &mut t, 3) {
+        options.scores = match entry.integer("qk_matmul_output_mode").unwrap_or(0) {
+            0 => Some(ScoreStage::Raw),
+            1 => Some(ScoreStage::Capped),
+            2 => Some(ScoreStage::Masked),
+            _ => None,
+        };
+        options.weights = options.scores.is_none();
+        wanted.push(expect(entry, 3, if options.weights { "weights" } else { "scores" }, want));
+    }
+    t.finish();
+    AttentionCase { name: entry.name.clone(), options, inputs, expect: wanted }
+}
+
+pub(super) fn rnn() -> Vec<RnnCase> {
+    entries("onnx", &["LSTM", "GRU", "RNN"]).iter().map(rnn_case).collect()
+}
+
+fn rnn_case(entry: &Entry) -> RnnCase {
+    only(entry, &["direction", "hidden_size", "layout", "linear_before_reset"]);
+    let mut t = entry.tensors();
+    let cell = match entry.op.as_str() {
+        "LSTM" => Cell::Lstm,
+        "GRU" if entry.flag("linear_before_reset") => Cell::Gru { reset: Reset::After },
+        "GRU" => Cell::Gru { reset: Reset::Before },
+        _ => Cell::Rnn,
+    };
+    let mut options = Rnn::new(cell);
+    options.direction = match entry.attribute("direction").as_str() {
+        Some("reverse") => Direction::Reverse,
+        Some("bidirectional") => Direction::Bidirectional,
+        _ => Direction::Forward,
+    };
+    // Layout 1 is batch first: [B, T, I], [B, dirs, H] and [B, T, dirs, H].
+    let batch_first = entry.flag("layout");
+    let order = |x: Array<f32>, order: &[usize]| if batch_first { x.permute(order).unwrap() } else { x };
+    let mut inputs = RnnInputs::new(order(input(entry, &mut t, 0).unwrap(), &[1, 0, 2]));
+    let mut weights = [1, 2, 3].map(|position| input(entry, &mut t, position));
+    inputs.lengths = input(entry, &mut t, 4);
+    inputs.initial_h = input(entry, &mut t, 5).map(|h| order(h, &[1, 0, 2]));
+    inputs.initial_c = input(entry, &mut t, 6).map(|c| order(c, &[1, 0, 2]));
+    let mut peepholes = input(entry, &mut t, 7);
+    let layer = (0..options.direction.count()).map(|d| {
+        let [w, r, b] = weights.each_mut().map(|stacked| stacked.as_ref().map(|stacked| part(stacked, d)));
+        let p = peepholes.as_mut().map(|stacked| part(stacked, d));
+        RnnWeights::from_onnx(cell, w.unwrap(), r.unwrap(), b, p).unwrap()
+    });
+    let stack = vec![layer.collect::<Vec<_>>()];
+
+    let mut wanted = Vec::new();
+    if let Some(y) = output(entry, &mut t, 0) {
+        // [T, dirs, B, H] to [T, B, dirs·H]
+        let y = if batch_first { y.permute(&[1, 0, 2, 3]).unwrap() } else { y.permute(&[0, 2, 1, 3]).unwrap() };
+        let &[steps, batch, directions, units] = y.shape() else { panic!("rank 4 expected") };
+        wanted.push(expect(entry, 0, "output", y.reshape(&[steps, batch, directions * units]).unwrap()));
+    }
+    for (position, tensor) in [(1, "final_h"), (2, "final_c")] {
+        let state = output(entry, &mut t, position).map(|state| order(state, &[1, 0, 2]));
+        wanted.extend(state.map(|want| expect(entry, position, tensor, want)));
+    }
+    t.finish();
+    RnnCase { name: entry.name.clone(), options, stack, inputs, expect: wanted }
+}
+
+/// One entry of the first axis.
+fn part(stacked: &Array<f32>, d: usize) -> Array<f32> {
+    let shape = &stacked.shape()[1..];
+    let size: usize = shape.iter().product();
+    Array::new(shape, stacked.data()[d * size..][..size].to_vec()).unwrap()
+}
+
+pub(super) fn softmax() -> Vec<SoftmaxCase> {
+    entries("onnx", &["Softmax", "LogSoftmax", "Hardmax"]).iter().map(softmax_case).collect()
+}
+
+fn softmax_case(entry: &Entry) -> SoftmaxCase {
+    only(entry, &["axis"]);
+    let mut t = entry.tensors();
+    let x = input(entry, &mut t, 0).unwrap();
+    let axis = entry.integer("axis").unwrap_or(-1).rem_euclid(x.shape().len() as i64) as usize;
+    let want = expect(entry, 0, "y", output(entry, &mut t, 0).unwrap());
+    t.finish();
+    SoftmaxCase { name: entry.name.clone(), op: entry.op.clone(), axis, x, expect: want }
+}

@@ -1,0 +1,182 @@
+//! PyTorch: `nn.LSTM`, `nn.GRU`, `nn.RNN` (packed too), `scaled_dot_product_attention`, `nn.MultiheadAttention`, and
+//! the attention of Luong and Bahdanau written out (`SoftAttention`).
+
+use regard::attention::{Attention, AttentionInputs, Causal, Mask, Score, ScoreStage};
+use regard::rnn::{Activation, Cell, Reset, Rnn, RnnInputs, RnnStack, RnnWeights};
+use regard::tensor::Array;
+
+use super::{
+    AttentionCase, Entry, Linear, MultiHeadCase, RnnCase, SoftmaxCase, Tensors, entries, lift_mask, split_heads,
+};
+
+pub(super) fn attention() -> Vec<AttentionCase> {
+    let sdpa = entries("torch", &["SDPA"]).iter().map(sdpa).collect::<Vec<_>>();
+    let soft = entries("torch", &["SoftAttention"]).iter().map(soft).collect::<Vec<_>>();
+    [sdpa, soft].concat()
+}
+
+fn sdpa(entry: &Entry) -> AttentionCase {
+    let mut t = entry.tensors();
+    let mut inputs = AttentionInputs::new(t.take("in.q"), t.take("in.k"), t.take("in.v"));
+    inputs.mask = match entry.attribute("mask").as_str() {
+        Some("bool") => Some(Mask::Bool(t.take("in.mask"))),
+        Some("float") => Some(Mask::Float(t.take("in.mask"))),
+        _ => None,
+    };
+    let mut expect = vec![entry.expect("output", "out.y", t.take("out.y"))];
+    expect.push(entry.expect("lse", "out.lse", t.take("out.lse")));
+    let weights = t.get("out.weights");
+    let options = Attention {
+        scale: if entry.flag("scale_given") { entry.number("scale") } else { None },
+        causal: entry.flag("causal").then_some(Causal::TopLeft),
+        lse: true,
+        weights: weights.is_some(),
+        ..Attention::default()
+    };
+    expect.extend(weights.map(|w| entry.expect("weights", "out.weights", w)));
+    t.finish();
+    AttentionCase { name: entry.name.clone(), options, inputs, expect }
+}
+
+/// [B, N, D], one head; the memory is key and value.
+fn soft(entry: &Entry) -> AttentionCase {
+    let mut t = entry.tensors();
+    let head = |x: Array<f32>| split_heads(&x, 1);
+    let memory = head(t.take("in.memory"));
+    let mut inputs = AttentionInputs::new(head(t.take("in.query")), memory.clone(), memory);
+    inputs.kv_lengths = t.get("in.lengths");
+    let score = match entry.attribute("score").as_str() {
+        Some("dot") => Score::Dot,
+        Some("general") => {
+            inputs.score.weight = Some(t.take("w.query.weight").permute(&[1, 0]).unwrap());
+            Score::General
+        }
+        _ => {
+            inputs.score.query_weight = Some(t.take("w.query.weight"));
+            inputs.score.key_weight = Some(t.take("w.key.weight"));
+            inputs.score.bias = Some(t.take("w.bias"));
+            inputs.score.v = Some(t.take("w.v"));
+            Score::Additive
+        }
+    };
+    let options = Attention { score, weights: true, scores: Some(ScoreStage::Masked), ..Attention::default() };
+    let expect = [("output", "out.context"), ("weights", "out.weights"), ("scores", "out.scores")]
+        .map(|(tensor, stored)| entry.expect(tensor, stored, head(t.take(stored))));
+    t.finish();
+    AttentionCase { name: entry.name.clone(), options, inputs, expect: expect.into() }
+}
+
+pub(super) fn multi_head() -> Vec<MultiHeadCase> {
+    entries("torch", &["MultiheadAttention"]).iter().map(multi_head_case).collect()
+}
+
+fn multi_head_case(entry: &Entry) -> MultiHeadCase {
+    let mut t = entry.tensors();
+    let query = t.take("in.q");
+    let width = query.shape()[2];
+    let key = if entry.flag("self_attention") { query.clone() } else { t.take("in.k") };
+    let value = if entry.flag("self_attention") { query.clone() } else { t.take("in.v") };
+    let bias = t.get("w.in_proj_bias");
+    let packed = t.get("w.in_proj_weight");
+    let mut projection = |k: usize, own: &str| Linear {
+        weight: match &packed {
+            Some(packed) => rows(packed, k * width, width),
+            None => t.take(own),
+        },
+        bias: bias.as_ref().map(|bias| rows(bias, k * width, width)),
+    };
+    let [q, k, v] =
+        [(0, "w.q_proj_weight"), (1, "w.k_proj_weight"), (2, "w.v_proj_weight")].map(|(k, own)| projection(k, own));
+    let out = Linear { weight: t.take("w.out_proj.weight"), bias: t.get("w.out_proj.bias") };
+    let heads = entry.integer("heads").unwrap() as usize;
+    let case = MultiHeadCase {
+        name: entry.name.clone(),
+        options: Attention {
+            causal: entry.flag("causal").then_some(Causal::TopLeft),
+            weights: true,
+            ..Attention::default()
+        },
+        heads,
+        kv_heads: heads,
+        query,
+        key,
+        value,
+        // 1 = ignore this key
+        mask: t.get("in.key_padding").map(|ignored| lift_mask(ignored.map(|x| 1.0 - x))),
+        projections: [q, k, v, out],
+        expect: vec![
+            entry.expect("output", "out.y", t.take("out.y")),
+            entry.expect("weights", "out.weights", t.take("out.weights")),
+        ],
+    };
+    t.finish();
+    case
+}
+
+/// `count` rows of the first axis.
+fn rows(array: &Array<f32>, start: usize, count: usize) -> Array<f32> {
+    let mut shape = array.shape().to_vec();
+    let row = array.data().len() / shape[0];
+    shape[0] = count;
+    Array::new(&shape, array.data()[start * row..(start + count) * row].to_vec()).unwrap()
+}
+
+pub(super) fn rnn() -> Vec<RnnCase> {
+    entries("torch", &["LSTM", "GRU", "RNN"]).iter().map(rnn_case).collect()
+}
+
+fn rnn_case(entry: &Entry) -> RnnCase {
+    let mut t = entry.tensors();
+    let mut options = Rnn::new(match entry.op.as_str() {
+        "LSTM" => Cell::Lstm,
+        "GRU" => Cell::Gru { reset: Reset::After },
+        _ => Cell::Rnn,
+    });
+    if entry.attribute("gates").as_str() == Some("relu") {
+        options.activations = [Activation::Relu; 3];
+    }
+    if entry.flag("bidirectional") {
+        options = options.bidirectional();
+    }
+    let mut inputs = RnnInputs::new(t.take("in.x"));
+    inputs.initial_h = t.get("in.h0");
+    inputs.initial_c = t.get("in.c0");
+    inputs.lengths = t.get("in.lengths");
+    let layers = entry.integer("layers").unwrap() as usize;
+    let directions: &[&str] = if entry.flag("bidirectional") { &["", "_reverse"] } else { &[""] };
+    let stack = (0..layers).map(|l| directions.iter().map(|d| weights(&mut t, &format!("l{l}{d}"))).collect());
+    let stack: RnnStack<Array<f32>> = stack.collect();
+    let outputs = [("output", "out.y"), ("final_h", "out.hn"), ("final_c", "out.cn")];
+    let expect = outputs.into_iter().filter_map(|(tensor, stored)| Some(entry.expect(tensor, stored, t.get(stored)?)));
+    let expect = expect.collect();
+    t.finish();
+    RnnCase { name: entry.name.clone(), options, stack, inputs, expect }
+}
+
+fn weights(t: &mut Tensors, suffix: &str) -> RnnWeights<Array<f32>> {
+    RnnWeights {
+        weight_ih: t.take(&format!("w.weight_ih_{suffix}")),
+        weight_hh: t.take(&format!("w.weight_hh_{suffix}")),
+        bias_ih: t.get(&format!("w.bias_ih_{suffix}")),
+        bias_hh: t.get(&format!("w.bias_hh_{suffix}")),
+        peephole: None,
+    }
+}
+
+pub(super) fn softmax() -> Vec<SoftmaxCase> {
+    let both = |entry: &Entry| {
+        let mut t = entry.tensors();
+        let x = t.take("in.x");
+        let axis = x.shape().len() - 1;
+        let cases = [("Softmax", "out.y"), ("LogSoftmax", "out.log")].map(|(op, stored)| SoftmaxCase {
+            name: entry.name.clone(),
+            op: op.to_owned(),
+            axis,
+            x: x.clone(),
+            expect: entry.expect("y", stored, t.take(stored)),
+        });
+        t.finish();
+        cases
+    };
+    entries("torch", &["Softmax"]).iter().flat_map(both).collect()
+}
