@@ -3,6 +3,9 @@
 //! Every answer is checked against the reference before anything is timed. Times are from submission to completion;
 //! `regard bench` reports device time by timestamps. Environment: `REGARD_ADAPTER`.
 
+#![allow(clippy::unwrap_used, reason = "a benchmark that cannot run stops")]
+#![allow(missing_docs)]
+
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
@@ -97,9 +100,7 @@ fn recurrent(c: &mut Criterion) {
     let mut group = c.benchmark_group("recurrent");
     group.sample_size(10);
     let (steps, batch, width) = (32, 16, 128);
-    for (name, cell) in
-        [("lstm", Cell::Lstm), ("gru", Cell::Gru { reset: Reset::After }), ("rnn", Cell::Rnn)]
-    {
+    for (name, cell) in [("lstm", Cell::Lstm), ("gru", Cell::Gru { reset: Reset::After }), ("rnn", Cell::Rnn)] {
         let options = Rnn::new(cell);
         let rows = cell.gates() * width;
         let scale = |a: Array<f32>| a.map(|x| x * 0.05);

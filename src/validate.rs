@@ -36,7 +36,7 @@ pub struct Row {
 
 /// One case, ready to run.
 enum Case {
-    Attention(AttentionCase),
+    Attention(Box<AttentionCase>),
     Recurrent(RnnCase),
     Linear(LinearCase),
 }
@@ -61,7 +61,7 @@ type Ratios = Result<Vec<(&'static str, f64)>>;
 pub fn run(gpu: &Gpu, quick: bool, mut progress: impl FnMut(usize, usize)) -> Result<Vec<Row>> {
     let cases: Vec<Case> = cases::attention()
         .into_iter()
-        .map(Case::Attention)
+        .map(|case| Case::Attention(Box::new(case)))
         .chain(cases::recurrent().into_iter().map(Case::Recurrent))
         .chain(cases::linear().into_iter().map(Case::Linear))
         .step_by(if quick { 5 } else { 1 })
@@ -135,6 +135,11 @@ fn ratio(
     Ok((name, judge(name, got, oracle, baseline, storage)?.ratio()))
 }
 
+/// Each weight of a stack through a function that is told its name.
+fn map_stack<T>(stack: &RnnStack<Array<f32>>, f: impl Fn(&str, &Array<f32>) -> Array<T>) -> Result<RnnStack<Array<T>>> {
+    stack.iter().map(|layer| layer.iter().map(|w| w.try_map(|name, a| Ok(f(name, a)))).collect()).collect()
+}
+
 /// Every output of an attention against the reference: the oracle in f64 on the inputs as they were, the baseline in
 /// f32 on the inputs as they are stored.
 ///
@@ -144,7 +149,7 @@ pub fn judge_attention(case: &AttentionCase, got: &AttentionOutputs<Array<f32>>,
     let oracle = reference::attention(&case.options, &case.inputs.map(widened))?;
     let rounded = case.inputs.try_map(|name, array| {
         let floats = matches!(name, "query" | "key" | "value" | "past_key" | "past_value");
-        Ok::<_, crate::Error>(if floats { stored(array, dtype) } else { array.clone() })
+        Ok(if floats { stored(array, dtype) } else { array.clone() })
     })?;
     let baseline = reference::attention(&case.options, &rounded)?;
     let mut ratios = vec![ratio("output", &got.output, &oracle.output, &stored(&baseline.output, dtype), dtype)?];
@@ -168,24 +173,12 @@ pub fn judge_attention(case: &AttentionCase, got: &AttentionOutputs<Array<f32>>,
 /// # Errors
 /// Those of the reference.
 pub fn judge_rnn(case: &RnnCase, got: &RnnOutputs<Array<f32>>, dtype: DType) -> Ratios {
-    let map_stack = |f: &dyn Fn(&str, &Array<f32>) -> Array<f32>| -> RnnStack<Array<f32>> {
-        let layer = |layer: &Vec<crate::rnn::RnnWeights<Array<f32>>>| {
-            let one = |w: &crate::rnn::RnnWeights<Array<f32>>| w.try_map(|name, a| Ok::<_, crate::Error>(f(name, a)));
-            layer.iter().filter_map(|w| one(w).ok()).collect()
-        };
-        case.stack.iter().map(layer).collect()
-    };
-    let wide_stack = case
-        .stack
-        .iter()
-        .map(|layer| layer.iter().map(|w| w.try_map(|_, a| Ok::<_, crate::Error>(widened(a)))).collect::<Result<_>>())
-        .collect::<Result<_>>()?;
-    let wide = case.inputs.try_map(|_, a| Ok::<_, crate::Error>(widened(a)))?;
+    let wide_stack = map_stack(&case.stack, |_, a| widened(a))?;
+    let wide = case.inputs.map(widened);
     let oracle = reference::rnn(&case.options, &wide_stack, &wide)?;
-    let stack = map_stack(&|name, a| if name.starts_with("weight") { stored(a, dtype) } else { a.clone() });
-    let inputs = case
-        .inputs
-        .try_map(|name, a| Ok::<_, crate::Error>(if name == "input" { stored(a, dtype) } else { a.clone() }))?;
+    let stack =
+        map_stack(&case.stack, |name, a| if name.starts_with("weight") { stored(a, dtype) } else { a.clone() })?;
+    let inputs = case.inputs.try_map(|name, a| Ok(if name == "input" { stored(a, dtype) } else { a.clone() }))?;
     let baseline = reference::rnn(&case.options, &stack, &inputs)?;
     let mut ratios = vec![
         ratio("output", &got.output, &oracle.output, &baseline.output, DType::F32)?,

@@ -139,7 +139,8 @@ fn views_need_no_copy_and_give_the_same_answer() {
     let tensor = Tensor::upload(gpu(), "packed", &packed, DType::F32).unwrap();
     let [query, key, value] = tensor.unpack_qkv(4).unwrap();
     assert_eq!(query.buffer(), value.buffer());
-    let got = Attention::default().run(gpu(), &AttentionInputs::new(query.clone(), key.clone(), value.clone())).unwrap();
+    let got =
+        Attention::default().run(gpu(), &AttentionInputs::new(query.clone(), key.clone(), value.clone())).unwrap();
     let part = |tensor: &Tensor| packed.gather(tensor.layout()).unwrap();
     let inputs = AttentionInputs::new(part(&query), part(&key), part(&value));
     close(&got.output.download(gpu()).unwrap(), &reference::attention(&Attention::default(), &inputs).unwrap().output);
@@ -247,7 +248,9 @@ fn a_users_score_function_runs_or_is_refused_with_the_compilers_words() {
     let with = |wgsl: &str| Attention {
         score_mod: Some(ScoreMod {
             wgsl: wgsl.to_owned(),
-            reference: Some(std::sync::Arc::new(|s, _, h, i, j| s + 0.1 * h as f64 - 0.2 * (i as f64 - j as f64).abs())),
+            reference: Some(std::sync::Arc::new(|s, _, h, i, j| {
+                s + 0.1 * h as f64 - 0.2 * (i as f64 - j as f64).abs()
+            })),
         }),
         ..Attention::default()
     };

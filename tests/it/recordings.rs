@@ -24,7 +24,7 @@ pub(crate) fn attention(
     inputs: &AttentionInputs<Vec<usize>>,
     dtype: DType,
 ) -> Recording {
-    let problem = AttentionProblem::new(options, &inputs.map_ref(Vec::as_slice)).unwrap();
+    let problem = AttentionProblem::new(options, &inputs.map(Vec::as_slice)).unwrap();
     let plan = AttentionPlan::new(options, &problem, dtype, caps).unwrap();
     let mut recording = Recording::new();
     let is_bool = matches!(inputs.mask, Some(Mask::Bool(_)));
