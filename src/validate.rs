@@ -11,6 +11,7 @@ use crate::cases::{self, AttentionCase, LinearCase, RnnCase};
 use crate::compare::judge;
 use crate::error::Result;
 use crate::gpu::{Gpu, Run, Tensor};
+use crate::kernels::fma_rate;
 use crate::ops::linear::{embed, linear};
 use crate::ops::rnn::GpuRnn;
 use crate::reference::{self, Float};
@@ -39,6 +40,8 @@ enum Case {
     Attention(Box<AttentionCase>),
     Recurrent(RnnCase),
     Linear(LinearCase),
+    /// x = a·x + b so often.
+    FmaRate([f32; 2], u32),
 }
 
 impl Case {
@@ -47,6 +50,7 @@ impl Case {
             Self::Attention(case) => &case.name,
             Self::Recurrent(case) => &case.name,
             Self::Linear(case) => &case.name,
+            Self::FmaRate(..) => "rate of multiply-adds",
         }
     }
 }
@@ -65,6 +69,7 @@ pub fn run(gpu: &Gpu, quick: bool, mut progress: impl FnMut(usize, usize)) -> Re
         .chain(cases::recurrent().into_iter().map(Case::Recurrent))
         .chain(cases::linear().into_iter().map(Case::Linear))
         .step_by(if quick { 5 } else { 1 })
+        .chain([Case::FmaRate([0.75, 0.5], 20)])
         .collect();
     let types: &[DType] = if gpu.caps().f16 { &[DType::F32, DType::F16] } else { &[DType::F32] };
     let mut rows: BTreeMap<String, Row> = BTreeMap::new();
@@ -75,7 +80,8 @@ pub fn run(gpu: &Gpu, quick: bool, mut progress: impl FnMut(usize, usize)) -> Re
             let ratios = match case {
                 Case::Attention(case) => attention(&mut run, case, dtype),
                 Case::Recurrent(case) => recurrent(&mut run, case, dtype),
-                Case::Linear(case) => self::linear_case(&mut run, case, dtype),
+                Case::Linear(case) => linear_case(&mut run, case, dtype),
+                Case::FmaRate(factors, turns) => fma_rate_case(&mut run, *factors, *turns),
             };
             if let Err(lost @ crate::Error::DeviceLost(_)) = ratios {
                 return Err(lost);
@@ -243,4 +249,14 @@ fn linear_case(run: &mut Run<'_>, case: &LinearCase, dtype: DType) -> Ratios {
         reference::linear(&x, &stored(&case.weight, dtype), case.bias.as_ref(), case.activation)?
     };
     Ok(vec![ratio("y", &got, &oracle, &baseline, DType::F32)?])
+}
+
+fn fma_rate_case(run: &mut Run<'_>, factors: [f32; 2], turns: u32) -> Ratios {
+    let (view, tensor) = run.output("output", &[2 * fma_rate::LANES], DType::F32)?;
+    let caps = run.gpu().caps();
+    fma_rate::record(run.recording_mut(), caps, factors, turns, &view)?;
+    let mut read = read(run, &[&tensor])?;
+    let got = read.pop().ok_or_else(|| crate::Error::missing("output", "what was read back"))?;
+    let oracle = Array::from_fn(got.shape(), |k| fma_rate::expected(factors, turns, k));
+    Ok(vec![ratio("output", &got, &oracle, &oracle.map(|&x| x as f32), DType::F32)?])
 }
