@@ -38,8 +38,8 @@ fn pcg(x: u32) -> u32 {
 
 // −ln(−ln u) with u uniform in (0, 1), a function of seed, row and key alone.
 fn gumbel(row: u32, j: u32) -> f32 {
-    let bits = pcg(pcg(pcg(params.seed) ^ row) ^ j) >> 8u;
-    let u = (f32(bits) + 0.5) * 5.9604644775390625e-8;
+    let bits = pcg(pcg(pcg(params.seed) ^ row) ^ j) >> 9u;
+    let u = (f32(bits) + 0.5) * 1.1920928955078125e-7; // 2⁻²³: exact, and never 1
     return -log1(-log1(u));
 }
 

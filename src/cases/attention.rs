@@ -1,3 +1,5 @@
+//! Attention cases: sizes, masks, positions, poison, terms, score functions, normalizers.
+
 use std::sync::Arc;
 
 use super::{POISON, Random};
@@ -379,7 +381,6 @@ fn scores(table: &mut Table) {
     table.add("additive with v alone", size, |case, random| {
         case.options.score = Score::Additive;
         case.inputs.score.v = Some(random.array(&[11]));
-        case.inputs.score.bias = Some(random.array(&[11]));
     });
     for units in [1, 7, 64, 65] {
         table.add(format!("additive, {units} units"), uneven, |case, random| {

@@ -1,3 +1,5 @@
+//! Recurrent cases: every cell by sizes, sequences and numbers; what only an LSTM has; every activation.
+
 use super::{POISON, Random};
 use crate::rnn::{Activation, Cell, Direction, Merge, Reset, Rnn, RnnInputs, RnnStack, RnnWeights};
 use crate::tensor::Array;

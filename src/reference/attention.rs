@@ -267,15 +267,14 @@ fn side<T: Float>(
         }),
         _ => None,
     };
-    let through = |row: &[T]| match (&matrix, bias) {
-        (Some(matrix), _) => product(row, matrix, p.score_dim, bias),
-        (None, Some(bias)) => row.iter().zip(bias.data()).map(|(&x, &b)| x + b).collect(),
-        (None, None) if score == Score::Cosine => {
+    let through = |row: &[T]| match &matrix {
+        Some(matrix) => product(row, matrix, p.score_dim, bias),
+        None if score == Score::Cosine => {
             let norm = row.iter().map(|&x| x * x).sum::<T>().sqrt();
             let norm = if norm == T::ZERO { T::ONE } else { norm };
             row.iter().map(|&x| x / norm).collect()
         }
-        (None, None) => row.to_vec(),
+        None => row.to_vec(),
     };
     rows.chunks_exact(width).flat_map(through).collect()
 }

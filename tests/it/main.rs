@@ -5,12 +5,14 @@
 mod cards;
 mod cases;
 mod compare;
+mod device;
 mod golden;
 mod gpu;
 mod gpu_vectors;
 mod kernels;
 mod properties;
 mod recordings;
+mod recurrences;
 mod reference;
 mod seq2seq;
 mod shaders;

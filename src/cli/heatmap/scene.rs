@@ -1,0 +1,400 @@
+//! The layout of a picture: what is drawn, and where.
+
+use super::{Blocks, Heatmap, Panel, font, label};
+
+/// The longest side of a picture, in pixels.
+pub(super) const MAX_SIDE: f32 = 4000.0;
+
+/// Everything in a picture, back to front. Lengths are pixels, y grows downward.
+pub(super) struct Scene<'a> {
+    pub(super) width: f32,
+    pub(super) height: f32,
+    /// The weight drawn darkest.
+    pub(super) full_scale: f32,
+    pub(super) items: Vec<Item<'a>>,
+}
+
+pub(super) enum Item<'a> {
+    Text(Text),
+    /// A short thin line at an axis: its corner, width and height.
+    Tick(f32, f32, f32, f32),
+    /// The outline of a rectangle.
+    Frame(f32, f32, f32, f32),
+    /// A rectangle in the colour of a weight, given as a share of full scale.
+    Swatch(f32, f32, f32, f32, f32),
+    Cells(Cells<'a>),
+}
+
+/// A matrix of square cells from a corner.
+pub(super) struct Cells<'a> {
+    pub(super) x: f32,
+    pub(super) y: f32,
+    pub(super) side: f32,
+    pub(super) blocks: Blocks<'a>,
+}
+
+pub(super) struct Text {
+    /// The baseline's point that `anchor` says.
+    pub(super) x: f32,
+    pub(super) y: f32,
+    pub(super) size: f32,
+    pub(super) anchor: Anchor,
+    /// Turned a quarter to the left: it is read upward.
+    pub(super) upward: bool,
+    pub(super) text: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Anchor {
+    Start,
+    Middle,
+    End,
+}
+
+impl Anchor {
+    /// How much of a text's width comes before the anchor.
+    pub(super) fn before(self, width: f32) -> f32 {
+        match self {
+            Self::Start => 0.0,
+            Self::Middle => width / 2.0,
+            Self::End => width,
+        }
+    }
+}
+
+const TITLE: f32 = 26.0;
+const PANEL_TITLE: f32 = 20.0;
+const AXIS: f32 = 18.0;
+const SCALE: f32 = 16.0;
+
+/// White around the picture, between panels, and between a label and its cells.
+const MARGIN: f32 = 20.0;
+const BETWEEN: f32 = 30.0;
+const GAP: f32 = 6.0;
+
+/// Cells smaller than this have numbers at intervals in place of a label each.
+const LABELLED_CELL: f32 = 11.0;
+const LARGEST_CELL: f32 = 48.0;
+/// Cells smaller than this have no lines between them.
+pub(super) const SEPARATED_CELL: f32 = 12.0;
+
+/// From the baseline to the middle of capitals and of most letters, against the size.
+const HALF_LETTER: f32 = 0.34;
+/// How much higher than its size a line of text is apart from the next.
+const LEADING: f32 = 1.35;
+
+/// A label longer than this is cut. Longer than a letter and its marks, it is a special token and set smaller.
+const LABEL_CHARACTERS: usize = 14;
+const TOKEN_SIZE: f32 = 0.8;
+
+const EMPTY: &str = "empty";
+
+/// The picture, with the largest cells that keep it within bounds: it is too large only where panels are very many.
+pub(super) fn arrange(map: &Heatmap) -> Scene<'_> {
+    let longest = map.panels.iter().map(|p| p.rows.len().max(p.columns.len())).max().unwrap_or(0).max(1);
+    // The side of a panel that is wanted: less each, but more together, when there are several.
+    let wanted = (1400.0 / (map.panels.len().max(1) as f32).powf(0.4)).max(300.0);
+    let mut cell = (wanted / longest as f32).floor().clamp(1.0, LARGEST_CELL);
+    let mut block = 1;
+    let (full_scale, marked) = (map.full_scale(), map.has_marked());
+    loop {
+        let scene = Layout::new(map, cell, block).scene(map, full_scale, marked);
+        if (scene.width <= MAX_SIDE && scene.height <= MAX_SIDE) || (cell <= 1.0 && block >= longest) {
+            return scene;
+        }
+        if cell > 1.0 {
+            cell = (cell * 0.85).floor().max(1.0);
+        } else {
+            block += (block / 4).max(1);
+        }
+    }
+}
+
+/// A label or number at the side of one cell.
+struct Mark {
+    /// The cell.
+    at: usize,
+    text: String,
+    size: f32,
+    width: f32,
+}
+
+/// What stands along one side of a panel.
+struct Side {
+    marks: Vec<Mark>,
+    /// Whether numbers stand only at some cells, which then have ticks.
+    ticks: bool,
+}
+
+/// A panel with what its labels take.
+struct Placed<'a> {
+    panel: &'a Panel,
+    blocks: Blocks<'a>,
+    rows: Side,
+    columns: Side,
+    /// From the block's left edge to the cells, and from the top of the column labels to them.
+    left: f32,
+    above: f32,
+    /// Of the cells; at least a small box where there are none.
+    width: f32,
+    height: f32,
+}
+
+struct Layout<'a> {
+    cell: f32,
+    panels: Vec<Placed<'a>>,
+    /// Panels side by side.
+    across: usize,
+}
+
+impl<'a> Layout<'a> {
+    fn new(map: &'a Heatmap, cell: f32, block: usize) -> Self {
+        let panels: Vec<_> = map.panels.iter().map(|panel| Placed::new(panel, cell, block)).collect();
+        let width = panels.iter().map(Placed::full_width).fold(1.0, f32::max);
+        let height = panels.iter().map(Placed::full_height).fold(1.0, f32::max);
+        // As near as can be to a page's shape, without a ragged last row.
+        let ragged = |across: usize| {
+            let down = panels.len().div_ceil(across);
+            let shape = (across as f32 * width) / (down as f32 * height);
+            (shape / 1.4).ln().abs() + 0.8 * (down * across - panels.len()) as f32 / panels.len() as f32
+        };
+        let across = (1..=panels.len()).min_by(|&a, &b| ragged(a).total_cmp(&ragged(b))).unwrap_or(1);
+        Self { cell, panels, across }
+    }
+
+    fn scene(self, map: &Heatmap, full_scale: f32, marked: bool) -> Scene<'a> {
+        let mut items = Vec::new();
+        let named = self.panels.iter().any(|p| !p.panel.title.is_empty());
+
+        let title = font::fit(&map.title, TITLE, MAX_SIDE - 2.0 * MARGIN);
+        let mut y = MARGIN;
+        let mut width = 2.0 * MARGIN;
+        if !title.is_empty() {
+            width += font::width(&title, TITLE);
+            items.push(text(MARGIN, y + TITLE, TITLE, Anchor::Start, title));
+            y += TITLE * LEADING + 12.0;
+        }
+        let axis_y = y + AXIS;
+        if !map.column_axis.is_empty() {
+            y += AXIS * LEADING + 4.0;
+        }
+        let top = y;
+        let left = MARGIN + if map.row_axis.is_empty() { 0.0 } else { AXIS * LEADING + 4.0 };
+
+        // The grid: every column as wide as its widest panel, cells aligned within each row and column, and at whole
+        // pixels so that all come out equally wide.
+        let down = self.panels.len().div_ceil(self.across);
+        let widest = |pick: fn(&Placed) -> f32, column: usize| {
+            self.panels.iter().skip(column).step_by(self.across).map(pick).fold(0.0, f32::max)
+        };
+        let tallest = |pick: fn(&Placed) -> f32, row: usize| {
+            self.panels.iter().skip(row * self.across).take(self.across).map(pick).fold(0.0, f32::max)
+        };
+        let mut columns = Vec::new();
+        let mut x = left;
+        for column in 0..self.across.min(self.panels.len()) {
+            let margin = widest(|p| p.left, column);
+            columns.push((x + margin).round());
+            x += margin + widest(|p| p.full_width() - p.left, column) + BETWEEN;
+        }
+        let mut rows = Vec::new();
+        for row in 0..down {
+            let margin = tallest(|p| p.above, row) + if named { PANEL_TITLE * LEADING + 4.0 } else { 0.0 };
+            rows.push((y + margin).round());
+            y += margin + tallest(|p| p.height, row) + BETWEEN;
+        }
+        let right = if columns.is_empty() { left } else { x - BETWEEN };
+        let mut bottom = if rows.is_empty() { y } else { y - BETWEEN };
+        let (first_x, first_y) = (columns.first().copied().unwrap_or(left), rows.first().copied().unwrap_or(bottom));
+
+        for (i, placed) in self.panels.iter().enumerate() {
+            placed.draw(columns[i % self.across], rows[i / self.across], self.cell, &mut items);
+        }
+        if !self.panels.is_empty() {
+            // The names are put at the middle of all the cells.
+            let across_end = right.min(columns.last().map_or(right, |&x| x + widest(|p| p.width, self.across - 1)));
+            let (middle_x, middle_y) = ((first_x + across_end) / 2.0, (first_y + bottom) / 2.0);
+            let column_axis = font::fit(&map.column_axis, AXIS, MAX_SIDE - 2.0 * MARGIN);
+            let half = font::width(&column_axis, AXIS) / 2.0;
+            let middle_x = middle_x.max(left + half);
+            width = width.max(middle_x + half + MARGIN);
+            items.push(text(middle_x, axis_y, AXIS, Anchor::Middle, column_axis));
+            let row_axis = font::fit(&map.row_axis, AXIS, MAX_SIDE - 2.0 * MARGIN);
+            let half = font::width(&row_axis, AXIS) / 2.0;
+            let middle_y = middle_y.max(top + half);
+            bottom = bottom.max(middle_y + half);
+            items.push(upward(MARGIN + AXIS, middle_y, AXIS, Anchor::Middle, row_axis));
+        }
+
+        let (scale_right, scale_bottom) =
+            draw_scale(right + BETWEEN, first_y, bottom - first_y, full_scale, marked, &mut items);
+        bottom = bottom.max(scale_bottom);
+        width = width.max(scale_right + MARGIN);
+
+        let block = self.panels.first().map_or(1, |p| p.blocks.block);
+        if block > 1 {
+            let note = format!("Each cell shows the largest of {block} × {block} weights.");
+            width = width.max(2.0 * MARGIN + font::width(&note, SCALE));
+            bottom += 10.0 + SCALE;
+            items.push(text(MARGIN, bottom, SCALE, Anchor::Start, note));
+        }
+        Scene { width: width.ceil(), height: (bottom + MARGIN).ceil(), full_scale, items }
+    }
+}
+
+/// The colour bar with its numbers. Returns its right and bottom ends.
+fn draw_scale(x: f32, y: f32, room: f32, full_scale: f32, marked: bool, items: &mut Vec<Item>) -> (f32, f32) {
+    const WIDTH: f32 = 18.0;
+    let height = room.clamp(120.0, 320.0);
+    let steps = height as usize;
+    for i in 0..steps {
+        let share = 1.0 - i as f32 / (steps - 1) as f32;
+        items.push(Item::Swatch(x, y + i as f32, WIDTH, 1.0, share));
+    }
+    let mut right = x + WIDTH;
+    for (share, number) in [(1.0, full_scale), (0.5, full_scale / 2.0), (0.0, 0.0)] {
+        let at = y + (1.0 - share) * (steps as f32 - 1.0);
+        items.push(Item::Tick(x + WIDTH, at, 5.0, 1.0));
+        let number = number.to_string();
+        right = right.max(x + WIDTH + 9.0 + font::width(&number, SCALE));
+        items.push(text(x + WIDTH + 9.0, at + SCALE * HALF_LETTER, SCALE, Anchor::Start, number));
+    }
+    items.push(Item::Frame(x, y, WIDTH, steps as f32));
+    let name = "weight";
+    // Above the bar there are the labels' rows; beside it, read upward, the name is near and out of the way.
+    items.push(upward(right + 4.0 + SCALE, y + height / 2.0, SCALE, Anchor::Middle, name.to_owned()));
+    right += 4.0 + SCALE * LEADING;
+    let mut bottom = y + steps as f32;
+    if marked {
+        bottom += 16.0;
+        items.push(Item::Swatch(x, bottom, WIDTH, WIDTH, f32::NAN));
+        items.push(Item::Frame(x, bottom, WIDTH, WIDTH));
+        let note = "not finite";
+        right = right.max(x + WIDTH + 9.0 + font::width(note, SCALE));
+        items.push(text(x + WIDTH + 9.0, bottom + 14.0, SCALE, Anchor::Start, note.to_owned()));
+        bottom += WIDTH;
+    }
+    (right, bottom)
+}
+
+impl<'a> Placed<'a> {
+    fn new(panel: &'a Panel, cell: f32, block: usize) -> Self {
+        let blocks = panel.blocks(block);
+        let rows = Side::new(&panel.rows, cell, block);
+        let columns = Side::new(&panel.columns, cell, block);
+        let tick = |side: &Side| if side.ticks { 4.0 } else { 0.0 };
+        let left = rows.marks.iter().map(|m| m.width).fold(0.0, f32::max) + GAP + tick(&rows);
+        let above = columns.marks.iter().map(|m| m.height_above(cell)).fold(0.0, f32::max) + GAP + tick(&columns);
+        let empty = blocks.rows == 0 || blocks.columns == 0;
+        let least = if empty { font::width(EMPTY, SCALE) + 16.0 } else { 0.0 };
+        let width = (blocks.columns as f32 * cell).max(least);
+        let height = (blocks.rows as f32 * cell).max(if empty { 34.0 } else { 0.0 });
+        Self { panel, blocks, rows, columns, left, above, width, height }
+    }
+
+    /// From the row labels to the end of the cells, or of the title where that is wider.
+    fn full_width(&self) -> f32 {
+        let title = font::width(&self.panel.title, PANEL_TITLE).min(self.width.max(260.0));
+        // The number over the last cell may reach beyond it.
+        let over = self.columns.marks.iter().map(|m| m.width / 2.0).fold(0.0, f32::max);
+        self.left + self.width.max(title) + if self.columns.ticks { over } else { 0.0 }
+    }
+
+    fn full_height(&self) -> f32 {
+        self.above + self.height
+    }
+
+    fn draw(&self, x: f32, y: f32, cell: f32, items: &mut Vec<Item<'a>>) {
+        let room = self.full_width() - self.left;
+        let title = font::fit(&self.panel.title, PANEL_TITLE, room);
+        // A title wider than its cells starts with them, so that it stays clear of the panel before.
+        let (title_x, anchor) = if font::width(&title, PANEL_TITLE) <= self.width {
+            (x + self.width / 2.0, Anchor::Middle)
+        } else {
+            (x, Anchor::Start)
+        };
+        items.push(text(title_x, y - self.above - 8.0, PANEL_TITLE, anchor, title));
+
+        if self.blocks.rows == 0 || self.blocks.columns == 0 {
+            items.push(text(x + self.width / 2.0, y + 22.0, SCALE, Anchor::Middle, EMPTY.to_owned()));
+        } else {
+            items.push(Item::Cells(Cells { x, y, side: cell, blocks: self.blocks }));
+        }
+        items.push(Item::Frame(x, y, self.width, self.height));
+
+        for mark in &self.rows.marks {
+            let middle = y + (mark.at as f32 + 0.5) * cell;
+            let tick = if self.rows.ticks { 4.0 } else { 0.0 };
+            if self.rows.ticks {
+                items.push(Item::Tick(x - 5.0, middle.floor(), 5.0, 1.0));
+            }
+            let place = (x - GAP - tick, middle + mark.size * HALF_LETTER);
+            items.push(text(place.0, place.1, mark.size, Anchor::End, mark.text.clone()));
+        }
+        for mark in &self.columns.marks {
+            let middle = x + (mark.at as f32 + 0.5) * cell;
+            let tick = if self.columns.ticks { 4.0 } else { 0.0 };
+            if self.columns.ticks {
+                items.push(Item::Tick(middle.floor(), y - 5.0, 1.0, 5.0));
+            }
+            items.push(if mark.is_upward(cell) && !self.columns.ticks {
+                upward(middle + mark.size * HALF_LETTER, y - GAP, mark.size, Anchor::Start, mark.text.clone())
+            } else {
+                let baseline = y - GAP - tick - mark.depth();
+                text(middle, baseline, mark.size, Anchor::Middle, mark.text.clone())
+            });
+        }
+    }
+}
+
+impl Side {
+    fn new(labels: &[String], cell: f32, block: usize) -> Self {
+        let numbers = label::are_numbers(labels);
+        let named = block == 1 && cell >= LABELLED_CELL && !numbers;
+        // The largest label is as high as a letter with marks above and below, which must fit in a cell.
+        let size = (cell * 0.6).clamp(9.0, 22.0);
+        let mark = |at: usize, text: String, size: f32| Mark { at, size, width: font::width(&text, size), text };
+        if named {
+            let marks = labels.iter().enumerate().map(|(at, token)| {
+                let text = label::shorten(&label::shown(token), LABEL_CHARACTERS);
+                let long = label::clusters(&text).len() > 1;
+                mark(at, text, if long { (size * TOKEN_SIZE).max(9.0) } else { size })
+            });
+            return Self { marks: marks.collect(), ticks: false };
+        }
+        let size = size.clamp(12.0, 16.0);
+        let number = |at: usize| if numbers { labels[at].clone() } else { at.to_string() };
+        let widest = labels.len().checked_sub(1).map_or(0.0, |last| font::width(&number(last), size));
+        // The same along both sides, so that those of a square matrix are alike.
+        let needed = (widest + 8.0).max(size * LEADING);
+        let step = label::tick_step(cell, needed);
+        let cells = labels.len().div_ceil(block);
+        let marks = (0..cells).step_by(step).map(|at| mark(at, number(at * block), size)).collect();
+        Self { marks, ticks: step > 1 }
+    }
+}
+
+impl Mark {
+    /// Whether a column's label must be turned to stay within its column.
+    fn is_upward(&self, cell: f32) -> bool {
+        self.width > cell - 1.0
+    }
+
+    /// What a column's label takes above the cells.
+    fn height_above(&self, cell: f32) -> f32 {
+        if self.is_upward(cell) { self.width.max(self.size) } else { self.size + self.depth() }
+    }
+
+    /// What it takes below its baseline: nothing for numbers, else enough for marks below the letter.
+    fn depth(&self) -> f32 {
+        if self.text.bytes().all(|b| b.is_ascii_digit()) { 0.0 } else { self.size * 0.3 }
+    }
+}
+
+fn text<'a>(x: f32, y: f32, size: f32, anchor: Anchor, text: String) -> Item<'a> {
+    Item::Text(Text { x, y, size, anchor, upward: false, text })
+}
+
+fn upward<'a>(x: f32, y: f32, size: f32, anchor: Anchor, text: String) -> Item<'a> {
+    Item::Text(Text { x, y, size, anchor, upward: true, text })
+}

@@ -1,0 +1,160 @@
+//! A scene as an SVG document. Text stays text, except marks on a carrier.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use super::font;
+use super::png::{FRAME, INK, SEPARATOR};
+use super::ramp::{self, Rgb};
+use super::scene::{Anchor, Cells, Item, SEPARATED_CELL, Scene, Text};
+
+/// Noto first, which the layout is measured in; then what systems without it are likely to have.
+const FAMILIES: &str = "'Noto Sans','Noto Sans Arabic','Noto Sans Khmer','Noto Sans Devanagari','Noto Sans Bengali',\
+                        'Noto Sans Tamil','Noto Sans Math','Noto Sans Symbols 2','Noto Sans Symbols2','DejaVu Sans',\
+                        'Khmer OS','Nirmala UI','Leelawadee UI','Segoe UI',Arial,sans-serif";
+
+pub(super) fn document(title: &str, scene: &Scene) -> String {
+    let mut out = String::new();
+    let (width, height) = (scene.width, scene.height);
+    line(
+        &mut out,
+        format_args!(
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" \
+             viewBox=\"0 0 {width} {height}\" role=\"img\" font-family=\"{FAMILIES}\" fill=\"{}\">",
+            hex(INK)
+        ),
+    );
+    line(&mut out, format_args!("<title>{}</title>", escaped(title)));
+    line(&mut out, format_args!("<rect width=\"{width}\" height=\"{height}\" fill=\"#fff\"/>"));
+    for item in &scene.items {
+        match item {
+            Item::Text(text) => write_text(&mut out, text),
+            &Item::Tick(x, y, w, h) => line(&mut out, format_args!("{}", rect(x, y, w, h, &hex(FRAME)))),
+            &Item::Frame(x, y, w, h) => line(
+                &mut out,
+                format_args!(
+                    "<rect x=\"{}\" y=\"{}\" width=\"{}\" height=\"{}\" fill=\"none\" stroke=\"{}\"/>",
+                    x - 0.5,
+                    y - 0.5,
+                    w + 1.0,
+                    h + 1.0,
+                    hex(FRAME)
+                ),
+            ),
+            &Item::Swatch(x, y, w, h, share) => {
+                // A little longer than it is high, so that no white shows between the steps of the scale.
+                line(&mut out, format_args!("{}", rect(x, y, w, h + 0.2, &hex(ramp::shade(share)))));
+            }
+            Item::Cells(cells) => write_cells(&mut out, cells, scene.full_scale),
+        }
+    }
+    out.push_str("</svg>\n");
+    out
+}
+
+fn line(out: &mut String, arguments: std::fmt::Arguments) {
+    out.write_fmt(arguments).expect("writing to a string does not fail");
+    out.push('\n');
+}
+
+fn rect(x: f32, y: f32, width: f32, height: f32, fill: &str) -> String {
+    format!("<rect x=\"{x}\" y=\"{y}\" width=\"{width}\" height=\"{height}\" fill=\"{fill}\"/>")
+}
+
+fn hex([r, g, b]: Rgb) -> String {
+    format!("#{r:02x}{g:02x}{b:02x}")
+}
+
+fn write_text(out: &mut String, text: &Text) {
+    if text.text.is_empty() {
+        return;
+    }
+    let (x, y) = (text.x, text.y);
+    // Readers set a mark on its carrier in many ways, most of them wrong: the circle twice, or the mark beside it.
+    if font::is_carried_mark(&text.text) {
+        let set = font::set(&text.text, text.size);
+        let back = text.anchor.before(set.width);
+        let angle = if text.upward { " rotate(-90)" } else { "" };
+        return line(
+            out,
+            format_args!(
+                "<path aria-label=\"{}\" transform=\"translate({x:.1} {y:.1}){angle} translate({:.1} 0)\" d=\"{}\"/>",
+                escaped(&text.text),
+                -back,
+                set.path()
+            ),
+        );
+    }
+    let anchor = match text.anchor {
+        Anchor::Start => "start",
+        Anchor::Middle => "middle",
+        Anchor::End => "end",
+    };
+    let turn = if text.upward { format!(" transform=\"rotate(-90 {x:.1} {y:.1})\"") } else { String::new() };
+    line(
+        out,
+        format_args!(
+            "<text x=\"{x:.1}\" y=\"{y:.1}\" font-size=\"{:.1}\" text-anchor=\"{anchor}\"{turn}>{}</text>",
+            text.size,
+            escaped(&text.text)
+        ),
+    );
+}
+
+/// Cells of one colour are one path, in units of cells; the colour of zero is painted once below all others.
+fn write_cells(out: &mut String, cells: &Cells, full_scale: f32) {
+    let Cells { x, y, side, blocks } = *cells;
+    let (columns, rows) = (blocks.columns, blocks.rows);
+    // None is the colour of weights that are not finite.
+    let mut paths: BTreeMap<Option<u8>, String> = BTreeMap::new();
+    for row in 0..rows {
+        let levels: Vec<_> = (0..columns).map(|c| ramp::level(blocks.weight(row, c) / full_scale)).collect();
+        let mut column = 0;
+        for run in levels.chunk_by(|a, b| a == b) {
+            if run[0] != Some(0) {
+                let path = paths.entry(run[0]).or_default();
+                path.push_str(&format!("M{column} {row}h{}v1H{column}z", run.len()));
+            }
+            column += run.len();
+        }
+    }
+    line(
+        out,
+        format_args!(
+            "<g transform=\"translate({x} {y}) scale({side})\" shape-rendering=\"crispEdges\">\n\
+             <rect width=\"{columns}\" height=\"{rows}\" fill=\"{}\"/>",
+            hex(ramp::color(0))
+        ),
+    );
+    for (level, path) in paths {
+        let color = level.map_or(ramp::MARKED, ramp::color);
+        line(out, format_args!("<path fill=\"{}\" d=\"{path}\"/>", hex(color)));
+    }
+    if side >= SEPARATED_CELL && rows * columns > 1 {
+        let across = (1..rows).map(|row| format!("M0 {row}H{columns}"));
+        let down = (1..columns).map(|column| format!("M{column} 0V{rows}"));
+        let path: String = across.chain(down).collect();
+        let width = 1.0 / side;
+        line(out, format_args!("<path stroke=\"{}\" stroke-width=\"{width:.4}\" d=\"{path}\"/>", hex(SEPARATOR)));
+    }
+    out.push_str("</g>\n");
+}
+
+/// A text that may stand in an element or attribute. Characters XML does not allow become U+FFFD.
+pub(super) fn escaped(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&quot;"),
+            '\'' => out.push_str("&#39;"),
+            '\t' | '\n' | '\r' => out.push(' '),
+            '\u{fffe}' | '\u{ffff}' => out.push('\u{fffd}'),
+            c if c.is_control() => out.push('\u{fffd}'),
+            c => out.push(c),
+        }
+    }
+    out
+}
