@@ -105,6 +105,11 @@ impl Store {
         kind(self.entries.get(name)?.dtype)
     }
 
+    /// The name of a tensor's element type as the format has it, such as `BF16`, if there is one of that name.
+    pub fn dtype(&self, name: &str) -> Option<String> {
+        self.entries.get(name).map(|e| e.dtype.to_string())
+    }
+
     /// A tensor as f32. F16 and BF16 are exact; F64 and integers are rounded to the nearest; bools are 0 and 1.
     ///
     /// # Errors
@@ -310,7 +315,12 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
     let mut builder = tempfile::Builder::new();
     #[cfg(unix)]
     let builder = builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666)); // less the umask
-    let mut file = builder.prefix(".regard-").tempfile_in(folder).map_err(fail)?;
+    // The error names the temporary file, of which the caller knows nothing; what is inside it does not.
+    let bare = |e: std::io::Error| match e.get_ref().and_then(|inner| inner.source()) {
+        Some(cause) => Error::file(path, cause),
+        None => fail(e),
+    };
+    let mut file = builder.prefix(".regard-").tempfile_in(folder).map_err(bare)?;
     file.write_all(bytes).map_err(fail)?;
     file.persist(&target).map_err(|e| fail(e.error))?;
     Ok(())

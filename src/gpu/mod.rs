@@ -128,7 +128,8 @@ impl Adapter {
         }
     }
 
-    fn matches(&self, wanted: &str) -> bool {
+    /// True when name, driver or backend have `wanted` in them, in any case.
+    pub fn matches(&self, wanted: &str) -> bool {
         let wanted = wanted.to_lowercase();
         [&self.name, &self.driver, &self.backend].iter().any(|text| text.to_lowercase().contains(&wanted))
     }

@@ -170,6 +170,25 @@ impl Default for Decoding {
     }
 }
 
+impl Decoding {
+    /// Checks the numbers against what the model allows.
+    ///
+    /// # Errors
+    /// [`Error::Option`] with the number that is out of range.
+    pub fn check(&self, model: &Model) -> Result<()> {
+        let most = model.card.target.vocab.len();
+        for (option, value, most) in
+            [("beam", self.beam, most), ("top", self.top, usize::MAX), ("batch", self.batch, usize::MAX)]
+        {
+            if !(1..=most).contains(&value) {
+                let range = if most == usize::MAX { "at least 1".to_owned() } else { format!("1 to {most}") };
+                return Err(Error::option(option, format!("expected {range}, found {value}")));
+            }
+        }
+        Ok(())
+    }
+}
+
 /// One answer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Candidate {
@@ -211,15 +230,7 @@ pub fn transliterate(
     texts: &[SourceText],
     decoding: &Decoding,
 ) -> Result<Vec<Transliteration>> {
-    let most = model.card.target.vocab.len();
-    for (option, value, most) in
-        [("beam", decoding.beam, most), ("top", decoding.top, usize::MAX), ("batch", decoding.batch, usize::MAX)]
-    {
-        if !(1..=most).contains(&value) {
-            let range = if most == usize::MAX { "at least 1".to_owned() } else { format!("1 to {most}") };
-            return Err(Error::option(option, format!("expected {range}, found {value}")));
-        }
-    }
+    decoding.check(model)?;
     let prepared: Vec<Prepared> = texts.iter().map(|text| model.read(text)).collect::<Result<_>>()?;
     let sources: Vec<&Source> = prepared.iter().flat_map(|p| &p.sources).collect();
     // Sources of like length share a run, so that little of it is padding.

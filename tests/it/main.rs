@@ -4,6 +4,8 @@
 
 mod cards;
 mod cases;
+#[cfg(feature = "cli")]
+mod cli;
 mod compare;
 mod device;
 mod golden;

@@ -1,0 +1,91 @@
+//! `--check`: results against the reference in f64, beside what the reference in f32 gets wrong.
+
+use std::fmt::Write;
+
+use regard::compare::{self, Verdict};
+use regard::tensor::{Array, DType};
+use regard::{Error, Result};
+use serde_json::{Map, Value, json};
+
+use crate::failure::{Failure, Outcome};
+use crate::output::finite;
+
+/// One result and what it is compared with.
+#[derive(Debug)]
+pub(crate) struct Compared<'a> {
+    /// Name of the result.
+    pub(crate) name: &'static str,
+    /// What the device computed.
+    pub(crate) got: &'a Array,
+    /// The reference in f64.
+    pub(crate) oracle: &'a Array<f64>,
+    /// The reference in f32, over inputs that are stored as on the device.
+    pub(crate) baseline: &'a Array,
+    /// How the device stores it.
+    pub(crate) storage: DType,
+}
+
+/// What the comparison found, result by result.
+#[derive(Debug)]
+pub(crate) struct Report(Vec<(&'static str, Verdict)>);
+
+impl Report {
+    /// Compares every result.
+    pub(crate) fn new<'a>(compared: impl IntoIterator<Item = Compared<'a>>) -> Result<Self> {
+        let judge = |c: Compared<'a>| Ok((c.name, compare::judge(c.name, c.got, c.oracle, c.baseline, c.storage)?));
+        compared.into_iter().map(judge).collect::<Result<_>>().map(Self)
+    }
+
+    /// One row a result.
+    pub(crate) fn text(&self) -> String {
+        let mut out = format!(
+            "{:<14} {:>13} {:>13} {:>8} {:>13}\n",
+            "check", "max abs error", "f32 baseline", "ratio", "tolerance"
+        );
+        for (name, v) in &self.0 {
+            let ratio = ratio(v).map_or("-".to_owned(), |r| format!("{r:.2}"));
+            let state = if v.passed() { "pass" } else { "FAIL" };
+            let _ = writeln!(
+                out,
+                "{name:<14} {:>13.3e} {:>13.3e} {ratio:>8} {:>13.3e}  {state}",
+                v.error, v.baseline, v.tolerance
+            );
+        }
+        out
+    }
+
+    /// The same for `--json`.
+    pub(crate) fn json(&self) -> Value {
+        let each = |(name, v): &(&str, Verdict)| {
+            let value = json!({
+                "max_abs_error": finite(v.error),
+                "baseline_error": finite(v.baseline),
+                "ratio": ratio(v).map_or(Value::Null, finite),
+                "tolerance": finite(v.tolerance),
+                "worst_element": v.worst,
+                "passed": v.passed(),
+            });
+            ((*name).to_owned(), value)
+        };
+        json!({
+            "passed": self.0.iter().all(|(_, v)| v.passed()),
+            "outputs": Value::Object(self.0.iter().map(each).collect::<Map<_, _>>()),
+        })
+    }
+
+    /// Fails with the first result that is over its tolerance.
+    pub(crate) fn verdict(&self) -> Outcome {
+        match self.0.iter().find(|(_, v)| !v.passed()) {
+            Some((name, v)) => {
+                let what = format!("`{name}` at element {}", v.worst);
+                Err(Failure::from(Error::Tolerance { what, error: v.error, tolerance: v.tolerance }))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// The error over the baseline's; none where both are exact.
+fn ratio(v: &Verdict) -> Option<f64> {
+    if v.error == 0.0 { (v.baseline > 0.0).then_some(0.0) } else { Some(v.error / v.baseline) }
+}

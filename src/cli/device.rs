@@ -1,0 +1,143 @@
+//! Which device computes.
+
+use clap::{Args, ValueEnum};
+use regard::gpu::{AdapterKind, Open};
+use regard::{Error, Gpu};
+
+use crate::failure::{Failure, Outcome};
+use crate::output::note;
+
+/// Options that every command has.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Device")]
+pub(crate) struct DeviceArgs {
+    /// What computes: `auto` is a hardware GPU if there is one, else the CPU; `gpu` is any adapter, hardware first,
+    /// a software driver if need be
+    #[arg(long, global = true, env = "REGARD_DEVICE", value_enum, default_value_t, value_name = "DEVICE")]
+    pub(crate) device: Choice,
+    /// Only adapters with this in their name, driver or backend (`regard info` lists them)
+    #[arg(long, global = true, env = "REGARD_ADAPTER", value_name = "SUBSTRING")]
+    pub(crate) adapter: Option<String>,
+}
+
+/// What computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+#[value(rename_all = "lower")]
+pub(crate) enum Choice {
+    /// A hardware GPU if there is one, else the CPU.
+    #[default]
+    Auto,
+    /// Any adapter.
+    Gpu,
+    /// The CPU.
+    Cpu,
+}
+
+impl Choice {
+    /// As it stands on the command line.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Gpu => "gpu",
+            Self::Cpu => "cpu",
+        }
+    }
+}
+
+/// What was taken.
+#[derive(Debug)]
+pub(crate) enum Device {
+    /// An adapter.
+    Gpu(Gpu),
+    /// The CPU, through the reference.
+    Cpu,
+}
+
+impl std::fmt::Display for Device {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Gpu(gpu) => gpu.adapter().fmt(f),
+            Self::Cpu => f.write_str("CPU"),
+        }
+    }
+}
+
+impl Device {
+    /// The device for `--json`.
+    pub(crate) fn json(&self) -> serde_json::Value {
+        match self {
+            Self::Gpu(gpu) => {
+                let adapter = gpu.adapter();
+                serde_json::json!({
+                    "kind": "gpu",
+                    "adapter": adapter.name,
+                    "driver": adapter.driver,
+                    "backend": adapter.backend,
+                    "type": adapter.kind.to_string(),
+                })
+            }
+            Self::Cpu => serde_json::json!({ "kind": "cpu" }),
+        }
+    }
+}
+
+impl DeviceArgs {
+    /// The part of an adapter's name that was asked for.
+    pub(crate) fn adapter(&self) -> Option<&str> {
+        self.adapter.as_deref().filter(|name| !name.is_empty())
+    }
+
+    /// Opens the device, and says which it is where that was left open and it is no hardware GPU.
+    pub(crate) fn open(&self) -> Outcome<Device> {
+        let device = self.open_quietly()?;
+        if self.device == Choice::Auto {
+            match &device {
+                Device::Gpu(gpu) if gpu.adapter().kind != AdapterKind::Software => {}
+                Device::Gpu(_) => note(&format!("computing on {device}")),
+                Device::Cpu => note("no hardware GPU, computing on the CPU (`--device gpu` takes a software driver)"),
+            }
+        }
+        Ok(device)
+    }
+
+    fn open_quietly(&self) -> Outcome<Device> {
+        let adapter = self.adapter().map(str::to_owned);
+        match self.device {
+            Choice::Cpu => Ok(Device::Cpu),
+            Choice::Gpu => Ok(Device::Gpu(Gpu::open(&Open { adapter, ..Open::default() }).map_err(|e| self.fail(e))?)),
+            Choice::Auto => {
+                // An adapter that is asked for by name is taken though it be software.
+                let hardware_only = adapter.is_none();
+                match Gpu::open(&Open { adapter: adapter.clone(), hardware_only, ..Open::default() }) {
+                    Ok(gpu) => Ok(Device::Gpu(gpu)),
+                    Err(error) => {
+                        if adapter.is_some() || !matches!(error, Error::NoAdapter(_)) {
+                            note(&error.to_string());
+                        }
+                        Ok(Device::Cpu)
+                    }
+                }
+            }
+        }
+    }
+
+    /// A name that fits nothing needs another name, not another driver.
+    fn fail(&self, error: Error) -> Failure {
+        match (&error, self.adapter()) {
+            (Error::NoAdapter(reason), Some(_)) if reason.contains("none is called") => Failure::from(error).with_hint(
+                "`regard info` lists the adapters; a software one is in Debian's and Ubuntu's `mesa-vulkan-drivers`",
+            ),
+            _ => error.into(),
+        }
+    }
+}
+
+/// Keeps Mesa's device-select layer from complaining on standard error, once for every look at the adapters, that a
+/// machine without a desktop has no `XDG_RUNTIME_DIR`.
+#[allow(unsafe_code)]
+pub(crate) fn quiet_loader() {
+    if cfg!(target_os = "linux") && std::env::var_os("XDG_RUNTIME_DIR").is_none() {
+        // SAFETY: this runs first thing in `main`, when there is no other thread that could read the environment.
+        unsafe { std::env::set_var("NODEVICE_SELECT", "1") };
+    }
+}

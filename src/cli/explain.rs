@@ -1,0 +1,167 @@
+//! `--explain`: what ran where, and how long each dispatch took.
+
+use std::fmt::Write;
+
+use regard::gpu::Timing;
+use regard::recording::Recording;
+use serde_json::{Value, json};
+
+use crate::device::Device;
+use crate::output::finite;
+
+/// What ran: dispatches of the same program over the same grid, one after the other, are one row.
+#[derive(Debug, Default)]
+pub(crate) struct Explained {
+    /// Headings with their texts, above the table.
+    facts: Vec<(&'static str, String)>,
+    rows: Vec<Row>,
+    scratch_bytes: u64,
+}
+
+#[derive(Debug)]
+struct Row {
+    label: String,
+    grid: [u32; 2],
+    count: u64,
+    flops: u64,
+    bytes: u64,
+    iterations: u64,
+    /// None where one of them was not timed.
+    nanoseconds: Option<f64>,
+}
+
+impl Explained {
+    /// Nothing but the device yet.
+    pub(crate) fn new(device: &Device) -> Self {
+        Self { facts: vec![("device", device.to_string())], ..Self::default() }
+    }
+
+    /// Adds a line above the table.
+    pub(crate) fn fact(&mut self, heading: &'static str, text: impl Into<String>) {
+        self.facts.push((heading, text.into()));
+    }
+
+    /// Notes what a recording takes, before it is run.
+    pub(crate) fn recording(&mut self, recording: &Recording) {
+        self.scratch_bytes = recording.scratch_bytes();
+    }
+
+    /// Adds what was run.
+    pub(crate) fn timings(&mut self, timings: &[Timing]) {
+        // A recurrence alternates between few programs; they are told apart by where they first stand.
+        for Timing { dispatch, nanoseconds } in timings {
+            let label = dispatch.variant.label();
+            let known = self.rows.iter_mut().find(|row| row.label == label && row.grid == dispatch.grid);
+            match known {
+                Some(row) => {
+                    row.count += 1;
+                    row.flops += dispatch.flops;
+                    row.bytes += dispatch.bytes;
+                    row.iterations = row.iterations.max(dispatch.iterations);
+                    row.nanoseconds = row.nanoseconds.zip(*nanoseconds).map(|(a, b)| a + b);
+                }
+                None => self.rows.push(Row {
+                    label,
+                    grid: dispatch.grid,
+                    count: 1,
+                    flops: dispatch.flops,
+                    bytes: dispatch.bytes,
+                    iterations: dispatch.iterations,
+                    nanoseconds: *nanoseconds,
+                }),
+            }
+        }
+    }
+
+    fn total(&self) -> Option<f64> {
+        self.rows.iter().map(|row| row.nanoseconds).sum()
+    }
+
+    /// As lines.
+    pub(crate) fn text(&self) -> String {
+        let mut out = String::new();
+        for (heading, text) in &self.facts {
+            let _ = writeln!(out, "{heading:<9} {text}");
+        }
+        if self.rows.is_empty() {
+            return out;
+        }
+        let _ = writeln!(out, "{:<9} {}", "scratch", bytes(self.scratch_bytes));
+        let _ = writeln!(
+            out,
+            "\n{:>5} {:>11} {:>9} {:>10} {:>9} {:>9} {:>9}  program",
+            "times", "workgroups", "MFLOP", "bytes", "time", "GFLOP/s", "GB/s"
+        );
+        for row in &self.rows {
+            let rate = |amount: u64| row.nanoseconds.filter(|&ns| ns > 0.0).map(|ns| amount as f64 / ns);
+            let number = |x: Option<f64>| x.map_or("-".to_owned(), |x| format!("{x:.2}"));
+            let _ = writeln!(
+                out,
+                "{:>5} {:>11} {:>9.3} {:>10} {:>9} {:>9} {:>9}  {}",
+                row.count,
+                u64::from(row.grid[0]) * u64::from(row.grid[1]),
+                row.flops as f64 / 1e6,
+                bytes(row.bytes),
+                time(row.nanoseconds),
+                number(rate(row.flops)),
+                number(rate(row.bytes)),
+                row.label
+            );
+        }
+        let flops: u64 = self.rows.iter().map(|row| row.flops).sum();
+        let moved: u64 = self.rows.iter().map(|row| row.bytes).sum();
+        let count: u64 = self.rows.iter().map(|row| row.count).sum();
+        let _ = writeln!(
+            out,
+            "{count:>5} {:>11} {:>9.3} {:>10} {:>9}  in all",
+            "",
+            flops as f64 / 1e6,
+            bytes(moved),
+            time(self.total())
+        );
+        out
+    }
+
+    /// The same for `--json`.
+    pub(crate) fn json(&self) -> Value {
+        let nanoseconds = |ns: Option<f64>| ns.map_or(Value::Null, finite);
+        let row = |row: &Row| {
+            json!({
+                "program": row.label,
+                "count": row.count,
+                "grid": row.grid,
+                "flops": row.flops,
+                "bytes": row.bytes,
+                "iterations": row.iterations,
+                "nanoseconds": nanoseconds(row.nanoseconds),
+            })
+        };
+        let facts = self.facts.iter().map(|(heading, text)| ((*heading).to_owned(), json!(text))).collect();
+        json!({
+            "facts": Value::Object(facts),
+            "scratch_bytes": self.scratch_bytes,
+            "dispatches": self.rows.iter().map(row).collect::<Vec<_>>(),
+            "nanoseconds": nanoseconds(self.total()),
+        })
+    }
+}
+
+/// A number of bytes to read.
+pub(crate) fn bytes(n: u64) -> String {
+    match n {
+        0..1024 => format!("{n} B"),
+        1024..1_048_576 => format!("{:.1} KiB", n as f64 / 1024.0),
+        1_048_576..1_073_741_824 => format!("{:.1} MiB", n as f64 / 1_048_576.0),
+        _ => format!("{:.1} GiB", n as f64 / 1_073_741_824.0),
+    }
+}
+
+/// A time to read.
+fn time(nanoseconds: Option<f64>) -> String {
+    match nanoseconds {
+        None => "not timed".to_owned(),
+        Some(ns) if ns < 1e6 => format!("{:.1} us", ns / 1e3),
+        Some(ns) if ns < 1e9 => format!("{:.2} ms", ns / 1e6),
+        Some(ns) => format!("{:.3} s", ns / 1e9),
+    }
+}

@@ -1,0 +1,85 @@
+//! How a command fails: the message, the hint, the exit status.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use regard::Error;
+
+/// What a command comes to.
+pub(crate) type Outcome<T = ()> = Result<T, Failure>;
+
+/// Exit status when the request was wrong.
+const REQUEST: u8 = 2;
+/// Exit status for everything else.
+const OTHER: u8 = 1;
+
+/// Why a command ends early.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// Something went wrong.
+    Message {
+        /// What, in one line.
+        error: String,
+        /// What to do about it.
+        hint: Option<String>,
+        /// Exit status.
+        status: u8,
+    },
+    /// Whoever read standard output has gone away: no failure of this program.
+    ClosedPipe,
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Message {
+            error: error.to_string(),
+            hint: error.hint().map(str::to_owned),
+            status: if error.is_request() { REQUEST } else { OTHER },
+        }
+    }
+}
+
+impl Failure {
+    /// With another hint.
+    pub(crate) fn with_hint(self, text: impl Into<String>) -> Self {
+        match self {
+            Self::Message { error, status, .. } => Self::Message { error, hint: Some(text.into()), status },
+            Self::ClosedPipe => self,
+        }
+    }
+
+    /// A failure that is not the request's.
+    pub(crate) fn other(error: impl ToString) -> Self {
+        Self::Message { error: error.to_string(), hint: None, status: OTHER }
+    }
+
+    /// Prints the message and returns the exit status.
+    pub(crate) fn report(self) -> ExitCode {
+        let Self::Message { error, hint, status } = self else {
+            return ExitCode::SUCCESS;
+        };
+        let mut stderr = std::io::stderr().lock();
+        // Where standard error is closed there is no one to tell.
+        let _ = writeln!(stderr, "error: {}", one_line(&error));
+        if let Some(hint) = hint {
+            let _ = writeln!(stderr, "hint: {}", one_line(&hint));
+        }
+        ExitCode::from(status)
+    }
+}
+
+/// A text without line breaks and control characters, whatever file or driver it came from.
+pub(crate) fn one_line(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    lines.join(" ").replace(char::is_control, " ")
+}
+
+/// A wrong command line: the parser's first paragraph as the error, its tip as the hint.
+pub(crate) fn from_clap(error: &clap::Error) -> Failure {
+    let text = error.render().to_string();
+    let mut paragraphs = text.split("\n\n");
+    let first = paragraphs.next().unwrap_or_default().trim_start_matches("error:");
+    let tip = paragraphs.find_map(|p| p.trim().strip_prefix("tip:"));
+    let hint = tip.map_or("`--help` lists what there is", str::trim).to_owned();
+    Failure::Message { error: one_line(first), hint: Some(hint), status: REQUEST }
+}

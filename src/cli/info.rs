@@ -1,0 +1,134 @@
+//! `regard info`: every adapter and what the engine makes of it.
+
+use std::fmt::Write;
+
+use regard::Gpu;
+use regard::gpu::{Adapter, AdapterKind};
+use serde_json::{Value, json};
+
+use crate::device::{Choice, DeviceArgs};
+use crate::explain::bytes;
+use crate::failure::Outcome;
+use crate::output;
+
+/// Every adapter: driver, features, limits, and what they enable
+///
+/// Hardware comes first. --adapter shows only those whose name, driver or backend has it.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Print as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command.
+pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
+    let adapters: Vec<Adapter> =
+        Gpu::adapters().into_iter().filter(|a| device.adapter().is_none_or(|wanted| a.matches(wanted))).collect();
+    let taken = taken(device, &adapters);
+    if args.json {
+        return output::print_json(&json!({
+            "adapters": adapters.iter().map(adapter_json).collect::<Vec<_>>(),
+            "device": device.device.name(),
+            "takes": taken.map_or(json!("cpu"), |a| json!(a.name)),
+        }));
+    }
+    let mut out = String::new();
+    for adapter in &adapters {
+        out.push_str(&adapter_text(adapter));
+        out.push('\n');
+    }
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let _ = writeln!(out, "CPU\n  reference    f32, f64 (for --check) on {threads} threads\n");
+    let name = taken.map_or("the CPU".to_owned(), |a| a.name.clone());
+    let _ = writeln!(out, "`--device {}` takes {name}", device.device.name());
+    output::print(&out)?;
+    if adapters.is_empty() {
+        output::note("no adapter answers; Debian's and Ubuntu's `mesa-vulkan-drivers` has a software one");
+    }
+    Ok(())
+}
+
+/// The adapter that other commands would open.
+fn taken<'a>(device: &DeviceArgs, adapters: &'a [Adapter]) -> Option<&'a Adapter> {
+    let software_too = device.device == Choice::Gpu || device.adapter().is_some();
+    let fits = |adapter: &&Adapter| software_too || adapter.kind != AdapterKind::Software;
+    adapters.first().filter(|_| device.device != Choice::Cpu).filter(fits)
+}
+
+/// What can run on it.
+fn paths(adapter: &Adapter) -> Vec<&'static str> {
+    let mut paths = vec!["staged attention f32", "recurrent f32"];
+    if adapter.caps.f16 {
+        paths.extend(["staged attention f16", "recurrent f16"]);
+    }
+    paths
+}
+
+fn adapter_text(adapter: &Adapter) -> String {
+    let caps = &adapter.caps;
+    let has = |there: bool, text: String| if there { text } else { "no".to_owned() };
+    let (least, most) = adapter.subgroup_size;
+    let rows = [
+        ("type", adapter.kind.to_string()),
+        ("backend", adapter.backend.clone()),
+        ("driver", adapter.driver.clone()),
+        ("paths", paths(adapter).join(", ")),
+        ("f16", has(caps.f16, "yes".to_owned())),
+        ("subgroups", has(caps.subgroups, format!("{least} to {most} lanes"))),
+        ("timestamps", has(caps.timestamps, "yes: --explain and bench give device times".to_owned())),
+        ("immediates", has(adapter.immediate_bytes > 0, format!("{} bytes", adapter.immediate_bytes))),
+        ("caching", has(adapter.pipeline_cache, "compiled pipelines can be kept".to_owned())),
+        (
+            "buffers",
+            format!(
+                "{} at most, {} bound, {} per shader",
+                bytes(caps.max_buffer_bytes),
+                bytes(caps.max_binding_bytes),
+                caps.max_storage_buffers
+            ),
+        ),
+        (
+            "workgroups",
+            format!(
+                "{} invocations, {} of memory, {} per dimension",
+                caps.max_invocations,
+                bytes(u64::from(caps.max_workgroup_bytes)),
+                caps.max_workgroups
+            ),
+        ),
+    ];
+    let mut out = format!("{}\n", adapter.name);
+    for (heading, text) in rows {
+        let _ = writeln!(out, "  {heading:<12} {text}");
+    }
+    out
+}
+
+fn adapter_json(adapter: &Adapter) -> Value {
+    let caps = &adapter.caps;
+    json!({
+        "name": adapter.name,
+        "driver": adapter.driver,
+        "backend": adapter.backend,
+        "type": adapter.kind.to_string(),
+        "paths": paths(adapter),
+        "features": {
+            "f16": caps.f16,
+            "subgroups": caps.subgroups,
+            "timestamps": caps.timestamps,
+            "immediates": adapter.immediate_bytes > 0,
+            "pipeline_cache": adapter.pipeline_cache,
+        },
+        "limits": {
+            "subgroup_size": [adapter.subgroup_size.0, adapter.subgroup_size.1],
+            "immediate_bytes": adapter.immediate_bytes,
+            "binding_bytes": caps.max_binding_bytes,
+            "buffer_bytes": caps.max_buffer_bytes,
+            "workgroup_bytes": caps.max_workgroup_bytes,
+            "invocations_per_workgroup": caps.max_invocations,
+            "workgroups_per_dimension": caps.max_workgroups,
+            "storage_buffers_per_shader": caps.max_storage_buffers,
+        },
+    })
+}
