@@ -8,11 +8,11 @@ use std::path::PathBuf;
 
 use clap::ValueEnum;
 use regard::Gpu;
-use regard::gpu::Run;
+use regard::gpu::{Adapter, Run};
 use regex_lite::Regex;
 use serde_json::{Value, json};
 
-use crate::device::{Choice, Device, DeviceArgs};
+use crate::device::{Choice, DeviceArgs, adapter_json};
 use crate::failure::Outcome;
 use crate::output::{self, finite};
 use crate::progress::Steps;
@@ -95,10 +95,7 @@ pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
     if cases.is_empty() {
         return Err(regard::Error::option("filter", "no case has such a name").into());
     }
-    let opened = device.open_any()?;
-    let Device::Gpu(gpu) = &opened else {
-        return Err(regard::Error::NoAdapter("nothing to time".to_owned()).into());
-    };
+    let gpu = &device.open_adapter()?;
     let mut steps = Steps::new("cases");
     let rates = Rates::measure(gpu)?;
     let mut figures = Vec::new();
@@ -107,11 +104,11 @@ pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
         figures.push(time(gpu, case, &rates, args.quick)?);
     }
     steps.finish();
-    output::print(&table(&figures, &opened, &rates))?;
+    output::print(&table(&figures, gpu.adapter(), &rates))?;
     if let Some(path) = &args.json {
         let figures: Vec<Value> = figures.iter().map(figures_json).collect();
         let whole = json!({
-            "device": opened.json(),
+            "device": adapter_json(gpu.adapter()),
             "timestamps": gpu.caps().timestamps,
             "fma_gflops": finite(rates.gflops),
             "copy_gbps": finite(rates.gbps),
@@ -149,7 +146,7 @@ fn time(gpu: &Gpu, case: &Case, rates: &Rates, quick: bool) -> Outcome<Figures> 
     Ok(Figures { name, median, minimum, runs, dispatches, flops, bytes, floor, error })
 }
 
-fn table(figures: &[Figures], device: &Device, rates: &Rates) -> String {
+fn table(figures: &[Figures], device: &Adapter, rates: &Rates) -> String {
     let width = figures.iter().map(|f| f.name.chars().count()).max().unwrap_or(0);
     let mut out = format!(
         "{device}\nmultiply-adds {:.1} GFLOP/s, copy {:.1} GB/s, measured here\n\n{:<width$} {:>11} {:>11} {:>9} {:>8} {:>8} {:>6}\n",

@@ -2,10 +2,11 @@
 
 use std::fmt::Write;
 
+use regard::gpu::Adapter;
 use regard::validate::{self, Row};
 use serde_json::json;
 
-use crate::device::{Choice, Device, DeviceArgs};
+use crate::device::{Choice, DeviceArgs, adapter_json};
 use crate::failure::{Failure, Outcome};
 use crate::output::{self, finite};
 use crate::progress::Steps;
@@ -30,25 +31,24 @@ pub(crate) struct Args {
 /// Runs the command.
 pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
     if device.device == Choice::Cpu {
-        return Err(regard::Error::option("device", "the CPU is what validate compares with: use `gpu` or `auto`").into());
+        return Err(
+            regard::Error::option("device", "the CPU is what validate compares with: use `gpu` or `auto`").into()
+        );
     }
-    let opened = device.open_any()?;
-    let Device::Gpu(gpu) = &opened else {
-        return Err(regard::Error::NoAdapter("nothing to validate".to_owned()).into());
-    };
+    let gpu = &device.open_adapter()?;
     let mut steps = Steps::new("cases");
     let rows = validate::run(gpu, args.quick, |done, all| steps.set(done as u64, all as u64))?;
     steps.finish();
     let failed = rows.iter().filter(|row| !row.failures.is_empty()).count();
     if args.json {
         output::print_json(&json!({
-            "device": opened.json(),
+            "device": adapter_json(gpu.adapter()),
             "rows": rows.iter().map(row_json).collect::<Vec<_>>(),
             "variants": rows.len(),
             "failed": failed,
         }))?;
     } else {
-        output::print(&table(&rows, &opened, failed))?;
+        output::print(&table(&rows, gpu.adapter(), failed))?;
     }
     if failed > 0 {
         return Err(Failure::other(format!("{failed} of {} variants failed", rows.len())));
@@ -68,15 +68,11 @@ fn row_json(row: &Row) -> serde_json::Value {
     })
 }
 
-fn table(rows: &[Row], device: &Device, failed: usize) -> String {
+fn table(rows: &[Row], device: &Adapter, failed: usize) -> String {
     let mut out = format!("{device}\n\n{:<13} {:>5}  {:>5}  {:<4}  variant\n", "kernel", "cases", "worst", "");
     for row in rows {
         let verdict = if row.failures.is_empty() { "pass" } else { "FAIL" };
-        let _ = writeln!(
-            out,
-            "{:<13} {:>5}  {:>5.2}  {verdict}  {}",
-            row.kernel, row.cases, row.worst, row.variant
-        );
+        let _ = writeln!(out, "{:<13} {:>5}  {:>5.2}  {verdict}  {}", row.kernel, row.cases, row.worst, row.variant);
         for failure in row.failures.iter().take(3) {
             let _ = writeln!(out, "    {failure}");
         }
@@ -85,10 +81,6 @@ fn table(rows: &[Row], device: &Device, failed: usize) -> String {
         }
     }
     let worst = rows.iter().map(|row| row.worst).fold(0.0, f64::max);
-    let _ = writeln!(
-        out,
-        "\n{} variants, {failed} failed; worst error {worst:.2} of the tolerance",
-        rows.len()
-    );
+    let _ = writeln!(out, "\n{} variants, {failed} failed; worst error {worst:.2} of the tolerance", rows.len());
     out
 }
