@@ -258,32 +258,6 @@ impl<A> AttentionInputs<A> {
         })
     }
 
-    /// Each tensor through a function that borrows from it.
-    pub fn map_ref<'a, B: ?Sized>(&'a self, f: impl Fn(&'a A) -> &'a B) -> AttentionInputs<&'a B> {
-        let opt = |a: &'a Option<A>| a.as_ref().map(&f);
-        AttentionInputs {
-            query: f(&self.query),
-            key: f(&self.key),
-            value: f(&self.value),
-            mask: self.mask.as_ref().map(|mask| match mask {
-                Mask::Bool(a) => Mask::Bool(f(a)),
-                Mask::Float(a) => Mask::Float(f(a)),
-            }),
-            past_key: opt(&self.past_key),
-            past_value: opt(&self.past_value),
-            kv_lengths: opt(&self.kv_lengths),
-            alibi_slopes: opt(&self.alibi_slopes),
-            sinks: opt(&self.sinks),
-            score: ScoreWeights {
-                weight: opt(&self.score.weight),
-                query_weight: opt(&self.score.query_weight),
-                key_weight: opt(&self.score.key_weight),
-                v: opt(&self.score.v),
-                bias: opt(&self.score.bias),
-            },
-        }
-    }
-
     /// Each tensor through a function.
     pub fn map<'a, B>(&'a self, mut f: impl FnMut(&'a A) -> B) -> AttentionInputs<B> {
         match self.try_map(|_, a| Ok::<_, std::convert::Infallible>(f(a))) {

@@ -11,6 +11,7 @@ use crate::cases::{self, AttentionCase, LinearCase, RnnCase};
 use crate::compare::judge;
 use crate::error::Result;
 use crate::gpu::{Gpu, Run, Tensor};
+use crate::kernels::fma_rate;
 use crate::ops::linear::{embed, linear};
 use crate::ops::rnn::GpuRnn;
 use crate::reference::{self, Float};
@@ -36,9 +37,11 @@ pub struct Row {
 
 /// One case, ready to run.
 enum Case {
-    Attention(AttentionCase),
+    Attention(Box<AttentionCase>),
     Recurrent(RnnCase),
     Linear(LinearCase),
+    /// x = a·x + b so often.
+    FmaRate([f32; 2], u32),
 }
 
 impl Case {
@@ -47,6 +50,7 @@ impl Case {
             Self::Attention(case) => &case.name,
             Self::Recurrent(case) => &case.name,
             Self::Linear(case) => &case.name,
+            Self::FmaRate(..) => "rate of multiply-adds",
         }
     }
 }
@@ -61,10 +65,11 @@ type Ratios = Result<Vec<(&'static str, f64)>>;
 pub fn run(gpu: &Gpu, quick: bool, mut progress: impl FnMut(usize, usize)) -> Result<Vec<Row>> {
     let cases: Vec<Case> = cases::attention()
         .into_iter()
-        .map(Case::Attention)
+        .map(|case| Case::Attention(Box::new(case)))
         .chain(cases::recurrent().into_iter().map(Case::Recurrent))
         .chain(cases::linear().into_iter().map(Case::Linear))
         .step_by(if quick { 5 } else { 1 })
+        .chain([Case::FmaRate([0.75, 0.5], 20)])
         .collect();
     let types: &[DType] = if gpu.caps().f16 { &[DType::F32, DType::F16] } else { &[DType::F32] };
     let mut rows: BTreeMap<String, Row> = BTreeMap::new();
@@ -75,7 +80,8 @@ pub fn run(gpu: &Gpu, quick: bool, mut progress: impl FnMut(usize, usize)) -> Re
             let ratios = match case {
                 Case::Attention(case) => attention(&mut run, case, dtype),
                 Case::Recurrent(case) => recurrent(&mut run, case, dtype),
-                Case::Linear(case) => self::linear_case(&mut run, case, dtype),
+                Case::Linear(case) => linear_case(&mut run, case, dtype),
+                Case::FmaRate(factors, turns) => fma_rate_case(&mut run, *factors, *turns),
             };
             if let Err(lost @ crate::Error::DeviceLost(_)) = ratios {
                 return Err(lost);
@@ -135,6 +141,11 @@ fn ratio(
     Ok((name, judge(name, got, oracle, baseline, storage)?.ratio()))
 }
 
+/// Each weight of a stack through a function that is told its name.
+fn map_stack<T>(stack: &RnnStack<Array<f32>>, f: impl Fn(&str, &Array<f32>) -> Array<T>) -> Result<RnnStack<Array<T>>> {
+    stack.iter().map(|layer| layer.iter().map(|w| w.try_map(|name, a| Ok(f(name, a)))).collect()).collect()
+}
+
 /// Every output of an attention against the reference: the oracle in f64 on the inputs as they were, the baseline in
 /// f32 on the inputs as they are stored.
 ///
@@ -144,7 +155,7 @@ pub fn judge_attention(case: &AttentionCase, got: &AttentionOutputs<Array<f32>>,
     let oracle = reference::attention(&case.options, &case.inputs.map(widened))?;
     let rounded = case.inputs.try_map(|name, array| {
         let floats = matches!(name, "query" | "key" | "value" | "past_key" | "past_value");
-        Ok::<_, crate::Error>(if floats { stored(array, dtype) } else { array.clone() })
+        Ok(if floats { stored(array, dtype) } else { array.clone() })
     })?;
     let baseline = reference::attention(&case.options, &rounded)?;
     let mut ratios = vec![ratio("output", &got.output, &oracle.output, &stored(&baseline.output, dtype), dtype)?];
@@ -168,24 +179,12 @@ pub fn judge_attention(case: &AttentionCase, got: &AttentionOutputs<Array<f32>>,
 /// # Errors
 /// Those of the reference.
 pub fn judge_rnn(case: &RnnCase, got: &RnnOutputs<Array<f32>>, dtype: DType) -> Ratios {
-    let map_stack = |f: &dyn Fn(&str, &Array<f32>) -> Array<f32>| -> RnnStack<Array<f32>> {
-        let layer = |layer: &Vec<crate::rnn::RnnWeights<Array<f32>>>| {
-            let one = |w: &crate::rnn::RnnWeights<Array<f32>>| w.try_map(|name, a| Ok::<_, crate::Error>(f(name, a)));
-            layer.iter().filter_map(|w| one(w).ok()).collect()
-        };
-        case.stack.iter().map(layer).collect()
-    };
-    let wide_stack = case
-        .stack
-        .iter()
-        .map(|layer| layer.iter().map(|w| w.try_map(|_, a| Ok::<_, crate::Error>(widened(a)))).collect::<Result<_>>())
-        .collect::<Result<_>>()?;
-    let wide = case.inputs.try_map(|_, a| Ok::<_, crate::Error>(widened(a)))?;
+    let wide_stack = map_stack(&case.stack, |_, a| widened(a))?;
+    let wide = case.inputs.map(widened);
     let oracle = reference::rnn(&case.options, &wide_stack, &wide)?;
-    let stack = map_stack(&|name, a| if name.starts_with("weight") { stored(a, dtype) } else { a.clone() });
-    let inputs = case
-        .inputs
-        .try_map(|name, a| Ok::<_, crate::Error>(if name == "input" { stored(a, dtype) } else { a.clone() }))?;
+    let stack =
+        map_stack(&case.stack, |name, a| if name.starts_with("weight") { stored(a, dtype) } else { a.clone() })?;
+    let inputs = case.inputs.try_map(|name, a| Ok(if name == "input" { stored(a, dtype) } else { a.clone() }))?;
     let baseline = reference::rnn(&case.options, &stack, &inputs)?;
     let mut ratios = vec![
         ratio("output", &got.output, &oracle.output, &baseline.output, DType::F32)?,
@@ -250,4 +249,14 @@ fn linear_case(run: &mut Run<'_>, case: &LinearCase, dtype: DType) -> Ratios {
         reference::linear(&x, &stored(&case.weight, dtype), case.bias.as_ref(), case.activation)?
     };
     Ok(vec![ratio("y", &got, &oracle, &baseline, DType::F32)?])
+}
+
+fn fma_rate_case(run: &mut Run<'_>, factors: [f32; 2], turns: u32) -> Ratios {
+    let (view, tensor) = run.output("output", &[2 * fma_rate::LANES], DType::F32)?;
+    let caps = run.gpu().caps();
+    fma_rate::record(run.recording_mut(), caps, factors, turns, &view)?;
+    let mut read = read(run, &[&tensor])?;
+    let got = read.pop().ok_or_else(|| crate::Error::missing("output", "what was read back"))?;
+    let oracle = Array::from_fn(got.shape(), |k| fma_rate::expected(factors, turns, k));
+    Ok(vec![ratio("output", &got, &oracle, &oracle.map(|&x| x as f32), DType::F32)?])
 }

@@ -13,6 +13,8 @@ use crate::tensor::DType;
 pub enum Kernel {
     /// Strided copy.
     Copy,
+    /// Measurement: multiply-adds per second.
+    FmaRate,
     /// Embedding look-up.
     Gather,
     /// Join of two directions.
@@ -45,8 +47,9 @@ const SCORE_MOD_NONE: &str = shader!("common/score_mod_none.wgsl");
 
 impl Kernel {
     /// Every kernel.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Copy,
+        Self::FmaRate,
         Self::Gather,
         Self::Merge,
         Self::Project,
@@ -60,6 +63,7 @@ impl Kernel {
     pub fn name(self) -> &'static str {
         match self {
             Self::Copy => "copy",
+            Self::FmaRate => "fma_rate",
             Self::Gather => "gather",
             Self::Merge => "merge",
             Self::Project => "project",
@@ -74,6 +78,7 @@ impl Kernel {
     fn files(self) -> &'static [&'static str] {
         match self {
             Self::Copy => &[LAYOUT, shader!("copy.wgsl")],
+            Self::FmaRate => &[LAYOUT, shader!("fma_rate.wgsl")],
             Self::Gather => &[LAYOUT, shader!("gather.wgsl")],
             Self::Merge => &[LAYOUT, shader!("merge.wgsl")],
             Self::Project => &[LAYOUT, MATH, ACTIVATION, shader!("project.wgsl")],

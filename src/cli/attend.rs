@@ -102,7 +102,7 @@ pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
     options.lse = args.lse;
     options.weights = args.weights || args.heatmap.is_some();
     let (inputs, rank) = read(args)?;
-    let problem = AttentionProblem::new(&options, &inputs.map_ref(Array::shape))?;
+    let problem = AttentionProblem::new(&options, &inputs.map(Array::shape))?;
     if args.check && options.score_mod.is_some() {
         let reason = "the reference cannot run WGSL, so `--check` has nothing to compare with: leave one of them out";
         return Err(Error::option("score-wgsl", reason).into());

@@ -1,7 +1,7 @@
 //! Which device computes.
 
 use clap::{Args, ValueEnum};
-use regard::gpu::{AdapterKind, Open};
+use regard::gpu::{Adapter, AdapterKind, Open};
 use regard::{Error, Gpu};
 
 use crate::failure::{Failure, Outcome};
@@ -66,19 +66,21 @@ impl Device {
     /// The device for `--json`.
     pub(crate) fn json(&self) -> serde_json::Value {
         match self {
-            Self::Gpu(gpu) => {
-                let adapter = gpu.adapter();
-                serde_json::json!({
-                    "kind": "gpu",
-                    "adapter": adapter.name,
-                    "driver": adapter.driver,
-                    "backend": adapter.backend,
-                    "type": adapter.kind.to_string(),
-                })
-            }
+            Self::Gpu(gpu) => adapter_json(gpu.adapter()),
             Self::Cpu => serde_json::json!({ "kind": "cpu" }),
         }
     }
+}
+
+/// An adapter for `--json`.
+pub(crate) fn adapter_json(adapter: &Adapter) -> serde_json::Value {
+    serde_json::json!({
+        "kind": "gpu",
+        "adapter": adapter.name,
+        "driver": adapter.driver,
+        "backend": adapter.backend,
+        "type": adapter.kind.to_string(),
+    })
 }
 
 impl DeviceArgs {
@@ -100,11 +102,17 @@ impl DeviceArgs {
         Ok(device)
     }
 
+    /// Opens an adapter, hardware first, software too: for commands that are about adapters.
+    pub(crate) fn open_adapter(&self) -> Outcome<Gpu> {
+        let open = Open { adapter: self.adapter().map(str::to_owned), ..Open::default() };
+        Gpu::open(&open).map_err(|error| self.fail(error))
+    }
+
     fn open_quietly(&self) -> Outcome<Device> {
         let adapter = self.adapter().map(str::to_owned);
         match self.device {
             Choice::Cpu => Ok(Device::Cpu),
-            Choice::Gpu => Ok(Device::Gpu(Gpu::open(&Open { adapter, ..Open::default() }).map_err(|e| self.fail(e))?)),
+            Choice::Gpu => Ok(Device::Gpu(self.open_adapter()?)),
             Choice::Auto => {
                 // An adapter that is asked for by name is taken though it be software.
                 let hardware_only = adapter.is_none();

@@ -1,6 +1,7 @@
 //! `regard`: attention, recurrent encoders and small sequence-to-sequence models from the command line.
 
 mod attend;
+mod bench;
 mod check;
 mod device;
 mod encode;
@@ -14,6 +15,7 @@ mod picture;
 mod progress;
 mod tensors;
 mod transliterate;
+mod validate;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -52,6 +54,8 @@ enum Command {
     Encode(Box<encode::Args>),
     Info(info::Args),
     Transliterate(transliterate::Args),
+    Validate(validate::Args),
+    Bench(bench::Args),
 }
 
 fn main() -> ExitCode {
@@ -77,6 +81,8 @@ fn run(cli: &Cli) -> Outcome {
         Some(Command::Encode(args)) => encode::run(args, &cli.device),
         Some(Command::Info(args)) => info::run(args, &cli.device),
         Some(Command::Transliterate(args)) => transliterate::run(args, &cli.device),
+        Some(Command::Validate(args)) => validate::run(args, &cli.device),
+        Some(Command::Bench(args)) => bench::run(args, &cli.device),
         None => example::run(&cli.device),
     }
 }

@@ -110,3 +110,40 @@ impl Counter {
         }
     }
 }
+
+/// Steps of work whose number is known.
+#[derive(Debug)]
+pub(crate) struct Steps {
+    what: &'static str,
+    since: Instant,
+    bar: Option<ProgressBar>,
+    on_terminal: bool,
+}
+
+impl Steps {
+    /// Nothing done yet.
+    pub(crate) fn new(what: &'static str) -> Self {
+        Self { what, since: Instant::now(), bar: None, on_terminal: std::io::stderr().is_terminal() }
+    }
+
+    /// So many of so many are done.
+    pub(crate) fn set(&mut self, done: u64, all: u64) {
+        if self.bar.is_none() && self.on_terminal && self.since.elapsed() > PATIENCE {
+            let bar = ProgressBar::new(all);
+            self.bar = Some(match ProgressStyle::with_template("{bar:40} {pos} of {len} {msg}, {eta} left") {
+                Ok(style) => bar.with_style(style).with_message(self.what),
+                Err(_) => bar,
+            });
+        }
+        if let Some(bar) = &self.bar {
+            bar.set_position(done);
+        }
+    }
+
+    /// Takes it off the terminal.
+    pub(crate) fn finish(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+    }
+}

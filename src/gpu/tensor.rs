@@ -182,7 +182,7 @@ impl Tensor {
         let offset = self.layout.offset as u64 * self.dtype.bytes() as u64;
         scoped(gpu.device(), || {
             // Writes are in units of 4 bytes; an odd number of halves is padded.
-            if bytes.len() % 4 == 0 {
+            if bytes.len().is_multiple_of(4) {
                 gpu.queue().write_buffer(&self.buffer, offset, bytes);
             } else {
                 let mut padded = bytes.to_vec();
@@ -233,7 +233,7 @@ impl Tensor {
         let end = start + self.layout.elements() as u64 * element;
         let dense = self.layout.is_contiguous() && self.buffer.usage().contains(wgpu::BufferUsages::COPY_SRC);
         // Copies are in units of 4 bytes; a buffer's size is one of them.
-        (dense && start % 4 == 0 && end.next_multiple_of(4) <= self.buffer.size())
+        (dense && start.is_multiple_of(4) && end.next_multiple_of(4) <= self.buffer.size())
             .then_some(start..end.next_multiple_of(4))
     }
 

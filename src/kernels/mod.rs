@@ -2,6 +2,7 @@
 //! and pushes a dispatch into a [`Recording`](crate::recording::Recording); nothing here knows wgpu.
 
 pub mod copy;
+pub mod fma_rate;
 pub mod gather;
 pub mod merge;
 pub mod project;
@@ -68,6 +69,7 @@ pub fn uniform_structs() -> Vec<(Kernel, &'static str, Fields, usize)> {
         (Kernel::Project, "Activation", ActivationParams::FIELDS, size_of::<ActivationParams>()),
         (Kernel::Project, "Params", project::Params::FIELDS, size_of::<project::Params>()),
         (Kernel::Recurrent, "Params", recurrent::Params::FIELDS, size_of::<recurrent::Params>()),
+        (Kernel::FmaRate, "Params", fma_rate::Params::FIELDS, size_of::<fma_rate::Params>()),
         (Kernel::Gather, "Params", gather::Params::FIELDS, size_of::<gather::Params>()),
         (Kernel::Copy, "Params", copy::Params::FIELDS, size_of::<copy::Params>()),
         (Kernel::Merge, "Params", merge::Params::FIELDS, size_of::<merge::Params>()),

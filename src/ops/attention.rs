@@ -17,7 +17,7 @@ impl Attention {
     /// [`Error::Option`] when the request is wrong, [`Error::Limit`] when it
     /// does not fit the device.
     pub fn record(&self, run: &mut Run<'_>, inputs: &AttentionInputs<Tensor>) -> Result<AttentionOutputs<Tensor>> {
-        let problem = AttentionProblem::new(self, &inputs.map_ref(Tensor::shape))?;
+        let problem = AttentionProblem::new(self, &inputs.map(Tensor::shape))?;
         let element = AttentionProblem::element_type(&inputs.map(Tensor::dtype))?;
         let caps = run.gpu().caps();
         let plan = AttentionPlan::new(self, &problem, element, caps)?;

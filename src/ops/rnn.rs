@@ -6,7 +6,7 @@ use crate::kernels::{copy, merge, project, recurrent};
 use crate::plan::Caps;
 use crate::problem::RnnProblem;
 use crate::recording::{Recording, View};
-use crate::rnn::{Cell, Merge, Rnn, RnnInputs, RnnOutputs, RnnStack};
+use crate::rnn::{Cell, Merge, Rnn, RnnInputs, RnnOutputs, RnnStack, RnnWeights};
 use crate::tensor::{Array, DType};
 
 /// Weights of one layer, both directions side by side; D directions.
@@ -76,8 +76,8 @@ impl GpuRnn {
     /// [`Error::Shape`] or [`Error::Option`] when the request is wrong, [`Error::Limit`] when it does not fit the
     /// device.
     pub fn record(&self, run: &mut Run<'_>, inputs: &RnnInputs<Tensor>) -> Result<RnnOutputs<Tensor>> {
-        let shapes = inputs.try_map(|_, tensor| Ok::<_, Error>(tensor.shape().to_vec()))?;
-        let problem = RnnProblem::new(&self.options, &borrow_shapes(&self.stack), &borrow_inputs(&shapes))?;
+        let shapes = inputs.map(Tensor::shape);
+        let problem = RnnProblem::new(&self.options, &borrow_shapes(&self.stack), &shapes)?;
         check_types(inputs)?;
         let states = [problem.layers * problem.directions, problem.batch, problem.hidden];
         let (output, output_tensor) =
@@ -170,47 +170,26 @@ fn map_stack<A, B>(stack: &RnnStack<A>, f: impl Fn(&A) -> Result<B>) -> Result<R
 }
 
 fn borrow_shapes(stack: &RnnStack<Vec<usize>>) -> RnnStack<&[usize]> {
-    stack
-        .iter()
-        .map(|layer| {
-            layer
-                .iter()
-                .map(|w| crate::rnn::RnnWeights {
-                    weight_ih: w.weight_ih.as_slice(),
-                    weight_hh: w.weight_hh.as_slice(),
-                    bias_ih: w.bias_ih.as_deref(),
-                    bias_hh: w.bias_hh.as_deref(),
-                    peephole: w.peephole.as_deref(),
-                })
-                .collect()
-        })
-        .collect()
+    stack.iter().map(|layer| layer.iter().map(|w| w.map(Vec::as_slice)).collect()).collect()
 }
 
-fn borrow_inputs(inputs: &RnnInputs<Vec<usize>>) -> RnnInputs<&[usize]> {
-    RnnInputs {
-        input: inputs.input.as_slice(),
-        initial_h: inputs.initial_h.as_deref(),
-        initial_c: inputs.initial_c.as_deref(),
-        lengths: inputs.lengths.as_deref(),
-    }
-}
+type HostWeights = RnnWeights<Array<f32>>;
 
 /// Both directions' weights behind one another. What one direction lacks is zero; the run-time forget bias goes into
 /// the bias of the forget gate.
-fn pack_layer(options: &Rnn, layer: &[crate::rnn::RnnWeights<Array<f32>>]) -> Result<LayerWeights<Array<f32>>> {
+fn pack_layer(options: &Rnn, layer: &[HostWeights]) -> Result<LayerWeights<Array<f32>>> {
     let (directions, gates) = (layer.len(), options.cell.gates());
     let rows = layer[0].weight_hh.shape()[0];
     let (hidden, input) = (rows / gates, layer[0].weight_ih.shape()[1]);
-    let all = |shape: &[usize], part: &dyn Fn(&crate::rnn::RnnWeights<Array<f32>>) -> Vec<f32>| {
+    let all = |shape: &[usize], part: &dyn Fn(&HostWeights) -> Vec<f32>| {
         Array::new(shape, layer.iter().flat_map(part).collect())
     };
-    let optional = |shape: &[usize], part: &dyn Fn(&crate::rnn::RnnWeights<Array<f32>>) -> Option<&Array<f32>>| {
+    let optional = |shape: &[usize], part: fn(&HostWeights) -> Option<&Array<f32>>| {
         let length = shape[1..].iter().product();
         let dense = |w: &_| part(w).map_or_else(|| vec![0.0; length], |a| a.data().to_vec());
         layer.iter().any(|w| part(w).is_some()).then(|| all(shape, &dense)).transpose()
     };
-    let mut bias_ih = optional(&[directions, rows], &|w| w.bias_ih.as_ref())?;
+    let mut bias_ih = optional(&[directions, rows], |w| w.bias_ih.as_ref())?;
     if options.cell == Cell::Lstm && options.forget_bias != 0.0 {
         let mut bias = bias_ih.unwrap_or_else(|| Array::filled(&[directions, rows], 0.0));
         for row in bias.data_mut().chunks_mut(rows) {
@@ -222,8 +201,8 @@ fn pack_layer(options: &Rnn, layer: &[crate::rnn::RnnWeights<Array<f32>>]) -> Re
         weight_ih: all(&[directions * rows, input], &|w| w.weight_ih.data().to_vec())?,
         bias_ih: bias_ih.map(|b| b.reshape(&[directions * rows])).transpose()?,
         weight_hh: all(&[directions, rows, hidden], &|w| w.weight_hh.data().to_vec())?,
-        bias_hh: optional(&[directions, rows], &|w| w.bias_hh.as_ref())?,
-        peephole: optional(&[directions, 3, hidden], &|w| w.peephole.as_ref())?,
+        bias_hh: optional(&[directions, rows], |w| w.bias_hh.as_ref())?,
+        peephole: optional(&[directions, 3, hidden], |w| w.peephole.as_ref())?,
     })
 }
 

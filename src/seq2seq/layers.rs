@@ -93,83 +93,20 @@ impl<A> Layers<A> {
 /// The tensors that a card names, each checked against the shape that the card implies.
 ///
 /// # Errors
-/// [`Error::Card`] when a tensor is missing, unused, has another shape or holds NaN or infinity.
+/// [`Error::Card`] when a tensor is missing, has another shape, holds NaN or infinity, or is listed and not used.
 pub(super) fn load(card: &Card, store: &Store) -> Result<(Layers<Array>, Recurrences<RnnStack<Array>>)> {
     let loader = Loader { card, store, used: RefCell::default() };
     for (name, info) in &card.tensors {
         loader.shape("tensors", name, &info.shape.iter().map(|&n| Some(n)).collect::<Vec<_>>())?;
     }
-    let layers = Layers::load(card, &loader)?;
     let recurrences = Recurrences {
         encoder: loader.stack("encoder.rnn", &card.encoder.rnn)?,
         decoder: loader.stack("decoder.rnn", &card.decoder.rnn)?,
     };
+    let layers = loader.layers()?;
     match card.tensors.keys().find(|name| !loader.used.borrow().contains(*name)) {
         Some(name) => Err(loader.error("tensors", format!("`{name}` is listed, but no layer of the card uses it"))),
         None => Ok((layers, recurrences)),
-    }
-}
-
-impl Layers<Array> {
-    fn load(card: &Card, loader: &Loader<'_>) -> Result<Self> {
-        let (encoder, decoder, attention) = (&card.encoder, &card.decoder, &card.attention);
-        let embedding =
-            |field: &str, e: &card::Embedding| loader.tensor(field, &e.weight, &[Some(e.size), Some(e.dim)]);
-        let memory = check::memory_width(card);
-        let projection = encoder
-            .projection
-            .as_ref()
-            .map(|p| loader.dense("encoder.projection", p, Some(encoder.rnn.width()), memory))
-            .transpose()?;
-        let bridge = match &card.bridge {
-            Bridge::MeanLinear(b) => Some(loader.dense("bridge", b, memory, Some(decoder.rnn.hidden))?),
-            Bridge::FinalState | Bridge::FinalStateConcat | Bridge::Zeros => None,
-        };
-
-        // Queries and keys are compared element by element, so they must be equally wide.
-        let key = attention
-            .key
-            .projection
-            .as_ref()
-            .map(|p| loader.dense("attention.key.projection", p, memory, None))
-            .transpose()?;
-        let width = key.as_ref().map_or(memory, |k| k.weight.shape().first().copied());
-        let source = check::width(card, attention.query.source, None);
-        let query = match &attention.query.projection {
-            Some(p) => Some(loader.dense("attention.query.projection", p, source, width)?),
-            None if source == width => None,
-            None => {
-                let numbers = |n: Option<usize>| n.map_or("?".to_owned(), |n| n.to_string());
-                let reason = format!("expected {} (width of the keys), found {}", numbers(width), numbers(source));
-                return Err(loader.error("attention.query.source", reason));
-            }
-        };
-        let v = match (&attention.v, attention.score) {
-            (Some(v), Score::Additive) => Some(loader.tensor("attention.v", v, &[width])?),
-            _ => None,
-        };
-
-        let parts = |parts: &[Value], combined| parts.iter().map(|&p| check::width(card, p, combined)).sum();
-        let combine = attention
-            .combine
-            .as_ref()
-            .map(|c| loader.dense("attention.combine", c, parts(&c.input_parts, None), c.output))
-            .transpose()?;
-        let combined = combine.as_ref().and_then(|c| c.weight.shape().first().copied());
-        let output = parts(&card.output.input_parts, combined);
-        Ok(Self {
-            source_embedding: embedding("encoder.embedding", &encoder.embedding)?,
-            projection,
-            bridge,
-            query,
-            key,
-            v,
-            target_embedding: embedding("decoder.embedding", &decoder.embedding)?,
-            combine,
-            output: loader.dense("output", &card.output, output, Some(card.target.vocab.len()))?,
-            memory_width: memory.unwrap_or_default(),
-            key_width: width.unwrap_or_default(),
-        })
     }
 }
 
@@ -232,5 +169,67 @@ impl Loader<'_> {
             })
         };
         (0..r.layers).map(|layer| suffixes.iter().map(|suffix| weights(layer, suffix)).collect()).collect()
+    }
+
+    /// All but the recurrences.
+    fn layers(&self) -> Result<Layers<Array>> {
+        let card = self.card;
+        let (encoder, decoder, attention) = (&card.encoder, &card.decoder, &card.attention);
+        let embedding = |field: &str, e: &card::Embedding| self.tensor(field, &e.weight, &[Some(e.size), Some(e.dim)]);
+        let memory = check::memory_width(card);
+        let projection = encoder
+            .projection
+            .as_ref()
+            .map(|p| self.dense("encoder.projection", p, Some(encoder.rnn.width()), memory))
+            .transpose()?;
+        let bridge = match &card.bridge {
+            Bridge::MeanLinear(b) => Some(self.dense("bridge", b, memory, Some(decoder.rnn.hidden))?),
+            Bridge::FinalState | Bridge::FinalStateConcat | Bridge::Zeros => None,
+        };
+
+        // Queries and keys are compared element by element, so they must be equally wide.
+        let key = attention
+            .key
+            .projection
+            .as_ref()
+            .map(|p| self.dense("attention.key.projection", p, memory, None))
+            .transpose()?;
+        let width = key.as_ref().map_or(memory, |k| k.weight.shape().first().copied());
+        let source = check::width(card, attention.query.source, None);
+        let query = match &attention.query.projection {
+            Some(p) => Some(self.dense("attention.query.projection", p, source, width)?),
+            None if source == width => None,
+            None => {
+                let numbers = |n: Option<usize>| n.map_or("?".to_owned(), |n| n.to_string());
+                let reason = format!("expected {} (width of the keys), found {}", numbers(width), numbers(source));
+                return Err(self.error("attention.query.source", reason));
+            }
+        };
+        let v = match (&attention.v, attention.score) {
+            (Some(v), Score::Additive) => Some(self.tensor("attention.v", v, &[width])?),
+            _ => None,
+        };
+
+        let parts = |parts: &[Value], combined| parts.iter().map(|&p| check::width(card, p, combined)).sum();
+        let combine = attention
+            .combine
+            .as_ref()
+            .map(|c| self.dense("attention.combine", c, parts(&c.input_parts, None), c.output))
+            .transpose()?;
+        let combined = combine.as_ref().and_then(|c| c.weight.shape().first().copied());
+        let output = parts(&card.output.input_parts, combined);
+        Ok(Layers {
+            source_embedding: embedding("encoder.embedding", &encoder.embedding)?,
+            projection,
+            bridge,
+            query,
+            key,
+            v,
+            target_embedding: embedding("decoder.embedding", &decoder.embedding)?,
+            combine,
+            output: self.dense("output", &card.output, output, Some(card.target.vocab.len()))?,
+            memory_width: memory.unwrap_or_default(),
+            key_width: width.unwrap_or_default(),
+        })
     }
 }

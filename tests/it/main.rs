@@ -2,13 +2,12 @@
 
 #![allow(clippy::unwrap_used)]
 
-#[cfg(feature = "seq2seq")]
 mod cards;
 mod cases;
 #[cfg(feature = "cli")]
 mod cli;
 mod compare;
-#[cfg(feature = "seq2seq")]
+mod device;
 mod golden;
 mod gpu;
 mod gpu_vectors;
@@ -17,11 +16,8 @@ mod properties;
 mod recordings;
 mod recurrences;
 mod reference;
-#[cfg(feature = "seq2seq")]
 mod seq2seq;
 mod shaders;
-#[cfg(feature = "seq2seq")]
 mod store;
 mod vectors;
-#[cfg(feature = "seq2seq")]
 mod wiring;

@@ -24,7 +24,7 @@ pub(crate) fn attention(
     inputs: &AttentionInputs<Vec<usize>>,
     dtype: DType,
 ) -> Recording {
-    let problem = AttentionProblem::new(options, &inputs.map_ref(Vec::as_slice)).unwrap();
+    let problem = AttentionProblem::new(options, &inputs.map(Vec::as_slice)).unwrap();
     let plan = AttentionPlan::new(options, &problem, dtype, caps).unwrap();
     let mut recording = Recording::new();
     let is_bool = matches!(inputs.mask, Some(Mask::Bool(_)));
@@ -215,6 +215,11 @@ pub(crate) fn every_kind(caps: &Caps) -> Vec<Recording> {
             }
         }
     }
+
+    let mut recording = Recording::new();
+    let output = bound(&mut recording, "output", &[128], DType::F32);
+    kernels::fma_rate::record(&mut recording, caps, [0.5, 1.0], 1000, &output).unwrap();
+    all.push(recording);
 
     for dtype in [DType::F32, DType::F16] {
         let mut recording = Recording::new();

@@ -19,13 +19,18 @@ fn run(model: &Model, texts: &[SourceText], decoding: &Decoding, device: Device)
     transliterate(model, &mut *device(model), texts, decoding).unwrap()
 }
 
+/// The GPU that all tests share.
+pub(crate) fn on_gpu(model: &Model) -> Box<dyn Network + '_> {
+    Box::new(GpuNetwork::new(model, crate::gpu::gpu()).unwrap())
+}
+
 fn one(model: &Model, text: &str) -> Transliteration {
     run(model, &[text.into()], &Decoding::default(), cpu).remove(0)
 }
 
 /// Every golden answer of a model, in batches of mixed lengths: all source ids, the share of texts given, scores
 /// within 1e-3, attention weights within 2e-3.
-pub(crate) fn golden_answers(name: &str, searches: &[(&str, usize)], share: f64, device: Device) {
+fn golden_answers(name: &str, searches: &[(&str, usize)], share: f64, device: Device) {
     let (model, all) = (model(name), cases(&folder(name)));
     for &(key, beam) in searches {
         let found = agreement(&model, &all, key, beam, device);
@@ -40,17 +45,17 @@ pub(crate) fn golden_answers(name: &str, searches: &[(&str, usize)], share: f64,
 }
 
 /// arabic-names: 336 names and name-country-role triples.
-pub(crate) fn arabic_names(device: Device) {
+fn arabic_names(device: Device) {
     golden_answers("arabic-names", &[("greedy", 1), ("beam2", 2)], 0.995, device);
 }
 
 /// khmer: 100 words.
-pub(crate) fn khmer(device: Device) {
+fn khmer(device: Device) {
     golden_answers("khmer", &[("greedy", 1), ("beam3", 3)], 1.0, device);
 }
 
 /// Each text alone, all in one batch and in batches of 3: the same texts, scores and weights to rounding.
-pub(crate) fn batch_mates_do_not_matter(device: Device) {
+fn batch_mates_do_not_matter(device: Device) {
     let names = ["من", "عبد الرحمن", "القحطاني", "د", "محمد", "عبد الفضيل بن عليه الدين", "فارس"];
     let words = ["a", "sihanoukville", "khmer", "phnompenhcity", "tro"];
     let mut hinted = SourceText::from("شريف");
@@ -94,6 +99,21 @@ fn khmer_on_the_cpu() {
 #[test]
 fn batch_mates_do_not_matter_on_the_cpu() {
     batch_mates_do_not_matter(cpu);
+}
+
+#[test]
+fn arabic_names_on_the_gpu() {
+    arabic_names(on_gpu);
+}
+
+#[test]
+fn khmer_on_the_gpu() {
+    khmer(on_gpu);
+}
+
+#[test]
+fn batch_mates_do_not_matter_on_the_gpu() {
+    batch_mates_do_not_matter(on_gpu);
 }
 
 #[test]
@@ -255,28 +275,10 @@ fn built_in_models_are_those_in_the_folder() {
         let (built_in, folder) = (Model::built_in(name).unwrap(), model(name));
         assert_eq!(built_in.card(), folder.card());
         assert_eq!(built_in.layers(), folder.layers());
+        assert_eq!(built_in.recurrences(), folder.recurrences());
         assert_eq!(built_in.card().name, name);
     }
     assert!(matches!(Model::built_in("klingon"), Err(Error::Option { .. })));
     let golden = cases(&folder("khmer"));
     assert_eq!(one(&Model::built_in("khmer").unwrap(), &source(&golden[0]).text).output, "ស្រឡាញ់");
-}
-
-fn on_gpu(model: &Model) -> Box<dyn Network + '_> {
-    Box::new(GpuNetwork::new(model, crate::gpu::gpu()).unwrap())
-}
-
-#[test]
-fn arabic_names_on_the_gpu() {
-    arabic_names(on_gpu);
-}
-
-#[test]
-fn khmer_on_the_gpu() {
-    khmer(on_gpu);
-}
-
-#[test]
-fn batch_mates_do_not_matter_on_the_gpu() {
-    batch_mates_do_not_matter(on_gpu);
 }

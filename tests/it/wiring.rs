@@ -9,6 +9,7 @@ use regard::tensor::Array;
 use serde_json::{Value, json};
 
 use crate::golden::{Device, cpu};
+use crate::seq2seq::on_gpu;
 
 type Tensors = HashMap<String, Vec<Vec<f64>>>;
 
@@ -279,7 +280,7 @@ impl Scalar<'_> {
 }
 
 /// Each wiring: the library's answers, batched, are those of the scalar reading.
-pub(crate) fn every_wiring(device: Device) {
+fn every_wiring(device: Device) {
     let attend_first = |source: &str| {
         json!({"/attention/when": "before_rnn", "/attention/query/source": source,
                "/decoder/rnn/input_parts": ["context", "token_embedding"]})
@@ -373,6 +374,11 @@ pub(crate) fn every_wiring(device: Device) {
 #[test]
 fn every_wiring_on_the_cpu() {
     every_wiring(cpu);
+}
+
+#[test]
+fn every_wiring_on_the_gpu() {
+    every_wiring(on_gpu);
 }
 
 #[test]

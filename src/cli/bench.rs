@@ -1,0 +1,186 @@
+//! `regard bench`: what the adapter does, beside what it can do.
+
+mod cases;
+mod rates;
+
+use std::fmt::Write;
+use std::path::PathBuf;
+
+use clap::ValueEnum;
+use regard::Gpu;
+use regard::gpu::{Adapter, Run};
+use regex_lite::Regex;
+use serde_json::{Value, json};
+
+use crate::device::{Choice, DeviceArgs, adapter_json};
+use crate::failure::Outcome;
+use crate::output::{self, finite};
+use crate::progress::Steps;
+use cases::Case;
+use rates::Rates;
+
+/// Device times of attention and recurrences, beside the adapter's own measured ceilings
+///
+/// Each case's answer is checked against the reference before it is timed. Times are from timestamps on the device,
+/// median and minimum of several runs; without timestamps they are from submission to completion. The floor is the
+/// larger of operations ÷ the measured rate of multiply-adds and bytes ÷ the measured copy rate; "÷ floor" says how
+/// many times the floor the median takes.
+///
+/// Takes any adapter, hardware first, unless --device or --adapter says otherwise.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Which cases
+    #[arg(long, value_enum, default_value_t, value_name = "SUITE")]
+    suite: Suite,
+    /// Only cases whose name matches this regular expression
+    #[arg(long, value_name = "RE")]
+    filter: Option<String>,
+    /// Also write the figures to this file, whole or not at all
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Smaller cases, fewer runs
+    #[arg(long)]
+    quick: bool,
+}
+
+/// Groups of cases.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+#[value(rename_all = "lower")]
+enum Suite {
+    /// Score, softmax, weighted sum.
+    Attention,
+    /// LSTM, GRU, RNN.
+    Recurrent,
+    /// Both.
+    #[default]
+    All,
+}
+
+/// What one case took.
+#[derive(Debug)]
+struct Figures {
+    name: String,
+    /// Nanoseconds.
+    median: f64,
+    /// Nanoseconds.
+    minimum: f64,
+    runs: usize,
+    dispatches: usize,
+    flops: f64,
+    bytes: f64,
+    /// Nanoseconds that the ceilings allow at best.
+    floor: f64,
+    /// Largest error as a share of the tolerance.
+    error: f64,
+}
+
+/// Runs the command.
+pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
+    if device.device == Choice::Cpu {
+        return Err(regard::Error::option("device", "bench times GPU kernels: use `gpu` or `auto`").into());
+    }
+    let filter = match &args.filter {
+        Some(text) => Regex::new(text).map_err(|error| regard::Error::option("filter", error.to_string()))?,
+        None => Regex::new("").map_err(|error| regard::Error::option("filter", error.to_string()))?,
+    };
+    let cases: Vec<Case> = cases::all(args.quick)
+        .into_iter()
+        .filter(|case| match args.suite {
+            Suite::All => true,
+            Suite::Attention => !case.is_recurrent(),
+            Suite::Recurrent => case.is_recurrent(),
+        })
+        .filter(|case| filter.is_match(&case.name))
+        .collect();
+    if cases.is_empty() {
+        return Err(regard::Error::option("filter", "no case has such a name").into());
+    }
+    let gpu = &device.open_adapter()?;
+    let mut steps = Steps::new("cases");
+    let rates = Rates::measure(gpu)?;
+    let mut figures = Vec::new();
+    for (done, case) in cases.iter().enumerate() {
+        steps.set(done as u64, cases.len() as u64);
+        figures.push(time(gpu, case, &rates, args.quick)?);
+    }
+    steps.finish();
+    output::print(&table(&figures, gpu.adapter(), &rates))?;
+    if let Some(path) = &args.json {
+        let figures: Vec<Value> = figures.iter().map(figures_json).collect();
+        let whole = json!({
+            "device": adapter_json(gpu.adapter()),
+            "timestamps": gpu.caps().timestamps,
+            "fma_gflops": finite(rates.gflops),
+            "copy_gbps": finite(rates.gbps),
+            "cases": figures,
+        });
+        output::save(path, format!("{whole:#}\n").as_bytes())?;
+    }
+    Ok(())
+}
+
+/// Checks a case, then times it.
+fn time(gpu: &Gpu, case: &Case, rates: &Rates, quick: bool) -> Outcome<Figures> {
+    let prepared = case.prepare(gpu)?;
+    let error = prepared.check(gpu)?;
+    let (least, budget) = if quick { (3, 0.1e9) } else { (7, 1e9) };
+    let (mut times, mut spent) = (Vec::new(), 0.0);
+    let (mut dispatches, mut flops, mut bytes) = (0, 0.0, 0.0);
+    while times.len() < least || (spent < budget && times.len() < 100) {
+        let mut run = Run::new(gpu);
+        prepared.record(&mut run)?;
+        let recording = run.recording();
+        dispatches = recording.dispatches().count();
+        flops = recording.dispatches().map(|d| d.flops as f64).sum();
+        bytes = recording.dispatches().map(|d| d.bytes as f64).sum();
+        let took = rates::device_time(gpu, run)?;
+        spent += took;
+        times.push(took);
+    }
+    // The operations and bytes of the problem, not of the kernels that happen to solve it.
+    let (flops, bytes) = case.work().unwrap_or((flops, bytes));
+    times.sort_by(f64::total_cmp);
+    let floor = (flops / rates.gflops).max(bytes / rates.gbps);
+    let name = case.name.clone();
+    let (median, minimum, runs) = (times[times.len() / 2], times[0], times.len());
+    Ok(Figures { name, median, minimum, runs, dispatches, flops, bytes, floor, error })
+}
+
+fn table(figures: &[Figures], device: &Adapter, rates: &Rates) -> String {
+    let width = figures.iter().map(|f| f.name.chars().count()).max().unwrap_or(0);
+    let mut out = format!(
+        "{device}\nmultiply-adds {:.1} GFLOP/s, copy {:.1} GB/s, measured here\n\n{:<width$} {:>11} {:>11} {:>9} {:>8} {:>8} {:>6}\n",
+        rates.gflops, rates.gbps, "case", "median µs", "min µs", "GFLOP/s", "GB/s", "÷ floor", "error",
+    );
+    for f in figures {
+        let _ = writeln!(
+            out,
+            "{:<width$} {:>11.1} {:>11.1} {:>9.2} {:>8.2} {:>8.1} {:>6.2}",
+            f.name,
+            f.median / 1e3,
+            f.minimum / 1e3,
+            f.flops / f.median,
+            f.bytes / f.median,
+            f.median / f.floor,
+            f.error,
+        );
+    }
+    out
+}
+
+fn figures_json(f: &Figures) -> Value {
+    json!({
+        "name": f.name,
+        "median_ns": finite(f.median),
+        "minimum_ns": finite(f.minimum),
+        "runs": f.runs,
+        "dispatches": f.dispatches,
+        "flops": finite(f.flops),
+        "bytes": finite(f.bytes),
+        "gflops": finite(f.flops / f.median),
+        "gbps": finite(f.bytes / f.median),
+        "floor_ns": finite(f.floor),
+        "times_floor": finite(f.median / f.floor),
+        "error_ratio": finite(f.error),
+    })
+}

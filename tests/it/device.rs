@@ -1,0 +1,280 @@
+//! The device layer: one build per pipeline, one submission per sequence, steady memory, errors instead of panics,
+//! an embedder's own device, buffers and encoder.
+
+use regard::attention::{Attention, AttentionInputs, ScoreMod};
+use regard::gpu::{Gpu, Open, Run};
+use regard::ops::rnn::GpuRnn;
+use regard::rnn::{Cell, Rnn, RnnInputs, RnnWeights};
+use regard::tensor::{Array, DType, Layout};
+use regard::wgpu;
+use regard::{Error, Tensor, reference};
+
+use crate::gpu::{gpu, minimal_gpu};
+
+fn wave(shape: &[usize], f: f32) -> Array<f32> {
+    Array::from_fn(shape, |i| (i as f32 * f).sin())
+}
+
+fn qkv(queries: usize, keys: usize) -> AttentionInputs<Array<f32>> {
+    AttentionInputs::new(wave(&[2, 4, queries, 8], 0.3), wave(&[2, 2, keys, 8], 0.7), wave(&[2, 2, keys, 6], 1.1))
+}
+
+fn close(got: &Array<f32>, want: &Array<f32>) {
+    assert_eq!(got.shape(), want.shape());
+    let worst = got.data().iter().zip(want.data()).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(worst < 1e-5, "off by {worst}");
+}
+
+/// The test adapter's own device with limits of the test's choosing.
+fn device_with(limits: impl Fn(&mut wgpu::Limits)) -> (wgpu::Device, wgpu::Queue) {
+    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
+    let adapters = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::all()));
+    let adapter = adapters.into_iter().find(|a| a.get_info().name == gpu().adapter().name).unwrap();
+    let mut required_limits = wgpu::Limits::default();
+    limits(&mut required_limits);
+    let descriptor = wgpu::DeviceDescriptor { required_limits, ..Default::default() };
+    pollster::block_on(adapter.request_device(&descriptor)).unwrap()
+}
+
+#[test]
+fn threads_share_one_build_of_each_pipeline() {
+    let gpu = Gpu::open(&Open { adapter: Some(gpu().adapter().name.clone()), ..Open::default() }).unwrap();
+    let inputs = qkv(5, 9);
+    let want = reference::attention(&Attention::default(), &inputs).unwrap().output;
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                for _ in 0..5 {
+                    let uploaded = inputs.upload(&gpu, DType::F32).unwrap();
+                    let got = Attention::default().run(&gpu, &uploaded).unwrap();
+                    close(&got.output.download(&gpu).unwrap(), &want);
+                }
+            });
+        }
+    });
+    assert_eq!(gpu.counts().pipelines, 3, "score, softmax, weighted sum");
+    assert_eq!(gpu.counts().submits, 8 * 5 * 2, "one for the attention, one for the download");
+}
+
+#[test]
+fn a_sequence_is_one_submission_whatever_its_length_and_reads_nothing_back() {
+    let gpu = Gpu::open(&Open { adapter: Some(gpu().adapter().name.clone()), ..Open::default() }).unwrap();
+    let options = Rnn::new(Cell::Lstm).bidirectional();
+    let weights = |inputs: usize| RnnWeights {
+        weight_ih: wave(&[32, inputs], 0.3),
+        weight_hh: wave(&[32, 8], 0.7),
+        bias_ih: None,
+        bias_hh: None,
+        peephole: None,
+    };
+    let stack = vec![vec![weights(5), weights(5)], vec![weights(16), weights(16)]];
+    let rnn = GpuRnn::upload(&gpu, &options, &stack, DType::F32).unwrap();
+    for steps in [1, 7, 150] {
+        let inputs = RnnInputs::new(wave(&[steps, 3, 5], 0.2));
+        let before = gpu.counts();
+        let got = rnn.run(&gpu, &inputs.upload(&gpu, DType::F32).unwrap()).unwrap();
+        let after = gpu.counts();
+        assert_eq!(after.submits - before.submits, 1, "{steps} steps");
+        assert_eq!(after.downloads, before.downloads);
+        close(&got.output.download(&gpu).unwrap(), &reference::rnn(&options, &stack, &inputs).unwrap().output);
+    }
+}
+
+#[cfg(feature = "seq2seq")]
+#[test]
+fn encoding_a_batch_of_names_is_one_submission_and_each_decoder_step_one_more() {
+    use regard::seq2seq::{GpuNetwork, Model, Network, SourceBatch};
+    let gpu = Gpu::open(&Open { adapter: Some(gpu().adapter().name.clone()), ..Open::default() }).unwrap();
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/models/arabic-names");
+    let model = Model::from_folder(folder.as_ref()).unwrap();
+    let mut network = GpuNetwork::new(&model, &gpu).unwrap();
+    for steps in [2, 30] {
+        let batch = SourceBatch {
+            sources: 2,
+            steps,
+            ids: vec![124; 2 * steps],
+            lengths: vec![steps as u32, 1],
+            visible: vec![steps as u32, 1],
+        };
+        let before = gpu.counts();
+        network.start(&batch, 3).unwrap();
+        let started = gpu.counts();
+        assert_eq!((started.submits - before.submits, started.downloads - before.downloads), (1, 0));
+        network.step(&[0, 1, 2, 3, 4, 5], &[1; 6], true).unwrap();
+        let stepped = gpu.counts();
+        assert_eq!((stepped.submits - started.submits, stepped.downloads - started.downloads), (1, 1));
+    }
+}
+
+#[test]
+fn scratch_memory_is_used_again_and_can_be_given_back() {
+    let gpu = Gpu::open(&Open { adapter: Some(gpu().adapter().name.clone()), ..Open::default() }).unwrap();
+    let inputs = qkv(5, 9).upload(&gpu, DType::F32).unwrap();
+    Attention::default().run(&gpu, &inputs).unwrap();
+    let first = gpu.counts().scratch_bytes;
+    assert!(first > 0);
+    for _ in 0..50 {
+        Attention::default().run(&gpu, &inputs).unwrap();
+    }
+    assert_eq!(gpu.counts().scratch_bytes, first);
+    gpu.trim();
+    assert_eq!(gpu.counts().scratch_bytes, 0);
+}
+
+#[test]
+fn the_same_call_gives_the_same_bits() {
+    let inputs = qkv(33, 65).upload(gpu(), DType::F32).unwrap();
+    let run = || Attention::default().run(gpu(), &inputs).unwrap().output.download(gpu()).unwrap();
+    let bits = |a: Array<f32>| a.data().iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+    let first = bits(run());
+    for _ in 0..5 {
+        assert_eq!(bits(run()), first);
+    }
+}
+
+#[test]
+fn views_need_no_copy_and_give_the_same_answer() {
+    // Packed [B, N, 3·H·D] against the same numbers unpacked on the host.
+    let packed = wave(&[2, 5, 3 * 4 * 8], 0.13);
+    let tensor = Tensor::upload(gpu(), "packed", &packed, DType::F32).unwrap();
+    let [query, key, value] = tensor.unpack_qkv(4).unwrap();
+    assert_eq!(query.buffer(), value.buffer());
+    let got =
+        Attention::default().run(gpu(), &AttentionInputs::new(query.clone(), key.clone(), value.clone())).unwrap();
+    let part = |tensor: &Tensor| packed.gather(tensor.layout()).unwrap();
+    let inputs = AttentionInputs::new(part(&query), part(&key), part(&value));
+    close(&got.output.download(gpu()).unwrap(), &reference::attention(&Attention::default(), &inputs).unwrap().output);
+    // A strided view read back is its elements in order.
+    assert_eq!(key.download(gpu()).unwrap(), part(&key));
+
+    // [B, N, H, D] as [B, H, N, D], and a part of the keys.
+    let q = Tensor::upload(gpu(), "q", &wave(&[1, 6, 2, 4], 0.3), DType::F32).unwrap();
+    let q = q.permute(&[0, 2, 1, 3]).unwrap();
+    let kv = q.narrow(2, 1, 3).unwrap();
+    let got = Attention::default().run(gpu(), &AttentionInputs::new(q.clone(), kv.clone(), kv.clone())).unwrap();
+    let host = wave(&[1, 6, 2, 4], 0.3);
+    let (q, kv) = (host.gather(q.layout()).unwrap(), host.gather(kv.layout()).unwrap());
+    let want = reference::attention(&Attention::default(), &AttentionInputs::new(q, kv.clone(), kv)).unwrap();
+    close(&got.output.download(gpu()).unwrap(), &want.output);
+}
+
+#[test]
+fn an_embedders_device_buffer_and_encoder_are_enough() {
+    let (device, queue) = device_with(|_| {});
+    let gpu = Gpu::from_wgpu(device.clone(), queue.clone()).unwrap();
+    let inputs = qkv(4, 7);
+    // One buffer of the embedder's holds all three tensors behind some other data; no COPY usage.
+    let whole: Vec<f32> = std::iter::repeat_n(f32::NAN, 1000)
+        .chain([&inputs.query, &inputs.key, &inputs.value].into_iter().flat_map(|a| a.data().iter().copied()))
+        .collect();
+    let buffer = device.create_buffer(&wgpu::BufferDescriptor {
+        label: None,
+        size: whole.len() as u64 * 4,
+        usage: wgpu::BufferUsages::STORAGE,
+        mapped_at_creation: true,
+    });
+    buffer.slice(..).get_mapped_range_mut().unwrap().copy_from_slice(bytemuck::cast_slice(&whole));
+    buffer.unmap();
+    let mut offset = 1000;
+    let mut tensor = |array: &Array<f32>| {
+        let layout = Layout { offset, ..Layout::contiguous(array.shape()) };
+        offset += array.data().len();
+        Tensor::from_buffer(buffer.clone(), layout, DType::F32).unwrap()
+    };
+    let tensors = AttentionInputs::new(tensor(&inputs.query), tensor(&inputs.key), tensor(&inputs.value));
+
+    let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+    let mut run = Run::new(&gpu);
+    let got = Attention::default().record(&mut run, &tensors).unwrap();
+    run.encode(&mut encoder).unwrap();
+    assert_eq!(gpu.counts().submits, 0, "nothing is submitted behind the embedder's back");
+    queue.submit([encoder.finish()]);
+    let want = reference::attention(&Attention::default(), &inputs).unwrap();
+    close(&got.output.download(&gpu).unwrap(), &want.output);
+}
+
+#[test]
+fn reading_without_blocking_ends_when_the_device_is_polled() {
+    let tensor = Tensor::upload(gpu(), "x", &wave(&[3, 4], 0.5), DType::F32).unwrap();
+    let poller = std::thread::spawn(|| {
+        for _ in 0..1000 {
+            gpu().wait().unwrap();
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+    });
+    let got = pollster::block_on(tensor.download_async(gpu())).unwrap();
+    assert_eq!(got, wave(&[3, 4], 0.5));
+    drop(poller);
+}
+
+#[test]
+fn scores_larger_than_a_binding_are_computed_in_ranges() {
+    // 64 KiB bindings: the scores of 2 · 4 heads · 70 queries · 90 keys need 202 KiB.
+    let (device, queue) = device_with(|limits| limits.max_storage_buffer_binding_size = 64 << 10);
+    let small = Gpu::from_wgpu(device, queue).unwrap();
+    let inputs = qkv(70, 90);
+    let options = Attention { causal: Some(Default::default()), lse: true, ..Attention::default() };
+    let uploaded = inputs.upload(&small, DType::F32).unwrap();
+    let mut run = Run::new(&small);
+    let got = options.record(&mut run, &uploaded).unwrap();
+    assert!(run.recording().dispatches().count() > 3);
+    run.submit().unwrap();
+    let want = reference::attention(&options, &inputs).unwrap();
+    close(&got.output.download(&small).unwrap(), &want.output);
+    close(&got.lse.unwrap().download(&small).unwrap(), &want.lse.unwrap());
+
+    let weights = Attention { weights: true, ..options };
+    let error = weights.run(&small, &uploaded).unwrap_err();
+    assert_eq!(error, Error::Limit { what: "bytes of `weights`".into(), needed: 201_600, allowed: 65_536 });
+}
+
+#[test]
+fn what_the_device_cannot_do_is_an_error() {
+    let array = wave(&[2, 2], 0.5);
+    let error = Tensor::upload(minimal_gpu(), "x", &array, DType::F16).unwrap_err();
+    assert!(matches!(&error, Error::Unsupported { feature, .. } if feature.contains("f16")), "{error}");
+    assert!(error.hint().is_some());
+    let error = Tensor::uninitialized(gpu(), "huge", &[1 << 40, 1 << 20], DType::F32).unwrap_err();
+    assert!(matches!(error, Error::Limit { .. }), "{error}");
+    let error = Tensor::uninitialized(minimal_gpu(), "large", &[1 << 26], DType::F32).unwrap_err();
+    assert_eq!(error, Error::Limit { what: "bytes of `large`".into(), needed: 1 << 28, allowed: 128 << 20 });
+    let error = Gpu::open(&Open { adapter: Some("no such card".into()), ..Open::default() }).unwrap_err();
+    assert!(matches!(error, Error::NoAdapter(_)) && error.to_string().contains("no such card"), "{error}");
+}
+
+#[test]
+fn a_users_score_function_runs_or_is_refused_with_the_compilers_words() {
+    let inputs = qkv(3, 5);
+    let with = |wgsl: &str| Attention {
+        score_mod: Some(ScoreMod {
+            wgsl: wgsl.to_owned(),
+            reference: Some(std::sync::Arc::new(|s, _, h, i, j| {
+                s + 0.1 * h as f64 - 0.2 * (i as f64 - j as f64).abs()
+            })),
+        }),
+        ..Attention::default()
+    };
+    let good = with(
+        "fn score_mod(score: f32, b: u32, h: u32, i: u32, j: u32) -> f32 {
+            return score + 0.1 * f32(h) - 0.2 * abs(f32(i) - f32(j));
+        }",
+    );
+    let got = good.run(gpu(), &inputs.upload(gpu(), DType::F32).unwrap()).unwrap();
+    close(&got.output.download(gpu()).unwrap(), &reference::attention(&good, &inputs).unwrap().output);
+
+    let bad = with("fn score_mod(score: f32) -> f32 { return scores; }");
+    let error = bad.run(gpu(), &inputs.upload(gpu(), DType::F32).unwrap()).unwrap_err();
+    assert!(matches!(&error, Error::Option { option, reason } if option == "score_mod" && reason.contains("scores")));
+    // The device is unharmed.
+    Attention::default().run(gpu(), &inputs.upload(gpu(), DType::F32).unwrap()).unwrap();
+}
+
+#[test]
+fn a_destroyed_device_is_an_error() {
+    let gpu = Gpu::open(&Open { adapter: Some(gpu().adapter().name.clone()), ..Open::default() }).unwrap();
+    let inputs = qkv(3, 5).upload(&gpu, DType::F32).unwrap();
+    gpu.device().destroy();
+    let _ = gpu.device().poll(wgpu::PollType::Poll);
+    assert!(matches!(Attention::default().run(&gpu, &inputs), Err(Error::DeviceLost(_) | Error::Gpu(_))));
+    assert!(inputs.query.download(&gpu).is_err());
+}
