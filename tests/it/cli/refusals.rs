@@ -82,7 +82,7 @@ fn wrong_options_are_one_line_and_a_hint() {
         ("attend", "the following required arguments were not provided: --output", "`--help`"),
         ("attend x.safetensors -o y --nonsense", "unexpected argument '--nonsense' found", "`--help`"),
         ("attend x.safetensors -o y --scor dot", "unexpected argument '--scor' found", "'--score'"),
-        ("attend x.safetensors -o y --score none", "invalid value 'none' for '--score <KIND>' [possible", "`--help`"),
+        ("attend x.safetensors -o y --score xyz", "invalid value 'xyz' for '--score <KIND>' [possible", "`--help`"),
         ("attend x.safetensors -o y --causal=left", "invalid value 'left' for '--causal", "`--help`"),
         ("attend x.safetensors -o y --window 3", "invalid value '3' for '--window <L,R>': expected two", "`--help`"),
         ("attend x.safetensors -o y --window 3,-2", "invalid value '3,-2' for '--window <L,R>'", "`--help`"),
