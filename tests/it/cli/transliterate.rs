@@ -179,3 +179,41 @@ fn alone_it_shows_an_example_and_never_waits_for_input() {
         assert!(ran.stdout.contains("Al-Qahtani") && ran.stderr.is_empty(), "{}{}", ran.stdout, ran.stderr);
     }
 }
+
+/// Memory that a process holds, in KiB.
+#[cfg(target_os = "linux")]
+fn resident(process: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn memory_stays_steady_over_a_thousand_lines() {
+    const BATCH: usize = 64;
+    for device in DEVICES {
+        let mut child = regard()
+            .args(["transliterate", "--model", "khmer", "--device", device])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut held = Vec::new();
+        for batch in 0..16 {
+            // Words of 1 to 12 letters, different in each batch.
+            let word = |i: usize| -> String {
+                (0..=i % 12).map(|k| char::from(b'a' + ((i * 7 + k * 11 + batch * 5) % 26) as u8)).collect()
+            };
+            let words: String = (0..BATCH).map(|i| word(i) + "\n").collect();
+            stdin.write_all(words.as_bytes()).unwrap();
+            assert_eq!(lines.by_ref().take(BATCH).filter(|line| line.is_ok()).count(), BATCH);
+            held.push(resident(child.id()));
+        }
+        drop(stdin);
+        assert!(child.wait().unwrap().success());
+        assert!(held[15] < held[3] + (24 << 10), "{device}: {held:?} KiB");
+    }
+}
