@@ -315,11 +315,8 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
     let mut builder = tempfile::Builder::new();
     #[cfg(unix)]
     let builder = builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666)); // less the umask
-    // The error names the temporary file, of which the caller knows nothing; what is inside it does not.
-    let bare = |e: std::io::Error| match e.get_ref().and_then(|inner| inner.source()) {
-        Some(cause) => Error::file(path, cause),
-        None => fail(e),
-    };
+    // The error names the temporary file too, of which the caller knows nothing.
+    let bare = |e: std::io::Error| Error::file(path, e.to_string().split(" at path ").next().unwrap_or_default());
     let mut file = builder.prefix(".regard-").tempfile_in(folder).map_err(bare)?;
     file.write_all(bytes).map_err(fail)?;
     file.persist(&target).map_err(|e| fail(e.error))?;

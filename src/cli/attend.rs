@@ -98,6 +98,7 @@ A score function of your own, in a file for --score-wgsl:
 /// Runs the command.
 pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
     let mut options = args.options.attention()?;
+    args.heatmap.as_deref().map_or(Ok(()), picture::check_name)?;
     options.lse = args.lse;
     options.weights = args.weights || args.heatmap.is_some();
     let (inputs, rank) = read(args)?;
@@ -115,8 +116,14 @@ pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
         match &device {
             Device::Cpu => on_cpu(&options, &inputs, dtype)?,
             Device::Gpu(gpu) => {
-                let explained = args.explain.then_some(&mut explained);
-                on_gpu(gpu, &options, &problem, &inputs, dtype, explained).map_err(|e| blame_wgsl(&options, e))?
+                let timed = args.explain.then_some(&mut explained);
+                let outputs = on_gpu(gpu, &options, &inputs, dtype, timed).map_err(|e| blame_wgsl(&options, e))?;
+                if args.explain {
+                    let plan = AttentionPlan::new(&options, &problem, dtype, gpu.caps())?;
+                    explain_plan(&mut explained, &problem, &plan, dtype);
+                    explained.floor(gpu, plan.flops, plan.bytes)?;
+                }
+                outputs
             }
         }
     };
@@ -231,7 +238,6 @@ fn on_cpu(options: &Attention, inputs: &AttentionInputs<Array>, dtype: DType) ->
 fn on_gpu(
     gpu: &Gpu,
     options: &Attention,
-    problem: &AttentionProblem,
     inputs: &AttentionInputs<Array>,
     dtype: DType,
     explained: Option<&mut Explained>,
@@ -247,8 +253,6 @@ fn on_gpu(
     match explained {
         None => run.submit()?,
         Some(explained) => {
-            let plan = AttentionPlan::new(options, problem, dtype, gpu.caps())?;
-            explain_plan(explained, problem, &plan, dtype);
             explained.recording(run.recording());
             explained.timings(&run.submit_timed()?);
         }
@@ -268,8 +272,6 @@ fn explain_plan(explained: &mut Explained, p: &AttentionProblem, plan: &Attentio
     };
     let scores = explain::bytes(plan.score_bytes);
     explained.fact("path", format!("{}, {ranges}, {scores} of scores in memory", options::path_name(plan.path)));
-    let floor = format!("{:.3} MFLOP, {} in and out", plan.flops as f64 / 1e6, explain::bytes(plan.bytes));
-    explained.fact("floor", floor);
 }
 
 /// The compiler's own words on a user's function, without the name and the rest of the shader that it stands in.
@@ -284,7 +286,10 @@ fn blame_wgsl(options: &Attention, error: Error) -> Error {
     // The compiler quotes lines of the whole shader; the one that is the user's says where.
     let quoted = |line: &&str| !line.trim().is_empty() && message.contains(line.trim_end());
     let place = score_mod.wgsl.lines().zip(1..).find(|(line, _)| quoted(line)).map(|(line, n)| (n, line.trim()));
-    let at = place.map_or(String::new(), |(n, line)| format!(", line {n}: {line}"));
+    let at = match place {
+        Some((n, line)) => format!(", line {n}: {line}"),
+        None => ", where `fn score_mod(score: f32, b: u32, h: u32, i: u32, j: u32) -> f32` is called".to_owned(),
+    };
     Error::option("score-wgsl", format!("{what}{at}"))
 }
 

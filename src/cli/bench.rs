@@ -1,7 +1,7 @@
 //! `regard bench`: what the adapter does, beside what it can do.
 
 mod cases;
-mod rates;
+pub(crate) mod rates;
 
 use std::fmt::Write;
 use std::path::PathBuf;

@@ -57,7 +57,7 @@ impl std::fmt::Display for Device {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Gpu(gpu) => gpu.adapter().fmt(f),
-            Self::Cpu => f.write_str("CPU"),
+            Self::Cpu => f.write_str("the CPU"),
         }
     }
 }

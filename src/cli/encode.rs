@@ -16,7 +16,7 @@ use serde_json::json;
 use crate::attend::Storage;
 use crate::check::{Compared, Report};
 use crate::device::{Device, DeviceArgs};
-use crate::explain::{self, Explained};
+use crate::explain::Explained;
 use crate::failure::Outcome;
 use crate::output::{self, Named, OutputType};
 use crate::progress::Busy;
@@ -264,9 +264,14 @@ pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
         match &device {
             Device::Cpu => on_cpu(&options, &stack, &inputs, dtype)?,
             Device::Gpu(gpu) => {
-                explain_problem(&mut explained, &problem, dtype);
-                let explained = args.explain.then_some(&mut explained);
-                on_gpu(gpu, &options, &stack, &inputs, dtype, explained)?
+                let timed = args.explain.then_some(&mut explained);
+                let outputs = on_gpu(gpu, &options, &stack, &inputs, dtype, timed)?;
+                if args.explain {
+                    explain_problem(&mut explained, &problem, dtype);
+                    let (flops, bytes) = floor(&options, &problem, dtype);
+                    explained.floor(gpu, flops, bytes)?;
+                }
+                outputs
             }
         }
     };
@@ -377,10 +382,16 @@ fn explain_problem(explained: &mut Explained, p: &RnnProblem, dtype: DType) {
     );
     explained.fact("problem", shape);
     explained.fact("path", "per layer one product for all steps, then one dispatch a step");
-    // Weights once, input and output once.
-    let gates: usize = p.inputs.iter().map(|width| (width + p.hidden) * p.directions).sum();
-    let bytes = gates * p.hidden * dtype.bytes() + p.steps * p.batch * (p.inputs[0] * dtype.bytes() + p.width * 4);
-    explained.fact("floor", format!("{} of weights, input and output", explain::bytes(bytes as u64)));
+}
+
+/// Operations and bytes that the recurrence cannot do without: both products of every step; each weight, input and
+/// output once.
+fn floor(options: &Rnn, p: &RnnProblem, dtype: DType) -> (u64, u64) {
+    let widths: usize = p.inputs.iter().map(|width| width + p.hidden).sum();
+    let weights = widths * p.directions * options.cell.gates() * p.hidden;
+    let rows = p.steps * p.batch;
+    let bytes = weights * dtype.bytes() + rows * (p.inputs[0] * dtype.bytes() + p.width * DType::F32.bytes());
+    ((2 * weights * rows) as u64, bytes as u64)
 }
 
 /// Every result against the f64 reference over the tensors as given; the f32 baseline has the device's storage.

@@ -2,11 +2,14 @@
 
 use std::fmt::Write;
 
+use regard::Gpu;
 use regard::gpu::Timing;
 use regard::recording::Recording;
 use serde_json::{Value, json};
 
+use crate::bench::rates::Rates;
 use crate::device::Device;
+use crate::failure::Outcome;
 use crate::output::finite;
 
 /// What ran: dispatches of the same program over the same grid, one after the other, are one row.
@@ -16,6 +19,22 @@ pub(crate) struct Explained {
     facts: Vec<(&'static str, String)>,
     rows: Vec<Row>,
     scratch_bytes: u64,
+    floor: Option<Floor>,
+}
+
+/// The least time that the work can take: its operations at the device's measured rate of multiply-adds, or its bytes
+/// at the measured copy rate, whichever is longer.
+#[derive(Debug, Clone, Copy)]
+struct Floor {
+    flops: u64,
+    bytes: u64,
+    rates: Rates,
+}
+
+impl Floor {
+    fn nanoseconds(self) -> f64 {
+        (self.flops as f64 / self.rates.gflops).max(self.bytes as f64 / self.rates.gbps)
+    }
 }
 
 #[derive(Debug)]
@@ -73,6 +92,12 @@ impl Explained {
         }
     }
 
+    /// Measures what the device can do, for work that cannot do with less than this.
+    pub(crate) fn floor(&mut self, gpu: &Gpu, flops: u64, bytes: u64) -> Outcome {
+        self.floor = Some(Floor { flops, bytes, rates: Rates::measure(gpu)? });
+        Ok(())
+    }
+
     fn total(&self) -> Option<f64> {
         self.rows.iter().map(|row| row.nanoseconds).sum()
     }
@@ -87,6 +112,20 @@ impl Explained {
             return out;
         }
         let _ = writeln!(out, "{:<9} {}", "scratch", bytes(self.scratch_bytes));
+        if let Some(floor) = self.floor {
+            let times =
+                self.total().map_or(String::new(), |ns| format!("; took {:.1} x that", ns / floor.nanoseconds()));
+            let _ = writeln!(
+                out,
+                "{:<9} {}: {:.3} MFLOP at {:.1} GFLOP/s, {} in and out at {:.1} GB/s (both measured){times}",
+                "floor",
+                time(Some(floor.nanoseconds())),
+                floor.flops as f64 / 1e6,
+                floor.rates.gflops,
+                bytes(floor.bytes),
+                floor.rates.gbps
+            );
+        }
         let _ = writeln!(
             out,
             "\n{:>5} {:>11} {:>9} {:>10} {:>9} {:>9} {:>9}  program",
@@ -137,11 +176,21 @@ impl Explained {
             })
         };
         let facts = self.facts.iter().map(|(heading, text)| ((*heading).to_owned(), json!(text))).collect();
+        let floor = |floor: Floor| {
+            json!({
+                "flops": floor.flops,
+                "bytes": floor.bytes,
+                "gflops": finite(floor.rates.gflops),
+                "gbps": finite(floor.rates.gbps),
+                "nanoseconds": finite(floor.nanoseconds()),
+            })
+        };
         json!({
             "facts": Value::Object(facts),
             "scratch_bytes": self.scratch_bytes,
             "dispatches": self.rows.iter().map(row).collect::<Vec<_>>(),
             "nanoseconds": nanoseconds(self.total()),
+            "floor": self.floor.map_or(Value::Null, floor),
         })
     }
 }

@@ -79,7 +79,8 @@ pub(crate) fn from_clap(error: &clap::Error) -> Failure {
     let text = error.render().to_string();
     let mut paragraphs = text.split("\n\n");
     let first = paragraphs.next().unwrap_or_default().trim_start_matches("error:");
-    let tip = paragraphs.find_map(|p| p.trim().strip_prefix("tip:"));
+    // The other tip there is tells how to pass an unknown option as a value.
+    let tip = paragraphs.find_map(|p| p.trim().strip_prefix("tip:").filter(|tip| tip.contains("similar")));
     let hint = tip.map_or("`--help` lists what there is", str::trim).to_owned();
     Failure::Message { error: one_line(first), hint: Some(hint), status: REQUEST }
 }

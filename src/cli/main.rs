@@ -40,7 +40,7 @@ struct Cli {
 const AFTER_HELP: &str = "\
 Examples:
   regard                                            a short built-in example
-  printf 'محمد\nعبد الرحمن\n' | regard transliterate
+  printf 'محمد\\nعبد الرحمن\\n' | regard transliterate
   regard info                                       what the machine offers
   regard attend in.safetensors -o out.safetensors --causal
   regard encode in.safetensors -o out.safetensors --cell gru --check

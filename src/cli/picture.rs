@@ -47,7 +47,7 @@ pub(crate) fn alignment(answer: &Transliteration) -> Option<Panel> {
     let real = labels.iter().rposition(|label| !label.is_empty()).map_or(0, |last| last + 1);
     let mut columns = labels[..real].to_vec();
     if real < labels.len() {
-        columns.push("<pad>".to_owned());
+        columns.push("pad".to_owned());
     }
     let row = |row: &[f32]| {
         let (shown, padding) = row.split_at(real);

@@ -11,15 +11,15 @@ use crate::failure::Outcome;
 
 /// Operations and bytes per nanosecond.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Rates {
+pub(crate) struct Rates {
     /// Multiply-adds, counted as two operations: 10⁹ a second.
-    pub(super) gflops: f64,
+    pub(crate) gflops: f64,
     /// Bytes read and bytes written: 10⁹ a second.
-    pub(super) gbps: f64,
+    pub(crate) gbps: f64,
 }
 
 /// Nanoseconds that a run takes: by timestamps where there are any, else from submission to completion.
-pub(super) fn device_time(gpu: &Gpu, run: Run<'_>) -> Outcome<f64> {
+pub(crate) fn device_time(gpu: &Gpu, run: Run<'_>) -> Outcome<f64> {
     if gpu.caps().timestamps {
         let timings = run.submit_timed()?;
         return Ok(timings.iter().filter_map(|t| t.nanoseconds).sum::<f64>().max(1.0));
@@ -33,7 +33,7 @@ pub(super) fn device_time(gpu: &Gpu, run: Run<'_>) -> Outcome<f64> {
 
 impl Rates {
     /// Measures both, growing the work until it takes long enough to be measured.
-    pub(super) fn measure(gpu: &Gpu) -> Outcome<Self> {
+    pub(crate) fn measure(gpu: &Gpu) -> Outcome<Self> {
         Ok(Self { gflops: multiply_adds(gpu)?, gbps: copy_rate(gpu)? })
     }
 }
