@@ -10,7 +10,6 @@ struct Params {
     pad_2: u32,
 }
 
-@group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> source: array<elem>;
 @group(0) @binding(2) var<storage, read_write> destination: array<out_elem>;
 

@@ -23,7 +23,6 @@ struct Params {
     pad_0: u32,
 }
 
-@group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> x: array<elem>;
 @group(0) @binding(2) var<storage, read> w: array<w_elem>;
 @group(0) @binding(3) var<storage, read> bias: array<f32>;

@@ -50,7 +50,6 @@ struct Params {
     pad_2: u32,
 }
 
-@group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> gates: array<f32>;
 @group(0) @binding(2) var<storage, read> weight: array<w_elem>;
 @group(0) @binding(3) var<storage, read> bias: array<f32>;

@@ -31,7 +31,6 @@ struct Params {
     pad_2: u32,
 }
 
-@group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> query: array<elem>;
 @group(0) @binding(2) var<storage, read> key: array<k_elem>;
 @group(0) @binding(3) var<storage, read> v: array<f32>;

@@ -20,7 +20,6 @@ struct Params {
     pad_1: u32,
 }
 
-@group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> weights: array<f32>;
 @group(0) @binding(2) var<storage, read> value: array<elem>;
 @group(0) @binding(3) var<storage, read_write> output: array<out_elem>;

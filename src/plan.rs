@@ -4,6 +4,7 @@ use crate::attention::{Attention, Path};
 use crate::error::{Error, Result};
 use crate::problem::AttentionProblem;
 use crate::tensor::DType;
+use crate::wgsl::ParamsSpace;
 
 /// What a device can do: the planner's whole knowledge of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,6 +32,13 @@ pub struct Caps {
     pub timestamps: bool,
     /// The device runs on the CPU: barriers are expensive, lanes few.
     pub software: bool,
+}
+
+impl Caps {
+    /// Where the parameters of a dispatch are put; `shaders/common/params_*.wgsl` say why.
+    pub fn params_space(&self) -> ParamsSpace {
+        if self.software { ParamsSpace::Storage } else { ParamsSpace::Uniform }
+    }
 }
 
 impl Default for Caps {

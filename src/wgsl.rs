@@ -42,6 +42,8 @@ const MATH: &str = shader!("common/math.wgsl");
 const ACTIVATION: &str = shader!("common/activation.wgsl");
 const HIDDEN: &str = shader!("common/hidden.wgsl");
 const MASK: &str = shader!("common/mask.wgsl");
+const PARAMS_UNIFORM: &str = shader!("common/params_uniform.wgsl");
+const PARAMS_STORAGE: &str = shader!("common/params_storage.wgsl");
 const REDUCE_SHARED: &str = shader!("common/reduce_shared.wgsl");
 const SCORE_MOD_NONE: &str = shader!("common/score_mod_none.wgsl");
 
@@ -90,6 +92,15 @@ impl Kernel {
     }
 }
 
+/// Where the parameters of a dispatch lie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ParamsSpace {
+    /// A uniform buffer.
+    Uniform,
+    /// A storage buffer, which counts towards the device's limit of them.
+    Storage,
+}
+
 /// A value of an `override` constant; f64 as WebGPU has it.
 pub type Override = (&'static str, f64);
 
@@ -108,7 +119,7 @@ pub struct Variant {
 
 impl Variant {
     /// The whole WGSL source.
-    pub fn source(&self) -> String {
+    pub fn source(&self, params: ParamsSpace) -> String {
         let mut source = String::new();
         if self.aliases.iter().any(|(_, dtype)| *dtype == DType::F16) {
             source.push_str("enable f16;\n");
@@ -120,6 +131,10 @@ impl Variant {
             source.push_str(self.score_mod.as_deref().unwrap_or(SCORE_MOD_NONE));
             source.push('\n');
         }
+        source.push_str(match params {
+            ParamsSpace::Uniform => PARAMS_UNIFORM,
+            ParamsSpace::Storage => PARAMS_STORAGE,
+        });
         for file in self.kernel.files() {
             source.push_str(file);
             source.push('\n');

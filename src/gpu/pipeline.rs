@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use super::{Gpu, lock, scoped};
 use crate::error::{Error, Result};
 use crate::recording::{Binding, Dispatch};
+use crate::wgsl::ParamsSpace;
 
 /// A compute pipeline with the layout of its one bind group.
 #[derive(Debug)]
@@ -47,18 +48,24 @@ fn build(gpu: &Gpu, dispatch: &Dispatch) -> Result<Pipeline> {
         return Err(Error::Unsupported { feature: "f16 in shaders".into(), what: "f16 tensors".into() });
     }
     let allowed = u64::from(gpu.caps().max_storage_buffers);
-    if dispatch.bindings.len() as u64 > allowed {
+    let space = gpu.caps().params_space();
+    let needed = dispatch.bindings.len() as u64 + u64::from(space == ParamsSpace::Storage);
+    if needed > allowed {
         let what = format!("storage buffers of `{}`", variant.kernel.name());
-        return Err(Error::Limit { what, needed: dispatch.bindings.len() as u64, allowed });
+        return Err(Error::Limit { what, needed, allowed });
     }
     let device = gpu.device();
     let label = variant.label();
     let built = scoped(device, || {
         let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
             label: Some(&label),
-            source: wgpu::ShaderSource::Wgsl(variant.source().into()),
+            source: wgpu::ShaderSource::Wgsl(variant.source(space).into()),
         });
-        let mut entries = vec![layout_entry(0, wgpu::BufferBindingType::Uniform, true)];
+        let params = match space {
+            ParamsSpace::Uniform => wgpu::BufferBindingType::Uniform,
+            ParamsSpace::Storage => wgpu::BufferBindingType::Storage { read_only: true },
+        };
+        let mut entries = vec![layout_entry(0, params, true)];
         for (index, binding) in dispatch.bindings.iter().enumerate() {
             let read_only = !matches!(binding, Binding::Write(_));
             let ty = wgpu::BufferBindingType::Storage { read_only };

@@ -9,6 +9,7 @@ use super::{Gpu, Tensor, lock, scoped};
 use crate::error::{Error, Result};
 use crate::recording::{Binding, Command, Dispatch, Recording, Slot, SlotKind, View};
 use crate::tensor::{Array, DType, Layout};
+use crate::wgsl::ParamsSpace;
 
 /// A part of a buffer, as it is bound.
 #[derive(Debug, Clone)]
@@ -258,7 +259,7 @@ impl<'g> Run<'g> {
             .map(|dispatch| gpu.inner.pipelines.get(gpu, dispatch))
             .collect::<Result<Vec<_>>>()?;
         scoped(gpu.device(), || {
-            let (uniforms, offsets) = self.uniforms();
+            let (params, offsets) = self.params();
             let mut groups: HashMap<(*const Pipeline, &[Binding], usize), wgpu::BindGroup> = HashMap::new();
             let mut pass: Option<wgpu::ComputePass<'static>> = None;
             let mut number = 0;
@@ -291,7 +292,7 @@ impl<'g> Run<'g> {
                 let key = (Arc::as_ptr(pipeline), dispatch.bindings.as_slice(), size);
                 let group = groups
                     .entry(key)
-                    .or_insert_with(|| self.bind_group(pipeline, &dispatch.bindings, &uniforms, size as u64));
+                    .or_insert_with(|| self.bind_group(pipeline, &dispatch.bindings, &params, size as u64));
                 if let Some(pass) = &mut pass {
                     pass.set_pipeline(&pipeline.pipeline);
                     pass.set_bind_group(0, &*group, &[offsets[number]]);
@@ -304,7 +305,7 @@ impl<'g> Run<'g> {
     }
 
     /// All `params` in one buffer, and where each dispatch's start.
-    fn uniforms(&self) -> (wgpu::Buffer, Vec<u32>) {
+    fn params(&self) -> (wgpu::Buffer, Vec<u32>) {
         let mut bytes = Vec::new();
         let mut offsets = Vec::new();
         for dispatch in self.recording.dispatches() {
@@ -316,7 +317,10 @@ impl<'g> Run<'g> {
         let buffer = self.gpu.device().create_buffer(&wgpu::BufferDescriptor {
             label: Some("regard params"),
             size: bytes.len() as u64,
-            usage: wgpu::BufferUsages::UNIFORM,
+            usage: match self.gpu.caps().params_space() {
+                ParamsSpace::Uniform => wgpu::BufferUsages::UNIFORM,
+                ParamsSpace::Storage => wgpu::BufferUsages::STORAGE,
+            },
             mapped_at_creation: true,
         });
         // A buffer that could not be made reports through the error scope around this call.
@@ -331,13 +335,13 @@ impl<'g> Run<'g> {
         &self,
         pipeline: &Pipeline,
         bindings: &[Binding],
-        uniforms: &wgpu::Buffer,
+        params: &wgpu::Buffer,
         size: u64,
     ) -> wgpu::BindGroup {
         let resource = |buffer, offset, bytes| {
             wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer, offset, size: wgpu::BufferSize::new(bytes) })
         };
-        let mut entries = vec![wgpu::BindGroupEntry { binding: 0, resource: resource(uniforms, 0, size) }];
+        let mut entries = vec![wgpu::BindGroupEntry { binding: 0, resource: resource(params, 0, size) }];
         for (index, binding) in bindings.iter().enumerate() {
             let resource = match binding {
                 Binding::Read(slot) | Binding::Write(slot) => {

@@ -4,7 +4,6 @@
 
 mod cards;
 mod cases;
-#[cfg(feature = "cli")]
 mod cli;
 mod compare;
 mod device;

@@ -10,12 +10,12 @@ use naga::{AddressSpace, Module, ShaderStage, TypeInner};
 use regard::kernels;
 use regard::plan::Caps;
 use regard::tensor::DType;
-use regard::wgsl::{Kernel, Variant};
+use regard::wgsl::{Kernel, ParamsSpace, Variant};
 
 use crate::recordings;
 
-fn parse(variant: &Variant) -> (Module, ModuleInfo) {
-    let source = variant.source();
+fn parse(variant: &Variant, params: ParamsSpace) -> (Module, ModuleInfo) {
+    let source = variant.source(params);
     let module = naga::front::wgsl::parse_str(&source)
         .unwrap_or_else(|error| panic!("{}: {}", variant.label(), error.emit_to_string(&source)));
     let info = Validator::new(ValidationFlags::all(), Capabilities::SHADER_FLOAT16)
@@ -44,9 +44,10 @@ fn every_variant_lowers_for_every_backend() {
     for kernel in Kernel::ALL {
         assert!(variants.values().any(|v| v.kernel == kernel), "no recording uses `{}`", kernel.name());
     }
-    for variant in variants.values() {
+    let spaces = [ParamsSpace::Uniform, ParamsSpace::Storage];
+    for (variant, space) in variants.values().flat_map(|variant| spaces.map(|space| (variant, space))) {
         let name = variant.label();
-        let (module, info) = parse(variant);
+        let (module, info) = parse(variant, space);
         let constants = variant.overrides.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect();
         let entry = (ShaderStage::Compute, "main");
         let (module, info) = naga::back::pipeline_constants::process_overrides(&module, &info, Some(entry), &constants)
@@ -88,7 +89,7 @@ fn uniform_structs_lie_alike_in_rust_and_wgsl() {
     let variants = variants();
     for (kernel, name, fields, size) in kernels::uniform_structs() {
         let variant = variants.values().find(|v| v.kernel == kernel).unwrap();
-        let (module, _) = parse(variant);
+        let (module, _) = parse(variant, ParamsSpace::Uniform);
         let (_, ty) = module.types.iter().find(|(_, ty)| ty.name.as_deref() == Some(name)).unwrap();
         let TypeInner::Struct { members, span } = &ty.inner else { panic!("{name} is no struct") };
         let found: Vec<_> = members.iter().map(|m| (m.name.clone().unwrap(), m.offset as usize)).collect();
@@ -112,7 +113,7 @@ fn every_variable_has_an_initialiser() {
             overrides: vec![],
             score_mod: None,
         };
-        for line in variant.source().lines() {
+        for line in variant.source(ParamsSpace::Uniform).lines() {
             let code = line.split("//").next().unwrap_or("").trim();
             let declares = code.starts_with("var ") || code.contains("(var ");
             assert!(!declares || code.contains('='), "{}: `{code}`", kernel.name());
