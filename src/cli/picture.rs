@@ -62,8 +62,16 @@ pub(crate) fn alignment(answer: &Transliteration) -> Option<Panel> {
     })
 }
 
-/// The weights of several answers.
-pub(crate) fn alignments(title: &str, panels: Vec<Panel>) -> Heatmap {
+/// The part of a title whose letters stand side by side as they are: a picture joins and reorders none, as Arabic,
+/// Khmer or Devanagari text would need. The labels at the axes are single symbols and need none of that.
+fn drawable(title: &str) -> String {
+    let simple = |c: char| c < '\u{590}' || ('\u{1e00}'..'\u{2100}').contains(&c);
+    title.split(" -> ").filter(|part| part.chars().all(simple)).collect::<Vec<_>>().join(" -> ")
+}
+
+/// The weights of several answers, for a picture.
+pub(crate) fn alignments(title: &str, mut panels: Vec<Panel>) -> Heatmap {
+    panels.iter_mut().for_each(|panel| panel.title = drawable(&panel.title));
     Heatmap { title: title.to_owned(), row_axis: "output".to_owned(), column_axis: "input".to_owned(), panels }
 }
 
