@@ -1,5 +1,5 @@
 // Reductions over a workgroup of LANES invocations (a power of two) through workgroup memory.
-// Every invocation must call them; every invocation gets the result.
+// Every invocation must call them; every invocation gets the result, which is uniform: control flow may depend on it.
 override LANES: u32 = 64u;
 
 var<workgroup> shared_value: array<f32, LANES>;
@@ -14,9 +14,7 @@ fn reduce_sum(lane: u32, value: f32) -> f32 {
         }
         workgroupBarrier();
     }
-    let total = shared_value[0];
-    workgroupBarrier();
-    return total;
+    return workgroupUniformLoad(&shared_value[0]);
 }
 
 fn reduce_max(lane: u32, value: f32) -> f32 {
@@ -28,9 +26,7 @@ fn reduce_max(lane: u32, value: f32) -> f32 {
         }
         workgroupBarrier();
     }
-    let most = shared_value[0];
-    workgroupBarrier();
-    return most;
+    return workgroupUniformLoad(&shared_value[0]);
 }
 
 // Index of the largest value, the smallest such index on ties.
@@ -50,7 +46,5 @@ fn reduce_argmax(lane: u32, value: f32, index: u32) -> u32 {
         }
         workgroupBarrier();
     }
-    let first = shared_index[0];
-    workgroupBarrier();
-    return first;
+    return workgroupUniformLoad(&shared_index[0]);
 }

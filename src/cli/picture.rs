@@ -72,6 +72,10 @@ fn drawable(title: &str) -> String {
 /// The weights of several answers, for a picture.
 pub(crate) fn alignments(title: &str, mut panels: Vec<Panel>) -> Heatmap {
     panels.iter_mut().for_each(|panel| panel.title = drawable(&panel.title));
+    heatmap(title, panels)
+}
+
+fn heatmap(title: &str, panels: Vec<Panel>) -> Heatmap {
     Heatmap { title: title.to_owned(), row_axis: "output".to_owned(), column_axis: "input".to_owned(), panels }
 }
 
@@ -80,7 +84,7 @@ pub(crate) fn terminal(panel: Panel) -> String {
     use std::io::IsTerminal;
     let color = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let width = terminal_size::terminal_size().map_or(80, |(width, _)| usize::from(width.0));
-    alignments("", vec![panel]).terminal(color, width)
+    heatmap("", vec![panel]).terminal(color, width)
 }
 
 /// Writes the PNG, and the SVG beside it.
