@@ -78,10 +78,7 @@ fn main(
     var y1 = vec4<f32>(0.0);
     var y2 = vec4<f32>(0.0);
     var y3 = vec4<f32>(0.0);
-    // count.z is 1. Mesa 22.3's software driver specialises a shader, at each dispatch, for the uniforms that alone bound
-    // a loop which unrolls well, and keeps every copy (300 KiB a dispatch); with this in the bound it does not.
-    let last = params.last * count.z;
-    for (var k = params.first; k < last; k += 1u) {
+    for (var k = params.first; k < params.last; k += 1u) {
         let x_at = x_rows + k * params.x.strides.w;
         let w_at = w_rows + k * params.w.strides.w;
         let wk = vec4<f32>(f32(w[w_at.x]), f32(w[w_at.y]), f32(w[w_at.z]), f32(w[w_at.w]));

@@ -45,8 +45,8 @@ Examples:
   regard attend in.safetensors -o out.safetensors --causal
   regard encode in.safetensors -o out.safetensors --cell gru --check
 
-Results go to files or standard output, everything else to standard error. Exit status: 0 done, 2 the request was
-wrong, 1 anything else.";
+Results go to files or standard output, everything else to standard error.
+Exit status: 0 done, 2 the request was wrong, 1 anything else.";
 
 #[derive(Debug, Subcommand)]
 enum Command {

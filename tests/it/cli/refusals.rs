@@ -88,11 +88,7 @@ fn wrong_options_are_one_line_and_a_hint() {
         ("attend x.safetensors -o y --window 3,-2", "invalid value '3,-2' for '--window <L,R>'", "`--help`"),
         ("encode x.safetensors -o y", "the following required arguments were not provided: --cell", "`--help`"),
         ("nonsense", "unrecognized subcommand 'nonsense'", "`--help`"),
-        (
-            "info --device tpu",
-            "invalid value 'tpu' for '--device <DEVICE>' [possible values: auto, gpu, cpu]",
-            "`--help`",
-        ),
+        ("info --device tpu", "invalid value 'tpu' for '--device <DEVICE>' [possible values: auto, gpu, cpu]", "'cpu'"),
         (
             "transliterate --set country x",
             "invalid value 'country' for '--set <KEY=VALUE>': expected KEY=VALUE",
