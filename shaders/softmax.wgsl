@@ -5,6 +5,7 @@
 //   sample     w = 1 at argmax (s + Gumbel noise), one draw from the softmax
 //   sparsemax  w = max(s − τ, 0) with τ such that Σ w = 1, by Newton's method from below
 //
+// A NaN among the visible scores of a row makes all its visible weights NaN.
 // A row without a visible key gets weights 0 and lse = −∞ (handed over as params.negative_infinity).
 override NORMALIZE: u32 = 0u; // 0 softmax, 1 hardmax, 2 sample, 3 sparsemax
 override SINKS: bool = false;
@@ -19,9 +20,9 @@ struct Params {
     queries: u32,     // Nq of the whole problem
     first_query: u32, // number of the view's first query in it
     negative_infinity: f32,
+    not_a_number: f32,
     pad_0: u32,
     pad_1: u32,
-    pad_2: u32,
 }
 
 @group(0) @binding(1) var<storage, read_write> scores: array<f32>;
@@ -60,6 +61,17 @@ fn main(
     let step = params.scores.strides.w;
     let keys = params.scores.shape.w;
     let h = (row / params.scores.shape.z) % params.scores.shape.y;
+
+    // A softmax carries NaN along by its sum; the others would lose it in comparisons.
+    if (NORMALIZE != 0u && has_nan(lane, base, step, keys)) {
+        for (var j = lane; j < keys; j += LANES) {
+            scores[base + j * step] = select(params.not_a_number, 0.0, hidden(scores[base + j * step]));
+        }
+        if (LSE && lane == 0u) {
+            lse[row_start(params.lse, row)] = params.not_a_number;
+        }
+        return;
+    }
 
     if (NORMALIZE == 1u || NORMALIZE == 2u) {
         let bh = row / params.scores.shape.z;
@@ -138,6 +150,14 @@ fn main(
         let s = scores[base + j * step];
         scores[base + j * step] = select(exp1(s - top) / l, 0.0, hidden(s));
     }
+}
+
+fn has_nan(lane: u32, base: u32, step: u32, keys: u32) -> bool {
+    var found = 0.0;
+    for (var j = lane; j < keys; j += LANES) {
+        found = select(found, 1.0, is_nan1(scores[base + j * step]));
+    }
+    return reduce_max(lane, found) > 0.0;
 }
 
 fn softmax_max(lane: u32, base: u32, step: u32, keys: u32) -> f32 {

@@ -169,9 +169,9 @@ pub struct ScoreWeights<A> {
     pub query_weight: Option<A>,
     /// [`Score::Additive`]: Wk [A, Dk].
     pub key_weight: Option<A>,
-    /// [`Score::Additive`] and [`Score::Concat`]: v [A].
+    /// [`Score::Additive`] and [`Score::Concat`]: v `[A]`.
     pub v: Option<A>,
-    /// [`Score::Additive`] and [`Score::Concat`]: b [A].
+    /// [`Score::Additive`] and [`Score::Concat`]: b `[A]`.
     pub bias: Option<A>,
 }
 
@@ -196,11 +196,11 @@ pub struct AttentionInputs<A> {
     pub past_key: Option<A>,
     /// Values [B, Hkv, P, Dv] that stand before `value`.
     pub past_value: Option<A>,
-    /// [B]: how many keys of each batch row are real.
+    /// `[B]`: how many keys of each batch row are real.
     pub kv_lengths: Option<A>,
-    /// [Hq]: ALiBi slopes (Press et al. 2022).
+    /// `[Hq]`: ALiBi slopes (Press et al. 2022).
     pub alibi_slopes: Option<A>,
-    /// [Hq]: a learned logit that takes part in each row's softmax and has no value ("attention sink").
+    /// `[Hq]`: a learned logit that takes part in each row's softmax and has no value ("attention sink").
     pub sinks: Option<A>,
     /// Parameters of the score function.
     pub score: ScoreWeights<A>,

@@ -388,7 +388,7 @@ pub struct RnnInputs<A> {
     pub initial_h: Option<A>,
     /// LSTM: [layers · directions, B, H]; zeros when absent.
     pub initial_c: Option<A>,
-    /// [B]: how many steps of each row are real; 0 is allowed.
+    /// `[B]`: how many steps of each row are real; 0 is allowed.
     pub lengths: Option<A>,
 }
 

@@ -258,6 +258,29 @@ fn poison(table: &mut Table) {
         spoil(case, |_, j| j > q + 1);
         case.options.window = Some(Window { left: None, right: Some(2) });
     });
+    // In the open, NaN belongs to the rows that see it, and to no other.
+    for (name, normalize) in [
+        ("NaN in sight, softmax", Normalize::Softmax),
+        ("NaN in sight, hardmax", Normalize::Hardmax),
+        ("NaN in sight, sample", Normalize::Sample { seed: 5 }),
+        ("NaN in sight, sparsemax", Normalize::Sparsemax),
+    ] {
+        table.add(name, size, |case, _| {
+            let width = case.inputs.query.shape()[3];
+            case.inputs.query.data_mut()[2 * width + 1] = f32::NAN;
+            let row = k - 3;
+            case.inputs.key.data_mut()[row * width + 2] = f32::NAN;
+            case.options.causal = Some(Causal::BottomRight);
+            case.options.normalize = normalize;
+            case.options.weights = true;
+            case.options.lse = normalize == Normalize::Softmax;
+        });
+    }
+    table.add("NaN in sight, additive", size, |case, _| {
+        case.inputs.query.data_mut()[5] = f32::NAN;
+        case.options.score = Score::Additive;
+        case.options.weights = true;
+    });
     for (name, score, normalize) in [
         ("poison past the lengths", Score::ScaledDot, Normalize::Softmax),
         ("poison past the lengths, additive", Score::Additive, Normalize::Softmax),

@@ -15,7 +15,7 @@ pub struct LinearCase {
     pub ids: Vec<u32>,
     /// [N, K].
     pub weight: Array<f32>,
-    /// [N].
+    /// `[N]`.
     pub bias: Option<Array<f32>>,
     /// After the bias.
     pub activation: Option<Activation>,

@@ -29,8 +29,8 @@ pub(crate) use options::Storage;
 /// [B, N, H·D] needs --q-heads and --kv-heads; rank 2 [N, D] is one head of one batch. The output has the query's rank.
 ///
 /// Optional tensors: `mask` (BOOL or U8: true = attend; float: added; broadcast to [B, Hq, Nq, Nk]), `past_key` and
-/// `past_value` [B, Hkv, P, D], `kv_lengths` [B] (I32 or I64: how many keys are real), `alibi_slopes` [Hq], `sinks`
-/// [Hq], and the parameters of the score function.
+/// `past_value` [B, Hkv, P, D], `kv_lengths` `[B]` (I32 or I64: how many keys are real), `alibi_slopes` `[Hq]`, `sinks`
+/// `[Hq]`, and the parameters of the score function.
 ///
 /// Scores are scaled, passed through --score-wgsl, capped, biased, masked and normalized, in this order. A query that
 /// sees no key gets weights and output 0.

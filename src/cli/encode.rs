@@ -28,7 +28,7 @@ use crate::tensors::{Input, round, widen};
 /// `bias_ih_l0` and `bias_hh_l0` [G·H] (both optional), `…_l1` and so on for more layers, `…_reverse` for the second
 /// direction; gates i, f, g, o (LSTM) and r, z, n (GRU). Layers and directions follow from the names.
 ///
-/// Optional tensors: `initial_h`, `initial_c` [layers·directions, B, H], `lengths` [B] (I32 or I64: how many steps are
+/// Optional tensors: `initial_h`, `initial_c` [layers·directions, B, H], `lengths` `[B]` (I32 or I64: how many steps are
 /// real; past the end the output is 0), `peephole_l0` [3, H] (LSTM; rows i, f, o).
 ///
 /// Writes `output` [T, B, directions·H], `final_h` and, for an LSTM, `final_c` [layers·directions, B, H].

@@ -85,7 +85,7 @@ impl Input {
         }
     }
 
-    /// Lengths [B], if they are there: whole numbers from 0 to `longest`.
+    /// Lengths `[B]`, if they are there: whole numbers from 0 to `longest`.
     pub(crate) fn lengths(&self, name: &str, longest: usize) -> Result<Option<Array>> {
         if !self.use_up(name) {
             return Ok(None);

@@ -21,7 +21,7 @@ pub const LANES: usize = 64;
 /// Multiply-adds of one invocation in one turn of its loop: 4 chains of vec4, 4 times.
 const PER_TURN: u64 = 64;
 
-/// Runs `turns` turns of x = a·x + b in every invocation; `output` [N] (f32), N a multiple of [`LANES`], gets the sums
+/// Runs `turns` turns of x = a·x + b in every invocation; `output` `[N]` (f32), N a multiple of [`LANES`], gets the sums
 /// of the chains.
 ///
 /// # Errors

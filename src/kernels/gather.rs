@@ -20,7 +20,7 @@ params! {
     }
 }
 
-/// `output[r, :] = table[ids[r], :]` for a table [V, D], ids [R] (u32) and R output rows of width D.
+/// `output[r, :] = table[ids[r], :]` for a table [V, D], ids `[R]` (u32) and R output rows of width D.
 ///
 /// # Errors
 /// [`Error::Shape`] when the shapes do not fit, [`Error::Limit`] when the grid does not.

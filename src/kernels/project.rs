@@ -26,7 +26,7 @@ params! {
     }
 }
 
-/// `y = f(Σ_p x_p · w_pᵀ + b)` over one or more summands: x_p [.., K_p] (up to four axes), w_p [N, K_p], b [N] (f32),
+/// `y = f(Σ_p x_p · w_pᵀ + b)` over one or more summands: x_p [.., K_p] (up to four axes), w_p [N, K_p], b `[N]` (f32),
 /// y [.., N] with x's leading axes. Several summands are the product with a concatenation that is never built.
 ///
 /// # Errors

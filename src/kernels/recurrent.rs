@@ -59,7 +59,7 @@ pub struct Layer<'a> {
     pub bias: Option<&'a View>,
     /// [directions, 3, H], f32, dense.
     pub peephole: Option<&'a View>,
-    /// [B], u32, dense.
+    /// `[B]`, u32, dense.
     pub lengths: Option<&'a View>,
     /// [slots, directions, B, H], f32.
     pub state: &'a View,

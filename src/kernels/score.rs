@@ -56,13 +56,13 @@ pub struct Scored<'a> {
     pub query: &'a View,
     /// [B, Hkv, Nk, A].
     pub key: &'a View,
-    /// [A] for an additive score.
+    /// `[A]` for an additive score.
     pub v: Option<&'a View>,
     /// As given by the caller, rank 1 to 4.
     pub mask: Option<&'a Mask<View>>,
-    /// [B].
+    /// `[B]`.
     pub kv_lengths: Option<&'a View>,
-    /// [Hq].
+    /// `[Hq]`.
     pub alibi_slopes: Option<&'a View>,
 }
 

@@ -18,14 +18,14 @@ params! {
         queries: u32,
         first_query: u32,
         negative_infinity: f32,
+        not_a_number: f32,
         pad_0: u32,
         pad_1: u32,
-        pad_2: u32,
     }
 }
 
 /// Turns scores [B, Hq, Nq', Nk] (f32, hidden ones marked) into weights, in place; `lse` [B, Hq, Nq'] (f32) gets the
-/// log-sum-exp, `sinks` [Hq] take part. `queries` is Nq of the whole problem, `first_query` the number in it of the
+/// log-sum-exp, `sinks` `[Hq]` take part. `queries` is Nq of the whole problem, `first_query` the number in it of the
 /// first query here: the random draw of a row depends on its number, not on how the work was cut.
 ///
 /// # Errors
@@ -45,9 +45,9 @@ pub fn record(
     let rows: usize = scores.shape()[..3].iter().product();
     let (mode, seed, passes) = match normalize {
         Normalize::Softmax => (0, 0, 3),
-        Normalize::Hardmax => (1, 0, 2),
-        Normalize::Sample { seed } => (2, seed, 4),
-        Normalize::Sparsemax => (3, 0, u64::from(SPARSEMAX_STEPS) + 2),
+        Normalize::Hardmax => (1, 0, 3),
+        Normalize::Sample { seed } => (2, seed, 5),
+        Normalize::Sparsemax => (3, 0, u64::from(SPARSEMAX_STEPS) + 3),
     };
     let plan = RowPlan::new("a softmax", rows, keys, passes, caps)?;
     // The binding is always there; a word of scratch stands in where no one asked.
@@ -63,9 +63,9 @@ pub fn record(
         queries: queries as u32,
         first_query: first_query as u32,
         negative_infinity: f32::NEG_INFINITY,
+        not_a_number: f32::NAN,
         pad_0: 0,
         pad_1: 0,
-        pad_2: 0,
     };
     recording.push(Dispatch {
         variant: Variant {

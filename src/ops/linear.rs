@@ -6,7 +6,7 @@ use crate::kernels::{gather, project};
 use crate::rnn::Activation;
 use crate::tensor::DType;
 
-/// `f(Σ_p x_p · w_pᵀ + b)` for x_p [.., K_p], w_p [N, K_p], b [N]: one linear layer over a concatenation that is never
+/// `f(Σ_p x_p · w_pᵀ + b)` for x_p [.., K_p], w_p [N, K_p], b `[N]`: one linear layer over a concatenation that is never
 /// built. The result is f32 [.., N] with the leading axes of the first x.
 ///
 /// # Errors
@@ -34,7 +34,7 @@ pub fn linear(
     Ok(y)
 }
 
-/// Rows of a table [V, D] by ids [R] (u32), as [R, D] in the table's type. Ids past the table read its last row: check
+/// Rows of a table [V, D] by ids `[R]` (u32), as [R, D] in the table's type. Ids past the table read its last row: check
 /// them before they reach the GPU.
 ///
 /// # Errors

@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 use crate::rnn::Activation;
 use crate::tensor::Array;
 
-/// y = activation(x·Wᵀ + b) with x [.., K], `weight` W [N, K] and `bias` b [N] (PyTorch's `nn.Linear`).
+/// y = activation(x·Wᵀ + b) with x [.., K], `weight` W [N, K] and `bias` b `[N]` (PyTorch's `nn.Linear`).
 ///
 /// # Errors
 /// [`Error::Shape`] when an axis does not fit.

@@ -21,7 +21,7 @@ pub use rnn::rnn;
 use crate::error::{Error, Result};
 use crate::tensor::Array;
 
-/// A [B] array of lengths as whole numbers, each at most `longest`.
+/// A `[B]` array of lengths as whole numbers, each at most `longest`.
 fn lengths<T: Float>(name: &str, array: Option<&Array<T>>, longest: usize) -> Result<Option<Vec<usize>>> {
     let whole = |(row, value): (usize, &T)| {
         let value = value.to_f64();

@@ -14,7 +14,7 @@ use crate::tensor::Array;
 pub struct Dense<A> {
     /// W [out, in].
     pub weight: A,
-    /// b [out].
+    /// b `[out]`.
     pub bias: Option<A>,
     /// None is the identity.
     pub activation: Option<Activation>,
@@ -42,7 +42,7 @@ pub struct Layers<A> {
     pub query: Option<Dense<A>>,
     /// The keys' projection; without it the memory is the keys.
     pub key: Option<Dense<A>>,
-    /// v [A] of the additive score.
+    /// v `[A]` of the additive score.
     pub v: Option<A>,
     /// Target tokens as vectors [size, dim].
     pub target_embedding: A,

@@ -17,9 +17,9 @@ pub struct SourceBatch {
     pub steps: usize,
     /// [T, S]: id `t` of source `s` stands at `t·S + s`; anything past a source's end.
     pub ids: Vec<u32>,
-    /// [S]: how many ids the encoder reads, and the bridge's mean runs over.
+    /// `[S]`: how many ids the encoder reads, and the bridge's mean runs over.
     pub lengths: Vec<u32>,
-    /// [S]: how many rows of the memory the attention sees.
+    /// `[S]`: how many rows of the memory the attention sees.
     pub visible: Vec<u32>,
 }
 
@@ -61,7 +61,7 @@ pub trait Ops {
     /// As the device has them.
     fn upload(&mut self, array: &Array) -> Result<Self::Tensor>;
 
-    /// Lengths as a tensor [N], as [`RnnInputs::lengths`] and [`AttentionInputs::kv_lengths`] want it.
+    /// Lengths as a tensor `[N]`, as [`RnnInputs::lengths`] and [`AttentionInputs::kv_lengths`] want it.
     ///
     /// # Errors
     /// As the device has them.
@@ -157,7 +157,7 @@ struct Running<T> {
     keys: T,
     /// [S, 1, T, M].
     values: T,
-    /// [S].
+    /// `[S]`.
     visible: T,
     /// [layers · rows, H].
     h: T,

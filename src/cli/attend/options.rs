@@ -76,9 +76,9 @@ enum ScoreKind {
     /// q·W·k with `score.weight` [D, D] (Luong et al. 2015).
     General,
     /// v·tanh(Wq·q + Wk·k + b) with `score.query_weight` and `score.key_weight` [A, D], `score.v` and `score.bias`
-    /// [A] (Bahdanau et al. 2015); without weights Σ tanh(q + k), times `score.v` [D] if given (Keras).
+    /// `[A]` (Bahdanau et al. 2015); without weights Σ tanh(q + k), times `score.v` [D] if given (Keras).
     Additive,
-    /// v·tanh(W·[q; k]) with `score.weight` [A, 2D] and `score.v` [A] (Luong et al. 2015).
+    /// v·tanh(W·[q; k]) with `score.weight` [A, 2D] and `score.v` `[A]` (Luong et al. 2015).
     Concat,
     /// q·k / (‖q‖·‖k‖) (Graves et al. 2014).
     Cosine,

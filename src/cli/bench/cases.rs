@@ -26,7 +26,7 @@ enum Work {
 /// A case with its inputs on the device.
 pub(super) enum Prepared<'c> {
     Attention(&'c AttentionCase, Box<AttentionInputs<Tensor>>),
-    Recurrent(&'c RnnCase, GpuRnn, RnnInputs<Tensor>),
+    Recurrent(&'c RnnCase, Box<GpuRnn>, Box<RnnInputs<Tensor>>),
 }
 
 /// Numbers in ±`size` that differ from place to place.
@@ -123,7 +123,7 @@ impl Case {
             Work::Attention(case) => Prepared::Attention(case, Box::new(case.inputs.upload(gpu, DType::F32)?)),
             Work::Recurrent(case) => {
                 let rnn = GpuRnn::upload(gpu, &case.options, &case.stack, DType::F32)?;
-                Prepared::Recurrent(case, rnn, case.inputs.upload(gpu, DType::F32)?)
+                Prepared::Recurrent(case, Box::new(rnn), Box::new(case.inputs.upload(gpu, DType::F32)?))
             }
         })
     }

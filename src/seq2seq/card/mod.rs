@@ -252,7 +252,7 @@ pub struct Attention {
     /// The values.
     #[serde(default)]
     pub value: Values,
-    /// Additive score: the tensor v [A].
+    /// Additive score: the tensor v `[A]`.
     #[serde(default)]
     pub v: Option<String>,
     /// Multiplies the scores.
@@ -381,7 +381,7 @@ impl std::fmt::Display for Value {
 pub struct Dense {
     /// Name of W [out, in].
     pub weight: String,
-    /// Name of b [out].
+    /// Name of b `[out]`.
     #[serde(default)]
     pub bias: Option<String>,
     /// None is the identity.
