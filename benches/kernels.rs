@@ -1,152 +1,122 @@
-//! Each kernel alone, and the whole encode–attend–decode step, on the device at hand beside the CPU reference.
+//! Each kernel alone, on the device at hand. Every answer is checked against the reference before it is timed.
 //!
-//! Every answer is checked against the reference before anything is timed. Times are from submission to completion;
-//! `regard bench` reports device time by timestamps. Environment: `REGARD_ADAPTER`.
+//! Times are from submission to completion; `regard bench` reports device time by timestamps. Environment:
+//! `REGARD_ADAPTER`.
 
 #![allow(clippy::unwrap_used, reason = "a benchmark that cannot run stops")]
 #![allow(missing_docs)]
 
 use std::hint::black_box;
 
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use regard::attention::{Attention, AttentionInputs, Normalize, Score};
-use regard::gpu::{Gpu, Open, Run, Tensor};
-use regard::ops::linear::linear;
-use regard::ops::rnn::GpuRnn;
-use regard::reference;
-use regard::rnn::{Cell, Reset, Rnn, RnnInputs, RnnWeights};
-use regard::seq2seq::{CpuNetwork, Decoding, GpuNetwork, Model, Network, SourceText, transliterate};
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use regard::attention::{Attention, AttentionInputs, Normalize, ScoreStage};
+use regard::gpu::{Gpu, Run};
+use regard::kernels::{copy, gather, merge, score, softmax, weighted_sum};
+use regard::problem::AttentionProblem;
+use regard::recording::View;
+use regard::rnn::Merge;
 use regard::tensor::{Array, DType};
+use regard::{Tensor, reference};
 
-fn gpu() -> Gpu {
-    let adapter = std::env::var("REGARD_ADAPTER").ok();
-    let gpu = Gpu::open(&Open { adapter, ..Open::default() }).unwrap_or_else(|error| panic!("{error}"));
-    println!("device: {}", gpu.adapter());
-    gpu
+mod support;
+use support::{check, gpu, numbers};
+
+const BATCH: usize = 8;
+const QUERIES: usize = 256;
+const KEYS: usize = 256;
+const DIM: usize = 64;
+
+fn upload(gpu: &Gpu, array: &Array<f32>) -> Tensor {
+    Tensor::upload(gpu, "bench", array, DType::F32).unwrap()
 }
 
-/// Numbers in ±1 that differ from place to place.
-fn numbers(shape: &[usize], seed: u32) -> Array<f32> {
-    let mut state = seed.wrapping_mul(747_796_405).wrapping_add(1);
-    Array::from_fn(shape, |_| {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        (state >> 8) as f32 / (1 << 23) as f32 - 1.0
-    })
-}
-
-fn check(what: &str, got: &Array<f32>, want: &Array<f32>) {
-    let worst = got.data().iter().zip(want.data()).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-    assert!(worst < 1e-4, "{what}: off by {worst}");
-}
-
-fn attention(c: &mut Criterion) {
-    let gpu = gpu();
-    let mut group = c.benchmark_group("attention");
-    group.sample_size(10);
-    let shape = [1, 8, 256, 64];
-    let inputs = AttentionInputs::new(numbers(&shape, 1), numbers(&shape, 2), numbers(&shape, 3));
-    let on_gpu = inputs.upload(&gpu, DType::F32).unwrap();
-    for (name, options) in [
-        ("scaled dot", Attention::default()),
-        ("additive", Attention { score: Score::Additive, ..Attention::default() }),
-        ("sparsemax", Attention { normalize: Normalize::Sparsemax, ..Attention::default() }),
-    ] {
-        let want = reference::attention(&options, &inputs).unwrap();
-        let got = options.run(&gpu, &on_gpu).unwrap().download(&gpu).unwrap();
-        check(name, &got.output, &want.output);
-        group.throughput(Throughput::Elements(8 * 256 * 256));
-        group.bench_function(BenchmarkId::new(name, "gpu"), |b| {
-            b.iter(|| {
-                black_box(options.run(&gpu, &on_gpu).unwrap());
-                gpu.wait().unwrap();
-            });
-        });
-        group.bench_function(BenchmarkId::new(name, "cpu reference"), |b| {
-            b.iter(|| black_box(reference::attention(&options, &inputs).unwrap()));
-        });
-    }
-}
-
-fn projection(c: &mut Criterion) {
-    let gpu = gpu();
-    let mut group = c.benchmark_group("project");
-    group.sample_size(10);
-    for rows in [1, 64, 1024] {
-        let (x, w) = (numbers(&[rows, 256], 1), numbers(&[768, 256], 2));
-        let (gx, gw) =
-            (Tensor::upload(&gpu, "x", &x, DType::F32).unwrap(), Tensor::upload(&gpu, "w", &w, DType::F32).unwrap());
-        let run = || {
-            let mut run = Run::new(&gpu);
-            let y = linear(&mut run, &[(&gx, &gw)], None, None).unwrap();
-            run.submit().unwrap();
-            y
-        };
-        check("project", &run().download(&gpu).unwrap(), &reference::linear(&x, &w, None, None).unwrap());
-        group.throughput(Throughput::Elements((rows * 256 * 768) as u64));
-        group.bench_function(BenchmarkId::new(format!("{rows}×256×768"), "gpu"), |b| {
-            b.iter(|| {
-                black_box(run());
-                gpu.wait().unwrap();
-            });
-        });
-        group.bench_function(BenchmarkId::new(format!("{rows}×256×768"), "cpu reference"), |b| {
-            b.iter(|| black_box(reference::linear(&x, &w, None, None).unwrap()));
-        });
-    }
-}
-
-fn recurrent(c: &mut Criterion) {
-    let gpu = gpu();
-    let mut group = c.benchmark_group("recurrent");
-    group.sample_size(10);
-    let (steps, batch, width) = (32, 16, 128);
-    for (name, cell) in [("lstm", Cell::Lstm), ("gru", Cell::Gru { reset: Reset::After }), ("rnn", Cell::Rnn)] {
-        let options = Rnn::new(cell);
-        let rows = cell.gates() * width;
-        let scale = |a: Array<f32>| a.map(|x| x * 0.05);
-        let stack = vec![vec![RnnWeights {
-            weight_ih: scale(numbers(&[rows, width], 1)),
-            weight_hh: scale(numbers(&[rows, width], 2)),
-            bias_ih: Some(numbers(&[rows], 3)),
-            bias_hh: Some(numbers(&[rows], 4)),
-            peephole: None,
-        }]];
-        let inputs = RnnInputs::new(numbers(&[steps, batch, width], 5));
-        let on_gpu = GpuRnn::upload(&gpu, &options, &stack, DType::F32).unwrap();
-        let uploaded = inputs.upload(&gpu, DType::F32).unwrap();
-        let want = reference::rnn(&options, &stack, &inputs).unwrap();
-        check(name, &on_gpu.run(&gpu, &uploaded).unwrap().output.download(&gpu).unwrap(), &want.output);
-        group.throughput(Throughput::Elements(steps as u64));
-        group.bench_function(BenchmarkId::new(name, "gpu"), |b| {
-            b.iter(|| {
-                black_box(on_gpu.run(&gpu, &uploaded).unwrap());
-                gpu.wait().unwrap();
-            });
-        });
-        group.bench_function(BenchmarkId::new(name, "cpu reference"), |b| {
-            b.iter(|| black_box(reference::rnn(&options, &stack, &inputs).unwrap()));
-        });
-    }
-}
-
-fn names(c: &mut Criterion) {
-    let gpu = gpu();
-    let mut group = c.benchmark_group("encode-attend-decode");
-    group.sample_size(10);
-    let model = Model::built_in("arabic-names").unwrap();
-    let names = ["محمد", "عبد الرحمن", "القحطاني", "فاطمة", "يوسف", "خديجة", "مصطفى", "زينب"];
-    let texts: Vec<SourceText> = names.iter().map(|&name| SourceText::from(name)).collect();
-    let outputs = |network: &mut dyn Network| -> Vec<String> {
-        let found = transliterate(&model, network, &texts, &Decoding::default()).unwrap();
-        found.into_iter().map(|t| t.output).collect()
+/// Runs `record` over these inputs and an output of this shape: checks the output once, then times.
+fn kernel(
+    c: &mut Criterion,
+    gpu: &Gpu,
+    name: &str,
+    inputs: &[&Tensor],
+    want: &Array<f32>,
+    record: impl Fn(&mut Run<'_>, &[View], &View),
+) {
+    let output = Tensor::uninitialized(gpu, "output", want.shape(), DType::F32).unwrap();
+    let build = || {
+        let mut run = Run::new(gpu);
+        let views: Vec<View> = inputs.iter().map(|tensor| run.bind("input", tensor)).collect();
+        let to = run.bind("output", &output);
+        record(&mut run, &views, &to);
+        run
     };
-    let mut on_gpu = GpuNetwork::new(&model, &gpu).unwrap();
-    let mut on_cpu = CpuNetwork::new(&model).unwrap();
-    assert_eq!(outputs(&mut on_gpu), outputs(&mut on_cpu));
-    group.throughput(Throughput::Elements(names.len() as u64));
-    group.bench_function("8 names, gpu", |b| b.iter(|| black_box(outputs(&mut on_gpu))));
-    group.bench_function("8 names, cpu reference", |b| b.iter(|| black_box(outputs(&mut on_cpu))));
+    check(name, &build().submit_and_read(&[&output]).unwrap()[0], want);
+    let bytes = build().recording().dispatches().map(|d| d.bytes).sum();
+    let mut group = c.benchmark_group("kernel");
+    group.sample_size(10).throughput(Throughput::Bytes(bytes));
+    group.bench_function(name, |b| {
+        b.iter(|| {
+            build().submit().unwrap();
+            black_box(gpu.wait().unwrap());
+        });
+    });
 }
 
-criterion_group!(kernels, attention, projection, recurrent, names);
-criterion_main!(kernels);
+fn kernels(c: &mut Criterion) {
+    let gpu = gpu();
+    let caps = gpu.caps();
+    let q = numbers(&[1, BATCH, QUERIES, DIM], 1);
+    let k = numbers(&[1, BATCH, KEYS, DIM], 2);
+    let v = numbers(&[1, BATCH, KEYS, DIM], 3);
+    let (gq, gk, gv) = (upload(&gpu, &q), upload(&gpu, &k), upload(&gpu, &v));
+    let options = Attention { weights: true, scores: Some(ScoreStage::Masked), ..Attention::default() };
+    let inputs = AttentionInputs::new(q, k, v);
+    let problem = AttentionProblem::new(&options, &inputs.map(Array::shape)).unwrap();
+    let want = reference::attention(&options, &inputs).unwrap();
+    let (scores, weights) = (want.scores.unwrap(), want.weights.unwrap());
+    let (gpu_scores, gpu_weights) = (upload(&gpu, &scores), upload(&gpu, &weights));
+
+    kernel(c, &gpu, "score", &[&gq, &gk], &scores, |run, inputs, output| {
+        let scored = score::Scored {
+            query: &inputs[0],
+            key: &inputs[1],
+            v: None,
+            mask: None,
+            kv_lengths: None,
+            alibi_slopes: None,
+        };
+        let (stage, hidden) = (ScoreStage::Masked, score::HIDDEN);
+        score::record(run.recording_mut(), caps, &options, &problem, scored, 0, stage, hidden, output).unwrap();
+    });
+    // The kernel works in place, so its scores are put there first.
+    kernel(c, &gpu, "copy + softmax", &[&gpu_scores], &weights, |run, inputs, output| {
+        copy::record(run.recording_mut(), caps, &inputs[0], output).unwrap();
+        let soft = Normalize::Softmax;
+        softmax::record(run.recording_mut(), caps, soft, QUERIES, 0, output, None, None).unwrap();
+    });
+    kernel(c, &gpu, "weighted sum", &[&gpu_weights, &gv], &want.output, |run, inputs, output| {
+        weighted_sum::record(run.recording_mut(), caps, &inputs[0], &inputs[1], output).unwrap();
+    });
+
+    let table = numbers(&[1000, 256], 4);
+    let ids = Array::from_fn(&[2048], |i| (i as u32 * 37) % 1000);
+    let rows = reference::embed(&table, ids.data()).unwrap();
+    let (gpu_table, gpu_ids) = (upload(&gpu, &table), Tensor::upload_u32(&gpu, "ids", &ids).unwrap());
+    kernel(c, &gpu, "gather", &[&gpu_table, &gpu_ids], &rows, |run, inputs, output| {
+        gather::record(run.recording_mut(), caps, &inputs[0], &inputs[1], output).unwrap();
+    });
+
+    let both = numbers(&[128, 16, 2, 128], 5);
+    let mean = Array::from_fn(&[128, 16, 128], |i| {
+        let at = i / 128 * 256 + i % 128;
+        0.5 * (both.data()[at] + both.data()[at + 128])
+    });
+    kernel(c, &gpu, "merge", &[&upload(&gpu, &both)], &mean, |run, inputs, output| {
+        merge::record(run.recording_mut(), caps, Merge::Average, &inputs[0], output).unwrap();
+    });
+    let turned = both.permute(&[0, 2, 1, 3]).unwrap();
+    let view = upload(&gpu, &both).permute(&[0, 2, 1, 3]).unwrap();
+    kernel(c, &gpu, "strided copy", &[&view], &turned, |run, inputs, output| {
+        copy::record(run.recording_mut(), caps, &inputs[0], output).unwrap();
+    });
+}
+
+criterion_group!(benches, kernels);
+criterion_main!(benches);

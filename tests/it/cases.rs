@@ -20,7 +20,12 @@ fn well_conditioned(name: &str, tensor: &str, baseline: &Array<f32>, oracle: &Ar
     assert!(verdict.passed(), "{name}: {tensor}: {verdict:?}");
     let size = oracle.data().iter().filter(|x| x.is_finite()).fold(0.0, |size: f64, x| size.max(x.abs()));
     assert!(verdict.baseline <= 1e-3 * size, "{name}: {tensor}: f32 is off by {:e} of {size:e}", verdict.baseline);
-    assert!(oracle.data().iter().all(|x| !x.is_nan()), "{name}: {tensor} has NaN");
+    // NaN that is in sight must show, and not everywhere.
+    let nan = oracle.data().iter().filter(|x| x.is_nan()).count();
+    match name.contains("NaN in") {
+        true => assert!(0 < nan && nan < oracle.data().len(), "{name}: {tensor} has {nan} NaN"),
+        false => assert_eq!(nan, 0, "{name}: {tensor} has NaN"),
+    }
 }
 
 #[test]
@@ -77,6 +82,9 @@ fn drawn_keys_win_clearly() {
         for (row, scores) in scores.data().chunks_exact(keys).enumerate() {
             let noisy = scores.iter().enumerate().map(|(j, s)| s + f64::from(gumbel(seed, row as u32, j as u32)));
             let mut noisy: Vec<f64> = noisy.collect();
+            if noisy.iter().any(|x| x.is_nan()) {
+                continue;
+            }
             noisy.sort_by(f64::total_cmp);
             let [.., second, first] = noisy[..] else { continue };
             assert!(first == f64::NEG_INFINITY || first - second > 1e-3, "{} row {row}: {first} {second}", case.name);
