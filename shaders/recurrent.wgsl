@@ -84,7 +84,7 @@ fn peep(direction: u32, gate: u32, unit: u32) -> f32 {
 
 fn clipped(x: vec4<f32>) -> vec4<f32> {
     if (CLIP) {
-        return clamp(x, vec4<f32>(-params.clip), vec4<f32>(params.clip));
+        return select(clamp(x, vec4<f32>(-params.clip), vec4<f32>(params.clip)), x, is_nan4(x));
     }
     return x;
 }

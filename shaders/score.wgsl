@@ -25,10 +25,10 @@ struct Params {
     first_query: u32, // number of the view's first query in the whole problem
     scale: f32,
     softcap: f32,
-    hidden: f32, // written for hidden pairs
+    hidden: f32, // written for hidden pairs: HIDDEN for a softmax
+    v_start: u32, // where v lies: index of the first, distance between neighbours
+    v_step: u32,
     pad_0: u32,
-    pad_1: u32,
-    pad_2: u32,
 }
 
 @group(0) @binding(1) var<storage, read> query: array<elem>;
@@ -51,7 +51,7 @@ fn finish(b: u32, h: u32, i: u32, j: u32, sum: f32) {
     if (STAGE > 1u) {
         let m = masked(b, h, at_query, j);
         s = s + m.bias;
-        s = select(s, LEAST_VISIBLE, s < LEAST_VISIBLE);
+        s = select(s, LEAST_VISIBLE, s < LEAST_VISIBLE && params.hidden == HIDDEN);
         s = select(params.hidden, s, m.visible);
     }
     scores[element(params.scores, b, h, i, j)] = s;
@@ -99,7 +99,7 @@ fn main(
         if (SCORE == 1u) {
             var vd = 1.0;
             if (HAS_V) {
-                vd = v[d];
+                vd = v[params.v_start + d * params.v_step];
             }
             s0 += vd * tanh4(qd.x + kd);
             s1 += vd * tanh4(qd.y + kd);

@@ -21,8 +21,8 @@ struct Params {
     first_query: u32, // number of the view's first query in it
     negative_infinity: f32,
     not_a_number: f32,
-    pad_0: u32,
-    pad_1: u32,
+    sinks_start: u32, // where the sinks lie: index of the first, distance between neighbours
+    sinks_step: u32,
 }
 
 @group(0) @binding(1) var<storage, read_write> scores: array<f32>;
@@ -139,8 +139,9 @@ fn main(
     var top = m;
     var extra = 0.0;
     if (SINKS) {
-        top = max(m, sinks[h]);
-        extra = exp1(sinks[h] - top);
+        let sink = sinks[params.sinks_start + h * params.sinks_step];
+        top = max(m, sink);
+        extra = exp1(sink - top);
     }
     let l = softmax_sum(lane, base, step, keys, top) + extra;
     if (LSE) {

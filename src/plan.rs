@@ -91,7 +91,8 @@ impl TilePlan {
     /// [`Error::Limit`] when the grid does not fit the device.
     pub fn new(what: &str, batches: usize, rows: usize, columns: usize, depth: usize, caps: &Caps) -> Result<Self> {
         // Few columns do not fill 64 lanes; fewer than 8 lanes would leave a software driver's vector unit idle.
-        let lanes = columns.div_ceil(TILE_COLUMNS).next_power_of_two().clamp(8, 64).min(caps.max_invocations as usize);
+        let lanes =
+            columns.div_ceil(TILE_COLUMNS).next_power_of_two().clamp(8, 64).min(caps.max_invocations.max(1) as usize);
         let row_tiles = rows.div_ceil(TILE_ROWS);
         let column_tiles = columns.div_ceil(TILE_COLUMNS * lanes);
         let workgroups = (batches * row_tiles * column_tiles) as u64;
@@ -113,7 +114,7 @@ impl TilePlan {
 /// # Errors
 /// [`Error::Limit`] when even two dimensions do not hold them.
 pub fn grid(what: &str, workgroups: u64, caps: &Caps) -> Result<[u32; 2]> {
-    let limit = u64::from(caps.max_workgroups);
+    let limit = u64::from(caps.max_workgroups.max(1));
     let y = workgroups.div_ceil(limit).max(1);
     if y > limit {
         return Err(Error::Limit { what: format!("workgroups of {what}"), needed: workgroups, allowed: limit * limit });
@@ -136,7 +137,7 @@ impl ElementPlan {
     /// # Errors
     /// [`Error::Limit`] when the grid does not fit the device.
     pub fn new(what: &str, elements: usize, caps: &Caps) -> Result<Self> {
-        let lanes = 64.min(caps.max_invocations);
+        let lanes = caps.max_invocations.clamp(1, 64);
         Ok(Self { lanes, grid: grid(what, (elements as u64).div_ceil(u64::from(lanes)), caps)? })
     }
 }
@@ -165,9 +166,15 @@ impl RowPlan {
         // On a software driver each barrier costs a switch per vector of lanes, so a row gets one vector of them
         // unless it is long.
         let wish = if caps.software { length / 64 } else { length / 4 };
-        let iterations = |lanes: usize| passes * (length.div_ceil(lanes) as u64 + 1) + passes * 9;
+        // A reduction turns at most 9 times, and a turn that ends its loop counts too; a pass has at most two reductions.
+        let iterations = |lanes: usize| passes * (length.div_ceil(lanes) as u64 + 20);
         // The reduction keeps one f32 and one u32 per lane in workgroup memory.
         let most = 256.min(caps.max_invocations as usize).min(caps.max_workgroup_bytes as usize / 8);
+        if most < 8 {
+            let what = "invocations and bytes of workgroup memory of a reduction".to_owned();
+            return Err(Error::Limit { what, needed: 8, allowed: most as u64 });
+        }
+        let most = 1 << most.ilog2();
         let mut lanes = wish.next_power_of_two().clamp(8, most);
         while iterations(lanes) > caps.max_iterations && lanes < most {
             lanes *= 2;

@@ -73,6 +73,26 @@ impl Layout {
         self.offset + last + 1
     }
 
+    /// As [`Layout::span`], with layouts that make no sense told apart.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when shape and strides differ in rank, or an index does not fit in a `usize`.
+    pub fn checked_span(&self) -> Result<usize> {
+        if self.strides.len() != self.rank() {
+            return Err(Error::shape("layout", "strides", self.rank(), self.strides.len()));
+        }
+        if self.shape.contains(&0) {
+            return Ok(0);
+        }
+        let step = |index: Option<usize>, (&n, &s): (&usize, &usize)| index?.checked_add((n - 1).checked_mul(s)?);
+        let last = self.shape.iter().zip(&self.strides).fold(Some(self.offset), step);
+        let elements = self.shape.iter().try_fold(1usize, |all, &n| all.checked_mul(n));
+        match (last.and_then(|last| last.checked_add(1)), elements) {
+            (Some(span), Some(_)) => Ok(span),
+            _ => Err(Error::shape("layout", "elements", "an index that fits in a usize", format!("{:?}", self.shape))),
+        }
+    }
+
     /// True when the elements lie densely in row-major order.
     pub fn is_contiguous(&self) -> bool {
         let mut expected = 1;
@@ -120,8 +140,9 @@ impl Layout {
     /// When the range leaves the axis.
     pub fn narrow(&self, axis: usize, start: usize, length: usize) -> Result<Self> {
         let found = self.shape.get(axis).copied().unwrap_or(0);
-        if axis >= self.rank() || start + length > found {
-            return Err(Error::shape("tensor", format!("axis {axis}"), format!("at least {}", start + length), found));
+        let end = start.checked_add(length);
+        if axis >= self.rank() || end.is_none_or(|end| end > found) {
+            return Err(Error::shape("tensor", format!("axis {axis}"), format!("at least {start} + {length}"), found));
         }
         let mut out = self.clone();
         out.shape[axis] = length;
@@ -135,13 +156,8 @@ impl Layout {
     /// When the product does not match.
     pub fn split(&self, axis: usize, outer: usize, inner: usize) -> Result<Self> {
         let found = self.shape.get(axis).copied().unwrap_or(0);
-        if axis >= self.rank() || outer * inner != found {
-            return Err(Error::shape(
-                "tensor",
-                format!("axis {axis}"),
-                format!("{outer} · {inner} = {}", outer * inner),
-                found,
-            ));
+        if axis >= self.rank() || outer.checked_mul(inner) != Some(found) {
+            return Err(Error::shape("tensor", format!("axis {axis}"), format!("{outer} · {inner}"), found));
         }
         let mut out = self.clone();
         out.shape[axis] = inner;
@@ -329,6 +345,15 @@ mod tests {
         assert!(layout.split(1, 4, 2).is_err());
         assert!(layout.permute(&[1, 0]).unwrap().reshape(&[24]).is_err());
         assert!(Array::new(&[2, 3], vec![0.0f32; 5]).is_err());
+        assert!(layout.narrow(0, usize::MAX, 1).is_err());
+        assert!(layout.split(0, usize::MAX, 2).is_err());
+        let odd = |shape: &[usize], strides: &[usize], offset| {
+            Layout { shape: shape.to_vec(), strides: strides.to_vec(), offset }.checked_span()
+        };
+        assert!(odd(&[2, 2], &[1], 0).is_err());
+        assert!(odd(&[usize::MAX, 2], &[2, 1], 0).is_err());
+        assert!(odd(&[2], &[1], usize::MAX).is_err());
+        assert_eq!(odd(&[2, 3], &[0, 2], 5), Ok(10));
         assert!(Array::new(&[usize::MAX, 2], vec![0.0f32; 2]).is_err());
         assert_eq!(Layout::contiguous(&[0, 3]).span(), 0);
     }

@@ -87,6 +87,19 @@ pub fn run(gpu: &Gpu, quick: bool, mut progress: impl FnMut(usize, usize)) -> Re
                 return Err(lost);
             }
             let used: BTreeMap<_, _> = run.recording().dispatches().map(|d| (d.variant.label(), &d.variant)).collect();
+            // A case that fails before it has recorded anything must not go unseen.
+            if let (Err(error), true) = (&ratios, used.is_empty()) {
+                let name = format!("{} {dtype}", case.name());
+                let row = Row {
+                    kernel: "none",
+                    variant: name.clone(),
+                    cases: 1,
+                    worst: 0.0,
+                    worst_case: name.clone(),
+                    failures: vec![format!("{name}: {error}")],
+                };
+                rows.insert(format!("none {name}"), row);
+            }
             for (label, variant) in used {
                 let kernel = variant.kernel.name();
                 let row = rows.entry(label.clone()).or_insert_with(|| Row {
@@ -167,8 +180,10 @@ pub fn judge_attention(case: &AttentionCase, got: &AttentionOutputs<Array<f32>>,
         ("present_value", &got.present_value, &oracle.present_value, &baseline.present_value),
     ];
     for (name, got, oracle, baseline) in f16_inputs {
-        if let (Some(got), Some(oracle), Some(baseline)) = (got, oracle, baseline) {
-            ratios.push(ratio(name, got, oracle, baseline, dtype)?);
+        match (got, oracle, baseline) {
+            (Some(got), Some(oracle), Some(baseline)) => ratios.push(ratio(name, got, oracle, baseline, dtype)?),
+            (None, None, None) => {}
+            _ => return Err(crate::Error::missing(name, "an output of both, or of neither")),
         }
     }
     Ok(ratios)
@@ -190,8 +205,12 @@ pub fn judge_rnn(case: &RnnCase, got: &RnnOutputs<Array<f32>>, dtype: DType) -> 
         ratio("output", &got.output, &oracle.output, &baseline.output, DType::F32)?,
         ratio("final_h", &got.final_h, &oracle.final_h, &baseline.final_h, DType::F32)?,
     ];
-    if let (Some(got), Some(oracle), Some(baseline)) = (&got.final_c, &oracle.final_c, &baseline.final_c) {
-        ratios.push(ratio("final_c", got, oracle, baseline, DType::F32)?);
+    match (&got.final_c, &oracle.final_c, &baseline.final_c) {
+        (Some(got), Some(oracle), Some(baseline)) => {
+            ratios.push(ratio("final_c", got, oracle, baseline, DType::F32)?);
+        }
+        (None, None, None) => {}
+        _ => return Err(crate::Error::missing("final_c", "an output of both, or of neither")),
     }
     Ok(ratios)
 }

@@ -276,6 +276,15 @@ fn poison(table: &mut Table) {
             case.options.lse = normalize == Normalize::Softmax;
         });
     }
+    // The least number is no −∞: it hides nothing, and where it is everywhere the keys are alike.
+    table.add("the least number as a mask", size, |case, random| {
+        let mask = random.mask(&[b, 1, q, k], 8).map(|&x| if x == 0.0 { f32::MIN } else { x });
+        let mut mask = mask;
+        mask.data_mut()[..2 * k].fill(f32::MIN);
+        case.inputs.mask = Some(Mask::Float(mask));
+        case.options.weights = true;
+        case.options.lse = true;
+    });
     table.add("NaN in sight, additive", size, |case, _| {
         case.inputs.query.data_mut()[5] = f32::NAN;
         case.options.score = Score::Additive;

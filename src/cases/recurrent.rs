@@ -137,6 +137,16 @@ fn numbers(table: &mut Table, name: &str, cell: Cell) {
     table.add(format!("{name}, NaN in one row"), cell, USUAL, 1, nothing, |case, _| {
         case.inputs.input.data_mut()[7] = f32::NAN;
     });
+    table.add(
+        format!("{name}, NaN in one row, clip"),
+        cell,
+        USUAL,
+        1,
+        |options| options.clip = Some(3.0),
+        |case, _| {
+            case.inputs.input.data_mut()[7] = f32::NAN;
+        },
+    );
     // Pre-activations of thousands: exp and tanh must not overflow into NaN.
     table.add(format!("{name}, saturated"), cell, USUAL, 1, nothing, |case, random| {
         case.inputs.input = random.whole(&[6, 3, 5], 1).map(|x| x * 1e4);

@@ -173,7 +173,10 @@ struct Inner {
     pipelines: Pipelines,
     pool: Mutex<Pool>,
     counters: Counters,
+    /// Why the device is gone, once it is.
     lost: Arc<Mutex<Option<String>>>,
+    /// An error outside of any call of this crate, to be told by the next one.
+    uncaptured: Arc<Mutex<Option<String>>>,
     /// A few zero bytes for bindings that a variant does not use.
     zeros: wgpu::Buffer,
 }
@@ -255,14 +258,17 @@ impl Gpu {
         gpu.inner.device.set_device_lost_callback(move |reason, message| {
             *lock(&lost) = Some(format!("{reason:?} {message}"));
         });
-        let lost = gpu.inner.lost.clone();
+        let uncaptured = gpu.inner.uncaptured.clone();
         gpu.inner.device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
-            *lock(&lost) = Some(error.to_string());
+            *lock(&uncaptured) = Some(error.to_string());
         }));
         Ok(gpu)
     }
 
     /// Works on an embedder's device, with whatever limits and features it was opened with.
+    ///
+    /// The device keeps the embedder's callbacks. wgpu tells of a lost device through one of them only, so call
+    /// [`Gpu::mark_lost`] there; until then work on a lost device seems to succeed and reading it back fails.
     ///
     /// # Errors
     /// [`Error::Gpu`] when the device refuses a small buffer.
@@ -287,6 +293,7 @@ impl Gpu {
             pool: Mutex::default(),
             counters: Counters::default(),
             lost: Arc::default(),
+            uncaptured: Arc::default(),
             zeros,
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -338,9 +345,17 @@ impl Gpu {
         self.check_lost()
     }
 
+    /// From an embedder's device-lost callback: every later call gives [`Error::DeviceLost`] with this reason.
+    pub fn mark_lost(&self, reason: &str) {
+        *lock(&self.inner.lost) = Some(reason.to_owned());
+    }
+
     fn check_lost(&self) -> Result<()> {
-        match &*lock(&self.inner.lost) {
-            Some(message) => Err(Error::DeviceLost(message.clone())),
+        if let Some(message) = &*lock(&self.inner.lost) {
+            return Err(Error::DeviceLost(message.clone()));
+        }
+        match lock(&self.inner.uncaptured).take() {
+            Some(message) => Err(Error::Gpu(message)),
             None => Ok(()),
         }
     }

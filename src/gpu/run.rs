@@ -97,8 +97,7 @@ impl<'g> Run<'g> {
     pub fn submit(self) -> Result<()> {
         let gpu = self.gpu;
         gpu.check_lost()?;
-        let descriptor = wgpu::CommandEncoderDescriptor { label: Some("regard") };
-        let mut encoder = gpu.device().create_command_encoder(&descriptor);
+        let mut encoder = gpu.encoder("regard")?;
         self.encode_with(&mut encoder, None)?;
         gpu.submit(encoder)
     }
@@ -130,8 +129,7 @@ impl<'g> Run<'g> {
         }
         let ranges: Vec<_> = dense.iter().map(|t| t.copyable().unwrap_or(0..0)).collect();
         let total: u64 = ranges.iter().map(|range| range.end - range.start).sum();
-        let descriptor = wgpu::CommandEncoderDescriptor { label: Some("regard read") };
-        let mut encoder = gpu.device().create_command_encoder(&descriptor);
+        let mut encoder = gpu.encoder("regard read")?;
         self.encode_with(&mut encoder, None)?;
         let staging = scoped(gpu.device(), || {
             let staging = gpu.device().create_buffer(&wgpu::BufferDescriptor {
@@ -175,22 +173,27 @@ impl<'g> Run<'g> {
         let dispatches: Vec<Dispatch> = self.recording.dispatches().cloned().collect();
         // A query set holds at most 4096 timestamps; later dispatches go untimed.
         let timed = if gpu.caps().timestamps { dispatches.len().min(2048) } else { 0 };
-        let queries = (timed > 0).then(|| {
-            gpu.device().create_query_set(&wgpu::QuerySetDescriptor {
-                label: Some("regard timestamps"),
-                ty: wgpu::QueryType::Timestamp,
-                count: 2 * timed as u32,
-            })
-        });
         let bytes = 16 * timed.max(1) as u64;
-        let buffer = |usage| {
-            let label = Some("regard timestamps");
-            gpu.device().create_buffer(&wgpu::BufferDescriptor { label, size: bytes, usage, mapped_at_creation: false })
-        };
-        let resolved = buffer(wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC);
-        let staging = buffer(wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST);
-        let descriptor = wgpu::CommandEncoderDescriptor { label: Some("regard timed") };
-        let mut encoder = gpu.device().create_command_encoder(&descriptor);
+        let (queries, resolved, staging) = scoped(gpu.device(), || {
+            let queries = (timed > 0).then(|| {
+                gpu.device().create_query_set(&wgpu::QuerySetDescriptor {
+                    label: Some("regard timestamps"),
+                    ty: wgpu::QueryType::Timestamp,
+                    count: 2 * timed as u32,
+                })
+            });
+            let buffer = |usage| {
+                gpu.device().create_buffer(&wgpu::BufferDescriptor {
+                    label: Some("regard timestamps"),
+                    size: bytes,
+                    usage,
+                    mapped_at_creation: false,
+                })
+            };
+            let resolved = buffer(wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC);
+            (queries, resolved, buffer(wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST))
+        })?;
+        let mut encoder = gpu.encoder("regard timed")?;
         self.encode_with(&mut encoder, queries.as_ref().map(|set| (set, timed)))?;
         let Some(queries) = queries else {
             gpu.submit(encoder)?;
@@ -220,23 +223,38 @@ impl<'g> Run<'g> {
     ) -> Result<()> {
         let gpu = self.gpu;
         self.recording.check(gpu.caps())?;
-        let scratch = self.take_scratch()?;
-        let unbound = (0..self.recording.slots().len() as u32).find(|&slot| !self.bound.contains_key(&Slot(slot)));
-        if let Some(slot) = unbound {
-            let name = &self.recording.slots()[slot as usize].name;
-            return Err(Error::missing(name.as_str(), "a tensor bound to its slot"));
-        }
-        let encoded = self.encode_commands(encoder, timing);
+        let mut scratch = Vec::new();
+        let encoded = self
+            .take_scratch(&mut scratch)
+            .and_then(|()| self.check_bound())
+            .and_then(|()| self.encode_commands(encoder, timing));
         let mut pool = lock(&gpu.inner.pool);
         scratch.into_iter().for_each(|buffer| pool.give(buffer));
         encoded
     }
 
-    fn take_scratch(&mut self) -> Result<Vec<wgpu::Buffer>> {
+    /// Every slot that a command names must be one of this recording, with something in it.
+    fn check_bound(&self) -> Result<()> {
+        let check = |slot: Slot| match self.bound.contains_key(&slot) {
+            true => Ok(()),
+            false => {
+                let name = self.recording.slots().get(slot.0 as usize).map_or("slot of another run", |s| &s.name);
+                Err(Error::missing(name, "a tensor bound to its slot"))
+            }
+        };
+        self.recording.commands().iter().try_for_each(|command| match command {
+            Command::Clear(slot) => check(*slot),
+            Command::Dispatch(dispatch) => dispatch.bindings.iter().try_for_each(|binding| match binding {
+                Binding::Read(slot) | Binding::Write(slot) => check(*slot),
+                Binding::Unused => Ok(()),
+            }),
+        })
+    }
+
+    fn take_scratch(&mut self, taken: &mut Vec<wgpu::Buffer>) -> Result<()> {
         let gpu = self.gpu;
         let limit = gpu.caps().max_binding_bytes.min(gpu.caps().max_buffer_bytes);
         let mut pool = lock(&gpu.inner.pool);
-        let mut taken = Vec::new();
         for (index, info) in self.recording.slots().iter().enumerate() {
             if info.kind == SlotKind::Scratch {
                 let buffer = pool.take(gpu.device(), info.bytes, limit)?;
@@ -244,7 +262,7 @@ impl<'g> Run<'g> {
                 taken.push(buffer);
             }
         }
-        Ok(taken)
+        Ok(())
     }
 
     fn encode_commands(
@@ -361,6 +379,11 @@ impl<'g> Run<'g> {
 }
 
 impl Gpu {
+    fn encoder(&self, label: &str) -> Result<wgpu::CommandEncoder> {
+        let descriptor = wgpu::CommandEncoderDescriptor { label: Some(label) };
+        scoped(self.device(), || self.device().create_command_encoder(&descriptor))
+    }
+
     /// Submits a finished encoder.
     pub(super) fn submit(&self, encoder: wgpu::CommandEncoder) -> Result<()> {
         scoped(self.device(), || {

@@ -75,13 +75,13 @@ impl Tensor {
     /// Lengths given as whole numbers in f32, as u32.
     ///
     /// # Errors
-    /// [`Error::Shape`] for a number that is negative, fractional or too large, and as [`Tensor::upload_u32`].
-    pub fn upload_lengths(gpu: &Gpu, name: &str, array: &Array<f32>) -> Result<Self> {
+    /// [`Error::Shape`] for a number that is negative, fractional or above `longest`, and as [`Tensor::upload_u32`].
+    pub fn upload_lengths(gpu: &Gpu, name: &str, array: &Array<f32>, longest: usize) -> Result<Self> {
         let whole = |(row, &x): (usize, &f32)| {
-            if x.fract() == 0.0 && (0.0..=16_777_216.0).contains(&x) {
+            if x.fract() == 0.0 && (0.0..=longest as f32).contains(&x) {
                 Ok(x as u32)
             } else {
-                Err(Error::shape(name, format!("row {row}"), "a whole number from 0 on", x))
+                Err(Error::shape(name, format!("row {row}"), format!("a whole number from 0 to {longest}"), x))
             }
         };
         let data = array.data().iter().enumerate().map(whole).collect::<Result<_>>()?;
@@ -94,7 +94,7 @@ impl Tensor {
     /// [`Error::Shape`] when the layout reaches past the buffer.
     pub fn from_buffer(buffer: wgpu::Buffer, layout: Layout, dtype: DType) -> Result<Self> {
         let holds = buffer.size() / dtype.bytes() as u64;
-        if layout.span() as u64 > holds {
+        if layout.checked_span()?.max(layout.offset) as u64 > holds {
             return Err(Error::shape("tensor over a buffer", "elements", format!("at most {holds}"), layout.span()));
         }
         Ok(Self { buffer, layout, dtype })
@@ -259,9 +259,13 @@ pub(super) async fn map(gpu: &Gpu, staging: &wgpu::Buffer, bytes: u64, block: bo
     let mapped = Mapped::default();
     let shared = mapped.shared.clone();
     staging.slice(..bytes).map_async(wgpu::MapMode::Read, move |result| {
-        let mut state = lock(&shared);
-        state.result = Some(result.map_err(|error| Error::Gpu(error.to_string())));
-        if let Some(waker) = state.waker.take() {
+        // The lock is gone before the waker runs: an executor may poll the future from inside it.
+        let waker = {
+            let mut state = lock(&shared);
+            state.result = Some(result.map_err(|error| Error::Gpu(error.to_string())));
+            state.waker.take()
+        };
+        if let Some(waker) = waker {
             waker.wake();
         }
     });

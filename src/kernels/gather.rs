@@ -28,6 +28,9 @@ pub fn record(recording: &mut Recording, caps: &Caps, table: &View, ids: &View, 
     let (&[_, width], &[rows]) = (table.shape(), ids.shape()) else {
         return Err(Error::shape("table, ids", "ranks", "2 and 1", format!("{:?}, {:?}", table.shape(), ids.shape())));
     };
+    if table.layout.elements() == 0 {
+        return Err(Error::shape("table", "elements", "at least 1", 0));
+    }
     if ids.dtype != DType::U32 {
         return Err(Error::shape("ids", "dtype", DType::U32, ids.dtype));
     }

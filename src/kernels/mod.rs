@@ -84,7 +84,10 @@ impl View4 {
     pub fn new(view: &View) -> Result<Self> {
         let layout = view.layout.lift(4);
         let allowed = u64::from(u32::MAX);
-        if layout.rank() != 4 || layout.span() as u64 > allowed {
+        if layout.rank() != 4 || layout.strides.len() != 4 {
+            return Err(Error::shape("tensor of a kernel", "rank", "at most 4", view.layout.rank()));
+        }
+        if layout.span() as u64 > allowed {
             return Err(Error::Limit { what: "elements of a tensor".into(), needed: layout.span() as u64, allowed });
         }
         let four = |values: &[usize]| std::array::from_fn(|axis| values[axis] as u32);
@@ -118,6 +121,11 @@ impl ActivationParams {
         };
         Self { kind, alpha, beta, pad: 0.0 }
     }
+}
+
+/// Index of the first element of a vector and the distance between neighbours; zeros without one.
+pub(crate) fn vector(view: Option<&View>) -> [u32; 2] {
+    view.map_or([0, 0], |view| [view.layout.offset as u32, view.layout.strides.first().map_or(0, |&s| s as u32)])
 }
 
 /// 1 or 0, as `override` constants take switches.

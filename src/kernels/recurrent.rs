@@ -1,7 +1,7 @@
 //! One time step of a recurrent layer (`shaders/recurrent.wgsl`).
 
 use super::{ActivationParams, View4, params, switch};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::plan::{Caps, TILE_ROWS, grid};
 use crate::recording::{Binding, Dispatch, Recording, View};
 use crate::rnn::{Cell, Direction, Reset, Rnn};
@@ -73,9 +73,20 @@ pub struct Layer<'a> {
 /// # Errors
 /// [`crate::Error::Limit`] when the grid does not fit the device.
 pub fn record(recording: &mut Recording, caps: &Caps, options: &Rnn, layer: Layer<'_>, step: usize) -> Result<()> {
-    let [steps, batch, directions, hidden] = std::array::from_fn(|axis| layer.output.shape()[axis]);
+    let &[steps, batch, directions, hidden] = layer.output.shape() else {
+        return Err(Error::shape("output of a layer", "rank", "4 [T, B, directions, H]", layer.output.shape().len()));
+    };
+    let gate_rows = options.cell.gates() * hidden;
+    let wanted = [
+        ("gates", layer.gates, vec![steps, batch, directions, gate_rows]),
+        ("weight_hh", layer.weight, vec![directions, gate_rows, hidden]),
+        ("state", layer.state, vec![state_slots(options.cell), directions, batch, hidden]),
+    ];
+    if let Some((name, view, shape)) = wanted.into_iter().find(|(_, view, shape)| view.shape() != shape) {
+        return Err(Error::shape(name, "shape", format!("{shape:?}"), format!("{:?}", view.shape())));
+    }
     let rows = if batch == 1 { 1 } else { TILE_ROWS };
-    let lanes = hidden.next_power_of_two().clamp(8, 64).min(caps.max_invocations as usize);
+    let lanes = hidden.next_power_of_two().clamp(8, 64).min(caps.max_invocations.max(1) as usize);
     let unit_tiles = hidden.div_ceil(lanes);
     let batch_tiles = batch.div_ceil(rows);
     let tiles = directions * unit_tiles * batch_tiles;

@@ -1,6 +1,6 @@
 //! Attention scores (`shaders/score.wgsl`).
 
-use super::{View4, params, switch};
+use super::{View4, params, switch, vector};
 use crate::attention::{Attention, Mask, Score, ScoreStage};
 use crate::error::{Error, Result};
 use crate::plan::{Caps, TilePlan};
@@ -16,14 +16,18 @@ params! {
     /// `Mask` of `common/mask.wgsl`.
     struct MaskParams {
         view: View4,
+        mask_keys: u32,
         keys: u32,
         queries: u32,
         diagonal: i32,
         window_left: i32,
         window_right: i32,
+        lengths_start: u32,
+        lengths_step: u32,
+        slopes_start: u32,
+        slopes_step: u32,
         pad_0: u32,
         pad_1: u32,
-        pad_2: u32,
     }
 }
 
@@ -43,9 +47,9 @@ params! {
         scale: f32,
         softcap: f32,
         hidden: f32,
+        v_start: u32,
+        v_step: u32,
         pad_0: u32,
-        pad_1: u32,
-        pad_2: u32,
     }
 }
 
@@ -88,7 +92,16 @@ pub fn record(
     hidden: f32,
     scores: &View,
 ) -> Result<()> {
-    let [batch, heads, queries, keys] = [scores.shape()[0], scores.shape()[1], scores.shape()[2], scores.shape()[3]];
+    let &[batch, heads, queries, keys] = scores.shape() else {
+        return Err(Error::shape("scores", "rank", 4, scores.shape().len()));
+    };
+    let wanted = [
+        ("query", inputs.query, [batch, heads, queries, problem.score_dim]),
+        ("key", inputs.key, [batch, problem.kv_heads, keys, problem.score_dim]),
+    ];
+    if let Some((name, view, shape)) = wanted.into_iter().find(|(_, view, shape)| view.shape() != shape) {
+        return Err(Error::shape(name, "shape", format!("{shape:?}"), format!("{:?}", view.shape())));
+    }
     let depth = problem.score_dim;
     let plan = TilePlan::new("the scores", batch * heads, queries, keys, depth, caps)?;
     if plan.depth.len() > 1 {
@@ -104,20 +117,27 @@ pub fn record(
     };
     let window = options.window.unwrap_or_default();
     let side = |keys: Option<u32>| keys.map_or(-1, |n| n.min(i32::MAX as u32) as i32);
+    let [lengths_start, lengths_step] = vector(inputs.kv_lengths);
+    let [slopes_start, slopes_step] = vector(inputs.alibi_slopes);
+    let [v_start, v_step] = vector(inputs.v);
     let params = Params {
         query: View4::new(inputs.query)?,
         key: View4::new(inputs.key)?,
         scores: View4::new(scores)?,
         mask: MaskParams {
             view: mask_view,
-            keys: problem.mask_keys as u32,
+            mask_keys: problem.mask_keys as u32,
+            keys: keys as u32,
             queries: problem.queries as u32,
             diagonal: diagonal(options, problem, None) as i32,
             window_left: side(window.left),
             window_right: side(window.right),
+            lengths_start,
+            lengths_step,
+            slopes_start,
+            slopes_step,
             pad_0: 0,
             pad_1: 0,
-            pad_2: 0,
         },
         group: problem.group() as u32,
         depth: depth as u32,
@@ -128,9 +148,9 @@ pub fn record(
         scale: problem.scale,
         softcap: options.softcap.unwrap_or(1.0),
         hidden,
+        v_start,
+        v_step,
         pad_0: 0,
-        pad_1: 0,
-        pad_2: 0,
     };
     let kind = match options.score {
         Score::ScaledDot | Score::Dot | Score::General => 0,

@@ -1,8 +1,8 @@
 //! Scores to weights (`shaders/softmax.wgsl`).
 
-use super::{View4, params, switch};
+use super::{View4, params, switch, vector};
 use crate::attention::Normalize;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::plan::{Caps, RowPlan, SPARSEMAX_STEPS};
 use crate::recording::{Binding, Dispatch, Recording, View};
 use crate::tensor::DType;
@@ -19,8 +19,8 @@ params! {
         first_query: u32,
         negative_infinity: f32,
         not_a_number: f32,
-        pad_0: u32,
-        pad_1: u32,
+        sinks_start: u32,
+        sinks_step: u32,
     }
 }
 
@@ -41,8 +41,16 @@ pub fn record(
     lse: Option<&View>,
     sinks: Option<&View>,
 ) -> Result<()> {
-    let keys = scores.shape()[3];
-    let rows: usize = scores.shape()[..3].iter().product();
+    let &[batch, heads, ranged, keys] = scores.shape() else {
+        return Err(Error::shape("scores", "rank", 4, scores.shape().len()));
+    };
+    let rows = batch * heads * ranged;
+    if let Some(lse) = lse
+        && lse.shape() != [batch, heads, ranged]
+    {
+        let expected = format!("[{batch}, {heads}, {ranged}]");
+        return Err(Error::shape("lse", "shape", expected, format!("{:?}", lse.shape())));
+    }
     let (mode, seed, passes) = match normalize {
         Normalize::Softmax => (0, 0, 3),
         Normalize::Hardmax => (1, 0, 3),
@@ -52,9 +60,10 @@ pub fn record(
     let plan = RowPlan::new("a softmax", rows, keys, passes, caps)?;
     // The binding is always there; a word of scratch stands in where no one asked.
     let lse_view = match lse {
-        Some(lse) => lse.with(lse.layout.split(2, lse.shape()[2], 1)?),
+        Some(lse) => lse.with(lse.layout.split(2, ranged, 1)?),
         None => recording.scratch("no lse", &[1, 1, 1, 1], DType::F32),
     };
+    let [sinks_start, sinks_step] = vector(sinks);
     let params = Params {
         scores: View4::new(scores)?,
         lse: View4::new(&lse_view)?,
@@ -64,8 +73,8 @@ pub fn record(
         first_query: first_query as u32,
         negative_infinity: f32::NEG_INFINITY,
         not_a_number: f32::NAN,
-        pad_0: 0,
-        pad_1: 0,
+        sinks_start,
+        sinks_step,
     };
     recording.push(Dispatch {
         variant: Variant {

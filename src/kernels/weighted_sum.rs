@@ -30,14 +30,18 @@ params! {
 /// # Errors
 /// [`Error::Shape`] when the shapes do not fit, [`Error::Limit`] when the grid does not.
 pub fn record(recording: &mut Recording, caps: &Caps, weights: &View, value: &View, output: &View) -> Result<()> {
-    let (&[batch, heads, queries, keys], &[_, kv_heads, found, dim]) = (weights.shape(), value.shape()) else {
+    let (&[batch, heads, queries, keys], &[value_batch, kv_heads, found, dim]) = (weights.shape(), value.shape())
+    else {
         let found = format!("{:?}, {:?}", weights.shape(), value.shape());
         return Err(Error::shape("weights, value", "ranks", "4 and 4", found));
     };
+    if value_batch != batch {
+        return Err(Error::shape("value", "axis 0 (batch)", batch, value_batch));
+    }
     if found != keys {
         return Err(Error::shape("value", "axis 2 (keys)", keys, found));
     }
-    if output.shape() != [batch, heads, queries, dim] || heads % kv_heads != 0 {
+    if output.shape() != [batch, heads, queries, dim] || kv_heads == 0 || heads % kv_heads != 0 {
         let expected = format!("[{batch}, {heads}, {queries}, {dim}]");
         return Err(Error::shape("output", "shape", expected, format!("{:?}", output.shape())));
     }

@@ -72,10 +72,11 @@ impl AttentionInputs<Array<f32>> {
     /// [`Error::Gpu`] from the device.
     pub fn upload(&self, gpu: &Gpu, dtype: DType) -> Result<AttentionInputs<Tensor>> {
         let is_bool = matches!(self.mask, Some(Mask::Bool(_)));
+        let keys = self.key.shape().get(2).copied().unwrap_or(0);
         self.try_map(|name, array| match name {
             "query" | "key" | "value" | "past_key" | "past_value" => Tensor::upload(gpu, name, array, dtype),
             "mask" if is_bool => Tensor::upload_u32(gpu, name, &array.map(|&x| u32::from(x != 0.0))),
-            "kv_lengths" => Tensor::upload_lengths(gpu, name, array),
+            "kv_lengths" => Tensor::upload_lengths(gpu, name, array, keys),
             _ => Tensor::upload(gpu, name, array, DType::F32),
         })
     }

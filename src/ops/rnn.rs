@@ -124,9 +124,10 @@ impl RnnInputs<Array<f32>> {
     /// [`Error::Shape`] for a length that is not a whole number, [`Error::Limit`], [`Error::Unsupported`] or
     /// [`Error::Gpu`] from the device.
     pub fn upload(&self, gpu: &Gpu, dtype: DType) -> Result<RnnInputs<Tensor>> {
+        let steps = self.input.shape().first().copied().unwrap_or(0);
         self.try_map(|name, array| match name {
             "input" => Tensor::upload(gpu, name, array, dtype),
-            "lengths" => Tensor::upload_lengths(gpu, name, array),
+            "lengths" => Tensor::upload_lengths(gpu, name, array, steps),
             _ => Tensor::upload(gpu, name, array, DType::F32),
         })
     }

@@ -26,13 +26,25 @@ impl<'m> GpuNetwork<'m> {
     }
 }
 
+impl GpuNetwork<'_> {
+    /// What was recorded before an error must not run with the next batch.
+    fn clean_up<T>(&mut self, result: Result<T>) -> Result<T> {
+        if result.is_err() {
+            drop(self.0.ops_mut().take());
+        }
+        result
+    }
+}
+
 impl Network for GpuNetwork<'_> {
     fn start(&mut self, batch: &SourceBatch, width: usize) -> Result<()> {
-        self.0.start(batch, width)
+        let started = self.0.start(batch, width);
+        self.clean_up(started)
     }
 
     fn step(&mut self, parents: &[u32], tokens: &[u32], weights: bool) -> Result<StepOutput> {
-        self.0.step(parents, tokens, weights)
+        let stepped = self.0.step(parents, tokens, weights);
+        self.clean_up(stepped)
     }
 }
 

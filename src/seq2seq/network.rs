@@ -199,6 +199,11 @@ impl<'m, O: Ops> Graph<'m, O> {
         Ok(Self { card, layers, recurrences, ops, running: None })
     }
 
+    /// The operations underneath.
+    pub(super) fn ops_mut(&mut self) -> &mut O {
+        &mut self.ops
+    }
+
     /// The start state [layers · rows, H] of h or c, by the bridge, from what the encoder left.
     fn bridge(
         &mut self,

@@ -1,7 +1,7 @@
 //! The device layer: one build per pipeline, one submission per sequence, steady memory, errors instead of panics,
 //! an embedder's own device, buffers and encoder.
 
-use regard::attention::{Attention, AttentionInputs, ScoreMod};
+use regard::attention::{Attention, AttentionInputs, Score, ScoreMod};
 use regard::gpu::{Gpu, Open, Run};
 use regard::ops::rnn::GpuRnn;
 use regard::rnn::{Cell, Rnn, RnnInputs, RnnWeights};
@@ -159,6 +159,72 @@ fn views_need_no_copy_and_give_the_same_answer() {
 }
 
 #[test]
+fn vectors_may_be_views_too() {
+    // Every second element from the second on, of a tensor that holds other numbers in between.
+    let strided = |array: &Array<f32>, lengths: bool| {
+        let n = array.data().len();
+        let spread = Array::from_fn(&[2 * n + 2], |i| if i % 2 == 1 { array.data()[i / 2 % n] } else { 3.0 });
+        let tensor = match lengths {
+            true => Tensor::upload_u32(gpu(), "spread", &spread.map(|&x| x as u32)),
+            false => Tensor::upload(gpu(), "spread", &spread, DType::F32),
+        };
+        tensor.unwrap().with_layout(Layout { shape: vec![n], strides: vec![2], offset: 1 }).unwrap()
+    };
+    let mut inputs = qkv(4, 7);
+    inputs.kv_lengths = Some(Array::new(&[2], vec![5.0, 2.0]).unwrap());
+    inputs.alibi_slopes = Some(wave(&[4], 0.4));
+    inputs.sinks = Some(wave(&[4], 0.9));
+    let mut tensors = inputs.upload(gpu(), DType::F32).unwrap();
+    tensors.kv_lengths = inputs.kv_lengths.as_ref().map(|a| strided(a, true));
+    tensors.alibi_slopes = inputs.alibi_slopes.as_ref().map(|a| strided(a, false));
+    tensors.sinks = inputs.sinks.as_ref().map(|a| strided(a, false));
+    let options = Attention { causal: Some(Default::default()), ..Attention::default() };
+    let got = options.run(gpu(), &tensors).unwrap().output.download(gpu()).unwrap();
+    close(&got, &reference::attention(&options, &inputs).unwrap().output);
+
+    let mut inputs = qkv(4, 7);
+    inputs.score.v = Some(wave(&[8], 0.6));
+    let mut tensors = inputs.upload(gpu(), DType::F32).unwrap();
+    tensors.score.v = inputs.score.v.as_ref().map(|a| strided(a, false));
+    let options = Attention { score: Score::Additive, ..Attention::default() };
+    let got = options.run(gpu(), &tensors).unwrap().output.download(gpu()).unwrap();
+    close(&got, &reference::attention(&options, &inputs).unwrap().output);
+}
+
+#[test]
+fn layouts_lengths_and_slots_that_make_no_sense_are_errors() {
+    let tensor = Tensor::upload(gpu(), "x", &wave(&[4, 4], 0.5), DType::F32).unwrap();
+    let layout = |shape: &[usize], strides: &[usize], offset| Layout {
+        shape: shape.to_vec(),
+        strides: strides.to_vec(),
+        offset,
+    };
+    for odd in [
+        layout(&[2, 2, 2, 2], &[], 0),
+        layout(&[0], &[1], 100),
+        layout(&[17], &[1], 0),
+        layout(&[2], &[usize::MAX], 1),
+        layout(&[1], &[1], usize::MAX),
+    ] {
+        assert!(matches!(tensor.with_layout(odd.clone()), Err(Error::Shape { .. })), "{odd:?}");
+    }
+    assert_eq!(tensor.narrow(0, 4, 0).unwrap().download(gpu()).unwrap().shape(), [0, 4]);
+
+    for length in [8.0, -1.0, 0.5, f32::NAN] {
+        let mut inputs = qkv(4, 7);
+        inputs.kv_lengths = Some(Array::new(&[2], vec![5.0, length]).unwrap());
+        assert!(matches!(inputs.upload(gpu(), DType::F32), Err(Error::Shape { .. })), "{length}");
+    }
+
+    let (mut one, mut other) = (Run::new(gpu()), Run::new(gpu()));
+    let (a, b) = (one.bind("a", &tensor), one.bind("b", &tensor));
+    let (to, _) = other.output("to", &[4, 4], DType::F32).unwrap();
+    assert_eq!((a.shape(), b.shape()), (to.shape(), to.shape()));
+    regard::kernels::copy::record(other.recording_mut(), gpu().caps(), &b, &to).unwrap();
+    assert!(matches!(other.submit(), Err(Error::Missing { .. })));
+}
+
+#[test]
 fn an_embedders_device_buffer_and_encoder_are_enough() {
     let (device, queue) = device_with(|_| {});
     let gpu = Gpu::from_wgpu(device.clone(), queue.clone()).unwrap();
@@ -277,4 +343,23 @@ fn a_destroyed_device_is_an_error() {
     let _ = gpu.device().poll(wgpu::PollType::Poll);
     assert!(matches!(Attention::default().run(&gpu, &inputs), Err(Error::DeviceLost(_) | Error::Gpu(_))));
     assert!(inputs.query.download(&gpu).is_err());
+
+    // wgpu tells only the embedder's callback; reading back still fails, and after that callback so does everything.
+    let (device, queue) = device_with(|_| {});
+    let gpu = Gpu::from_wgpu(device.clone(), queue).unwrap();
+    let inputs = qkv(3, 5).upload(&gpu, DType::F32).unwrap();
+    device.destroy();
+    assert!(inputs.query.download(&gpu).is_err());
+    gpu.mark_lost("destroyed");
+    assert_eq!(Attention::default().run(&gpu, &inputs).unwrap_err(), Error::DeviceLost("destroyed".into()));
+}
+
+#[test]
+fn an_error_of_the_callers_own_is_told_once_and_ends_nothing() {
+    let gpu = Gpu::open(&Open { adapter: Some(gpu().adapter().name.clone()), ..Open::default() }).unwrap();
+    let inputs = qkv(3, 5).upload(&gpu, DType::F32).unwrap();
+    let (size, usage) = (16, wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::STORAGE);
+    let _ = gpu.device().create_buffer(&wgpu::BufferDescriptor { label: None, size, usage, mapped_at_creation: false });
+    assert!(matches!(Attention::default().run(&gpu, &inputs), Err(Error::Gpu(_))));
+    assert!(Attention::default().run(&gpu, &inputs).is_ok());
 }
