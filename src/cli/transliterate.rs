@@ -88,7 +88,7 @@ pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
         picture::check_name(path)?;
     }
     let model = open(&args.model)?;
-    let mut session = Session::new(args, &model)?;
+    let mut stream = Stream::new(args, &model)?;
     let device = device.open()?;
     let mut network = network(&model, &device)?;
     if args.texts.is_empty() {
@@ -98,16 +98,16 @@ pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
             if batch.is_empty() {
                 break;
             }
-            session.answer(network.as_mut(), &batch)?;
+            stream.answer(network.as_mut(), &batch)?;
         }
     } else {
         let line = |text: &String| Line { text: text.clone(), replaced: false, bytes: text.len() as u64 };
         let texts: Vec<Line> = args.texts.iter().map(line).collect();
         for batch in texts.chunks(BATCH) {
-            session.answer(network.as_mut(), batch)?;
+            stream.answer(network.as_mut(), batch)?;
         }
     }
-    session.finish()
+    stream.finish()
 }
 
 /// A built-in model by name, or one from a folder.
@@ -133,7 +133,7 @@ pub(crate) fn network<'m>(model: &'m Model, device: &'m Device) -> Result<Box<dy
 }
 
 /// Everything that lasts from one batch to the next.
-struct Session<'a> {
+struct Stream<'a> {
     args: &'a Args,
     model: &'a Model,
     options: BTreeMap<String, String>,
@@ -146,7 +146,7 @@ struct Session<'a> {
     compared: Option<Compared<'a>>,
 }
 
-impl<'a> Session<'a> {
+impl<'a> Stream<'a> {
     fn new(args: &'a Args, model: &'a Model) -> Result<Self> {
         let weights = args.json || args.show || args.check || args.heatmap.is_some();
         let decoding = Decoding { beam: args.beam, top: args.top, weights, batch: BATCH };
