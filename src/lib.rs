@@ -1,4 +1,35 @@
 //! Soft and hard attention, and recurrent encoders (LSTM, GRU, RNN), as portable GPU compute shaders.
+//!
+//! Say what to compute with plain options, hand over tensors, get tensors back:
+//!
+//! ```no_run
+//! use regard::attention::{Attention, AttentionInputs, Causal};
+//! use regard::gpu::Open;
+//! use regard::tensor::{Array, DType};
+//! use regard::{Gpu, reference};
+//!
+//! # fn main() -> regard::Result<()> {
+//! // [B, H, N, D]
+//! let x = Array::from_fn(&[1, 4, 16, 32], |i| (i as f32 * 0.1).sin());
+//! let inputs = AttentionInputs::new(x.clone(), x.clone(), x);
+//! let attention = Attention { causal: Some(Causal::TopLeft), weights: true, ..Attention::default() };
+//!
+//! let gpu = Gpu::open(&Open::default())?;
+//! let on_gpu = attention.run(&gpu, &inputs.upload(&gpu, DType::F32)?)?.download(&gpu)?;
+//! let on_cpu = reference::attention(&attention, &inputs)?;
+//! assert_eq!(on_gpu.output.shape(), on_cpu.output.shape());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! | module | what is in it |
+//! |---|---|
+//! | [`attention`], [`rnn`] | options, inputs and outputs, with the formulas |
+//! | [`gpu`] | devices, tensors, runs |
+//! | [`ops`] | whole operations on the GPU |
+//! | [`reference`](mod@reference) | the same on the CPU, in f32 or f64 |
+//! | [`compare`], [`validate`] | how far a result may be from the truth, and every kernel held against it |
+//! | [`problem`], [`plan`], [`recording`], [`kernels`], [`wgsl`] | the way from options to shaders, without a device |
 
 pub mod attention;
 #[doc(hidden)]
@@ -24,3 +55,8 @@ pub mod wgsl;
 pub use error::{Error, Result};
 pub use gpu::{Gpu, Tensor};
 pub use wgpu;
+
+/// The examples of the README compile.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
