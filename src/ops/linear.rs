@@ -1,8 +1,8 @@
-//! Linear layers and embeddings on the GPU.
+//! Linear layers, embeddings and dense copies on the GPU.
 
 use crate::error::{Error, Result};
 use crate::gpu::{Run, Tensor};
-use crate::kernels::{gather, project};
+use crate::kernels::{copy, gather, project};
 use crate::rnn::Activation;
 use crate::tensor::DType;
 
@@ -32,6 +32,18 @@ pub fn linear(
     let caps = run.gpu().caps();
     project::record(run.recording_mut(), caps, &pairs, bias.as_ref(), activation, &view)?;
     Ok(y)
+}
+
+/// The elements of a view, made dense in row-major order: what a reshape that joins axes needs.
+///
+/// # Errors
+/// [`Error::Shape`] for more than four axes, [`Error::Limit`] when the work does not fit the device.
+pub fn contiguous(run: &mut Run<'_>, tensor: &Tensor) -> Result<Tensor> {
+    let (view, dense) = run.output("contiguous", tensor.shape(), tensor.dtype())?;
+    let source = run.bind("view", tensor);
+    let caps = run.gpu().caps();
+    copy::record(run.recording_mut(), caps, &source, &view)?;
+    Ok(dense)
 }
 
 /// Rows of a table [V, D] by ids `[R]` (u32), as [R, D] in the table's type. Ids past the table read its last row: check

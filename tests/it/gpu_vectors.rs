@@ -1,9 +1,14 @@
 //! Third-party vectors on the GPU.
 
-use regard::tensor::DType;
+use regard::attention::{AttentionInputs, Mask, Normalize};
+use regard::gpu::{Gpu, Run};
+use regard::kernels::softmax;
+use regard::ops::linear::{contiguous, linear};
+use regard::tensor::{Array, DType};
+use regard::{Result, Tensor};
 
 use crate::gpu::{self, all, gpu, minimal_gpu};
-use crate::vectors;
+use crate::vectors::{self, Linear, MultiHeadCase};
 
 #[test]
 fn attention_vectors_pass_on_the_gpu() {
@@ -39,4 +44,71 @@ fn vectors_pass_with_default_limits_and_no_features() {
         |c| c.name.clone(),
         |c| c.check(&gpu::rnn(minimal_gpu(), &c.options, &c.stack, &c.inputs, DType::F32)?, 1.0),
     );
+}
+
+/// Projections, heads as views, attention, projection: all in one run.
+fn multi_head(gpu: &Gpu, case: &MultiHeadCase) -> Result<f64> {
+    let mut run = Run::new(gpu);
+    let upload = |array: &Array<f32>| Tensor::upload(gpu, "tensor", array, DType::F32);
+    let apply = |run: &mut Run<'_>, layer: &Linear, x: &Tensor| {
+        let bias = layer.bias.as_ref().map(upload).transpose()?;
+        linear(run, &[(x, &upload(&layer.weight)?)], bias.as_ref(), None)
+    };
+    let [q, k, v, out] = &case.projections;
+    let mut inputs = AttentionInputs::new(
+        apply(&mut run, q, &upload(&case.query)?)?.heads(case.heads)?,
+        apply(&mut run, k, &upload(&case.key)?)?.heads(case.kv_heads)?,
+        apply(&mut run, v, &upload(&case.value)?)?.heads(case.kv_heads)?,
+    );
+    inputs.mask = match &case.mask {
+        Some(mask) => Some(Mask::Bool(Tensor::upload_u32(gpu, "mask", &mask.map(|&x| u32::from(x != 0.0)))?)),
+        None => None,
+    };
+    let got = case.options.record(&mut run, &inputs)?;
+    let joined = contiguous(&mut run, &got.output.permute(&[0, 2, 1, 3])?)?;
+    let &[batch, queries, heads, dim] = joined.shape() else { unreachable!() };
+    let joined = joined.with_layout(joined.layout().reshape(&[batch, queries, heads * dim])?)?;
+    let output = apply(&mut run, out, &joined)?;
+    run.submit()?;
+    let (output, weights) = (output.download(gpu)?, got.weights.map(|w| w.download(gpu)).transpose()?);
+    case.expect.iter().try_fold(0.0f64, |worst, expect| {
+        let found = if expect.tensor == "output" { Some(&output) } else { weights.as_ref() };
+        Ok(worst.max(expect.check(found, 1.0)?))
+    })
+}
+
+#[test]
+fn multi_head_vectors_pass_on_the_gpu() {
+    all("multi-head vectors", vectors::multi_head_cases(), |c| c.name.clone(), |c| multi_head(gpu(), c));
+}
+
+/// The softmax kernel over the rows of an array.
+fn normalized(gpu: &Gpu, op: &str, x: &Array<f32>) -> Result<Array<f32>> {
+    let keys = x.shape()[x.shape().len() - 1];
+    let shape = [1, 1, x.data().len() / keys, keys];
+    let rows = Tensor::upload(gpu, "x", &x.clone().reshape(&shape)?, DType::F32)?;
+    let mut run = Run::new(gpu);
+    let (scores, (lse, sums)) = (run.bind("x", &rows), run.output("lse", &shape[..3], DType::F32)?);
+    let (normalize, lse) = match op {
+        "Hardmax" => (Normalize::Hardmax, None),
+        _ => (Normalize::Softmax, Some(&lse)),
+    };
+    softmax::record(run.recording_mut(), gpu.caps(), normalize, shape[2], 0, &scores, lse, None)?;
+    run.submit()?;
+    let (weights, sums) = (rows.download(gpu)?, sums.download(gpu)?);
+    let found = match op {
+        // ln softmax(x), by x − log-sum-exp(x) where the weight has vanished; elsewhere that would cancel for large x.
+        "LogSoftmax" => Array::from_fn(&shape, |i| match weights.data()[i] {
+            w if w > 1e-30 => w.ln(),
+            _ => x.data()[i] - sums.data()[i / keys],
+        }),
+        _ => weights,
+    };
+    found.reshape(x.shape())
+}
+
+#[test]
+fn softmax_vectors_pass_on_the_gpu() {
+    let run = |c: &vectors::SoftmaxCase| c.run::<f32>(|x| normalized(gpu(), &c.op, x));
+    all("softmax vectors", vectors::softmax_cases(), |c| c.name.clone(), run);
 }

@@ -32,7 +32,7 @@ pub(crate) struct Expect {
 
 impl Expect {
     /// Share of the allowance that the worst element uses; over `slack` is an error.
-    fn check<T: Float>(&self, got: Option<&Array<T>>, slack: f64) -> Result<f64> {
+    pub(crate) fn check<T: Float>(&self, got: Option<&Array<T>>, slack: f64) -> Result<f64> {
         let got = got.ok_or_else(|| Error::missing(self.tensor, "an output"))?;
         let verdict = compare::close(self.tensor, got, &self.want, self.rtol * slack, self.atol * slack)?;
         verdict.check(self.tensor)
