@@ -60,7 +60,7 @@ impl Default for Caps {
     }
 }
 
-/// Rows of a register tile: each invocation computes this many rows of a product (see `shaders/common/tile.wgsl`).
+/// Rows of a register tile: each invocation computes this many rows of a product in registers.
 pub const TILE_ROWS: usize = 4;
 /// Columns of a register tile, one every `lanes` apart so that neighbouring lanes touch neighbouring columns.
 pub const TILE_COLUMNS: usize = 4;

@@ -86,32 +86,23 @@ pub fn run(gpu: &Gpu, quick: bool, mut progress: impl FnMut(usize, usize)) -> Re
             if let Err(lost @ crate::Error::DeviceLost(_)) = ratios {
                 return Err(lost);
             }
-            let used: BTreeMap<_, _> = run.recording().dispatches().map(|d| (d.variant.label(), &d.variant)).collect();
+            let name = format!("{} {dtype}", case.name());
+            let mut used: BTreeMap<String, &'static str> =
+                run.recording().dispatches().map(|d| (d.variant.label(), d.variant.kernel.name())).collect();
             // A case that fails before it has recorded anything must not go unseen.
-            if let (Err(error), true) = (&ratios, used.is_empty()) {
-                let name = format!("{} {dtype}", case.name());
-                let row = Row {
-                    kernel: "none",
-                    variant: name.clone(),
-                    cases: 1,
-                    worst: 0.0,
-                    worst_case: name.clone(),
-                    failures: vec![format!("{name}: {error}")],
-                };
-                rows.insert(format!("none {name}"), row);
+            if ratios.is_err() && used.is_empty() {
+                used.insert(format!("none {name}"), "none");
             }
-            for (label, variant) in used {
-                let kernel = variant.kernel.name();
+            for (label, kernel) in used {
                 let row = rows.entry(label.clone()).or_insert_with(|| Row {
                     kernel,
-                    variant: label.trim_start_matches(kernel).trim().to_owned(),
+                    variant: label.strip_prefix(kernel).unwrap_or(&label).trim().to_owned(),
                     cases: 0,
                     worst: 0.0,
                     worst_case: String::new(),
                     failures: Vec::new(),
                 });
                 row.cases += 1;
-                let name = format!("{} {dtype}", case.name());
                 match &ratios {
                     Err(error) => row.failures.push(format!("{name}: {error}")),
                     Ok(ratios) => {
@@ -172,14 +163,14 @@ pub fn judge_attention(case: &AttentionCase, got: &AttentionOutputs<Array<f32>>,
     })?;
     let baseline = reference::attention(&case.options, &rounded)?;
     let mut ratios = vec![ratio("output", &got.output, &oracle.output, &stored(&baseline.output, dtype), dtype)?];
-    let f16_inputs = [
+    let optional = [
         ("weights", &got.weights, &oracle.weights, &baseline.weights),
         ("lse", &got.lse, &oracle.lse, &baseline.lse),
         ("scores", &got.scores, &oracle.scores, &baseline.scores),
         ("present_key", &got.present_key, &oracle.present_key, &baseline.present_key),
         ("present_value", &got.present_value, &oracle.present_value, &baseline.present_value),
     ];
-    for (name, got, oracle, baseline) in f16_inputs {
+    for (name, got, oracle, baseline) in optional {
         match (got, oracle, baseline) {
             (Some(got), Some(oracle), Some(baseline)) => ratios.push(ratio(name, got, oracle, baseline, dtype)?),
             (None, None, None) => {}

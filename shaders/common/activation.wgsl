@@ -1,4 +1,4 @@
-// Activation functions of linear layers and recurrent cells. The numbers are those of `kernels::activation_code`.
+// Activation functions of linear layers and recurrent cells. The numbers are those of `kernels::ActivationParams`.
 struct Activation {
     kind: u32,
     alpha: f32,

@@ -12,7 +12,7 @@ use regard::tensor::{Array, DType};
 use regard::{Error, Gpu, Result, reference};
 use serde_json::json;
 
-use crate::check::{Compared, Report};
+use crate::check::{self, Compared, Report};
 use crate::device::{Device, DeviceArgs};
 use crate::explain::{self, Explained};
 use crate::failure::{Failure, Outcome};
@@ -136,29 +136,13 @@ pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
         output::save_tensors(path, &named, args.output_dtype)?;
     }
 
-    if args.json {
-        let mut summary = json!({
-            "command": "attend",
-            "device": device.json(),
-            "file": args.output,
-            "outputs": output::describe(&named, args.output_dtype),
-        });
-        if args.explain {
-            summary["explain"] = explained.json();
-        }
-        if let Some(report) = &report {
-            summary["check"] = report.json();
-        }
-        output::print_json(&summary)?;
-    } else {
-        if args.explain {
-            output::aside(&explained.text());
-        }
-        if let Some(report) = &report {
-            output::print(&report.text())?;
-        }
-    }
-    report.map_or(Ok(()), |report| report.verdict())
+    let summary = json!({
+        "command": "attend",
+        "device": device.json(),
+        "file": args.output,
+        "outputs": output::describe(&named, args.output_dtype),
+    });
+    check::finish(args.json, summary, args.explain.then_some(&explained), report)
 }
 
 /// The tensors of the file, all of rank 4, and the query's own rank.

@@ -79,10 +79,8 @@ pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
     if device.device == Choice::Cpu {
         return Err(regard::Error::option("device", "bench times GPU kernels: use `gpu` or `auto`").into());
     }
-    let filter = match &args.filter {
-        Some(text) => Regex::new(text).map_err(|error| regard::Error::option("filter", error.to_string()))?,
-        None => Regex::new("").map_err(|error| regard::Error::option("filter", error.to_string()))?,
-    };
+    let filter = Regex::new(args.filter.as_deref().unwrap_or_default())
+        .map_err(|error| regard::Error::option("filter", error.to_string()))?;
     let cases: Vec<Case> = cases::all(args.quick)
         .into_iter()
         .filter(|case| match args.suite {
@@ -125,20 +123,19 @@ fn time(gpu: &Gpu, case: &Case, rates: &Rates, quick: bool) -> Outcome<Figures> 
     let error = prepared.check(gpu)?;
     let (least, budget) = if quick { (3, 0.1e9) } else { (7, 1e9) };
     let (mut times, mut spent) = (Vec::new(), 0.0);
-    let (mut dispatches, mut flops, mut bytes) = (0, 0.0, 0.0);
+    let mut run = Run::new(gpu);
+    prepared.record(&mut run)?;
+    let recording = run.recording();
+    let dispatches = recording.dispatches().count();
+    // The operations and bytes of the problem where they are known, not of the kernels that happen to solve it.
+    let (flops, bytes) = case.work().unwrap_or_else(|| {
+        (recording.dispatches().map(|d| d.flops as f64).sum(), recording.dispatches().map(|d| d.bytes as f64).sum())
+    });
     while times.len() < least || (spent < budget && times.len() < 100) {
-        let mut run = Run::new(gpu);
-        prepared.record(&mut run)?;
-        let recording = run.recording();
-        dispatches = recording.dispatches().count();
-        flops = recording.dispatches().map(|d| d.flops as f64).sum();
-        bytes = recording.dispatches().map(|d| d.bytes as f64).sum();
-        let took = rates::device_time(gpu, run)?;
+        let took = rates::device_time(gpu, run.clone())?;
         spent += took;
         times.push(took);
     }
-    // The operations and bytes of the problem, not of the kernels that happen to solve it.
-    let (flops, bytes) = case.work().unwrap_or((flops, bytes));
     times.sort_by(f64::total_cmp);
     let floor = (flops / rates.gflops).max(bytes / rates.gbps);
     let name = case.name.clone();

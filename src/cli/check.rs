@@ -7,8 +7,9 @@ use regard::tensor::{Array, DType};
 use regard::{Error, Result};
 use serde_json::{Map, Value, json};
 
+use crate::explain::Explained;
 use crate::failure::{Failure, Outcome};
-use crate::output::finite;
+use crate::output::{self, finite};
 
 /// One result and what it is compared with.
 #[derive(Debug)]
@@ -88,4 +89,31 @@ impl Report {
 /// The error over the baseline's; none where both are exact.
 fn ratio(v: &Verdict) -> Option<f64> {
     if v.error == 0.0 { (v.baseline > 0.0).then_some(0.0) } else { Some(v.error / v.baseline) }
+}
+
+/// The end of a command on tensors: its summary, with what was explained and checked, as JSON or as text, and the
+/// verdict of the check as the command's own.
+pub(crate) fn finish(
+    as_json: bool,
+    mut summary: Value,
+    explained: Option<&Explained>,
+    report: Option<Report>,
+) -> Outcome {
+    if as_json {
+        if let Some(explained) = explained {
+            summary["explain"] = explained.json();
+        }
+        if let Some(report) = &report {
+            summary["check"] = report.json();
+        }
+        output::print_json(&summary)?;
+    } else {
+        if let Some(explained) = explained {
+            output::aside(&explained.text());
+        }
+        if let Some(report) = &report {
+            output::print(&report.text())?;
+        }
+    }
+    report.map_or(Ok(()), |report| report.verdict())
 }

@@ -192,23 +192,6 @@ impl Tensor {
         })
     }
 
-    /// Overwrites the elements of a dense u32 tensor before the next submission.
-    ///
-    /// # Errors
-    /// [`Error::Shape`] when type, layout or number of elements do not fit.
-    pub fn write_u32(&self, gpu: &Gpu, data: &[u32]) -> Result<()> {
-        if self.dtype != DType::U32 || !self.layout.is_contiguous() || data.len() != self.layout.elements() {
-            let expected = format!("{} dense u32", self.layout.elements());
-            return Err(Error::shape(
-                "tensor to write",
-                "elements",
-                expected,
-                format!("{} for {}", data.len(), self.dtype),
-            ));
-        }
-        self.write(gpu, bytemuck::cast_slice(data))
-    }
-
     /// The elements in host memory as f32 (f16 widened, integers converted). Blocks until the device is done.
     ///
     /// # Errors
