@@ -125,12 +125,8 @@ fn time(gpu: &Gpu, case: &Case, rates: &Rates, quick: bool) -> Outcome<Figures> 
     let (mut times, mut spent) = (Vec::new(), 0.0);
     let mut run = Run::new(gpu);
     prepared.record(&mut run)?;
-    let recording = run.recording();
-    let dispatches = recording.dispatches().count();
-    // The operations and bytes of the problem where they are known, not of the kernels that happen to solve it.
-    let (flops, bytes) = case.work().unwrap_or_else(|| {
-        (recording.dispatches().map(|d| d.flops as f64).sum(), recording.dispatches().map(|d| d.bytes as f64).sum())
-    });
+    let dispatches = run.recording().dispatches().count();
+    let (flops, bytes) = case.work()?;
     while times.len() < least || (spent < budget && times.len() < 100) {
         let took = rates::device_time(gpu, run.clone())?;
         spent += took;

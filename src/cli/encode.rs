@@ -370,7 +370,7 @@ fn explain_problem(explained: &mut Explained, p: &RnnProblem, dtype: DType) {
 
 /// Operations and bytes that the recurrence cannot do without: both products of every step; each weight, input and
 /// output once.
-fn floor(options: &Rnn, p: &RnnProblem, dtype: DType) -> (u64, u64) {
+pub(crate) fn floor(options: &Rnn, p: &RnnProblem, dtype: DType) -> (u64, u64) {
     let widths: usize = p.inputs.iter().map(|width| width + p.hidden).sum();
     let weights = widths * p.directions * options.cell.gates() * p.hidden;
     let rows = p.steps * p.batch;

@@ -5,7 +5,7 @@ use regard::cases::{AttentionCase, RnnCase};
 use regard::gpu::{Gpu, Run};
 use regard::ops::rnn::GpuRnn;
 use regard::plan::AttentionPlan;
-use regard::problem::AttentionProblem;
+use regard::problem::{AttentionProblem, RnnProblem};
 use regard::rnn::{Cell, Reset, Rnn, RnnInputs, RnnWeights};
 use regard::tensor::{Array, DType};
 use regard::{Error, Tensor, validate};
@@ -107,14 +107,24 @@ impl Case {
         matches!(self.work, Work::Recurrent(_))
     }
 
-    /// Operations and bytes that any solution needs; None where those of the recording are as good.
-    pub(super) fn work(&self) -> Option<(f64, f64)> {
-        let Work::Attention(case) = &self.work else { return None };
-        let problem = AttentionProblem::new(&case.options, &case.inputs.map(Array::shape)).ok()?;
-        let plan = AttentionPlan::new(&case.options, &problem, DType::F32, &Default::default()).ok()?;
-        // A causal mask on a square hides half of the pairs.
-        let share = if case.options.causal.is_some() { 0.5 } else { 1.0 };
-        Some((plan.flops as f64 * share, plan.bytes as f64))
+    /// Operations and bytes that any solution needs.
+    pub(super) fn work(&self) -> Outcome<(f64, f64)> {
+        match &self.work {
+            Work::Attention(case) => {
+                let problem = AttentionProblem::new(&case.options, &case.inputs.map(Array::shape))?;
+                let plan = AttentionPlan::new(&case.options, &problem, DType::F32, &Default::default())?;
+                // A causal mask on a square hides half of the pairs.
+                let share = if case.options.causal.is_some() { 0.5 } else { 1.0 };
+                Ok((plan.flops as f64 * share, plan.bytes as f64))
+            }
+            Work::Recurrent(case) => {
+                let shapes =
+                    case.stack.iter().map(|layer| layer.iter().map(|w| w.map(Array::shape)).collect()).collect();
+                let problem = RnnProblem::new(&case.options, &shapes, &case.inputs.map(Array::shape))?;
+                let (flops, bytes) = crate::encode::floor(&case.options, &problem, DType::F32);
+                Ok((flops as f64, bytes as f64))
+            }
+        }
     }
 
     /// Uploads the inputs.
