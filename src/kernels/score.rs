@@ -154,7 +154,7 @@ pub fn record(
     };
     let kind = match options.score {
         Score::ScaledDot | Score::Dot | Score::General => 0,
-        Score::Additive | Score::Concat => 1,
+        Score::Additive | Score::Concat | Score::Location => 1,
         Score::Cosine => 2,
     };
     let mask_kind = match inputs.mask {

@@ -56,6 +56,9 @@ pub fn record(
         Normalize::Hardmax => (1, 0, 3),
         Normalize::Sample { seed } => (2, seed, 5),
         Normalize::Sparsemax => (3, 0, u64::from(SPARSEMAX_STEPS) + 3),
+        Normalize::Monotonic(_) => {
+            return Err(Error::option("normalize", "monotonic alignments have a kernel of their own"));
+        }
     };
     let plan = RowPlan::new("a softmax", rows, keys, passes, caps)?;
     // The binding is always there; a word of scratch stands in where no one asked.

@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Run, Tensor};
 use crate::kernels::{copy, project, score, softmax, weighted_sum};
 use crate::plan::{AttentionPlan, Caps};
-use crate::problem::AttentionProblem;
+use crate::problem::{AttentionProblem, Role};
 use crate::recording::{Recording, View};
 use crate::tensor::{Array, DType};
 
@@ -22,33 +22,12 @@ impl Attention {
         let caps = run.gpu().caps();
         let plan = AttentionPlan::new(self, &problem, element, caps)?;
 
-        let p = &problem;
-        let pairs = [p.batch, p.query_heads, p.queries, p.keys];
-        let (output, output_tensor) =
-            run.output("output", &[p.batch, p.query_heads, p.queries, p.value_dim], element)?;
-        let mut optional = |wanted: bool, name: &str, shape: &[usize], dtype: DType| {
-            wanted.then(|| run.output(name, shape, dtype)).transpose().map(Option::unzip)
-        };
-        let (weights, weights_tensor) = optional(self.weights, "weights", &pairs, DType::F32)?;
-        let (lse, lse_tensor) = optional(self.lse, "lse", &pairs[..3], DType::F32)?;
-        let (scores, scores_tensor) = optional(self.scores.is_some(), "scores", &pairs, DType::F32)?;
-        let has_past = inputs.past_key.is_some();
-        let present = |dim| [p.batch, p.kv_heads, p.keys, dim];
-        let (present_key, present_key_tensor) = optional(has_past, "present_key", &present(p.key_dim), element)?;
-        let (present_value, present_value_tensor) =
-            optional(has_past, "present_value", &present(p.value_dim), element)?;
-
+        let shapes = problem.outputs(self, element, inputs.past_key.is_some());
+        let made = shapes.try_map(|name, (shape, dtype)| run.output(name, shape, *dtype))?;
         let views = inputs.try_map(|name, tensor| Ok::<_, Error>(run.bind(name, tensor)))?;
-        let outputs = AttentionOutputs { output, weights, lse, scores, present_key, present_value };
+        let outputs = made.try_map(|_, (view, _)| Ok::<_, Error>(view.clone()))?;
         record(run.recording_mut(), caps, self, &problem, &plan, &views, &outputs)?;
-        Ok(AttentionOutputs {
-            output: output_tensor,
-            weights: weights_tensor,
-            lse: lse_tensor,
-            scores: scores_tensor,
-            present_key: present_key_tensor,
-            present_value: present_value_tensor,
-        })
+        made.try_map(|_, (_, tensor)| Ok(tensor.clone()))
     }
 
     /// Runs this attention, in one submission, without waiting for it.
@@ -65,19 +44,26 @@ impl Attention {
 }
 
 impl AttentionInputs<Array<f32>> {
-    /// Uploads every tensor: query, key, value and the past as `dtype`, bool masks and lengths as u32, all else as f32.
+    /// Uploads every tensor: query, key, value and the past as `dtype`, whole numbers and bool masks as u32, all else as
+    /// f32.
     ///
     /// # Errors
-    /// [`Error::Shape`] for a length that is not a whole number, [`Error::Limit`], [`Error::Unsupported`] or
-    /// [`Error::Gpu`] from the device.
+    /// [`Error::Shape`] for a length or index that is not a whole number in its range, [`Error::Limit`],
+    /// [`Error::Unsupported`] or [`Error::Gpu`] from the device.
     pub fn upload(&self, gpu: &Gpu, dtype: DType) -> Result<AttentionInputs<Tensor>> {
-        let is_bool = matches!(self.mask, Some(Mask::Bool(_)));
-        let keys = self.key.shape().get(2).copied().unwrap_or(0);
-        self.try_map(|name, array| match name {
-            "query" | "key" | "value" | "past_key" | "past_value" => Tensor::upload(gpu, name, array, dtype),
-            "mask" if is_bool => Tensor::upload_u32(gpu, name, &array.map(|&x| u32::from(x != 0.0))),
-            "kv_lengths" => Tensor::upload_lengths(gpu, name, array, keys),
-            _ => Tensor::upload(gpu, name, array, DType::F32),
+        let bool_mask = matches!(self.mask, Some(Mask::Bool(_)));
+        let rows = |array: &Array<f32>| array.shape().get(2).copied().unwrap_or(0);
+        let (queries, keys, pages) = (rows(&self.query), rows(&self.key), self.key.shape().first().copied());
+        let row_pages = self.block_table.as_ref().and_then(|table| table.shape().get(1)).copied();
+        self.try_map(|name, array| match (Role::of(name, bool_mask), name) {
+            (Role::Integer, "kv_lengths") => Tensor::upload_lengths(gpu, name, array, row_pages.unwrap_or(1) * keys),
+            (Role::Integer, "cu_seqlens_k") => Tensor::upload_lengths(gpu, name, array, keys),
+            (Role::Integer, "query_lengths" | "cu_seqlens_q") => Tensor::upload_lengths(gpu, name, array, queries),
+            (Role::Integer, "block_table") => {
+                Tensor::upload_lengths(gpu, name, array, pages.unwrap_or(0).saturating_sub(1))
+            }
+            (Role::Integer, _) => Tensor::upload_u32(gpu, name, &array.map(|&x| u32::from(x != 0.0))),
+            (role, _) => Tensor::upload(gpu, name, array, role.dtype(dtype)),
         })
     }
 }
@@ -88,15 +74,7 @@ impl AttentionOutputs<Tensor> {
     /// # Errors
     /// [`Error::Gpu`] or [`Error::DeviceLost`].
     pub fn download(&self, gpu: &Gpu) -> Result<AttentionOutputs<Array<f32>>> {
-        let optional = |tensor: &Option<Tensor>| tensor.as_ref().map(|t| t.download(gpu)).transpose();
-        Ok(AttentionOutputs {
-            output: self.output.download(gpu)?,
-            weights: optional(&self.weights)?,
-            lse: optional(&self.lse)?,
-            scores: optional(&self.scores)?,
-            present_key: optional(&self.present_key)?,
-            present_value: optional(&self.present_value)?,
-        })
+        self.try_map(|_, tensor| tensor.download(gpu))
     }
 }
 

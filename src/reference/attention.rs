@@ -70,6 +70,7 @@ pub fn attention<T: Float>(
         )?,
         weights: gather(options.weights, p.keys, |row| &row.weights)?,
         lse: options.lse.then(|| Array::new(&[p.batch, p.query_heads, p.queries], lse)).transpose()?,
+        entropy: None,
         scores: gather(options.scores.is_some(), p.keys, |row| &row.scores)?,
         present_key: had_past.then_some(key),
         present_value: had_past.then_some(value),
@@ -153,7 +154,7 @@ impl<T: Float> Context<'_, T> {
         let n = self.problem.keys;
         match self.options.score {
             Score::ScaledDot | Score::Dot | Score::General | Score::Cosine => product(query, keys, n, None),
-            Score::Additive | Score::Concat => {
+            Score::Additive | Score::Concat | Score::Location => {
                 let mut s = vec![T::ZERO; n];
                 let v = self.inputs.score.v.as_ref();
                 for (a, (&q, row)) in query.iter().zip(keys.chunks_exact(n)).enumerate() {
@@ -169,7 +170,7 @@ impl<T: Float> Context<'_, T> {
         match self.options.normalize {
             Normalize::Softmax => softmax_row(row, sum),
             Normalize::Hardmax => hardmax_row(row),
-            Normalize::Sparsemax => sparsemax_row(row),
+            Normalize::Sparsemax | Normalize::Monotonic(_) => sparsemax_row(row),
             Normalize::Sample { seed } => {
                 let index = (b * self.problem.query_heads + h) * self.problem.queries + i;
                 for (s, &j) in row.iter_mut().zip(visible) {

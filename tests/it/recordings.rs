@@ -6,7 +6,7 @@ use regard::attention::{
 use regard::kernels;
 use regard::ops::{self, rnn::LayerWeights};
 use regard::plan::{AttentionPlan, Caps};
-use regard::problem::{AttentionProblem, RnnProblem};
+use regard::problem::{AttentionProblem, RnnProblem, Role};
 use regard::recording::{Recording, View};
 use regard::rnn::{Activation, Cell, Direction, Merge, Reset, Rnn, RnnInputs, RnnOutputs, RnnWeights};
 use regard::tensor::{DType, Layout};
@@ -30,28 +30,14 @@ pub(crate) fn attention(
     let is_bool = matches!(inputs.mask, Some(Mask::Bool(_)));
     let views = inputs
         .try_map(|name, shape| {
-            let dtype = match name {
-                "query" | "key" | "value" | "past_key" | "past_value" => dtype,
-                "kv_lengths" => DType::U32,
-                "mask" if is_bool => DType::U32,
-                _ => DType::F32,
-            };
+            let dtype = Role::of(name, is_bool).dtype(dtype);
             Ok::<_, ()>(bound(&mut recording, name, shape, dtype))
         })
         .unwrap();
-    let p = &problem;
-    let pairs = [p.batch, p.query_heads, p.queries, p.keys];
-    let mut optional =
-        |wanted: bool, name: &str, shape: &[usize]| wanted.then(|| bound(&mut recording, name, shape, DType::F32));
-    let (weights, lse) = (optional(options.weights, "weights", &pairs), optional(options.lse, "lse", &pairs[..3]));
-    let scores = optional(options.scores.is_some(), "scores", &pairs);
-    let output = bound(&mut recording, "output", &[p.batch, p.query_heads, p.queries, p.value_dim], dtype);
-    let mut present = |dim: usize| {
-        let shape = [p.batch, p.kv_heads, p.keys, dim];
-        inputs.past_key.is_some().then(|| bound(&mut recording, "present", &shape, dtype))
-    };
-    let (present_key, present_value) = (present(p.key_dim), present(p.value_dim));
-    let outputs = AttentionOutputs { output, weights, lse, scores, present_key, present_value };
+    let outputs = problem
+        .outputs(options, dtype, inputs.past_key.is_some())
+        .try_map(|name, (shape, dtype)| Ok::<_, ()>(bound(&mut recording, name, shape, *dtype)))
+        .unwrap();
     ops::attention::record(&mut recording, caps, options, &problem, &plan, &views, &outputs).unwrap();
     recording
 }
@@ -174,7 +160,7 @@ pub(crate) fn every_kind(caps: &Caps) -> Vec<Recording> {
             let options = Attention {
                 softcap: Some(5.0),
                 causal: Some(Causal::BottomRight),
-                window: Some(Window { left: Some(2), right: None }),
+                window: Some(Window::new(Some(2), None)),
                 weights: true,
                 scores: Some(stage),
                 score_mod: Some(ScoreMod {
