@@ -32,14 +32,14 @@ fn main(
     let b = bh / params.rows.shape.y;
     let start = vectors[params.starts.x + b * params.starts.y];
     var j = start + n;
+    // A sum that does not fit in 32 bits is past the end as well.
+    var dropped = j < n || j >= params.capacity;
     if (WRAP) {
         j = (start % params.capacity + n) % params.capacity;
         // Of more rows than the cache holds the last ones stay.
-        if (n + params.capacity < params.rows.shape.z) {
-            return;
-        }
+        dropped = n + params.capacity < params.rows.shape.z;
     }
-    if (j >= params.capacity || j < n) {
+    if (dropped) {
         return;
     }
     if (PAGED && page_of(b, j) >= params.pages.count) {
