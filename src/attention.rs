@@ -2,15 +2,32 @@
 //!
 //! For query row i of head h and key row j of head ⌊h / group⌋
 //! ```text
-//! s(i, j) = scale · score(q_i, k_j)            score_mod, then softcap: cap · tanh(s / cap)
-//! s(i, j) += slope_h · −|i + offset − j|        ALiBi
-//! s(i, j) += mask(i, j)                         float mask; a bool mask, causal, window and lengths hide (i, j)
-//! w(i, :) = normalize over the visible j of s   softmax unless told otherwise
+//! q_i, k_j ← rotary(q_i, own(i)), rotary(k_j, j)        if asked for
+//! s(i, j) = scale · score(q_i, k_j)                     score_mod, then softcap: cap · tanh(s / cap)
+//! s(i, j) += slope_h · −|own(i) − j|                    ALiBi
+//! s(i, j) += mask(i, j)                                 float mask; all other masks hide (i, j)
+//! w(i, :) = normalize over the visible j of s / τ       softmax unless told otherwise
 //! y_i = Σ_j w(i, j) · v_j
 //! ```
-//! A row that sees no key has weights 0, output 0 and log-sum-exp −∞: decided by the mask, never by the scores.
+//! A row that sees no key has weights 0, output 0, entropy 0 and log-sum-exp −∞: decided by the mask, never by the
+//! scores.
+//!
+//! Positions. A batch row has K keys (Nk, or its `kv_lengths`) and Q queries (Nq, or its `query_lengths`). The query's
+//! own position among the keys is own(i) = i + offset with offset = K − Q where lengths are given for the keys or the
+//! alignment is [`Causal::BottomRight`], else the length of the past. Causal hides j > own(i), a window keeps
+//! own(i) − left ≤ j ≤ own(i) + right. Negative positions are legal: such a query sees nothing under a causal mask.
+//!
+//! Ragged batches. With `cu_seqlens_q` and `cu_seqlens_k` the batch axis is 1 and the sequences lie one behind the
+//! other: sequence n has queries `cu_seqlens_q[n] .. cu_seqlens_q[n + 1]` and keys likewise. A query sees keys of its own
+//! sequence only, and positions count from the sequence's start: K and Q above are the sequence's own, and the offset
+//! is K − Q for [`Causal::BottomRight`], else 0 (FlashAttention, `flash_attn_varlen_func`). Ends past the last token mean
+//! the last token. A token in no sequence sees nothing, is seen by none and stands at position 0; one in several belongs
+//! to the first. The indices i and j of masks, block masks and `score_mod` are those of the packed tensors.
 
 use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::tensor::Array;
 
 /// How a query and a key are compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -29,6 +46,11 @@ pub enum Score {
     Concat,
     /// q·k / (‖q‖·‖k‖), 0 where either norm is 0 (Graves et al. 2014, Neural Turing Machines, eq. 6).
     Cosine,
+    /// v·tanh(Wq·q + Wk·k + U·f_j + b) with f = F ∗ `previous`, the alignment before this query convolved along the
+    /// keys: f_j\[c\] = Σ_n F\[c, n\] · previous\[j + n − ⌊(W − 1) / 2⌋\], 0 outside (Chorowski et al. 2015, "Attention-Based
+    /// Models for Speech Recognition", eq. 8 and 9). With the sum of all alignments as `previous` and a filter of
+    /// width 1 it is the coverage of See et al. 2017, eq. 11.
+    Location,
 }
 
 /// How the scores of a row become weights.
@@ -48,25 +70,101 @@ pub enum Normalize {
     },
     /// Euclidean projection onto the simplex (Martins and Astudillo 2016).
     Sparsemax,
+    /// Monotonic alignment (Raffel et al. 2017, "Online and Linear-Time Attention by Enforcing Monotonic Alignments"):
+    /// p_j = sigmoid(s_j), 0 where hidden, is the probability to stop at key j, scanning on from where the query before
+    /// stopped. `previous` is the alignment before the first query, at key 0 if not given; each query's weights are the
+    /// next one's `previous`. Weights may sum to less than 1: the scan can run off the end, and after a query that sees
+    /// no key all weights are 0. Each sequence of a ragged batch begins anew, from its own keys of `previous` or at its
+    /// first key. A NaN among a row's visible scores or in the alignment before it makes its visible weights NaN.
+    Monotonic(Monotonic),
 }
 
-/// Which keys causal attention hides: key j is visible to query i when j ≤ i + offset.
+/// How a monotonic alignment is computed, by TensorFlow Addons' names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Monotonic {
+    /// w_j = p_j · c_j · Σ_{k ≤ j} previous_k / clamp(c_k, 1e-10, 1) with c_j = Π_{k < j} (1 − p_k). Loses what has to
+    /// travel past keys that nearly all stop at, where c underflows the clamp.
+    #[default]
+    Parallel,
+    /// w_j = p_j · q_j with q_j = (1 − p_{j−1}) · q_{j−1} + previous_j: what the parallel form approximates.
+    Recursive,
+    /// p_j = 1 where s_j > 0, else 0: stops at the first such key. w_j = a_j · Π_{k < j} (1 − a_k) with
+    /// a_j = p_j · Σ_{k ≤ j} previous_k.
+    Hard,
+}
+
+/// Which keys causal attention hides: key j is visible to query i when j ≤ own(i) = i + offset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Causal {
-    /// offset = length of the past, or `kv_length − Nq` of the batch row when lengths are given (PyTorch, ONNX).
+    /// offset = length of the past, or K − Q of the batch row when `kv_lengths` are given (PyTorch, ONNX).
     #[default]
     TopLeft,
-    /// offset = Nk − Nq, or `kv_length − Nq`: the last query sees the last key (FlashAttention).
+    /// offset = K − Q: the last query sees the last key (FlashAttention).
     BottomRight,
 }
 
-/// Keys i + offset − left … i + offset + right are visible; `None` leaves that side open.
+/// Keys own(i) − left … own(i) + right are visible; `None` leaves that side open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Window {
     /// Keys visible before the query's own position.
     pub left: Option<u32>,
     /// Keys visible after the query's own position.
     pub right: Option<u32>,
+    /// The first keys of the sequence that stay visible outside the window, as far as causal masking and lengths let
+    /// them (Xiao et al. 2024, "Efficient Streaming Language Models with Attention Sinks").
+    pub sink_tokens: u32,
+}
+
+impl Window {
+    /// Without sink tokens.
+    pub fn new(left: Option<u32>, right: Option<u32>) -> Self {
+        Self { left, right, sink_tokens: 0 }
+    }
+}
+
+/// Rotary position embedding (Su et al. 2021, "RoFormer") of query and key, before the score:
+/// ```text
+/// (x_a, x_b) ← (x_a · cos − x_b · sin,  x_b · cos + x_a · sin)
+/// ```
+/// for each pair n, with cos and sin at row (position + offset), column n of the tables `rotary_cos` and `rotary_sin`
+/// [positions, width / 2], or at their last row where they have fewer. Element 2 · (columns of the tables) of a head and
+/// those after it stay as they are. A query's position is own(i), at least 0; a key's is j. A past is taken as turned
+/// already, and `present_key` is turned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Rotary {
+    /// Which elements form a pair.
+    pub layout: RotaryLayout,
+    /// Added to every position.
+    pub offset: usize,
+}
+
+/// Which elements of a head a rotary embedding turns together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum RotaryLayout {
+    /// n and n + width / 2 (GPT-NeoX, LLaMA in `transformers`; ONNX `interleaved = 0`).
+    #[default]
+    HalfSplit,
+    /// 2n and 2n + 1 (RoFormer, GPT-J; ONNX `interleaved = 1`).
+    Interleaved,
+}
+
+impl Rotary {
+    /// The tables cos and sin [positions, width / 2] of angles position · base^(−2n / width), computed in f64.
+    ///
+    /// # Errors
+    /// [`Error::Option`] for an odd or zero width, or a base that is not above 0.
+    pub fn tables(base: f64, width: usize, positions: usize) -> Result<[Array<f32>; 2]> {
+        if width == 0 || width % 2 != 0 {
+            return Err(Error::option("rotary width", format!("must be even and above 0, not {width}")));
+        }
+        if !(base.is_finite() && base > 0.0) {
+            return Err(Error::option("rotary base", format!("must be finite and above 0, not {base}")));
+        }
+        let pairs = width / 2;
+        let angle = |k: usize| (k / pairs) as f64 * base.powf(-((k % pairs) as f64) / pairs as f64);
+        let table = |f: fn(f64) -> f64| Array::from_fn(&[positions, pairs], |k| f(angle(k)) as f32);
+        Ok([table(f64::cos), table(f64::sin)])
+    }
 }
 
 /// A stage at which the scores can be had (ONNX `qk_matmul_output_mode` 0, 1, 2).
@@ -123,6 +221,12 @@ pub struct Attention {
     pub causal: Option<Causal>,
     /// Sliding window around the query's own position.
     pub window: Option<Window>,
+    /// τ, above 0: scores (and sinks) are divided by it on their way into the normalizer.
+    pub temperature: Option<f32>,
+    /// Rotary position embedding of query and key.
+    pub rotary: Option<Rotary>,
+    /// Queries and keys of one entry of `block_mask`; needed with it.
+    pub block_size: Option<[usize; 2]>,
     /// How scores become weights.
     pub normalize: Normalize,
     /// Which kernels run.
@@ -131,6 +235,8 @@ pub struct Attention {
     pub weights: bool,
     /// Also return the log-sum-exp (natural) of each row [B, Hq, Nq].
     pub lse: bool,
+    /// Also return the entropy −Σ_j w_j · ln w_j (nats) of each row's weights [B, Hq, Nq].
+    pub entropy: bool,
     /// Also return the scores [B, Hq, Nq, Nk] at this stage.
     pub scores: Option<ScoreStage>,
 }
@@ -152,7 +258,10 @@ impl<A> Mask<A> {
         }
     }
 
-    fn try_map<'a, B, E>(&'a self, f: impl FnOnce(&'a A) -> Result<B, E>) -> Result<Mask<B>, E> {
+    fn try_map<'a, B, E>(
+        &'a self,
+        f: impl FnOnce(&'a A) -> std::result::Result<B, E>,
+    ) -> std::result::Result<Mask<B>, E> {
         Ok(match self {
             Self::Bool(a) => Mask::Bool(f(a)?),
             Self::Float(a) => Mask::Float(f(a)?),
@@ -165,19 +274,35 @@ impl<A> Mask<A> {
 pub struct ScoreWeights<A> {
     /// [`Score::General`]: [Dq, Dk]. [`Score::Concat`]: [A, Dq + Dk].
     pub weight: Option<A>,
-    /// [`Score::Additive`]: Wq [A, Dq].
+    /// [`Score::Additive`] and [`Score::Location`]: Wq [A, Dq].
     pub query_weight: Option<A>,
-    /// [`Score::Additive`]: Wk [A, Dk].
+    /// [`Score::Additive`] and [`Score::Location`]: Wk [A, Dk].
     pub key_weight: Option<A>,
-    /// [`Score::Additive`] and [`Score::Concat`]: v `[A]`.
+    /// [`Score::Additive`], [`Score::Concat`] and [`Score::Location`]: v `[A]`.
     pub v: Option<A>,
-    /// [`Score::Additive`] and [`Score::Concat`]: b `[A]`.
+    /// [`Score::Additive`], [`Score::Concat`] and [`Score::Location`]: b `[A]`.
     pub bias: Option<A>,
+    /// Beside v: g `[1]`, and v is replaced by g · v / ‖v‖, 0 where the norm is 0 (Salimans and Kingma 2016, "Weight
+    /// Normalization"; TensorFlow's `BahdanauAttention(normalize=True)`).
+    pub g: Option<A>,
+    /// [`Score::Location`]: the filter F [C, W], C channels of width W.
+    pub location_filter: Option<A>,
+    /// [`Score::Location`]: U [A, C].
+    pub location_weight: Option<A>,
 }
 
 impl<A> Default for ScoreWeights<A> {
     fn default() -> Self {
-        Self { weight: None, query_weight: None, key_weight: None, v: None, bias: None }
+        Self {
+            weight: None,
+            query_weight: None,
+            key_weight: None,
+            v: None,
+            bias: None,
+            g: None,
+            location_filter: None,
+            location_weight: None,
+        }
     }
 }
 
@@ -198,6 +323,26 @@ pub struct AttentionInputs<A> {
     pub past_value: Option<A>,
     /// `[B]`: how many keys of each batch row are real.
     pub kv_lengths: Option<A>,
+    /// `[B]`: how many queries of each batch row are real; the others see no key.
+    pub query_lengths: Option<A>,
+    /// `[S + 1]`: where each of S sequences begins among the queries, and where the last one ends. B is 1 then.
+    pub cu_seqlens_q: Option<A>,
+    /// `[S + 1]`: the same among the keys.
+    pub cu_seqlens_k: Option<A>,
+    /// [B, Hq, ⌈Nq / block⌉, ⌈Nk / block⌉], each axis but the last two may be 1: a zero hides every pair of a block, which
+    /// is then not computed (PyTorch FlexAttention's `BlockMask`). The block is [`Attention::block_size`].
+    pub block_mask: Option<A>,
+    /// [B, pages]: which page of `key` [page count, Hkv, page size, D] and `value` holds each stretch of a batch row's
+    /// keys (vLLM, FlashAttention `block_table`). Nk is pages · page size; `kv_lengths` says how many are real. Entries
+    /// past the last real key are not read; those past the page count read the last page.
+    pub block_table: Option<A>,
+    /// [positions, width / 2]: cosines of [`Attention::rotary`].
+    pub rotary_cos: Option<A>,
+    /// [positions, width / 2]: sines of [`Attention::rotary`].
+    pub rotary_sin: Option<A>,
+    /// The alignment before each query: [B, Hq, Nq, Nk] for [`Score::Location`]; [B, Hq, 1, Nk], before the first, for
+    /// [`Normalize::Monotonic`]. Read at the K keys of the batch row or sequence, 0 beyond them.
+    pub previous: Option<A>,
     /// `[Hq]`: ALiBi slopes (Press et al. 2022).
     pub alibi_slopes: Option<A>,
     /// `[Hq]`: a learned logit that takes part in each row's softmax and has no value ("attention sink").
@@ -217,6 +362,14 @@ impl<A> AttentionInputs<A> {
             past_key: None,
             past_value: None,
             kv_lengths: None,
+            query_lengths: None,
+            cu_seqlens_q: None,
+            cu_seqlens_k: None,
+            block_mask: None,
+            block_table: None,
+            rotary_cos: None,
+            rotary_sin: None,
+            previous: None,
             alibi_slopes: None,
             sinks: None,
             score: ScoreWeights::default(),
@@ -229,13 +382,13 @@ impl<A> AttentionInputs<A> {
     /// The first error of `f`.
     pub fn try_map<'a, B, E>(
         &'a self,
-        mut f: impl FnMut(&str, &'a A) -> Result<B, E>,
-    ) -> Result<AttentionInputs<B>, E> {
+        mut f: impl FnMut(&str, &'a A) -> std::result::Result<B, E>,
+    ) -> std::result::Result<AttentionInputs<B>, E> {
         fn opt<'a, A, B, E>(
             name: &str,
             a: &'a Option<A>,
-            f: &mut impl FnMut(&str, &'a A) -> Result<B, E>,
-        ) -> Result<Option<B>, E> {
+            f: &mut impl FnMut(&str, &'a A) -> std::result::Result<B, E>,
+        ) -> std::result::Result<Option<B>, E> {
             a.as_ref().map(|a| f(name, a)).transpose()
         }
         Ok(AttentionInputs {
@@ -246,6 +399,14 @@ impl<A> AttentionInputs<A> {
             past_key: opt("past_key", &self.past_key, &mut f)?,
             past_value: opt("past_value", &self.past_value, &mut f)?,
             kv_lengths: opt("kv_lengths", &self.kv_lengths, &mut f)?,
+            query_lengths: opt("query_lengths", &self.query_lengths, &mut f)?,
+            cu_seqlens_q: opt("cu_seqlens_q", &self.cu_seqlens_q, &mut f)?,
+            cu_seqlens_k: opt("cu_seqlens_k", &self.cu_seqlens_k, &mut f)?,
+            block_mask: opt("block_mask", &self.block_mask, &mut f)?,
+            block_table: opt("block_table", &self.block_table, &mut f)?,
+            rotary_cos: opt("rotary_cos", &self.rotary_cos, &mut f)?,
+            rotary_sin: opt("rotary_sin", &self.rotary_sin, &mut f)?,
+            previous: opt("previous", &self.previous, &mut f)?,
             alibi_slopes: opt("alibi_slopes", &self.alibi_slopes, &mut f)?,
             sinks: opt("sinks", &self.sinks, &mut f)?,
             score: ScoreWeights {
@@ -254,6 +415,9 @@ impl<A> AttentionInputs<A> {
                 key_weight: opt("score.key_weight", &self.score.key_weight, &mut f)?,
                 v: opt("score.v", &self.score.v, &mut f)?,
                 bias: opt("score.bias", &self.score.bias, &mut f)?,
+                g: opt("score.g", &self.score.g, &mut f)?,
+                location_filter: opt("score.location_filter", &self.score.location_filter, &mut f)?,
+                location_weight: opt("score.location_weight", &self.score.location_weight, &mut f)?,
             },
         })
     }
@@ -276,10 +440,50 @@ pub struct AttentionOutputs<A> {
     pub weights: Option<A>,
     /// [B, Hq, Nq], if asked for; −∞ for a row that sees no key.
     pub lse: Option<A>,
+    /// [B, Hq, Nq], if asked for; 0 for a row that sees no key.
+    pub entropy: Option<A>,
     /// [B, Hq, Nq, Nk], if asked for.
     pub scores: Option<A>,
     /// `past_key` and `key` joined, [B, Hkv, P + Nk, D], if there was a past.
     pub present_key: Option<A>,
     /// `past_value` and `value` joined, if there was a past.
     pub present_value: Option<A>,
+}
+
+impl<A> AttentionOutputs<A> {
+    /// The tensors there are, by name.
+    pub fn named(&self) -> impl Iterator<Item = (&'static str, &A)> {
+        let optional = [
+            ("weights", &self.weights),
+            ("lse", &self.lse),
+            ("entropy", &self.entropy),
+            ("scores", &self.scores),
+            ("present_key", &self.present_key),
+            ("present_value", &self.present_value),
+        ];
+        let some = optional.into_iter().filter_map(|(name, a)| Some((name, a.as_ref()?)));
+        std::iter::once(("output", &self.output)).chain(some)
+    }
+
+    /// Each tensor through a fallible function that is told the tensor's name, in the order of
+    /// [`AttentionOutputs::named`].
+    ///
+    /// # Errors
+    /// The first error of `f`.
+    pub fn try_map<'a, B, E>(
+        &'a self,
+        mut f: impl FnMut(&str, &'a A) -> std::result::Result<B, E>,
+    ) -> std::result::Result<AttentionOutputs<B>, E> {
+        let output = f("output", &self.output)?;
+        let mut opt = |name: &str, a: &'a Option<A>| a.as_ref().map(|a| f(name, a)).transpose();
+        Ok(AttentionOutputs {
+            output,
+            weights: opt("weights", &self.weights)?,
+            lse: opt("lse", &self.lse)?,
+            entropy: opt("entropy", &self.entropy)?,
+            scores: opt("scores", &self.scores)?,
+            present_key: opt("present_key", &self.present_key)?,
+            present_value: opt("present_value", &self.present_value)?,
+        })
+    }
 }

@@ -14,6 +14,7 @@ use crate::gpu::{Gpu, Run, Tensor};
 use crate::kernels::fma_rate;
 use crate::ops::linear::{embed, linear};
 use crate::ops::rnn::GpuRnn;
+use crate::problem::Role;
 use crate::reference::{self, Float};
 use crate::rnn::{RnnOutputs, RnnStack};
 use crate::tensor::{Array, DType};
@@ -158,26 +159,22 @@ fn map_stack<T>(stack: &RnnStack<Array<f32>>, f: impl Fn(&str, &Array<f32>) -> A
 pub fn judge_attention(case: &AttentionCase, got: &AttentionOutputs<Array<f32>>, dtype: DType) -> Ratios {
     let oracle = reference::attention(&case.options, &case.inputs.map(widened))?;
     let rounded = case.inputs.try_map(|name, array| {
-        let floats = matches!(name, "query" | "key" | "value" | "past_key" | "past_value");
-        Ok(if floats { stored(array, dtype) } else { array.clone() })
+        Ok(if Role::of(name, false) == Role::Stored { stored(array, dtype) } else { array.clone() })
     })?;
     let baseline = reference::attention(&case.options, &rounded)?;
-    let mut ratios = vec![ratio("output", &got.output, &oracle.output, &stored(&baseline.output, dtype), dtype)?];
-    let optional = [
-        ("weights", &got.weights, &oracle.weights, &baseline.weights),
-        ("lse", &got.lse, &oracle.lse, &baseline.lse),
-        ("scores", &got.scores, &oracle.scores, &baseline.scores),
-        ("present_key", &got.present_key, &oracle.present_key, &baseline.present_key),
-        ("present_value", &got.present_value, &oracle.present_value, &baseline.present_value),
-    ];
-    for (name, got, oracle, baseline) in optional {
-        match (got, oracle, baseline) {
-            (Some(got), Some(oracle), Some(baseline)) => ratios.push(ratio(name, got, oracle, baseline, dtype)?),
-            (None, None, None) => {}
-            _ => return Err(crate::Error::missing(name, "an output of both, or of neither")),
-        }
+    let names = |outputs: Vec<&'static str>| outputs.join(", ");
+    let (found, wanted) = (got.named().map(|(name, _)| name).collect(), oracle.named().map(|(name, _)| name).collect());
+    if found != wanted {
+        return Err(crate::Error::shape("outputs", "names", names(wanted), names(found)));
     }
-    Ok(ratios)
+    let references = oracle.named().zip(baseline.named());
+    got.named()
+        .zip(references)
+        .map(|((name, got), ((_, oracle), (_, baseline)))| {
+            let baseline = if name == "output" { stored(baseline, dtype) } else { baseline.clone() };
+            ratio(name, got, oracle, &baseline, dtype)
+        })
+        .collect()
 }
 
 /// Every output of a recurrence against the reference, as [`judge_attention`].
@@ -214,14 +211,10 @@ fn read(run: &Run<'_>, tensors: &[&Tensor]) -> Result<Vec<Array<f32>>> {
 fn attention(run: &mut Run<'_>, case: &AttentionCase, dtype: DType) -> Ratios {
     let inputs = case.inputs.upload(run.gpu(), dtype)?;
     let outputs = case.options.record(run, &inputs)?;
-    let mut tensors = vec![&outputs.output];
-    let optional = [&outputs.weights, &outputs.lse, &outputs.scores, &outputs.present_key, &outputs.present_value];
-    tensors.extend(optional.into_iter().flatten());
+    let tensors: Vec<_> = outputs.named().map(|(_, tensor)| tensor).collect();
     let mut read = read(run, &tensors)?.into_iter();
-    let mut next = |wanted: bool| wanted.then(|| read.next()).flatten();
-    let output = next(true).ok_or_else(|| crate::Error::missing("output", "what was read back"))?;
-    let [weights, lse, scores, present_key, present_value] = optional.map(|tensor| next(tensor.is_some()));
-    let got = AttentionOutputs { output, weights, lse, scores, present_key, present_value };
+    let missing = |name: &str| crate::Error::missing(name, "what was read back");
+    let got = outputs.try_map(|name, _| read.next().ok_or_else(|| missing(name)))?;
     judge_attention(case, &got, dtype)
 }
 

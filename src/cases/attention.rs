@@ -171,7 +171,7 @@ fn positions(table: &mut Table) {
         [(Some(3), None), (None, Some(2)), (Some(4), Some(1)), (Some(0), Some(0)), (Some(70), Some(70))]
     {
         let size = Size::rows(33, 70);
-        let window = Some(Window { left, right });
+        let window = Some(Window::new(left, right));
         let side = |n: Option<u32>| n.map_or("open".to_owned(), |n| n.to_string());
         let name = format!("window {} {}", side(left), side(right));
         table.add(&name, size, |case, _| case.options.window = window);
@@ -181,7 +181,7 @@ fn positions(table: &mut Table) {
         });
     }
     table.add("window that leaves rows empty", Size::rows(33, 12), |case, _| {
-        case.options.window = Some(Window { left: Some(2), right: Some(2) });
+        case.options.window = Some(Window::new(Some(2), Some(2)));
     });
     let size = Size { batch: 5, ..Size::rows(6, 40) };
     let lengths = [0.0, 1.0, 33.0, 40.0, 4.0];
@@ -198,7 +198,7 @@ fn positions(table: &mut Table) {
     }
     table.add("lengths, window", size, |case, _| {
         with_lengths(case);
-        case.options.window = Some(Window { left: Some(5), right: Some(1) });
+        case.options.window = Some(Window::new(Some(5), Some(1)));
     });
     table.add("lengths, one query", Size { queries: 1, ..size }, |case, _| with_lengths(case));
     let past = |case: &mut AttentionCase, random: &mut Random, length: usize| {
@@ -214,7 +214,7 @@ fn positions(table: &mut Table) {
     table.add("past, causal, window, one query", Size::rows(1, 1), |case, random| {
         past(case, random, 100);
         case.options.causal = Some(Causal::TopLeft);
-        case.options.window = Some(Window { left: Some(30), right: None });
+        case.options.window = Some(Window::new(Some(30), None));
     });
 }
 
@@ -256,7 +256,7 @@ fn poison(table: &mut Table) {
     });
     table.add("poison outside the window", size, |case, _| {
         spoil(case, |_, j| j > q + 1);
-        case.options.window = Some(Window { left: None, right: Some(2) });
+        case.options.window = Some(Window::new(None, Some(2)));
     });
     // In the open, NaN belongs to the rows that see it, and to no other.
     for (name, normalize) in [
@@ -359,7 +359,7 @@ fn terms(table: &mut Table) {
         case.options.scale = Some(0.4);
         case.options.softcap = Some(4.0);
         case.options.causal = Some(Causal::TopLeft);
-        case.options.window = Some(Window { left: Some(40), right: Some(0) });
+        case.options.window = Some(Window::new(Some(40), Some(0)));
         case.options.score_mod = Some(score_mod());
         case.options.weights = true;
         case.inputs.mask = Some(Mask::Float(random.array(&[1, 6, 17, 60])));

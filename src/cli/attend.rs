@@ -193,6 +193,7 @@ fn read(args: &Args) -> Outcome<(AttentionInputs<Array>, usize)> {
         key_weight: input.float("score.key_weight")?,
         v: input.float("score.v")?,
         bias: input.float("score.bias")?,
+        ..ScoreWeights::default()
     };
     input.warn_unused("attend");
     Ok((inputs, rank))

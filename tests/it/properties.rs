@@ -137,7 +137,7 @@ fn positions_equal_the_mask_written_out() {
         for causal in [None, Some(Causal::TopLeft), Some(Causal::BottomRight)] {
             for window in [None, Some((2, 1)), Some((0, 3))] {
                 for lengths in [None, Some([keys, keys / 2]), Some([0, 1])] {
-                    let window = window.map(|(left, right)| Window { left: Some(left), right: Some(right) });
+                    let window = window.map(|(left, right)| Window::new(Some(left), Some(right)));
                     let options = Attention { causal, window, ..full() };
                     let mut inputs = inputs(queries, keys);
                     let mut mask = Array::filled(&[2, 1, queries, keys], 0.0);

@@ -205,7 +205,7 @@ fn window(text: &str) -> std::result::Result<Window, String> {
         Err(_) => Err(format!("`{text}` is no whole number")),
     };
     match text.split_once(',') {
-        Some((left, right)) => Ok(Window { left: side(left)?, right: side(right)? }),
+        Some((left, right)) => Ok(Window::new(side(left)?, side(right)?)),
         None => Err("expected two numbers as in `128,0`".to_owned()),
     }
 }

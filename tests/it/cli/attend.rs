@@ -71,7 +71,7 @@ fn cases() -> Vec<Case> {
             "--causal bottom-right --window 2,-1 --scores masked --lse",
             Attention {
                 causal: Some(Causal::BottomRight),
-                window: Some(Window { left: Some(2), right: None }),
+                window: Some(Window::new(Some(2), None)),
                 scores: Some(ScoreStage::Masked),
                 lse: true,
                 ..plain()
@@ -82,7 +82,7 @@ fn cases() -> Vec<Case> {
             "--window -1,1 --causal=top-left --weights",
             Attention {
                 causal: Some(Causal::TopLeft),
-                window: Some(Window { left: None, right: Some(1) }),
+                window: Some(Window::new(None, Some(1))),
                 weights: true,
                 ..plain()
             },

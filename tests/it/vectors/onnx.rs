@@ -68,7 +68,7 @@ fn attention_case(entry: &Entry) -> AttentionCase {
     inputs.kv_lengths = input(entry, &mut t, 6);
 
     let side = |name: &str| entry.integer(name).and_then(|n| u32::try_from(n).ok());
-    let window = Window { left: side("left_window_size"), right: side("right_window_size") };
+    let window = Window::new(side("left_window_size"), side("right_window_size"));
     let mut options = Attention {
         scale: entry.number("scale"),
         softcap: entry.number("softcap").filter(|&cap| cap != 0.0),

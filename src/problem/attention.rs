@@ -1,0 +1,243 @@
+//! Attention with its numbers checked.
+
+use super::options::{check_blocks, check_options, check_previous, check_rotary, check_score, paged, ragged};
+use super::{nonzero, rank4, same, vector};
+use crate::attention::{Attention, AttentionInputs, AttentionOutputs, Causal, Mask, Score};
+use crate::error::{Error, Result};
+use crate::tensor::DType;
+
+/// Attention with its numbers checked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AttentionProblem {
+    /// B: batch rows.
+    pub batch: usize,
+    /// Hq: query heads.
+    pub query_heads: usize,
+    /// Hkv: key and value heads; divides `query_heads`.
+    pub kv_heads: usize,
+    /// Nq: queries.
+    pub queries: usize,
+    /// Nk: keys, the past included.
+    pub keys: usize,
+    /// P: keys of the past.
+    pub past: usize,
+    /// D of the query as given.
+    pub query_dim: usize,
+    /// D of the key as given.
+    pub key_dim: usize,
+    /// Length over which query and key are compared: D, or A after the projections of an additive score.
+    pub score_dim: usize,
+    /// Dv.
+    pub value_dim: usize,
+    /// What the scores are multiplied with.
+    pub scale: f32,
+    /// Columns of the mask; keys past them are hidden. Nk without a mask.
+    pub mask_keys: usize,
+    /// S: sequences of a ragged batch.
+    pub sequences: Option<usize>,
+    /// Keys in one page of a paged cache.
+    pub page: Option<usize>,
+}
+
+impl AttentionProblem {
+    /// Checks options and shapes against each other.
+    ///
+    /// # Errors
+    /// [`Error::Shape`], [`Error::Missing`] or [`Error::Option`] with the first rule that is broken.
+    pub fn new(options: &Attention, inputs: &AttentionInputs<&[usize]>) -> Result<Self> {
+        let [batch, query_heads, queries, query_dim] = rank4("query", "[B, Hq, Nq, D]", inputs.query)?;
+        let [key_batch, kv_heads, new_keys, key_dim] = rank4("key", "[B, Hkv, Nk, D]", inputs.key)?;
+        let [value_batch, value_heads, value_keys, value_dim] = rank4("value", "[B, Hkv, Nk, Dv]", inputs.value)?;
+        same("value", "axis 0 (batch)", key_batch, value_batch)?;
+        same("value", "axis 1 (heads)", kv_heads, value_heads)?;
+        same("value", "axis 2 (keys)", new_keys, value_keys)?;
+        if query_heads % kv_heads != 0 {
+            return Err(Error::shape(
+                "query",
+                "axis 1 (heads)",
+                format!("a multiple of key's {kv_heads} heads"),
+                query_heads,
+            ));
+        }
+
+        let page = paged(options, inputs, batch, new_keys)?;
+        if page.is_none() {
+            same("key", "axis 0 (batch)", batch, key_batch)?;
+        }
+        let past = match (inputs.past_key, inputs.past_value) {
+            (None, None) => 0,
+            (Some(key), Some(value)) => {
+                past_length("past_key", key, [batch, kv_heads, key_dim])?;
+                let length = past_length("past_value", value, [batch, kv_heads, value_dim])?;
+                same("past_value", "axis 2 (keys)", key[2], length)?;
+                length
+            }
+            (Some(_), None) => return Err(Error::missing("past_value", "the values that belong to `past_key`")),
+            (None, Some(_)) => return Err(Error::missing("past_key", "the keys that belong to `past_value`")),
+        };
+        if past > 0 && inputs.kv_lengths.is_some() {
+            return Err(Error::option(
+                "kv_lengths",
+                "cannot stand beside past_key and past_value: join the cache first, or leave the lengths out",
+            ));
+        }
+        let keys = page.map_or(past + new_keys, |(pages, size)| pages * size);
+        let sequences = ragged(options, inputs, batch)?;
+
+        let mask_keys = match &inputs.mask {
+            None => keys,
+            Some(mask) => check_mask(mask.tensor(), [batch, query_heads, queries, keys])?,
+        };
+        vector("kv_lengths", inputs.kv_lengths, batch, "batch")?;
+        vector("query_lengths", inputs.query_lengths, batch, "batch")?;
+        vector("alibi_slopes", inputs.alibi_slopes, query_heads, "query heads")?;
+        vector("sinks", inputs.sinks, query_heads, "query heads")?;
+
+        check_blocks(options, inputs.block_mask, [batch, query_heads, queries, keys])?;
+        let score_dim = check_score(options.score, inputs, query_dim, key_dim)?;
+        check_previous(options, inputs.previous, [batch, query_heads, queries, keys])?;
+        check_options(options, inputs)?;
+        let longest = if sequences.is_some() { 1 } else { keys.max(past + queries) };
+        check_rotary(options, inputs, query_dim.min(key_dim), longest)?;
+        let scale = options.scale.unwrap_or(match options.score {
+            Score::ScaledDot => 1.0 / (query_dim as f32).sqrt(),
+            _ => 1.0,
+        });
+        Ok(Self {
+            batch,
+            query_heads,
+            kv_heads,
+            queries,
+            keys,
+            past,
+            query_dim,
+            key_dim,
+            score_dim,
+            value_dim,
+            scale,
+            mask_keys,
+            sequences,
+            page: page.map(|(_, size)| size),
+        })
+    }
+
+    /// Query heads that share one key head.
+    pub fn group(&self) -> usize {
+        self.query_heads / self.kv_heads
+    }
+
+    /// Checks the element types of GPU tensors and returns the one that query, key, value and output share.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] with axis `dtype`.
+    pub fn element_type(inputs: &AttentionInputs<DType>) -> Result<DType> {
+        let element = inputs.query;
+        if element == DType::U32 {
+            return Err(Error::shape("query", "dtype", "f32 or f16", element));
+        }
+        let bool_mask = matches!(inputs.mask, Some(Mask::Bool(_)));
+        inputs.try_map(|name, &found| {
+            let wanted = Role::of(name, bool_mask).dtype(element);
+            if found == wanted { Ok(()) } else { Err(Error::shape(name, "dtype", wanted, found)) }
+        })?;
+        Ok(element)
+    }
+
+    /// Shape and type of every result; `has_past` tells of `past_key` and `past_value`.
+    pub fn outputs(
+        &self,
+        options: &Attention,
+        element: DType,
+        has_past: bool,
+    ) -> AttentionOutputs<(Vec<usize>, DType)> {
+        let rows = [self.batch, self.query_heads, self.queries];
+        let pairs = [self.batch, self.query_heads, self.queries, self.keys];
+        let present = |dim| has_past.then(|| (vec![self.batch, self.kv_heads, self.keys, dim], element));
+        let optional = |wanted: bool, shape: &[usize]| wanted.then(|| (shape.to_vec(), DType::F32));
+        AttentionOutputs {
+            output: ([&rows[..], &[self.value_dim]].concat(), element),
+            weights: optional(options.weights, &pairs),
+            lse: optional(options.lse, &rows),
+            entropy: optional(options.entropy, &rows),
+            scores: optional(options.scores.is_some(), &pairs),
+            present_key: present(self.key_dim),
+            present_value: present(self.value_dim),
+        }
+    }
+}
+
+/// What kind of numbers an input of attention holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Stored as the caller chose, f32 or f16: query, key, value and the past.
+    Stored,
+    /// f32 always.
+    Float,
+    /// Whole numbers and bool masks: u32 on the GPU.
+    Integer,
+}
+
+impl Role {
+    /// Of the input that [`AttentionInputs::try_map`] calls by this name.
+    pub fn of(name: &str, bool_mask: bool) -> Self {
+        match name {
+            "query" | "key" | "value" | "past_key" | "past_value" => Self::Stored,
+            "kv_lengths" | "query_lengths" | "cu_seqlens_q" | "cu_seqlens_k" | "block_mask" | "block_table" => {
+                Self::Integer
+            }
+            "mask" if bool_mask => Self::Integer,
+            _ => Self::Float,
+        }
+    }
+
+    /// Element type on the GPU.
+    pub fn dtype(self, element: DType) -> DType {
+        match self {
+            Self::Stored => element,
+            Self::Float => DType::F32,
+            Self::Integer => DType::U32,
+        }
+    }
+}
+
+/// The offset of the diagonal: key j is at the query's own position when j = i + offset.
+///
+/// `length` is the batch row's key length, when lengths are given.
+pub fn diagonal(options: &Attention, problem: &AttentionProblem, length: Option<usize>) -> i64 {
+    match (length, options.causal) {
+        (Some(length), _) => length as i64 - problem.queries as i64,
+        (None, Some(Causal::BottomRight)) => problem.keys as i64 - problem.queries as i64,
+        (None, _) => problem.past as i64,
+    }
+}
+
+/// A past is [B, Hkv, P, D] with P ≥ 0; returns P.
+fn past_length(name: &str, shape: &[usize], [batch, heads, dim]: [usize; 3]) -> Result<usize> {
+    let &[b, h, length, d] = shape else {
+        return Err(Error::shape(name, "rank", 4, shape.len()));
+    };
+    same(name, "axis 0 (batch)", batch, b)?;
+    same(name, "axis 1 (heads)", heads, h)?;
+    same(name, "axis 3 (dim)", dim, d)?;
+    Ok(length)
+}
+
+/// Broadcast over [B, Hq, Nq, Nk] by the usual rules, except that the last axis may be shorter than Nk (but a last
+/// axis of 1 is repeated); returns how many keys the mask reaches.
+pub(super) fn check_mask(shape: &[usize], full: [usize; 4]) -> Result<usize> {
+    const AXES: [&str; 4] = ["batch", "query heads", "queries", "keys"];
+    if shape.is_empty() || shape.len() > 4 {
+        return Err(Error::shape("mask", "rank", "1 to 4", shape.len()));
+    }
+    nonzero("mask", shape)?;
+    let lead = 4 - shape.len();
+    for (axis, &found) in shape.iter().enumerate() {
+        let (wanted, name) = (full[lead + axis], AXES[lead + axis]);
+        let fits = found == wanted || found == 1 || (lead + axis == 3 && found < wanted);
+        if !fits {
+            return Err(Error::shape("mask", format!("axis {axis} ({name})"), format!("{wanted} or 1"), found));
+        }
+    }
+    let last = shape[shape.len() - 1];
+    Ok(if last == 1 { full[3] } else { last })
+}

@@ -1,0 +1,96 @@
+//! Every rule about ranks, axes, element types and combinations of options, checked once, before any work.
+//!
+//! A problem is what remains of a request when the tensors are forgotten: plain numbers that the planner and the
+//! reference can rely on.
+
+mod attention;
+mod options;
+mod rnn;
+
+pub use attention::{AttentionProblem, Role, diagonal};
+pub use rnn::RnnProblem;
+
+use crate::error::{Error, Result};
+
+fn rank4(name: &str, expected: &str, shape: &[usize]) -> Result<[usize; 4]> {
+    let found: [usize; 4] = shape
+        .try_into()
+        .map_err(|_| Error::shape(name, "rank", format!("4 {expected}"), format!("{} {shape:?}", shape.len())))?;
+    nonzero(name, &found)?;
+    Ok(found)
+}
+
+fn nonzero(name: &str, shape: &[usize]) -> Result<()> {
+    match shape.iter().position(|&n| n == 0) {
+        Some(axis) => Err(Error::shape(name, format!("axis {axis}"), "at least 1", 0)),
+        None => Ok(()),
+    }
+}
+
+fn same(name: &str, axis: &str, expected: usize, found: usize) -> Result<()> {
+    if expected == found { Ok(()) } else { Err(Error::shape(name, axis, expected, found)) }
+}
+
+fn vector(name: &str, shape: Option<&[usize]>, expected: usize, of: &str) -> Result<()> {
+    match shape {
+        Some(&[found]) => same(name, &format!("axis 0 ({of})"), expected, found),
+        Some(shape) => Err(Error::shape(name, "rank", 1, shape.len())),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::attention::check_mask;
+    use super::*;
+    use crate::attention::{Attention, AttentionInputs};
+    use crate::rnn::RnnWeights;
+    use crate::rnn::{Cell, Rnn, RnnInputs};
+
+    fn attention(query: &[usize], key: &[usize], value: &[usize]) -> Result<AttentionProblem> {
+        AttentionProblem::new(&Attention::default(), &AttentionInputs::new(query, key, value))
+    }
+
+    #[test]
+    fn the_door_names_tensor_axis_expected_and_found() {
+        let error = attention(&[2, 4, 5, 8], &[2, 4, 6, 7], &[2, 4, 6, 8]).unwrap_err();
+        assert_eq!(error.to_string(), "`key` axis 3 (head dim): expected 8, found 7");
+        let error = attention(&[2, 4, 8], &[2, 4, 6, 8], &[2, 4, 6, 8]).unwrap_err();
+        assert_eq!(error.to_string(), "`query` rank: expected 4 [B, Hq, Nq, D], found 3 [2, 4, 8]");
+        let error = attention(&[2, 4, 5, 8], &[2, 3, 6, 8], &[2, 3, 6, 8]).unwrap_err();
+        assert_eq!(error.to_string(), "`query` axis 1 (heads): expected a multiple of key's 3 heads, found 4");
+        let error = attention(&[2, 4, 0, 8], &[2, 4, 6, 8], &[2, 4, 6, 8]).unwrap_err();
+        assert_eq!(error.to_string(), "`query` axis 2: expected at least 1, found 0");
+    }
+
+    #[test]
+    fn masks_broadcast_and_may_be_short() {
+        let full = [2, 3, 4, 5];
+        assert_eq!(check_mask(&[5], full).unwrap(), 5);
+        assert_eq!(check_mask(&[4, 3], full).unwrap(), 3);
+        assert_eq!(check_mask(&[2, 1, 4, 1], full).unwrap(), 5);
+        assert!(check_mask(&[2, 2, 4, 5], full).is_err());
+        assert!(check_mask(&[6], full).is_err());
+        assert!(check_mask(&[1, 2, 3, 4, 5], full).is_err());
+    }
+
+    #[test]
+    fn recurrent_weights_are_checked_layer_by_layer() {
+        let weights = |ih: &'static [usize], hh: &'static [usize]| RnnWeights {
+            weight_ih: ih,
+            weight_hh: hh,
+            bias_ih: None,
+            bias_hh: None,
+            peephole: None,
+        };
+        let options = Rnn::new(Cell::Lstm);
+        let inputs = RnnInputs::new(&[7, 2, 3][..]);
+        let good = vec![vec![weights(&[16, 3], &[16, 4])], vec![weights(&[16, 4], &[16, 4])]];
+        let problem = RnnProblem::new(&options, &good, &inputs).unwrap();
+        assert_eq!((problem.hidden, problem.layers, problem.inputs), (4, 2, vec![3, 4]));
+        let bad = vec![vec![weights(&[16, 3], &[16, 4])], vec![weights(&[16, 3], &[16, 4])]];
+        let error = RnnProblem::new(&options, &bad, &inputs).unwrap_err();
+        assert_eq!(error.to_string(), "`weight_ih_l1` axis 1 (input): expected 4, found 3");
+        assert!(RnnProblem::new(&options, &vec![], &inputs).is_err());
+    }
+}
