@@ -4,9 +4,8 @@
 
 use std::collections::BTreeMap;
 
-use half::f16;
-
 use crate::attention::AttentionOutputs;
+use crate::baseline::{self, Verdicts, stored};
 use crate::cases::{self, AppendCase, AttentionCase, LinearCase, MergeCase, RnnCase};
 use crate::compare::judge;
 use crate::error::Result;
@@ -16,9 +15,8 @@ use crate::ops::cache::append;
 use crate::ops::linear::{embed, linear};
 use crate::ops::merge::merge;
 use crate::ops::rnn::GpuRnn;
-use crate::problem::Role;
 use crate::reference::{self, Float};
-use crate::rnn::{RnnOutputs, RnnStack};
+use crate::rnn::RnnOutputs;
 use crate::tensor::{Array, DType};
 
 /// What the cases say of one variant.
@@ -134,83 +132,28 @@ pub fn run(gpu: &Gpu, quick: bool, mut progress: impl FnMut(usize, usize)) -> Re
     Ok(rows.into_values().collect())
 }
 
-/// The values that storage as `dtype` leaves of an array.
-pub fn stored(array: &Array<f32>, dtype: DType) -> Array<f32> {
-    match dtype {
-        DType::F16 => array.map(|&x| f16::from_f32(x).to_f32()),
-        DType::F32 | DType::U32 => array.clone(),
-    }
-}
-
 fn widened(array: &Array<f32>) -> Array<f64> {
     array.map(|&x| f64::from_f32(x))
 }
 
-fn ratio(
-    name: &'static str,
-    got: &Array<f32>,
-    oracle: &Array<f64>,
-    baseline: &Array<f32>,
-    storage: DType,
-) -> Result<(&'static str, f64)> {
-    Ok((name, judge(name, got, oracle, baseline, storage)?.ratio()))
+fn ratios(verdicts: Verdicts) -> Vec<(&'static str, f64)> {
+    verdicts.into_iter().map(|(name, verdict)| (name, verdict.ratio())).collect()
 }
 
-/// Each weight of a stack through a function that is told its name.
-fn map_stack<T>(stack: &RnnStack<Array<f32>>, f: impl Fn(&str, &Array<f32>) -> Array<T>) -> Result<RnnStack<Array<T>>> {
-    stack.iter().map(|layer| layer.iter().map(|w| w.try_map(|name, a| Ok(f(name, a)))).collect()).collect()
-}
-
-/// Every output of an attention against the reference: the oracle in f64 on the inputs as they were, the baseline in
-/// f32 on the inputs as they are stored.
+/// Every output of an attention against the reference, as [`baseline::judge_attention`].
 ///
 /// # Errors
 /// Those of the reference.
 pub fn judge_attention(case: &AttentionCase, got: &AttentionOutputs<Array<f32>>, dtype: DType) -> Ratios {
-    let oracle = reference::attention(&case.options, &case.inputs.map(widened))?;
-    let rounded = case.inputs.try_map(|name, array| {
-        Ok(if Role::of(name, false) == Role::Stored { stored(array, dtype) } else { array.clone() })
-    })?;
-    let baseline = reference::attention(&case.options, &rounded)?;
-    let names = |outputs: Vec<&'static str>| outputs.join(", ");
-    let (found, wanted) = (got.named().map(|(name, _)| name).collect(), oracle.named().map(|(name, _)| name).collect());
-    if found != wanted {
-        return Err(crate::Error::shape("outputs", "names", names(wanted), names(found)));
-    }
-    let references = oracle.named().zip(baseline.named());
-    got.named()
-        .zip(references)
-        .map(|((name, got), ((_, oracle), (_, baseline)))| {
-            let baseline = if name == "output" { stored(baseline, dtype) } else { baseline.clone() };
-            ratio(name, got, oracle, &baseline, dtype)
-        })
-        .collect()
+    baseline::judge_attention(&case.options, &case.inputs, got, dtype).map(ratios)
 }
 
-/// Every output of a recurrence against the reference, as [`judge_attention`].
+/// Every output of a recurrence against the reference, as [`baseline::judge_rnn`].
 ///
 /// # Errors
 /// Those of the reference.
 pub fn judge_rnn(case: &RnnCase, got: &RnnOutputs<Array<f32>>, dtype: DType) -> Ratios {
-    let wide_stack = map_stack(&case.stack, |_, a| widened(a))?;
-    let wide = case.inputs.map(widened);
-    let oracle = reference::rnn(&case.options, &wide_stack, &wide)?;
-    let stack =
-        map_stack(&case.stack, |name, a| if name.starts_with("weight") { stored(a, dtype) } else { a.clone() })?;
-    let inputs = case.inputs.try_map(|name, a| Ok(if name == "input" { stored(a, dtype) } else { a.clone() }))?;
-    let baseline = reference::rnn(&case.options, &stack, &inputs)?;
-    let mut ratios = vec![
-        ratio("output", &got.output, &oracle.output, &baseline.output, DType::F32)?,
-        ratio("final_h", &got.final_h, &oracle.final_h, &baseline.final_h, DType::F32)?,
-    ];
-    match (&got.final_c, &oracle.final_c, &baseline.final_c) {
-        (Some(got), Some(oracle), Some(baseline)) => {
-            ratios.push(ratio("final_c", got, oracle, baseline, DType::F32)?);
-        }
-        (None, None, None) => {}
-        _ => return Err(crate::Error::missing("final_c", "an output of both, or of neither")),
-    }
-    Ok(ratios)
+    baseline::judge_rnn(&case.options, &case.stack, &case.inputs, got, dtype).map(ratios)
 }
 
 /// Reads tensors through the run without consuming its recording, so that the variants can still be told.
@@ -261,7 +204,7 @@ fn linear_case(run: &mut Run<'_>, case: &LinearCase, dtype: DType) -> Ratios {
         let x = reference::embed(&stored(&case.table, dtype), &case.ids)?;
         reference::linear(&x, &stored(&case.weight, dtype), case.bias.as_ref(), case.activation)?
     };
-    Ok(vec![ratio("y", &got, &oracle, &baseline, DType::F32)?])
+    Ok(vec![("y", judge("y", &got, &oracle, &baseline, DType::F32)?.ratio())])
 }
 
 fn append_case(run: &mut Run<'_>, case: &AppendCase, dtype: DType) -> Ratios {
@@ -308,5 +251,5 @@ fn fma_rate_case(run: &mut Run<'_>, factors: [f32; 2], turns: u32) -> Ratios {
     let mut read = read(run, &[&tensor])?;
     let got = read.pop().ok_or_else(|| crate::Error::missing("output", "what was read back"))?;
     let oracle = Array::from_fn(got.shape(), |k| fma_rate::expected(factors, turns, k));
-    Ok(vec![ratio("output", &got, &oracle, &oracle.map(|&x| x as f32), DType::F32)?])
+    Ok(vec![("output", judge("output", &got, &oracle, &oracle.map(|&x| x as f32), DType::F32)?.ratio())])
 }
