@@ -13,6 +13,8 @@ use crate::tensor::DType;
 pub enum Kernel {
     /// Strided copy.
     Copy,
+    /// Running sum of alignments.
+    Coverage,
     /// Measurement: multiply-adds per second.
     FmaRate,
     /// Embedding look-up.
@@ -49,8 +51,9 @@ const SCORE_MOD_NONE: &str = shader!("common/score_mod_none.wgsl");
 
 impl Kernel {
     /// Every kernel.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Copy,
+        Self::Coverage,
         Self::FmaRate,
         Self::Gather,
         Self::Merge,
@@ -65,6 +68,7 @@ impl Kernel {
     pub fn name(self) -> &'static str {
         match self {
             Self::Copy => "copy",
+            Self::Coverage => "coverage",
             Self::FmaRate => "fma_rate",
             Self::Gather => "gather",
             Self::Merge => "merge",
@@ -80,6 +84,7 @@ impl Kernel {
     fn files(self) -> &'static [&'static str] {
         match self {
             Self::Copy => &[LAYOUT, shader!("copy.wgsl")],
+            Self::Coverage => &[LAYOUT, REDUCE_SHARED, shader!("coverage.wgsl")],
             Self::FmaRate => &[LAYOUT, shader!("fma_rate.wgsl")],
             Self::Gather => &[LAYOUT, shader!("gather.wgsl")],
             Self::Merge => &[LAYOUT, shader!("merge.wgsl")],

@@ -2,6 +2,7 @@
 //! and pushes a dispatch into a [`Recording`](crate::recording::Recording); nothing here knows wgpu.
 
 pub mod copy;
+pub mod coverage;
 pub mod fma_rate;
 pub mod gather;
 pub mod merge;
@@ -72,6 +73,7 @@ pub fn uniform_structs() -> Vec<(Kernel, &'static str, Fields, usize)> {
         (Kernel::FmaRate, "Params", fma_rate::Params::FIELDS, size_of::<fma_rate::Params>()),
         (Kernel::Gather, "Params", gather::Params::FIELDS, size_of::<gather::Params>()),
         (Kernel::Copy, "Params", copy::Params::FIELDS, size_of::<copy::Params>()),
+        (Kernel::Coverage, "Params", coverage::Params::FIELDS, size_of::<coverage::Params>()),
         (Kernel::Merge, "Params", merge::Params::FIELDS, size_of::<merge::Params>()),
     ]
 }

@@ -5,5 +5,8 @@
 //! device.
 
 pub mod attention;
+pub mod decoder;
 pub mod linear;
+pub mod multi_head;
 pub mod rnn;
+pub mod visual;

@@ -6,17 +6,23 @@
 //! and lengths as whole numbers, in the element type of the rest.
 
 mod attention;
+mod decoder;
 mod float;
 mod linear;
+mod multi_head;
 mod normalize;
 mod parallel;
 mod rnn;
+mod visual;
 
 pub use attention::attention;
+pub use decoder::attention_decoder;
 pub use float::Float;
 pub use linear::{activate, embed, linear};
+pub use multi_head::multi_head;
 pub use normalize::{gumbel, hardmax, log_softmax, softmax, sparsemax};
 pub use rnn::rnn;
+pub use visual::visual;
 
 use crate::error::{Error, Result};
 use crate::tensor::Array;
