@@ -220,7 +220,7 @@ fn append_case(run: &mut Run<'_>, case: &AppendCase, dtype: DType) -> Ratios {
     let (before, rows) = (case.in_one_piece(&stored(&case.cache, dtype)), stored(&case.rows, dtype));
     let want = reference::append(&before, &rows, &starts, case.wrap)?;
     // Copies are exact.
-    Ok(vec![ratio("cache", &case.in_one_piece(&got), &widened(&want), &want, DType::F32)?])
+    Ok(vec![("cache", judge("cache", &case.in_one_piece(&got), &widened(&want), &want, DType::F32)?.ratio())])
 }
 
 fn merge_case(run: &mut Run<'_>, case: &MergeCase, dtype: DType) -> Ratios {
@@ -239,8 +239,8 @@ fn merge_case(run: &mut Run<'_>, case: &MergeCase, dtype: DType) -> Ratios {
     let narrow: Vec<_> = case.parts.iter().map(|(output, lse)| (stored(output, dtype), lse.clone())).collect();
     let (baseline, baseline_lse) = reference::merge(&narrow.iter().map(|(o, l)| (o, l)).collect::<Vec<_>>())?;
     Ok(vec![
-        ratio("output", &got_output, &oracle, &stored(&baseline, dtype), dtype)?,
-        ratio("lse", &got_lse, &oracle_lse, &baseline_lse, DType::F32)?,
+        ("output", judge("output", &got_output, &oracle, &stored(&baseline, dtype), dtype)?.ratio()),
+        ("lse", judge("lse", &got_lse, &oracle_lse, &baseline_lse, DType::F32)?.ratio()),
     ])
 }
 
