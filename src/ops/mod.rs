@@ -5,5 +5,8 @@
 //! device.
 
 pub mod attention;
+pub mod cache;
 pub mod linear;
+pub mod merge;
 pub mod rnn;
+pub mod rotary;
