@@ -25,19 +25,22 @@
 //! | module | what is in it |
 //! |---|---|
 //! | [`attention`], [`rnn`] | options, inputs and outputs, with the formulas |
+//! | [`layers`] | multi-head attention, attention decoder, visual attention |
 //! | [`gpu`] | devices, tensors, runs |
 //! | [`ops`] | whole operations on the GPU |
 //! | [`reference`](mod@reference) | the same on the CPU, in f32 or f64 |
-//! | [`compare`], [`validate`] | how far a result may be from the truth, and every kernel held against it |
+//! | [`compare`], [`baseline`], [`validate`] | how far a result may be from the truth, and every kernel held against it |
 //! | [`problem`], [`plan`], [`recording`], [`kernels`], [`wgsl`] | the way from options to shaders, without a device |
 
 pub mod attention;
+pub mod baseline;
 #[doc(hidden)]
 pub mod cases;
 pub mod compare;
 pub mod error;
 pub mod gpu;
 pub mod kernels;
+pub mod layers;
 pub mod ops;
 pub mod plan;
 pub mod problem;
