@@ -7,8 +7,9 @@
 #![allow(missing_docs)]
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use regard::attention::{Attention, AttentionInputs, Normalize, ScoreStage};
+use regard::attention::{Attention, AttentionInputs, ScoreStage, ScoreWeights};
 use regard::gpu::{Gpu, Run};
+use regard::kernels::visibility::Visibility;
 use regard::kernels::{copy, gather, merge, score, softmax, weighted_sum};
 use regard::problem::AttentionProblem;
 use regard::recording::View;
@@ -71,26 +72,27 @@ fn kernels(c: &mut Criterion) {
     let (scores, weights) = (want.scores.unwrap(), want.weights.unwrap());
     let (gpu_scores, gpu_weights) = (upload(&gpu, &scores), upload(&gpu, &weights));
 
+    // No mask: everyone sees everyone.
+    let seen = |run: &mut Run<'_>| {
+        let views = AttentionInputs::new(run.bind("q", &gq), run.bind("k", &gk), run.bind("v", &gv));
+        Visibility::record(run.recording_mut(), caps, &options, &problem, &views).unwrap()
+    };
+
     kernel(c, &gpu, "score", &[&gq, &gk], &scores, |run, inputs, output| {
-        let scored = score::Scored {
-            query: &inputs[0],
-            key: &inputs[1],
-            v: None,
-            mask: None,
-            kv_lengths: None,
-            alibi_slopes: None,
-        };
+        let weights = ScoreWeights::default();
+        let visibility = seen(run);
+        let scored = score::Scored { query: &inputs[0], key: &inputs[1], weights: &weights, visibility: &visibility };
         let (stage, hidden) = (ScoreStage::Masked, score::HIDDEN);
         score::record(run.recording_mut(), caps, &options, &problem, scored, 0, stage, hidden, output).unwrap();
     });
     // The kernel works in place, so its scores are put there first.
     kernel(c, &gpu, "copy + softmax", &[&gpu_scores], &weights, |run, inputs, output| {
         copy::record(run.recording_mut(), caps, &inputs[0], output).unwrap();
-        let soft = Normalize::Softmax;
-        softmax::record(run.recording_mut(), caps, soft, QUERIES, 0, output, None, None).unwrap();
+        softmax::record(run.recording_mut(), caps, &options, QUERIES, 0, output, None, None).unwrap();
     });
     kernel(c, &gpu, "weighted sum", &[&gpu_weights, &gv], &want.output, |run, inputs, output| {
-        weighted_sum::record(run.recording_mut(), caps, &inputs[0], &inputs[1], output).unwrap();
+        let visibility = seen(run);
+        weighted_sum::record(run.recording_mut(), caps, &visibility, 0, &inputs[0], &inputs[1], output).unwrap();
     });
 
     let table = numbers(&[1000, 256], 4);

@@ -9,14 +9,18 @@ override LANES: u32 = 64u;
 override ROWS: u32 = 4u;  // 1 when there is a single query: the four rows are then the same and fold into one
 override SCORE: u32 = 0u; // 0 dot, 1 additive, 2 cosine
 override HAS_V: bool = false;
+override NORMED: bool = false; // v is g · v / ‖v‖
 override STAGE: u32 = 2u; // 0 after the scale, 1 after the softcap, 2 masked
 override SOFTCAP: bool = false;
 
 struct Params {
     query: View, // [B, Hq, Nq', D]
-    key: View,   // [B, Hkv, Nk, D]
+    key: View,   // [B, Hkv, Nk, D], or pages [pages, Hkv, page size, D]
     scores: View, // [B, Hq, Nq', Nk]
+    positions: Positions,
     mask: Mask,
+    blocks: Blocks,
+    pages: Pages,
     group: u32, // query heads per key head
     depth: u32, // D
     row_tiles: u32,
@@ -26,20 +30,18 @@ struct Params {
     scale: f32,
     softcap: f32,
     hidden: f32, // written for hidden pairs: HIDDEN for a softmax
-    v_start: u32, // where v lies: index of the first, distance between neighbours
-    v_step: u32,
-    pad_0: u32,
+    g: u32, // index of g in `vectors`
+    v: List,
 }
 
 @group(0) @binding(1) var<storage, read> query: array<elem>;
 @group(0) @binding(2) var<storage, read> key: array<k_elem>;
-@group(0) @binding(3) var<storage, read> v: array<f32>;
+@group(0) @binding(3) var<storage, read> vectors: array<u32>;
 @group(0) @binding(4) var<storage, read> mask: array<u32>;
-@group(0) @binding(5) var<storage, read> kv_lengths: array<u32>;
-@group(0) @binding(6) var<storage, read> alibi_slopes: array<f32>;
-@group(0) @binding(7) var<storage, read_write> scores: array<f32>;
+@group(0) @binding(5) var<storage, read> block_mask: array<u32>;
+@group(0) @binding(6) var<storage, read_write> scores: array<f32>;
 
-fn finish(b: u32, h: u32, i: u32, j: u32, sum: f32) {
+fn finish(row: Row, b: u32, h: u32, i: u32, j: u32, sum: f32) {
     if (i >= params.scores.shape.z || j >= params.scores.shape.w) {
         return;
     }
@@ -49,12 +51,17 @@ fn finish(b: u32, h: u32, i: u32, j: u32, sum: f32) {
         s = params.softcap * tanh1(s / params.softcap);
     }
     if (STAGE > 1u) {
-        let m = masked(b, h, at_query, j);
+        let m = masked(row, b, h, at_query, j);
         s = s + m.bias;
         s = select(s, LEAST_VISIBLE, s < LEAST_VISIBLE && params.hidden == HIDDEN);
         s = select(params.hidden, s, m.visible);
     }
     scores[element(params.scores, b, h, i, j)] = s;
+}
+
+fn key_row(b: u32, h: u32, j: u32) -> u32 {
+    let at = place(b, j);
+    return element(params.key, at.x, h, at.y, 0u);
 }
 
 @compute @workgroup_size(LANES)
@@ -73,7 +80,27 @@ fn main(
     let bh = rest / params.row_tiles;
     let b = bh / heads;
     let h = bh % heads;
-    let j = (tile % params.column_tiles) * LANES * 4u + lane;
+    let first_j = (tile % params.column_tiles) * LANES * 4u;
+    let j = first_j + lane;
+
+    let at_query = params.first_query + i;
+    let row0 = row_of(b, at_query);
+    let row1 = row_of(b, at_query + 1u);
+    let row2 = row_of(b, at_query + 2u);
+    let row3 = row_of(b, at_query + 3u);
+    // A tile that no one sees needs no scores. (Scores before the mask are seen by the caller.)
+    var depth = params.depth;
+    if (STAGE == 2u) {
+        let end_j = min(first_j + LANES * 4u, params.scores.shape.w);
+        var seen = sees_any(row0, first_j, end_j);
+        if (ROWS == 4u) {
+            seen = seen || sees_any(row1, first_j, end_j) || sees_any(row2, first_j, end_j)
+                || sees_any(row3, first_j, end_j);
+        }
+        if (!(seen && any_block_visible(b, h, at_query, first_j, end_j))) {
+            depth = 0u;
+        }
+    }
 
     // Rows and columns past the end repeat the last one; `finish` drops them.
     let last_i = params.scores.shape.z - 1u;
@@ -81,7 +108,13 @@ fn main(
     let i_rows = min(vec4<u32>(i) + select(vec4<u32>(0u), vec4<u32>(0u, 1u, 2u, 3u), ROWS == 4u), vec4<u32>(last_i));
     let j_columns = min(vec4<u32>(j) + LANES * vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(last_j));
     let q = element(params.query, b, h, 0u, 0u) + i_rows * params.query.strides.z;
-    let k = element(params.key, b, h / params.group, 0u, 0u) + j_columns * params.key.strides.z;
+    let k_head = h / params.group;
+    let k = vec4<u32>(
+        key_row(b, k_head, j_columns.x),
+        key_row(b, k_head, j_columns.y),
+        key_row(b, k_head, j_columns.z),
+        key_row(b, k_head, j_columns.w),
+    );
     let q_step = params.query.strides.w;
     let k_step = params.key.strides.w;
 
@@ -91,7 +124,8 @@ fn main(
     var s3 = vec4<f32>(0.0);
     var qq = vec4<f32>(0.0);
     var kk = vec4<f32>(0.0);
-    for (var d = 0u; d < params.depth; d += 1u) {
+    var vv = 0.0;
+    for (var d = 0u; d < depth; d += 1u) {
         let q_at = q + d * q_step;
         let k_at = k + d * k_step;
         let kd = vec4<f32>(f32(key[k_at.x]), f32(key[k_at.y]), f32(key[k_at.z]), f32(key[k_at.w]));
@@ -99,12 +133,15 @@ fn main(
         if (SCORE == 1u) {
             var vd = 1.0;
             if (HAS_V) {
-                vd = v[params.v_start + d * params.v_step];
+                vd = bitcast<f32>(word(params.v, d));
             }
             s0 += vd * tanh4(qd.x + kd);
             s1 += vd * tanh4(qd.y + kd);
             s2 += vd * tanh4(qd.z + kd);
             s3 += vd * tanh4(qd.w + kd);
+            if (NORMED) {
+                vv += vd * vd;
+            }
         } else {
             s0 += qd.x * kd;
             s1 += qd.y * kd;
@@ -116,6 +153,14 @@ fn main(
             }
         }
     }
+    if (NORMED) {
+        let norm = sqrt(vv);
+        let factor = select(bitcast<f32>(vectors[params.g]) / norm, 0.0, norm == 0.0);
+        s0 *= factor;
+        s1 *= factor;
+        s2 *= factor;
+        s3 *= factor;
+    }
     if (SCORE == 2u) {
         // Norms are multiplied after their roots so that the product neither overflows nor vanishes early.
         let qn = sqrt(qq);
@@ -126,22 +171,22 @@ fn main(
         s3 = select(s3 / qn.w / kn, vec4<f32>(0.0), vec4<f32>(qn.w) * kn == vec4<f32>(0.0));
     }
     let column = vec4<u32>(j) + LANES * vec4<u32>(0u, 1u, 2u, 3u);
-    finish(b, h, i, column.x, s0.x);
-    finish(b, h, i, column.y, s0.y);
-    finish(b, h, i, column.z, s0.z);
-    finish(b, h, i, column.w, s0.w);
+    finish(row0, b, h, i, column.x, s0.x);
+    finish(row0, b, h, i, column.y, s0.y);
+    finish(row0, b, h, i, column.z, s0.z);
+    finish(row0, b, h, i, column.w, s0.w);
     if (ROWS == 4u) {
-        finish(b, h, i + 1u, column.x, s1.x);
-        finish(b, h, i + 1u, column.y, s1.y);
-        finish(b, h, i + 1u, column.z, s1.z);
-        finish(b, h, i + 1u, column.w, s1.w);
-        finish(b, h, i + 2u, column.x, s2.x);
-        finish(b, h, i + 2u, column.y, s2.y);
-        finish(b, h, i + 2u, column.z, s2.z);
-        finish(b, h, i + 2u, column.w, s2.w);
-        finish(b, h, i + 3u, column.x, s3.x);
-        finish(b, h, i + 3u, column.y, s3.y);
-        finish(b, h, i + 3u, column.z, s3.z);
-        finish(b, h, i + 3u, column.w, s3.w);
+        finish(row1, b, h, i + 1u, column.x, s1.x);
+        finish(row1, b, h, i + 1u, column.y, s1.y);
+        finish(row1, b, h, i + 1u, column.z, s1.z);
+        finish(row1, b, h, i + 1u, column.w, s1.w);
+        finish(row2, b, h, i + 2u, column.x, s2.x);
+        finish(row2, b, h, i + 2u, column.y, s2.y);
+        finish(row2, b, h, i + 2u, column.z, s2.z);
+        finish(row2, b, h, i + 2u, column.w, s2.w);
+        finish(row3, b, h, i + 3u, column.x, s3.x);
+        finish(row3, b, h, i + 3u, column.y, s3.y);
+        finish(row3, b, h, i + 3u, column.z, s3.z);
+        finish(row3, b, h, i + 3u, column.w, s3.w);
     }
 }

@@ -1,5 +1,7 @@
 // Scores to weights, in place, one workgroup a row; hidden scores (HIDDEN) get weight 0.
 //
+// Scores and sinks are divided by the temperature as they are read.
+//
 //   softmax    m = max s;  l = Σ exp(s − m) [+ exp(sink − m)];  w = exp(s − m) / l;  lse = m + ln l
 //   hardmax    w = 1 at the first largest s
 //   sample     w = 1 at argmax (s + Gumbel noise), one draw from the softmax
@@ -10,6 +12,7 @@
 override NORMALIZE: u32 = 0u; // 0 softmax, 1 hardmax, 2 sample, 3 sparsemax
 override SINKS: bool = false;
 override LSE: bool = false;
+override TEMPERATURE: bool = false;
 override SPARSEMAX_STEPS: u32 = 64u;
 
 struct Params {
@@ -23,6 +26,10 @@ struct Params {
     not_a_number: f32,
     sinks_start: u32, // where the sinks lie: index of the first, distance between neighbours
     sinks_step: u32,
+    temperature: f32,
+    pad_0: u32,
+    pad_1: u32,
+    pad_2: u32,
 }
 
 @group(0) @binding(1) var<storage, read_write> scores: array<f32>;
@@ -45,6 +52,19 @@ fn gumbel(row: u32, j: u32) -> f32 {
 
 fn hidden(s: f32) -> bool {
     return s == HIDDEN;
+}
+
+fn tempered(s: f32) -> f32 {
+    if (!TEMPERATURE) {
+        return s;
+    }
+    let t = s / params.temperature;
+    return select(select(t, LEAST_VISIBLE, t < LEAST_VISIBLE), HIDDEN, hidden(s));
+}
+
+// The score at an index of the row.
+fn score(at: u32) -> f32 {
+    return tempered(scores[at]);
 }
 
 @compute @workgroup_size(LANES)
@@ -79,7 +99,7 @@ fn main(
         var best = HIDDEN;
         var best_j = 0xffffffffu;
         for (var j = lane; j < keys; j += LANES) {
-            let s = scores[base + j * step];
+            let s = score(base + j * step);
             var noisy = s;
             if (NORMALIZE == 2u) {
                 noisy = s + gumbel(whole_row, j);
@@ -115,7 +135,7 @@ fn main(
             var sum = 0.0;
             var support = 0.0;
             for (var j = lane; j < keys; j += LANES) {
-                let s = scores[base + j * step];
+                let s = score(base + j * step);
                 if (!hidden(s) && s - m > tau) {
                     sum += s - m;
                     support += 1.0;
@@ -130,7 +150,7 @@ fn main(
             tau = next;
         }
         for (var j = lane; j < keys; j += LANES) {
-            let s = scores[base + j * step];
+            let s = score(base + j * step);
             scores[base + j * step] = select(max(s - m - tau, 0.0), 0.0, hidden(s));
         }
         return;
@@ -139,7 +159,7 @@ fn main(
     var top = m;
     var extra = 0.0;
     if (SINKS) {
-        let sink = sinks[params.sinks_start + h * params.sinks_step];
+        let sink = tempered(sinks[params.sinks_start + h * params.sinks_step]);
         top = max(m, sink);
         extra = exp1(sink - top);
     }
@@ -148,7 +168,7 @@ fn main(
         write_lse(lane, row, top, l);
     }
     for (var j = lane; j < keys; j += LANES) {
-        let s = scores[base + j * step];
+        let s = score(base + j * step);
         scores[base + j * step] = select(exp1(s - top) / l, 0.0, hidden(s));
     }
 }
@@ -164,7 +184,7 @@ fn has_nan(lane: u32, base: u32, step: u32, keys: u32) -> bool {
 fn softmax_max(lane: u32, base: u32, step: u32, keys: u32) -> f32 {
     var most = HIDDEN;
     for (var j = lane; j < keys; j += LANES) {
-        most = max(most, scores[base + j * step]);
+        most = max(most, score(base + j * step));
     }
     return reduce_max(lane, most);
 }
@@ -172,7 +192,7 @@ fn softmax_max(lane: u32, base: u32, step: u32, keys: u32) -> f32 {
 fn softmax_sum(lane: u32, base: u32, step: u32, keys: u32, top: f32) -> f32 {
     var sum = 0.0;
     for (var j = lane; j < keys; j += LANES) {
-        let s = scores[base + j * step];
+        let s = score(base + j * step);
         sum += select(exp1(s - top), 0.0, hidden(s));
     }
     return reduce_sum(lane, sum);

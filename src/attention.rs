@@ -20,7 +20,9 @@
 //! Ragged batches. With `cu_seqlens_q` and `cu_seqlens_k` the batch axis is 1 and the sequences lie one behind the
 //! other: sequence n has queries `cu_seqlens_q[n] .. cu_seqlens_q[n + 1]` and keys likewise. A query sees keys of its own
 //! sequence only, and positions count from the sequence's start: K and Q above are the sequence's own, and the offset
-//! is K − Q for [`Causal::BottomRight`], else 0 (FlashAttention, `flash_attn_varlen_func`).
+//! is K − Q for [`Causal::BottomRight`], else 0 (FlashAttention, `flash_attn_varlen_func`). Ends past the last token mean
+//! the last token. A token in no sequence sees nothing, is seen by none and stands at position 0; one in several belongs
+//! to the first. The indices i and j of masks, block masks and `score_mod` are those of the packed tensors.
 
 use std::sync::Arc;
 
@@ -71,7 +73,9 @@ pub enum Normalize {
     /// Monotonic alignment (Raffel et al. 2017, "Online and Linear-Time Attention by Enforcing Monotonic Alignments"):
     /// p_j = sigmoid(s_j), 0 where hidden, is the probability to stop at key j, scanning on from where the query before
     /// stopped. `previous` is the alignment before the first query, at key 0 if not given; each query's weights are the
-    /// next one's `previous`. Weights may sum to less than 1: the scan can run off the end.
+    /// next one's `previous`. Weights may sum to less than 1: the scan can run off the end, and after a query that sees
+    /// no key all weights are 0. Each sequence of a ragged batch begins anew, from its own keys of `previous` or at its
+    /// first key. A NaN among a row's visible scores or in the alignment before it makes its visible weights NaN.
     Monotonic(Monotonic),
 }
 
@@ -123,8 +127,9 @@ impl Window {
 /// (x_a, x_b) ← (x_a · cos − x_b · sin,  x_b · cos + x_a · sin)
 /// ```
 /// for each pair n, with cos and sin at row (position + offset), column n of the tables `rotary_cos` and `rotary_sin`
-/// [positions, width / 2]. Element 2 · (columns of the tables) of a head and those after it stay as they are. A
-/// query's position is own(i), at least 0; a key's is j. A past is taken as turned already, and `present_key` is turned.
+/// [positions, width / 2], or at their last row where they have fewer. Element 2 · (columns of the tables) of a head and
+/// those after it stay as they are. A query's position is own(i), at least 0; a key's is j. A past is taken as turned
+/// already, and `present_key` is turned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Rotary {
     /// Which elements form a pair.
@@ -359,7 +364,7 @@ pub struct AttentionInputs<A> {
     /// [positions, width / 2]: sines of [`Attention::rotary`].
     pub rotary_sin: Option<A>,
     /// The alignment before each query: [B, Hq, Nq, Nk] for [`Score::Location`]; [B, Hq, 1, Nk], before the first, for
-    /// [`Normalize::Monotonic`].
+    /// [`Normalize::Monotonic`]. Read at the K keys of the batch row or sequence, 0 beyond them.
     pub previous: Option<A>,
     /// `[Hq]`: ALiBi slopes (Press et al. 2022).
     pub alibi_slopes: Option<A>,

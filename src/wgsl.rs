@@ -11,20 +11,32 @@ use crate::tensor::DType;
 /// The kernels, one per file in `shaders/`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kernel {
+    /// Rows into a cache.
+    Append,
     /// Strided copy.
     Copy,
     /// Running sum of alignments.
     Coverage,
+    /// Entropy of rows of weights.
+    Entropy,
     /// Measurement: multiply-adds per second.
     FmaRate,
     /// Embedding look-up.
     Gather,
+    /// Keys of a location-sensitive score.
+    Location,
     /// Join of two directions.
     Merge,
+    /// Join of partial results over disjoint keys.
+    MergePartials,
+    /// Scores to monotonic alignments.
+    Monotonic,
     /// Linear layer.
     Project,
     /// Step of a recurrence.
     Recurrent,
+    /// Rotary position embedding.
+    Rotary,
     /// Attention scores.
     Score,
     /// Scores to weights.
@@ -44,6 +56,9 @@ const MATH: &str = shader!("common/math.wgsl");
 const ACTIVATION: &str = shader!("common/activation.wgsl");
 const HIDDEN: &str = shader!("common/hidden.wgsl");
 const MASK: &str = shader!("common/mask.wgsl");
+const POSITIONS: &str = shader!("common/positions.wgsl");
+const BLOCKS: &str = shader!("common/blocks.wgsl");
+const PAGES: &str = shader!("common/pages.wgsl");
 const PARAMS_UNIFORM: &str = shader!("common/params_uniform.wgsl");
 const PARAMS_STORAGE: &str = shader!("common/params_storage.wgsl");
 const REDUCE_SHARED: &str = shader!("common/reduce_shared.wgsl");
@@ -51,14 +66,20 @@ const SCORE_MOD_NONE: &str = shader!("common/score_mod_none.wgsl");
 
 impl Kernel {
     /// Every kernel.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 16] = [
+        Self::Append,
         Self::Copy,
         Self::Coverage,
+        Self::Entropy,
         Self::FmaRate,
         Self::Gather,
+        Self::Location,
         Self::Merge,
+        Self::MergePartials,
+        Self::Monotonic,
         Self::Project,
         Self::Recurrent,
+        Self::Rotary,
         Self::Score,
         Self::Softmax,
         Self::WeightedSum,
@@ -67,13 +88,19 @@ impl Kernel {
     /// Name of the shader file without its ending.
     pub fn name(self) -> &'static str {
         match self {
+            Self::Append => "append",
             Self::Copy => "copy",
             Self::Coverage => "coverage",
+            Self::Entropy => "entropy",
             Self::FmaRate => "fma_rate",
             Self::Gather => "gather",
+            Self::Location => "location",
             Self::Merge => "merge",
+            Self::MergePartials => "merge_partials",
+            Self::Monotonic => "monotonic",
             Self::Project => "project",
             Self::Recurrent => "recurrent",
+            Self::Rotary => "rotary",
             Self::Score => "score",
             Self::Softmax => "softmax",
             Self::WeightedSum => "weighted_sum",
@@ -83,16 +110,22 @@ impl Kernel {
     /// The shared files and the kernel's own, in order.
     fn files(self) -> &'static [&'static str] {
         match self {
+            Self::Append => &[LAYOUT, PAGES, shader!("append.wgsl")],
             Self::Copy => &[LAYOUT, shader!("copy.wgsl")],
             Self::Coverage => &[LAYOUT, REDUCE_SHARED, shader!("coverage.wgsl")],
+            Self::Entropy => &[LAYOUT, MATH, REDUCE_SHARED, shader!("entropy.wgsl")],
             Self::FmaRate => &[LAYOUT, shader!("fma_rate.wgsl")],
             Self::Gather => &[LAYOUT, shader!("gather.wgsl")],
+            Self::Location => &[LAYOUT, shader!("location.wgsl")],
             Self::Merge => &[LAYOUT, shader!("merge.wgsl")],
+            Self::MergePartials => &[LAYOUT, MATH, HIDDEN, shader!("merge_partials.wgsl")],
+            Self::Monotonic => &[LAYOUT, MATH, HIDDEN, REDUCE_SHARED, shader!("monotonic.wgsl")],
             Self::Project => &[LAYOUT, MATH, ACTIVATION, shader!("project.wgsl")],
             Self::Recurrent => &[LAYOUT, MATH, ACTIVATION, shader!("recurrent.wgsl")],
-            Self::Score => &[LAYOUT, MATH, HIDDEN, MASK, shader!("score.wgsl")],
+            Self::Rotary => &[LAYOUT, POSITIONS, shader!("rotary.wgsl")],
+            Self::Score => &[LAYOUT, MATH, HIDDEN, POSITIONS, BLOCKS, PAGES, MASK, shader!("score.wgsl")],
             Self::Softmax => &[LAYOUT, MATH, HIDDEN, REDUCE_SHARED, shader!("softmax.wgsl")],
-            Self::WeightedSum => &[LAYOUT, shader!("weighted_sum.wgsl")],
+            Self::WeightedSum => &[LAYOUT, POSITIONS, BLOCKS, PAGES, shader!("weighted_sum.wgsl")],
         }
     }
 }

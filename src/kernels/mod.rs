@@ -1,21 +1,29 @@
 //! The host side of each kernel: one file per shader, same stem. Each fills in the uniform `params`, picks the variant
 //! and pushes a dispatch into a [`Recording`](crate::recording::Recording); nothing here knows wgpu.
 
+pub mod append;
 pub mod copy;
 pub mod coverage;
+pub mod entropy;
 pub mod fma_rate;
 pub mod gather;
+pub mod location;
 pub mod merge;
+pub mod merge_partials;
+pub mod monotonic;
 pub mod project;
 pub mod recurrent;
+pub mod rotary;
 pub mod score;
 pub mod softmax;
+pub mod visibility;
 pub mod weighted_sum;
 
 use crate::error::{Error, Result};
 use crate::recording::View;
 use crate::rnn::Activation;
 use crate::wgsl::Kernel;
+use visibility::{BlockParams, MaskParams, PageParams, PositionParams};
 
 /// Name and byte offset of each member of a uniform struct.
 pub type Fields = &'static [(&'static str, usize)];
@@ -63,7 +71,10 @@ params! {
 pub fn uniform_structs() -> Vec<(Kernel, &'static str, Fields, usize)> {
     vec![
         (Kernel::Score, "View", View4::FIELDS, size_of::<View4>()),
-        (Kernel::Score, "Mask", score::MaskParams::FIELDS, size_of::<score::MaskParams>()),
+        (Kernel::Score, "Positions", PositionParams::FIELDS, size_of::<PositionParams>()),
+        (Kernel::Score, "Mask", MaskParams::FIELDS, size_of::<MaskParams>()),
+        (Kernel::Score, "Blocks", BlockParams::FIELDS, size_of::<BlockParams>()),
+        (Kernel::Score, "Pages", PageParams::FIELDS, size_of::<PageParams>()),
         (Kernel::Score, "Params", score::Params::FIELDS, size_of::<score::Params>()),
         (Kernel::Softmax, "Params", softmax::Params::FIELDS, size_of::<softmax::Params>()),
         (Kernel::WeightedSum, "Params", weighted_sum::Params::FIELDS, size_of::<weighted_sum::Params>()),
@@ -74,6 +85,12 @@ pub fn uniform_structs() -> Vec<(Kernel, &'static str, Fields, usize)> {
         (Kernel::Gather, "Params", gather::Params::FIELDS, size_of::<gather::Params>()),
         (Kernel::Copy, "Params", copy::Params::FIELDS, size_of::<copy::Params>()),
         (Kernel::Coverage, "Params", coverage::Params::FIELDS, size_of::<coverage::Params>()),
+        (Kernel::Append, "Params", append::Params::FIELDS, size_of::<append::Params>()),
+        (Kernel::Entropy, "Params", entropy::Params::FIELDS, size_of::<entropy::Params>()),
+        (Kernel::Location, "Params", location::Params::FIELDS, size_of::<location::Params>()),
+        (Kernel::MergePartials, "Params", merge_partials::Params::FIELDS, size_of::<merge_partials::Params>()),
+        (Kernel::Monotonic, "Params", monotonic::Params::FIELDS, size_of::<monotonic::Params>()),
+        (Kernel::Rotary, "Params", rotary::Params::FIELDS, size_of::<rotary::Params>()),
         (Kernel::Merge, "Params", merge::Params::FIELDS, size_of::<merge::Params>()),
     ]
 }

@@ -1,35 +1,16 @@
 //! Attention scores (`shaders/score.wgsl`).
 
-use super::{View4, params, switch, vector};
-use crate::attention::{Attention, Mask, Score, ScoreStage};
+use super::visibility::{BlockParams, List, MaskParams, PageParams, PositionParams, Visibility};
+use super::{View4, params, switch};
+use crate::attention::{Attention, Score, ScoreStage, ScoreWeights};
 use crate::error::{Error, Result};
-use crate::plan::{Caps, TilePlan};
-use crate::problem::{AttentionProblem, diagonal};
+use crate::plan::{Caps, TILE_COLUMNS, TilePlan};
+use crate::problem::AttentionProblem;
 use crate::recording::{Binding, Dispatch, Recording, View};
-use crate::tensor::Layout;
 use crate::wgsl::{Kernel, Variant};
 
 /// Score of a hidden key between score and softmax; `HIDDEN` of `common/hidden.wgsl`.
 pub const HIDDEN: f32 = -3.402_823_4e38;
-
-params! {
-    /// `Mask` of `common/mask.wgsl`.
-    struct MaskParams {
-        view: View4,
-        mask_keys: u32,
-        keys: u32,
-        queries: u32,
-        diagonal: i32,
-        window_left: i32,
-        window_right: i32,
-        lengths_start: u32,
-        lengths_step: u32,
-        slopes_start: u32,
-        slopes_step: u32,
-        pad_0: u32,
-        pad_1: u32,
-    }
-}
 
 params! {
     /// Uniform of `score.wgsl`.
@@ -37,7 +18,10 @@ params! {
         query: View4,
         key: View4,
         scores: View4,
+        positions: PositionParams,
         mask: MaskParams,
+        blocks: BlockParams,
+        pages: PageParams,
         group: u32,
         depth: u32,
         row_tiles: u32,
@@ -47,9 +31,8 @@ params! {
         scale: f32,
         softcap: f32,
         hidden: f32,
-        v_start: u32,
-        v_step: u32,
-        pad_0: u32,
+        g: u32,
+        v: List,
     }
 }
 
@@ -58,21 +41,12 @@ params! {
 pub struct Scored<'a> {
     /// [B, Hq, Nq', A].
     pub query: &'a View,
-    /// [B, Hkv, Nk, A].
+    /// [B, Hkv, Nk, A], or pages [pages, Hkv, page size, A].
     pub key: &'a View,
-    /// `[A]` for an additive score.
-    pub v: Option<&'a View>,
-    /// As given by the caller, rank 1 to 4.
-    pub mask: Option<&'a Mask<View>>,
-    /// `[B]`.
-    pub kv_lengths: Option<&'a View>,
-    /// `[Hq]`.
-    pub alibi_slopes: Option<&'a View>,
-}
-
-/// The layout of a mask lifted to four axes and broadcast over [B, Hq, Nq, keys].
-fn broadcast_mask(mask: &Layout, problem: &AttentionProblem) -> Result<Layout> {
-    mask.broadcast(&[problem.batch, problem.query_heads, problem.queries, problem.mask_keys])
+    /// Parameters of the score function; v and g are among the lists of `visibility`.
+    pub weights: &'a ScoreWeights<View>,
+    /// Who sees whom.
+    pub visibility: &'a Visibility,
 }
 
 /// Scores [B, Hq, Nq', Nk] (f32) of the queries from `first_query` on, at a stage. `hidden` is written for hidden
@@ -95,51 +69,40 @@ pub fn record(
     let &[batch, heads, queries, keys] = scores.shape() else {
         return Err(Error::shape("scores", "rank", 4, scores.shape().len()));
     };
-    let wanted = [
-        ("query", inputs.query, [batch, heads, queries, problem.score_dim]),
-        ("key", inputs.key, [batch, problem.kv_heads, keys, problem.score_dim]),
-    ];
+    let kv_heads = inputs.key.shape().get(1).copied().unwrap_or(0);
+    let key = match problem.page {
+        Some(size) => [inputs.key.shape()[0], kv_heads, size, problem.score_dim],
+        None => [batch, kv_heads, keys, problem.score_dim],
+    };
+    let wanted = [("query", inputs.query, [batch, heads, queries, problem.score_dim]), ("key", inputs.key, key)];
     if let Some((name, view, shape)) = wanted.into_iter().find(|(_, view, shape)| view.shape() != shape) {
         return Err(Error::shape(name, "shape", format!("{shape:?}"), format!("{:?}", view.shape())));
     }
+    if kv_heads == 0 || heads % kv_heads != 0 {
+        return Err(Error::shape("key", "axis 1 (heads)", format!("a divisor of {heads}"), kv_heads));
+    }
     let depth = problem.score_dim;
     let plan = TilePlan::new("the scores", batch * heads, queries, keys, depth, caps)?;
-    if plan.depth.len() > 1 {
+    // Besides the depth: finding the sequence of four queries, and the blocks that a tile touches.
+    let blocks = if inputs.visibility.is_blocked() { plan.lanes as usize * TILE_COLUMNS + 1 } else { 0 };
+    let iterations = (depth + 4 * 33 + blocks) as u64;
+    if iterations > caps.max_iterations {
         return Err(Error::Limit {
-            what: "head dim of the scores".into(),
-            needed: depth as u64,
+            what: "loop iterations of the scores over the head dim".into(),
+            needed: iterations,
             allowed: caps.max_iterations,
         });
     }
-    let mask_view = match inputs.mask {
-        Some(mask) => View4::new(&mask.tensor().with(broadcast_mask(&mask.tensor().layout, problem)?))?,
-        None => bytemuck::Zeroable::zeroed(),
-    };
-    let window = options.window.unwrap_or_default();
-    let side = |keys: Option<u32>| keys.map_or(-1, |n| n.min(i32::MAX as u32) as i32);
-    let [lengths_start, lengths_step] = vector(inputs.kv_lengths);
-    let [slopes_start, slopes_step] = vector(inputs.alibi_slopes);
-    let [v_start, v_step] = vector(inputs.v);
+    let visibility = inputs.visibility;
     let params = Params {
         query: View4::new(inputs.query)?,
         key: View4::new(inputs.key)?,
         scores: View4::new(scores)?,
-        mask: MaskParams {
-            view: mask_view,
-            mask_keys: problem.mask_keys as u32,
-            keys: keys as u32,
-            queries: problem.queries as u32,
-            diagonal: diagonal(options, problem, None) as i32,
-            window_left: side(window.left),
-            window_right: side(window.right),
-            lengths_start,
-            lengths_step,
-            slopes_start,
-            slopes_step,
-            pad_0: 0,
-            pad_1: 0,
-        },
-        group: problem.group() as u32,
+        positions: visibility.positions,
+        mask: visibility.masked,
+        blocks: visibility.blocks,
+        pages: visibility.pages,
+        group: (heads / kv_heads) as u32,
         depth: depth as u32,
         row_tiles: plan.row_tiles,
         column_tiles: plan.column_tiles,
@@ -148,26 +111,19 @@ pub fn record(
         scale: problem.scale,
         softcap: options.softcap.unwrap_or(1.0),
         hidden,
-        v_start,
-        v_step,
-        pad_0: 0,
+        g: visibility.g,
+        v: visibility.v,
     };
     let kind = match options.score {
         Score::ScaledDot | Score::Dot | Score::General => 0,
         Score::Additive | Score::Concat | Score::Location => 1,
         Score::Cosine => 2,
     };
-    let mask_kind = match inputs.mask {
-        None => 0,
-        Some(Mask::Bool(_)) => 1,
-        Some(Mask::Float(_)) => 2,
-    };
     let stage = match stage {
         ScoreStage::Raw => 0,
         ScoreStage::Capped => 1,
         ScoreStage::Masked => 2,
     };
-    let read = |view: Option<&View>| view.map_or(Binding::Unused, |view| Binding::Read(view.slot));
     let pairs = (batch * heads * queries * keys) as u64;
     recording.push(Dispatch {
         variant: Variant {
@@ -177,29 +133,27 @@ pub fn record(
                 ("LANES", f64::from(plan.lanes)),
                 ("ROWS", f64::from(plan.rows)),
                 ("SCORE", f64::from(kind)),
-                ("HAS_V", switch(inputs.v.is_some())),
+                ("HAS_V", switch(inputs.weights.v.is_some())),
+                ("NORMED", switch(inputs.weights.g.is_some())),
                 ("STAGE", f64::from(stage)),
                 ("SOFTCAP", switch(options.softcap.is_some())),
-                ("MASK", f64::from(mask_kind)),
-                ("CAUSAL", switch(options.causal.is_some())),
-                ("WINDOW", switch(options.window.is_some())),
-                ("LENGTHS", switch(inputs.kv_lengths.is_some())),
-                ("ALIBI", switch(inputs.alibi_slopes.is_some())),
-            ],
+            ]
+            .into_iter()
+            .chain(visibility.mask_overrides().iter().copied())
+            .collect(),
             score_mod: options.score_mod.as_ref().map(|user| user.wgsl.as_str().into()),
         },
         params: bytemuck::bytes_of(&params).to_vec(),
         bindings: vec![
             Binding::Read(inputs.query.slot),
             Binding::Read(inputs.key.slot),
-            read(inputs.v),
-            read(inputs.mask.map(Mask::tensor)),
-            read(inputs.kv_lengths),
-            read(inputs.alibi_slopes),
+            visibility.vectors,
+            visibility.mask,
+            visibility.block_mask,
             Binding::Write(scores.slot),
         ],
         grid: plan.grid,
-        iterations: depth as u64,
+        iterations,
         flops: pairs * 2 * depth as u64,
         bytes: ((inputs.query.layout.elements() + inputs.key.layout.elements()) * inputs.query.dtype.bytes()) as u64
             + pairs * 4,

@@ -1,7 +1,7 @@
 //! Scores to weights (`shaders/softmax.wgsl`).
 
 use super::{View4, params, switch, vector};
-use crate::attention::Normalize;
+use crate::attention::{Attention, Normalize};
 use crate::error::{Error, Result};
 use crate::plan::{Caps, RowPlan, SPARSEMAX_STEPS};
 use crate::recording::{Binding, Dispatch, Recording, View};
@@ -21,6 +21,10 @@ params! {
         not_a_number: f32,
         sinks_start: u32,
         sinks_step: u32,
+        temperature: f32,
+        pad_0: u32,
+        pad_1: u32,
+        pad_2: u32,
     }
 }
 
@@ -34,7 +38,7 @@ params! {
 pub fn record(
     recording: &mut Recording,
     caps: &Caps,
-    normalize: Normalize,
+    options: &Attention,
     queries: usize,
     first_query: usize,
     scores: &View,
@@ -51,7 +55,7 @@ pub fn record(
         let expected = format!("[{batch}, {heads}, {ranged}]");
         return Err(Error::shape("lse", "shape", expected, format!("{:?}", lse.shape())));
     }
-    let (mode, seed, passes) = match normalize {
+    let (mode, seed, passes) = match options.normalize {
         Normalize::Softmax => (0, 0, 3),
         Normalize::Hardmax => (1, 0, 3),
         Normalize::Sample { seed } => (2, seed, 5),
@@ -78,6 +82,10 @@ pub fn record(
         not_a_number: f32::NAN,
         sinks_start,
         sinks_step,
+        temperature: options.temperature.unwrap_or(1.0),
+        pad_0: 0,
+        pad_1: 0,
+        pad_2: 0,
     };
     recording.push(Dispatch {
         variant: Variant {
@@ -88,6 +96,7 @@ pub fn record(
                 ("NORMALIZE", f64::from(mode)),
                 ("SINKS", switch(sinks.is_some())),
                 ("LSE", switch(lse.is_some())),
+                ("TEMPERATURE", switch(options.temperature.is_some())),
                 ("SPARSEMAX_STEPS", f64::from(SPARSEMAX_STEPS)),
             ],
             score_mod: None,

@@ -1,9 +1,14 @@
 //! Attention on the GPU.
 
-use crate::attention::{Attention, AttentionInputs, AttentionOutputs, Mask, Path, Score, ScoreStage};
+use crate::attention::{
+    Attention, AttentionInputs, AttentionOutputs, Mask, Monotonic, Normalize, Path, Score, ScoreStage,
+};
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Run, Tensor};
-use crate::kernels::{copy, project, score, softmax, weighted_sum};
+use crate::kernels::rotary::Place;
+use crate::kernels::score::Scored;
+use crate::kernels::visibility::Visibility;
+use crate::kernels::{copy, entropy, location, monotonic, project, rotary, score, softmax, weighted_sum};
 use crate::plan::{AttentionPlan, Caps};
 use crate::problem::{AttentionProblem, Role};
 use crate::recording::{Recording, View};
@@ -124,9 +129,25 @@ pub fn record(
     outputs: &AttentionOutputs<View>,
 ) -> Result<()> {
     debug_assert_eq!(plan.path, Path::Staged);
-    let key = join(recording, caps, inputs.past_key.as_ref(), &inputs.key, outputs.present_key.as_ref())?;
-    let value = join(recording, caps, inputs.past_value.as_ref(), &inputs.value, outputs.present_value.as_ref())?;
-    let (query, key) = compared(recording, caps, options.score, problem, inputs, key)?;
+    let visibility = Visibility::record(recording, caps, options, problem, inputs)?;
+    let (query, key) = turned(recording, caps, options, problem, inputs, &visibility, outputs.present_key.as_ref())?;
+    let value = match (&inputs.past_value, &outputs.present_value) {
+        (Some(past), Some(present)) => {
+            let (head, tail) = split(present, past.shape()[2])?;
+            copy::record(recording, caps, past, &head)?;
+            copy::record(recording, caps, &inputs.value, &tail)?;
+            present.clone()
+        }
+        _ => inputs.value.clone(),
+    };
+    let (query, key) = compared(recording, caps, options.score, problem, inputs, query, key)?;
+    let located = Located::record(recording, caps, options.score, problem, inputs)?;
+    let mut alignment = match options.normalize {
+        Normalize::Monotonic(form) => {
+            Some(Alignment::record(recording, caps, form, problem, inputs.previous.as_ref())?)
+        }
+        _ => None,
+    };
 
     let scratch = match &outputs.weights {
         Some(weights) => weights.clone(),
@@ -141,46 +162,90 @@ pub fn record(
             Some(weights) => part(weights)?,
             None => scratch.with(scratch.layout.narrow(2, 0, last - first)?),
         };
-        let query = part(&query)?;
-        let scored = score::Scored {
-            query: &query,
-            key: &key,
-            v: inputs.score.v.as_ref(),
-            mask: inputs.mask.as_ref(),
-            kv_lengths: inputs.kv_lengths.as_ref(),
-            alibi_slopes: inputs.alibi_slopes.as_ref(),
+        let mut score = |stage: ScoreStage, hidden: f32, scores: &View| -> Result<()> {
+            let (weights, visibility) = (&inputs.score, &visibility);
+            let Some(located) = &located else {
+                let scored = Scored { query: &part(&query)?, key: &key, weights, visibility };
+                return score::record(recording, caps, options, problem, scored, first, stage, hidden, scores);
+            };
+            // Each query has keys of its own.
+            for i in first..last {
+                let row = |view: &View, i: usize| -> Result<View> { Ok(view.with(view.layout.narrow(2, i, 1)?)) };
+                let previous = row(&located.previous, i)?;
+                location::record(recording, caps, &key, &located.filters, &previous, &located.key)?;
+                let scored = Scored { query: &row(&query, i)?, key: &located.key, weights, visibility };
+                let scores = row(scores, i - first)?;
+                score::record(recording, caps, options, problem, scored, i, stage, hidden, &scores)?;
+            }
+            Ok(())
         };
         if let (Some(stage), Some(scores)) = (options.scores, &outputs.scores) {
-            let scores = part(scores)?;
-            score::record(recording, caps, options, problem, scored, first, stage, f32::NEG_INFINITY, &scores)?;
+            score(stage, f32::NEG_INFINITY, &part(scores)?)?;
         }
-        let masked = ScoreStage::Masked;
-        score::record(recording, caps, options, problem, scored, first, masked, score::HIDDEN, &weights)?;
-        let lse = outputs.lse.as_ref().map(part).transpose()?;
-        let sinks = inputs.sinks.as_ref();
-        softmax::record(recording, caps, options.normalize, problem.queries, first, &weights, lse.as_ref(), sinks)?;
-        weighted_sum::record(recording, caps, &weights, &value, &part(&outputs.output)?)?;
+        score(ScoreStage::Masked, score::HIDDEN, &weights)?;
+        match &mut alignment {
+            Some(alignment) => alignment.advance(recording, caps, options.temperature, &weights)?,
+            None => {
+                let lse = outputs.lse.as_ref().map(part).transpose()?;
+                let sinks = inputs.sinks.as_ref();
+                softmax::record(recording, caps, options, problem.queries, first, &weights, lse.as_ref(), sinks)?;
+            }
+        }
+        if let Some(entropy) = &outputs.entropy {
+            entropy::record(recording, caps, &weights, &part(entropy)?)?;
+        }
+        weighted_sum::record(recording, caps, &visibility, first, &weights, &value, &part(&outputs.output)?)?;
     }
     Ok(())
 }
 
-/// The past and what is new, one behind the other along the keys; what is new alone without a past.
-fn join(
+/// The first `length` rows of a [B, H, N, D] view, and the others.
+fn split(view: &View, length: usize) -> Result<(View, View)> {
+    let rest = view.shape()[2] - length;
+    Ok((view.with(view.layout.narrow(2, 0, length)?), view.with(view.layout.narrow(2, length, rest)?)))
+}
+
+/// Query and key, past included, with their rotary embedding.
+fn turned(
     recording: &mut Recording,
     caps: &Caps,
-    past: Option<&View>,
-    new: &View,
+    options: &Attention,
+    problem: &AttentionProblem,
+    inputs: &AttentionInputs<View>,
+    visibility: &Visibility,
     present: Option<&View>,
-) -> Result<View> {
-    let (Some(past), Some(present)) = (past, present) else {
-        return Ok(new.clone());
+) -> Result<(View, View)> {
+    let rotary = match (options.rotary, &inputs.rotary_cos, &inputs.rotary_sin) {
+        (Some(rotary), Some(cos), Some(sin)) => Some((rotary, [cos, sin])),
+        _ => None,
     };
-    let length = past.shape()[2];
-    let head = present.with(present.layout.narrow(2, 0, length)?);
-    let tail = present.with(present.layout.narrow(2, length, new.shape()[2])?);
-    copy::record(recording, caps, past, &head)?;
-    copy::record(recording, caps, new, &tail)?;
-    Ok(present.clone())
+    let mut query = inputs.query.clone();
+    if let Some((rotary, tables)) = rotary {
+        query = recording.scratch("turned query", inputs.query.shape(), DType::F32);
+        rotary::record(recording, caps, rotary, &inputs.query, tables, Place::Query(visibility), &query)?;
+    }
+    let target = match (&inputs.past_key, present) {
+        (Some(past), Some(present)) => {
+            let (head, tail) = split(present, past.shape()[2])?;
+            copy::record(recording, caps, past, &head)?;
+            Some((present.clone(), tail))
+        }
+        _ => rotary.map(|_| {
+            let key = recording.scratch("turned key", inputs.key.shape(), DType::F32);
+            (key.clone(), key)
+        }),
+    };
+    let Some((key, new)) = target else {
+        return Ok((query, inputs.key.clone()));
+    };
+    match rotary {
+        Some((rotary, tables)) => {
+            let place = Place::Key { visibility: Some(visibility), first: problem.past };
+            rotary::record(recording, caps, rotary, &inputs.key, tables, place, &new)?;
+        }
+        None => copy::record(recording, caps, &inputs.key, &new)?,
+    }
+    Ok((query, key))
 }
 
 /// What the score kernel compares: query and key as they are, or their projections.
@@ -190,10 +255,10 @@ fn compared(
     score: Score,
     problem: &AttentionProblem,
     inputs: &AttentionInputs<View>,
+    query: View,
     key: View,
 ) -> Result<(View, View)> {
     let p = problem;
-    let query = inputs.query.clone();
     let weights = &inputs.score;
     let query_shape = [p.batch, p.query_heads, p.queries, p.score_dim];
     let key_shape = [p.batch, p.kv_heads, p.keys, p.score_dim];
@@ -208,7 +273,7 @@ fn compared(
             let transposed = w.with(w.layout.permute(&[1, 0])?);
             Ok((projected("projected query", &query, &query_shape, transposed, None)?, key))
         }
-        (Score::Additive, _, Some(wq), Some(wk)) => Ok((
+        (Score::Additive | Score::Location, _, Some(wq), Some(wk)) => Ok((
             projected("projected query", &query, &query_shape, wq.clone(), weights.bias.as_ref())?,
             projected("projected key", &key, &key_shape, wk.clone(), None)?,
         )),
@@ -222,5 +287,74 @@ fn compared(
             ))
         }
         _ => Ok((query, key)),
+    }
+}
+
+/// What a location-sensitive score needs beside query and key.
+struct Located {
+    /// U·F [A, W]: the convolution and the projection of its channels in one.
+    filters: View,
+    /// [B, Hq, Nq, Nk].
+    previous: View,
+    /// The keys of one query at a time, [B, Hq, Nk, A].
+    key: View,
+}
+
+impl Located {
+    fn record(
+        recording: &mut Recording,
+        caps: &Caps,
+        score: Score,
+        problem: &AttentionProblem,
+        inputs: &AttentionInputs<View>,
+    ) -> Result<Option<Self>> {
+        let weights = (&inputs.score.location_filter, &inputs.score.location_weight, &inputs.previous);
+        let (Score::Location, (Some(filter), Some(weight), Some(previous))) = (score, weights) else {
+            return Ok(None);
+        };
+        let (width, p) = (filter.shape()[1], problem);
+        let filters = recording.scratch("location filters", &[p.score_dim, width], DType::F32);
+        let columns = filter.with(filter.layout.permute(&[1, 0])?);
+        project::record(recording, caps, &[(weight, &columns)], None, None, &filters)?;
+        let key = recording.scratch("located key", &[p.batch, p.query_heads, p.keys, p.score_dim], DType::F32);
+        Ok(Some(Self { filters, previous: previous.clone(), key }))
+    }
+}
+
+/// The alignment that a monotonic normalizer carries from query to query.
+struct Alignment {
+    form: Monotonic,
+    /// [B, Hq, 1, Nk].
+    view: View,
+    /// Nothing came before: the first query starts at key 0.
+    at_start: bool,
+}
+
+impl Alignment {
+    fn record(
+        recording: &mut Recording,
+        caps: &Caps,
+        form: Monotonic,
+        problem: &AttentionProblem,
+        previous: Option<&View>,
+    ) -> Result<Self> {
+        let shape = [problem.batch, problem.query_heads, 1, problem.keys];
+        let view = recording.scratch("alignment", &shape, DType::F32);
+        if let Some(previous) = previous {
+            copy::record(recording, caps, previous, &view)?;
+        }
+        Ok(Self { form, view, at_start: previous.is_none() })
+    }
+
+    /// Turns scores into weights, in place.
+    fn advance(
+        &mut self,
+        recording: &mut Recording,
+        caps: &Caps,
+        temperature: Option<f32>,
+        scores: &View,
+    ) -> Result<()> {
+        let at_start = std::mem::take(&mut self.at_start);
+        monotonic::record(recording, caps, self.form, temperature, at_start, scores, &self.view)
     }
 }

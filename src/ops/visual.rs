@@ -3,11 +3,11 @@
 use crate::attention::{Attention, AttentionInputs, Normalize, ScoreStage, ScoreWeights};
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Run, Tensor};
+use crate::kernels::copy;
 use crate::kernels::coverage::Cost;
-use crate::kernels::{copy, weighted_sum};
 use crate::layers::{VisualAttention, VisualOutputs, VisualProblem, VisualState, VisualWeights};
 use crate::ops::decoder::{cover, to_f32};
-use crate::ops::linear::linear;
+use crate::ops::linear::{linear, sum};
 use crate::ops::multi_head::{stored, upload_weight};
 use crate::rnn::Activation;
 use crate::tensor::{Array, DType, Layout};
@@ -224,12 +224,11 @@ fn log_of_chosen(
     [chosen, scores, lse]: [&Tensor; 3],
 ) -> Result<Tensor> {
     let rows = p.batch * count;
-    let (sum, score) = run.output("score of the chosen", &[rows, 1, 1, 1], DType::F32)?;
+    let (score_view, score) = run.output("score of the chosen", &[rows, 1, 1, 1], DType::F32)?;
     let (chosen, scores) = (run.bind("chosen", chosen), run.bind("scores", scores));
     let chosen = chosen.with(chosen.layout.reshape(&[rows, 1, 1, p.locations])?);
     let scores = scores.with(scores.layout.reshape(&[rows, 1, p.locations, 1])?);
-    let caps = run.gpu().caps();
-    weighted_sum::record(run.recording_mut(), caps, &chosen, &scores, &sum)?;
+    sum(run, &chosen, &scores, &score_view)?;
     let factor = |run: &Run<'_>, x: f32| Tensor::upload(run.gpu(), "factor", &Array::filled(&[1, 1], x), DType::F32);
     let (over, minus) = (factor(run, 1.0 / layer.temperature.unwrap_or(1.0))?, factor(run, -1.0)?);
     let column = |x: &Tensor| x.with_layout(x.layout().reshape(&[p.batch, 1, count, 1])?);
@@ -244,21 +243,19 @@ fn gate(run: &mut Run<'_>, p: &VisualProblem, beta: &Tensor, context: &Tensor) -
     let beta = beta.with(beta.layout.reshape(&[rows, 1, 1, 1])?);
     let context = context.with(context.layout.reshape(&[rows, 1, 1, p.features])?);
     let gated = gated.with(gated.layout.reshape(&[rows, 1, 1, p.features])?);
-    let caps = run.gpu().caps();
-    weighted_sum::record(run.recording_mut(), caps, &beta, &context, &gated)?;
+    sum(run, &beta, &context, &gated)?;
     Ok(tensor)
 }
 
 /// [T, B, L] to [B, L].
 fn sum_over_steps(run: &mut Run<'_>, p: &VisualProblem, alpha: &Tensor) -> Result<Tensor> {
     let one = Tensor::upload(run.gpu(), "one", &Array::filled(&[1], 1.0), DType::F32)?;
-    let (sum, tensor) = run.output("sum over steps", &[p.batch, p.locations], DType::F32)?;
+    let (total, tensor) = run.output("sum over steps", &[p.batch, p.locations], DType::F32)?;
     let (one, alpha) = (run.bind("one", &one), run.bind("alpha", alpha));
     let ones = one.with(Layout { shape: vec![p.batch, 1, 1, p.steps], strides: vec![0; 4], ..one.layout.clone() });
     let alpha = alpha.with(alpha.layout.permute(&[1, 0, 2])?.split(0, p.batch, 1)?);
-    let sum = sum.with(sum.layout.reshape(&[p.batch, 1, 1, p.locations])?);
-    let caps = run.gpu().caps();
-    weighted_sum::record(run.recording_mut(), caps, &ones, &alpha, &sum)?;
+    let total = total.with(total.layout.reshape(&[p.batch, 1, 1, p.locations])?);
+    sum(run, &ones, &alpha, &total)?;
     Ok(tensor)
 }
 

@@ -82,7 +82,7 @@ impl AttentionProblem {
             ));
         }
         let keys = page.map_or(past + new_keys, |(pages, size)| pages * size);
-        let sequences = ragged(inputs, batch)?;
+        let sequences = ragged(options, inputs, batch)?;
 
         let mask_keys = match &inputs.mask {
             None => keys,

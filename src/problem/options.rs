@@ -156,7 +156,7 @@ pub(super) fn paged(
 }
 
 /// S of a ragged batch.
-pub(super) fn ragged(inputs: &AttentionInputs<&[usize]>, batch: usize) -> Result<Option<usize>> {
+pub(super) fn ragged(options: &Attention, inputs: &AttentionInputs<&[usize]>, batch: usize) -> Result<Option<usize>> {
     let (queries, keys) = match (inputs.cu_seqlens_q, inputs.cu_seqlens_k) {
         (None, None) => return Ok(None),
         (Some(queries), Some(keys)) => (queries, keys),
@@ -177,6 +177,10 @@ pub(super) fn ragged(inputs: &AttentionInputs<&[usize]>, batch: usize) -> Result
         ("past_key", inputs.past_key.is_some()),
         ("block_table", inputs.block_table.is_some()),
     ];
+    if options.score == Score::Location || matches!(options.normalize, Normalize::Monotonic(_)) {
+        let reason = "alignments would run from one sequence into the next: give a batch with lengths instead";
+        return Err(Error::option("cu_seqlens_q", reason));
+    }
     match others.iter().find(|(_, given)| *given) {
         Some((name, _)) => Err(Error::option(*name, "cannot stand beside cu_seqlens, which give every length already")),
         None => Ok(Some(ends - 1)),

@@ -6,22 +6,29 @@
 //! and lengths as whole numbers, in the element type of the rest.
 
 mod attention;
+mod cache;
 mod decoder;
 mod float;
 mod linear;
+mod merge;
+mod monotonic;
 mod multi_head;
 mod normalize;
 mod parallel;
 mod rnn;
+mod rotary;
 mod visual;
 
 pub use attention::attention;
+pub use cache::append;
 pub use decoder::attention_decoder;
 pub use float::Float;
 pub use linear::{activate, embed, linear};
+pub use merge::merge;
 pub use multi_head::multi_head;
 pub use normalize::{gumbel, hardmax, log_softmax, softmax, sparsemax};
 pub use rnn::rnn;
+pub use rotary::rotary;
 pub use visual::visual;
 
 use crate::error::{Error, Result};
@@ -29,13 +36,18 @@ use crate::tensor::Array;
 
 /// A `[B]` array of lengths as whole numbers, each at most `longest`.
 fn lengths<T: Float>(name: &str, array: Option<&Array<T>>, longest: usize) -> Result<Option<Vec<usize>>> {
+    array.map(|array| whole_numbers(name, array.data(), longest)).transpose()
+}
+
+/// Numbers that must be whole and at most `largest`.
+fn whole_numbers<T: Float>(name: &str, numbers: &[T], largest: usize) -> Result<Vec<usize>> {
     let whole = |(row, value): (usize, &T)| {
         let value = value.to_f64();
-        if value.fract() == 0.0 && (0.0..=longest as f64).contains(&value) {
+        if value.fract() == 0.0 && (0.0..=largest as f64).contains(&value) {
             Ok(value as usize)
         } else {
-            Err(Error::shape(name, format!("row {row}"), format!("a whole number from 0 to {longest}"), value))
+            Err(Error::shape(name, format!("row {row}"), format!("a whole number from 0 to {largest}"), value))
         }
     };
-    array.map(|a| a.data().iter().enumerate().map(whole).collect()).transpose()
+    numbers.iter().enumerate().map(whole).collect()
 }

@@ -86,6 +86,11 @@ pub(super) fn softmax_row<T: Float>(row: &mut [T], LogSumExp { max, sum }: LogSu
     row.iter_mut().for_each(|x| *x = (*x - max).exp() / sum);
 }
 
+/// −Σ w · ln w in nats, 0 · ln 0 being 0 (Shannon 1948).
+pub(super) fn entropy<T: Float>(weights: &[T]) -> T {
+    weights.iter().filter(|&&w| w != T::ZERO).fold(T::ZERO, |sum, &w| sum - w * w.ln())
+}
+
 /// One-hot at the first of the largest; all NaN if any is.
 pub(super) fn hardmax_row<T: Float>(row: &mut [T]) {
     if row.iter().any(|x| x.is_nan()) {

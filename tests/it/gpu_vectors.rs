@@ -1,6 +1,6 @@
 //! Third-party vectors on the GPU.
 
-use regard::attention::{AttentionInputs, Mask, Normalize};
+use regard::attention::{Attention, AttentionInputs, Mask, Normalize};
 use regard::gpu::{Gpu, Run};
 use regard::kernels::softmax;
 use regard::ops::linear::{contiguous, linear};
@@ -93,7 +93,8 @@ fn normalized(gpu: &Gpu, op: &str, x: &Array<f32>) -> Result<Array<f32>> {
         "Hardmax" => (Normalize::Hardmax, None),
         _ => (Normalize::Softmax, Some(&lse)),
     };
-    softmax::record(run.recording_mut(), gpu.caps(), normalize, shape[2], 0, &scores, lse, None)?;
+    let options = Attention { normalize, ..Attention::default() };
+    softmax::record(run.recording_mut(), gpu.caps(), &options, shape[2], 0, &scores, lse, None)?;
     run.submit()?;
     let (weights, sums) = (rows.download(gpu)?, sums.download(gpu)?);
     let found = match op {

@@ -1,7 +1,8 @@
 //! Recordings made without a device: what the planner and the kernels' host side would send to one.
 
 use regard::attention::{
-    Attention, AttentionInputs, AttentionOutputs, Causal, Mask, Normalize, Score, ScoreMod, ScoreStage, Window,
+    Attention, AttentionInputs, Causal, Mask, Monotonic, Normalize, Rotary, RotaryLayout, Score, ScoreMod, ScoreStage,
+    Window,
 };
 use regard::kernels;
 use regard::ops::{self, rnn::LayerWeights};
@@ -151,9 +152,89 @@ pub(crate) fn every_kind(caps: &Caps) -> Vec<Recording> {
         (past.past_key, past.past_value) = (Some(vec![2, 2, 6, 8]), Some(vec![2, 2, 6, 7]));
         all.push(attention(caps, &plain, &past, dtype));
     }
-    for normalize in [Normalize::Softmax, Normalize::Hardmax, Normalize::Sample { seed: 1 }, Normalize::Sparsemax] {
+    let normalizers = [
+        Normalize::Softmax,
+        Normalize::Hardmax,
+        Normalize::Sample { seed: 1 },
+        Normalize::Sparsemax,
+        Normalize::Monotonic(Monotonic::Parallel),
+        Normalize::Monotonic(Monotonic::Recursive),
+        Normalize::Monotonic(Monotonic::Hard),
+    ];
+    for normalize in normalizers {
         let lse = matches!(normalize, Normalize::Softmax | Normalize::Sample { .. });
-        all.push(attention(caps, &Attention { normalize, lse, ..plain.clone() }, &shapes(3, 9, 8), DType::F32));
+        let monotonic = matches!(normalize, Normalize::Monotonic(_));
+        let hard = matches!(normalize, Normalize::Hardmax | Normalize::Monotonic(Monotonic::Hard));
+        let mut inputs = shapes(3, 9, 8);
+        all.push(attention(caps, &Attention { normalize, lse, ..plain.clone() }, &inputs, DType::F32));
+        let temperature = (!hard).then_some(0.5);
+        inputs.previous = monotonic.then(|| vec![2, 4, 1, 9]);
+        let options = Attention { normalize, entropy: true, temperature, ..plain.clone() };
+        all.push(attention(caps, &options, &inputs, DType::F32));
+    }
+    // Long enough for several dispatches along queries or keys.
+    let monotonic = Attention { normalize: Normalize::Monotonic(Monotonic::Parallel), ..plain.clone() };
+    all.push(attention(caps, &monotonic, &shapes(2000, 300, 4), DType::F32));
+
+    for dtype in [DType::F32, DType::F16] {
+        for layout in [RotaryLayout::HalfSplit, RotaryLayout::Interleaved] {
+            let options = Attention {
+                rotary: Some(Rotary { layout, offset: 3 }),
+                causal: Some(Causal::TopLeft),
+                ..plain.clone()
+            };
+            let mut inputs = shapes(3, 2, 8);
+            (inputs.rotary_cos, inputs.rotary_sin) = (Some(vec![20, 3]), Some(vec![20, 3]));
+            all.push(attention(caps, &options, &inputs, dtype));
+            (inputs.past_key, inputs.past_value) = (Some(vec![2, 2, 6, 8]), Some(vec![2, 2, 6, 7]));
+            all.push(attention(caps, &options, &inputs, dtype));
+        }
+        let options = Attention { score: Score::Location, ..plain.clone() };
+        let mut inputs = shapes(3, 9, 8);
+        inputs.score.query_weight = Some(vec![5, 8]);
+        inputs.score.key_weight = Some(vec![5, 8]);
+        (inputs.score.v, inputs.score.g) = (Some(vec![5]), Some(vec![1]));
+        (inputs.score.location_filter, inputs.score.location_weight) = (Some(vec![2, 3]), Some(vec![5, 2]));
+        inputs.previous = Some(vec![2, 4, 3, 9]);
+        all.push(attention(caps, &options, &inputs, dtype));
+
+        let ragged = Attention {
+            causal: Some(Causal::BottomRight),
+            window: Some(Window { left: Some(3), right: Some(0), sink_tokens: 2 }),
+            rotary: Some(Rotary::default()),
+            block_size: Some([4, 1]),
+            ..plain.clone()
+        };
+        let mut inputs = AttentionInputs::new(vec![1, 4, 70, 8], vec![1, 2, 90, 8], vec![1, 2, 90, 7]);
+        (inputs.cu_seqlens_q, inputs.cu_seqlens_k) = (Some(vec![6]), Some(vec![6]));
+        (inputs.rotary_cos, inputs.rotary_sin) = (Some(vec![40, 4]), Some(vec![40, 4]));
+        inputs.block_mask = Some(vec![1, 4, 18, 90]);
+        all.push(attention(caps, &ragged, &inputs, dtype));
+
+        let mut inputs = AttentionInputs::new(vec![2, 4, 1, 8], vec![10, 2, 16, 8], vec![10, 2, 16, 7]);
+        (inputs.kv_lengths, inputs.block_table) = (Some(vec![2]), Some(vec![2, 4]));
+        inputs.query_lengths = Some(vec![2]);
+        all.push(attention(caps, &plain, &inputs, dtype));
+
+        let mut recording = Recording::new();
+        let r = &mut recording;
+        let new = bound(r, "new", &[2, 3, 4, 8], dtype);
+        let (cache, pool) = (bound(r, "cache", &[2, 3, 20, 8], dtype), bound(r, "pool", &[9, 3, 4, 8], dtype));
+        let (starts, table) = (bound(r, "starts", &[2], DType::U32), bound(r, "table", &[2, 5], DType::U32));
+        kernels::append::record(r, caps, &new, &cache, &starts, None, false).unwrap();
+        kernels::append::record(r, caps, &new, &cache, &starts, None, true).unwrap();
+        kernels::append::record(r, caps, &new, &pool, &starts, Some(&table), false).unwrap();
+        let tables = [&bound(r, "cos", &[9, 4], DType::F32), &bound(r, "sin", &[9, 4], DType::F32)];
+        let (turned, list) = (r.scratch("turned", &[2, 3, 4, 8], dtype), bound(r, "list", &[2, 4], DType::U32));
+        let place = kernels::rotary::Place::List(&list);
+        kernels::rotary::record(r, caps, Rotary::default(), &new, tables, place, &turned).unwrap();
+        let mut partial = |dtype: DType| kernels::merge_partials::Partial {
+            output: bound(r, "output", &[2, 3, 4, 8], dtype),
+            lse: bound(r, "lse", &[2, 3, 4], DType::F32),
+        };
+        let parts = [partial(dtype), partial(DType::F32), partial(dtype)];
+        kernels::merge_partials::record(r, caps, &parts[0], &parts[1], &parts[2]).unwrap();
+        all.push(recording);
     }
     for mask in [Mask::Bool(vec![9]), Mask::Float(vec![2, 1, 3, 9])] {
         for stage in [ScoreStage::Raw, ScoreStage::Capped, ScoreStage::Masked] {

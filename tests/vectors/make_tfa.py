@@ -8,42 +8,19 @@ Inputs and weights are drawn in f32, everything is computed in f64 and stored as
 own f32 run is from that. One query or decoder step after the other, as a decoder calls these classes: each step's
 attention state is the next one's.
 """
-import functools, hashlib, json, os, sys, warnings
+import functools, os, sys, warnings
 from unittest.mock import patch
 
 os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
 warnings.filterwarnings("ignore")
 import numpy as np, tensorflow as tf, tensorflow_addons as tfa
-from safetensors.numpy import save_file
+from folder import Folder
 from tensorflow_addons.seq2seq.attention_wrapper import _monotonic_probability_fn
 
-OUT, SEED, INDEX = sys.argv[1], 20261125, []
-os.makedirs(OUT, exist_ok=True)
-rng = np.random.default_rng(SEED)
-S = tfa.seq2seq
 tf.get_logger().setLevel("CRITICAL")
-
-
-def draw(*shape):
-    return rng.standard_normal(shape).astype("f4")
-
-
-def put(name, op, attributes, inputs, weights, run, note=None):
-    """run(inputs, weights, dtype) -> {output: array}."""
-    cast = lambda d, t: {k: v.astype(t) if v.dtype == np.float32 else v for k, v in d.items()}
-    result = {t: {k: np.asarray(v) for k, v in run(cast(inputs, t), cast(weights, t), t).items()} for t in ("float64", "float32")}
-    assert all(v.dtype == t for t, r in result.items() for v in r.values()), name
-    err = {"out." + k: float(f"{np.abs(v - result['float32'][k]).max():.3g}") for k, v in result["float64"].items()}
-    tensors = {"in." + k: v for k, v in inputs.items()} | {"w." + k: v for k, v in weights.items()}
-    tensors |= {"out." + k: v.astype("f4") for k, v in result["float64"].items()}
-    assert all(np.isfinite(v).all() for v in tensors.values()), name
-    path = os.path.join(OUT, name + ".safetensors")
-    save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, path)
-    INDEX.append({
-        "case": name, "file": name + ".safetensors", "op": op, "attributes": attributes, **({"note": note} if note else {}),
-        "tensors": {k: {"dtype": {"f4": "f32", "i4": "i32"}[v.dtype.str[1:]], "shape": list(v.shape)} for k, v in tensors.items()},
-        "f32_err": err, "bytes": os.path.getsize(path), "sha256": hashlib.sha256(open(path, "rb").read()).hexdigest(),
-    })
+S = tfa.seq2seq
+F = Folder(sys.argv[1], f"tensorflow-addons {tfa.__version__} (tensorflow {tf.__version__})", 20261125)
+draw, rng, put = F.draw, F.rng, F.put
 
 
 def monotonic(name, mode, scores, previous=None, note=None):
@@ -207,9 +184,4 @@ wrapper("wrapper_lstm_luong_40", "LSTM", "luong", 2, 9, 20, 40, 33, 24, 40, laye
 wrapper("wrapper_lstm_bahdanau_monotonic", "LSTM", "bahdanau_monotonic", 3, 5, 4, 8, 7, 6, 10, layer=9, lengths=[7, 7, 4], normed=True, options={"mode": "parallel"})
 wrapper("wrapper_gru_luong_monotonic_hard", "GRU", "luong_monotonic", 3, 5, 4, 8, 7, 6, 8, layer=9, options={"mode": "hard"})
 
-library = f"tensorflow-addons {tfa.__version__} (tensorflow {tf.__version__})"
-with open(os.path.join(OUT, "index.json"), "w") as f:
-    json.dump({"library": library, "numpy": np.__version__, "seed": SEED, "computed": "float64, CPU", "stored": "float32 (lengths i32)", "cases": INDEX}, f, indent=1)
-print(len(INDEX), "cases,", sum(c["bytes"] for c in INDEX), "bytes; largest f32_err:")
-for c in sorted(INDEX, key=lambda c: -max(c["f32_err"].values()))[:8]:
-    print(" ", c["case"], c["f32_err"])
+F.finish()

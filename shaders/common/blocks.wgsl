@@ -1,0 +1,37 @@
+// A mask over blocks of queries and keys; what it hides is not computed. A kernel that includes this file has the
+// member `blocks: Blocks` in its `params`, and binds `block_mask`.
+override BLOCKS: bool = false;
+
+struct Blocks {
+    view: View,   // broadcast over [B, Hq, blocks of queries, blocks of keys]
+    queries: u32, // in a block
+    keys: u32,
+    pad_0: u32,
+    pad_1: u32,
+}
+
+// i and j count from the first query and key of the problem.
+fn block_visible(b: u32, h: u32, i: u32, j: u32) -> bool {
+    if (!BLOCKS) {
+        return true;
+    }
+    let block = vec2<u32>(i / params.blocks.queries, j / params.blocks.keys);
+    let inside = all(block < params.blocks.view.shape.zw);
+    let at = min(block, params.blocks.view.shape.zw - vec2<u32>(1u));
+    return inside && block_mask[element(params.blocks.view, b, h, at.x, at.y)] != 0u;
+}
+
+// Whether any pair of the queries i .. i + 3 and the keys first .. last is in a visible block.
+fn any_block_visible(b: u32, h: u32, i: u32, first: u32, last: u32) -> bool {
+    if (!BLOCKS) {
+        return true;
+    }
+    let step = params.blocks.keys;
+    for (var j = first; j < last; j = (j / step + 1u) * step) {
+        if (block_visible(b, h, i, j) || block_visible(b, h, i + 1u, j)
+            || block_visible(b, h, i + 2u, j) || block_visible(b, h, i + 3u, j)) {
+            return true;
+        }
+    }
+    return false;
+}

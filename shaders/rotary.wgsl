@@ -1,0 +1,78 @@
+// Rotary position embedding: each pair (x_a, x_b) of a head becomes (x_a·cos − x_b·sin, x_b·cos + x_a·sin) with the
+// cosine and sine of the row's position; elements past the pairs are copied. One invocation writes one element.
+override LANES: u32 = 64u;
+override INTERLEAVED: bool = false; // pairs (2n, 2n + 1), else (n, n + width / 2)
+override POSITION: u32 = 0u; // 0 a query's own position, 1 a key's in its sequence, 2 from a list
+
+struct Params {
+    x: View,      // [B, H, N, D]
+    output: View, // [B, H, N, D]
+    cos: View,    // [1, 1, positions, pairs]
+    sin: View,
+    positions: Positions,
+    list: List, // of positions: index of the first word, words between batch rows
+    list_step: u32, // words between rows
+    first_row: u32, // position of the first key
+    offset: u32, // added to every position
+    elements: u32,
+    pad_0: u32,
+    pad_1: u32,
+}
+
+@group(0) @binding(1) var<storage, read> x: array<elem>;
+@group(0) @binding(2) var<storage, read> cosines: array<f32>;
+@group(0) @binding(3) var<storage, read> sines: array<f32>;
+@group(0) @binding(4) var<storage, read> vectors: array<u32>;
+@group(0) @binding(5) var<storage, read_write> output: array<out_elem>;
+
+fn position(b: u32, n: u32) -> u32 {
+    if (POSITION == 2u) {
+        return vectors[params.list.x + b * params.list.y + n * params.list_step];
+    }
+    if (POSITION == 0u) {
+        let row = row_of(b, n);
+        return u32(max(row.own - i32(row.start), 0));
+    }
+    if (SEQUENCES) {
+        let start = word(params.positions.cu_seqlens_k, sequence_of(params.positions.cu_seqlens_k, n));
+        return n - min(start, n);
+    }
+    return params.first_row + n;
+}
+
+@compute @workgroup_size(LANES)
+fn main(
+    @builtin(workgroup_id) id: vec3<u32>,
+    @builtin(num_workgroups) count: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let at = workgroup_number(id, count) * LANES + lane;
+    if (at >= params.elements) {
+        return;
+    }
+    let width = params.x.shape.w;
+    let d = at % width;
+    let row = at / width;
+    let n = row % params.x.shape.z;
+    let b = row / params.x.shape.z / params.x.shape.y;
+    let from_at = row_start(params.x, row);
+    let to_at = row_start(params.output, row) + d * params.output.strides.w;
+
+    let pairs = params.cos.shape.w;
+    var y = f32(x[from_at + d * params.x.strides.w]);
+    if (d < 2u * pairs) {
+        var pair = d / 2u;
+        var second = d % 2u == 1u;
+        var other = d ^ 1u;
+        if (!INTERLEAVED) {
+            pair = d % pairs;
+            second = d >= pairs;
+            other = select(d + pairs, d - pairs, second);
+        }
+        let angle = min(position(b, n) + params.offset, params.cos.shape.z - 1u);
+        let c = cosines[element(params.cos, 0u, 0u, angle, pair)];
+        let s = sines[element(params.sin, 0u, 0u, angle, pair)];
+        y = y * c + f32(x[from_at + other * params.x.strides.w]) * select(-s, s, second);
+    }
+    output[to_at] = out_elem(y);
+}

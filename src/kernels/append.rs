@@ -1,0 +1,112 @@
+//! Rows into a cache, in place (`shaders/append.wgsl`).
+
+use super::visibility::{List, PageParams, Vectors};
+use super::{View4, params, switch};
+use crate::error::{Error, Result};
+use crate::plan::{Caps, ElementPlan};
+use crate::recording::{Binding, Dispatch, Recording, View};
+use crate::tensor::DType;
+use crate::wgsl::{Kernel, Variant};
+
+params! {
+    /// Uniform of `append.wgsl`.
+    struct Params {
+        rows: View4,
+        cache: View4,
+        pages: PageParams,
+        starts: List,
+        capacity: u32,
+        elements: u32,
+    }
+}
+
+/// Writes `rows` [B, H, N, D] into `cache` [B, H, C, D] from row `starts[b]` on (`[B]`, u32). Rows past the end are dropped
+/// or, with `wrap`, begin again at the front.
+///
+/// With a block table `table` [B, pages] (u32) the cache is a pool of pages [pages, H, page size, D].
+///
+/// # Errors
+/// [`Error::Shape`] when the shapes do not fit, [`Error::Limit`] when the work does not.
+pub fn record(
+    recording: &mut Recording,
+    caps: &Caps,
+    rows: &View,
+    cache: &View,
+    starts: &View,
+    table: Option<&View>,
+    wrap: bool,
+) -> Result<()> {
+    let (&[batch, heads, count, dim], &[pool, cache_heads, size, cache_dim]) = (rows.shape(), cache.shape()) else {
+        let found = format!("{:?}, {:?}", rows.shape(), cache.shape());
+        return Err(Error::shape("rows, cache", "ranks", "4 and 4", found));
+    };
+    let same = |axis: &str, expected: usize, found: usize| match expected == found {
+        true => Ok(()),
+        false => Err(Error::shape("rows", axis, expected, found)),
+    };
+    same("axis 1 (heads)", cache_heads, heads)?;
+    same("axis 3 (head dim)", cache_dim, dim)?;
+    if starts.shape() != [batch] || starts.dtype != DType::U32 {
+        let found = format!("{:?} {}", starts.shape(), starts.dtype);
+        return Err(Error::shape("starts", "shape", format!("[{batch}] u32"), found));
+    }
+    let vectors = Vectors::record(recording, caps, &[Some(starts), table])?;
+    let (pages, capacity) = match vectors.view(1) {
+        None => {
+            same("axis 0 (batch)", pool, batch)?;
+            (bytemuck::Zeroable::zeroed(), size)
+        }
+        Some(table) => {
+            let &[table_rows, row_pages] = table.shape() else {
+                return Err(Error::shape("block_table", "rank", "2 [B, pages]", table.shape().len()));
+            };
+            if table_rows != batch || table.dtype != DType::U32 {
+                let found = format!("{:?} {}", table.shape(), table.dtype);
+                return Err(Error::shape("block_table", "shape", format!("[{batch}, pages] u32"), found));
+            }
+            let pages = PageParams {
+                start: table.layout.offset as u32,
+                row_step: table.layout.strides[0] as u32,
+                page_step: table.layout.strides[1] as u32,
+                size: size as u32,
+                count: pool as u32,
+                pad_0: 0,
+                pad_1: 0,
+                pad_2: 0,
+            };
+            (pages, row_pages * size)
+        }
+    };
+    let elements = rows.layout.elements();
+    if elements == 0 || capacity == 0 || pool == 0 {
+        return Ok(());
+    }
+    let plan = ElementPlan::new("an append", elements, caps)?;
+    let params = Params {
+        rows: View4::new(rows)?,
+        cache: View4::new(cache)?,
+        pages,
+        starts: vectors.list(0),
+        capacity: capacity.min(u32::MAX as usize) as u32,
+        elements: elements as u32,
+    };
+    recording.push(Dispatch {
+        variant: Variant {
+            kernel: Kernel::Append,
+            aliases: vec![("elem", rows.dtype), ("out_elem", cache.dtype)],
+            overrides: vec![
+                ("LANES", f64::from(plan.lanes)),
+                ("WRAP", switch(wrap)),
+                ("PAGED", switch(table.is_some())),
+            ],
+            score_mod: None,
+        },
+        params: bytemuck::bytes_of(&params).to_vec(),
+        bindings: vec![Binding::Read(rows.slot), vectors.binding, Binding::Write(cache.slot)],
+        grid: plan.grid,
+        iterations: 0,
+        flops: 0,
+        bytes: (batch * heads * count * dim * (rows.dtype.bytes() + cache.dtype.bytes())) as u64,
+    });
+    Ok(())
+}

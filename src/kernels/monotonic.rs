@@ -1,0 +1,88 @@
+//! Monotonic alignments (`shaders/monotonic.wgsl`).
+
+use super::{View4, params, switch};
+use crate::attention::Monotonic;
+use crate::error::{Error, Result};
+use crate::plan::{Caps, RowPlan, grid};
+use crate::recording::{Binding, Dispatch, Recording, View};
+use crate::wgsl::{Kernel, Variant};
+
+params! {
+    /// Uniform of `monotonic.wgsl`.
+    struct Params {
+        scores: View4,
+        alignment: View4,
+        heads: u32,
+        temperature: f32,
+        not_a_number: f32,
+        pad_0: u32,
+    }
+}
+
+/// Turns scores [B, Hq, Nq', Nk] (f32, hidden ones marked) into alignments, in place, one query after the other;
+/// `alignment` [B, Hq, 1, Nk] holds the one before the first query and then the one after the last. With `start` it need
+/// hold nothing: the first query starts at key 0.
+///
+/// # Errors
+/// [`Error::Shape`] when the shapes do not fit, [`Error::Limit`] when a row or the grid does not.
+pub fn record(
+    recording: &mut Recording,
+    caps: &Caps,
+    form: Monotonic,
+    temperature: Option<f32>,
+    start: bool,
+    scores: &View,
+    alignment: &View,
+) -> Result<()> {
+    let &[batch, heads, queries, keys] = scores.shape() else {
+        return Err(Error::shape("scores", "rank", 4, scores.shape().len()));
+    };
+    if alignment.shape() != [batch, heads, 1, keys] {
+        let expected = format!("[{batch}, {heads}, 1, {keys}]");
+        return Err(Error::shape("alignment", "shape", expected, format!("{:?}", alignment.shape())));
+    }
+    let row = RowPlan::new("a monotonic alignment", batch * heads, keys, 4, caps)?;
+    // Four walks over a stretch, and twice the stretches before it.
+    let per_query = row.iterations + 2 * (u64::from(row.lanes) + 1) + 1;
+    let at_once = (caps.max_iterations.saturating_sub(row.iterations) / per_query) as usize;
+    if at_once == 0 {
+        let what = format!("loop iterations of a monotonic alignment over {keys} keys");
+        return Err(Error::Limit { what, needed: per_query, allowed: caps.max_iterations });
+    }
+    for first in (0..queries).step_by(at_once) {
+        let count = at_once.min(queries - first);
+        let params = Params {
+            scores: View4::new(&scores.with(scores.layout.narrow(2, first, count)?))?,
+            alignment: View4::new(alignment)?,
+            heads: (batch * heads) as u32,
+            temperature: temperature.unwrap_or(1.0),
+            not_a_number: f32::NAN,
+            pad_0: 0,
+        };
+        let form = match form {
+            Monotonic::Parallel => 0,
+            Monotonic::Recursive => 1,
+            Monotonic::Hard => 2,
+        };
+        recording.push(Dispatch {
+            variant: Variant {
+                kernel: Kernel::Monotonic,
+                aliases: vec![],
+                overrides: vec![
+                    ("LANES", f64::from(row.lanes)),
+                    ("MODE", f64::from(form)),
+                    ("TEMPERATURE", switch(temperature.is_some())),
+                    ("START", switch(start && first == 0)),
+                ],
+                score_mod: None,
+            },
+            params: bytemuck::bytes_of(&params).to_vec(),
+            bindings: vec![Binding::Write(scores.slot), Binding::Write(alignment.slot)],
+            grid: grid("a monotonic alignment", (batch * heads) as u64, caps)?,
+            iterations: per_query * count as u64 + row.iterations,
+            flops: 8 * (batch * heads * count * keys) as u64,
+            bytes: 8 * (batch * heads * count * keys) as u64,
+        });
+    }
+    Ok(())
+}

@@ -1,0 +1,296 @@
+//! What the kernels of attention share: who sees whom (`shaders/common/{positions,mask,blocks,pages}.wgsl`), and the
+//! short lists that come with it.
+
+use super::{View4, copy, params, switch};
+use crate::attention::{Attention, AttentionInputs, Causal, Mask};
+use crate::error::Result;
+use crate::plan::Caps;
+use crate::problem::{AttentionProblem, diagonal};
+use crate::recording::{Binding, Recording, View};
+use crate::tensor::DType;
+use crate::wgsl::Override;
+
+params! {
+    /// `Positions` of `common/positions.wgsl`.
+    struct PositionParams {
+        queries: u32,
+        keys: u32,
+        offset: i32,
+        bottom_right: u32,
+        window_left: i32,
+        window_right: i32,
+        sink_tokens: u32,
+        sequences: u32,
+        kv_lengths: [u32; 2],
+        query_lengths: [u32; 2],
+        cu_seqlens_q: [u32; 2],
+        cu_seqlens_k: [u32; 2],
+    }
+}
+
+params! {
+    /// `Mask` of `common/mask.wgsl`.
+    struct MaskParams {
+        view: View4,
+        mask_keys: u32,
+        pad_0: u32,
+        slopes: [u32; 2],
+    }
+}
+
+params! {
+    /// `Blocks` of `common/blocks.wgsl`.
+    struct BlockParams {
+        view: View4,
+        queries: u32,
+        keys: u32,
+        pad_0: u32,
+        pad_1: u32,
+    }
+}
+
+params! {
+    /// `Pages` of `common/pages.wgsl`.
+    struct PageParams {
+        start: u32,
+        row_step: u32,
+        page_step: u32,
+        size: u32,
+        count: u32,
+        pad_0: u32,
+        pad_1: u32,
+        pad_2: u32,
+    }
+}
+
+/// A list inside the binding `vectors`: index of its first word, words between neighbours.
+pub type List = [u32; 2];
+
+/// The `override` constants of `positions.wgsl`, `blocks.wgsl`, `pages.wgsl` and `mask.wgsl`, in that order.
+const SWITCHES: [&str; 9] =
+    ["CAUSAL", "WINDOW", "KEY_LENGTHS", "QUERY_LENGTHS", "SEQUENCES", "BLOCKS", "PAGED", "MASK", "ALIBI"];
+
+/// The window's far ends, kept where adding a position cannot overflow.
+const FARTHEST: u32 = 1 << 30;
+
+/// Short vectors behind one binding, so that a kernel needs one storage buffer for all of them.
+#[derive(Debug, Clone)]
+pub struct Vectors {
+    /// What to bind as `vectors`.
+    pub binding: Binding,
+    views: Vec<Option<View>>,
+}
+
+impl Vectors {
+    /// One vector alone is bound where it lies; several are copied into one scratch buffer first.
+    ///
+    /// # Errors
+    /// [`crate::Error::Limit`] when the copies do not fit the device.
+    pub fn record(recording: &mut Recording, caps: &Caps, vectors: &[Option<&View>]) -> Result<Self> {
+        let mut given = vectors.iter().flatten();
+        let binding = match (given.next(), given.next()) {
+            (None, _) => Binding::Unused,
+            (Some(alone), None) => Binding::Read(alone.slot),
+            (Some(_), Some(_)) => {
+                let words = vectors.iter().flatten().map(|view| view.layout.elements()).sum();
+                let all = recording.scratch("vectors", &[words], DType::U32);
+                let mut start = 0;
+                let mut views = Vec::with_capacity(vectors.len());
+                for vector in vectors {
+                    let Some(vector) = vector else {
+                        views.push(None);
+                        continue;
+                    };
+                    let part = all.layout.narrow(0, start, vector.layout.elements())?;
+                    let target = all.with(crate::tensor::Layout {
+                        offset: part.offset,
+                        ..crate::tensor::Layout::contiguous(vector.shape())
+                    });
+                    start += vector.layout.elements();
+                    // Words are moved as they are, floats too.
+                    copy::record(recording, caps, &View { dtype: DType::U32, ..(*vector).clone() }, &target)?;
+                    views.push(Some(target));
+                }
+                return Ok(Self { binding: Binding::Read(all.slot), views });
+            }
+        };
+        Ok(Self { binding, views: vectors.iter().map(|vector| vector.cloned()).collect() })
+    }
+
+    /// Where the words of a vector lie; zeros without one.
+    pub fn list(&self, index: usize) -> List {
+        super::vector(self.views.get(index).and_then(Option::as_ref))
+    }
+
+    /// The view of a vector of any rank, as it is bound.
+    pub fn view(&self, index: usize) -> Option<&View> {
+        self.views.get(index).and_then(Option::as_ref)
+    }
+}
+
+/// Who sees whom in one call of attention, as the shaders want to know it.
+#[derive(Debug, Clone)]
+pub struct Visibility {
+    /// What to bind as `vectors`.
+    pub vectors: Binding,
+    /// What to bind as `mask`.
+    pub mask: Binding,
+    /// What to bind as `block_mask`.
+    pub block_mask: Binding,
+    /// Sequences, lengths, causal, window.
+    pub positions: PositionParams,
+    /// Mask tensor and ALiBi.
+    pub masked: MaskParams,
+    /// Block mask.
+    pub blocks: BlockParams,
+    /// Block table.
+    pub pages: PageParams,
+    /// The parameter v of an additive score.
+    pub v: List,
+    /// The index of its length g.
+    pub g: u32,
+    overrides: [Override; 9],
+}
+
+impl Visibility {
+    /// Gathers the lists of a call and fills in the parameters.
+    ///
+    /// # Errors
+    /// [`crate::Error::Limit`] when the work does not fit the device.
+    pub fn record(
+        recording: &mut Recording,
+        caps: &Caps,
+        options: &Attention,
+        problem: &AttentionProblem,
+        inputs: &AttentionInputs<View>,
+    ) -> Result<Self> {
+        let p = problem;
+        let lists = [
+            inputs.kv_lengths.as_ref(),
+            inputs.query_lengths.as_ref(),
+            inputs.cu_seqlens_q.as_ref(),
+            inputs.cu_seqlens_k.as_ref(),
+            inputs.alibi_slopes.as_ref(),
+            inputs.score.v.as_ref(),
+            inputs.score.g.as_ref(),
+            inputs.block_table.as_ref(),
+        ];
+        let vectors = Vectors::record(recording, caps, &lists)?;
+        let window = options.window.unwrap_or_default();
+        let side = |keys: Option<u32>| keys.map_or(-1, |n| n.min(FARTHEST) as i32);
+        let broadcast = |view: &View, shape: &[usize]| View4::new(&view.with(view.layout.broadcast(shape)?));
+        let [block_queries, block_keys] = options.block_size.unwrap_or([1, 1]).map(|n| n.min(u32::MAX as usize) as u32);
+        let no_view: View4 = bytemuck::Zeroable::zeroed();
+        let mask_kind = match inputs.mask {
+            None => 0.0,
+            Some(Mask::Bool(_)) => 1.0,
+            Some(Mask::Float(_)) => 2.0,
+        };
+        let read = |view: Option<&View>| view.map_or(Binding::Unused, |view| Binding::Read(view.slot));
+        let switches = [
+            switch(options.causal.is_some()),
+            switch(options.window.is_some()),
+            switch(inputs.kv_lengths.is_some()),
+            switch(inputs.query_lengths.is_some()),
+            switch(p.sequences.is_some()),
+            switch(inputs.block_mask.is_some()),
+            switch(p.page.is_some()),
+            mask_kind,
+            switch(inputs.alibi_slopes.is_some()),
+        ];
+        Ok(Self {
+            vectors: vectors.binding,
+            mask: read(inputs.mask.as_ref().map(Mask::tensor)),
+            block_mask: read(inputs.block_mask.as_ref()),
+            positions: PositionParams {
+                queries: p.queries as u32,
+                keys: p.keys as u32,
+                offset: diagonal(options, p, None) as i32,
+                bottom_right: u32::from(options.causal == Some(Causal::BottomRight)),
+                window_left: side(window.left),
+                window_right: side(window.right),
+                sink_tokens: window.sink_tokens.min(FARTHEST),
+                sequences: p.sequences.unwrap_or(0) as u32,
+                kv_lengths: vectors.list(0),
+                query_lengths: vectors.list(1),
+                cu_seqlens_q: vectors.list(2),
+                cu_seqlens_k: vectors.list(3),
+            },
+            masked: MaskParams {
+                view: match &inputs.mask {
+                    Some(mask) => broadcast(mask.tensor(), &[p.batch, p.query_heads, p.queries, p.mask_keys])?,
+                    None => no_view,
+                },
+                mask_keys: p.mask_keys as u32,
+                pad_0: 0,
+                slopes: vectors.list(4),
+            },
+            blocks: BlockParams {
+                view: match &inputs.block_mask {
+                    Some(mask) => {
+                        let (q, k) = (mask.shape()[2], mask.shape()[3]);
+                        broadcast(mask, &[p.batch, p.query_heads, q, k])?
+                    }
+                    None => no_view,
+                },
+                queries: block_queries,
+                keys: block_keys,
+                pad_0: 0,
+                pad_1: 0,
+            },
+            pages: match (vectors.view(7), p.page) {
+                (Some(table), Some(size)) => PageParams {
+                    start: table.layout.offset as u32,
+                    row_step: table.layout.strides[0] as u32,
+                    page_step: table.layout.strides[1] as u32,
+                    size: size as u32,
+                    count: inputs.key.shape()[0] as u32,
+                    pad_0: 0,
+                    pad_1: 0,
+                    pad_2: 0,
+                },
+                _ => bytemuck::Zeroable::zeroed(),
+            },
+            v: vectors.list(5),
+            g: vectors.list(6)[0],
+            overrides: std::array::from_fn(|k| (SWITCHES[k], switches[k])),
+        })
+    }
+
+    /// Of sums that are no attention: each of `queries` rows sees all of `keys`.
+    pub fn all(queries: usize, keys: usize) -> Self {
+        let positions = PositionParams { queries: queries as u32, keys: keys as u32, ..bytemuck::Zeroable::zeroed() };
+        Self {
+            vectors: Binding::Unused,
+            mask: Binding::Unused,
+            block_mask: Binding::Unused,
+            positions,
+            masked: bytemuck::Zeroable::zeroed(),
+            blocks: bytemuck::Zeroable::zeroed(),
+            pages: bytemuck::Zeroable::zeroed(),
+            v: [0, 0],
+            g: 0,
+            overrides: SWITCHES.map(|name| (name, switch(false))),
+        }
+    }
+
+    /// True with a block mask.
+    pub fn is_blocked(&self) -> bool {
+        self.block_mask != Binding::Unused
+    }
+
+    /// The switches of `positions.wgsl`.
+    pub fn position_overrides(&self) -> &[Override] {
+        &self.overrides[..5]
+    }
+
+    /// The switches of `positions.wgsl`, `blocks.wgsl` and `pages.wgsl`.
+    pub fn key_overrides(&self) -> &[Override] {
+        &self.overrides[..7]
+    }
+
+    /// The switches of all four files.
+    pub fn mask_overrides(&self) -> &[Override] {
+        &self.overrides
+    }
+}

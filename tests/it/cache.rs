@@ -1,0 +1,273 @@
+//! Caches, rotary embedding and merging on the GPU, each against the reference and against doing it all at once.
+
+use regard::attention::{Attention, AttentionInputs, Causal, Rotary, RotaryLayout, Window};
+use regard::compare::judge;
+use regard::gpu::Run;
+use regard::ops::cache::{CacheShape, KvCache, append};
+use regard::ops::merge::merge;
+use regard::ops::rotary::rotary;
+use regard::reference;
+use regard::tensor::{Array, DType, Layout};
+use regard::{Error, Gpu, Tensor};
+
+use crate::gpu::{gpu, minimal_gpu};
+
+fn numbers(shape: &[usize], seed: f32) -> Array<f32> {
+    Array::from_fn(shape, |k| ((k as f32 + 1.0) * (seed + 0.37)).sin() * 1.5)
+}
+
+fn upload(gpu: &Gpu, array: &Array<f32>, dtype: DType) -> Tensor {
+    Tensor::upload(gpu, "test", array, dtype).unwrap()
+}
+
+fn wide(array: &Array<f32>) -> Array<f64> {
+    array.map(|&x| f64::from(x))
+}
+
+/// One axis cut to `length` entries from `start` on.
+fn cut(array: &Array<f32>, axis: usize, start: usize, length: usize) -> Array<f32> {
+    array.gather(&Layout::contiguous(array.shape()).narrow(axis, start, length).unwrap()).unwrap()
+}
+
+/// `got` against the same in f64, with the f32 reference as baseline.
+fn passes(what: &str, got: &Array<f32>, oracle: &Array<f64>, baseline: &Array<f32>) {
+    judge(what, got, oracle, baseline, DType::F32).and_then(|verdict| verdict.check(what)).unwrap();
+}
+
+const SHAPE: CacheShape = CacheShape { batch: 3, kv_heads: 2, capacity: 40, key_dim: 6, value_dim: 5 };
+
+/// Prefill and then single steps through a cache, in one run without a read-back, against one causal call over
+/// everything.
+#[test]
+fn decoding_through_a_cache_equals_one_causal_call() {
+    let (query, key, value) =
+        (numbers(&[3, 4, 33, 6], 1.0), numbers(&[3, 2, 33, 6], 2.0), numbers(&[3, 2, 33, 5], 3.0));
+    let options = Attention {
+        causal: Some(Causal::TopLeft),
+        window: Some(Window { left: Some(20), right: None, sink_tokens: 2 }),
+        lse: true,
+        ..Attention::default()
+    };
+    let whole = AttentionInputs::new(query.clone(), key.clone(), value.clone());
+    let oracle = reference::attention(&options, &whole.map(wide)).unwrap();
+    let baseline = reference::attention(&options, &whole).unwrap();
+    for gpu in [gpu(), minimal_gpu()] {
+        for page in [None, Some(1), Some(4), Some(7), Some(64)] {
+            let mut cache = match page {
+                None => KvCache::new(gpu, SHAPE, DType::F32).unwrap(),
+                Some(size) => KvCache::paged(gpu, SHAPE, size, 3 * 40usize.div_ceil(size), DType::F32).unwrap(),
+            };
+            let mut run = Run::new(gpu);
+            let mut parts = Vec::new();
+            for (start, n) in [(0, 17), (17, 1), (18, 3), (21, 1), (22, 11)] {
+                let part = |array: &Array<f32>| upload(gpu, &cut(array, 2, start, n), DType::F32);
+                cache.append(&mut run, &part(&key), &part(&value), None).unwrap();
+                let inputs = cache.inputs(gpu, &part(&query)).unwrap();
+                parts.push((start, n, options.record(&mut run, &inputs).unwrap()));
+            }
+            let submits = gpu.counts().submits;
+            run.submit().unwrap();
+            assert!(gpu.counts().submits > submits);
+            for (start, n, outputs) in parts {
+                let got = outputs.download(gpu).unwrap();
+                let slice = |array: &Array<f64>| {
+                    array.gather(&Layout::contiguous(array.shape()).narrow(2, start, n).unwrap()).unwrap()
+                };
+                let what = format!("page {page:?}, step at {start}");
+                passes(&what, &got.output, &slice(&oracle.output), &cut(&baseline.output, 2, start, n));
+                let lse = (slice(oracle.lse.as_ref().unwrap()), cut(baseline.lse.as_ref().unwrap(), 2, start, n));
+                passes(&what, got.lse.as_ref().unwrap(), &lse.0, &lse.1);
+            }
+            assert_eq!(cache.lengths(), [33; 3]);
+        }
+    }
+}
+
+/// Rows that grow unevenly, are cut back and reuse pages that held something else; the memory is full of poison.
+#[test]
+fn uneven_rows_share_a_pool_and_see_only_their_own() {
+    let gpu = gpu();
+    let (size, pages) = (4, 14);
+    let shape = CacheShape { batch: 3, kv_heads: 1, capacity: 40, key_dim: 4, value_dim: 4 };
+    let mut cache = KvCache::paged(gpu, shape, size, pages, DType::F32).unwrap();
+    assert_eq!(cache.free_pages(), Some(14));
+    let poison = Array::filled(&[pages, 1, size, 4], f32::NAN);
+    for tensor in cache.tensors() {
+        let mut run = Run::new(gpu);
+        let source = upload(gpu, &poison, DType::F32);
+        let (source, target) = (run.bind("poison", &source), run.bind("pool", tensor));
+        let caps = gpu.caps();
+        regard::kernels::copy::record(run.recording_mut(), caps, &source, &target).unwrap();
+        run.submit().unwrap();
+    }
+    // What each row holds, on the host.
+    let mut held: [Vec<[f32; 4]>; 3] = Default::default();
+    let mut tick = 0.0;
+    let script: [(&[usize], &[(usize, usize)]); 6] = [
+        (&[5, 0, 9], &[]),
+        (&[3, 7, 1], &[(2, 2)]),
+        (&[0, 6, 2], &[(0, 4), (1, 1)]),
+        (&[9, 3, 0], &[]),
+        (&[1, 1, 1], &[(0, 0)]),
+        (&[12, 0, 20], &[]),
+    ];
+    for (counts, cuts) in script {
+        let n = counts.iter().copied().max().unwrap();
+        tick += 1.0;
+        // Past a row's count the new rows are poison too.
+        let new = Array::from_fn(&[3, 1, n, 4], |k| match k / 4 % n < counts[k / 4 / n] {
+            true => ((k as f32 + 1.0) * (0.3 + tick)).sin(),
+            false => f32::INFINITY,
+        });
+        let mut run = Run::new(gpu);
+        let tensor = upload(gpu, &new, DType::F32);
+        cache.append(&mut run, &tensor, &tensor, Some(counts)).unwrap();
+        for (b, &count) in counts.iter().enumerate() {
+            held[b].extend((0..count).map(|k| [0, 1, 2, 3].map(|d| new.data()[(b * n + k) * 4 + d])));
+        }
+        assert_eq!(cache.lengths(), held.each_ref().map(Vec::len));
+        let query = numbers(&[3, 2, 2, 4], tick);
+        let options = Attention { weights: true, ..Attention::default() };
+        let inputs = cache.inputs(gpu, &upload(gpu, &query, DType::F32)).unwrap();
+        let outputs = options.record(&mut run, &inputs).unwrap();
+        run.submit().unwrap();
+        let got = outputs.download(gpu).unwrap();
+        for (b, held) in held.iter().enumerate() {
+            let output = cut(&got.output, 0, b, 1);
+            if held.is_empty() {
+                assert!(output.data().iter().all(|&x| x == 0.0));
+                continue;
+            }
+            let keys = Array::new(&[1, 1, held.len(), 4], held.concat()).unwrap();
+            let alone = AttentionInputs::new(cut(&query, 0, b, 1), keys.clone(), keys);
+            let oracle = reference::attention(&options, &alone.map(wide)).unwrap();
+            passes("uneven row", &output, &oracle.output, &reference::attention(&options, &alone).unwrap().output);
+        }
+        for &(row, length) in cuts {
+            cache.truncate(row, length).unwrap();
+            held[row].truncate(length);
+        }
+        let used: usize = held.iter().map(|held| held.len().div_ceil(size)).sum();
+        assert_eq!(cache.free_pages(), Some(pages - used));
+    }
+    // Six more keys for each row need four pages; the pool has two.
+    let more = upload(gpu, &numbers(&[3, 1, 6, 4], 1.0), DType::F32);
+    let before = (cache.lengths().to_vec(), cache.free_pages());
+    let error = cache.append(&mut Run::new(gpu), &more, &more, Some(&[6, 6, 6])).unwrap_err();
+    assert!(matches!(&error, Error::Limit { what, .. } if what == "free pages of a cache"), "{error}");
+    assert_eq!((cache.lengths().to_vec(), cache.free_pages()), before);
+}
+
+#[test]
+fn what_a_cache_cannot_hold_is_refused_and_changes_nothing() {
+    let gpu = gpu();
+    let mut cache = KvCache::new(gpu, SHAPE, DType::F32).unwrap();
+    let rows = |n: usize, dim: usize| upload(gpu, &numbers(&[3, 2, n, dim], 1.0), DType::F32);
+    let mut run = Run::new(gpu);
+    let refused = |result: regard::Result<()>| result.unwrap_err().to_string();
+    let error = refused(cache.append(&mut run, &rows(41, 6), &rows(41, 5), None));
+    assert_eq!(error, "keys in batch row 0 of a cache: needs 41, the device allows 40");
+    let error = refused(cache.append(&mut run, &rows(2, 5), &rows(2, 5), None));
+    assert_eq!(error, "`key` shape: expected [3, 2, 2, 6], found [3, 2, 2, 5]");
+    let error = refused(cache.append(&mut run, &rows(2, 6), &rows(2, 5), Some(&[1, 3, 0])));
+    assert_eq!(error, "`counts` elements: expected 3 numbers from 0 to 2, found [1, 3, 0]");
+    let error = refused(cache.truncate(0, 1));
+    assert_eq!(error, "`cache` length of row 0: expected at most 0, found 1");
+    let error = refused(cache.truncate(3, 0));
+    assert_eq!(error, "`cache` row: expected below 3, found 3");
+    assert_eq!(cache.lengths(), [0; 3]);
+    assert!(KvCache::paged(gpu, SHAPE, 0, 4, DType::F32).is_err());
+    assert!(KvCache::new(gpu, CacheShape { batch: 0, ..SHAPE }, DType::F32).is_err());
+    assert!(KvCache::new(gpu, SHAPE, DType::U32).is_err());
+}
+
+#[test]
+fn appended_rows_lie_where_the_reference_puts_them() {
+    let (cache, rows) = (numbers(&[3, 2, 7, 5], 1.0), numbers(&[3, 2, 4, 5], 2.0));
+    for gpu in [gpu(), minimal_gpu()] {
+        for wrap in [false, true] {
+            for starts in [[0, 3, 6], [7, 1, 5], [2, 2, 100]] {
+                let tensor = upload(gpu, &cache, DType::F32);
+                let at = Array::new(&[3], starts.to_vec()).unwrap();
+                let mut run = Run::new(gpu);
+                let new = upload(gpu, &rows, DType::F32);
+                append(&mut run, &tensor, &new, &Tensor::upload_u32(gpu, "starts", &at).unwrap(), None, wrap).unwrap();
+                run.submit().unwrap();
+                let want = reference::append(&cache, &rows, &starts.map(|n| n as usize), wrap).unwrap();
+                assert_eq!(tensor.download(gpu).unwrap(), want, "{starts:?} {wrap}");
+            }
+        }
+    }
+}
+
+#[test]
+fn rows_are_turned_as_the_reference_turns_them() {
+    let x = numbers(&[2, 3, 5, 12], 1.0);
+    for gpu in [gpu(), minimal_gpu()] {
+        for (layout, width) in [
+            (RotaryLayout::HalfSplit, 12),
+            (RotaryLayout::HalfSplit, 8),
+            (RotaryLayout::Interleaved, 12),
+            (RotaryLayout::Interleaved, 2),
+        ] {
+            let [cos, sin] = Rotary::tables(10_000.0, width, 5000).unwrap();
+            let options = Rotary { layout, offset: 2 };
+            let lists = [None, Some(Array::new(&[2, 5], vec![4990, 0, 7, 7, 3, 9, 4997, 1, 2, 4096]).unwrap())];
+            for list in lists {
+                let positions = list.as_ref().map(|list| list.map(|&n: &u32| n as f64));
+                let oracle =
+                    reference::rotary(&wide(&x), &wide(&cos), &wide(&sin), positions.as_ref(), options).unwrap();
+                let positions = list.as_ref().map(|list| list.map(|&n| n as f32));
+                let baseline = reference::rotary(&x, &cos, &sin, positions.as_ref(), options).unwrap();
+                let mut run = Run::new(gpu);
+                // A view with the heads behind the rows.
+                let strided = upload(gpu, &x.permute(&[0, 2, 1, 3]).unwrap(), DType::F32);
+                let view = strided.permute(&[0, 2, 1, 3]).unwrap();
+                let tables = [upload(gpu, &cos, DType::F32), upload(gpu, &sin, DType::F32)];
+                let list = list.map(|list| Tensor::upload_u32(gpu, "positions", &list).unwrap());
+                let turned = rotary(&mut run, &view, tables.each_ref(), list.as_ref(), options).unwrap();
+                run.submit().unwrap();
+                passes("rotary", &turned.download(gpu).unwrap(), &oracle, &baseline);
+            }
+        }
+    }
+}
+
+/// Any cut of the keys, merged, is the whole; parts that saw nothing may hold anything.
+#[test]
+fn merged_parts_are_the_whole() {
+    let (query, key, value) = (numbers(&[2, 4, 5, 6], 1.0), numbers(&[2, 2, 23, 6], 2.0), numbers(&[2, 2, 23, 7], 3.0));
+    let options = Attention { lse: true, ..Attention::default() };
+    let whole = AttentionInputs::new(query.clone(), key.clone(), value.clone());
+    let oracle = reference::attention(&options, &whole.map(wide)).unwrap();
+    let baseline = reference::attention(&options, &whole).unwrap();
+    for gpu in [gpu(), minimal_gpu()] {
+        for cuts in [&[0, 23][..], &[0, 1, 23], &[0, 11, 12, 23], &[0, 4, 8, 12, 16, 20, 23]] {
+            let mut run = Run::new(gpu);
+            let q = upload(gpu, &query, DType::F32);
+            let mut parts: Vec<_> = cuts
+                .windows(2)
+                .map(|ends| {
+                    let part = |array| upload(gpu, &cut(array, 2, ends[0], ends[1] - ends[0]), DType::F32);
+                    let inputs = AttentionInputs::new(q.clone(), part(&key), part(&value));
+                    let outputs = options.record(&mut run, &inputs).unwrap();
+                    (outputs.output, outputs.lse.unwrap())
+                })
+                .collect();
+            let nothing = (
+                upload(gpu, &Array::filled(&[2, 4, 5, 7], f32::NAN), DType::F32),
+                upload(gpu, &Array::filled(&[2, 4, 5], f32::NEG_INFINITY), DType::F32),
+            );
+            parts.insert(parts.len() / 2, nothing.clone());
+            let pairs: Vec<_> = parts.iter().map(|(output, lse)| (output, lse)).collect();
+            let (output, lse) = merge(&mut run, &pairs).unwrap();
+            let empty = merge(&mut run, &[(&nothing.0, &nothing.1), (&nothing.0, &nothing.1)]).unwrap();
+            run.submit().unwrap();
+            passes("merged output", &output.download(gpu).unwrap(), &oracle.output, &baseline.output);
+            let (oracle, baseline) = (oracle.lse.as_ref().unwrap(), baseline.lse.as_ref().unwrap());
+            passes("merged lse", &lse.download(gpu).unwrap(), oracle, baseline);
+            assert!(empty.0.download(gpu).unwrap().data().iter().all(|&x| x == 0.0));
+            assert!(empty.1.download(gpu).unwrap().data().iter().all(|&x| x == f32::NEG_INFINITY));
+        }
+    }
+}
