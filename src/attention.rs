@@ -154,7 +154,7 @@ impl Rotary {
     /// # Errors
     /// [`Error::Option`] for an odd or zero width, or a base that is not above 0.
     pub fn tables(base: f64, width: usize, positions: usize) -> Result<[Array<f32>; 2]> {
-        if width == 0 || width % 2 != 0 {
+        if width == 0 || !width.is_multiple_of(2) {
             return Err(Error::option("rotary width", format!("must be even and above 0, not {width}")));
         }
         if !(base.is_finite() && base > 0.0) {

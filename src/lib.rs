@@ -29,10 +29,11 @@
 //! | [`gpu`] | devices, tensors, runs |
 //! | [`ops`] | whole operations on the GPU |
 //! | [`reference`](mod@reference) | the same on the CPU, in f32 or f64 |
-//! | [`compare`], [`validate`] | how far a result may be from the truth, and every kernel held against it |
+//! | [`compare`], [`baseline`], [`validate`] | how far a result may be from the truth, and every kernel held against it |
 //! | [`problem`], [`plan`], [`recording`], [`kernels`], [`wgsl`] | the way from options to shaders, without a device |
 
 pub mod attention;
+pub mod baseline;
 #[doc(hidden)]
 pub mod cases;
 pub mod compare;

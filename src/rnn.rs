@@ -429,3 +429,11 @@ pub struct RnnOutputs<A> {
     /// LSTM: [layers · directions, B, H].
     pub final_c: Option<A>,
 }
+
+impl<A> RnnOutputs<A> {
+    /// The tensors there are, by name.
+    pub fn named(&self) -> impl Iterator<Item = (&'static str, &A)> {
+        let always = [("output", &self.output), ("final_h", &self.final_h)];
+        always.into_iter().chain(self.final_c.as_ref().map(|c| ("final_c", c)))
+    }
+}

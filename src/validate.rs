@@ -4,19 +4,19 @@
 
 use std::collections::BTreeMap;
 
-use half::f16;
-
 use crate::attention::AttentionOutputs;
-use crate::cases::{self, AttentionCase, LinearCase, RnnCase};
+use crate::baseline::{self, Verdicts, stored};
+use crate::cases::{self, AppendCase, AttentionCase, LinearCase, MergeCase, RnnCase};
 use crate::compare::judge;
 use crate::error::Result;
 use crate::gpu::{Gpu, Run, Tensor};
 use crate::kernels::fma_rate;
+use crate::ops::cache::append;
 use crate::ops::linear::{embed, linear};
+use crate::ops::merge::merge;
 use crate::ops::rnn::GpuRnn;
-use crate::problem::Role;
 use crate::reference::{self, Float};
-use crate::rnn::{RnnOutputs, RnnStack};
+use crate::rnn::RnnOutputs;
 use crate::tensor::{Array, DType};
 
 /// What the cases say of one variant.
@@ -41,6 +41,8 @@ enum Case {
     Attention(Box<AttentionCase>),
     Recurrent(RnnCase),
     Linear(LinearCase),
+    Append(AppendCase),
+    Merge(MergeCase),
     /// x = a·x + b so often.
     FmaRate([f32; 2], u32),
 }
@@ -51,6 +53,8 @@ impl Case {
             Self::Attention(case) => &case.name,
             Self::Recurrent(case) => &case.name,
             Self::Linear(case) => &case.name,
+            Self::Append(case) => &case.name,
+            Self::Merge(case) => &case.name,
             Self::FmaRate(..) => "rate of multiply-adds",
         }
     }
@@ -70,6 +74,8 @@ pub fn run(gpu: &Gpu, quick: bool, mut progress: impl FnMut(usize, usize)) -> Re
         .chain(cases::recurrent().into_iter().map(Case::Recurrent))
         .chain(cases::linear().into_iter().map(Case::Linear))
         .step_by(if quick { 5 } else { 1 })
+        .chain(cases::appends().into_iter().map(Case::Append))
+        .chain(cases::merges().into_iter().map(Case::Merge))
         .chain([Case::FmaRate([0.75, 0.5], 20)])
         .collect();
     let types: &[DType] = if gpu.caps().f16 { &[DType::F32, DType::F16] } else { &[DType::F32] };
@@ -82,6 +88,8 @@ pub fn run(gpu: &Gpu, quick: bool, mut progress: impl FnMut(usize, usize)) -> Re
                 Case::Attention(case) => attention(&mut run, case, dtype),
                 Case::Recurrent(case) => recurrent(&mut run, case, dtype),
                 Case::Linear(case) => linear_case(&mut run, case, dtype),
+                Case::Append(case) => append_case(&mut run, case, dtype),
+                Case::Merge(case) => merge_case(&mut run, case, dtype),
                 Case::FmaRate(factors, turns) => fma_rate_case(&mut run, *factors, *turns),
             };
             if let Err(lost @ crate::Error::DeviceLost(_)) = ratios {
@@ -124,83 +132,28 @@ pub fn run(gpu: &Gpu, quick: bool, mut progress: impl FnMut(usize, usize)) -> Re
     Ok(rows.into_values().collect())
 }
 
-/// The values that storage as `dtype` leaves of an array.
-pub fn stored(array: &Array<f32>, dtype: DType) -> Array<f32> {
-    match dtype {
-        DType::F16 => array.map(|&x| f16::from_f32(x).to_f32()),
-        DType::F32 | DType::U32 => array.clone(),
-    }
-}
-
 fn widened(array: &Array<f32>) -> Array<f64> {
     array.map(|&x| f64::from_f32(x))
 }
 
-fn ratio(
-    name: &'static str,
-    got: &Array<f32>,
-    oracle: &Array<f64>,
-    baseline: &Array<f32>,
-    storage: DType,
-) -> Result<(&'static str, f64)> {
-    Ok((name, judge(name, got, oracle, baseline, storage)?.ratio()))
+fn ratios(verdicts: Verdicts) -> Vec<(&'static str, f64)> {
+    verdicts.into_iter().map(|(name, verdict)| (name, verdict.ratio())).collect()
 }
 
-/// Each weight of a stack through a function that is told its name.
-fn map_stack<T>(stack: &RnnStack<Array<f32>>, f: impl Fn(&str, &Array<f32>) -> Array<T>) -> Result<RnnStack<Array<T>>> {
-    stack.iter().map(|layer| layer.iter().map(|w| w.try_map(|name, a| Ok(f(name, a)))).collect()).collect()
-}
-
-/// Every output of an attention against the reference: the oracle in f64 on the inputs as they were, the baseline in
-/// f32 on the inputs as they are stored.
+/// Every output of an attention against the reference, as [`baseline::judge_attention`].
 ///
 /// # Errors
 /// Those of the reference.
 pub fn judge_attention(case: &AttentionCase, got: &AttentionOutputs<Array<f32>>, dtype: DType) -> Ratios {
-    let oracle = reference::attention(&case.options, &case.inputs.map(widened))?;
-    let rounded = case.inputs.try_map(|name, array| {
-        Ok(if Role::of(name, false) == Role::Stored { stored(array, dtype) } else { array.clone() })
-    })?;
-    let baseline = reference::attention(&case.options, &rounded)?;
-    let names = |outputs: Vec<&'static str>| outputs.join(", ");
-    let (found, wanted) = (got.named().map(|(name, _)| name).collect(), oracle.named().map(|(name, _)| name).collect());
-    if found != wanted {
-        return Err(crate::Error::shape("outputs", "names", names(wanted), names(found)));
-    }
-    let references = oracle.named().zip(baseline.named());
-    got.named()
-        .zip(references)
-        .map(|((name, got), ((_, oracle), (_, baseline)))| {
-            let baseline = if name == "output" { stored(baseline, dtype) } else { baseline.clone() };
-            ratio(name, got, oracle, &baseline, dtype)
-        })
-        .collect()
+    baseline::judge_attention(&case.options, &case.inputs, got, dtype).map(ratios)
 }
 
-/// Every output of a recurrence against the reference, as [`judge_attention`].
+/// Every output of a recurrence against the reference, as [`baseline::judge_rnn`].
 ///
 /// # Errors
 /// Those of the reference.
 pub fn judge_rnn(case: &RnnCase, got: &RnnOutputs<Array<f32>>, dtype: DType) -> Ratios {
-    let wide_stack = map_stack(&case.stack, |_, a| widened(a))?;
-    let wide = case.inputs.map(widened);
-    let oracle = reference::rnn(&case.options, &wide_stack, &wide)?;
-    let stack =
-        map_stack(&case.stack, |name, a| if name.starts_with("weight") { stored(a, dtype) } else { a.clone() })?;
-    let inputs = case.inputs.try_map(|name, a| Ok(if name == "input" { stored(a, dtype) } else { a.clone() }))?;
-    let baseline = reference::rnn(&case.options, &stack, &inputs)?;
-    let mut ratios = vec![
-        ratio("output", &got.output, &oracle.output, &baseline.output, DType::F32)?,
-        ratio("final_h", &got.final_h, &oracle.final_h, &baseline.final_h, DType::F32)?,
-    ];
-    match (&got.final_c, &oracle.final_c, &baseline.final_c) {
-        (Some(got), Some(oracle), Some(baseline)) => {
-            ratios.push(ratio("final_c", got, oracle, baseline, DType::F32)?);
-        }
-        (None, None, None) => {}
-        _ => return Err(crate::Error::missing("final_c", "an output of both, or of neither")),
-    }
-    Ok(ratios)
+    baseline::judge_rnn(&case.options, &case.stack, &case.inputs, got, dtype).map(ratios)
 }
 
 /// Reads tensors through the run without consuming its recording, so that the variants can still be told.
@@ -251,7 +204,44 @@ fn linear_case(run: &mut Run<'_>, case: &LinearCase, dtype: DType) -> Ratios {
         let x = reference::embed(&stored(&case.table, dtype), &case.ids)?;
         reference::linear(&x, &stored(&case.weight, dtype), case.bias.as_ref(), case.activation)?
     };
-    Ok(vec![ratio("y", &got, &oracle, &baseline, DType::F32)?])
+    Ok(vec![("y", judge("y", &got, &oracle, &baseline, DType::F32)?.ratio())])
+}
+
+fn append_case(run: &mut Run<'_>, case: &AppendCase, dtype: DType) -> Ratios {
+    let gpu = run.gpu();
+    let cache = Tensor::upload(gpu, "cache", &case.cache, dtype)?;
+    let rows = Tensor::upload(gpu, "rows", &case.rows, dtype)?;
+    let starts = Tensor::upload_u32(gpu, "starts", &Array::new(&[case.starts.len()], case.starts.clone())?)?;
+    let table = case.block_table.as_ref().map(|table| Tensor::upload_u32(gpu, "block_table", table)).transpose()?;
+    append(run, &cache, &rows, &starts, table.as_ref(), case.wrap)?;
+    let mut read = read(run, &[&cache])?;
+    let got = read.pop().ok_or_else(|| crate::Error::missing("cache", "what was read back"))?;
+    let starts: Vec<usize> = case.starts.iter().map(|&n| n as usize).collect();
+    let (before, rows) = (case.in_one_piece(&stored(&case.cache, dtype)), stored(&case.rows, dtype));
+    let want = reference::append(&before, &rows, &starts, case.wrap)?;
+    // Copies are exact.
+    Ok(vec![("cache", judge("cache", &case.in_one_piece(&got), &widened(&want), &want, DType::F32)?.ratio())])
+}
+
+fn merge_case(run: &mut Run<'_>, case: &MergeCase, dtype: DType) -> Ratios {
+    let gpu = run.gpu();
+    let tensors = case.parts.iter().map(|(output, lse)| {
+        Ok((Tensor::upload(gpu, "output", output, dtype)?, Tensor::upload(gpu, "lse", lse, DType::F32)?))
+    });
+    let tensors: Vec<_> = tensors.collect::<Result<_>>()?;
+    let parts: Vec<_> = tensors.iter().map(|(output, lse)| (output, lse)).collect();
+    let (output, lse) = merge(run, &parts)?;
+    let [got_output, got_lse] = read(run, &[&output, &lse])?
+        .try_into()
+        .map_err(|_| crate::Error::missing("merged output and lse", "what was read back"))?;
+    let wide: Vec<_> = case.parts.iter().map(|(output, lse)| (widened(output), widened(lse))).collect();
+    let (oracle, oracle_lse) = reference::merge(&wide.iter().map(|(o, l)| (o, l)).collect::<Vec<_>>())?;
+    let narrow: Vec<_> = case.parts.iter().map(|(output, lse)| (stored(output, dtype), lse.clone())).collect();
+    let (baseline, baseline_lse) = reference::merge(&narrow.iter().map(|(o, l)| (o, l)).collect::<Vec<_>>())?;
+    Ok(vec![
+        ("output", judge("output", &got_output, &oracle, &stored(&baseline, dtype), dtype)?.ratio()),
+        ("lse", judge("lse", &got_lse, &oracle_lse, &baseline_lse, DType::F32)?.ratio()),
+    ])
 }
 
 fn fma_rate_case(run: &mut Run<'_>, factors: [f32; 2], turns: u32) -> Ratios {
@@ -261,5 +251,5 @@ fn fma_rate_case(run: &mut Run<'_>, factors: [f32; 2], turns: u32) -> Ratios {
     let mut read = read(run, &[&tensor])?;
     let got = read.pop().ok_or_else(|| crate::Error::missing("output", "what was read back"))?;
     let oracle = Array::from_fn(got.shape(), |k| fma_rate::expected(factors, turns, k));
-    Ok(vec![ratio("output", &got, &oracle, &oracle.map(|&x| x as f32), DType::F32)?])
+    Ok(vec![("output", judge("output", &got, &oracle, &oracle.map(|&x| x as f32), DType::F32)?.ratio())])
 }

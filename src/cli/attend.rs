@@ -1,39 +1,50 @@
 //! `regard attend`: attention over the tensors of a file.
 
+mod inputs;
 mod options;
 
 use std::path::PathBuf;
 
-use regard::attention::{Attention, AttentionInputs, AttentionOutputs, ScoreWeights};
+use regard::attention::{Attention, AttentionInputs, AttentionOutputs, ScoreStage};
+use regard::baseline;
 use regard::gpu::Run;
 use regard::plan::AttentionPlan;
 use regard::problem::AttentionProblem;
 use regard::tensor::{Array, DType};
-use regard::{Error, Gpu, Result, reference};
+use regard::{Error, Gpu, Result};
 use serde_json::json;
 
-use crate::check::{self, Compared, Report};
+use crate::check::{self, Report};
 use crate::device::{Device, DeviceArgs};
 use crate::explain::{self, Explained};
-use crate::failure::{Failure, Outcome};
+use crate::failure::Outcome;
 use crate::output::{self, Named, OutputType};
 use crate::picture;
 use crate::progress::Busy;
-use crate::tensors::{Input, join_heads, round, split_heads, widen};
-use options::Options;
+use crate::tensors::Input;
+use inputs::{Form, Heads};
 pub(crate) use options::Storage;
+use options::{Options, Stage};
 
 /// Attention over the tensors of a file
 ///
 /// Reads `query` [B, Hq, Nq, D], `key` [B, Hkv, Nk, D] and `value` [B, Hkv, Nk, Dv] and writes `output`. Rank 3
 /// [B, N, H·D] needs --q-heads and --kv-heads; rank 2 [N, D] is one head of one batch. The output has the query's rank.
 ///
-/// Optional tensors: `mask` (BOOL or U8: true = attend; float: added; broadcast to [B, Hq, Nq, Nk]), `past_key` and
-/// `past_value` [B, Hkv, P, D], `kv_lengths` `[B]` (I32 or I64: how many keys are real), `alibi_slopes` `[Hq]`, `sinks`
-/// `[Hq]`, and the parameters of the score function.
+/// Optional tensors: what is hidden: `mask` (BOOL or U8: true = attend; float: added; broadcast to [B, Hq, Nq, Nk]),
+/// `kv_lengths` and `query_lengths` `[B]` (I32 or I64: how many are real), `block_mask` [B, Hq, blocks of queries, blocks
+/// of keys] (BOOL or U8; the first two may be 1; see --block-size). What is added: `alibi_slopes` `[Hq]`, `sinks` `[Hq]`.
+/// The past: `past_key` and `past_value` [B, Hkv, P, D], which stand before `key` and `value`. And the parameters of the
+/// score function (see --score).
 ///
-/// Scores are scaled, passed through --score-wgsl, capped, biased, masked and normalized, in this order. A query that
-/// sees no key gets weights and output 0.
+/// Ragged batch: `cu_seqlens_q` and `cu_seqlens_k` [sequences + 1] (I32 or I64: 0, then where each sequence ends). Tensors
+/// are then [T, H, D] as FlashAttention has them, rank 4 [1, H, T, D], or with --q-heads [1, T, H·D].
+///
+/// Paged cache: `block_table` [B, pages] (I32 or I64: which pages hold a batch row's keys, in order) and `kv_lengths`;
+/// `key` and `value` are then [pages, Hkv, page size, D].
+///
+/// Query and key are turned (--rotary) and compared; scores are scaled, passed through --score-wgsl, capped, biased, masked
+/// and normalized, in this order. A query that sees no key gets weights and output 0.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLES)]
 pub(crate) struct Args {
@@ -58,15 +69,21 @@ pub(crate) struct Args {
     /// Also write `lse` [B, Hq, Nq], the natural log-sum-exp of each row
     #[arg(long)]
     lse: bool,
+    /// Also write `entropy` [B, Hq, Nq] of each row of weights, in nats
+    #[arg(long)]
+    entropy: bool,
+    /// Also write `scores` [B, Hq, Nq, Nk] at this stage
+    #[arg(long, value_enum, value_name = "STAGE")]
+    scores: Option<Stage>,
     /// Also write `present_key` and `present_value` [B, Hkv, P + Nk, D]: the past and what is new, joined
     #[arg(long)]
     present: bool,
     /// Element type of query, key, value and output on the device; arithmetic is f32 always
     #[arg(long, value_enum, default_value_t)]
     dtype: Storage,
-    /// Element type of the tensors written
-    #[arg(long, value_enum, default_value_t, value_name = "TYPE")]
-    output_dtype: OutputType,
+    /// Element type of the tensors written; f32 when left out
+    #[arg(long, value_enum, value_name = "TYPE")]
+    output_dtype: Option<OutputType>,
     /// Print what ran, and how long each dispatch took on the device
     #[arg(long)]
     explain: bool,
@@ -77,6 +94,12 @@ pub(crate) struct Args {
     /// Draw the weights of the first batch row, one panel a head, as PNG and as SVG beside it
     #[arg(long, value_name = "FILE.png")]
     heatmap: Option<PathBuf>,
+    /// What the picture calls the queries: a text file, one label a line
+    #[arg(long, value_name = "FILE")]
+    query_labels: Option<PathBuf>,
+    /// What the picture calls the keys
+    #[arg(long, value_name = "FILE")]
+    key_labels: Option<PathBuf>,
     /// Print a summary as JSON
     #[arg(long)]
     json: bool,
@@ -85,9 +108,10 @@ pub(crate) struct Args {
 const EXAMPLES: &str = "\
 Examples:
   regard attend in.safetensors -o out.safetensors
-  regard attend in.safetensors -o out.safetensors --causal --window 128,0 --weights
+  regard attend in.safetensors -o out.safetensors --causal --window 128,0,4 --weights
+  regard attend in.safetensors -o out.safetensors --causal --rotary half-split --rotary-base 500000
   regard attend in.safetensors -o out.safetensors --causal=bottom-right --q-heads 8 --kv-heads 2
-  regard attend in.safetensors -o out.safetensors --score additive --heatmap weights.png
+  regard attend in.safetensors --heatmap weights.png --query-labels words.txt --key-labels words.txt
   regard attend in.safetensors --check --explain --device gpu
 
 A score function of your own, in a file for --score-wgsl:
@@ -97,12 +121,24 @@ A score function of your own, in a file for --score-wgsl:
 
 /// Runs the command.
 pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
-    let mut options = args.options.attention()?;
+    refuse_unused(args)?;
+    let options = Attention {
+        weights: args.weights || args.heatmap.is_some(),
+        lse: args.lse,
+        entropy: args.entropy,
+        scores: args.scores.map(ScoreStage::from),
+        ..args.options.attention()?
+    };
     args.heatmap.as_deref().map_or(Ok(()), picture::check_name)?;
-    options.lse = args.lse;
-    options.weights = args.weights || args.heatmap.is_some();
-    let (inputs, rank) = read(args)?;
+    let input = Input::open(&args.input)?;
+    let heads = Heads { query: args.q_heads, kv: args.kv_heads };
+    let (mut inputs, form) = inputs::read(&input, heads, &args.options, &options)?;
+    input.warn_unused("attend");
+    if args.present {
+        add_past(&mut inputs)?;
+    }
     let problem = AttentionProblem::new(&options, &inputs.map(Array::shape))?;
+    let labels = picture::Labels::read([args.query_labels.as_deref(), args.key_labels.as_deref()], &problem)?;
     if args.check && options.score_mod.is_some() {
         let reason = "the reference cannot run WGSL, so `--check` has nothing to compare with: leave one of them out";
         return Err(Error::option("score-wgsl", reason).into());
@@ -114,7 +150,11 @@ pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
     let outputs = {
         let _busy = Busy::new("computing");
         match &device {
-            Device::Cpu => on_cpu(&options, &inputs, dtype)?,
+            Device::Cpu if options.score_mod.is_some() => {
+                let reason = "is a shader, which the CPU cannot run: use `--device gpu`";
+                return Err(Error::option("score-wgsl", reason).into());
+            }
+            Device::Cpu => baseline::attention(&options, &inputs, dtype)?,
             Device::Gpu(gpu) => {
                 let timed = args.explain.then_some(&mut explained);
                 let outputs = on_gpu(gpu, &options, &inputs, dtype, timed).map_err(|e| blame_wgsl(&options, e))?;
@@ -127,97 +167,70 @@ pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
             }
         }
     };
-    let report = args.check.then(|| check(&options, &inputs, &outputs, dtype)).transpose()?;
+    let report = args
+        .check
+        .then(|| Report::new(|| baseline::judge_attention(&options, &inputs, &outputs, dtype)))
+        .transpose()?;
     if let Some(path) = &args.heatmap {
-        picture::save(path, &picture::heads(&outputs)?)?;
+        picture::save(path, &picture::heads(&outputs, &options, &inputs, labels)?)?;
     }
-    let named = named(args, &inputs, outputs, rank)?;
+    let named = named(args, &outputs, form)?;
+    let output_dtype = args.output_dtype.unwrap_or_default();
     if let Some(path) = &args.output {
-        output::save_tensors(path, &named, args.output_dtype)?;
+        output::save_tensors(path, &named, output_dtype)?;
     }
 
     let summary = json!({
         "command": "attend",
         "device": device.json(),
         "file": args.output,
-        "outputs": output::describe(&named, args.output_dtype),
+        "outputs": output::describe(&named, output_dtype),
     });
     check::finish(args.json, summary, args.explain.then_some(&explained), report)
 }
 
-/// The tensors of the file, all of rank 4, and the query's own rank.
-fn read(args: &Args) -> Outcome<(AttentionInputs<Array>, usize)> {
-    let input = Input::open(&args.input)?;
-    let query = input.require("query", "[B, Hq, Nq, D], [B, Nq, Hq·D] or [Nq, D]")?;
-    let key = input.require("key", "[B, Hkv, Nk, D], [B, Nk, Hkv·D] or [Nk, D]")?;
-    let value = input.require("value", "[B, Hkv, Nk, Dv], [B, Nk, Hkv·Dv] or [Nk, Dv]")?;
-    let rank = query.shape().len();
-    if !(2..=4).contains(&rank) {
-        let expected = "4 [B, Hq, Nq, D], 3 [B, Nq, Hq·D] or 2 [Nq, D]";
-        return Err(Error::shape("query", "rank", expected, format!("{rank} {:?}", query.shape())).into());
-    }
-    for (name, array) in [("key", &key), ("value", &value)] {
-        if array.shape().len() != rank {
-            let found = format!("{} {:?}", array.shape().len(), array.shape());
-            return Err(Error::shape(name, "rank", format!("{rank} as `query` has"), found).into());
-        }
-    }
-    if rank == 3 && args.q_heads.is_none() {
-        let reason = format!("needed, as `query` {:?} has rank 3 [B, N, heads·D]", query.shape());
-        let hint = "add `--q-heads 1` for one head, or give rank 4 [B, heads, N, D]";
-        return Err(Failure::from(Error::option("q-heads", reason)).with_hint(hint));
-    }
-    let kv_heads = args.kv_heads.or(args.q_heads);
-    let query = split_heads("query", query, args.q_heads)?;
-    let key = split_heads("key", key, kv_heads)?;
-    let mut inputs = AttentionInputs::new(query, key, split_heads("value", value, kv_heads)?);
-    for (option, heads, tensor) in [("q-heads", args.q_heads, &inputs.query), ("kv-heads", args.kv_heads, &inputs.key)]
+/// Refuses options that would change nothing.
+fn refuse_unused(args: &Args) -> Result<()> {
+    output::refuse_dtype(args.output.as_deref(), args.output_dtype)?;
+    let labels = [("query-labels", &args.query_labels), ("key-labels", &args.key_labels)];
+    if let Some((name, _)) = labels.iter().find(|(_, file)| file.is_some())
+        && args.heatmap.is_none()
     {
-        let found = tensor.shape()[1];
-        if let Some(heads) = heads.filter(|&heads| heads != found) {
-            return Err(Error::option(option, format!("{heads}, but the tensors have {found}")).into());
-        }
+        return Err(Error::option(*name, "belongs to a picture: add `--heatmap FILE.png`"));
     }
-    let past = |name: &str| -> Result<Option<Array>> {
-        input.float(name)?.map(|array| split_heads(name, array, kv_heads)).transpose()
-    };
-    inputs.past_key = past("past_key")?;
-    inputs.past_value = past("past_value")?;
-    inputs.mask = input.mask("mask")?;
-    inputs.kv_lengths = input.lengths("kv_lengths", inputs.key.shape()[2])?;
-    inputs.alibi_slopes = input.float("alibi_slopes")?;
-    inputs.sinks = input.float("sinks")?;
-    inputs.score = ScoreWeights {
-        weight: input.float("score.weight")?,
-        query_weight: input.float("score.query_weight")?,
-        key_weight: input.float("score.key_weight")?,
-        v: input.float("score.v")?,
-        bias: input.float("score.bias")?,
-        ..ScoreWeights::default()
-    };
-    input.warn_unused("attend");
-    Ok((inputs, rank))
+    let results = [
+        ("weights", args.weights),
+        ("lse", args.lse),
+        ("entropy", args.entropy),
+        ("present", args.present),
+        ("scores", args.scores.is_some()),
+    ];
+    match results.iter().find(|(_, wanted)| *wanted) {
+        Some((name, _)) if args.output.is_none() && !args.check && !args.explain && !args.json => {
+            Err(Error::option(*name, "says what else to write: add `-o OUT.safetensors`, or leave it out"))
+        }
+        _ => Ok(()),
+    }
 }
 
-/// On the CPU in f32; f16 storage rounds what would be stored, on the way in and on the way out.
-fn on_cpu(options: &Attention, inputs: &AttentionInputs<Array>, dtype: DType) -> Result<AttentionOutputs<Array>> {
-    if options.score_mod.is_some() {
-        return Err(Error::option("score-wgsl", "is a shader, which the CPU cannot run: use `--device gpu`"));
-    }
-    if dtype != DType::F16 {
-        return reference::attention(options, inputs);
-    }
-    let stored = inputs.try_map(|name, array| {
-        let is_stored = matches!(name, "query" | "key" | "value" | "past_key" | "past_value");
-        Ok::<_, Error>(if is_stored { round(array) } else { array.clone() })
-    })?;
-    let outputs = reference::attention(options, &stored)?;
-    Ok(AttentionOutputs {
-        output: round(&outputs.output),
-        present_key: outputs.present_key.as_ref().map(round),
-        present_value: outputs.present_value.as_ref().map(round),
-        ..outputs
-    })
+/// An empty past where there is none, so that what is new is present.
+fn add_past(inputs: &mut AttentionInputs<Array>) -> Result<()> {
+    let reason = if inputs.block_table.is_some() {
+        "has nothing to join in a paged cache: append new keys to its pages, and leave it out"
+    } else if inputs.cu_seqlens_q.is_some() || inputs.cu_seqlens_k.is_some() {
+        "has nothing to join in a ragged batch: leave it out"
+    } else {
+        let none = |array: &Array| {
+            let mut shape = array.shape().to_vec();
+            shape[2] = 0;
+            Array::new(&shape, Vec::new())
+        };
+        if inputs.past_key.is_none() && inputs.past_value.is_none() {
+            (inputs.past_key, inputs.past_value) = (Some(none(&inputs.key)?), Some(none(&inputs.value)?));
+        }
+        return Ok(());
+    };
+    Err(Error::option("present", reason))
 }
 
 fn on_gpu(
@@ -278,46 +291,15 @@ fn blame_wgsl(options: &Attention, error: Error) -> Error {
     Error::option("score-wgsl", format!("{what}{at}"))
 }
 
-/// Every result against the f64 reference over the inputs as given; the f32 baseline has the device's storage.
-fn check(
-    options: &Attention,
-    inputs: &AttentionInputs<Array>,
-    got: &AttentionOutputs<Array>,
-    dtype: DType,
-) -> Result<Report> {
-    let _busy = Busy::new("checking against the reference");
-    let oracle = reference::attention(options, &inputs.map(widen))?;
-    let baseline = on_cpu(options, inputs, dtype)?;
-    let all = [
-        ("output", Some(&got.output), Some(&oracle.output), Some(&baseline.output), dtype),
-        ("weights", got.weights.as_ref(), oracle.weights.as_ref(), baseline.weights.as_ref(), DType::F32),
-        ("lse", got.lse.as_ref(), oracle.lse.as_ref(), baseline.lse.as_ref(), DType::F32),
-        ("scores", got.scores.as_ref(), oracle.scores.as_ref(), baseline.scores.as_ref(), DType::F32),
-        ("present_key", got.present_key.as_ref(), oracle.present_key.as_ref(), baseline.present_key.as_ref(), dtype),
-        (
-            "present_value",
-            got.present_value.as_ref(),
-            oracle.present_value.as_ref(),
-            baseline.present_value.as_ref(),
-            dtype,
-        ),
-    ];
-    Report::new(all.into_iter().filter_map(|(name, got, oracle, baseline, storage)| {
-        Some(Compared { name, got: got?, oracle: oracle?, baseline: baseline?, storage })
-    }))
-}
-
 /// The results that were asked for, by name.
-fn named(args: &Args, inputs: &AttentionInputs<Array>, outputs: AttentionOutputs<Array>, rank: usize) -> Result<Named> {
-    let mut named = vec![("output", join_heads(outputs.output, rank)?)];
-    let mut add = |wanted: bool, name: &'static str, array: Option<Array>| {
-        named.extend(array.filter(|_| wanted).map(|array| (name, array)));
+fn named(args: &Args, outputs: &AttentionOutputs<Array>, form: Form) -> Result<Named> {
+    let wanted = |name: &str| match name {
+        "weights" => args.weights,
+        "present_key" | "present_value" => args.present,
+        _ => true,
     };
-    add(args.weights, "weights", outputs.weights);
-    add(args.lse, "lse", outputs.lse);
-    add(true, "scores", outputs.scores);
-    // Without a past, what is present is what is new.
-    add(args.present, "present_key", Some(outputs.present_key.unwrap_or_else(|| inputs.key.clone())));
-    add(args.present, "present_value", Some(outputs.present_value.unwrap_or_else(|| inputs.value.clone())));
-    Ok(named)
+    let as_asked = |(name, array): (&'static str, &Array)| {
+        Ok((name, if name == "output" { form.join(array)? } else { array.clone() }))
+    };
+    outputs.named().filter(|(name, _)| wanted(name)).map(as_asked).collect()
 }

@@ -2,39 +2,25 @@
 
 use std::fmt::Write;
 
-use regard::compare::{self, Verdict};
-use regard::tensor::{Array, DType};
+use regard::baseline::Verdicts;
+use regard::compare::Verdict;
 use regard::{Error, Result};
 use serde_json::{Map, Value, json};
 
 use crate::explain::Explained;
 use crate::failure::{Failure, Outcome};
 use crate::output::{self, finite};
-
-/// One result and what it is compared with.
-#[derive(Debug)]
-pub(crate) struct Compared<'a> {
-    /// Name of the result.
-    pub(crate) name: &'static str,
-    /// What the device computed.
-    pub(crate) got: &'a Array,
-    /// The reference in f64.
-    pub(crate) oracle: &'a Array<f64>,
-    /// The reference in f32, over inputs that are stored as on the device.
-    pub(crate) baseline: &'a Array,
-    /// How the device stores it.
-    pub(crate) storage: DType,
-}
+use crate::progress::Busy;
 
 /// What the comparison found, result by result.
 #[derive(Debug)]
-pub(crate) struct Report(Vec<(&'static str, Verdict)>);
+pub(crate) struct Report(Verdicts);
 
 impl Report {
-    /// Compares every result.
-    pub(crate) fn new<'a>(compared: impl IntoIterator<Item = Compared<'a>>) -> Result<Self> {
-        let judge = |c: Compared<'a>| Ok((c.name, compare::judge(c.name, c.got, c.oracle, c.baseline, c.storage)?));
-        compared.into_iter().map(judge).collect::<Result<_>>().map(Self)
+    /// Runs a comparison, and shows that it takes its time.
+    pub(crate) fn new(compare: impl FnOnce() -> Result<Verdicts>) -> Result<Self> {
+        let _busy = Busy::new("checking against the reference");
+        compare().map(Self)
     }
 
     /// One row a result.

@@ -5,22 +5,23 @@ mod weights;
 use std::path::PathBuf;
 
 use clap::ValueEnum;
+use regard::baseline;
 use regard::gpu::Run;
 use regard::ops::rnn::GpuRnn;
 use regard::problem::RnnProblem;
 use regard::rnn::{Activation, Cell, Direction, Merge, Reset, Rnn, RnnInputs, RnnOutputs, RnnStack};
 use regard::tensor::{Array, DType};
-use regard::{Error, Gpu, Result, reference};
+use regard::{Error, Gpu, Result};
 use serde_json::json;
 
 use crate::attend::Storage;
-use crate::check::{self, Compared, Report};
+use crate::check::{self, Report};
 use crate::device::{Device, DeviceArgs};
 use crate::explain::Explained;
 use crate::failure::Outcome;
 use crate::output::{self, Named, OutputType};
 use crate::progress::Busy;
-use crate::tensors::{Input, round, widen};
+use crate::tensors::Input;
 
 /// A recurrent encoder (LSTM, GRU, RNN) over the tensors of a file
 ///
@@ -55,9 +56,9 @@ pub(crate) struct Args {
     /// Element type of input and weight matrices on the device; states, outputs and arithmetic are f32 always
     #[arg(long, value_enum, default_value_t)]
     dtype: Storage,
-    /// Element type of the tensors written
-    #[arg(long, value_enum, default_value_t, value_name = "TYPE")]
-    output_dtype: OutputType,
+    /// Element type of the tensors written; f32 when left out
+    #[arg(long, value_enum, value_name = "TYPE")]
+    output_dtype: Option<OutputType>,
     /// Print what ran, and how long each dispatch took on the device
     #[arg(long)]
     explain: bool,
@@ -245,6 +246,7 @@ fn activation(text: &str) -> Result<Activation> {
 
 /// Runs the command.
 pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
+    output::refuse_dtype(args.output.as_deref(), args.output_dtype)?;
     let input = Input::open(&args.input)?;
     let stack = match &args.weights {
         Some(path) => weights::read(&Input::open(path)?, &args.prefix)?,
@@ -262,7 +264,7 @@ pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
     let outputs = {
         let _busy = Busy::new("computing");
         match &device {
-            Device::Cpu => on_cpu(&options, &stack, &inputs, dtype)?,
+            Device::Cpu => baseline::rnn(&options, &stack, &inputs, dtype)?,
             Device::Gpu(gpu) => {
                 let timed = args.explain.then_some(&mut explained);
                 let outputs = on_gpu(gpu, &options, &stack, &inputs, dtype, timed)?;
@@ -275,10 +277,14 @@ pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
             }
         }
     };
-    let report = args.check.then(|| check(&options, &stack, &inputs, &outputs, dtype)).transpose()?;
+    let report = args
+        .check
+        .then(|| Report::new(|| baseline::judge_rnn(&options, &stack, &inputs, &outputs, dtype)))
+        .transpose()?;
     let named = named(args, outputs)?;
+    let output_dtype = args.output_dtype.unwrap_or_default();
     if let Some(path) = &args.output {
-        output::save_tensors(path, &named, args.output_dtype)?;
+        output::save_tensors(path, &named, output_dtype)?;
     }
 
     let summary = json!({
@@ -287,7 +293,7 @@ pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
         "file": args.output,
         "layers": problem.layers,
         "directions": problem.directions,
-        "outputs": output::describe(&named, args.output_dtype),
+        "outputs": output::describe(&named, output_dtype),
     });
     check::finish(args.json, summary, args.explain.then_some(&explained), report)
 }
@@ -309,27 +315,6 @@ fn read(args: &Args, input: &Input) -> Outcome<RnnInputs<Array>> {
     inputs.initial_c = input.float("initial_c")?;
     inputs.lengths = input.lengths("lengths", steps)?;
     Ok(inputs)
-}
-
-/// On the CPU in f32; f16 storage rounds input and weight matrices, which is what the device stores in f16.
-fn on_cpu(
-    options: &Rnn,
-    stack: &RnnStack<Array>,
-    inputs: &RnnInputs<Array>,
-    dtype: DType,
-) -> Result<RnnOutputs<Array>> {
-    if dtype != DType::F16 {
-        return reference::rnn(options, stack, inputs);
-    }
-    let stored = |name: &str, array: &Array| {
-        let is_stored = matches!(name, "weight_ih" | "weight_hh" | "input");
-        Ok::<_, Error>(if is_stored { round(array) } else { array.clone() })
-    };
-    let rounded = stack
-        .iter()
-        .map(|layer| layer.iter().map(|w| w.try_map(stored)).collect::<Result<_>>())
-        .collect::<Result<_>>()?;
-    reference::rnn(options, &rounded, &inputs.try_map(stored)?)
 }
 
 fn on_gpu(
@@ -376,28 +361,6 @@ pub(crate) fn floor(options: &Rnn, p: &RnnProblem, dtype: DType) -> (u64, u64) {
     let rows = p.steps * p.batch;
     let bytes = weights * dtype.bytes() + rows * (p.inputs[0] * dtype.bytes() + p.width * DType::F32.bytes());
     ((2 * weights * rows) as u64, bytes as u64)
-}
-
-/// Every result against the f64 reference over the tensors as given; the f32 baseline has the device's storage.
-fn check(
-    options: &Rnn,
-    stack: &RnnStack<Array>,
-    inputs: &RnnInputs<Array>,
-    got: &RnnOutputs<Array>,
-    dtype: DType,
-) -> Result<Report> {
-    let _busy = Busy::new("checking against the reference");
-    let wide = stack.iter().map(|layer| layer.iter().map(|w| w.map(widen)).collect()).collect();
-    let oracle = reference::rnn(options, &wide, &inputs.map(widen))?;
-    let baseline = on_cpu(options, stack, inputs, dtype)?;
-    let all = [
-        ("output", Some(&got.output), Some(&oracle.output), Some(&baseline.output)),
-        ("final_h", Some(&got.final_h), Some(&oracle.final_h), Some(&baseline.final_h)),
-        ("final_c", got.final_c.as_ref(), oracle.final_c.as_ref(), baseline.final_c.as_ref()),
-    ];
-    Report::new(all.into_iter().filter_map(|(name, got, oracle, baseline)| {
-        Some(Compared { name, got: got?, oracle: oracle?, baseline: baseline?, storage: DType::F32 })
-    }))
 }
 
 /// The results by name.

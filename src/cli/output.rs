@@ -105,6 +105,17 @@ impl OutputType {
     }
 }
 
+/// Refuses an element type of files where none is written.
+pub(crate) fn refuse_dtype(path: Option<&Path>, dtype: Option<OutputType>) -> regard::Result<()> {
+    match (path, dtype) {
+        (None, Some(_)) => {
+            let reason = "is about the file written: add `-o OUT.safetensors`, or leave it out";
+            Err(regard::Error::option("output-dtype", reason))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Named results.
 pub(crate) type Named = Vec<(&'static str, Array)>;
 

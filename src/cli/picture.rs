@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
-use regard::Error;
-use regard::attention::AttentionOutputs;
+use regard::attention::{Attention, AttentionInputs, AttentionOutputs, ScoreStage};
+use regard::problem::AttentionProblem;
 use regard::seq2seq::Transliteration;
 use regard::tensor::Array;
+use regard::{Error, reference};
 
 use crate::failure::{Failure, Outcome};
 use crate::heatmap::{Heatmap, Panel};
@@ -14,8 +15,38 @@ use crate::output;
 /// Heads or texts in one picture at most.
 pub(crate) const MOST_PANELS: usize = 64;
 
+/// What the queries and keys of a picture are called.
+#[derive(Debug)]
+pub(crate) struct Labels {
+    queries: Vec<String>,
+    keys: Vec<String>,
+}
+
+impl Labels {
+    /// From text files with one label a line, for queries and for keys; their numbers where there is no file.
+    pub(crate) fn read([queries, keys]: [Option<&Path>; 2], problem: &AttentionProblem) -> regard::Result<Self> {
+        Ok(Self { queries: labels(queries, problem.queries)?, keys: labels(keys, problem.keys)? })
+    }
+}
+
+fn labels(file: Option<&Path>, count: usize) -> regard::Result<Vec<String>> {
+    let Some(path) = file else { return Ok((0..count).map(|i| i.to_string()).collect()) };
+    let text = std::fs::read_to_string(path).map_err(|error| Error::file(path, error))?;
+    let lines: Vec<String> = text.lines().map(str::to_owned).collect();
+    if lines.len() == count {
+        Ok(lines)
+    } else {
+        Err(Error::file(path, format!("expected {count} labels, one a line, found {}", lines.len())))
+    }
+}
+
 /// The weights of the first batch row, one panel a head.
-pub(crate) fn heads(outputs: &AttentionOutputs<Array>) -> Outcome<Heatmap> {
+pub(crate) fn heads(
+    outputs: &AttentionOutputs<Array>,
+    options: &Attention,
+    inputs: &AttentionInputs<Array>,
+    labels: Labels,
+) -> Outcome<Heatmap> {
     let weights = outputs.weights.as_ref().ok_or_else(|| Error::missing("weights", "[B, Hq, Nq, Nk]"))?;
     let &[_, heads, queries, keys] = weights.shape() else {
         return Err(Error::shape("weights", "rank", 4, weights.shape().len()).into());
@@ -23,20 +54,50 @@ pub(crate) fn heads(outputs: &AttentionOutputs<Array>) -> Outcome<Heatmap> {
     if heads > MOST_PANELS {
         output::warn(&format!("the picture shows the first {MOST_PANELS} of {heads} heads"));
     }
-    let numbers = |n: usize| (0..n).map(|i| i.to_string()).collect::<Vec<_>>();
-    let panel = |(head, weights): (usize, &[f32])| Panel {
+    let masked = masked(options, inputs)?;
+    let each = weights.data().chunks_exact(queries * keys).zip(masked.data().chunks_exact(queries * keys));
+    let panel = |(head, (weights, masked)): (usize, (&[f32], &[f32]))| Panel {
         title: if heads > 1 { format!("head {head}") } else { String::new() },
-        rows: numbers(queries),
-        columns: numbers(keys),
+        rows: labels.queries.clone(),
+        columns: labels.keys.clone(),
         weights: weights.to_vec(),
+        hidden: masked.iter().map(|&score| score == f32::NEG_INFINITY).collect(),
     };
-    let first = weights.data().chunks_exact(queries * keys).take(heads.min(MOST_PANELS));
     Ok(Heatmap {
-        title: "attention weights".to_owned(),
+        title: String::new(),
         row_axis: "query".to_owned(),
         column_axis: "key".to_owned(),
-        panels: first.enumerate().map(panel).collect(),
+        panels: each.take(heads.min(MOST_PANELS)).enumerate().map(panel).collect(),
     })
+}
+
+/// Scores [B, Hq, Nq, Nk] that are −∞ exactly where a query does not see a key: those of attention with the same masks
+/// over zeros, which no weight of 0 can be mistaken for.
+fn masked(options: &Attention, inputs: &AttentionInputs<Array>) -> regard::Result<Array> {
+    let zeros = |array: &Array| {
+        let shape = [&array.shape()[..3], &[1]].concat();
+        Array::filled(&shape, 0.0)
+    };
+    let seen = AttentionInputs {
+        past_key: inputs.past_key.as_ref().map(zeros),
+        past_value: inputs.past_value.as_ref().map(zeros),
+        mask: inputs.mask.clone(),
+        kv_lengths: inputs.kv_lengths.clone(),
+        query_lengths: inputs.query_lengths.clone(),
+        cu_seqlens_q: inputs.cu_seqlens_q.clone(),
+        cu_seqlens_k: inputs.cu_seqlens_k.clone(),
+        block_mask: inputs.block_mask.clone(),
+        block_table: inputs.block_table.clone(),
+        ..AttentionInputs::new(zeros(&inputs.query), zeros(&inputs.key), zeros(&inputs.value))
+    };
+    let options = Attention {
+        causal: options.causal,
+        window: options.window,
+        block_size: options.block_size,
+        scores: Some(ScoreStage::Masked),
+        ..Attention::default()
+    };
+    reference::attention(&options, &seen)?.scores.ok_or_else(|| Error::missing("scores", "[B, Hq, Nq, Nk]"))
 }
 
 /// The weights of one answer; none where there is no answer. Padding is one column, as what it gets counts but which
@@ -59,6 +120,7 @@ pub(crate) fn alignment(answer: &Transliteration) -> Option<Panel> {
         rows: answer.target_labels.clone(),
         columns,
         weights: weights.data().chunks_exact(labels.len().max(1)).flat_map(row).collect(),
+        hidden: Vec::new(),
     })
 }
 

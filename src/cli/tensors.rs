@@ -4,7 +4,6 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use half::f16;
 use regard::attention::Mask;
 use regard::store::{Kind, Store};
 use regard::tensor::Array;
@@ -32,6 +31,11 @@ impl Input {
     /// Every tensor's name, sorted.
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         self.store.names()
+    }
+
+    /// True when there is a tensor of that name.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.store.contains(name)
     }
 
     fn use_up(&self, name: &str) -> bool {
@@ -71,37 +75,50 @@ impl Input {
         }
     }
 
+    /// A float tensor of one number, if it is there, as `[1]`.
+    pub(crate) fn number(&self, name: &str) -> Result<Option<Array>> {
+        match self.float(name)? {
+            Some(array) if array.data().len() == 1 => array.reshape(&[1]).map(Some),
+            Some(array) => Err(Error::shape(name, "elements", 1, array.data().len())),
+            None => Ok(None),
+        }
+    }
+
     /// A mask, if it is there: BOOL and U8 say what to attend to, floats are added.
     pub(crate) fn mask(&self, name: &str) -> Result<Option<Mask<Array>>> {
         if self.store.kind(name) == Some(Kind::Float) {
             return Ok(self.float(name)?.map(Mask::Float));
         }
+        self.bools(name, "BOOL or U8 (true = attend), or a float type (added)").map(|mask| mask.map(Mask::Bool))
+    }
+
+    /// A tensor of true and false, if it is there.
+    pub(crate) fn bools(&self, name: &str, expected: &str) -> Result<Option<Array>> {
         if !self.use_up(name) {
             return Ok(None);
         }
         match self.store.dtype(name).as_deref() {
-            Some("BOOL" | "U8") => Ok(Some(Mask::Bool(self.store.get(name)?))),
-            _ => Err(self.wrong_type(name, "BOOL or U8 (true = attend), or a float type (added)")),
+            Some("BOOL" | "U8") => self.store.get(name).map(Some),
+            _ => Err(self.wrong_type(name, expected)),
+        }
+    }
+
+    /// Whole numbers, if they are there.
+    pub(crate) fn integers(&self, name: &str) -> Result<Option<Array>> {
+        if !self.use_up(name) {
+            return Ok(None);
+        }
+        match self.store.kind(name) {
+            Some(Kind::Integer) => self.store.get(name).map(Some),
+            _ => Err(self.wrong_type(name, "I32 or I64")),
         }
     }
 
     /// Lengths `[B]`, if they are there: whole numbers from 0 to `longest`.
     pub(crate) fn lengths(&self, name: &str, longest: usize) -> Result<Option<Array>> {
-        if !self.use_up(name) {
-            return Ok(None);
-        }
-        if self.store.kind(name) != Some(Kind::Integer) {
-            return Err(self.wrong_type(name, "I32 or I64"));
-        }
-        let lengths = self.store.get(name)?;
-        let fits = |&x: &f32| (0.0..=longest as f32).contains(&x);
-        match lengths.data().iter().position(|x| !fits(x)) {
-            Some(row) => {
-                let expected = format!("a whole number from 0 to {longest}");
-                Err(Error::shape(name, format!("element {row}"), expected, lengths.data()[row]))
-            }
-            None => Ok(Some(lengths)),
-        }
+        let Some(lengths) = self.integers(name)? else { return Ok(None) };
+        within(name, &lengths, |_| true, longest)?;
+        Ok(Some(lengths))
     }
 
     fn wrong_type(&self, name: &str, expected: &str) -> Error {
@@ -133,38 +150,14 @@ fn listed(names: &[&str]) -> String {
     if more == 0 { quoted.join(", ") } else { format!("{} and {more} more", quoted.join(", ")) }
 }
 
-/// Every element rounded to half precision.
-pub(crate) fn round(array: &Array) -> Array {
-    array.map(|&x| f16::from_f32(x).to_f32())
-}
-
-/// Every element in double precision.
-pub(crate) fn widen(array: &Array) -> Array<f64> {
-    array.map(|&x| f64::from(x))
-}
-
-/// [B, N, H·D] as [B, H, N, D]; [N, D] as [1, 1, N, D]; rank 4 as it is.
-pub(crate) fn split_heads(name: &str, array: Array, heads: Option<usize>) -> Result<Array> {
-    match *array.shape() {
-        [rows, dim] => array.reshape(&[1, 1, rows, dim]),
-        [batch, rows, width] => match heads {
-            Some(heads) if heads > 0 && width % heads == 0 => {
-                array.reshape(&[batch, rows, heads, width / heads])?.permute(&[0, 2, 1, 3])
-            }
-            heads => {
-                let expected = format!("a multiple of {} heads", heads.unwrap_or_default());
-                Err(Error::shape(name, "axis 2 (heads · dim)", expected, width))
-            }
-        },
-        _ => Ok(array),
-    }
-}
-
-/// [B, H, N, D] under the rank that the query came with.
-pub(crate) fn join_heads(array: Array, rank: usize) -> Result<Array> {
-    match (rank, array.shape()) {
-        (2, &[_, _, rows, dim]) => array.reshape(&[rows, dim]),
-        (3, &[batch, heads, rows, dim]) => array.permute(&[0, 2, 1, 3])?.reshape(&[batch, rows, heads * dim]),
-        _ => Ok(array),
+/// Refuses an element that is asked for by its index and is not from 0 to `largest`.
+pub(crate) fn within(name: &str, array: &Array, asked: impl Fn(usize) -> bool, largest: usize) -> Result<()> {
+    let fits = |x: f32| (0.0..=largest as f32).contains(&x);
+    match array.data().iter().enumerate().find(|&(at, &x)| asked(at) && !fits(x)) {
+        Some((at, x)) => {
+            let expected = format!("a whole number from 0 to {largest}");
+            Err(Error::shape(name, format!("element {at}"), expected, x))
+        }
+        None => Ok(()),
     }
 }

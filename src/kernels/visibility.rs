@@ -66,7 +66,7 @@ params! {
 /// A list inside the binding `vectors`: index of its first word, words between neighbours.
 pub type List = [u32; 2];
 
-/// The `override` constants of `positions.wgsl`, `blocks.wgsl`, `pages.wgsl` and `mask.wgsl`, in that order.
+/// The switches of `positions.wgsl` (five), `blocks.wgsl`, `pages.wgsl` and `mask.wgsl` (two), in this order.
 const SWITCHES: [&str; 9] =
     ["CAUSAL", "WINDOW", "KEY_LENGTHS", "QUERY_LENGTHS", "SEQUENCES", "BLOCKS", "PAGED", "MASK", "ALIBI"];
 
@@ -153,6 +153,30 @@ pub struct Visibility {
 }
 
 impl Visibility {
+    /// Every one of `queries` sees every one of `keys`.
+    pub fn full(queries: usize, keys: usize) -> Self {
+        let positions = PositionParams {
+            queries: queries as u32,
+            keys: keys as u32,
+            window_left: -1,
+            window_right: -1,
+            ..bytemuck::Zeroable::zeroed()
+        };
+        let overrides = SWITCHES.map(|name| (name, 0.0));
+        Self {
+            vectors: Binding::Unused,
+            mask: Binding::Unused,
+            block_mask: Binding::Unused,
+            positions,
+            masked: MaskParams { mask_keys: keys as u32, ..bytemuck::Zeroable::zeroed() },
+            blocks: BlockParams { queries: 1, keys: 1, ..bytemuck::Zeroable::zeroed() },
+            pages: bytemuck::Zeroable::zeroed(),
+            v: [0; 2],
+            g: 0,
+            overrides,
+        }
+    }
+
     /// Gathers the lists of a call and fills in the parameters.
     ///
     /// # Errors
@@ -187,17 +211,6 @@ impl Visibility {
             Some(Mask::Float(_)) => 2.0,
         };
         let read = |view: Option<&View>| view.map_or(Binding::Unused, |view| Binding::Read(view.slot));
-        let switches = [
-            switch(options.causal.is_some()),
-            switch(options.window.is_some()),
-            switch(inputs.kv_lengths.is_some()),
-            switch(inputs.query_lengths.is_some()),
-            switch(p.sequences.is_some()),
-            switch(inputs.block_mask.is_some()),
-            switch(p.page.is_some()),
-            mask_kind,
-            switch(inputs.alibi_slopes.is_some()),
-        ];
         Ok(Self {
             vectors: vectors.binding,
             mask: read(inputs.mask.as_ref().map(Mask::tensor)),
@@ -253,25 +266,21 @@ impl Visibility {
             },
             v: vectors.list(5),
             g: vectors.list(6)[0],
-            overrides: std::array::from_fn(|k| (SWITCHES[k], switches[k])),
+            overrides: {
+                let values = [
+                    switch(options.causal.is_some()),
+                    switch(options.window.is_some()),
+                    switch(inputs.kv_lengths.is_some()),
+                    switch(inputs.query_lengths.is_some()),
+                    switch(p.sequences.is_some()),
+                    switch(inputs.block_mask.is_some()),
+                    switch(p.page.is_some()),
+                    mask_kind,
+                    switch(inputs.alibi_slopes.is_some()),
+                ];
+                std::array::from_fn(|k| (SWITCHES[k], values[k]))
+            },
         })
-    }
-
-    /// Of sums that are no attention: each of `queries` rows sees all of `keys`.
-    pub fn all(queries: usize, keys: usize) -> Self {
-        let positions = PositionParams { queries: queries as u32, keys: keys as u32, ..bytemuck::Zeroable::zeroed() };
-        Self {
-            vectors: Binding::Unused,
-            mask: Binding::Unused,
-            block_mask: Binding::Unused,
-            positions,
-            masked: bytemuck::Zeroable::zeroed(),
-            blocks: bytemuck::Zeroable::zeroed(),
-            pages: bytemuck::Zeroable::zeroed(),
-            v: [0, 0],
-            g: 0,
-            overrides: SWITCHES.map(|name| (name, switch(false))),
-        }
     }
 
     /// True with a block mask.

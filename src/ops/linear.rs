@@ -70,5 +70,5 @@ pub fn embed(run: &mut Run<'_>, table: &Tensor, ids: &Tensor) -> Result<Tensor> 
 pub(super) fn sum(run: &mut Run<'_>, weights: &View, x: &View, y: &View) -> Result<()> {
     let terms = weights.shape().last().copied().unwrap_or(0);
     let caps = run.gpu().caps();
-    weighted_sum::record(run.recording_mut(), caps, &Visibility::all(1, terms), 0, weights, x, y)
+    weighted_sum::record(run.recording_mut(), caps, &Visibility::full(1, terms), 0, weights, x, y)
 }

@@ -4,7 +4,7 @@ use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Run, Tensor};
 use crate::kernels::{copy, merge, project, recurrent};
 use crate::plan::Caps;
-use crate::problem::RnnProblem;
+use crate::problem::{RnnProblem, Role};
 use crate::recording::{Recording, View};
 use crate::rnn::{Cell, Merge, Rnn, RnnInputs, RnnOutputs, RnnStack, RnnWeights};
 use crate::tensor::{Array, DType};
@@ -125,10 +125,9 @@ impl RnnInputs<Array<f32>> {
     /// [`Error::Gpu`] from the device.
     pub fn upload(&self, gpu: &Gpu, dtype: DType) -> Result<RnnInputs<Tensor>> {
         let steps = self.input.shape().first().copied().unwrap_or(0);
-        self.try_map(|name, array| match name {
-            "input" => Tensor::upload(gpu, name, array, dtype),
-            "lengths" => Tensor::upload_lengths(gpu, name, array, steps),
-            _ => Tensor::upload(gpu, name, array, DType::F32),
+        self.try_map(|name, array| match Role::of_rnn(name) {
+            Role::Integer => Tensor::upload_lengths(gpu, name, array, steps),
+            role => Tensor::upload(gpu, name, array, role.dtype(dtype)),
         })
     }
 }

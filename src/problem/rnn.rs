@@ -1,6 +1,6 @@
 //! A recurrence with its numbers checked.
 
-use super::{nonzero, same, vector};
+use super::{Role, nonzero, same, vector};
 use crate::error::{Error, Result};
 use crate::rnn::{Cell, Merge, Rnn, RnnInputs, RnnStack};
 
@@ -114,5 +114,17 @@ impl RnnProblem {
             width = options.output_width(hidden);
         }
         Ok((hidden, widths))
+    }
+}
+
+impl Role {
+    /// Of the input or weight that [`RnnInputs::try_map`] and [`RnnWeights::try_map`](crate::rnn::RnnWeights::try_map)
+    /// call by this name.
+    pub fn of_rnn(name: &str) -> Self {
+        match name {
+            "input" | "weight_ih" | "weight_hh" => Self::Stored,
+            "lengths" => Self::Integer,
+            _ => Self::Float,
+        }
     }
 }

@@ -3,9 +3,16 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use regard::attention::{Attention, Causal, Normalize, Path, Score, ScoreMod, ScoreStage, Window};
-use regard::tensor::DType;
+use regard::attention::{
+    Attention, Causal, Monotonic, Normalize, Path, Rotary, RotaryLayout, Score, ScoreMod, ScoreStage, Window,
+};
+use regard::tensor::{Array, DType};
 use regard::{Error, Result};
+
+/// Base of the rotary angles where none is given (Su et al. 2021).
+const ROTARY_BASE: f64 = 10_000.0;
+/// Elements of both rotary tables at most: 1 GiB.
+const MOST_TABLE_ELEMENTS: usize = 1 << 28;
 
 /// What attention to compute.
 #[derive(Debug, Args)]
@@ -21,27 +28,44 @@ pub(super) struct Options {
     /// i: u32, j: u32) -> f32` (batch row, query head, query, key); runs on a GPU only
     #[arg(long, value_name = "FILE")]
     score_wgsl: Option<PathBuf>,
-    /// How the scores of a query become weights
-    #[arg(long, value_enum, default_value_t, value_name = "KIND")]
-    normalize: NormalizeKind,
-    /// Seed of `--normalize sample`; the same seed draws the same keys on every device
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    seed: u32,
+    /// Cap scores softly: X·tanh(s/X), before the mask
+    #[arg(long, value_name = "X", allow_hyphen_values = true)]
+    softcap: Option<f32>,
+    /// Turn query and key by their positions before they are compared: rotary embedding (Su et al. 2021). A file may
+    /// bring tables of its own: `rotary_cos` and `rotary_sin` [positions, width / 2]
+    #[arg(long, value_enum, value_name = "PAIRS")]
+    rotary: Option<RotaryKind>,
+    /// Base of the rotary angles position · X^(−2n / width); 10000 when left out
+    #[arg(long, value_name = "X", allow_hyphen_values = true)]
+    rotary_base: Option<f64>,
+    /// How many elements of a head are turned, the first N; all when left out
+    #[arg(long, value_name = "N")]
+    rotary_width: Option<usize>,
+    /// Added to every position of the rotary embedding; 0 when left out
+    #[arg(long, value_name = "N")]
+    rotary_offset: Option<usize>,
     /// Hide keys after the query's own position. top-left: key j is seen by query i when j <= i + length of the past;
     /// bottom-right: the last query sees the last key
     #[arg(long, value_enum, value_name = "ALIGNMENT", num_args = 0..=1, require_equals = true)]
     #[arg(default_missing_value = "top-left")]
     causal: Option<CausalKind>,
-    /// Hide keys outside i-L ... i+R around the query's own position i; -1 leaves a side open
-    #[arg(long, value_name = "L,R", allow_hyphen_values = true, value_parser = window)]
+    /// Hide keys outside i-L ... i+R around the query's own position i; -1 leaves a side open. The first SINKS keys
+    /// stay visible
+    #[arg(long, value_name = "L,R[,SINKS]", allow_hyphen_values = true, value_parser = window)]
     window: Option<Window>,
-    /// Cap scores softly: X·tanh(s/X), before the mask
+    /// Queries and keys that one entry of `block_mask` stands for
+    #[arg(long, value_name = "Q,K", value_parser = block_size)]
+    block_size: Option<[usize; 2]>,
+    /// How the scores of a query become weights
+    #[arg(long, value_enum, default_value_t, value_name = "KIND")]
+    normalize: NormalizeKind,
+    /// Divides the scores on their way into the weights: above 1 flattens, below 1 sharpens
     #[arg(long, value_name = "X", allow_hyphen_values = true)]
-    softcap: Option<f32>,
-    /// Also write `scores` [B, Hq, Nq, Nk] at this stage
-    #[arg(long, value_enum, value_name = "STAGE")]
-    scores: Option<Stage>,
-    /// Which kernels run: `staged` is score, softmax and weighted sum one after the other
+    temperature: Option<f32>,
+    /// Seed of `--normalize sample`, 0 when left out; the same seed draws the same keys on every device
+    #[arg(long, value_name = "N")]
+    seed: Option<u32>,
+    /// Which kernels run on a GPU: `staged` is score, softmax and weighted sum one after the other
     #[arg(long, value_enum, default_value_t, value_name = "PATH")]
     path: PathKind,
 }
@@ -66,7 +90,7 @@ impl From<Storage> for DType {
     }
 }
 
-#[derive(Debug, Clone, Copy, Default, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 enum ScoreKind {
     /// q·k / √D (Vaswani et al. 2017).
     #[default]
@@ -76,12 +100,19 @@ enum ScoreKind {
     /// q·W·k with `score.weight` [D, D] (Luong et al. 2015).
     General,
     /// v·tanh(Wq·q + Wk·k + b) with `score.query_weight` and `score.key_weight` [A, D], `score.v` and `score.bias`
-    /// `[A]` (Bahdanau et al. 2015); without weights Σ tanh(q + k), times `score.v` [D] if given (Keras).
+    /// `[A]` (Bahdanau et al. 2015), normalized to g·v/‖v‖ with `score.g` (TensorFlow); without weights Σ tanh(q + k),
+    /// times `score.v` [D] if given (Keras' AdditiveAttention).
     Additive,
     /// v·tanh(W·[q; k]) with `score.weight` [A, 2D] and `score.v` `[A]` (Luong et al. 2015).
     Concat,
     /// q·k / (‖q‖·‖k‖) (Graves et al. 2014).
     Cosine,
+    /// v·tanh(Wq·q + Wk·k + U·f + b), f being the alignment `previous` [B, Hq, Nq, Nk] convolved along the keys by
+    /// `score.location_filter` [C, W], U `score.location_weight` [A, C] (Chorowski et al. 2015).
+    Location,
+    /// w·Σ tanh(c·(q + k)) with the numbers `score.concat_score_weight` and `score.scale`, 1 where they are not given
+    /// (Keras' Attention with score_mode="concat").
+    KerasConcat,
 }
 
 impl From<ScoreKind> for Score {
@@ -90,14 +121,16 @@ impl From<ScoreKind> for Score {
             ScoreKind::ScaledDot => Self::ScaledDot,
             ScoreKind::Dot => Self::Dot,
             ScoreKind::General => Self::General,
-            ScoreKind::Additive => Self::Additive,
+            // The scale of Keras stands inside the tanh: two matrices c·1.
+            ScoreKind::Additive | ScoreKind::KerasConcat => Self::Additive,
             ScoreKind::Concat => Self::Concat,
             ScoreKind::Cosine => Self::Cosine,
+            ScoreKind::Location => Self::Location,
         }
     }
 }
 
-#[derive(Debug, Clone, Copy, Default, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 enum NormalizeKind {
     /// exp(s) / Σ exp(s).
     #[default]
@@ -108,6 +141,22 @@ enum NormalizeKind {
     Sample,
     /// Projection onto the simplex: sparse weights (Martins and Astudillo 2016).
     Sparsemax,
+    /// Scanning on from where the query before stopped, which is at `previous` [B, Hq, 1, Nk] for the first, or at key
+    /// 0: stop at key j with probability sigmoid(s) (Raffel et al. 2017). Closed form.
+    #[value(alias = "monotonic")]
+    MonotonicParallel,
+    /// The same, key by key.
+    MonotonicRecursive,
+    /// The same, stopping at the first key whose score is above 0.
+    MonotonicHard,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum RotaryKind {
+    /// n with n + width / 2 (GPT-NeoX, LLaMA).
+    HalfSplit,
+    /// 2n with 2n + 1 (RoFormer, GPT-J).
+    Interleaved,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -118,14 +167,25 @@ enum CausalKind {
     BottomRight,
 }
 
+/// A stage at which the scores can be had.
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum Stage {
+pub(super) enum Stage {
     /// After the scale.
     Raw,
     /// After the soft cap.
     Capped,
     /// After bias and mask; hidden entries are −∞.
     Masked,
+}
+
+impl From<Stage> for ScoreStage {
+    fn from(stage: Stage) -> Self {
+        match stage {
+            Stage::Raw => Self::Raw,
+            Stage::Capped => Self::Capped,
+            Stage::Masked => Self::Masked,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, Default, ValueEnum)]
@@ -142,7 +202,7 @@ enum PathKind {
 }
 
 impl Options {
-    /// As the library has them.
+    /// As the library has them, without outputs.
     pub(super) fn attention(&self) -> Result<Attention> {
         Ok(Attention {
             score: self.score.into(),
@@ -154,12 +214,10 @@ impl Options {
                 CausalKind::BottomRight => Causal::BottomRight,
             }),
             window: self.window,
-            normalize: match self.normalize {
-                NormalizeKind::Softmax => Normalize::Softmax,
-                NormalizeKind::Hardmax => Normalize::Hardmax,
-                NormalizeKind::Sample => Normalize::Sample { seed: self.seed },
-                NormalizeKind::Sparsemax => Normalize::Sparsemax,
-            },
+            block_size: self.block_size,
+            rotary: self.rotary()?,
+            temperature: self.temperature,
+            normalize: self.normalize()?,
             path: match self.path {
                 PathKind::Auto => Path::Auto,
                 PathKind::Staged => Path::Staged,
@@ -169,13 +227,76 @@ impl Options {
                     return Err(Error::option("path", reason));
                 }
             },
-            scores: self.scores.map(|stage| match stage {
-                Stage::Raw => ScoreStage::Raw,
-                Stage::Capped => ScoreStage::Capped,
-                Stage::Masked => ScoreStage::Masked,
-            }),
             ..Attention::default()
         })
+    }
+
+    fn normalize(&self) -> Result<Normalize> {
+        if self.seed.is_some() && self.normalize != NormalizeKind::Sample {
+            return Err(Error::option("seed", "belongs to `--normalize sample`: add that, or leave it out"));
+        }
+        Ok(match self.normalize {
+            NormalizeKind::Softmax => Normalize::Softmax,
+            NormalizeKind::Hardmax => Normalize::Hardmax,
+            NormalizeKind::Sample => Normalize::Sample { seed: self.seed.unwrap_or(0) },
+            NormalizeKind::Sparsemax => Normalize::Sparsemax,
+            NormalizeKind::MonotonicParallel => Normalize::Monotonic(Monotonic::Parallel),
+            NormalizeKind::MonotonicRecursive => Normalize::Monotonic(Monotonic::Recursive),
+            NormalizeKind::MonotonicHard => Normalize::Monotonic(Monotonic::Hard),
+        })
+    }
+
+    fn rotary(&self) -> Result<Option<Rotary>> {
+        let Some(kind) = self.rotary else {
+            let given = [
+                ("rotary-base", self.rotary_base.is_some()),
+                ("rotary-width", self.rotary_width.is_some()),
+                ("rotary-offset", self.rotary_offset.is_some()),
+            ];
+            return match given.iter().find(|(_, given)| *given) {
+                Some((name, _)) => {
+                    let reason = "belongs to a rotary embedding: add `--rotary half-split` or `--rotary interleaved`";
+                    Err(Error::option(*name, reason))
+                }
+                None => Ok(None),
+            };
+        };
+        let layout = match kind {
+            RotaryKind::HalfSplit => RotaryLayout::HalfSplit,
+            RotaryKind::Interleaved => RotaryLayout::Interleaved,
+        };
+        Ok(Some(Rotary { layout, offset: self.rotary_offset.unwrap_or(0) }))
+    }
+
+    /// The tables [positions, width / 2] of a rotary embedding, for a file that has none.
+    pub(super) fn rotary_tables(&self, head_dim: usize, positions: usize) -> Result<[Array; 2]> {
+        let width = self.rotary_width.unwrap_or(head_dim);
+        if width > head_dim {
+            return Err(Error::option("rotary-width", format!("{width}, but a head has {head_dim} elements")));
+        }
+        let positions = positions.saturating_add(self.rotary_offset.unwrap_or(0));
+        if positions.saturating_mul(width) > MOST_TABLE_ELEMENTS {
+            let reason = format!("tables of {positions} positions would be too large");
+            return Err(Error::option("rotary-offset", reason));
+        }
+        Rotary::tables(self.rotary_base.unwrap_or(ROTARY_BASE), width, positions)
+    }
+
+    /// Refuses what would shape tables that the file has already.
+    pub(super) fn refuse_rotary_tables(&self) -> Result<()> {
+        let given = [("rotary-base", self.rotary_base.is_some()), ("rotary-width", self.rotary_width.is_some())];
+        match given.iter().find(|(_, given)| *given) {
+            Some((name, _)) => {
+                let reason = "the file has tables `rotary_cos` and `rotary_sin`, which say it: leave it out, or them";
+                Err(Error::option(*name, reason))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Whether the parameters of the score are Keras' two numbers.
+    pub(super) fn is_keras_concat(&self) -> bool {
+        self.score == ScoreKind::KerasConcat
     }
 
     fn score_mod(&self) -> Result<Option<ScoreMod>> {
@@ -197,15 +318,26 @@ pub(super) fn path_name(path: Path) -> &'static str {
     }
 }
 
-/// `L,R` with −1 for an open side.
+/// `L,R` or `L,R,SINKS`, with −1 for an open side.
 fn window(text: &str) -> std::result::Result<Window, String> {
     let side = |text: &str| match text.trim().parse::<i64>() {
         Ok(-1) => Ok(None),
         Ok(n) => u32::try_from(n).map(Some).map_err(|_| format!("{n} is neither -1 nor a number of keys")),
         Err(_) => Err(format!("`{text}` is no whole number")),
     };
+    let sinks = |text: &str| text.trim().parse().map_err(|_| format!("`{text}` is no number of keys"));
+    match text.split(',').collect::<Vec<_>>()[..] {
+        [left, right] => Ok(Window::new(side(left)?, side(right)?)),
+        [left, right, first] => Ok(Window { sink_tokens: sinks(first)?, ..Window::new(side(left)?, side(right)?) }),
+        _ => Err("expected two numbers as in `128,0`, or three as in `128,0,4`".to_owned()),
+    }
+}
+
+/// `Q,K`.
+fn block_size(text: &str) -> std::result::Result<[usize; 2], String> {
+    let side = |text: &str| text.trim().parse().map_err(|_| format!("`{text}` is no whole number"));
     match text.split_once(',') {
-        Some((left, right)) => Ok(Window::new(side(left)?, side(right)?)),
-        None => Err("expected two numbers as in `128,0`".to_owned()),
+        Some((queries, keys)) => Ok([side(queries)?, side(keys)?]),
+        None => Err("expected two numbers as in `64,64`".to_owned()),
     }
 }

@@ -22,6 +22,9 @@ pub(crate) struct Panel {
     pub(crate) columns: Vec<String>,
     /// `rows.len() * columns.len()` weights of 0..=1, row by row. A missing or non-finite one is drawn as marked.
     pub(crate) weights: Vec<f32>,
+    /// Which of them are hidden by a mask; empty where none is. A picture tells these from weights of 0, a terminal does
+    /// not.
+    pub(crate) hidden: Vec<bool>,
 }
 
 /// Panels that are read together, with one scale for all of them.
@@ -36,8 +39,8 @@ pub(crate) struct Heatmap {
 }
 
 impl Heatmap {
-    /// The bytes of a PNG file, at most [`scene::MAX_SIDE`] pixels a side. Matrices too large for that show the
-    /// largest weight of each block of cells, and say so.
+    /// The bytes of a PNG file, at most [`png::MAX_SIDE`] pixels a side. Matrices too large for that show the largest
+    /// weight of each block of cells, and say so.
     ///
     /// # Errors
     /// When the panels do not fit even so.
@@ -58,8 +61,8 @@ impl Heatmap {
     /// The weight at the dark end of the scale: 1, or where every weight is under half of that, the smallest of
     /// 0.5, 0.2, 0.1, … that holds them all, so that weights spread over many columns can still be told apart.
     fn full_scale(&self) -> f32 {
-        let largest =
-            self.panels.iter().flat_map(|p| &p.weights).copied().filter(|w| w.is_finite()).fold(0.0_f32, f32::max);
+        let largest = self.panels.iter().flat_map(|p| &p.weights).copied().filter(|w| w.is_finite());
+        let largest = largest.fold(0.0_f32, f32::max);
         if largest <= 0.0 {
             return 1.0;
         }
@@ -67,18 +70,27 @@ impl Heatmap {
         steps.into_iter().rfind(|&top| largest <= top).unwrap_or(1.0)
     }
 
-    /// Whether some weight is missing, infinite or not a number.
+    /// Whether some weight that is seen is missing, infinite or not a number.
     fn has_marked(&self) -> bool {
         self.panels.iter().any(|p| {
-            let cells = p.rows.len() * p.columns.len();
-            p.weights.len() < cells || p.weights.iter().take(cells).any(|w| !w.is_finite())
+            p.weights.len() < p.rows.len() * p.columns.len()
+                || p.weights.iter().enumerate().any(|(at, w)| !w.is_finite() && !p.is_hidden(at))
         })
+    }
+
+    /// Whether some weight is hidden.
+    fn has_hidden(&self) -> bool {
+        self.panels.iter().any(|p| p.hidden.contains(&true))
     }
 }
 
 impl Panel {
-    fn weight(&self, row: usize, column: usize) -> f32 {
-        self.weights.get(row * self.columns.len() + column).copied().unwrap_or(f32::NAN)
+    fn weight(&self, at: usize) -> f32 {
+        self.weights.get(at).copied().unwrap_or(f32::NAN)
+    }
+
+    fn is_hidden(&self, at: usize) -> bool {
+        self.hidden.get(at).copied().unwrap_or(false)
     }
 
     /// The matrix seen in blocks of `block` × `block` weights.
@@ -101,22 +113,49 @@ struct Blocks<'a> {
     columns: usize,
 }
 
+/// What a cell shows.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Shown {
+    /// The largest weight of its block.
+    Weight(f32),
+    /// One of them is not finite.
+    NotFinite,
+    /// All of them are hidden.
+    Hidden,
+}
+
+impl Shown {
+    /// As a share of full scale; not a number where a weight is not finite.
+    fn share(self, full_scale: f32) -> f32 {
+        match self {
+            Self::Weight(weight) => weight / full_scale,
+            Self::NotFinite => f32::NAN,
+            Self::Hidden => 0.0,
+        }
+    }
+}
+
 impl Blocks<'_> {
-    /// The largest weight of a cell's block; not a number where one of them is not finite.
-    fn weight(&self, row: usize, column: usize) -> f32 {
+    fn shown(&self, row: usize, column: usize) -> Shown {
         let last_row = ((row + 1) * self.block).min(self.panel.rows.len());
         let last_column = ((column + 1) * self.block).min(self.panel.columns.len());
-        let mut largest = f32::NEG_INFINITY;
+        let mut shown = Shown::Hidden;
         for r in row * self.block..last_row {
-            for c in column * self.block..last_column {
-                let weight = self.panel.weight(r, c);
-                if !weight.is_finite() {
-                    return f32::NAN;
+            for at in (column * self.block..last_column).map(|c| r * self.panel.columns.len() + c) {
+                if self.panel.is_hidden(at) {
+                    continue;
                 }
-                largest = largest.max(weight);
+                let weight = self.panel.weight(at);
+                if !weight.is_finite() {
+                    return Shown::NotFinite;
+                }
+                shown = match shown {
+                    Shown::Weight(largest) => Shown::Weight(largest.max(weight)),
+                    _ => Shown::Weight(weight),
+                };
             }
         }
-        largest
+        shown
     }
 }
 

@@ -1,5 +1,7 @@
 //! Colours of weights.
 
+use super::Shown;
+
 pub(super) type Rgb = [u8; 3];
 
 /// White to deep blue. CIE lightness falls by the same amount, 9.8, from each point to the next, so equal steps of
@@ -18,6 +20,40 @@ const POINTS: [Rgb; 9] = [
 
 /// Weights that are missing or not finite: an orange the ramp does not come near, also for colour-blind eyes.
 pub(super) const MARKED: Rgb = [230, 92, 0];
+
+/// The lines that hidden cells are hatched with, on white: a pattern stays apart from every weight in grey print too.
+pub(super) const HATCH: Rgb = [190, 194, 200];
+/// From one line of the hatching to the next, along either axis.
+pub(super) const HATCH_STEP: f32 = 5.0;
+
+/// What a cell is painted with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Paint {
+    /// A colour of the ramp.
+    Level(u8),
+    /// [`MARKED`].
+    NotFinite,
+    /// Hatched in [`HATCH`].
+    Hidden,
+}
+
+impl Paint {
+    pub(super) fn of(shown: Shown, full_scale: f32) -> Self {
+        match shown {
+            Shown::Hidden => Self::Hidden,
+            shown => level(shown.share(full_scale)).map_or(Self::NotFinite, Self::Level),
+        }
+    }
+
+    /// None where it is hatched.
+    pub(super) fn color(self) -> Option<Rgb> {
+        match self {
+            Self::Level(level) => Some(color(level)),
+            Self::NotFinite => Some(MARKED),
+            Self::Hidden => None,
+        }
+    }
+}
 
 /// How many colours the ramp is cut into.
 pub(super) const LEVELS: u8 = 255;

@@ -1,11 +1,10 @@
 //! The layout of a picture: what is drawn, and where.
 
+use super::png::MAX_SIDE;
+use super::ramp::{LEVELS, Paint};
 use super::{Blocks, Heatmap, Panel, font, label};
 
-/// The longest side of a picture, in pixels.
-pub(super) const MAX_SIDE: f32 = 4000.0;
-
-/// Everything in a picture, back to front. Lengths are pixels, y grows downward.
+/// Everything in a picture, back to front, in units of the SVG document; y grows downward.
 pub(super) struct Scene<'a> {
     pub(super) width: f32,
     pub(super) height: f32,
@@ -20,8 +19,8 @@ pub(super) enum Item<'a> {
     Tick(f32, f32, f32, f32),
     /// The outline of a rectangle.
     Frame(f32, f32, f32, f32),
-    /// A rectangle in the colour of a weight, given as a share of full scale.
-    Swatch(f32, f32, f32, f32, f32),
+    /// A rectangle of one paint.
+    Swatch(f32, f32, f32, f32, Paint),
     Cells(Cells<'a>),
 }
 
@@ -62,21 +61,23 @@ impl Anchor {
     }
 }
 
-const TITLE: f32 = 26.0;
-const PANEL_TITLE: f32 = 20.0;
+const TITLE: f32 = 24.0;
+const PANEL_TITLE: f32 = 18.0;
 const AXIS: f32 = 18.0;
-const SCALE: f32 = 16.0;
+const SCALE: f32 = 15.0;
 
 /// White around the picture, between panels, and between a label and its cells.
-const MARGIN: f32 = 20.0;
-const BETWEEN: f32 = 30.0;
-const GAP: f32 = 6.0;
+const MARGIN: f32 = 16.0;
+const BETWEEN: f32 = 26.0;
+const GAP: f32 = 5.0;
 
 /// Cells smaller than this have numbers at intervals in place of a label each.
 const LABELLED_CELL: f32 = 11.0;
 const LARGEST_CELL: f32 = 48.0;
 /// Cells smaller than this have no lines between them.
 pub(super) const SEPARATED_CELL: f32 = 12.0;
+/// How wide such a line is.
+pub(super) const LINE: f32 = 1.0;
 
 /// From the baseline to the middle of capitals and of most letters, against the size.
 const HALF_LETTER: f32 = 0.34;
@@ -92,13 +93,14 @@ const EMPTY: &str = "empty";
 /// The picture, with the largest cells that keep it within bounds: it is too large only where panels are very many.
 pub(super) fn arrange(map: &Heatmap) -> Scene<'_> {
     let longest = map.panels.iter().map(|p| p.rows.len().max(p.columns.len())).max().unwrap_or(0).max(1);
-    // The side of a panel that is wanted: less each, but more together, when there are several.
-    let wanted = (1400.0 / (map.panels.len().max(1) as f32).powf(0.4)).max(300.0);
-    let mut cell = (wanted / longest as f32).floor().clamp(1.0, LARGEST_CELL);
+    // The side of a panel that is wanted: less each, but more together, when there are several. On a page as wide as a
+    // picture of some 1500 units the text is then still large enough to read.
+    let wanted = (1300.0 / (map.panels.len().max(1) as f32).powf(0.6)).clamp(120.0, 760.0);
+    let mut cell = (wanted / longest as f32).round().clamp(1.0, LARGEST_CELL);
     let mut block = 1;
-    let (full_scale, marked) = (map.full_scale(), map.has_marked());
+    let full_scale = map.full_scale();
     loop {
-        let scene = Layout::new(map, cell, block).scene(map, full_scale, marked);
+        let scene = Layout::new(map, cell, block).scene(map, full_scale);
         if (scene.width <= MAX_SIDE && scene.height <= MAX_SIDE) || (cell <= 1.0 && block >= longest) {
             return scene;
         }
@@ -159,10 +161,29 @@ impl<'a> Layout<'a> {
             (shape / 1.4).ln().abs() + 0.8 * (down * across - panels.len()) as f32 / panels.len() as f32
         };
         let across = (1..=panels.len()).min_by(|&a, &b| ragged(a).total_cmp(&ragged(b))).unwrap_or(1);
-        Self { cell, panels, across }
+        Self { cell, panels, across }.shared()
     }
 
-    fn scene(self, map: &Heatmap, full_scale: f32, marked: bool) -> Scene<'a> {
+    /// Without the labels that stand at a panel of the same row or column already: those at the left and at the top are
+    /// enough where all panels have the same.
+    fn shared(mut self) -> Self {
+        let same =
+            |of: fn(&Panel) -> &[String]| self.panels.windows(2).all(|pair| of(pair[0].panel) == of(pair[1].panel));
+        let (rows, columns) = (same(|p| &p.rows), same(|p| &p.columns));
+        for (at, placed) in self.panels.iter_mut().enumerate() {
+            if rows && at % self.across > 0 {
+                placed.rows = Side::bare();
+                placed.left = 0.0;
+            }
+            if columns && at >= self.across {
+                placed.columns = Side::bare();
+                placed.above = 0.0;
+            }
+        }
+        self
+    }
+
+    fn scene(self, map: &Heatmap, full_scale: f32) -> Scene<'a> {
         let mut items = Vec::new();
         let named = self.panels.iter().any(|p| !p.panel.title.is_empty());
 
@@ -227,7 +248,7 @@ impl<'a> Layout<'a> {
         }
 
         let (scale_right, scale_bottom) =
-            draw_scale(right + BETWEEN, first_y, bottom - first_y, full_scale, marked, &mut items);
+            draw_scale(map, right + BETWEEN, first_y, bottom - first_y, full_scale, &mut items);
         bottom = bottom.max(scale_bottom);
         width = width.max(scale_right + MARGIN);
 
@@ -242,36 +263,42 @@ impl<'a> Layout<'a> {
     }
 }
 
-/// The colour bar with its numbers. Returns its right and bottom ends.
-fn draw_scale(x: f32, y: f32, room: f32, full_scale: f32, marked: bool, items: &mut Vec<Item>) -> (f32, f32) {
-    const WIDTH: f32 = 18.0;
-    let height = room.clamp(120.0, 320.0);
-    let steps = height as usize;
-    for i in 0..steps {
-        let share = 1.0 - i as f32 / (steps - 1) as f32;
-        items.push(Item::Swatch(x, y + i as f32, WIDTH, 1.0, share));
+/// The colour bar with its numbers, and what other paints mean. Returns its right and bottom ends.
+fn draw_scale(map: &Heatmap, x: f32, y: f32, room: f32, full_scale: f32, items: &mut Vec<Item>) -> (f32, f32) {
+    const WIDTH: f32 = 16.0;
+    const NUMBERS: usize = 5;
+    let mut others = Vec::new();
+    others.extend(map.has_hidden().then_some((Paint::Hidden, "hidden")));
+    others.extend(map.has_marked().then_some((Paint::NotFinite, "not finite")));
+    let height = (room - others.len() as f32 * 2.0 * WIDTH).clamp(150.0, 420.0).floor();
+    for i in 0..height as usize {
+        let share = 1.0 - i as f32 / (height - 1.0);
+        let level = (share * f32::from(LEVELS)).round() as u8;
+        items.push(Item::Swatch(x, y + i as f32, WIDTH, 1.0, Paint::Level(level)));
     }
+    // As many decimals as the smallest step needs, for all.
+    let decimals = (NUMBERS as f32 / full_scale).log10().ceil().max(0.0) as usize;
     let mut right = x + WIDTH;
-    for (share, number) in [(1.0, full_scale), (0.5, full_scale / 2.0), (0.0, 0.0)] {
-        let at = y + (1.0 - share) * (steps as f32 - 1.0);
+    for step in 0..=NUMBERS {
+        let share = step as f32 / NUMBERS as f32;
+        let at = (y + (1.0 - share) * (height - 1.0)).round();
         items.push(Item::Tick(x + WIDTH, at, 5.0, 1.0));
-        let number = number.to_string();
+        let number = format!("{:.decimals$}", share * full_scale);
         right = right.max(x + WIDTH + 9.0 + font::width(&number, SCALE));
         items.push(text(x + WIDTH + 9.0, at + SCALE * HALF_LETTER, SCALE, Anchor::Start, number));
     }
-    items.push(Item::Frame(x, y, WIDTH, steps as f32));
-    let name = "weight";
+    items.push(Item::Frame(x, y, WIDTH, height));
     // Above the bar there are the labels' rows; beside it, read upward, the name is near and out of the way.
-    items.push(upward(right + 4.0 + SCALE, y + height / 2.0, SCALE, Anchor::Middle, name.to_owned()));
+    items.push(upward(right + 4.0 + SCALE, y + height / 2.0, SCALE, Anchor::Middle, "attention weight".to_owned()));
     right += 4.0 + SCALE * LEADING;
-    let mut bottom = y + steps as f32;
-    if marked {
-        bottom += 16.0;
-        items.push(Item::Swatch(x, bottom, WIDTH, WIDTH, f32::NAN));
+    let mut bottom = y + height;
+    for (paint, name) in others {
+        bottom += WIDTH;
+        items.push(Item::Swatch(x, bottom, WIDTH, WIDTH, paint));
         items.push(Item::Frame(x, bottom, WIDTH, WIDTH));
-        let note = "not finite";
-        right = right.max(x + WIDTH + 9.0 + font::width(note, SCALE));
-        items.push(text(x + WIDTH + 9.0, bottom + 14.0, SCALE, Anchor::Start, note.to_owned()));
+        right = right.max(x + WIDTH + 9.0 + font::width(name, SCALE));
+        let baseline = bottom + WIDTH / 2.0 + SCALE * HALF_LETTER;
+        items.push(text(x + WIDTH + 9.0, baseline, SCALE, Anchor::Start, name.to_owned()));
         bottom += WIDTH;
     }
     (right, bottom)
@@ -348,11 +375,16 @@ impl<'a> Placed<'a> {
 }
 
 impl Side {
+    /// Without labels.
+    fn bare() -> Self {
+        Self { marks: Vec::new(), ticks: false }
+    }
+
     fn new(labels: &[String], cell: f32, block: usize) -> Self {
         let numbers = label::are_numbers(labels);
         let named = block == 1 && cell >= LABELLED_CELL && !numbers;
         // The largest label is as high as a letter with marks above and below, which must fit in a cell.
-        let size = (cell * 0.6).clamp(9.0, 22.0);
+        let size = (cell * 0.6).clamp(9.0, 20.0);
         let mark = |at: usize, text: String, size: f32| Mark { at, size, width: font::width(&text, size), text };
         if named {
             let marks = labels.iter().enumerate().map(|(at, token)| {
@@ -362,7 +394,7 @@ impl Side {
             });
             return Self { marks: marks.collect(), ticks: false };
         }
-        let size = size.clamp(12.0, 16.0);
+        let size = size.clamp(12.0, 15.0);
         let number = |at: usize| if numbers { labels[at].clone() } else { at.to_string() };
         let widest = labels.len().checked_sub(1).map_or(0.0, |last| font::width(&number(last), size));
         // The same along both sides, so that those of a square matrix are alike.

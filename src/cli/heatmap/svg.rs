@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 
 use super::font;
 use super::png::{FRAME, INK, SEPARATOR};
-use super::ramp::{self, Rgb};
-use super::scene::{Anchor, Cells, Item, SEPARATED_CELL, Scene, Text};
+use super::ramp::{self, HATCH, HATCH_STEP, Paint, Rgb};
+use super::scene::{Anchor, Cells, Item, LINE, SEPARATED_CELL, Scene, Text};
 
 /// Noto first, which the layout is measured in; then what systems without it are likely to have.
 const FAMILIES: &str = "'Noto Sans','Noto Sans Arabic','Noto Sans Khmer','Noto Sans Devanagari','Noto Sans Bengali',\
@@ -26,6 +26,18 @@ pub(super) fn document(title: &str, scene: &Scene) -> String {
     );
     line(&mut out, format_args!("<title>{}</title>", escaped(title)));
     line(&mut out, format_args!("<rect width=\"{width}\" height=\"{height}\" fill=\"#fff\"/>"));
+    // Lines from the lower left to the upper right, where x + y is one more than a multiple of the step.
+    let (step, end) = (HATCH_STEP, HATCH_STEP + 1.0);
+    line(
+        &mut out,
+        format_args!(
+            "<pattern id=\"hidden\" width=\"{step}\" height=\"{step}\" patternUnits=\"userSpaceOnUse\">\
+             <rect width=\"{step}\" height=\"{step}\" fill=\"#fff\"/>\
+             <path stroke=\"{}\" stroke-width=\"{:.2}\" d=\"M-1 2L2 -1M0 {end}L{end} 0\"/></pattern>",
+            hex(HATCH),
+            LINE * std::f32::consts::FRAC_1_SQRT_2
+        ),
+    );
     for item in &scene.items {
         match item {
             Item::Text(text) => write_text(&mut out, text),
@@ -41,9 +53,9 @@ pub(super) fn document(title: &str, scene: &Scene) -> String {
                     hex(FRAME)
                 ),
             ),
-            &Item::Swatch(x, y, w, h, share) => {
+            &Item::Swatch(x, y, w, h, paint) => {
                 // A little longer than it is high, so that no white shows between the steps of the scale.
-                line(&mut out, format_args!("{}", rect(x, y, w, h + 0.2, &hex(ramp::shade(share)))));
+                line(&mut out, format_args!("{}", rect(x, y, w, h + 0.2, &fill(paint))));
             }
             Item::Cells(cells) => write_cells(&mut out, cells, scene.full_scale),
         }
@@ -101,19 +113,24 @@ fn write_text(out: &mut String, text: &Text) {
     );
 }
 
-/// Cells of one colour are one path, in units of cells; the colour of zero is painted once below all others.
+fn fill(paint: Paint) -> String {
+    paint.color().map_or("url(#hidden)".to_owned(), hex)
+}
+
+/// Cells of one colour are one path; the colour of zero is painted once below all others.
 fn write_cells(out: &mut String, cells: &Cells, full_scale: f32) {
     let Cells { x, y, side, blocks } = *cells;
     let (columns, rows) = (blocks.columns, blocks.rows);
-    // None is the colour of weights that are not finite.
-    let mut paths: BTreeMap<Option<u8>, String> = BTreeMap::new();
+    let (width, height) = (columns as f32 * side, rows as f32 * side);
+    let mut paths: BTreeMap<Paint, String> = BTreeMap::new();
     for row in 0..rows {
-        let levels: Vec<_> = (0..columns).map(|c| ramp::level(blocks.weight(row, c) / full_scale)).collect();
+        let paints: Vec<_> = (0..columns).map(|c| Paint::of(blocks.shown(row, c), full_scale)).collect();
         let mut column = 0;
-        for run in levels.chunk_by(|a, b| a == b) {
-            if run[0] != Some(0) {
+        for run in paints.chunk_by(|a, b| a == b) {
+            if run[0] != Paint::Level(0) {
                 let path = paths.entry(run[0]).or_default();
-                path.push_str(&format!("M{column} {row}h{}v1H{column}z", run.len()));
+                let (from, length) = (column as f32 * side, run.len() as f32 * side);
+                path.push_str(&format!("M{from} {}h{length}v{side}H{from}z", row as f32 * side));
             }
             column += run.len();
         }
@@ -121,21 +138,20 @@ fn write_cells(out: &mut String, cells: &Cells, full_scale: f32) {
     line(
         out,
         format_args!(
-            "<g transform=\"translate({x} {y}) scale({side})\" shape-rendering=\"crispEdges\">\n\
-             <rect width=\"{columns}\" height=\"{rows}\" fill=\"{}\"/>",
+            "<g transform=\"translate({x} {y})\" shape-rendering=\"crispEdges\">\n\
+             <rect width=\"{width}\" height=\"{height}\" fill=\"{}\"/>",
             hex(ramp::color(0))
         ),
     );
-    for (level, path) in paths {
-        let color = level.map_or(ramp::MARKED, ramp::color);
-        line(out, format_args!("<path fill=\"{}\" d=\"{path}\"/>", hex(color)));
+    for (paint, path) in paths {
+        line(out, format_args!("<path fill=\"{}\" d=\"{path}\"/>", fill(paint)));
     }
     if side >= SEPARATED_CELL && rows * columns > 1 {
-        let across = (1..rows).map(|row| format!("M0 {row}H{columns}"));
-        let down = (1..columns).map(|column| format!("M{column} 0V{rows}"));
+        let at = |k: usize| k as f32 * side + LINE / 2.0;
+        let across = (1..rows).map(|row| format!("M0 {}H{width}", at(row)));
+        let down = (1..columns).map(|column| format!("M{} 0V{height}", at(column)));
         let path: String = across.chain(down).collect();
-        let width = 1.0 / side;
-        line(out, format_args!("<path stroke=\"{}\" stroke-width=\"{width:.4}\" d=\"{path}\"/>", hex(SEPARATOR)));
+        line(out, format_args!("<path stroke=\"{}\" d=\"{path}\"/>", hex(SEPARATOR)));
     }
     out.push_str("</g>\n");
 }

@@ -81,7 +81,7 @@ fn draw_panel(panel: &Panel, full_scale: f32, color: bool, width: usize, out: &m
         let pad = " ".repeat(margin - label::columns(name));
         out.push_str(&guard(&format!("{pad}{name}")));
         out.push_str(" │");
-        let shares = (0..blocks.columns).map(|column| blocks.weight(row, column) / full_scale);
+        let shares = (0..blocks.columns).map(|column| blocks.shown(row, column).share(full_scale));
         push_cells(shares, cell, color, out);
         out.push_str("│\n");
     }

@@ -14,7 +14,7 @@ fn panel(rows: &[&str], columns: &[&str], ones: &[(usize, usize)]) -> Panel {
     for &(row, column) in ones {
         weights[row * columns.len() + column] = 1.0;
     }
-    Panel { title: String::new(), rows: strings(rows), columns: strings(columns), weights }
+    Panel { title: String::new(), rows: strings(rows), columns: strings(columns), weights, hidden: Vec::new() }
 }
 
 fn map(panels: Vec<Panel>) -> Heatmap {
@@ -137,13 +137,14 @@ fn large_matrices_stay_within_bounds() {
         rows: numbered(64),
         columns: numbered(64),
         weights: vec![1.0 / 64.0; 64 * 64],
+        hidden: Vec::new(),
     });
     let (width, height) = decode(&map(heads.collect())).dimensions();
     assert!(width.max(height) <= 4000 && width.min(height) > 600, "{width}x{height}");
 
     let mut weights = vec![0.0; 20 * 9000];
     weights[7 * 9000 + 8999] = 1.0;
-    let long = Panel { title: String::new(), rows: numbered(20), columns: numbered(9000), weights };
+    let long = Panel { title: String::new(), rows: numbered(20), columns: numbered(9000), weights, hidden: Vec::new() };
     let map = map(vec![long]);
     let picture = decode(&map);
     assert!(picture.width() <= 4000);
@@ -227,7 +228,13 @@ fn terminal_lines_and_shades() {
 #[test]
 fn terminal_keeps_to_its_width() {
     let wide = |n: usize| {
-        map(vec![Panel { title: "head 0".into(), rows: numbered(5), columns: numbered(n), weights: vec![0.3; 5 * n] }])
+        map(vec![Panel {
+            title: "head 0".into(),
+            rows: numbered(5),
+            columns: numbered(n),
+            weights: vec![0.3; 5 * n],
+            hidden: Vec::new(),
+        }])
     };
     for (n, block) in [(30, 1), (64, 1), (200, 3)] {
         let plain = wide(n).terminal(false, 80);

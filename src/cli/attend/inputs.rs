@@ -1,0 +1,244 @@
+//! The tensors of `regard attend`: from the axes that a file has to those of the library, and back.
+
+use regard::attention::{Attention, AttentionInputs, ScoreWeights};
+use regard::tensor::Array;
+use regard::{Error, Result};
+
+use super::options::Options;
+use crate::failure::{Failure, Outcome};
+use crate::tensors::{Input, within};
+
+/// How heads lie in the tensors of the file; the output is written the same way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    /// [B, H, N, D].
+    Apart,
+    /// [B, N, H·D].
+    Joined,
+    /// [T, H, D]: sequences one behind the other, as `flash_attn_varlen_func` has them.
+    Ragged,
+    /// [N, D]: one head of one batch row.
+    Single,
+}
+
+impl Form {
+    /// Of a query; `ragged` tells of `cu_seqlens_q` or `cu_seqlens_k`.
+    fn of(query: &Array, ragged: bool, q_heads: Option<usize>) -> Outcome<Self> {
+        let shape = query.shape();
+        match (shape.len(), q_heads) {
+            (4, _) => Ok(Self::Apart),
+            (2, _) => Ok(Self::Single),
+            (3, None) if ragged => Ok(Self::Ragged),
+            (3, Some(_)) if ragged && shape[0] != 1 => {
+                let reason =
+                    format!("is for [1, T, heads·D], and `query` is {shape:?}: leave it out for [T, heads, D]");
+                Err(Error::option("q-heads", reason).into())
+            }
+            (3, Some(_)) => Ok(Self::Joined),
+            (3, None) => {
+                let reason = format!("needed, as `query` {shape:?} has rank 3 [B, N, heads·D]");
+                let hint = "add `--q-heads 1` for one head, or give rank 4 [B, heads, N, D]";
+                Err(Failure::from(Error::option("q-heads", reason)).with_hint(hint))
+            }
+            (rank, _) => {
+                let expected = "4 [B, Hq, Nq, D], 3 [B, Nq, Hq·D] or 2 [Nq, D]";
+                Err(Error::shape("query", "rank", expected, format!("{rank} {shape:?}")).into())
+            }
+        }
+    }
+
+    /// As [B, H, N, D].
+    fn split(self, name: &str, array: Array, heads: Option<usize>) -> Result<Array> {
+        match *array.shape() {
+            [rows, dim] => array.reshape(&[1, 1, rows, dim]),
+            [rows, heads, dim] if self == Self::Ragged => array.permute(&[1, 0, 2])?.reshape(&[1, heads, rows, dim]),
+            [batch, rows, width] => match heads {
+                Some(heads) if heads > 0 && width % heads == 0 => {
+                    array.reshape(&[batch, rows, heads, width / heads])?.permute(&[0, 2, 1, 3])
+                }
+                heads => {
+                    let expected = format!("a multiple of {} heads", heads.unwrap_or_default());
+                    Err(Error::shape(name, "axis 2 (heads · dim)", expected, width))
+                }
+            },
+            _ => Ok(array),
+        }
+    }
+
+    /// [B, H, N, D] as the query came.
+    pub(super) fn join(self, array: &Array) -> Result<Array> {
+        let &[batch, heads, rows, dim] = array.shape() else {
+            return Err(Error::shape("output", "rank", 4, array.shape().len()));
+        };
+        match self {
+            Self::Apart => Ok(array.clone()),
+            Self::Joined => array.permute(&[0, 2, 1, 3])?.reshape(&[batch, rows, heads * dim]),
+            Self::Ragged => array.permute(&[0, 2, 1, 3])?.reshape(&[rows, heads, dim]),
+            Self::Single => array.clone().reshape(&[rows, dim]),
+        }
+    }
+}
+
+/// Heads of tensors of rank 3, and what tensors of another rank must have.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Heads {
+    pub(super) query: Option<usize>,
+    pub(super) kv: Option<usize>,
+}
+
+/// The tensors of the file as the library has them, and how the query came.
+pub(super) fn read(
+    input: &Input,
+    heads: Heads,
+    options: &Options,
+    attention: &Attention,
+) -> Outcome<(AttentionInputs<Array>, Form)> {
+    let ragged = input.has("cu_seqlens_q") || input.has("cu_seqlens_k");
+    let query = input.require("query", "[B, Hq, Nq, D], [B, Nq, Hq·D] or [Nq, D]")?;
+    let form = Form::of(&query, ragged, heads.query)?;
+    let rank = query.shape().len();
+    let table = input.integers("block_table")?;
+    let kv_heads = heads.kv.or(heads.query);
+    let pair = |name: &str, expected: &str| -> Outcome<Array> {
+        let array = input.require(name, expected)?;
+        let (wanted, why) = match table {
+            Some(_) => (4, "4 [pages, Hkv, page size, dim] beside `block_table`".to_owned()),
+            None => (rank, format!("{rank} as `query` has")),
+        };
+        if array.shape().len() != wanted {
+            let found = format!("{} {:?}", array.shape().len(), array.shape());
+            return Err(Error::shape(name, "rank", why, found).into());
+        }
+        Ok(form.split(name, array, kv_heads)?)
+    };
+    let key = pair("key", "[B, Hkv, Nk, D], [B, Nk, Hkv·D] or [Nk, D]")?;
+    let value = pair("value", "[B, Hkv, Nk, Dv], [B, Nk, Hkv·Dv] or [Nk, Dv]")?;
+    let mut inputs = AttentionInputs::new(form.split("query", query, heads.query)?, key, value);
+    for (option, heads, tensor) in [("q-heads", heads.query, &inputs.query), ("kv-heads", heads.kv, &inputs.key)] {
+        let found = tensor.shape()[1];
+        if let Some(heads) = heads.filter(|&heads| heads != found) {
+            return Err(Error::option(option, format!("{heads}, but the tensors have {found}")).into());
+        }
+    }
+    let past = |name: &str| -> Result<Option<Array>> {
+        input.float(name)?.map(|array| form.split(name, array, kv_heads)).transpose()
+    };
+    inputs.past_key = past("past_key")?;
+    inputs.past_value = past("past_value")?;
+
+    inputs.mask = input.mask("mask")?;
+    inputs.block_mask = input.bools("block_mask", "BOOL or U8 (true = computed)")?.map(lift).transpose()?;
+    if inputs.block_mask.is_some() && attention.block_size.is_none() {
+        let reason = "needed beside `block_mask`: the queries and keys of one entry, as in `--block-size 64,64`";
+        return Err(Error::option("block-size", reason).into());
+    }
+    let (queries, rows) = (inputs.query.shape()[2], inputs.key.shape()[2]);
+    let row_pages = table.as_ref().and_then(|table| table.shape().get(1)).copied().unwrap_or(1);
+    inputs.kv_lengths = input.lengths("kv_lengths", rows.saturating_mul(row_pages))?;
+    inputs.query_lengths = input.lengths("query_lengths", queries)?;
+    inputs.cu_seqlens_q = ends(input, "cu_seqlens_q", queries)?;
+    inputs.cu_seqlens_k = ends(input, "cu_seqlens_k", rows)?;
+    inputs.block_table = table.map(|table| pages(table, &inputs)).transpose()?;
+
+    inputs.previous = input.float("previous")?.map(lift).transpose()?;
+    inputs.alibi_slopes = input.float("alibi_slopes")?;
+    inputs.sinks = input.float("sinks")?;
+    inputs.score = ScoreWeights {
+        weight: input.float("score.weight")?,
+        query_weight: input.float("score.query_weight")?,
+        key_weight: input.float("score.key_weight")?,
+        v: input.float("score.v")?,
+        bias: input.float("score.bias")?,
+        g: input.number("score.g")?,
+        location_filter: input.float("score.location_filter")?,
+        location_weight: input.float("score.location_weight")?,
+    };
+    if options.is_keras_concat() {
+        keras_concat(input, &mut inputs)?;
+    }
+    rotary_tables(input, options, attention, &mut inputs)?;
+    Ok((inputs, form))
+}
+
+/// With leading axes of 1, up to rank 4.
+fn lift(array: Array) -> Result<Array> {
+    let lead = 4_usize.saturating_sub(array.shape().len());
+    let shape = [&[1, 1, 1, 1][..lead], array.shape()].concat();
+    array.reshape(&shape)
+}
+
+/// Where the sequences of a ragged batch begin and end: from 0, never falling, at most the tokens there are.
+fn ends(input: &Input, name: &str, tokens: usize) -> Result<Option<Array>> {
+    let Some(ends) = input.integers(name)? else { return Ok(None) };
+    within(name, &ends, |_| true, tokens)?;
+    if let Some(&first) = ends.data().first().filter(|&&first| first != 0.0) {
+        return Err(Error::shape(name, "element 0", "0, where the first sequence begins", first));
+    }
+    match ends.data().windows(2).position(|pair| pair[1] < pair[0]) {
+        Some(at) => {
+            let expected = format!("at least {}, where the sequence begins", ends.data()[at]);
+            Err(Error::shape(name, format!("element {}", at + 1), expected, ends.data()[at + 1]))
+        }
+        None => Ok(Some(ends)),
+    }
+}
+
+/// A block table whose entries are pages as far as `kv_lengths` reach; what stands behind is padding of any kind.
+fn pages(table: Array, inputs: &AttentionInputs<Array>) -> Result<Array> {
+    let (&[count, _, size, _], &[_, row_pages]) = (inputs.key.shape(), table.shape()) else {
+        return Ok(table);
+    };
+    let used = |at: usize| {
+        let length = inputs.kv_lengths.as_ref().and_then(|lengths| lengths.data().get(at / row_pages));
+        length.is_none_or(|&length| ((at % row_pages * size) as f32) < length)
+    };
+    within("block_table", &table, used, count - 1)?;
+    Ok(Array::from_fn(table.shape(), |at| if used(at) { table.data()[at] } else { 0.0 }))
+}
+
+/// w·Σ tanh(c·(q + k)) as an additive score: v is w everywhere, both matrices are c·1.
+fn keras_concat(input: &Input, inputs: &mut AttentionInputs<Array>) -> Result<()> {
+    let weights = &inputs.score;
+    let other = [
+        ("score.query_weight", weights.query_weight.is_some()),
+        ("score.key_weight", weights.key_weight.is_some()),
+        ("score.v", weights.v.is_some()),
+        ("score.g", weights.g.is_some()),
+        ("score.bias", weights.bias.is_some()),
+    ];
+    if let Some((name, _)) = other.iter().find(|(_, given)| *given) {
+        let reason = format!("keras-concat has no parameter `{name}`: leave it out, or use `--score additive`");
+        return Err(Error::option("score", reason));
+    }
+    let dim = inputs.query.shape()[3];
+    let first = |array: Array| array.data().first().copied();
+    if let Some(scale) = input.number("score.scale")?.and_then(first) {
+        let diagonal = Array::from_fn(&[dim, dim], |at| if at % (dim + 1) == 0 { scale } else { 0.0 });
+        inputs.score.query_weight = Some(diagonal.clone());
+        inputs.score.key_weight = Some(diagonal);
+    }
+    inputs.score.v = input.number("score.concat_score_weight")?.and_then(first).map(|w| Array::filled(&[dim], w));
+    Ok(())
+}
+
+/// The tables of a rotary embedding: the file's, or those that the options say.
+fn rotary_tables(
+    input: &Input,
+    options: &Options,
+    attention: &Attention,
+    inputs: &mut AttentionInputs<Array>,
+) -> Result<()> {
+    inputs.rotary_cos = input.float("rotary_cos")?;
+    inputs.rotary_sin = input.float("rotary_sin")?;
+    if inputs.rotary_cos.is_some() || inputs.rotary_sin.is_some() {
+        return options.refuse_rotary_tables();
+    }
+    if attention.rotary.is_some() {
+        let [queries, keys] = [&inputs.query, &inputs.key].map(|array| (array.shape()[2], array.shape()[3]));
+        let past = inputs.past_key.as_ref().map_or(0, |past| past.shape().get(2).copied().unwrap_or(0));
+        let positions = past + queries.0.max(keys.0);
+        let [cos, sin] = options.rotary_tables(queries.1.min(keys.1), positions)?;
+        (inputs.rotary_cos, inputs.rotary_sin) = (Some(cos), Some(sin));
+    }
+    Ok(())
+}
