@@ -4,8 +4,7 @@ use crate::attention::{Attention, AttentionInputs, Normalize, ScoreStage, ScoreW
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Run, Tensor};
 use crate::kernels::copy;
-use crate::kernels::coverage::Cost;
-use crate::layers::{VisualAttention, VisualOutputs, VisualProblem, VisualState, VisualWeights};
+use crate::layers::{CoverageCost, VisualAttention, VisualOutputs, VisualProblem, VisualState, VisualWeights};
 use crate::ops::decoder::{cover, to_f32};
 use crate::ops::linear::{linear, sum};
 use crate::ops::multi_head::{stored, upload_weight};
@@ -98,7 +97,7 @@ impl VisualAttention {
         };
         let total = sum_over_steps(run, &p, &all.alpha)?;
         let (penalty_view, penalty) = run.output("penalty", &[batch], DType::F32)?;
-        let cost = Cost::DoublyStochastic { factor: self.penalty };
+        let cost = CoverageCost::DoublyStochastic { factor: self.penalty };
         let coverage = cover(run, &total, state.map(|state| &state.coverage), Some((cost, &penalty_view)))?;
         let flat = |x: Tensor| x.with_layout(x.layout().reshape(&[steps, batch])?);
         Ok(VisualOutputs {
