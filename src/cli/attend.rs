@@ -18,6 +18,7 @@ use crate::check::{self, Report};
 use crate::device::{Device, DeviceArgs};
 use crate::explain::{self, Explained};
 use crate::failure::Outcome;
+use crate::heatmap::Curve;
 use crate::output::{self, Named, OutputType};
 use crate::picture;
 use crate::progress::Busy;
@@ -94,6 +95,9 @@ pub(crate) struct Args {
     /// Draw the weights of the first batch row, one panel a head, as PNG and as SVG beside it
     #[arg(long, value_name = "FILE.png")]
     heatmap: Option<PathBuf>,
+    /// How the picture's shades follow the weights; linear, when left out
+    #[arg(long, value_enum, value_name = "SCALE")]
+    shades: Option<Curve>,
     /// What the picture calls the queries: a text file, one label a line
     #[arg(long, value_name = "FILE")]
     query_labels: Option<PathBuf>,
@@ -172,7 +176,7 @@ pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
         .then(|| Report::new(|| baseline::judge_attention(&options, &inputs, &outputs, dtype)))
         .transpose()?;
     if let Some(path) = &args.heatmap {
-        picture::save(path, &picture::heads(&outputs, &options, &inputs, labels)?)?;
+        picture::save(path, &picture::heads(&outputs, &options, &inputs, labels, args.shades.unwrap_or_default())?)?;
     }
     let named = named(args, &outputs, form)?;
     let output_dtype = args.output_dtype.unwrap_or_default();
@@ -192,8 +196,12 @@ pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
 /// Refuses options that would change nothing.
 fn refuse_unused(args: &Args) -> Result<()> {
     output::refuse_dtype(args.output.as_deref(), args.output_dtype)?;
-    let labels = [("query-labels", &args.query_labels), ("key-labels", &args.key_labels)];
-    if let Some((name, _)) = labels.iter().find(|(_, file)| file.is_some())
+    let pictured = [
+        ("query-labels", args.query_labels.is_some()),
+        ("key-labels", args.key_labels.is_some()),
+        ("shades", args.shades.is_some()),
+    ];
+    if let Some((name, _)) = pictured.iter().find(|(_, given)| *given)
         && args.heatmap.is_none()
     {
         return Err(Error::option(*name, "belongs to a picture: add `--heatmap FILE.png`"));

@@ -18,7 +18,13 @@ fn panel(rows: &[&str], columns: &[&str], ones: &[(usize, usize)]) -> Panel {
 }
 
 fn map(panels: Vec<Panel>) -> Heatmap {
-    Heatmap { title: "title".into(), row_axis: "output".into(), column_axis: "input".into(), panels }
+    Heatmap {
+        title: "title".into(),
+        row_axis: "output".into(),
+        column_axis: "input".into(),
+        panels,
+        curve: Curve::Linear,
+    }
 }
 
 fn decode(map: &Heatmap) -> image::RgbImage {
@@ -120,7 +126,7 @@ fn odd_shapes_are_drawn() {
         map(vec![panel(&nothing, &nothing, &[])]),
         map(vec![panel(&["a"], &nothing, &[]), panel(&nothing, &["b"], &[]), panel(&["a"], &["b"], &[])]),
         map(vec![short]),
-        Heatmap { title: String::new(), row_axis: String::new(), column_axis: String::new(), panels: vec![] },
+        Heatmap { title: String::new(), row_axis: String::new(), column_axis: String::new(), ..map(vec![]) },
     ];
     for map in odd {
         decode(&map);
