@@ -72,15 +72,9 @@ fn kernels(c: &mut Criterion) {
     let (scores, weights) = (want.scores.unwrap(), want.weights.unwrap());
     let (gpu_scores, gpu_weights) = (upload(&gpu, &scores), upload(&gpu, &weights));
 
-    // No mask: everyone sees everyone.
-    let seen = |run: &mut Run<'_>| {
-        let views = AttentionInputs::new(run.bind("q", &gq), run.bind("k", &gk), run.bind("v", &gv));
-        Visibility::record(run.recording_mut(), caps, &options, &problem, &views).unwrap()
-    };
-
+    let visibility = Visibility::full(QUERIES, KEYS);
     kernel(c, &gpu, "score", &[&gq, &gk], &scores, |run, inputs, output| {
         let weights = ScoreWeights::default();
-        let visibility = seen(run);
         let scored = score::Scored { query: &inputs[0], key: &inputs[1], weights: &weights, visibility: &visibility };
         let (stage, hidden) = (ScoreStage::Masked, score::HIDDEN);
         score::record(run.recording_mut(), caps, &options, &problem, scored, 0, stage, hidden, output).unwrap();
@@ -91,7 +85,6 @@ fn kernels(c: &mut Criterion) {
         softmax::record(run.recording_mut(), caps, &options, QUERIES, 0, output, None, None).unwrap();
     });
     kernel(c, &gpu, "weighted sum", &[&gpu_weights, &gv], &want.output, |run, inputs, output| {
-        let visibility = seen(run);
         weighted_sum::record(run.recording_mut(), caps, &visibility, 0, &inputs[0], &inputs[1], output).unwrap();
     });
 

@@ -154,7 +154,7 @@ impl Rotary {
     /// # Errors
     /// [`Error::Option`] for an odd or zero width, or a base that is not above 0.
     pub fn tables(base: f64, width: usize, positions: usize) -> Result<[Array<f32>; 2]> {
-        if width == 0 || width % 2 != 0 {
+        if width == 0 || !width.is_multiple_of(2) {
             return Err(Error::option("rotary width", format!("must be even and above 0, not {width}")));
         }
         if !(base.is_finite() && base > 0.0) {
@@ -306,6 +306,29 @@ impl<A> Default for ScoreWeights<A> {
     }
 }
 
+impl<A> ScoreWeights<A> {
+    /// Each tensor through a fallible function that is told the tensor's name, `score.weight` and so on.
+    ///
+    /// # Errors
+    /// The first error of `f`.
+    pub fn try_map<'a, B, E>(
+        &'a self,
+        mut f: impl FnMut(&str, &'a A) -> std::result::Result<B, E>,
+    ) -> std::result::Result<ScoreWeights<B>, E> {
+        let mut opt = |name: &str, a: &'a Option<A>| a.as_ref().map(|a| f(name, a)).transpose();
+        Ok(ScoreWeights {
+            weight: opt("score.weight", &self.weight)?,
+            query_weight: opt("score.query_weight", &self.query_weight)?,
+            key_weight: opt("score.key_weight", &self.key_weight)?,
+            v: opt("score.v", &self.v)?,
+            bias: opt("score.bias", &self.bias)?,
+            g: opt("score.g", &self.g)?,
+            location_filter: opt("score.location_filter", &self.location_filter)?,
+            location_weight: opt("score.location_weight", &self.location_weight)?,
+        })
+    }
+}
+
 /// The tensors that attention reads; `A` is a GPU tensor, a view in a recording, a host array or a bare layout.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AttentionInputs<A> {
@@ -409,16 +432,7 @@ impl<A> AttentionInputs<A> {
             previous: opt("previous", &self.previous, &mut f)?,
             alibi_slopes: opt("alibi_slopes", &self.alibi_slopes, &mut f)?,
             sinks: opt("sinks", &self.sinks, &mut f)?,
-            score: ScoreWeights {
-                weight: opt("score.weight", &self.score.weight, &mut f)?,
-                query_weight: opt("score.query_weight", &self.score.query_weight, &mut f)?,
-                key_weight: opt("score.key_weight", &self.score.key_weight, &mut f)?,
-                v: opt("score.v", &self.score.v, &mut f)?,
-                bias: opt("score.bias", &self.score.bias, &mut f)?,
-                g: opt("score.g", &self.score.g, &mut f)?,
-                location_filter: opt("score.location_filter", &self.score.location_filter, &mut f)?,
-                location_weight: opt("score.location_weight", &self.score.location_weight, &mut f)?,
-            },
+            score: self.score.try_map(&mut f)?,
         })
     }
 

@@ -25,6 +25,7 @@
 //! | module | what is in it |
 //! |---|---|
 //! | [`attention`], [`rnn`] | options, inputs and outputs, with the formulas |
+//! | [`layers`] | multi-head attention, attention decoder, visual attention |
 //! | [`gpu`] | devices, tensors, runs |
 //! | [`ops`] | whole operations on the GPU |
 //! | [`reference`](mod@reference) | the same on the CPU, in f32 or f64 |
@@ -39,6 +40,7 @@ pub mod compare;
 pub mod error;
 pub mod gpu;
 pub mod kernels;
+pub mod layers;
 pub mod ops;
 pub mod plan;
 pub mod problem;

@@ -6,12 +6,14 @@ use std::collections::BTreeMap;
 
 use crate::attention::AttentionOutputs;
 use crate::baseline::{self, Verdicts, stored};
-use crate::cases::{self, AttentionCase, LinearCase, RnnCase};
+use crate::cases::{self, AppendCase, AttentionCase, LinearCase, MergeCase, RnnCase};
 use crate::compare::judge;
 use crate::error::Result;
 use crate::gpu::{Gpu, Run, Tensor};
 use crate::kernels::fma_rate;
+use crate::ops::cache::append;
 use crate::ops::linear::{embed, linear};
+use crate::ops::merge::merge;
 use crate::ops::rnn::GpuRnn;
 use crate::reference::{self, Float};
 use crate::rnn::RnnOutputs;
@@ -39,6 +41,8 @@ enum Case {
     Attention(Box<AttentionCase>),
     Recurrent(RnnCase),
     Linear(LinearCase),
+    Append(AppendCase),
+    Merge(MergeCase),
     /// x = a·x + b so often.
     FmaRate([f32; 2], u32),
 }
@@ -49,6 +53,8 @@ impl Case {
             Self::Attention(case) => &case.name,
             Self::Recurrent(case) => &case.name,
             Self::Linear(case) => &case.name,
+            Self::Append(case) => &case.name,
+            Self::Merge(case) => &case.name,
             Self::FmaRate(..) => "rate of multiply-adds",
         }
     }
@@ -68,6 +74,8 @@ pub fn run(gpu: &Gpu, quick: bool, mut progress: impl FnMut(usize, usize)) -> Re
         .chain(cases::recurrent().into_iter().map(Case::Recurrent))
         .chain(cases::linear().into_iter().map(Case::Linear))
         .step_by(if quick { 5 } else { 1 })
+        .chain(cases::appends().into_iter().map(Case::Append))
+        .chain(cases::merges().into_iter().map(Case::Merge))
         .chain([Case::FmaRate([0.75, 0.5], 20)])
         .collect();
     let types: &[DType] = if gpu.caps().f16 { &[DType::F32, DType::F16] } else { &[DType::F32] };
@@ -80,6 +88,8 @@ pub fn run(gpu: &Gpu, quick: bool, mut progress: impl FnMut(usize, usize)) -> Re
                 Case::Attention(case) => attention(&mut run, case, dtype),
                 Case::Recurrent(case) => recurrent(&mut run, case, dtype),
                 Case::Linear(case) => linear_case(&mut run, case, dtype),
+                Case::Append(case) => append_case(&mut run, case, dtype),
+                Case::Merge(case) => merge_case(&mut run, case, dtype),
                 Case::FmaRate(factors, turns) => fma_rate_case(&mut run, *factors, *turns),
             };
             if let Err(lost @ crate::Error::DeviceLost(_)) = ratios {
@@ -195,6 +205,43 @@ fn linear_case(run: &mut Run<'_>, case: &LinearCase, dtype: DType) -> Ratios {
         reference::linear(&x, &stored(&case.weight, dtype), case.bias.as_ref(), case.activation)?
     };
     Ok(vec![("y", judge("y", &got, &oracle, &baseline, DType::F32)?.ratio())])
+}
+
+fn append_case(run: &mut Run<'_>, case: &AppendCase, dtype: DType) -> Ratios {
+    let gpu = run.gpu();
+    let cache = Tensor::upload(gpu, "cache", &case.cache, dtype)?;
+    let rows = Tensor::upload(gpu, "rows", &case.rows, dtype)?;
+    let starts = Tensor::upload_u32(gpu, "starts", &Array::new(&[case.starts.len()], case.starts.clone())?)?;
+    let table = case.block_table.as_ref().map(|table| Tensor::upload_u32(gpu, "block_table", table)).transpose()?;
+    append(run, &cache, &rows, &starts, table.as_ref(), case.wrap)?;
+    let mut read = read(run, &[&cache])?;
+    let got = read.pop().ok_or_else(|| crate::Error::missing("cache", "what was read back"))?;
+    let starts: Vec<usize> = case.starts.iter().map(|&n| n as usize).collect();
+    let (before, rows) = (case.in_one_piece(&stored(&case.cache, dtype)), stored(&case.rows, dtype));
+    let want = reference::append(&before, &rows, &starts, case.wrap)?;
+    // Copies are exact.
+    Ok(vec![("cache", judge("cache", &case.in_one_piece(&got), &widened(&want), &want, DType::F32)?.ratio())])
+}
+
+fn merge_case(run: &mut Run<'_>, case: &MergeCase, dtype: DType) -> Ratios {
+    let gpu = run.gpu();
+    let tensors = case.parts.iter().map(|(output, lse)| {
+        Ok((Tensor::upload(gpu, "output", output, dtype)?, Tensor::upload(gpu, "lse", lse, DType::F32)?))
+    });
+    let tensors: Vec<_> = tensors.collect::<Result<_>>()?;
+    let parts: Vec<_> = tensors.iter().map(|(output, lse)| (output, lse)).collect();
+    let (output, lse) = merge(run, &parts)?;
+    let [got_output, got_lse] = read(run, &[&output, &lse])?
+        .try_into()
+        .map_err(|_| crate::Error::missing("merged output and lse", "what was read back"))?;
+    let wide: Vec<_> = case.parts.iter().map(|(output, lse)| (widened(output), widened(lse))).collect();
+    let (oracle, oracle_lse) = reference::merge(&wide.iter().map(|(o, l)| (o, l)).collect::<Vec<_>>())?;
+    let narrow: Vec<_> = case.parts.iter().map(|(output, lse)| (stored(output, dtype), lse.clone())).collect();
+    let (baseline, baseline_lse) = reference::merge(&narrow.iter().map(|(o, l)| (o, l)).collect::<Vec<_>>())?;
+    Ok(vec![
+        ("output", judge("output", &got_output, &oracle, &stored(&baseline, dtype), dtype)?.ratio()),
+        ("lse", judge("lse", &got_lse, &oracle_lse, &baseline_lse, DType::F32)?.ratio()),
+    ])
 }
 
 fn fma_rate_case(run: &mut Run<'_>, factors: [f32; 2], turns: u32) -> Ratios {

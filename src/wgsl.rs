@@ -17,6 +17,8 @@ pub enum Kernel {
     Copy,
     /// Entropy of rows of weights.
     Entropy,
+    /// Running sum of alignments.
+    Coverage,
     /// Measurement: multiply-adds per second.
     FmaRate,
     /// Embedding look-up.
@@ -64,9 +66,10 @@ const SCORE_MOD_NONE: &str = shader!("common/score_mod_none.wgsl");
 
 impl Kernel {
     /// Every kernel.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Append,
         Self::Copy,
+        Self::Coverage,
         Self::Entropy,
         Self::FmaRate,
         Self::Gather,
@@ -88,6 +91,7 @@ impl Kernel {
             Self::Append => "append",
             Self::Copy => "copy",
             Self::Entropy => "entropy",
+            Self::Coverage => "coverage",
             Self::FmaRate => "fma_rate",
             Self::Gather => "gather",
             Self::Location => "location",
@@ -109,6 +113,7 @@ impl Kernel {
             Self::Append => &[LAYOUT, PAGES, shader!("append.wgsl")],
             Self::Copy => &[LAYOUT, shader!("copy.wgsl")],
             Self::Entropy => &[LAYOUT, MATH, REDUCE_SHARED, shader!("entropy.wgsl")],
+            Self::Coverage => &[LAYOUT, REDUCE_SHARED, shader!("coverage.wgsl")],
             Self::FmaRate => &[LAYOUT, shader!("fma_rate.wgsl")],
             Self::Gather => &[LAYOUT, shader!("gather.wgsl")],
             Self::Location => &[LAYOUT, shader!("location.wgsl")],

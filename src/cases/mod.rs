@@ -4,10 +4,12 @@
 //! 1e30. The numbers come from a generator seeded by the case's name, so a case never changes because another does.
 
 mod attention;
+mod cache;
 mod linear;
 mod recurrent;
 
 pub use attention::{AttentionCase, attention};
+pub use cache::{AppendCase, MergeCase, appends, merges};
 pub use linear::{LinearCase, linear};
 pub use recurrent::{RnnCase, recurrent};
 

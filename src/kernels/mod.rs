@@ -3,6 +3,7 @@
 
 pub mod append;
 pub mod copy;
+pub mod coverage;
 pub mod entropy;
 pub mod fma_rate;
 pub mod gather;
@@ -89,6 +90,7 @@ pub fn uniform_structs() -> Vec<(Kernel, &'static str, Fields, usize)> {
         (Kernel::MergePartials, "Params", merge_partials::Params::FIELDS, size_of::<merge_partials::Params>()),
         (Kernel::Monotonic, "Params", monotonic::Params::FIELDS, size_of::<monotonic::Params>()),
         (Kernel::Rotary, "Params", rotary::Params::FIELDS, size_of::<rotary::Params>()),
+        (Kernel::Coverage, "Params", coverage::Params::FIELDS, size_of::<coverage::Params>()),
         (Kernel::Merge, "Params", merge::Params::FIELDS, size_of::<merge::Params>()),
     ]
 }

@@ -66,6 +66,10 @@ params! {
 /// A list inside the binding `vectors`: index of its first word, words between neighbours.
 pub type List = [u32; 2];
 
+/// The switches of `positions.wgsl` (five), `blocks.wgsl`, `pages.wgsl` and `mask.wgsl` (two), in this order.
+const SWITCHES: [&str; 9] =
+    ["CAUSAL", "WINDOW", "KEY_LENGTHS", "QUERY_LENGTHS", "SEQUENCES", "BLOCKS", "PAGED", "MASK", "ALIBI"];
+
 /// The window's far ends, kept where adding a position cannot overflow.
 const FARTHEST: u32 = 1 << 30;
 
@@ -149,6 +153,30 @@ pub struct Visibility {
 }
 
 impl Visibility {
+    /// Every one of `queries` sees every one of `keys`.
+    pub fn full(queries: usize, keys: usize) -> Self {
+        let positions = PositionParams {
+            queries: queries as u32,
+            keys: keys as u32,
+            window_left: -1,
+            window_right: -1,
+            ..bytemuck::Zeroable::zeroed()
+        };
+        let overrides = SWITCHES.map(|name| (name, 0.0));
+        Self {
+            vectors: Binding::Unused,
+            mask: Binding::Unused,
+            block_mask: Binding::Unused,
+            positions,
+            masked: MaskParams { mask_keys: keys as u32, ..bytemuck::Zeroable::zeroed() },
+            blocks: BlockParams { queries: 1, keys: 1, ..bytemuck::Zeroable::zeroed() },
+            pages: bytemuck::Zeroable::zeroed(),
+            v: [0; 2],
+            g: 0,
+            overrides,
+        }
+    }
+
     /// Gathers the lists of a call and fills in the parameters.
     ///
     /// # Errors
@@ -238,17 +266,20 @@ impl Visibility {
             },
             v: vectors.list(5),
             g: vectors.list(6)[0],
-            overrides: [
-                ("CAUSAL", switch(options.causal.is_some())),
-                ("WINDOW", switch(options.window.is_some())),
-                ("KEY_LENGTHS", switch(inputs.kv_lengths.is_some())),
-                ("QUERY_LENGTHS", switch(inputs.query_lengths.is_some())),
-                ("SEQUENCES", switch(p.sequences.is_some())),
-                ("BLOCKS", switch(inputs.block_mask.is_some())),
-                ("PAGED", switch(p.page.is_some())),
-                ("MASK", mask_kind),
-                ("ALIBI", switch(inputs.alibi_slopes.is_some())),
-            ],
+            overrides: {
+                let values = [
+                    switch(options.causal.is_some()),
+                    switch(options.window.is_some()),
+                    switch(inputs.kv_lengths.is_some()),
+                    switch(inputs.query_lengths.is_some()),
+                    switch(p.sequences.is_some()),
+                    switch(inputs.block_mask.is_some()),
+                    switch(p.page.is_some()),
+                    mask_kind,
+                    switch(inputs.alibi_slopes.is_some()),
+                ];
+                std::array::from_fn(|k| (SWITCHES[k], values[k]))
+            },
         })
     }
 

@@ -22,13 +22,43 @@ impl Attention {
     /// [`Error::Option`] when the request is wrong, [`Error::Limit`] when it
     /// does not fit the device.
     pub fn record(&self, run: &mut Run<'_>, inputs: &AttentionInputs<Tensor>) -> Result<AttentionOutputs<Tensor>> {
+        self.record_to(run, inputs, None)
+    }
+
+    /// As [`Attention::record`], with `output` written where the caller wants it: a tensor [B, Hq, Nq, Dv] of the
+    /// query's element type in any layout that repeats no element, such as heads side by side ([`Tensor::heads`]).
+    ///
+    /// # Errors
+    /// As [`Attention::record`], and [`Error::Shape`] for an output of another shape or type.
+    pub fn record_into(
+        &self,
+        run: &mut Run<'_>,
+        inputs: &AttentionInputs<Tensor>,
+        output: &Tensor,
+    ) -> Result<AttentionOutputs<Tensor>> {
+        self.record_to(run, inputs, Some(output))
+    }
+
+    fn record_to(
+        &self,
+        run: &mut Run<'_>,
+        inputs: &AttentionInputs<Tensor>,
+        output: Option<&Tensor>,
+    ) -> Result<AttentionOutputs<Tensor>> {
         let problem = AttentionProblem::new(self, &inputs.map(Tensor::shape))?;
         let element = AttentionProblem::element_type(&inputs.map(Tensor::dtype))?;
         let caps = run.gpu().caps();
         let plan = AttentionPlan::new(self, &problem, element, caps)?;
 
         let shapes = problem.outputs(self, element, inputs.past_key.is_some());
-        let made = shapes.try_map(|name, (shape, dtype)| run.output(name, shape, *dtype))?;
+        let made = shapes.try_map(|name, (shape, dtype)| match output.filter(|_| name == "output") {
+            Some(output) if output.shape() != shape => {
+                Err(Error::shape(name, "shape", format!("{shape:?}"), format!("{:?}", output.shape())))
+            }
+            Some(output) if output.dtype() != *dtype => Err(Error::shape(name, "dtype", dtype, output.dtype())),
+            Some(output) => Ok((run.bind(name, output), output.clone())),
+            None => run.output(name, shape, *dtype),
+        })?;
         let views = inputs.try_map(|name, tensor| Ok::<_, Error>(run.bind(name, tensor)))?;
         let outputs = made.try_map(|_, (view, _)| Ok::<_, Error>(view.clone()))?;
         record(run.recording_mut(), caps, self, &problem, &plan, &views, &outputs)?;
@@ -57,7 +87,8 @@ impl AttentionInputs<Array<f32>> {
     /// [`Error::Unsupported`] or [`Error::Gpu`] from the device.
     pub fn upload(&self, gpu: &Gpu, dtype: DType) -> Result<AttentionInputs<Tensor>> {
         let bool_mask = matches!(self.mask, Some(Mask::Bool(_)));
-        let rows = |array: &Array<f32>| array.shape().get(2).copied().unwrap_or(0);
+        // [B, H, N, D], or [B, N, E] of a layer that has yet to project it
+        let rows = |array: &Array<f32>| array.shape().iter().rev().nth(1).copied().unwrap_or(0);
         let (queries, keys, pages) = (rows(&self.query), rows(&self.key), self.key.shape().first().copied());
         let row_pages = self.block_table.as_ref().and_then(|table| table.shape().get(1)).copied();
         self.try_map(|name, array| match (Role::of(name, bool_mask), name) {

@@ -6,7 +6,10 @@
 
 pub mod attention;
 pub mod cache;
+pub mod decoder;
 pub mod linear;
 pub mod merge;
+pub mod multi_head;
 pub mod rnn;
 pub mod rotary;
+pub mod visual;

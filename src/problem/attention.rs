@@ -48,6 +48,9 @@ impl AttentionProblem {
         let [batch, query_heads, queries, query_dim] = rank4("query", "[B, Hq, Nq, D]", inputs.query)?;
         let [key_batch, kv_heads, new_keys, key_dim] = rank4("key", "[B, Hkv, Nk, D]", inputs.key)?;
         let [value_batch, value_heads, value_keys, value_dim] = rank4("value", "[B, Hkv, Nk, Dv]", inputs.value)?;
+        if inputs.block_table.is_none() {
+            same("key", "axis 0 (batch)", batch, key_batch)?;
+        }
         same("value", "axis 0 (batch)", key_batch, value_batch)?;
         same("value", "axis 1 (heads)", kv_heads, value_heads)?;
         same("value", "axis 2 (keys)", new_keys, value_keys)?;
@@ -61,9 +64,6 @@ impl AttentionProblem {
         }
 
         let page = paged(options, inputs, batch, new_keys)?;
-        if page.is_none() {
-            same("key", "axis 0 (batch)", batch, key_batch)?;
-        }
         let past = match (inputs.past_key, inputs.past_value) {
             (None, None) => 0,
             (Some(key), Some(value)) => {

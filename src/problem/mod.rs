@@ -20,18 +20,18 @@ fn rank4(name: &str, expected: &str, shape: &[usize]) -> Result<[usize; 4]> {
     Ok(found)
 }
 
-fn nonzero(name: &str, shape: &[usize]) -> Result<()> {
+pub(crate) fn nonzero(name: &str, shape: &[usize]) -> Result<()> {
     match shape.iter().position(|&n| n == 0) {
         Some(axis) => Err(Error::shape(name, format!("axis {axis}"), "at least 1", 0)),
         None => Ok(()),
     }
 }
 
-fn same(name: &str, axis: &str, expected: usize, found: usize) -> Result<()> {
+pub(crate) fn same(name: &str, axis: &str, expected: usize, found: usize) -> Result<()> {
     if expected == found { Ok(()) } else { Err(Error::shape(name, axis, expected, found)) }
 }
 
-fn vector(name: &str, shape: Option<&[usize]>, expected: usize, of: &str) -> Result<()> {
+pub(crate) fn vector(name: &str, shape: Option<&[usize]>, expected: usize, of: &str) -> Result<()> {
     match shape {
         Some(&[found]) => same(name, &format!("axis 0 ({of})"), expected, found),
         Some(shape) => Err(Error::shape(name, "rank", 1, shape.len())),

@@ -7,23 +7,29 @@
 
 mod attention;
 mod cache;
+mod decoder;
 mod float;
 mod linear;
 mod merge;
 mod monotonic;
+mod multi_head;
 mod normalize;
 mod parallel;
 mod rnn;
 mod rotary;
+mod visual;
 
 pub use attention::attention;
 pub use cache::append;
+pub use decoder::attention_decoder;
 pub use float::Float;
 pub use linear::{activate, embed, linear};
 pub use merge::merge;
+pub use multi_head::multi_head;
 pub use normalize::{gumbel, hardmax, log_softmax, softmax, sparsemax};
 pub use rnn::rnn;
 pub use rotary::rotary;
+pub use visual::visual;
 
 use crate::error::{Error, Result};
 use crate::tensor::Array;

@@ -1,7 +1,13 @@
 //! What must hold of the reference whatever the numbers, in f64 to near exactness.
 
+mod alignment;
+mod parts;
+mod refusals;
+mod sequences;
+
 use regard::attention::{
-    Attention, AttentionInputs, AttentionOutputs, Causal, Mask, Normalize, Score, ScoreMod, ScoreStage, Window,
+    Attention, AttentionInputs, AttentionOutputs, Causal, Mask, Monotonic, Normalize, Score, ScoreMod, ScoreStage,
+    Window,
 };
 use regard::compare::close;
 use regard::reference;
@@ -63,6 +69,15 @@ fn full() -> Attention {
 
 fn attend(options: &Attention, inputs: &AttentionInputs<Tensor>) -> AttentionOutputs<Tensor> {
     reference::attention(options, inputs).unwrap()
+}
+
+/// Weights of a location-sensitive score over heads of dim 6: 3 units, 2 channels of width 3.
+fn location_weights(inputs: &mut AttentionInputs<Tensor>) {
+    inputs.score.query_weight = Some(numbers(&[3, 6], 5.0));
+    inputs.score.key_weight = Some(numbers(&[3, 6], 6.0));
+    inputs.score.v = Some(numbers(&[3], 7.0));
+    inputs.score.location_filter = Some(numbers(&[2, 3], 8.0));
+    inputs.score.location_weight = Some(numbers(&[3, 2], 9.0));
 }
 
 fn same_attention(got: &AttentionOutputs<Tensor>, want: &AttentionOutputs<Tensor>) {
@@ -254,7 +269,9 @@ fn a_past_equals_one_long_call() {
 /// One who sees a NaN gets NaN; one who does not is untouched.
 #[test]
 fn nan_reaches_those_who_see_it_and_no_one_else() {
-    for normalize in [Normalize::Softmax, Normalize::Hardmax, Normalize::Sparsemax, Normalize::Sample { seed: 1 }] {
+    let monotonic = [Monotonic::Parallel, Monotonic::Recursive, Monotonic::Hard].map(Normalize::Monotonic);
+    let alone = [Normalize::Softmax, Normalize::Hardmax, Normalize::Sparsemax, Normalize::Sample { seed: 1 }];
+    for normalize in alone.into_iter().chain(monotonic) {
         let options = Attention { normalize, causal: Some(Causal::TopLeft), weights: true, ..Attention::default() };
         let clean = inputs(5, 5);
         let want = attend(&options, &clean);

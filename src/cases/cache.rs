@@ -1,0 +1,99 @@
+//! Rows appended to caches, and partial results to be merged.
+
+use super::{POISON, Random};
+use crate::tensor::Array;
+
+/// Rows into a cache.
+#[derive(Debug, Clone)]
+pub struct AppendCase {
+    /// Unique in the table.
+    pub name: String,
+    /// [B, H, C, D], or pages [pages, H, page size, D].
+    pub cache: Array<f32>,
+    /// [B, H, n, D].
+    pub rows: Array<f32>,
+    /// `[B]`.
+    pub starts: Vec<u32>,
+    /// [B, pages] of a cache in pages.
+    pub block_table: Option<Array<u32>>,
+    /// Past the end comes the front again.
+    pub wrap: bool,
+}
+
+impl AppendCase {
+    /// `cache` as it is seen by the batch rows: [B, H, C, D].
+    pub fn in_one_piece(&self, cache: &Array<f32>) -> Array<f32> {
+        let Some(table) = &self.block_table else { return cache.clone() };
+        let (batch, pages) = (table.shape()[0], table.shape()[1]);
+        let (heads, size, dim) = (cache.shape()[1], cache.shape()[2], cache.shape()[3]);
+        Array::from_fn(&[batch, heads, pages * size, dim], |k| {
+            let (d, j, h, b) =
+                (k % dim, k / dim % (pages * size), k / dim / (pages * size) % heads, k / dim / (pages * size) / heads);
+            let page = table.data()[b * pages + j / size] as usize;
+            cache.data()[((page * heads + h) * size + j % size) * dim + d]
+        })
+    }
+}
+
+/// Caches in one piece and in pages, rows that fit, fall off or wrap around.
+pub fn appends() -> Vec<AppendCase> {
+    let mut table = Vec::new();
+    for (name, starts, wrap) in [
+        ("append", [0, 3, 6], false),
+        ("append past the end", [9, 7, u32::MAX], false),
+        ("append around the end", [9, 7, 100], true),
+    ] {
+        let mut random = Random::new(name);
+        table.push(AppendCase {
+            name: name.to_owned(),
+            cache: random.array(&[3, 2, 10, 5]),
+            rows: random.array(&[3, 2, 4, 5]),
+            starts: starts.to_vec(),
+            block_table: None,
+            wrap,
+        });
+    }
+    for size in [1, 3, 4] {
+        let name = format!("append to pages of {size}");
+        let mut random = Random::new(&name);
+        table.push(AppendCase {
+            cache: random.array(&[13, 2, size, 5]),
+            rows: random.array(&[2, 2, 3, 5]),
+            starts: vec![2, size as u32],
+            block_table: Array::new(&[2, 5], vec![12, 0, 7, 3, 4, 9, 11, 1, 5, 10]).ok(),
+            wrap: false,
+            name,
+        });
+    }
+    table
+}
+
+/// Outputs and log-sum-exps of parts.
+#[derive(Debug, Clone)]
+pub struct MergeCase {
+    /// Unique in the table.
+    pub name: String,
+    /// [B, H, N, Dv] and [B, H, N].
+    pub parts: Vec<(Array<f32>, Array<f32>)>,
+}
+
+/// Two to five parts, some of which saw nothing and hold poison.
+pub fn merges() -> Vec<MergeCase> {
+    let part = |random: &mut Random, spread: f32| {
+        let mut output = random.array(&[2, 3, 5, 7]);
+        let mut lse = random.array(&[2, 3, 5]).map(|x| x * spread);
+        for row in 0..30 {
+            if random.below(4) == 0 {
+                lse.data_mut()[row] = f32::NEG_INFINITY;
+                output.data_mut()[row * 7..][..7].iter_mut().enumerate().for_each(|(d, x)| *x = POISON[(row + d) % 5]);
+            }
+        }
+        (output, lse)
+    };
+    let case = |(count, spread): (usize, f32)| {
+        let name = format!("merge of {count} parts, spread {spread}");
+        let mut random = Random::new(&name);
+        MergeCase { parts: (0..count).map(|_| part(&mut random, spread)).collect(), name }
+    };
+    [(2, 1.0), (2, 50.0), (3, 1.0), (5, 4.0), (3, 1e4)].map(case).into()
+}

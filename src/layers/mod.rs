@@ -1,0 +1,85 @@
+//! Layers made of attention, projections and recurrences: options, weights, inputs and outputs, for the GPU
+//! ([`ops`](crate::ops)) and the reference ([`reference`](mod@crate::reference)) alike.
+//!
+//! | layer | what it is |
+//! |---|---|
+//! | [`MultiHeadAttention`] | projections, attention over heads, projection; loads PyTorch's and Keras' weights |
+//! | [`AttentionDecoder`] | a recurrent decoder that attends to a memory at every step (Luong, Bahdanau, See) |
+//! | [`VisualAttention`] | soft and hard attention over the grid of a picture (Xu et al. 2015, "Show, Attend and Tell") |
+
+mod decoder;
+mod multi_head;
+mod torch;
+mod visual;
+
+pub use decoder::{
+    AttentionDecoder, DecoderMemory, DecoderOutput, DecoderOutputs, DecoderState, DecoderWeights, LocationInput,
+};
+pub use multi_head::{MultiHeadAttention, MultiHeadWeights};
+pub use torch::torch_mask;
+pub use visual::{VisualAttention, VisualOutputs, VisualState, VisualWeights};
+
+pub(crate) use decoder::DecoderProblem;
+pub(crate) use multi_head::MultiHeadProblem;
+pub(crate) use visual::VisualProblem;
+
+use crate::error::{Error, Result};
+use crate::problem::{nonzero, same, vector};
+
+/// y = W·x + b.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Linear<A> {
+    /// W [N, K].
+    pub weight: A,
+    /// b `[N]`.
+    pub bias: Option<A>,
+}
+
+impl<A> Linear<A> {
+    /// W alone.
+    pub fn new(weight: A) -> Self {
+        Self { weight, bias: None }
+    }
+
+    /// W and b.
+    pub fn with_bias(weight: A, bias: A) -> Self {
+        Self { weight, bias: Some(bias) }
+    }
+
+    /// Both tensors through a fallible function that is told their names, `layer.weight` and `layer.bias`.
+    ///
+    /// # Errors
+    /// The first error of `f`.
+    pub fn try_map<'a, B, E>(
+        &'a self,
+        layer: &str,
+        mut f: impl FnMut(&str, &'a A) -> Result<B, E>,
+    ) -> Result<Linear<B>, E> {
+        let weight = f(&format!("{layer}.weight"), &self.weight)?;
+        let bias = self.bias.as_ref().map(|bias| f(&format!("{layer}.bias"), bias)).transpose()?;
+        Ok(Linear { weight, bias })
+    }
+}
+
+impl Linear<&[usize]> {
+    /// Checks ranks, the length of the bias, and the K inputs that `of` gives; returns N.
+    pub(crate) fn check(&self, layer: &str, inputs: usize, of: &str) -> Result<usize> {
+        let name = format!("{layer}.weight");
+        let &[outputs, found] = self.weight else {
+            return Err(Error::shape(name, "rank", "2 [N, K]", self.weight.len()));
+        };
+        nonzero(&name, self.weight)?;
+        same(&name, &format!("axis 1 ({of})"), inputs, found)?;
+        vector(&format!("{layer}.bias"), self.bias, outputs, "outputs")?;
+        Ok(outputs)
+    }
+}
+
+/// A [.., ..] shape of three axes, none of them 0.
+fn rank3(name: &str, expected: &str, shape: &[usize]) -> Result<[usize; 3]> {
+    let found: [usize; 3] = shape
+        .try_into()
+        .map_err(|_| Error::shape(name, "rank", format!("3 {expected}"), format!("{} {shape:?}", shape.len())))?;
+    nonzero(name, shape)?;
+    Ok(found)
+}

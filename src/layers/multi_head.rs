@@ -1,0 +1,329 @@
+//! Multi-head attention with its projections.
+
+use super::{Linear, rank3};
+use crate::attention::{Attention, AttentionInputs};
+use crate::error::{Error, Result};
+use crate::problem::{AttentionProblem, same, vector};
+use crate::tensor::Array;
+
+/// Multi-head attention with its projections (Vaswani et al. 2017, "Attention Is All You Need", section 3.2.2;
+/// PyTorch's `MultiheadAttention`, Keras' `MultiHeadAttention` and `GroupQueryAttention`):
+/// ```text
+/// q = Wq·x + bq, k = Wk·x' + bk, v = Wv·x'' + bv      seen as heads: [B, N, H·D] → [B, H, N, D]
+/// y = Wo · concat_h attention(q_h, k_⌊h / group⌋, v_⌊h / group⌋) + bo
+/// ```
+/// Its inputs are [`AttentionInputs`] with query [B, Nq, Eq], key [B, Nk, Ek] and value [B, Nk, Ev] before the
+/// projections, and all else as attention has it: masks, lengths, past, rotary tables and so on. Its outputs are
+/// [`AttentionOutputs`](crate::attention::AttentionOutputs) with `output` [B, Nq, E]. On the GPU inputs and weights
+/// are f32 or f16, everything after the projections is f32.
+///
+/// ```
+/// use regard::attention::{Attention, AttentionInputs};
+/// use regard::layers::{Linear, MultiHeadAttention, MultiHeadWeights};
+/// use regard::reference;
+/// use regard::tensor::Array;
+///
+/// # fn main() -> regard::Result<()> {
+/// let numbers = |shape: &[usize]| Array::from_fn(shape, |k| (k as f32 * 0.7).sin());
+/// let layer = MultiHeadAttention {
+///     attention: Attention { weights: true, ..Attention::default() },
+///     ..MultiHeadAttention::new(4)
+/// };
+/// // as `torch.nn.MultiheadAttention(16, 4)` names its tensors
+/// let weights = MultiHeadWeights::from_torch(|name| match name {
+///     "in_proj_weight" => Some(numbers(&[48, 16])),
+///     "in_proj_bias" => Some(numbers(&[48])),
+///     "out_proj.weight" => Some(numbers(&[16, 16])),
+///     "out_proj.bias" => Some(numbers(&[16])),
+///     _ => None,
+/// })?;
+/// let x = numbers(&[2, 5, 16]);
+/// let outputs = reference::multi_head(&layer, &weights, &AttentionInputs::new(x.clone(), x.clone(), x))?;
+/// assert_eq!(outputs.output.shape(), [2, 5, 16]);
+/// assert_eq!(outputs.weights.unwrap().shape(), [2, 4, 5, 5]);
+/// # Ok(())
+/// # }
+/// ```
+/// On the GPU: `layer.run(&gpu, &weights.upload(&gpu, dtype)?, &inputs.upload(&gpu, dtype)?)`.
+#[derive(Debug, Clone)]
+pub struct MultiHeadAttention {
+    /// H: query heads.
+    pub heads: usize,
+    /// Hkv: key and value heads, a divisor of H; fewer than H for grouped queries, 1 for a multi-query layer.
+    pub kv_heads: usize,
+    /// The attention inside, over [B, H, N, D].
+    pub attention: Attention,
+    /// Adds a key and a value of zeros, which every query sees (PyTorch's `add_zero_attn`).
+    pub add_zero_attn: bool,
+    /// Weights as their mean over the heads, [B, Nq, Nk] (PyTorch's `average_attn_weights`).
+    pub average_weights: bool,
+}
+
+impl MultiHeadAttention {
+    /// Plain attention over `heads` heads.
+    pub fn new(heads: usize) -> Self {
+        let attention = Attention::default();
+        Self { heads, kv_heads: heads, attention, add_zero_attn: false, average_weights: false }
+    }
+}
+
+/// Weights of a [`MultiHeadAttention`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct MultiHeadWeights<A> {
+    /// Wq [H·D, Eq].
+    pub query: Linear<A>,
+    /// Wk [Hkv·D, Ek].
+    pub key: Linear<A>,
+    /// Wv [Hkv·Dv, Ev].
+    pub value: Linear<A>,
+    /// Wo [E, H·Dv].
+    pub output: Linear<A>,
+    /// [Hkv·D]: a learned key behind the projected ones, which every query sees (PyTorch's `add_bias_kv`).
+    pub bias_key: Option<A>,
+    /// [Hkv·Dv]: its value.
+    pub bias_value: Option<A>,
+}
+
+impl<A> MultiHeadWeights<A> {
+    /// Each tensor through a fallible function that is told the tensor's name.
+    ///
+    /// # Errors
+    /// The first error of `f`.
+    pub fn try_map<'a, B, E>(
+        &'a self,
+        mut f: impl FnMut(&str, &'a A) -> Result<B, E>,
+    ) -> Result<MultiHeadWeights<B>, E> {
+        Ok(MultiHeadWeights {
+            query: self.query.try_map("query", &mut f)?,
+            key: self.key.try_map("key", &mut f)?,
+            value: self.value.try_map("value", &mut f)?,
+            output: self.output.try_map("output", &mut f)?,
+            bias_key: self.bias_key.as_ref().map(|a| f("bias_key", a)).transpose()?,
+            bias_value: self.bias_value.as_ref().map(|a| f("bias_value", a)).transpose()?,
+        })
+    }
+
+    /// Each tensor through a function.
+    pub fn map<'a, B>(&'a self, mut f: impl FnMut(&'a A) -> B) -> MultiHeadWeights<B> {
+        match self.try_map(|_, a| Ok::<_, std::convert::Infallible>(f(a))) {
+            Ok(mapped) => mapped,
+            Err(never) => match never {},
+        }
+    }
+}
+
+impl<T: Clone> MultiHeadWeights<Array<T>> {
+    /// From the tensors of PyTorch's `MultiheadAttention`, found by their names in its state dict: `in_proj_weight`
+    /// [3·E, E] or `q_proj_weight` [E, E], `k_proj_weight` [E, kdim] and `v_proj_weight` [E, vdim]; `in_proj_bias`
+    /// [3·E]; `out_proj.weight` [E, E] and `out_proj.bias`; `bias_k` and `bias_v` [1, 1, E].
+    ///
+    /// # Errors
+    /// [`Error::Missing`] or [`Error::Shape`] by those names.
+    pub fn from_torch(mut find: impl FnMut(&str) -> Option<Array<T>>) -> Result<Self> {
+        let output = find("out_proj.weight").ok_or_else(|| Error::missing("out_proj.weight", "[E, E]"))?;
+        let &[width, _] = output.shape() else {
+            return Err(Error::shape("out_proj.weight", "rank", "2 [E, E]", output.shape().len()));
+        };
+        expect("out_proj.weight", &output, &[width, width])?;
+        let [query, key, value] = match find("in_proj_weight") {
+            Some(packed) => {
+                expect("in_proj_weight", &packed, &[3 * width, width])?;
+                thirds(&packed, &[width, width])?
+            }
+            None => {
+                let mut own = |name: &str, columns: &str| {
+                    let expected = format!("[{width}, {columns}], or `in_proj_weight` [{}, {width}]", 3 * width);
+                    let weight = find(name).ok_or_else(|| Error::missing(name, expected))?;
+                    match *weight.shape() {
+                        [rows, _] => same(name, "axis 0 (embedding)", width, rows).map(|()| weight),
+                        ref shape => Err(Error::shape(name, "rank", 2, shape.len())),
+                    }
+                };
+                [own("q_proj_weight", "E")?, own("k_proj_weight", "kdim")?, own("v_proj_weight", "vdim")?]
+            }
+        };
+        let [query_bias, key_bias, value_bias] = match find("in_proj_bias") {
+            Some(packed) => {
+                expect("in_proj_bias", &packed, &[3 * width])?;
+                thirds(&packed, &[width])?.map(Some)
+            }
+            None => [None, None, None],
+        };
+        let output_bias = find("out_proj.bias");
+        if let Some(bias) = &output_bias {
+            expect("out_proj.bias", bias, &[width])?;
+        }
+        let mut row = |name: &str| -> Result<Option<Array<T>>> {
+            let Some(bias) = find(name) else { return Ok(None) };
+            expect(name, &bias, &[1, 1, width])?;
+            bias.reshape(&[width]).map(Some)
+        };
+        Ok(Self {
+            query: Linear { weight: query, bias: query_bias },
+            key: Linear { weight: key, bias: key_bias },
+            value: Linear { weight: value, bias: value_bias },
+            output: Linear { weight: output, bias: output_bias },
+            bias_key: row("bias_k")?,
+            bias_value: row("bias_v")?,
+        })
+    }
+
+    /// From the variables of Keras' `MultiHeadAttention` or `GroupQueryAttention`, found by their paths inside the
+    /// layer: `query/kernel` [Eq, H, D], `key/kernel` [Ek, Hkv, D], `value/kernel` [Ev, Hkv, Dv], `query/bias` [H, D]
+    /// and so on, `attention_output/kernel` [H, Dv, E], `attention_output/bias` `[E]`.
+    ///
+    /// # Errors
+    /// [`Error::Missing`] or [`Error::Shape`] by those names, heads other than the layer's among them.
+    pub fn from_keras(layer: &MultiHeadAttention, mut find: impl FnMut(&str) -> Option<Array<T>>) -> Result<Self> {
+        let mut kernel = |name: &str, expected: &str| -> Result<(String, Array<T>, [usize; 3])> {
+            let path = format!("{name}/kernel");
+            let kernel = find(&path).ok_or_else(|| Error::missing(&path, expected))?;
+            match *kernel.shape() {
+                [a, b, c] => Ok((path, kernel, [a, b, c])),
+                ref shape => Err(Error::shape(path, "rank", format!("3 {expected}"), shape.len())),
+            }
+        };
+        let mut kernels = Vec::with_capacity(3);
+        for (name, expected, heads) in [
+            ("query", "[E, H, D]", layer.heads),
+            ("key", "[E, Hkv, D]", layer.kv_heads),
+            ("value", "[E, Hkv, Dv]", layer.kv_heads),
+        ] {
+            let (path, kernel, [inputs, found, dim]) = kernel(name, expected)?;
+            same(&path, "axis 1 (heads)", heads, found)?;
+            kernels.push((name, kernel.reshape(&[inputs, heads * dim])?.permute(&[1, 0])?, [heads, dim]));
+        }
+        let (path, output, [heads, dim, width]) = kernel("attention_output", "[H, Dv, E]")?;
+        same(&path, "axis 0 (heads)", layer.heads, heads)?;
+        let output = output.reshape(&[heads * dim, width])?.permute(&[1, 0])?;
+
+        let mut bias = |name: &str, shape: &[usize]| -> Result<Option<Array<T>>> {
+            let path = format!("{name}/bias");
+            let Some(bias) = find(&path) else { return Ok(None) };
+            expect(&path, &bias, shape)?;
+            bias.reshape(&[shape.iter().product()]).map(Some)
+        };
+        let mut projections = Vec::with_capacity(3);
+        for (name, weight, shape) in kernels {
+            projections.push(Linear { weight, bias: bias(name, &shape)? });
+        }
+        let output = Linear { weight: output, bias: bias("attention_output", &[width])? };
+        match <[Linear<Array<T>>; 3]>::try_from(projections) {
+            Ok([query, key, value]) => Ok(Self { query, key, value, output, bias_key: None, bias_value: None }),
+            Err(found) => Err(Error::shape("projections", "number", 3, found.len())),
+        }
+    }
+}
+
+fn expect<T>(name: &str, array: &Array<T>, shape: &[usize]) -> Result<()> {
+    if array.shape() == shape {
+        Ok(())
+    } else {
+        Err(Error::shape(name, "shape", format!("{shape:?}"), format!("{:?}", array.shape())))
+    }
+}
+
+/// What is stacked along the first axis, three of `shape`.
+fn thirds<T: Clone>(packed: &Array<T>, shape: &[usize]) -> Result<[Array<T>; 3]> {
+    let size = shape.iter().product::<usize>();
+    let part = |k: usize| Array::new(shape, packed.data()[k * size..(k + 1) * size].to_vec());
+    Ok([part(0)?, part(1)?, part(2)?])
+}
+
+/// A multi-head layer with its numbers checked.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct MultiHeadProblem {
+    /// The attention inside, without the rows that the layer adds.
+    pub(crate) attention: AttentionProblem,
+    /// Keys added behind the projected ones: the learned one, the zero one.
+    pub(crate) extra: usize,
+}
+
+impl MultiHeadProblem {
+    pub(crate) fn new(
+        layer: &MultiHeadAttention,
+        weights: &MultiHeadWeights<&[usize]>,
+        inputs: &AttentionInputs<&[usize]>,
+    ) -> Result<Self> {
+        let (heads, kv_heads) = (layer.heads, layer.kv_heads);
+        if heads == 0 || kv_heads == 0 || heads % kv_heads != 0 {
+            let reason = format!("{heads} heads cannot share {kv_heads}: heads must be a multiple, and neither 0");
+            return Err(Error::option("heads, kv_heads", reason));
+        }
+        if inputs.block_table.is_some() {
+            let reason = "a cache in pages holds projected keys: project new ones, append them, and call the attention";
+            return Err(Error::option("block_table", reason));
+        }
+        let [batch, queries, query_width] = rank3("query", "[B, Nq, E]", inputs.query)?;
+        let [key_batch, keys, key_width] = rank3("key", "[B, Nk, E]", inputs.key)?;
+        let [value_batch, value_keys, value_width] = rank3("value", "[B, Nk, E]", inputs.value)?;
+        same("key", "axis 0 (batch)", batch, key_batch)?;
+        same("value", "axis 0 (batch)", batch, value_batch)?;
+        same("value", "axis 1 (keys)", keys, value_keys)?;
+
+        let head_dim = |name: &str, linear: &Linear<&[usize]>, inputs: usize, heads: usize| -> Result<usize> {
+            let rows = linear.check(name, inputs, "input")?;
+            if rows % heads == 0 {
+                Ok(rows / heads)
+            } else {
+                let expected = format!("a multiple of {heads} heads");
+                Err(Error::shape(format!("{name}.weight"), "axis 0 (heads · dim)", expected, rows))
+            }
+        };
+        let query_dim = head_dim("query", &weights.query, query_width, heads)?;
+        let key_dim = head_dim("key", &weights.key, key_width, kv_heads)?;
+        let value_dim = head_dim("value", &weights.value, value_width, kv_heads)?;
+        weights.output.check("output", heads * value_dim, "heads · value dim")?;
+        match (weights.bias_key, weights.bias_value) {
+            (Some(_), None) => return Err(Error::missing("bias_value", "the value that belongs to `bias_key`")),
+            (None, Some(_)) => return Err(Error::missing("bias_key", "the key that belongs to `bias_value`")),
+            _ => {}
+        }
+        vector("bias_key", weights.bias_key, kv_heads * key_dim, "heads · dim")?;
+        vector("bias_value", weights.bias_value, kv_heads * value_dim, "heads · value dim")?;
+
+        let (query, key, value) =
+            ([batch, heads, queries, query_dim], [batch, kv_heads, keys, key_dim], [batch, kv_heads, keys, value_dim]);
+        let inside = AttentionInputs { query: &query[..], key: &key[..], value: &value[..], ..inputs.clone() };
+        let attention = AttentionProblem::new(&layer.attention, &inside)?;
+        let extra = usize::from(weights.bias_key.is_some()) + usize::from(layer.add_zero_attn);
+        if extra > 0 {
+            check_added(layer, inputs)?;
+        }
+        if layer.average_weights && !layer.attention.weights {
+            return Err(Error::option("average_weights", "needs `attention.weights`, which is what it averages"));
+        }
+        Ok(Self { attention, extra })
+    }
+
+    /// The shape of the mask once it reaches the keys that are added.
+    pub(crate) fn mask_shape(&self, mask: &[usize]) -> Vec<usize> {
+        let keys = self.attention.keys + self.extra;
+        mask.split_last().map_or(vec![], |(_, lead)| [lead, &[keys]].concat())
+    }
+}
+
+/// Keys that are added have no position, and every query sees them: what counts positions or lengths must come as a
+/// mask, which is extended over them.
+fn check_added(layer: &MultiHeadAttention, inputs: &AttentionInputs<&[usize]>) -> Result<()> {
+    let attention = &layer.attention;
+    let given = [
+        ("causal", attention.causal.is_some()),
+        ("window", attention.window.is_some()),
+        ("rotary", attention.rotary.is_some()),
+        ("block_mask", inputs.block_mask.is_some()),
+        ("kv_lengths", inputs.kv_lengths.is_some()),
+        ("query_lengths", inputs.query_lengths.is_some()),
+        ("cu_seqlens_q", inputs.cu_seqlens_q.is_some()),
+        ("alibi_slopes", inputs.alibi_slopes.is_some()),
+        ("past_key", inputs.past_key.is_some()),
+        ("previous", inputs.previous.is_some()),
+    ];
+    match given.iter().find(|(_, given)| *given) {
+        Some((name, _)) => {
+            let reason = "keys that `add_zero_attn` or `bias_key` add have no position: write it out as a mask";
+            Err(Error::option(*name, reason))
+        }
+        None => Ok(()),
+    }
+}

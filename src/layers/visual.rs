@@ -1,0 +1,220 @@
+//! Soft and hard attention over the grid of a picture.
+
+use super::{Linear, rank3};
+use crate::attention::{Attention, Normalize, Score};
+use crate::error::{Error, Result};
+use crate::problem::{same, vector};
+
+/// Attention over the annotation vectors a_1 … a_L of a picture's grid, given a decoder's state h (Xu et al. 2015, "Show,
+/// Attend and Tell: Neural Image Caption Generation with Visual Attention", sections 3.1 and 4):
+/// ```text
+/// e_ti = v · tanh(Wa·a_i + Wh·h_t + b)        eq. 4, f_att as an additive score
+/// α_t  = softmax(e_t)                         soft attention, section 4.2
+///      = one location drawn from it           hard attention, section 4.1: `Normalize::Sample`
+/// β_t  = sigmoid(Wβ·h_t + bβ)                 section 4.2.1, the gate; 1 without
+/// z_t  = β_t · Σ_i α_ti · a_i                 eq. 8 and 13
+/// penalty = λ · Σ_i (1 − Σ_t α_ti)²           eq. 14, doubly stochastic attention
+/// ```
+/// `Normalize::Hardmax` takes the likeliest location instead of drawing one. For either hard form the outputs hold
+/// what REINFORCE learns from (eq. 11 and 12): ln softmax(e_t) at the chosen location, and the entropy of softmax(e_t).
+///
+/// ```
+/// use regard::layers::{Linear, VisualAttention, VisualWeights};
+/// use regard::reference;
+/// use regard::tensor::Array;
+///
+/// # fn main() -> regard::Result<()> {
+/// let numbers = |shape: &[usize]| Array::from_fn(shape, |k| (k as f32 * 0.7).sin());
+/// let weights = VisualWeights {
+///     annotation: numbers(&[8, 5]),
+///     hidden: Linear::with_bias(numbers(&[8, 6]), numbers(&[8])),
+///     v: numbers(&[8]),
+///     gate: Some(Linear::new(numbers(&[1, 6]))),
+/// };
+/// // two pictures of 3 × 4 cells with 5 features each, three decoder steps
+/// let (annotations, hidden) = (numbers(&[2, 12, 5]), numbers(&[3, 2, 6]));
+/// let hard = VisualAttention::hard(42);
+/// let outputs = reference::visual(&hard, &weights, &annotations, &hidden, None)?;
+/// assert_eq!(outputs.context.shape(), [3, 2, 5]);
+/// assert_eq!(outputs.alpha.shape(), [3, 2, 12]);
+/// assert!(outputs.log_probability.unwrap().data().iter().all(|&p| p < 0.0));
+/// # Ok(())
+/// # }
+/// ```
+/// On the GPU: [`VisualAttention::remember`] once for a picture, then [`VisualAttention::record`] for each step or for
+/// a whole sequence of states.
+#[derive(Debug, Clone, PartialEq)]
+pub struct VisualAttention {
+    /// Softmax or sparsemax for soft attention, sample or hardmax for hard attention. Under [`Normalize::Sample`] step t
+    /// draws with seed + t.
+    pub normalize: Normalize,
+    /// τ, above 0: scores are divided by it before the softmax.
+    pub temperature: Option<f32>,
+    /// λ of the doubly stochastic penalty.
+    pub penalty: f32,
+}
+
+impl VisualAttention {
+    /// Soft attention, λ = 1.
+    pub fn soft() -> Self {
+        Self { normalize: Normalize::Softmax, temperature: None, penalty: 1.0 }
+    }
+
+    /// Hard attention that draws locations, λ = 1.
+    pub fn hard(seed: u32) -> Self {
+        Self { normalize: Normalize::Sample { seed }, ..Self::soft() }
+    }
+
+    /// Whether one location is chosen.
+    pub(crate) fn is_hard(&self) -> bool {
+        matches!(self.normalize, Normalize::Sample { .. } | Normalize::Hardmax)
+    }
+
+    /// The attention of steps from `step` on, over [B, 1, T, A].
+    pub(crate) fn attention(&self, step: u32) -> Attention {
+        let normalize = match self.normalize {
+            Normalize::Sample { seed } => Normalize::Sample { seed: seed.wrapping_add(step) },
+            normalize => normalize,
+        };
+        let temperature = self.temperature.filter(|_| normalize != Normalize::Hardmax);
+        Attention { score: Score::Additive, normalize, temperature, weights: true, ..Attention::default() }
+    }
+}
+
+/// Weights of a [`VisualAttention`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct VisualWeights<A> {
+    /// Wa [A, D].
+    pub annotation: A,
+    /// Wh [A, H] and b `[A]`.
+    pub hidden: Linear<A>,
+    /// v `[A]`.
+    pub v: A,
+    /// Wβ [1, H] and bβ `[1]`.
+    pub gate: Option<Linear<A>>,
+}
+
+impl<A> VisualWeights<A> {
+    /// Each tensor through a fallible function that is told the tensor's name.
+    ///
+    /// # Errors
+    /// The first error of `f`.
+    pub fn try_map<'a, B, E>(&'a self, mut f: impl FnMut(&str, &'a A) -> Result<B, E>) -> Result<VisualWeights<B>, E> {
+        Ok(VisualWeights {
+            annotation: f("annotation", &self.annotation)?,
+            hidden: self.hidden.try_map("hidden", &mut f)?,
+            v: f("v", &self.v)?,
+            gate: self.gate.as_ref().map(|gate| gate.try_map("gate", &mut f)).transpose()?,
+        })
+    }
+
+    /// Each tensor through a function.
+    pub fn map<'a, B>(&'a self, mut f: impl FnMut(&'a A) -> B) -> VisualWeights<B> {
+        match self.try_map(|_, a| Ok::<_, std::convert::Infallible>(f(a))) {
+            Ok(mapped) => mapped,
+            Err(never) => match never {},
+        }
+    }
+}
+
+/// What visual attention carries from step to step; nothing at first.
+#[derive(Debug, Clone, PartialEq)]
+pub struct VisualState<A> {
+    /// [B, L]: Σ_t α_ti of the steps done.
+    pub coverage: A,
+    /// Steps done.
+    pub step: u32,
+}
+
+/// What visual attention gives back over T steps.
+#[derive(Debug, Clone, PartialEq)]
+pub struct VisualOutputs<A> {
+    /// z [T, B, D], gated.
+    pub context: A,
+    /// α [T, B, L].
+    pub alpha: A,
+    /// β [T, B], if there is a gate.
+    pub beta: Option<A>,
+    /// `[B]`: λ · Σ_i (1 − Σ_t α_ti)² over all steps so far.
+    pub penalty: A,
+    /// [T, B], of hard attention: the logarithm of the chosen location's probability.
+    pub log_probability: Option<A>,
+    /// [T, B]: the entropy (nats) of α_t, or of the distribution that hard attention chooses from.
+    pub entropy: A,
+    /// After the last step.
+    pub state: VisualState<A>,
+}
+
+impl<A> VisualOutputs<A> {
+    /// Each tensor through a fallible function that is told the tensor's name.
+    ///
+    /// # Errors
+    /// The first error of `f`.
+    pub fn try_map<'a, B, E>(&'a self, mut f: impl FnMut(&str, &'a A) -> Result<B, E>) -> Result<VisualOutputs<B>, E> {
+        Ok(VisualOutputs {
+            context: f("context", &self.context)?,
+            alpha: f("alpha", &self.alpha)?,
+            beta: self.beta.as_ref().map(|a| f("beta", a)).transpose()?,
+            penalty: f("penalty", &self.penalty)?,
+            log_probability: self.log_probability.as_ref().map(|a| f("log_probability", a)).transpose()?,
+            entropy: f("entropy", &self.entropy)?,
+            state: VisualState { coverage: f("state.coverage", &self.state.coverage)?, step: self.state.step },
+        })
+    }
+}
+
+/// Visual attention with its numbers checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct VisualProblem {
+    pub(crate) steps: usize,
+    pub(crate) batch: usize,
+    /// L.
+    pub(crate) locations: usize,
+    /// D.
+    pub(crate) features: usize,
+    /// H.
+    pub(crate) hidden: usize,
+}
+
+impl VisualProblem {
+    pub(crate) fn new(
+        layer: &VisualAttention,
+        weights: &VisualWeights<&[usize]>,
+        annotations: &[usize],
+        hidden: &[usize],
+        coverage: Option<&[usize]>,
+    ) -> Result<Self> {
+        let [batch, locations, features] = rank3("annotations", "[B, L, D]", annotations)?;
+        let [steps, rows, width] = rank3("hidden", "[T, B, H]", hidden)?;
+        same("hidden", "axis 1 (batch)", batch, rows)?;
+        let units = Linear::new(weights.annotation).check("annotation", features, "features")?;
+        let found = weights.hidden.check("hidden", width, "hidden")?;
+        same("hidden.weight", "axis 0 (attention dim)", units, found)?;
+        vector("v", Some(weights.v), units, "attention dim")?;
+        if let Some(gate) = &weights.gate {
+            let found = gate.check("gate", width, "hidden")?;
+            same("gate.weight", "axis 0 (one number)", 1, found)?;
+        }
+        if let Some(coverage) = coverage
+            && coverage != [batch, locations]
+        {
+            let expected = format!("[{batch}, {locations}]");
+            return Err(Error::shape("state.coverage", "shape", expected, format!("{coverage:?}")));
+        }
+        if matches!(layer.normalize, Normalize::Monotonic(_)) {
+            return Err(Error::option(
+                "normalize",
+                "a grid has no order: choose softmax, sparsemax, sample or hardmax",
+            ));
+        }
+        if !layer.penalty.is_finite() {
+            return Err(Error::option("penalty", format!("must be finite, not {}", layer.penalty)));
+        }
+        match layer.temperature {
+            Some(t) if !(t.is_finite() && t > 0.0) => {
+                Err(Error::option("temperature", format!("must be above 0, not {t}")))
+            }
+            _ => Ok(Self { steps, batch, locations, features, hidden: width }),
+        }
+    }
+}
