@@ -23,7 +23,8 @@ use crate::output::{self, Named, OutputType};
 use crate::picture;
 use crate::progress::Busy;
 use crate::tensors::Input;
-use inputs::{Form, Heads};
+pub(crate) use inputs::Form;
+use inputs::Heads;
 pub(crate) use options::Storage;
 use options::{Options, Stage};
 

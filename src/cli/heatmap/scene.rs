@@ -118,7 +118,7 @@ struct Mark {
     text: String,
     size: f32,
     width: f32,
-    /// Longer than a letter and its marks.
+    /// Longer than a letter and its marks, or among labels that are.
     long: bool,
 }
 
@@ -398,8 +398,11 @@ impl Side {
             // The largest label must fit in a cell, and letters of other scripts have marks above and below.
             let high = shown.iter().any(|text| text.chars().any(|c| c > '\u{24f}' && c != '…'));
             let size = (cell * if high { 0.6 } else { 0.75 }).clamp(9.0, if high { 20.0 } else { 16.0 });
+            let is_long = |text: &str| label::clusters(text).len() > 1;
+            // Among words a lone letter is turned too, among letters only the word.
+            let words = !high && 2 * shown.iter().filter(|text| is_long(text)).count() > shown.len();
             let each = shown.into_iter().enumerate().map(|(at, text)| {
-                let long = label::clusters(&text).len() > 1;
+                let long = words || is_long(&text);
                 let smaller = if long && high { (size * TOKEN_SIZE).max(9.0) } else { size };
                 mark(at, text, smaller, long)
             });
