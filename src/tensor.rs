@@ -212,6 +212,50 @@ impl Layout {
     }
 }
 
+/// A number type of host arrays: f32, f64, f16, bf16.
+pub trait Element: Copy {
+    /// The same value; exact.
+    fn widen(self) -> f64;
+    /// The nearest value.
+    fn narrow(x: f64) -> Self;
+}
+
+impl Element for f64 {
+    fn widen(self) -> f64 {
+        self
+    }
+    fn narrow(x: f64) -> Self {
+        x
+    }
+}
+
+impl Element for f32 {
+    fn widen(self) -> f64 {
+        f64::from(self)
+    }
+    fn narrow(x: f64) -> Self {
+        x as Self
+    }
+}
+
+impl Element for half::f16 {
+    fn widen(self) -> f64 {
+        self.to_f64()
+    }
+    fn narrow(x: f64) -> Self {
+        Self::from_f64(x)
+    }
+}
+
+impl Element for half::bf16 {
+    fn widen(self) -> f64 {
+        self.to_f64()
+    }
+    fn narrow(x: f64) -> Self {
+        Self::from_f64(x)
+    }
+}
+
 /// A dense row-major array in host memory.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Array<T = f32> {
@@ -268,6 +312,27 @@ impl<T> Array<T> {
     /// When the number of elements differs.
     pub fn reshape(self, shape: &[usize]) -> Result<Self> {
         Self::new(shape, self.data)
+    }
+}
+
+impl<T: Element> Array<T> {
+    /// Each element as the nearest one of another type: bf16 and f16 in, and out again, of computations in f32.
+    ///
+    /// ```
+    /// use half::bf16;
+    /// use regard::attention::{Attention, AttentionInputs};
+    /// use regard::{reference, tensor::Array};
+    ///
+    /// # fn main() -> regard::Result<()> {
+    /// let x = Array::from_fn(&[1, 2, 5, 8], |i| bf16::from_f32((i as f32).sin()));
+    /// let inputs = AttentionInputs::new(x.clone(), x.clone(), x).map(Array::cast::<f32>);
+    /// let output: Array<bf16> = reference::attention(&Attention::default(), &inputs)?.output.cast();
+    /// # assert_eq!(output.shape(), [1, 2, 5, 8]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn cast<U: Element>(&self) -> Array<U> {
+        self.map(|&x| U::narrow(x.widen()))
     }
 }
 
@@ -333,6 +398,15 @@ mod tests {
         assert_eq!(mask.broadcast(&[2, 3, 4, 5]).unwrap().strides, [0, 5, 0, 1]);
         assert!(mask.broadcast(&[2, 3, 4, 6]).is_err());
         assert!(mask.broadcast(&[3, 4]).is_err());
+    }
+
+    #[test]
+    fn casts_round_to_the_nearest() {
+        use half::{bf16, f16};
+        let x = Array::new(&[4], vec![1.0f64, 0.1, 65_504.0, -1e-8]).unwrap();
+        assert_eq!(x.cast::<f16>().data(), [1.0, 0.1, 65_504.0, -1e-8].map(f16::from_f64));
+        assert_eq!(x.cast::<bf16>().cast::<f32>().data(), [1.0, 0.100_097_656, 65_536.0, -1.001_172e-8]);
+        assert_eq!(x.cast::<f32>().cast::<f64>().data()[1], f64::from(0.1f32));
     }
 
     #[test]
