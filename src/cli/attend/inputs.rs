@@ -115,6 +115,7 @@ pub(super) fn read(
     let query = input.require("query", "[B, Hq, Nq, D], [B, Nq, Hq·D] or [Nq, D]")?;
     let form = Form::of(&query, ragged, heads.query)?;
     let rank = query.shape().len();
+    let query = form.split("query", query, heads.query)?;
     let table = input.integers("block_table")?;
     let kv_heads = heads.kv.or(heads.query);
     let pair = |name: &str, expected: &str| -> Outcome<Array> {
@@ -131,7 +132,7 @@ pub(super) fn read(
     };
     let key = pair("key", "[B, Hkv, Nk, D], [B, Nk, Hkv·D] or [Nk, D]")?;
     let value = pair("value", "[B, Hkv, Nk, Dv], [B, Nk, Hkv·Dv] or [Nk, Dv]")?;
-    let mut inputs = AttentionInputs::new(form.split("query", query, heads.query)?, key, value);
+    let mut inputs = AttentionInputs::new(query, key, value);
     for (option, heads, tensor) in [("q-heads", heads.query, &inputs.query), ("kv-heads", heads.kv, &inputs.key)] {
         let found = tensor.shape()[1];
         if let Some(heads) = heads.filter(|&heads| heads != found) {

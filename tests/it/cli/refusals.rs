@@ -189,7 +189,7 @@ fn wrong_options_are_one_line_and_a_hint() {
             "`--help`",
         ),
         ("attend x.safetensors -o y --rotary both", "invalid value 'both' for '--rotary <PAIRS>'", "`--help`"),
-        ("merge x.safetensors -o y", "2 values required for '<PART.safetensors> <PART.safetensors>...'", "`--help`"),
+        ("merge x.safetensors -o y", "2 values required by '<PART.safetensors> <PART.safetensors>...'", "`--help`"),
         ("encode x.safetensors -o y", "the following required arguments were not provided: --cell", "`--help`"),
         ("nonsense", "unrecognized subcommand 'nonsense'", "`--help`"),
         ("info --device tpu", "invalid value 'tpu' for '--device <DEVICE>' [possible values: auto, gpu, cpu]", "'cpu'"),
