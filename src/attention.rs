@@ -49,7 +49,7 @@ pub enum Score {
     /// v·tanh(Wq·q + Wk·k + U·f_j + b) with f = F ∗ `previous`, the alignment before this query convolved along the
     /// keys: f_j\[c\] = Σ_n F\[c, n\] · previous\[j + n − ⌊(W − 1) / 2⌋\], 0 outside (Chorowski et al. 2015, "Attention-Based
     /// Models for Speech Recognition", eq. 8 and 9). With the sum of all alignments as `previous` and a filter of
-    /// width 1 it is the coverage of See et al. 2017, eq. 11.
+    /// width 1 it is the coverage of See et al. 2017, eq. 11. Without Wq and Wk, q and k are projected already.
     Location,
 }
 

@@ -6,11 +6,12 @@ use std::collections::BTreeMap;
 
 use crate::attention::AttentionOutputs;
 use crate::baseline::{self, Verdicts, stored};
-use crate::cases::{self, AppendCase, AttentionCase, LinearCase, MergeCase, RnnCase};
+use crate::cases::{self, AppendCase, AttentionCase, CoverageCase, LinearCase, MergeCase, RnnCase};
 use crate::compare::judge;
 use crate::error::Result;
 use crate::gpu::{Gpu, Run, Tensor};
-use crate::kernels::fma_rate;
+use crate::kernels::{coverage, fma_rate};
+use crate::layers::CoverageCost;
 use crate::ops::cache::append;
 use crate::ops::linear::{embed, linear};
 use crate::ops::merge::merge;
@@ -43,6 +44,7 @@ enum Case {
     Linear(LinearCase),
     Append(AppendCase),
     Merge(MergeCase),
+    Coverage(CoverageCase),
     /// x = a·x + b so often.
     FmaRate([f32; 2], u32),
 }
@@ -55,6 +57,7 @@ impl Case {
             Self::Linear(case) => &case.name,
             Self::Append(case) => &case.name,
             Self::Merge(case) => &case.name,
+            Self::Coverage(case) => &case.name,
             Self::FmaRate(..) => "rate of multiply-adds",
         }
     }
@@ -76,6 +79,7 @@ pub fn run(gpu: &Gpu, quick: bool, mut progress: impl FnMut(usize, usize)) -> Re
         .step_by(if quick { 5 } else { 1 })
         .chain(cases::appends().into_iter().map(Case::Append))
         .chain(cases::merges().into_iter().map(Case::Merge))
+        .chain(cases::coverage().into_iter().map(Case::Coverage))
         .chain([Case::FmaRate([0.75, 0.5], 20)])
         .collect();
     let types: &[DType] = if gpu.caps().f16 { &[DType::F32, DType::F16] } else { &[DType::F32] };
@@ -90,6 +94,7 @@ pub fn run(gpu: &Gpu, quick: bool, mut progress: impl FnMut(usize, usize)) -> Re
                 Case::Linear(case) => linear_case(&mut run, case, dtype),
                 Case::Append(case) => append_case(&mut run, case, dtype),
                 Case::Merge(case) => merge_case(&mut run, case, dtype),
+                Case::Coverage(case) => coverage_case(&mut run, case),
                 Case::FmaRate(factors, turns) => fma_rate_case(&mut run, *factors, *turns),
             };
             if let Err(lost @ crate::Error::DeviceLost(_)) = ratios {
@@ -242,6 +247,30 @@ fn merge_case(run: &mut Run<'_>, case: &MergeCase, dtype: DType) -> Ratios {
         ("output", judge("output", &got_output, &oracle, &stored(&baseline, dtype), dtype)?.ratio()),
         ("lse", judge("lse", &got_lse, &oracle_lse, &baseline_lse, DType::F32)?.ratio()),
     ])
+}
+
+fn coverage_case(run: &mut Run<'_>, case: &CoverageCase) -> Ratios {
+    let gpu = run.gpu();
+    let upload = |array: &Array<f32>| Tensor::upload(gpu, "alignment", array, DType::F32);
+    let (alignment, before) = (upload(&case.alignment)?, case.before.as_ref().map(upload).transpose()?);
+    let shape = case.alignment.shape();
+    let (after_view, after) = run.output("coverage", shape, DType::F32)?;
+    let (cost_view, cost) = run.output("cost", &shape[..1], DType::F32)?;
+    let (alignment, before) = (run.bind("alignment", &alignment), before.map(|before| run.bind("before", &before)));
+    let asked = case.cost.map(|cost| (cost, &cost_view));
+    coverage::record(run.recording_mut(), gpu.caps(), &alignment, before.as_ref(), &after_view, asked)?;
+    let [got, got_cost] = read(run, &[&after, &cost])?
+        .try_into()
+        .map_err(|_| crate::Error::missing("coverage and cost", "what was read back"))?;
+    let of = case.cost.unwrap_or(CoverageCost::Overlap);
+    let before = case.before.as_ref().map(widened);
+    let (oracle, oracle_cost) = reference::coverage(&widened(&case.alignment), before.as_ref(), of)?;
+    let (baseline, baseline_cost) = reference::coverage(&case.alignment, case.before.as_ref(), of)?;
+    let mut found = vec![("coverage", judge("coverage", &got, &oracle, &baseline, DType::F32)?.ratio())];
+    if case.cost.is_some() {
+        found.push(("cost", judge("cost", &got_cost, &oracle_cost, &baseline_cost, DType::F32)?.ratio()));
+    }
+    Ok(found)
 }
 
 fn fma_rate_case(run: &mut Run<'_>, factors: [f32; 2], turns: u32) -> Ratios {

@@ -15,10 +15,10 @@ pub enum Kernel {
     Append,
     /// Strided copy.
     Copy,
-    /// Entropy of rows of weights.
-    Entropy,
     /// Running sum of alignments.
     Coverage,
+    /// Entropy of rows of weights.
+    Entropy,
     /// Measurement: multiply-adds per second.
     FmaRate,
     /// Embedding look-up.
@@ -90,8 +90,8 @@ impl Kernel {
         match self {
             Self::Append => "append",
             Self::Copy => "copy",
-            Self::Entropy => "entropy",
             Self::Coverage => "coverage",
+            Self::Entropy => "entropy",
             Self::FmaRate => "fma_rate",
             Self::Gather => "gather",
             Self::Location => "location",
@@ -112,8 +112,8 @@ impl Kernel {
         match self {
             Self::Append => &[LAYOUT, PAGES, shader!("append.wgsl")],
             Self::Copy => &[LAYOUT, shader!("copy.wgsl")],
-            Self::Entropy => &[LAYOUT, MATH, REDUCE_SHARED, shader!("entropy.wgsl")],
             Self::Coverage => &[LAYOUT, REDUCE_SHARED, shader!("coverage.wgsl")],
+            Self::Entropy => &[LAYOUT, MATH, REDUCE_SHARED, shader!("entropy.wgsl")],
             Self::FmaRate => &[LAYOUT, shader!("fma_rate.wgsl")],
             Self::Gather => &[LAYOUT, shader!("gather.wgsl")],
             Self::Location => &[LAYOUT, shader!("location.wgsl")],

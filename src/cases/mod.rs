@@ -5,11 +5,13 @@
 
 mod attention;
 mod cache;
+mod coverage;
 mod linear;
 mod recurrent;
 
 pub use attention::{AttentionCase, attention};
 pub use cache::{AppendCase, MergeCase, appends, merges};
+pub use coverage::{CoverageCase, coverage};
 pub use linear::{LinearCase, linear};
 pub use recurrent::{RnnCase, recurrent};
 

@@ -2,6 +2,7 @@
 
 use super::{View4, params, switch, vector};
 use crate::error::{Error, Result};
+use crate::layers::CoverageCost;
 use crate::plan::{Caps, RowPlan};
 use crate::recording::{Binding, Dispatch, Recording, View};
 use crate::tensor::DType;
@@ -20,18 +21,6 @@ params! {
     }
 }
 
-/// What a row of coverage costs.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Cost {
-    /// Σ_j min(alignment_j, before_j) (See et al. 2017, "Get To The Point", eq. 12).
-    Overlap,
-    /// λ · Σ_j (1 − after_j)² (Xu et al. 2015, "Show, Attend and Tell", eq. 14).
-    DoublyStochastic {
-        /// λ.
-        factor: f32,
-    },
-}
-
 /// `after = before + alignment`, each [B, Nk] in f32, and the cost of each row into a view `[B]`. Without `before` it is
 /// zeros. `after` and `before` lie in different buffers.
 ///
@@ -43,7 +32,7 @@ pub fn record(
     alignment: &View,
     before: Option<&View>,
     after: &View,
-    cost: Option<(Cost, &View)>,
+    cost: Option<(CoverageCost, &View)>,
 ) -> Result<()> {
     let &[rows, keys] = alignment.shape() else {
         return Err(Error::shape("alignment", "rank", "2 [B, Nk]", alignment.shape().len()));
@@ -61,8 +50,8 @@ pub fn record(
     cost.map(|(_, view)| fits("cost", view, &[rows])).transpose()?;
     let (mode, factor) = match cost {
         None => (0, 0.0),
-        Some((Cost::Overlap, _)) => (1, 1.0),
-        Some((Cost::DoublyStochastic { factor }, _)) => (2, factor),
+        Some((CoverageCost::Overlap, _)) => (1, 1.0),
+        Some((CoverageCost::DoublyStochastic { factor }, _)) => (2, factor),
     };
     let plan = RowPlan::new("coverage", rows, keys, 1, caps)?;
     // The binding is always there; a word of scratch stands in where no one asked.

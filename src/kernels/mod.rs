@@ -84,13 +84,13 @@ pub fn uniform_structs() -> Vec<(Kernel, &'static str, Fields, usize)> {
         (Kernel::FmaRate, "Params", fma_rate::Params::FIELDS, size_of::<fma_rate::Params>()),
         (Kernel::Gather, "Params", gather::Params::FIELDS, size_of::<gather::Params>()),
         (Kernel::Copy, "Params", copy::Params::FIELDS, size_of::<copy::Params>()),
+        (Kernel::Coverage, "Params", coverage::Params::FIELDS, size_of::<coverage::Params>()),
         (Kernel::Append, "Params", append::Params::FIELDS, size_of::<append::Params>()),
         (Kernel::Entropy, "Params", entropy::Params::FIELDS, size_of::<entropy::Params>()),
         (Kernel::Location, "Params", location::Params::FIELDS, size_of::<location::Params>()),
         (Kernel::MergePartials, "Params", merge_partials::Params::FIELDS, size_of::<merge_partials::Params>()),
         (Kernel::Monotonic, "Params", monotonic::Params::FIELDS, size_of::<monotonic::Params>()),
         (Kernel::Rotary, "Params", rotary::Params::FIELDS, size_of::<rotary::Params>()),
-        (Kernel::Coverage, "Params", coverage::Params::FIELDS, size_of::<coverage::Params>()),
         (Kernel::Merge, "Params", merge::Params::FIELDS, size_of::<merge::Params>()),
     ]
 }

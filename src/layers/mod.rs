@@ -1,5 +1,5 @@
-//! Layers made of attention, projections and recurrences: options, weights, inputs and outputs, for the GPU
-//! ([`ops`](crate::ops)) and the reference ([`reference`](mod@crate::reference)) alike.
+//! Layers made of attention, projections and recurrences: options, weights and outputs, for the GPU (`record` and `run`,
+//! here and in [`ops`](crate::ops)) and the reference ([`reference`](mod@crate::reference)) alike.
 //!
 //! | layer | what it is |
 //! |---|---|
@@ -25,6 +25,18 @@ pub(crate) use visual::VisualProblem;
 
 use crate::error::{Error, Result};
 use crate::problem::{nonzero, same, vector};
+
+/// What a row of coverage, the running sum of alignments, costs.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum CoverageCost {
+    /// Σ_j min(alignment_j, before_j) (See et al. 2017, "Get To The Point", eq. 12).
+    Overlap,
+    /// λ · Σ_j (1 − after_j)² (Xu et al. 2015, "Show, Attend and Tell", eq. 14).
+    DoublyStochastic {
+        /// λ.
+        factor: f32,
+    },
+}
 
 /// y = W·x + b.
 #[derive(Debug, Clone, PartialEq)]

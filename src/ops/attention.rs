@@ -287,6 +287,12 @@ fn compared(
                 projected("projected key", &key, &key_shape, wk, None)?,
             ))
         }
+        // The location is added to keys in f32.
+        (Score::Location, ..) if key.dtype != DType::F32 => {
+            let wide = recording.scratch("key in f32", key.shape(), DType::F32);
+            copy::record(recording, caps, &key, &wide)?;
+            Ok((query, wide))
+        }
         _ => Ok((query, key)),
     }
 }

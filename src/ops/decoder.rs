@@ -3,11 +3,10 @@
 use crate::attention::{Attention, AttentionInputs, Mask, Normalize, Score, ScoreWeights};
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Run, Tensor};
-use crate::kernels::coverage::{self, Cost};
-use crate::kernels::{copy, project};
+use crate::kernels::{copy, coverage, project};
 use crate::layers::{
-    AttentionDecoder, DecoderMemory, DecoderOutput, DecoderOutputs, DecoderProblem, DecoderState, DecoderWeights,
-    Linear, LocationInput,
+    AttentionDecoder, CoverageCost, DecoderMemory, DecoderOutput, DecoderOutputs, DecoderProblem, DecoderState,
+    DecoderWeights, Linear, LocationInput,
 };
 use crate::ops::linear::linear;
 use crate::ops::multi_head::{stored, upload_weight};
@@ -199,7 +198,7 @@ impl GpuAttentionDecoder {
                 coverage: match &loss {
                     Some((view, _)) => {
                         let loss = view.with(view.layout.narrow(0, t, 1)?.reshape(&[p.batch])?);
-                        Some(cover(run, &alignment, now.coverage.as_ref(), Some((Cost::Overlap, &loss)))?)
+                        Some(cover(run, &alignment, now.coverage.as_ref(), Some((CoverageCost::Overlap, &loss)))?)
                     }
                     None => None,
                 },
@@ -408,7 +407,7 @@ pub(super) fn cover(
     run: &mut Run<'_>,
     alignment: &Tensor,
     before: Option<&Tensor>,
-    cost: Option<(Cost, &View)>,
+    cost: Option<(CoverageCost, &View)>,
 ) -> Result<Tensor> {
     let (after, tensor) = run.output("coverage", alignment.shape(), DType::F32)?;
     let alignment = run.bind("alignment", alignment);

@@ -3,10 +3,9 @@
 use crate::attention::{AttentionInputs, AttentionOutputs, Mask};
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Run, Tensor};
-use crate::kernels::visibility::Visibility;
-use crate::kernels::{copy, project, weighted_sum};
+use crate::kernels::{copy, project};
 use crate::layers::{Linear, MultiHeadAttention, MultiHeadProblem, MultiHeadWeights};
-use crate::ops::linear::linear;
+use crate::ops::linear::{linear, sum};
 use crate::tensor::{Array, DType, Layout};
 
 impl MultiHeadAttention {
@@ -170,9 +169,7 @@ fn mean_over_heads(run: &mut Run<'_>, weights: &Tensor) -> Result<Tensor> {
     let (share, weights) = (run.bind("share", &share), run.bind("weights", weights));
     let share = share.with(Layout { shape: vec![batch, 1, 1, heads], strides: vec![0; 4], ..share.layout.clone() });
     let weights = weights.with(weights.layout.reshape(&[batch, 1, heads, queries * keys])?);
-    let sum = mean.with(mean.layout.reshape(&[batch, 1, 1, queries * keys])?);
-    let caps = run.gpu().caps();
-    let visibility = Visibility::full(share.shape()[2], share.shape()[3]);
-    weighted_sum::record(run.recording_mut(), caps, &visibility, 0, &share, &weights, &sum)?;
+    let mean = mean.with(mean.layout.reshape(&[batch, 1, 1, queries * keys])?);
+    sum(run, &share, &weights, &mean)?;
     Ok(tensor)
 }

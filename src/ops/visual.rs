@@ -3,12 +3,10 @@
 use crate::attention::{Attention, AttentionInputs, Normalize, ScoreStage, ScoreWeights};
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Run, Tensor};
-use crate::kernels::coverage::Cost;
-use crate::kernels::visibility::Visibility;
-use crate::kernels::{copy, weighted_sum};
-use crate::layers::{VisualAttention, VisualOutputs, VisualProblem, VisualState, VisualWeights};
+use crate::kernels::copy;
+use crate::layers::{CoverageCost, VisualAttention, VisualOutputs, VisualProblem, VisualState, VisualWeights};
 use crate::ops::decoder::{cover, to_f32};
-use crate::ops::linear::linear;
+use crate::ops::linear::{linear, sum};
 use crate::ops::multi_head::{stored, upload_weight};
 use crate::rnn::Activation;
 use crate::tensor::{Array, DType, Layout};
@@ -99,7 +97,7 @@ impl VisualAttention {
         };
         let total = sum_over_steps(run, &p, &all.alpha)?;
         let (penalty_view, penalty) = run.output("penalty", &[batch], DType::F32)?;
-        let cost = Cost::DoublyStochastic { factor: self.penalty };
+        let cost = CoverageCost::DoublyStochastic { factor: self.penalty };
         let coverage = cover(run, &total, state.map(|state| &state.coverage), Some((cost, &penalty_view)))?;
         let flat = |x: Tensor| x.with_layout(x.layout().reshape(&[steps, batch])?);
         Ok(VisualOutputs {
@@ -225,13 +223,11 @@ fn log_of_chosen(
     [chosen, scores, lse]: [&Tensor; 3],
 ) -> Result<Tensor> {
     let rows = p.batch * count;
-    let (sum, score) = run.output("score of the chosen", &[rows, 1, 1, 1], DType::F32)?;
+    let (score_view, score) = run.output("score of the chosen", &[rows, 1, 1, 1], DType::F32)?;
     let (chosen, scores) = (run.bind("chosen", chosen), run.bind("scores", scores));
     let chosen = chosen.with(chosen.layout.reshape(&[rows, 1, 1, p.locations])?);
     let scores = scores.with(scores.layout.reshape(&[rows, 1, p.locations, 1])?);
-    let caps = run.gpu().caps();
-    let visibility = Visibility::full(chosen.shape()[2], chosen.shape()[3]);
-    weighted_sum::record(run.recording_mut(), caps, &visibility, 0, &chosen, &scores, &sum)?;
+    sum(run, &chosen, &scores, &score_view)?;
     let factor = |run: &Run<'_>, x: f32| Tensor::upload(run.gpu(), "factor", &Array::filled(&[1, 1], x), DType::F32);
     let (over, minus) = (factor(run, 1.0 / layer.temperature.unwrap_or(1.0))?, factor(run, -1.0)?);
     let column = |x: &Tensor| x.with_layout(x.layout().reshape(&[p.batch, 1, count, 1])?);
@@ -246,23 +242,19 @@ fn gate(run: &mut Run<'_>, p: &VisualProblem, beta: &Tensor, context: &Tensor) -
     let beta = beta.with(beta.layout.reshape(&[rows, 1, 1, 1])?);
     let context = context.with(context.layout.reshape(&[rows, 1, 1, p.features])?);
     let gated = gated.with(gated.layout.reshape(&[rows, 1, 1, p.features])?);
-    let caps = run.gpu().caps();
-    let visibility = Visibility::full(beta.shape()[2], beta.shape()[3]);
-    weighted_sum::record(run.recording_mut(), caps, &visibility, 0, &beta, &context, &gated)?;
+    sum(run, &beta, &context, &gated)?;
     Ok(tensor)
 }
 
 /// [T, B, L] to [B, L].
 fn sum_over_steps(run: &mut Run<'_>, p: &VisualProblem, alpha: &Tensor) -> Result<Tensor> {
     let one = Tensor::upload(run.gpu(), "one", &Array::filled(&[1], 1.0), DType::F32)?;
-    let (sum, tensor) = run.output("sum over steps", &[p.batch, p.locations], DType::F32)?;
+    let (total, tensor) = run.output("sum over steps", &[p.batch, p.locations], DType::F32)?;
     let (one, alpha) = (run.bind("one", &one), run.bind("alpha", alpha));
     let ones = one.with(Layout { shape: vec![p.batch, 1, 1, p.steps], strides: vec![0; 4], ..one.layout.clone() });
     let alpha = alpha.with(alpha.layout.permute(&[1, 0, 2])?.split(0, p.batch, 1)?);
-    let sum = sum.with(sum.layout.reshape(&[p.batch, 1, 1, p.locations])?);
-    let caps = run.gpu().caps();
-    let visibility = Visibility::full(ones.shape()[2], ones.shape()[3]);
-    weighted_sum::record(run.recording_mut(), caps, &visibility, 0, &ones, &alpha, &sum)?;
+    let total = total.with(total.layout.reshape(&[p.batch, 1, 1, p.locations])?);
+    sum(run, &ones, &alpha, &total)?;
     Ok(tensor)
 }
 

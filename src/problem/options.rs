@@ -67,9 +67,6 @@ pub(super) fn check_score(
         Score::Additive | Score::Location => {
             unused(&[("score.weight", weight.is_some())])?;
             let dim = match (query_weight, key_weight) {
-                (None, None) if score == Score::Location => {
-                    return Err(Error::missing("score.query_weight", "[A, Dq] for the location-sensitive score"));
-                }
                 (None, None) => {
                     if bias {
                         return Err(Error::missing("score.query_weight", "[A, Dq] beside score.bias"));

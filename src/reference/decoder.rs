@@ -13,8 +13,8 @@ use super::{Float, attention, linear, rnn};
 use crate::attention::{AttentionInputs, Normalize, Score};
 use crate::error::{Error, Result};
 use crate::layers::{
-    AttentionDecoder, DecoderMemory, DecoderOutput, DecoderOutputs, DecoderProblem, DecoderState, DecoderWeights,
-    LocationInput,
+    AttentionDecoder, CoverageCost, DecoderMemory, DecoderOutput, DecoderOutputs, DecoderProblem, DecoderState,
+    DecoderWeights, LocationInput,
 };
 use crate::rnn::RnnInputs;
 use crate::tensor::Array;
@@ -82,9 +82,9 @@ pub fn attention_decoder<T: Float>(
             Some(layer) => linear(&beside(&hidden, &context)?, &layer.weight, layer.bias.as_ref(), decoder.activation)?,
             None => context,
         };
-        let both = row.data().chunks_exact(p.keys).zip(coverage.data().chunks_exact(p.keys));
-        losses.extend(both.map(|(a, c)| a.iter().zip(c).map(|(&a, &c)| if a < c { a } else { c }).sum::<T>()));
-        coverage.data_mut().iter_mut().zip(row.data()).for_each(|(c, &a)| *c += a);
+        let (sum, loss) = super::coverage(&row, Some(&coverage), CoverageCost::Overlap)?;
+        coverage = sum;
+        losses.extend(loss.into_data());
         alignments.extend_from_slice(row.data());
         alignment = Some(row);
         outputs.extend_from_slice(match decoder.output {
@@ -100,6 +100,40 @@ pub fn attention_decoder<T: Float>(
         coverage_loss: keeps.then(|| Array::new(&[p.steps, p.batch], losses)).transpose()?,
         state: DecoderState { attention: Some(attended), alignment, coverage: keeps.then_some(coverage), ..now },
     })
+}
+
+/// The running sum `before + alignment` of alignments [B, Nk], and what each row of it costs, `[B]`. Without `before` it is
+/// zeros.
+///
+/// # Errors
+/// [`Error::Shape`] when the shapes do not fit.
+pub fn coverage<T: Float>(
+    alignment: &Array<T>,
+    before: Option<&Array<T>>,
+    cost: CoverageCost,
+) -> Result<(Array<T>, Array<T>)> {
+    let &[rows, keys] = alignment.shape() else {
+        return Err(Error::shape("alignment", "rank", "2 [B, Nk]", alignment.shape().len()));
+    };
+    let zeros = Array::filled(&[rows, keys], T::ZERO);
+    let before = before.unwrap_or(&zeros);
+    if before.shape() != alignment.shape() {
+        return Err(Error::shape("coverage", "shape", format!("[{rows}, {keys}]"), format!("{:?}", before.shape())));
+    }
+    let after = Array::from_fn(&[rows, keys], |k| before.data()[k] + alignment.data()[k]);
+    let of_row = |b: usize| {
+        (b * keys..(b + 1) * keys).map(|k| match cost {
+            CoverageCost::Overlap if alignment.data()[k] < before.data()[k] => alignment.data()[k],
+            CoverageCost::Overlap => before.data()[k],
+            CoverageCost::DoublyStochastic { .. } => (T::ONE - after.data()[k]) * (T::ONE - after.data()[k]),
+        })
+    };
+    let factor = match cost {
+        CoverageCost::Overlap => T::ONE,
+        CoverageCost::DoublyStochastic { factor } => T::from_f32(factor),
+    };
+    let costs = Array::from_fn(&[rows], |b| factor * of_row(b).sum::<T>());
+    Ok((after, costs))
 }
 
 /// Where a monotonic alignment starts.

@@ -21,7 +21,7 @@ mod visual;
 
 pub use attention::attention;
 pub use cache::append;
-pub use decoder::attention_decoder;
+pub use decoder::{attention_decoder, coverage};
 pub use float::Float;
 pub use linear::{activate, embed, linear};
 pub use merge::merge;

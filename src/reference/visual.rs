@@ -5,7 +5,7 @@
 use super::{Float, activate, attention, linear};
 use crate::attention::{Attention, AttentionInputs, ScoreStage, ScoreWeights};
 use crate::error::{Error, Result};
-use crate::layers::{VisualAttention, VisualOutputs, VisualProblem, VisualState, VisualWeights};
+use crate::layers::{CoverageCost, VisualAttention, VisualOutputs, VisualProblem, VisualState, VisualWeights};
 use crate::rnn::Activation;
 use crate::tensor::Array;
 
@@ -22,7 +22,8 @@ pub fn visual<T: Float>(
 ) -> Result<VisualOutputs<Array<T>>> {
     let before = state.map(|state| state.coverage.shape());
     let p = VisualProblem::new(layer, &weights.map(Array::shape), annotations.shape(), hidden.shape(), before)?;
-    let mut coverage = state.map_or_else(|| vec![T::ZERO; p.batch * p.locations], |s| s.coverage.data().to_vec());
+    let mut coverage = state.map(|state| state.coverage.clone());
+    let mut penalty = Array::filled(&[p.batch], T::ZERO);
     let mut step = state.map_or(0, |state| state.step);
     let grid = annotations.clone().reshape(&[p.batch, 1, p.locations, p.features])?;
     let (mut contexts, mut alphas, mut betas) = (Vec::new(), Vec::new(), Vec::new());
@@ -61,22 +62,24 @@ pub fn visual<T: Float>(
             logs.push(log);
             entropies.push(entropy);
         }
-        coverage.iter_mut().zip(alpha.data()).for_each(|(c, &a)| *c += a);
-        alphas.extend_from_slice(alpha.data());
+        let row = alpha.reshape(&[p.batch, p.locations])?;
+        let cost = CoverageCost::DoublyStochastic { factor: layer.penalty };
+        let (sum, costs) = super::coverage(&row, coverage.as_ref(), cost)?;
+        (coverage, penalty) = (Some(sum), costs);
+        alphas.extend(row.into_data());
         betas.extend_from_slice(beta.data());
         step = step.wrapping_add(1);
     }
-    let per_row = |row: &[T]| row.iter().map(|&c| (T::ONE - c) * (T::ONE - c)).sum::<T>();
-    let penalty = coverage.chunks_exact(p.locations).map(|row| T::from_f32(layer.penalty) * per_row(row)).collect();
+    let coverage = coverage.ok_or_else(|| Error::missing("hidden", "at least one step"))?;
     let steps = [p.steps, p.batch];
     Ok(VisualOutputs {
         context: Array::new(&[p.steps, p.batch, p.features], contexts)?,
         alpha: Array::new(&[p.steps, p.batch, p.locations], alphas)?,
         beta: weights.gate.as_ref().map(|_| Array::new(&steps, betas)).transpose()?,
-        penalty: Array::new(&[p.batch], penalty)?,
+        penalty,
         log_probability: layer.is_hard().then(|| Array::new(&steps, logs)).transpose()?,
         entropy: Array::new(&steps, entropies)?,
-        state: VisualState { coverage: Array::new(&[p.batch, p.locations], coverage)?, step },
+        state: VisualState { coverage, step },
     })
 }
 

@@ -1,14 +1,13 @@
 //! Third-party vectors on the GPU.
 
-use regard::attention::{Attention, AttentionInputs, Mask, Normalize};
+use regard::attention::{Attention, Normalize};
 use regard::gpu::{Gpu, Run};
 use regard::kernels::softmax;
-use regard::ops::linear::{contiguous, linear};
 use regard::tensor::{Array, DType};
 use regard::{Result, Tensor};
 
 use crate::gpu::{self, all, gpu, minimal_gpu};
-use crate::vectors::{self, Linear, MultiHeadCase};
+use crate::vectors;
 
 #[test]
 fn attention_vectors_pass_on_the_gpu() {
@@ -44,42 +43,6 @@ fn vectors_pass_with_default_limits_and_no_features() {
         |c| c.name.clone(),
         |c| c.check(&gpu::rnn(minimal_gpu(), &c.options, &c.stack, &c.inputs, DType::F32)?, 1.0),
     );
-}
-
-/// Projections, heads as views, attention, projection: all in one run.
-fn multi_head(gpu: &Gpu, case: &MultiHeadCase) -> Result<f64> {
-    let mut run = Run::new(gpu);
-    let upload = |array: &Array<f32>| Tensor::upload(gpu, "tensor", array, DType::F32);
-    let apply = |run: &mut Run<'_>, layer: &Linear, x: &Tensor| {
-        let bias = layer.bias.as_ref().map(upload).transpose()?;
-        linear(run, &[(x, &upload(&layer.weight)?)], bias.as_ref(), None)
-    };
-    let [q, k, v, out] = &case.projections;
-    let mut inputs = AttentionInputs::new(
-        apply(&mut run, q, &upload(&case.query)?)?.heads(case.heads)?,
-        apply(&mut run, k, &upload(&case.key)?)?.heads(case.kv_heads)?,
-        apply(&mut run, v, &upload(&case.value)?)?.heads(case.kv_heads)?,
-    );
-    inputs.mask = match &case.mask {
-        Some(mask) => Some(Mask::Bool(Tensor::upload_u32(gpu, "mask", &mask.map(|&x| u32::from(x != 0.0)))?)),
-        None => None,
-    };
-    let got = case.options.record(&mut run, &inputs)?;
-    let joined = contiguous(&mut run, &got.output.permute(&[0, 2, 1, 3])?)?;
-    let &[batch, queries, heads, dim] = joined.shape() else { unreachable!() };
-    let joined = joined.with_layout(joined.layout().reshape(&[batch, queries, heads * dim])?)?;
-    let output = apply(&mut run, out, &joined)?;
-    run.submit()?;
-    let (output, weights) = (output.download(gpu)?, got.weights.map(|w| w.download(gpu)).transpose()?);
-    case.expect.iter().try_fold(0.0f64, |worst, expect| {
-        let found = if expect.tensor == "output" { Some(&output) } else { weights.as_ref() };
-        Ok(worst.max(expect.check(found, 1.0)?))
-    })
-}
-
-#[test]
-fn multi_head_vectors_pass_on_the_gpu() {
-    all("multi-head vectors", vectors::multi_head_cases(), |c| c.name.clone(), |c| multi_head(gpu(), c));
 }
 
 /// The softmax kernel over the rows of an array.

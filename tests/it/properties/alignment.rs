@@ -203,6 +203,24 @@ fn bools_at(shape: &[usize], f: impl Fn(usize) -> bool) -> Tensor {
     Array::from_fn(shape, |k| f64::from(u8::from(f(k))))
 }
 
+/// Queries and keys that are projected already, with the bias in the query.
+#[test]
+fn location_sensitive_scores_take_projections() {
+    let mut inputs = inputs(4, 5);
+    location_weights(&mut inputs);
+    inputs.previous = Some(numbers(&[2, 4, 4, 5], 11.0));
+    inputs.score.bias = Some(numbers(&[3], 12.0));
+    let options = Attention { score: Score::Location, ..full() };
+    let want = attend(&options, &inputs);
+    let project = |x: &Tensor, w: &Option<Tensor>, b: Option<&Tensor>| {
+        reference::linear(x, w.as_ref().unwrap(), b, None).unwrap()
+    };
+    inputs.query = project(&inputs.query, &inputs.score.query_weight, inputs.score.bias.as_ref());
+    inputs.key = project(&inputs.key, &inputs.score.key_weight, None);
+    (inputs.score.query_weight, inputs.score.key_weight, inputs.score.bias) = (None, None, None);
+    same_attention(&attend(&options, &inputs), &want);
+}
+
 /// g · v / ‖v‖ in the place of v.
 #[test]
 fn a_normalized_v_has_the_length_g() {

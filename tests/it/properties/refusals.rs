@@ -208,7 +208,7 @@ fn score_functions_without_what_they_need() {
         &[
             (
                 |_, i| (i.score.query_weight, i.score.key_weight) = (None, None),
-                "`score.query_weight`: expected [A, Dq] for the location-sensitive score, found none",
+                "`score.location_weight` axis 0 (attention dim): expected 6, found 3",
             ),
             (
                 |_, i| i.score.location_filter = None,

@@ -1,10 +1,10 @@
-//! Keras: `LSTM`, `GRU`, `SimpleRNN`, `Attention`, `AdditiveAttention`, `MultiHeadAttention`, `GroupQueryAttention`.
+//! Keras: `LSTM`, `GRU`, `SimpleRNN`, `Attention`, `AdditiveAttention`.
 
 use regard::attention::{Attention, AttentionInputs, Causal, Mask, Score};
 use regard::rnn::{Cell, Direction, Reset, Rnn, RnnInputs, RnnWeights};
 use regard::tensor::Array;
 
-use super::{AttentionCase, Entry, Linear, MultiHeadCase, RnnCase, Tensors, entries, lift_mask, split_heads};
+use super::{AttentionCase, Entry, RnnCase, Tensors, entries, lift_mask, split_heads};
 
 pub(super) fn attention() -> Vec<AttentionCase> {
     entries("keras", &["Attention", "AdditiveAttention"]).iter().map(attention_case).collect()
@@ -42,49 +42,6 @@ fn attention_case(entry: &Entry) -> AttentionCase {
         .map(|(tensor, stored)| entry.expect(tensor, stored, head(t.take(stored))));
     t.finish();
     AttentionCase { name: entry.name.clone(), options, inputs, expect: expect.into() }
-}
-
-pub(super) fn multi_head() -> Vec<MultiHeadCase> {
-    entries("keras", &["MultiHeadAttention", "GroupedQueryAttention"]).iter().map(multi_head_case).collect()
-}
-
-fn multi_head_case(entry: &Entry) -> MultiHeadCase {
-    let mut t = entry.tensors();
-    let [q, k, v, out] =
-        [("query", 1), ("key", 1), ("value", 1), ("attention_output", 2)].map(|(name, axes)| dense(&mut t, name, axes));
-    let case = MultiHeadCase {
-        name: entry.name.clone(),
-        options: Attention {
-            causal: entry.flag("causal").then_some(Causal::TopLeft),
-            weights: true,
-            ..Attention::default()
-        },
-        heads: entry.integer("heads").unwrap() as usize,
-        kv_heads: entry.integer("kv_heads").unwrap() as usize,
-        query: t.take("in.q"),
-        key: t.take("in.k"),
-        value: t.take("in.v"),
-        mask: t.get("in.mask").map(lift_mask),
-        projections: [q, k, v, out],
-        expect: vec![
-            entry.expect("output", "out.y", t.take("out.y")),
-            entry.expect("weights", "out.weights", t.take("out.weights")),
-        ],
-    };
-    t.finish();
-    case
-}
-
-/// An `EinsumDense` kernel whose first `inputs` axes are contracted, as a [N, K] weight.
-fn dense(t: &mut Tensors, name: &str, inputs: usize) -> Linear {
-    let kernel = t.take(&format!("w.{name}.kernel"));
-    let (fan_in, fan_out): (usize, usize) =
-        (kernel.shape()[..inputs].iter().product(), kernel.shape()[inputs..].iter().product());
-    let flat = |bias: Array<f32>| bias.reshape(&[fan_out]).unwrap();
-    Linear {
-        weight: kernel.reshape(&[fan_in, fan_out]).unwrap().permute(&[1, 0]).unwrap(),
-        bias: t.get(&format!("w.{name}.bias")).map(flat),
-    }
 }
 
 pub(super) fn rnn() -> Vec<RnnCase> {

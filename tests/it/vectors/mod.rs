@@ -4,19 +4,22 @@
 //! file fails to load, except gradients and what flows into them.
 
 mod keras;
+mod layers;
 mod onnx;
 mod torch;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use regard::attention::{Attention, AttentionInputs, AttentionOutputs, Mask};
+use regard::attention::{Attention, AttentionInputs, AttentionOutputs};
 use regard::compare;
-use regard::reference::{Float, linear};
+use regard::reference::Float;
 use regard::rnn::{Rnn, RnnInputs, RnnOutputs, RnnStack};
 use regard::tensor::{Array, Layout};
 use regard::{Error, Result};
 use serde_json::Value;
+
+pub(crate) use layers::{MultiHeadCase, WrapperCase, layer_names, multi_head_cases, wrapper_cases};
 
 /// Cases that are not run, each with the reason.
 pub(crate) const NOT_COVERED: &[(&str, &str)] = &[];
@@ -91,62 +94,6 @@ impl RnnCase {
     }
 }
 
-/// A linear layer: weight [N, K], bias [N].
-#[derive(Debug, Clone)]
-pub(crate) struct Linear {
-    pub(crate) weight: Array<f32>,
-    pub(crate) bias: Option<Array<f32>>,
-}
-
-impl Linear {
-    fn apply<T: Float>(&self, x: &Array<T>) -> Result<Array<T>> {
-        let cast = |a: &Array<f32>| a.map(|&x| T::from_f32(x));
-        linear(x, &cast(&self.weight), self.bias.as_ref().map(cast).as_ref(), None)
-    }
-}
-
-/// Multi-head attention: projections, attention, projection.
-#[derive(Debug, Clone)]
-pub(crate) struct MultiHeadCase {
-    pub(crate) name: String,
-    pub(crate) options: Attention,
-    pub(crate) heads: usize,
-    pub(crate) kv_heads: usize,
-    /// [B, N, E].
-    pub(crate) query: Array<f32>,
-    pub(crate) key: Array<f32>,
-    pub(crate) value: Array<f32>,
-    pub(crate) mask: Option<Array<f32>>,
-    /// Projections of query, key, value and output.
-    pub(crate) projections: [Linear; 4],
-    /// `output` [B, N, E] and `weights` [B, H, Nq, Nk].
-    pub(crate) expect: Vec<Expect>,
-}
-
-impl MultiHeadCase {
-    /// Runs the attention inside through `attention` and returns the worst share of the tolerances.
-    pub(crate) fn run<T: Float>(
-        &self,
-        attention: impl FnOnce(&Attention, &AttentionInputs<Array<T>>) -> Result<AttentionOutputs<Array<T>>>,
-        slack: f64,
-    ) -> Result<f64> {
-        let cast = |a: &Array<f32>| a.map(|&x| T::from_f32(x));
-        let [q, k, v, out] = &self.projections;
-        let mut inputs = AttentionInputs::new(
-            split_heads(&q.apply(&cast(&self.query))?, self.heads),
-            split_heads(&k.apply(&cast(&self.key))?, self.kv_heads),
-            split_heads(&v.apply(&cast(&self.value))?, self.kv_heads),
-        );
-        inputs.mask = self.mask.as_ref().map(|mask| Mask::Bool(cast(mask)));
-        let got = attention(&self.options, &inputs)?;
-        let output = out.apply(&join_heads(&got.output))?;
-        worst(self.expect.iter().map(|expect| match expect.tensor {
-            "output" => expect.check(Some(&output), slack),
-            _ => expect.check(got.weights.as_ref(), slack),
-        }))
-    }
-}
-
 /// Softmax, log-softmax or hardmax along one axis.
 #[derive(Debug, Clone)]
 pub(crate) struct SoftmaxCase {
@@ -172,11 +119,6 @@ impl SoftmaxCase {
 /// Attention of all three sources.
 pub(crate) fn attention_cases() -> Vec<AttentionCase> {
     [torch::attention(), keras::attention(), onnx::attention()].concat()
-}
-
-/// Multi-head attention of PyTorch and Keras.
-pub(crate) fn multi_head_cases() -> Vec<MultiHeadCase> {
-    [torch::multi_head(), keras::multi_head()].concat()
 }
 
 /// Recurrences of all three sources.
@@ -309,12 +251,6 @@ fn split_heads<T: Clone>(x: &Array<T>, heads: usize) -> Array<T> {
     let packed = Layout::contiguous(x.shape());
     let dim = x.shape()[2] / heads;
     x.gather(&packed.split(2, heads, dim).unwrap().permute(&[0, 2, 1, 3]).unwrap()).unwrap()
-}
-
-/// [B, H, N, D] to [B, N, H·D].
-fn join_heads<T: Clone>(x: &Array<T>) -> Array<T> {
-    let &[batch, heads, n, dim] = x.shape() else { panic!("rank 4 expected") };
-    x.permute(&[0, 2, 1, 3]).unwrap().reshape(&[batch, n, heads * dim]).unwrap()
 }
 
 /// A mask [B, Nk] or [B, Nq, Nk] as [B, 1, ·, Nk].

@@ -1,13 +1,11 @@
-//! PyTorch: `nn.LSTM`, `nn.GRU`, `nn.RNN` (packed too), `scaled_dot_product_attention`, `nn.MultiheadAttention`, and
+//! PyTorch: `nn.LSTM`, `nn.GRU`, `nn.RNN` (packed too), `scaled_dot_product_attention`, and
 //! the attention of Luong and Bahdanau written out (`SoftAttention`).
 
 use regard::attention::{Attention, AttentionInputs, Causal, Mask, Score, ScoreStage};
 use regard::rnn::{Activation, Cell, Reset, Rnn, RnnInputs, RnnStack, RnnWeights};
 use regard::tensor::Array;
 
-use super::{
-    AttentionCase, Entry, Linear, MultiHeadCase, RnnCase, SoftmaxCase, Tensors, entries, lift_mask, split_heads,
-};
+use super::{AttentionCase, Entry, RnnCase, SoftmaxCase, Tensors, entries, split_heads};
 
 pub(super) fn attention() -> Vec<AttentionCase> {
     let sdpa = entries("torch", &["SDPA"]).iter().map(sdpa).collect::<Vec<_>>();
@@ -64,61 +62,6 @@ fn soft(entry: &Entry) -> AttentionCase {
         .map(|(tensor, stored)| entry.expect(tensor, stored, head(t.take(stored))));
     t.finish();
     AttentionCase { name: entry.name.clone(), options, inputs, expect: expect.into() }
-}
-
-pub(super) fn multi_head() -> Vec<MultiHeadCase> {
-    entries("torch", &["MultiheadAttention"]).iter().map(multi_head_case).collect()
-}
-
-fn multi_head_case(entry: &Entry) -> MultiHeadCase {
-    let mut t = entry.tensors();
-    let query = t.take("in.q");
-    let width = query.shape()[2];
-    let key = if entry.flag("self_attention") { query.clone() } else { t.take("in.k") };
-    let value = if entry.flag("self_attention") { query.clone() } else { t.take("in.v") };
-    let bias = t.get("w.in_proj_bias");
-    let packed = t.get("w.in_proj_weight");
-    let mut projection = |k: usize, own: &str| Linear {
-        weight: match &packed {
-            Some(packed) => rows(packed, k * width, width),
-            None => t.take(own),
-        },
-        bias: bias.as_ref().map(|bias| rows(bias, k * width, width)),
-    };
-    let [q, k, v] =
-        [(0, "w.q_proj_weight"), (1, "w.k_proj_weight"), (2, "w.v_proj_weight")].map(|(k, own)| projection(k, own));
-    let out = Linear { weight: t.take("w.out_proj.weight"), bias: t.get("w.out_proj.bias") };
-    let heads = entry.integer("heads").unwrap() as usize;
-    let case = MultiHeadCase {
-        name: entry.name.clone(),
-        options: Attention {
-            causal: entry.flag("causal").then_some(Causal::TopLeft),
-            weights: true,
-            ..Attention::default()
-        },
-        heads,
-        kv_heads: heads,
-        query,
-        key,
-        value,
-        // 1 = ignore this key
-        mask: t.get("in.key_padding").map(|ignored| lift_mask(ignored.map(|x| 1.0 - x))),
-        projections: [q, k, v, out],
-        expect: vec![
-            entry.expect("output", "out.y", t.take("out.y")),
-            entry.expect("weights", "out.weights", t.take("out.weights")),
-        ],
-    };
-    t.finish();
-    case
-}
-
-/// `count` rows of the first axis.
-fn rows(array: &Array<f32>, start: usize, count: usize) -> Array<f32> {
-    let mut shape = array.shape().to_vec();
-    let row = array.data().len() / shape[0];
-    shape[0] = count;
-    Array::new(&shape, array.data()[start * row..(start + count) * row].to_vec()).unwrap()
 }
 
 pub(super) fn rnn() -> Vec<RnnCase> {

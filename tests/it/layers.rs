@@ -1,0 +1,86 @@
+//! Layers: against other libraries, and the GPU against the f64 oracle.
+
+mod decoder;
+mod multi_head;
+mod visual;
+
+use half::f16;
+use regard::compare::judge;
+use regard::reference::Float;
+use regard::tensor::{Array, DType};
+use regard::{Error, Result};
+
+use crate::gpu::{all, gpu, minimal_gpu};
+use crate::vectors::{self, MultiHeadCase, WrapperCase};
+
+fn vectors_on(
+    what: &str,
+    multi_head: impl Fn(&MultiHeadCase) -> Result<f64>,
+    wrapper: impl Fn(&WrapperCase) -> Result<f64>,
+) {
+    all(&format!("multi-head vectors, {what}"), vectors::multi_head_cases(), |c| c.name.clone(), multi_head);
+    all(&format!("attention wrapper vectors, {what}"), vectors::wrapper_cases(), |c| c.name.clone(), wrapper);
+}
+
+fn vectors_on_the_cpu<T: Float>(what: &str) {
+    vectors_on(what, |case| case.on_cpu::<T>(), |case| case.on_cpu::<T>());
+}
+
+#[test]
+fn layers_agree_with_other_libraries() {
+    assert_eq!((vectors::multi_head_cases().len(), vectors::wrapper_cases().len()), (19 + 4, 9));
+    vectors_on_the_cpu::<f32>("f32");
+    vectors_on_the_cpu::<f64>("f64");
+}
+
+#[test]
+fn layers_agree_with_other_libraries_on_the_gpu() {
+    vectors_on("GPU", |case| case.on_gpu(gpu()), |case| case.on_gpu(gpu()));
+    vectors_on("minimal GPU", |case| case.on_gpu(minimal_gpu()), |case| case.on_gpu(minimal_gpu()));
+}
+
+/// Deterministic numbers within ±`size`.
+fn numbers(shape: &[usize], seed: f32, size: f32) -> Array<f32> {
+    Array::from_fn(shape, |k| {
+        let x = f64::from(((k as f32 + 1.0) * (seed + 0.377)).sin()) * 43_758.547;
+        (2.0 * (x - x.floor()) - 1.0) as f32 * size
+    })
+}
+
+/// The values that storage as `dtype` leaves.
+fn stored(array: &Array<f32>, dtype: DType) -> Array<f32> {
+    if dtype == DType::F16 { array.cast::<f16>().cast() } else { array.clone() }
+}
+
+/// The element types that the shared device can store.
+fn types() -> Vec<DType> {
+    if gpu().caps().f16 { vec![DType::F32, DType::F16] } else { vec![DType::F32] }
+}
+
+/// Named tensors of one result.
+type Named<T> = Vec<(String, Array<T>)>;
+
+/// Every tensor of a result against oracle and baseline: the largest error ÷ tolerance.
+fn judge_all(got: &Named<f32>, oracle: &Named<f64>, baseline: &Named<f32>, dtype: DType) -> Result<f64> {
+    fn names<T>(of: &Named<T>) -> Vec<&str> {
+        of.iter().map(|(name, _)| name.as_str()).collect()
+    }
+    assert_eq!((names(got), names(baseline)), (names(oracle), names(oracle)));
+    let mut worst = 0.0f64;
+    for ((name, got), ((_, oracle), (_, baseline))) in got.iter().zip(oracle.iter().zip(baseline)) {
+        worst = worst.max(judge(name, got, oracle, baseline, dtype)?.check(name)?);
+    }
+    Ok(worst)
+}
+
+/// Each edit of what was right, and the message of the refusal; `run` says what a device makes of it.
+fn refused<R>(right: impl Fn() -> R, wrong: &[(fn(&mut R), &str)], run: impl Fn(&R) -> Result<()>) {
+    run(&right()).unwrap();
+    for (edit, message) in wrong {
+        let mut request = right();
+        edit(&mut request);
+        let error = run(&request).expect_err(message);
+        assert_eq!(error.to_string(), *message);
+        assert!(matches!(error, Error::Shape { .. } | Error::Missing { .. } | Error::Option { .. }));
+    }
+}
