@@ -59,6 +59,14 @@ fn finish(row: Row, b: u32, h: u32, i: u32, j: u32, sum: f32) {
     scores[element(params.scores, b, h, i, j)] = s;
 }
 
+fn hide(b: u32, h: u32, i: u32, column: vec4<u32>) {
+    for (var c = 0u; c < 4u; c += 1u) {
+        if (i < params.scores.shape.z && column[c] < params.scores.shape.w) {
+            scores[element(params.scores, b, h, i, column[c])] = params.hidden;
+        }
+    }
+}
+
 fn key_row(b: u32, h: u32, j: u32) -> u32 {
     let at = place(b, j);
     return element(params.key, at.x, h, at.y, 0u);
@@ -89,7 +97,7 @@ fn main(
     let row2 = row_of(b, at_query + 2u);
     let row3 = row_of(b, at_query + 3u);
     // A tile that no one sees needs no scores. (Scores before the mask are seen by the caller.)
-    var depth = params.depth;
+    let column = vec4<u32>(j) + LANES * vec4<u32>(0u, 1u, 2u, 3u);
     if (STAGE == 2u) {
         let end_j = min(first_j + LANES * 4u, params.scores.shape.w);
         var seen = sees_any(row0, first_j, end_j);
@@ -98,7 +106,10 @@ fn main(
                 || sees_any(row3, first_j, end_j);
         }
         if (!(seen && any_block_visible(b, h, at_query, first_j, end_j))) {
-            depth = 0u;
+            for (var r = 0u; r < ROWS; r += 1u) {
+                hide(b, h, i + r, column);
+            }
+            return;
         }
     }
 
@@ -125,7 +136,7 @@ fn main(
     var qq = vec4<f32>(0.0);
     var kk = vec4<f32>(0.0);
     var vv = 0.0;
-    for (var d = 0u; d < depth; d += 1u) {
+    for (var d = 0u; d < params.depth; d += 1u) {
         let q_at = q + d * q_step;
         let k_at = k + d * k_step;
         let kd = vec4<f32>(f32(key[k_at.x]), f32(key[k_at.y]), f32(key[k_at.z]), f32(key[k_at.w]));
@@ -170,7 +181,6 @@ fn main(
         s2 = select(s2 / qn.z / kn, vec4<f32>(0.0), vec4<f32>(qn.z) * kn == vec4<f32>(0.0));
         s3 = select(s3 / qn.w / kn, vec4<f32>(0.0), vec4<f32>(qn.w) * kn == vec4<f32>(0.0));
     }
-    let column = vec4<u32>(j) + LANES * vec4<u32>(0u, 1u, 2u, 3u);
     finish(row0, b, h, i, column.x, s0.x);
     finish(row0, b, h, i, column.y, s0.y);
     finish(row0, b, h, i, column.z, s0.z);

@@ -74,8 +74,8 @@ pub enum Normalize {
     /// p_j = sigmoid(s_j), 0 where hidden, is the probability to stop at key j, scanning on from where the query before
     /// stopped. `previous` is the alignment before the first query, at key 0 if not given; each query's weights are the
     /// next one's `previous`. Weights may sum to less than 1: the scan can run off the end, and after a query that sees
-    /// no key all weights are 0. Each sequence of a ragged batch begins anew, from its own keys of `previous` or at its
-    /// first key. A NaN among a row's visible scores or in the alignment before it makes its visible weights NaN.
+    /// no key all weights are 0. A NaN among a row's visible scores or in the alignment before it makes its visible
+    /// weights NaN.
     Monotonic(Monotonic),
 }
 
@@ -364,7 +364,7 @@ pub struct AttentionInputs<A> {
     /// [positions, width / 2]: sines of [`Attention::rotary`].
     pub rotary_sin: Option<A>,
     /// The alignment before each query: [B, Hq, Nq, Nk] for [`Score::Location`]; [B, Hq, 1, Nk], before the first, for
-    /// [`Normalize::Monotonic`]. Read at the K keys of the batch row or sequence, 0 beyond them.
+    /// [`Normalize::Monotonic`]. Read at the K keys of the batch row, 0 beyond them.
     pub previous: Option<A>,
     /// `[Hq]`: ALiBi slopes (Press et al. 2022).
     pub alibi_slopes: Option<A>,

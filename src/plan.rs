@@ -90,9 +90,31 @@ impl TilePlan {
     /// # Errors
     /// [`Error::Limit`] when the grid does not fit the device.
     pub fn new(what: &str, batches: usize, rows: usize, columns: usize, depth: usize, caps: &Caps) -> Result<Self> {
+        Self::with_lanes(what, batches, rows, columns, depth, 64, caps)
+    }
+
+    /// As [`TilePlan::new`], for a product of which whole tiles may not be needed: narrower ones, so that more of them
+    /// are. On a card no narrower than most cards' subgroups.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] when the grid does not fit the device.
+    pub fn sparse(what: &str, batches: usize, rows: usize, columns: usize, depth: usize, caps: &Caps) -> Result<Self> {
+        let most = if caps.software { 16 } else { 32 };
+        Self::with_lanes(what, batches, rows, columns, depth, most, caps)
+    }
+
+    fn with_lanes(
+        what: &str,
+        batches: usize,
+        rows: usize,
+        columns: usize,
+        depth: usize,
+        most: usize,
+        caps: &Caps,
+    ) -> Result<Self> {
         // Few columns do not fill 64 lanes; fewer than 8 lanes would leave a software driver's vector unit idle.
         let lanes =
-            columns.div_ceil(TILE_COLUMNS).next_power_of_two().clamp(8, 64).min(caps.max_invocations.max(1) as usize);
+            columns.div_ceil(TILE_COLUMNS).next_power_of_two().clamp(8, most).min(caps.max_invocations.max(1) as usize);
         let row_tiles = rows.div_ceil(TILE_ROWS);
         let column_tiles = columns.div_ceil(TILE_COLUMNS * lanes);
         let workgroups = (batches * row_tiles * column_tiles) as u64;

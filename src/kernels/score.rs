@@ -82,7 +82,8 @@ pub fn record(
         return Err(Error::shape("key", "axis 1 (heads)", format!("a divisor of {heads}"), kv_heads));
     }
     let depth = problem.score_dim;
-    let plan = TilePlan::new("the scores", batch * heads, queries, keys, depth, caps)?;
+    let tiles = if inputs.visibility.hides_ranges() { TilePlan::sparse } else { TilePlan::new };
+    let plan = tiles("the scores", batch * heads, queries, keys, depth, caps)?;
     // Besides the depth: finding the sequence of four queries, and the blocks that a tile touches.
     let blocks = if inputs.visibility.is_blocked() { plan.lanes as usize * TILE_COLUMNS + 1 } else { 0 };
     let iterations = (depth + 4 * 33 + blocks) as u64;

@@ -283,6 +283,11 @@ impl Visibility {
         })
     }
 
+    /// True when whole stretches of keys may be hidden from a query, other than by a mask tensor.
+    pub fn hides_ranges(&self) -> bool {
+        self.overrides[..6].iter().any(|(_, value)| *value != 0.0)
+    }
+
     /// True with a block mask.
     pub fn is_blocked(&self) -> bool {
         self.block_mask != Binding::Unused

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use regard::attention::{AttentionOutputs, Normalize, ScoreStage};
+use regard::attention::{Normalize, Score, ScoreStage};
 use regard::compare::judge;
 use regard::reference::{self, gumbel};
 use regard::tensor::{Array, DType};
@@ -36,19 +36,9 @@ fn the_attention_table_is_sound() {
     for case in &table {
         let oracle = reference::attention(&case.options, &case.inputs.map(cast)).unwrap();
         let baseline = reference::attention(&case.options, &case.inputs).unwrap();
-        let pairs = |o: &AttentionOutputs<Array<f64>>| {
-            [Some(o.output.clone()), o.weights.clone(), o.lse.clone(), o.scores.clone(), o.present_key.clone()]
-        };
-        let b = baseline;
-        let narrow = [Some(b.output), b.weights, b.lse, b.scores, b.present_key];
-        for (tensor, (baseline, oracle)) in ["output", "weights", "lse", "scores", "present_key"]
-            .into_iter()
-            .zip(narrow.into_iter().zip(pairs(&oracle)))
-        {
-            assert_eq!(baseline.is_some(), oracle.is_some());
-            if let (Some(baseline), Some(oracle)) = (baseline, oracle) {
-                well_conditioned(&case.name, tensor, &baseline, &oracle);
-            }
+        assert_eq!(baseline.named().count(), oracle.named().count());
+        for ((tensor, baseline), (_, oracle)) in baseline.named().zip(oracle.named()) {
+            well_conditioned(&case.name, tensor, baseline, oracle);
         }
     }
 }
@@ -75,12 +65,14 @@ fn the_recurrent_table_is_sound() {
 fn drawn_keys_win_clearly() {
     for case in cases::attention() {
         let Normalize::Sample { seed } = case.options.normalize else { continue };
+        let temperature = f64::from(case.options.temperature.unwrap_or(1.0));
         let mut options = case.options.clone();
         options.scores = Some(ScoreStage::Masked);
         let scores = reference::attention(&options, &case.inputs.map(cast)).unwrap().scores.unwrap();
         let keys = scores.shape()[3];
         for (row, scores) in scores.data().chunks_exact(keys).enumerate() {
-            let noisy = scores.iter().enumerate().map(|(j, s)| s + f64::from(gumbel(seed, row as u32, j as u32)));
+            let noise = |j: usize| f64::from(gumbel(seed, row as u32, j as u32));
+            let noisy = scores.iter().enumerate().map(|(j, s)| s / temperature + noise(j));
             let mut noisy: Vec<f64> = noisy.collect();
             if noisy.iter().any(|x| x.is_nan()) {
                 continue;
@@ -123,6 +115,26 @@ fn the_table_covers_the_options() {
         assert!(problems.iter().any(|p| p.keys == n), "{n} keys");
     }
     assert!(problems.iter().any(|p| p.group() > 1) && problems.iter().any(|p| p.value_dim != p.query_dim));
+    type Has = fn(&cases::AttentionCase) -> bool;
+    let features: [(&str, Has); 12] = [
+        ("query lengths", |c| c.inputs.query_lengths.is_some()),
+        ("ragged", |c| c.inputs.cu_seqlens_q.is_some()),
+        ("block mask", |c| c.inputs.block_mask.is_some()),
+        ("pages", |c| c.inputs.block_table.is_some()),
+        ("rotary", |c| c.options.rotary.is_some()),
+        ("sink tokens", |c| c.options.window.is_some_and(|w| w.sink_tokens > 0)),
+        ("temperature", |c| c.options.temperature.is_some()),
+        ("entropy", |c| c.options.entropy),
+        ("monotonic", |c| matches!(c.options.normalize, Normalize::Monotonic(_))),
+        ("location", |c| c.options.score == Score::Location),
+        ("alignment before", |c| c.inputs.previous.is_some()),
+        ("normalized v", |c| c.inputs.score.g.is_some()),
+    ];
+    for (feature, has) in features {
+        let count = table.iter().filter(|case| has(case)).count();
+        println!("{feature}: {count} cases");
+        assert!(count >= 3, "{feature}: {count} cases");
+    }
     let all_zero = |case: &cases::AttentionCase| {
         let lse = reference::attention(&case.options, &case.inputs.map(cast)).unwrap().lse;
         lse.is_some_and(|lse| lse.data().contains(&f64::NEG_INFINITY))

@@ -161,7 +161,7 @@ impl<T: Float> Context<'_, T> {
         let (options, p) = (self.options, self.problem);
         let query = &self.queries[b * p.query_heads + h][i * p.score_dim..][..p.score_dim];
         let location = match options.score {
-            Score::Location => location(&self.inputs.score, &self.previous([b, h, i], i)),
+            Score::Location => location(&self.inputs.score, &self.previous([b, h], i)),
             _ => None,
         };
         let keys = &self.keys[self.kv_head(b, h)];
@@ -198,24 +198,19 @@ impl<T: Float> Context<'_, T> {
         visible
     }
 
-    /// Row `row` of the alignment before query i, 0 at keys that are not of the query's sequence.
-    fn previous(&self, [b, h, i]: [usize; 3], row: usize) -> Vec<T> {
+    /// Row `row` of the alignment before, 0 past the batch row's keys; without one, at the first key.
+    fn previous(&self, [b, h]: [usize; 2], row: usize) -> Vec<T> {
         let p = self.problem;
-        let sequence = self.visibility.queries[b][i].sequence;
-        let own = |key: &Token| sequence.is_some() && key.sequence == sequence;
-        let keys = &self.visibility.keys[b];
-        match &self.inputs.previous {
-            Some(previous) => {
-                let rows = previous.shape()[2];
-                let row = &previous.data()[((b * p.query_heads + h) * rows + row) * p.keys..][..p.keys];
-                keys.iter().zip(row).map(|(key, &x)| if own(key) { x } else { T::ZERO }).collect()
-            }
-            // At the first key of the sequence.
-            None => {
-                let first = keys.iter().position(own);
-                (0..p.keys).map(|j| if Some(j) == first { T::ONE } else { T::ZERO }).collect()
-            }
-        }
+        let given = self.inputs.previous.as_ref().map(|previous| {
+            let rows = previous.shape()[2];
+            &previous.data()[((b * p.query_heads + h) * rows + row) * p.keys..][..p.keys]
+        });
+        let at = |(j, key): (usize, &Token)| match (key.sequence, given, j) {
+            (Some(_), Some(given), _) => given[j],
+            (Some(_), None, 0) => T::ONE,
+            _ => T::ZERO,
+        };
+        self.visibility.keys[b].iter().enumerate().map(at).collect()
     }
 
     /// A row by itself.
@@ -242,9 +237,8 @@ impl<T: Float> Context<'_, T> {
     /// A row that scans on from `alignment`, and leaves its own there.
     fn monotonic(&self, form: Monotonic, [b, h, i]: [usize; 3], alignment: &mut Vec<T>) -> Row<T> {
         let keys = self.problem.keys;
-        let queries = &self.visibility.queries[b];
-        if i == 0 || queries[i].sequence != queries[i - 1].sequence {
-            *alignment = self.previous([b, h, i], 0);
+        if i == 0 {
+            *alignment = self.previous([b, h], 0);
         }
         let visible = self.visible([b, h, i]);
         let scores = self.tempered(&visible.scores);

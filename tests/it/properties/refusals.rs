@@ -207,34 +207,34 @@ fn score_functions_without_what_they_need() {
         location,
         &[
             (
-                |o, i| (i.score.query_weight, i.score.key_weight) = (None, None),
+                |_, i| (i.score.query_weight, i.score.key_weight) = (None, None),
                 "`score.location_weight` axis 0 (attention dim): expected 6, found 3",
             ),
             (
-                |o, i| i.score.location_filter = None,
+                |_, i| i.score.location_filter = None,
                 "`score.location_filter`: expected [C, W] for the location-sensitive score, found none",
             ),
             (
-                |o, i| i.score.location_weight = None,
+                |_, i| i.score.location_weight = None,
                 "`score.location_weight`: expected [A, C] for the location-sensitive score, found none",
             ),
             (
-                |o, i| i.score.location_weight = some(&[4, 2]),
+                |_, i| i.score.location_weight = some(&[4, 2]),
                 "`score.location_weight` axis 0 (attention dim): expected 3, found 4",
             ),
             (
-                |o, i| i.score.location_weight = some(&[3, 3]),
+                |_, i| i.score.location_weight = some(&[3, 3]),
                 "`score.location_weight` axis 1 (channels): expected 2, found 3",
             ),
-            (|o, i| i.score.v = None, "`score.v`: expected [A] for the location-sensitive score, found none"),
+            (|_, i| i.score.v = None, "`score.v`: expected [A] for the location-sensitive score, found none"),
             (
-                |o, i| i.previous = None,
+                |_, i| i.previous = None,
                 "`previous`: expected [B, Hq, Nq, Nk], the alignment before each query, found none",
             ),
-            (|o, i| i.previous = some(&[2, 4, 1, 8]), "`previous` axis 2 (queries): expected 5, found 1"),
-            (|o, i| i.previous = some(&[4, 5, 8]), "`previous` rank: expected 4 [2, 4, 5, 8], found 3"),
+            (|_, i| i.previous = some(&[2, 4, 1, 8]), "`previous` axis 2 (queries): expected 5, found 1"),
+            (|_, i| i.previous = some(&[4, 5, 8]), "`previous` rank: expected 4 [2, 4, 5, 8], found 3"),
             (
-                |o, i| o.normalize = Normalize::Monotonic(Monotonic::Hard),
+                |o, _| o.normalize = Normalize::Monotonic(Monotonic::Hard),
                 "option `score`: a location-sensitive score under a monotonic alignment takes one query at a time: give \
              Nq = 1",
             ),
@@ -260,24 +260,24 @@ fn sequences_pages_and_blocks_that_do_not_fit() {
     all_refused(
         paged,
         &[
-            (|o, i| i.block_table = ones(&[6]), "`block_table` rank: expected 2 [B, pages], found 1"),
-            (|o, i| i.block_table = ones(&[2, 0]), "`block_table` axis 1: expected at least 1, found 0"),
-            (|o, i| i.block_table = ones(&[3, 3]), "`block_table` axis 0 (batch): expected 2, found 3"),
+            (|_, i| i.block_table = ones(&[6]), "`block_table` rank: expected 2 [B, pages], found 1"),
+            (|_, i| i.block_table = ones(&[2, 0]), "`block_table` axis 1: expected at least 1, found 0"),
+            (|_, i| i.block_table = ones(&[3, 3]), "`block_table` axis 0 (batch): expected 2, found 3"),
             (
-                |o, i| i.kv_lengths = None,
+                |_, i| i.kv_lengths = None,
                 "`kv_lengths`: expected [B], how many keys behind `block_table` are real, found none",
             ),
             (
-                |o, i| i.kv_lengths = Some(Array::filled(&[2], 13.0)),
+                |_, i| i.kv_lengths = Some(Array::filled(&[2], 13.0)),
                 "`kv_lengths` row 0: expected a whole number from 0 to 12, found 13",
             ),
             (
-                |o, i| (i.past_key, i.past_value) = (some(&[2, 2, 3, 6]), some(&[2, 2, 3, 5])),
+                |_, i| (i.past_key, i.past_value) = (some(&[2, 2, 3, 6]), some(&[2, 2, 3, 5])),
                 "option `block_table`: is a cache already: append new keys to its pages, and leave past_key and past_value \
              out",
             ),
             (
-                |o, i| o.rotary = Some(Rotary::default()),
+                |o, _| o.rotary = Some(Rotary::default()),
                 "option `rotary`: keys in pages are taken as turned already: turn query and new keys before they are \
              appended",
             ),
@@ -294,25 +294,39 @@ fn sequences_pages_and_blocks_that_do_not_fit() {
     all_refused(
         ragged,
         &[
-            (|o, i| i.cu_seqlens_k = None, "`cu_seqlens_k`: expected [S + 1] beside `cu_seqlens_q`, found none"),
-            (|o, i| i.cu_seqlens_q = None, "`cu_seqlens_q`: expected [S + 1] beside `cu_seqlens_k`, found none"),
-            (|o, i| i.cu_seqlens_q = ones(&[1, 3]), "`cu_seqlens_q` rank: expected 1 [S + 1], found 2"),
-            (|o, i| i.cu_seqlens_q = ones(&[1]), "`cu_seqlens_q` axis 0 (sequences + 1): expected at least 2, found 1"),
-            (|o, i| i.cu_seqlens_k = ones(&[4]), "`cu_seqlens_k` axis 0 (sequences + 1): expected 3, found 4"),
+            (|_, i| i.cu_seqlens_k = None, "`cu_seqlens_k`: expected [S + 1] beside `cu_seqlens_q`, found none"),
+            (|_, i| i.cu_seqlens_q = None, "`cu_seqlens_q`: expected [S + 1] beside `cu_seqlens_k`, found none"),
+            (|_, i| i.cu_seqlens_q = ones(&[1, 3]), "`cu_seqlens_q` rank: expected 1 [S + 1], found 2"),
+            (|_, i| i.cu_seqlens_q = ones(&[1]), "`cu_seqlens_q` axis 0 (sequences + 1): expected at least 2, found 1"),
             (
-                |o, i| i.cu_seqlens_k = Array::new(&[3], vec![0.0, 2.5, 8.0]).ok(),
+                |o, _| o.normalize = Normalize::Monotonic(Monotonic::Hard),
+                "option `cu_seqlens_q`: alignments would run from one sequence into the next: give a batch with lengths \
+                 instead",
+            ),
+            (
+                |o, i| {
+                    o.score = Score::Location;
+                    i.previous = some(&[1, 4, 5, 8]);
+                    location_weights(i);
+                },
+                "option `cu_seqlens_q`: alignments would run from one sequence into the next: give a batch with lengths \
+                 instead",
+            ),
+            (|_, i| i.cu_seqlens_k = ones(&[4]), "`cu_seqlens_k` axis 0 (sequences + 1): expected 3, found 4"),
+            (
+                |_, i| i.cu_seqlens_k = Array::new(&[3], vec![0.0, 2.5, 8.0]).ok(),
                 "`cu_seqlens_k` row 1: expected a whole number from 0 to 4294967295, found 2.5",
             ),
             (
-                |o, i| i.kv_lengths = ones(&[1]),
+                |_, i| i.kv_lengths = ones(&[1]),
                 "option `kv_lengths`: cannot stand beside cu_seqlens, which give every length already",
             ),
             (
-                |o, i| i.query_lengths = ones(&[1]),
+                |_, i| i.query_lengths = ones(&[1]),
                 "option `query_lengths`: cannot stand beside cu_seqlens, which give every length already",
             ),
             (
-                |o, i| (i.past_key, i.past_value) = (some(&[1, 2, 3, 6]), some(&[1, 2, 3, 5])),
+                |_, i| (i.past_key, i.past_value) = (some(&[1, 2, 3, 6]), some(&[1, 2, 3, 5])),
                 "option `past_key`: cannot stand beside cu_seqlens, which give every length already",
             ),
         ],
@@ -328,16 +342,16 @@ fn sequences_pages_and_blocks_that_do_not_fit() {
         blocks,
         &[
             (
-                |o, i| o.block_size = None,
+                |o, _| o.block_size = None,
                 "`block_size`: expected queries and keys of one entry of `block_mask`, found none",
             ),
-            (|o, i| i.block_mask = None, "`block_mask`: expected the mask that `block_size` belongs to, found none"),
-            (|o, i| o.block_size = Some([0, 3]), "option `block_size`: must be at least 1 by 1, not 0 by 3"),
-            (|o, i| i.block_mask = ones(&[3, 3]), "`block_mask` rank: expected 4 [B, Hq, 3, 3], found 2"),
-            (|o, i| i.block_mask = ones(&[3, 4, 3, 3]), "`block_mask` axis 0 (batch): expected 2, found 3"),
-            (|o, i| i.block_mask = ones(&[2, 2, 3, 3]), "`block_mask` axis 1 (query heads): expected 4, found 2"),
-            (|o, i| i.block_mask = ones(&[2, 4, 1, 3]), "`block_mask` axis 2 (blocks of queries): expected 3, found 1"),
-            (|o, i| i.block_mask = ones(&[1, 1, 3, 8]), "`block_mask` axis 3 (blocks of keys): expected 3, found 8"),
+            (|_, i| i.block_mask = None, "`block_mask`: expected the mask that `block_size` belongs to, found none"),
+            (|o, _| o.block_size = Some([0, 3]), "option `block_size`: must be at least 1 by 1, not 0 by 3"),
+            (|_, i| i.block_mask = ones(&[3, 3]), "`block_mask` rank: expected 4 [B, Hq, 3, 3], found 2"),
+            (|_, i| i.block_mask = ones(&[3, 4, 3, 3]), "`block_mask` axis 0 (batch): expected 2, found 3"),
+            (|_, i| i.block_mask = ones(&[2, 2, 3, 3]), "`block_mask` axis 1 (query heads): expected 4, found 2"),
+            (|_, i| i.block_mask = ones(&[2, 4, 1, 3]), "`block_mask` axis 2 (blocks of queries): expected 3, found 1"),
+            (|_, i| i.block_mask = ones(&[1, 1, 3, 8]), "`block_mask` axis 3 (blocks of keys): expected 3, found 8"),
         ],
     );
 }
@@ -389,24 +403,24 @@ fn options_that_do_not_go_together() {
     all_refused(
         rotary,
         &[
-            (|o, i| o.rotary = None, "option `rotary`: tables are given, but no rotary embedding is asked for"),
+            (|o, _| o.rotary = None, "option `rotary`: tables are given, but no rotary embedding is asked for"),
             (
-                |o, i| i.rotary_cos = None,
+                |_, i| i.rotary_cos = None,
                 "`rotary_cos`: expected [positions, width / 2] for the rotary embedding, found none",
             ),
             (
-                |o, i| i.rotary_sin = None,
+                |_, i| i.rotary_sin = None,
                 "`rotary_sin`: expected [positions, width / 2] for the rotary embedding, found none",
             ),
-            (|o, i| i.rotary_cos = some(&[24]), "`rotary_cos` rank: expected 2 [positions, width / 2], found 1"),
-            (|o, i| i.rotary_sin = some(&[9, 3]), "`rotary_sin` axis 0 (positions): expected 8, found 9"),
-            (|o, i| i.rotary_sin = some(&[8, 2]), "`rotary_sin` axis 1 (width / 2): expected 3, found 2"),
+            (|_, i| i.rotary_cos = some(&[24]), "`rotary_cos` rank: expected 2 [positions, width / 2], found 1"),
+            (|_, i| i.rotary_sin = some(&[9, 3]), "`rotary_sin` axis 0 (positions): expected 8, found 9"),
+            (|_, i| i.rotary_sin = some(&[8, 2]), "`rotary_sin` axis 1 (width / 2): expected 3, found 2"),
             (
-                |o, i| (i.rotary_cos, i.rotary_sin) = (some(&[8, 4]), some(&[8, 4])),
+                |_, i| (i.rotary_cos, i.rotary_sin) = (some(&[8, 4]), some(&[8, 4])),
                 "`rotary_cos` axis 1 (width / 2): expected at most 3, found 4",
             ),
             (
-                |o, i| o.rotary = Some(Rotary { offset: 3, ..Rotary::default() }),
+                |o, _| o.rotary = Some(Rotary { offset: 3, ..Rotary::default() }),
                 "`rotary_cos` axis 0 (positions): expected at least 11, found 8",
             ),
         ],

@@ -1,6 +1,6 @@
 //! Which keys a query sees: ragged batches, lengths of queries, pages, blocks, windows with sink tokens.
 
-use regard::attention::{Monotonic, Rotary};
+use regard::attention::Rotary;
 
 use super::*;
 
@@ -91,29 +91,6 @@ fn a_ragged_batch_equals_each_sequence_alone() {
             (inputs.rotary_cos, inputs.rotary_sin) = (Some(numbers(&[14, 2], 3.0)), Some(numbers(&[14, 2], 4.0)));
         });
     }
-    for form in [Monotonic::Parallel, Monotonic::Recursive, Monotonic::Hard] {
-        let options = Attention { normalize: Normalize::Monotonic(form), weights: true, ..Attention::default() };
-        ragged_is_each_alone(&options, |_, _| {});
-        // each sequence has its own part of the alignment before
-        let previous = numbers(&[1, 4, 1, 12], 6.0).map(|x| x.abs() / 12.0);
-        ragged_is_each_alone(&options, |inputs, n| {
-            inputs.previous = Some(match n {
-                None => previous.clone(),
-                Some(n) => cut(&previous, 3, KEY_ENDS[n], KEY_ENDS[n + 1] - KEY_ENDS[n]),
-            });
-        });
-    }
-    let previous = numbers(&[1, 4, 10, 12], 6.0);
-    ragged_is_each_alone(&Attention { score: Score::Location, ..full() }, |inputs, n| {
-        location_weights(inputs);
-        inputs.previous = Some(match n {
-            None => previous.clone(),
-            Some(n) => {
-                let own = cut(&previous, 3, KEY_ENDS[n], KEY_ENDS[n + 1] - KEY_ENDS[n]);
-                rows(&own, QUERY_ENDS[n], QUERY_ENDS[n + 1] - QUERY_ENDS[n])
-            }
-        });
-    });
 }
 
 /// What a mask or a score function is told is the index in the packed tensor; ends past the last token mean the last.

@@ -1,9 +1,12 @@
-//! Attention cases: sizes, masks, positions, poison, terms, score functions, normalizers.
+//! Attention cases: sizes, masks, positions, poison here; what is a subject of its own in a file of its own.
 
-use std::sync::Arc;
+mod alignment;
+mod positions;
+mod sequences;
+mod terms;
 
 use super::{POISON, Random};
-use crate::attention::{Attention, AttentionInputs, Causal, Mask, Normalize, Score, ScoreMod, ScoreStage, Window};
+use crate::attention::{Attention, AttentionInputs, Causal, Mask, Normalize, Score, ScoreStage, Window};
 use crate::tensor::Array;
 
 /// One call of attention.
@@ -47,6 +50,33 @@ impl Size {
     }
 }
 
+/// Fills the rows (b, n) of an array [B, H, N, D] that `hidden` names.
+fn poison_rows(array: &mut Array<f32>, hidden: impl Fn(usize, usize) -> bool) {
+    let [heads, rows, width] = [1, 2, 3].map(|axis| array.shape()[axis]);
+    for (row, data) in array.data_mut().chunks_exact_mut(width).enumerate() {
+        if hidden(row / (heads * rows), row % rows) {
+            data.iter_mut().enumerate().for_each(|(d, x)| *x = POISON[(row + d) % POISON.len()]);
+        }
+    }
+}
+
+/// The same of key and value: a batch row, or a page, and a key in it.
+fn spoil(case: &mut AttentionCase, hidden: impl Fn(usize, usize) -> bool) {
+    poison_rows(&mut case.inputs.key, &hidden);
+    poison_rows(&mut case.inputs.value, &hidden);
+}
+
+fn numbers(values: &[usize]) -> Option<Array<f32>> {
+    Some(Array::from_fn(&[values.len()], |k| values[k] as f32))
+}
+
+/// Everything that can be asked for beside the output.
+fn every_output(case: &mut AttentionCase) {
+    (case.options.weights, case.options.entropy) = (true, true);
+    case.options.scores = Some(ScoreStage::Masked);
+    case.options.lse = matches!(case.options.normalize, Normalize::Softmax | Normalize::Sample { .. });
+}
+
 #[derive(Default)]
 struct Table(Vec<AttentionCase>);
 
@@ -75,9 +105,10 @@ pub fn attention() -> Vec<AttentionCase> {
     masks(&mut table);
     positions(&mut table);
     poison(&mut table);
-    terms(&mut table);
-    scores(&mut table);
-    normalizers(&mut table);
+    terms::add(&mut table);
+    positions::add(&mut table);
+    sequences::add(&mut table);
+    alignment::add(&mut table);
     table.0
 }
 
@@ -220,18 +251,6 @@ fn positions(table: &mut Table) {
 
 /// NaN, infinities and 1e30 in keys and values that no query may see.
 fn poison(table: &mut Table) {
-    /// Fills the rows of key and value of batch row `b` that `hidden` names.
-    fn spoil(case: &mut AttentionCase, hidden: impl Fn(usize, usize) -> bool) {
-        let [_, heads, keys, _] = [0, 1, 2, 3].map(|axis| case.inputs.key.shape()[axis]);
-        for tensor in [&mut case.inputs.key, &mut case.inputs.value] {
-            let width = tensor.shape()[3];
-            for (row, data) in tensor.data_mut().chunks_exact_mut(width).enumerate() {
-                if hidden(row / (heads * keys), row % keys) {
-                    data.iter_mut().enumerate().for_each(|(d, x)| *x = POISON[(row + d) % POISON.len()]);
-                }
-            }
-        }
-    }
     let size = Size::rows(9, 40);
     let (b, q, k) = (size.batch, size.queries, size.keys);
     table.add("poison behind a bool mask", size, |case, random| {
@@ -306,186 +325,5 @@ fn poison(table: &mut Table) {
     table.add("everything hidden is poison", size, |case, _| {
         spoil(case, |_, _| true);
         case.inputs.mask = Some(Mask::Bool(Array::filled(&[1], 0.0)));
-    });
-}
-
-/// Scale, softcap, ALiBi, sinks, a user's term, large scores, scores at each stage, and all of it together.
-fn terms(table: &mut Table) {
-    let size = Size::rows(17, 33);
-    for scale in [0.01, 1.0, -0.5] {
-        table.add(format!("scale {scale}"), size, |case, _| case.options.scale = Some(scale));
-    }
-    for softcap in [0.5, 30.0] {
-        table.add(format!("softcap {softcap}"), size, |case, _| case.options.softcap = Some(softcap));
-    }
-    let slopes = Array::from_fn(&[size.heads], |h| 0.5f32.powi(h as i32 + 1));
-    table.add("ALiBi", size, |case, _| case.inputs.alibi_slopes = Some(slopes.clone()));
-    table.add("ALiBi, bottom right", size, |case, _| {
-        case.inputs.alibi_slopes = Some(slopes.clone());
-        case.options.causal = Some(Causal::BottomRight);
-    });
-    table.add("sinks", size, |case, random| case.inputs.sinks = Some(random.array(&[size.heads])));
-    table.add("sinks and rows that see nothing", size, |case, random| {
-        case.inputs.sinks = Some(random.array(&[size.heads]));
-        case.inputs.kv_lengths = Array::new(&[2], vec![0.0, 20.0]).ok();
-        case.options.causal = Some(Causal::TopLeft);
-        case.options.weights = true;
-    });
-    table.add("sinks far above and below", size, |case, _| {
-        case.inputs.sinks = Some(Array::from_fn(&[size.heads], |h| [-1e4, 0.0, 50.0][h % 3]));
-    });
-    table.add("score function", size, |case, _| case.options.score_mod = Some(score_mod()));
-    // Whole numbers, so that scores up to 1e4 are exact and only the softmax is judged.
-    table.add("scores of 1e4", size, |case, random| {
-        case.inputs.query = random.whole(case.inputs.query.shape(), 30);
-        case.inputs.key = random.whole(case.inputs.key.shape(), 30);
-        case.options.scale = Some(1.0);
-    });
-    table.add("scores of 1e4, causal", size, |case, random| {
-        case.inputs.query = random.whole(case.inputs.query.shape(), 30);
-        case.inputs.key = random.whole(case.inputs.key.shape(), 30);
-        case.options = Attention { scale: Some(1.0), causal: Some(Causal::BottomRight), ..case.options.clone() };
-    });
-    for stage in [ScoreStage::Raw, ScoreStage::Capped, ScoreStage::Masked] {
-        table.add(format!("scores at {stage:?}"), size, |case, random| {
-            case.options.scores = Some(stage);
-            case.options.softcap = Some(2.0);
-            case.options.causal = Some(Causal::TopLeft);
-            case.inputs.mask = Some(Mask::Float(random.array(&[17, 30])));
-            case.inputs.alibi_slopes = Some(slopes.clone());
-        });
-    }
-    table.add("all at once", Size { batch: 2, ..Size::rows(17, 65) }, |case, random| {
-        case.options.scale = Some(0.4);
-        case.options.softcap = Some(4.0);
-        case.options.causal = Some(Causal::TopLeft);
-        case.options.window = Some(Window::new(Some(40), Some(0)));
-        case.options.score_mod = Some(score_mod());
-        case.options.weights = true;
-        case.inputs.mask = Some(Mask::Float(random.array(&[1, 6, 17, 60])));
-        case.inputs.kv_lengths = Array::new(&[2], vec![65.0, 9.0]).ok();
-        case.inputs.alibi_slopes = Some(slopes.clone());
-        case.inputs.sinks = Some(random.array(&[6]));
-    });
-}
-
-fn score_mod() -> ScoreMod {
-    let wgsl = "fn score_mod(score: f32, b: u32, h: u32, i: u32, j: u32) -> f32 {
-    return score * (1.0 + 0.5 * f32(h)) + 0.25 * f32(b) - 0.125 * abs(f32(i) - f32(j));
-}
-";
-    ScoreMod {
-        wgsl: wgsl.to_owned(),
-        reference: Some(Arc::new(|score, b, h, i, j| {
-            score * (1.0 + 0.5 * h as f64) + 0.25 * b as f64 - 0.125 * (i as f64 - j as f64).abs()
-        })),
-    }
-}
-
-/// Every way to compare a query and a key.
-fn scores(table: &mut Table) {
-    let size = Size::rows(9, 35);
-    let uneven = Size { dim: 10, key_dim: 14, ..size };
-    table.add("dot", size, |case, _| case.options.score = Score::Dot);
-    table.add("dot, scaled and causal", size, |case, _| {
-        case.options.score = Score::Dot;
-        case.options.scale = Some(0.25);
-        case.options.causal = Some(Causal::TopLeft);
-    });
-    for (name, scale) in [("cosine", 1.0), ("cosine, scaled", 12.0)] {
-        table.add(name, size, |case, _| {
-            case.options.score = Score::Cosine;
-            case.options.scale = Some(scale);
-            // one query and one key without a direction
-            case.inputs.query.data_mut()[..size.dim].fill(0.0);
-            case.inputs.key.data_mut()[2 * size.dim..3 * size.dim].fill(0.0);
-        });
-    }
-    table.add("general", uneven, |case, random| {
-        case.options.score = Score::General;
-        case.options.scale = Some(0.2);
-        case.inputs.score.weight = Some(random.array(&[10, 14]));
-    });
-    table.add("additive without weights", size, |case, _| {
-        case.options.score = Score::Additive;
-        case.options.weights = true;
-    });
-    table.add("additive with v alone", size, |case, random| {
-        case.options.score = Score::Additive;
-        case.inputs.score.v = Some(random.array(&[11]));
-    });
-    for units in [1, 7, 64, 65] {
-        table.add(format!("additive, {units} units"), uneven, |case, random| {
-            case.options.score = Score::Additive;
-            case.inputs.score.query_weight = Some(random.array(&[units, 10]).map(|x| x * 0.3));
-            case.inputs.score.key_weight = Some(random.array(&[units, 14]).map(|x| x * 0.3));
-            case.inputs.score.v = Some(random.array(&[units]));
-            case.inputs.score.bias = Some(random.array(&[units]));
-            case.inputs.kv_lengths = Array::new(&[2], vec![35.0, 8.0]).ok();
-        });
-        table.add(format!("concat, {units} units"), uneven, |case, random| {
-            case.options.score = Score::Concat;
-            case.inputs.score.weight = Some(random.array(&[units, 24]).map(|x| x * 0.3));
-            case.inputs.score.v = Some(random.array(&[units]));
-            case.inputs.score.bias = (units != 7).then(|| random.array(&[units]));
-        });
-    }
-    table.add("additive, saturated", size, |case, random| {
-        case.options.score = Score::Additive;
-        case.inputs.query = random.whole(case.inputs.query.shape(), 3).map(|x| x * 1e4);
-        case.inputs.score.v = Some(random.array(&[11]));
-    });
-}
-
-/// Hard attention and sparsemax. Scores of the hard ones are whole, so that ties are ties in any precision.
-fn normalizers(table: &mut Table) {
-    let size = Size::rows(17, 33);
-    let lengths = || Array::new(&[2], vec![33.0, 0.0]).ok();
-    let hard = |case: &mut AttentionCase, random: &mut Random, normalize: Normalize| {
-        case.inputs.query = random.whole(case.inputs.query.shape(), 1);
-        case.inputs.key = random.whole(case.inputs.key.shape(), 1);
-        case.options = Attention { scale: Some(0.5), normalize, weights: true, ..Attention::default() };
-    };
-    table.add("hardmax with ties", size, |case, random| hard(case, random, Normalize::Hardmax));
-    table.add("hardmax, causal, lengths", size, |case, random| {
-        hard(case, random, Normalize::Hardmax);
-        case.options.causal = Some(Causal::BottomRight);
-        case.inputs.kv_lengths = lengths();
-    });
-    table.add("hardmax over equal scores", size, |case, random| {
-        hard(case, random, Normalize::Hardmax);
-        case.inputs.query.data_mut().fill(0.0);
-        case.inputs.mask = Some(Mask::Bool(random.mask(&[17, 33], 8)));
-    });
-    for seed in [5, 1, 0xdead_beef] {
-        table.add(format!("sample, seed {seed}"), Size { heads: 3, ..size }, |case, random| {
-            hard(case, random, Normalize::Sample { seed });
-            case.options.lse = true;
-        });
-    }
-    table.add("sample, masked", Size { heads: 3, ..size }, |case, random| {
-        hard(case, random, Normalize::Sample { seed: 8 });
-        case.inputs.mask = Some(Mask::Bool(random.mask(&[17, 33], 6)));
-        case.inputs.kv_lengths = lengths();
-    });
-    let sparse = |case: &mut AttentionCase| {
-        case.options = Attention { normalize: Normalize::Sparsemax, weights: true, ..Attention::default() };
-    };
-    for keys in [1, 2, 33, 65, 300] {
-        table.add(format!("sparsemax over {keys}"), Size::rows(5, keys), |case, _| sparse(case));
-    }
-    table.add("sparsemax, many kept", size, |case, _| {
-        sparse(case);
-        case.options.scale = Some(0.01);
-    });
-    table.add("sparsemax, masked", size, |case, random| {
-        sparse(case);
-        case.options.causal = Some(Causal::TopLeft);
-        case.inputs.mask = Some(Mask::Bool(random.mask(&[17, 33], 8)));
-        case.inputs.kv_lengths = lengths();
-    });
-    table.add("sparsemax over equal scores", size, |case, _| {
-        sparse(case);
-        case.inputs.query.data_mut().fill(0.0);
     });
 }
