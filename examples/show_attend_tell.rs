@@ -165,8 +165,7 @@ fn scene(x: f32, y: f32) -> Color {
     }
     let crown = [[0.25, 0.55, 0.13, 0.13], [0.16, 0.6, 0.085, 0.085], [0.34, 0.6, 0.085, 0.085]];
     if crown.iter().any(|&part| ellipse(x, y, part) < 1.0) {
-        let leaf = |size: f32| noise((x * size) as u32, (y * size) as u32);
-        let light = 0.55 * leaf(75.0) + 0.3 * leaf(38.0) + 0.35 * (0.62 - y) / 0.2;
+        let light = 0.75 * leaf(x * 52.0, y * 52.0) + 0.55 * (0.62 - y) / 0.2;
         color = mix([0.08, 0.26, 0.08], [0.42, 0.66, 0.22], light);
     }
     // balloon: envelope with gores, ropes, basket
@@ -191,11 +190,25 @@ fn scene(x: f32, y: f32) -> Color {
     color
 }
 
+/// Leaves, one at a random place in each unit square: the shade, 0 to 1, of the one nearest.
+fn leaf(x: f32, y: f32) -> f32 {
+    let mut nearest = (f32::INFINITY, 0.0);
+    for k in 0..9 {
+        let (i, j) = (x.floor() + (k % 3) as f32 - 1.0, y.floor() + (k / 3) as f32 - 1.0);
+        let distance = (x - i - noise(i, j, 1)).hypot(y - j - noise(i, j, 2));
+        if distance < nearest.0 {
+            nearest = (distance, noise(i, j, 3) - 0.3 * distance);
+        }
+    }
+    nearest.1
+}
+
 /// 0 to 1, the same for the same place.
-fn noise(x: u32, y: u32) -> f32 {
-    let mut n = x.wrapping_mul(0x9e37_79b1) ^ y.wrapping_mul(0x85eb_ca6b);
+fn noise(i: f32, j: f32, salt: u32) -> f32 {
+    let mut n = (i as i32 as u32).wrapping_mul(0x9e37_79b1) ^ (j as i32 as u32).wrapping_mul(0x85eb_ca6b) ^ (salt << 9);
     n = (n ^ (n >> 15)).wrapping_mul(0x2c1b_3c6d);
-    ((n ^ (n >> 12)) & 0xffff) as f32 / 65_535.0
+    n = (n ^ (n >> 12)).wrapping_mul(0x297a_2d39);
+    ((n ^ (n >> 15)) & 0xffff) as f32 / 65_535.0
 }
 
 // ---- annotation vectors ----
@@ -251,8 +264,12 @@ fn sheet(picture: &[Color], outputs: &VisualOutputs<Array>) -> Result<RgbImage, 
     paint(0, &|k| picture[k]);
     for (t, alpha) in outputs.alpha.data().chunks(GRID * GRID).enumerate() {
         let glow = upsampled(alpha);
-        // dimmed and grey where unattended
+        let drawn = outputs.log_probability.as_ref().map(|_| largest(alpha).0);
+        // dimmed and grey where unattended; a frame around the cell that was drawn
         paint(t + 1, &|k| {
+            if drawn.is_some_and(|cell| on_frame(k % SIDE, k / SIDE, cell)) {
+                return [1.0; 3];
+            }
             let grey = [brightness(picture[k]); 3];
             let dim = mix(grey, picture[k], 0.35).map(|c| 0.09 + 0.3 * c);
             mix(dim, picture[k], glow[k])
@@ -265,12 +282,23 @@ fn sheet(picture: &[Color], outputs: &VisualOutputs<Array>) -> Result<RgbImage, 
     caption(0, 0, "the picture", 19.0, 60);
     let betas = outputs.beta.as_ref().map_or(&[][..], Array::data);
     for (t, (word, _)) in WORDS.iter().enumerate() {
-        let most = largest(&outputs.alpha.data()[t * GRID * GRID..][..GRID * GRID]).1;
+        let weight = match &outputs.log_probability {
+            Some(logs) => format!("drawn with probability {:.2}", logs.data()[t].exp()),
+            None => format!("largest weight {:.2}", largest(&outputs.alpha.data()[t * GRID * GRID..][..GRID * GRID]).1),
+        };
         caption(t + 1, 0, word, 19.0, 20);
-        let beta = betas.get(t).copied().unwrap_or(1.0);
-        caption(t + 1, 1, &format!("gate {beta:.2}, largest weight {most:.2}"), 15.0, 110);
+        caption(t + 1, 1, &format!("gate {:.2}, {weight}", betas.get(t).copied().unwrap_or(1.0)), 15.0, 110);
     }
     Ok(sheet)
+}
+
+/// Whether a pixel is on the outermost two of a cell.
+fn on_frame(x: usize, y: usize, cell: usize) -> bool {
+    let (left, top) = (cell % GRID * CELL, cell / GRID * CELL);
+    let inside = |margin: usize| {
+        (left + margin..left + CELL - margin).contains(&x) && (top + margin..top + CELL - margin).contains(&y)
+    };
+    inside(0) && !inside(2)
 }
 
 /// A weight for every pixel, from 0 to 1 at the most attended: a bell around each cell, a little wider than the cell.
