@@ -1,5 +1,6 @@
 //! Monotonic alignments (`shaders/monotonic.wgsl`).
 
+use super::visibility::{List, Visibility};
 use super::{View4, params, switch};
 use crate::attention::Monotonic;
 use crate::error::{Error, Result};
@@ -16,18 +17,23 @@ params! {
         temperature: f32,
         not_a_number: f32,
         pad_0: u32,
+        kv_lengths: List,
+        pad_1: u32,
+        pad_2: u32,
     }
 }
 
 /// Turns scores [B, Hq, Nq', Nk] (f32, hidden ones marked) into alignments, in place, one query after the other;
 /// `alignment` [B, Hq, 1, Nk] holds the one before the first query and then the one after the last. With `start` it need
-/// hold nothing: the first query starts at key 0.
+/// hold nothing: the first query starts at key 0. What it holds past the `kv_lengths` of `visibility` counts as 0.
 ///
 /// # Errors
 /// [`Error::Shape`] when the shapes do not fit, [`Error::Limit`] when a row or the grid does not.
+#[expect(clippy::too_many_arguments, reason = "one call site, and each is its own thing")]
 pub fn record(
     recording: &mut Recording,
     caps: &Caps,
+    visibility: &Visibility,
     form: Monotonic,
     temperature: Option<f32>,
     start: bool,
@@ -58,6 +64,9 @@ pub fn record(
             temperature: temperature.unwrap_or(1.0),
             not_a_number: f32::NAN,
             pad_0: 0,
+            kv_lengths: visibility.positions.kv_lengths,
+            pad_1: 0,
+            pad_2: 0,
         };
         let form = match form {
             Monotonic::Parallel => 0,
@@ -73,11 +82,12 @@ pub fn record(
                     ("MODE", f64::from(form)),
                     ("TEMPERATURE", switch(temperature.is_some())),
                     ("START", switch(start && first == 0)),
+                    visibility.key_lengths(),
                 ],
                 score_mod: None,
             },
             params: bytemuck::bytes_of(&params).to_vec(),
-            bindings: vec![Binding::Write(scores.slot), Binding::Write(alignment.slot)],
+            bindings: vec![Binding::Write(scores.slot), Binding::Write(alignment.slot), visibility.vectors],
             grid: grid("a monotonic alignment", (batch * heads) as u64, caps)?,
             iterations: per_query * count as u64 + row.iterations,
             flops: 8 * (batch * heads * count * keys) as u64,

@@ -172,7 +172,7 @@ pub fn record(
             for i in first..last {
                 let row = |view: &View, i: usize| -> Result<View> { Ok(view.with(view.layout.narrow(2, i, 1)?)) };
                 let previous = row(&located.previous, i)?;
-                location::record(recording, caps, &key, &located.filters, &previous, &located.key)?;
+                location::record(recording, caps, visibility, &key, &located.filters, &previous, &located.key)?;
                 let scored = Scored { query: &row(&query, i)?, key: &located.key, weights, visibility };
                 let scores = row(scores, i - first)?;
                 score::record(recording, caps, options, problem, scored, i, stage, hidden, &scores)?;
@@ -184,7 +184,7 @@ pub fn record(
         }
         score(ScoreStage::Masked, score::HIDDEN, &weights)?;
         match &mut alignment {
-            Some(alignment) => alignment.advance(recording, caps, options.temperature, &weights)?,
+            Some(alignment) => alignment.advance(recording, caps, &visibility, options.temperature, &weights)?,
             None => {
                 let lse = outputs.lse.as_ref().map(part).transpose()?;
                 let sinks = inputs.sinks.as_ref();
@@ -357,10 +357,11 @@ impl Alignment {
         &mut self,
         recording: &mut Recording,
         caps: &Caps,
+        visibility: &Visibility,
         temperature: Option<f32>,
         scores: &View,
     ) -> Result<()> {
         let at_start = std::mem::take(&mut self.at_start);
-        monotonic::record(recording, caps, self.form, temperature, at_start, scores, &self.view)
+        monotonic::record(recording, caps, visibility, self.form, temperature, at_start, scores, &self.view)
     }
 }
