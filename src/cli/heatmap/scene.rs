@@ -158,10 +158,10 @@ impl<'a> Layout<'a> {
         let same = |of: fn(&Panel) -> &[String]| panels.windows(2).all(|pair| of(pair[0].panel) == of(pair[1].panel));
         let (same_rows, same_columns) = (same(|p| &p.rows), same(|p| &p.columns));
         let widest = |of: fn(&Placed) -> f32| panels.iter().map(of).fold(1.0, f32::max);
-        let width = BETWEEN + if same_rows { widest(|p| p.full_width() - p.left) } else { widest(Placed::full_width) };
+        let width = BETWEEN + if same_rows { widest(|p| p.full_width() - p.left) } else { widest(|p| p.full_width()) };
         let height = BETWEEN
             + PANEL_TITLE * LEADING
-            + if same_columns { widest(|p| p.height) } else { widest(Placed::full_height) };
+            + if same_columns { widest(|p| p.height) } else { widest(|p| p.full_height()) };
         // As near as can be to a page's shape, without a ragged last row.
         let ragged = |across: usize| {
             let down = panels.len().div_ceil(across);
