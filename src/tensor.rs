@@ -405,7 +405,9 @@ mod tests {
         use half::{bf16, f16};
         let x = Array::new(&[4], vec![1.0f64, 0.1, 65_504.0, -1e-8]).unwrap();
         assert_eq!(x.cast::<f16>().data(), [1.0, 0.1, 65_504.0, -1e-8].map(f16::from_f64));
-        assert_eq!(x.cast::<bf16>().cast::<f32>().data(), [1.0, 0.100_097_656, 65_536.0, -1.001_172e-8]);
+        // 65,504 and 1e-8 lie between the steps of 8 bits: 65,536 and 1.34375 · 2^-27
+        let steps = [1.0, 0.100_097_656, 65_536.0, -1.343_75 / 134_217_728.0];
+        assert_eq!(x.cast::<bf16>().cast::<f32>().data(), steps);
         assert_eq!(x.cast::<f32>().cast::<f64>().data()[1], f64::from(0.1f32));
     }
 

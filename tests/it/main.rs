@@ -14,6 +14,7 @@ mod gpu_vectors;
 mod kernels;
 mod layers;
 mod properties;
+mod ranges;
 mod recordings;
 mod recurrences;
 mod reference;
