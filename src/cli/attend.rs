@@ -18,11 +18,13 @@ use crate::check::{self, Report};
 use crate::device::{Device, DeviceArgs};
 use crate::explain::{self, Explained};
 use crate::failure::Outcome;
+use crate::heatmap::Curve;
 use crate::output::{self, Named, OutputType};
 use crate::picture;
 use crate::progress::Busy;
 use crate::tensors::Input;
-use inputs::{Form, Heads};
+pub(crate) use inputs::Form;
+use inputs::Heads;
 pub(crate) use options::Storage;
 use options::{Options, Stage};
 
@@ -31,20 +33,10 @@ use options::{Options, Stage};
 /// Reads `query` [B, Hq, Nq, D], `key` [B, Hkv, Nk, D] and `value` [B, Hkv, Nk, Dv] and writes `output`. Rank 3
 /// [B, N, H·D] needs --q-heads and --kv-heads; rank 2 [N, D] is one head of one batch. The output has the query's rank.
 ///
-/// Optional tensors: what is hidden: `mask` (BOOL or U8: true = attend; float: added; broadcast to [B, Hq, Nq, Nk]),
-/// `kv_lengths` and `query_lengths` `[B]` (I32 or I64: how many are real), `block_mask` [B, Hq, blocks of queries, blocks
-/// of keys] (BOOL or U8; the first two may be 1; see --block-size). What is added: `alibi_slopes` `[Hq]`, `sinks` `[Hq]`.
-/// The past: `past_key` and `past_value` [B, Hkv, P, D], which stand before `key` and `value`. And the parameters of the
-/// score function (see --score).
-///
-/// Ragged batch: `cu_seqlens_q` and `cu_seqlens_k` [sequences + 1] (I32 or I64: 0, then where each sequence ends). Tensors
-/// are then [T, H, D] as FlashAttention has them, rank 4 [1, H, T, D], or with --q-heads [1, T, H·D].
-///
-/// Paged cache: `block_table` [B, pages] (I32 or I64: which pages hold a batch row's keys, in order) and `kv_lengths`;
-/// `key` and `value` are then [pages, Hkv, page size, D].
-///
 /// Query and key are turned (--rotary) and compared; scores are scaled, passed through --score-wgsl, capped, biased, masked
 /// and normalized, in this order. A query that sees no key gets weights and output 0.
+///
+/// Every tensor it can read is listed below.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLES)]
 pub(crate) struct Args {
@@ -94,6 +86,9 @@ pub(crate) struct Args {
     /// Draw the weights of the first batch row, one panel a head, as PNG and as SVG beside it
     #[arg(long, value_name = "FILE.png")]
     heatmap: Option<PathBuf>,
+    /// How the picture's shades follow the weights; linear, when left out
+    #[arg(long, value_enum, value_name = "SCALE")]
+    shades: Option<Curve>,
     /// What the picture calls the queries: a text file, one label a line
     #[arg(long, value_name = "FILE")]
     query_labels: Option<PathBuf>,
@@ -106,6 +101,27 @@ pub(crate) struct Args {
 }
 
 const EXAMPLES: &str = "\
+Tensors:
+  query, key, value   [B, Hq, Nq, D], [B, Hkv, Nk, D], [B, Hkv, Nk, Dv]; Hq is a multiple of Hkv
+  past_key, past_value  [B, Hkv, P, D], [B, Hkv, P, Dv]: stand before key and value
+  mask                broadcast to [B, Hq, Nq, Nk]; BOOL or U8: true = attend; floats are added
+  kv_lengths, query_lengths  [B]: how many keys and queries of a batch row are real
+  block_mask          [B or 1, Hq or 1, Nq / Q, Nk / K] rounded up, BOOL or U8: false = hidden and not computed;
+                      with --block-size Q,K
+  alibi_slopes        [Hq]: slope times distance is taken from a score
+  sinks               [Hq]: one more logit in each row of the softmax, without a value
+  rotary_cos, rotary_sin  [positions, width / 2], in place of --rotary-base and --rotary-width
+  previous            the alignment before, for --score location and --normalize monotonic-...
+  score. ...          parameters of the score function, see --score
+Floats may be F32, F16, BF16 or F64; lengths and indices I32 or I64.
+
+A ragged batch has its sequences one behind the other, B = 1, and tells where they begin and end:
+  cu_seqlens_q, cu_seqlens_k  [sequences + 1]: 0, then the end of each sequence
+  query, key, value   [T, H, D] as FlashAttention has them, or [1, H, T, D], or [1, T, H·D] with --q-heads
+A paged cache has its keys and values in pages:
+  key, value          [page count, Hkv, page size, D]
+  block_table         [B, pages]: the pages of each batch row in order; kv_lengths say how far they are filled
+
 Examples:
   regard attend in.safetensors -o out.safetensors
   regard attend in.safetensors -o out.safetensors --causal --window 128,0,4 --weights
@@ -172,7 +188,7 @@ pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
         .then(|| Report::new(|| baseline::judge_attention(&options, &inputs, &outputs, dtype)))
         .transpose()?;
     if let Some(path) = &args.heatmap {
-        picture::save(path, &picture::heads(&outputs, &options, &inputs, labels)?)?;
+        picture::save(path, &picture::heads(&outputs, &options, &inputs, labels, args.shades.unwrap_or_default())?)?;
     }
     let named = named(args, &outputs, form)?;
     let output_dtype = args.output_dtype.unwrap_or_default();
@@ -192,8 +208,12 @@ pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
 /// Refuses options that would change nothing.
 fn refuse_unused(args: &Args) -> Result<()> {
     output::refuse_dtype(args.output.as_deref(), args.output_dtype)?;
-    let labels = [("query-labels", &args.query_labels), ("key-labels", &args.key_labels)];
-    if let Some((name, _)) = labels.iter().find(|(_, file)| file.is_some())
+    let pictured = [
+        ("query-labels", args.query_labels.is_some()),
+        ("key-labels", args.key_labels.is_some()),
+        ("shades", args.shades.is_some()),
+    ];
+    if let Some((name, _)) = pictured.iter().find(|(_, given)| *given)
         && args.heatmap.is_none()
     {
         return Err(Error::option(*name, "belongs to a picture: add `--heatmap FILE.png`"));

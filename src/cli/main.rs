@@ -10,6 +10,7 @@ mod explain;
 mod failure;
 mod heatmap;
 mod info;
+mod merge;
 mod output;
 mod picture;
 mod progress;
@@ -52,6 +53,7 @@ Exit status: 0 done, 2 the request was wrong, 1 anything else.";
 enum Command {
     Attend(Box<attend::Args>),
     Encode(Box<encode::Args>),
+    Merge(merge::Args),
     Info(info::Args),
     Transliterate(transliterate::Args),
     Validate(validate::Args),
@@ -79,6 +81,7 @@ fn run(cli: &Cli) -> Outcome {
     match &cli.command {
         Some(Command::Attend(args)) => attend::run(args, &cli.device),
         Some(Command::Encode(args)) => encode::run(args, &cli.device),
+        Some(Command::Merge(args)) => merge::run(args, &cli.device),
         Some(Command::Info(args)) => info::run(args, &cli.device),
         Some(Command::Transliterate(args)) => transliterate::run(args, &cli.device),
         Some(Command::Validate(args)) => validate::run(args, &cli.device),

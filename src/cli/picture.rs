@@ -9,7 +9,7 @@ use regard::tensor::Array;
 use regard::{Error, reference};
 
 use crate::failure::{Failure, Outcome};
-use crate::heatmap::{Heatmap, Panel};
+use crate::heatmap::{Curve, Heatmap, Panel};
 use crate::output;
 
 /// Heads or texts in one picture at most.
@@ -46,6 +46,7 @@ pub(crate) fn heads(
     options: &Attention,
     inputs: &AttentionInputs<Array>,
     labels: Labels,
+    curve: Curve,
 ) -> Outcome<Heatmap> {
     let weights = outputs.weights.as_ref().ok_or_else(|| Error::missing("weights", "[B, Hq, Nq, Nk]"))?;
     let &[_, heads, queries, keys] = weights.shape() else {
@@ -68,6 +69,7 @@ pub(crate) fn heads(
         row_axis: "query".to_owned(),
         column_axis: "key".to_owned(),
         panels: each.take(heads.min(MOST_PANELS)).enumerate().map(panel).collect(),
+        curve,
     })
 }
 
@@ -138,7 +140,13 @@ pub(crate) fn alignments(title: &str, mut panels: Vec<Panel>) -> Heatmap {
 }
 
 fn heatmap(title: &str, panels: Vec<Panel>) -> Heatmap {
-    Heatmap { title: title.to_owned(), row_axis: "output".to_owned(), column_axis: "input".to_owned(), panels }
+    Heatmap {
+        title: title.to_owned(),
+        row_axis: "output".to_owned(),
+        column_axis: "input".to_owned(),
+        panels,
+        curve: Curve::Linear,
+    }
 }
 
 /// One answer's weights for this terminal.

@@ -10,7 +10,7 @@ use crate::tensors::{Input, within};
 
 /// How heads lie in the tensors of the file; the output is written the same way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Form {
+pub(crate) enum Form {
     /// [B, H, N, D].
     Apart,
     /// [B, N, H·D].
@@ -65,8 +65,26 @@ impl Form {
         }
     }
 
+    /// An output as [B, H, N, Dv] and how it came, by the shape [B, H, N] of its log-sum-exp.
+    pub(crate) fn of_output(output: Array, lse: &[usize]) -> Result<(Array, Self)> {
+        let &[batch, heads, rows] = lse else {
+            return Err(Error::shape("lse", "rank", "3 [B, H, N]", lse.len()));
+        };
+        let form = match *output.shape() {
+            [b, h, n, _] if [b, h, n] == [batch, heads, rows] => Self::Apart,
+            [b, n, width] if [b, n] == [batch, rows] && width % heads == 0 => Self::Joined,
+            [n, h, _] if [1, h, n] == [batch, heads, rows] => Self::Ragged,
+            [n, _] if [1, 1, n] == [batch, heads, rows] => Self::Single,
+            _ => {
+                let expected = format!("[{batch}, {heads}, {rows}, Dv] beside `lse` {lse:?}");
+                return Err(Error::shape("output", "shape", expected, format!("{:?}", output.shape())));
+            }
+        };
+        Ok((form.split("output", output, Some(heads))?, form))
+    }
+
     /// [B, H, N, D] as the query came.
-    pub(super) fn join(self, array: &Array) -> Result<Array> {
+    pub(crate) fn join(self, array: &Array) -> Result<Array> {
         let &[batch, heads, rows, dim] = array.shape() else {
             return Err(Error::shape("output", "rank", 4, array.shape().len()));
         };
@@ -97,6 +115,7 @@ pub(super) fn read(
     let query = input.require("query", "[B, Hq, Nq, D], [B, Nq, Hq·D] or [Nq, D]")?;
     let form = Form::of(&query, ragged, heads.query)?;
     let rank = query.shape().len();
+    let query = form.split("query", query, heads.query)?;
     let table = input.integers("block_table")?;
     let kv_heads = heads.kv.or(heads.query);
     let pair = |name: &str, expected: &str| -> Outcome<Array> {
@@ -113,7 +132,7 @@ pub(super) fn read(
     };
     let key = pair("key", "[B, Hkv, Nk, D], [B, Nk, Hkv·D] or [Nk, D]")?;
     let value = pair("value", "[B, Hkv, Nk, Dv], [B, Nk, Hkv·Dv] or [Nk, Dv]")?;
-    let mut inputs = AttentionInputs::new(form.split("query", query, heads.query)?, key, value);
+    let mut inputs = AttentionInputs::new(query, key, value);
     for (option, heads, tensor) in [("q-heads", heads.query, &inputs.query), ("kv-heads", heads.kv, &inputs.key)] {
         let found = tensor.shape()[1];
         if let Some(heads) = heads.filter(|&heads| heads != found) {

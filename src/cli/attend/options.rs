@@ -31,8 +31,8 @@ pub(super) struct Options {
     /// Cap scores softly: X·tanh(s/X), before the mask
     #[arg(long, value_name = "X", allow_hyphen_values = true)]
     softcap: Option<f32>,
-    /// Turn query and key by their positions before they are compared: rotary embedding (Su et al. 2021). A file may
-    /// bring tables of its own: `rotary_cos` and `rotary_sin` [positions, width / 2]
+    /// Turn query and key by their positions before they are compared: rotary embedding (Su et al. 2021). Which
+    /// elements of a head form a pair
     #[arg(long, value_enum, value_name = "PAIRS")]
     rotary: Option<RotaryKind>,
     /// Base of the rotary angles position · X^(−2n / width); 10000 when left out
@@ -107,8 +107,8 @@ enum ScoreKind {
     Concat,
     /// q·k / (‖q‖·‖k‖) (Graves et al. 2014).
     Cosine,
-    /// v·tanh(Wq·q + Wk·k + U·f + b), f being the alignment `previous` [B, Hq, Nq, Nk] convolved along the keys by
-    /// `score.location_filter` [C, W], U `score.location_weight` [A, C] (Chorowski et al. 2015).
+    /// v·tanh(Wq·q + Wk·k + U·f + b): the additive score with f, the alignment `previous` [B, Hq, Nq, Nk] convolved
+    /// along the keys by `score.location_filter` [C, W], and U, `score.location_weight` [A, C] (Chorowski et al. 2015).
     Location,
     /// w·Σ tanh(c·(q + k)) with the numbers `score.concat_score_weight` and `score.scale`, 1 where they are not given
     /// (Keras' Attention with score_mode="concat").
@@ -141,13 +141,13 @@ enum NormalizeKind {
     Sample,
     /// Projection onto the simplex: sparse weights (Martins and Astudillo 2016).
     Sparsemax,
-    /// Scanning on from where the query before stopped, which is at `previous` [B, Hq, 1, Nk] for the first, or at key
-    /// 0: stop at key j with probability sigmoid(s) (Raffel et al. 2017). Closed form.
+    /// Monotonic alignment (Raffel et al. 2017): each query scans on from where the one before stopped, and stops at key
+    /// j with probability sigmoid(s). The first starts from `previous` [B, Hq, 1, Nk], or at key 0. In closed form.
     #[value(alias = "monotonic")]
     MonotonicParallel,
-    /// The same, key by key.
+    /// The same key by key, which loses nothing behind keys that nearly all stop at.
     MonotonicRecursive,
-    /// The same, stopping at the first key whose score is above 0.
+    /// The same, but each query stops at the first key whose score is above 0.
     MonotonicHard,
 }
 

@@ -11,6 +11,8 @@ mod scene;
 mod svg;
 mod terminal;
 
+use clap::ValueEnum;
+
 /// One matrix of weights: one row a target symbol (decoder step), one column a source symbol.
 #[derive(Clone, Debug)]
 pub(crate) struct Panel {
@@ -36,6 +38,34 @@ pub(crate) struct Heatmap {
     /// What the columns are, such as "input".
     pub(crate) column_axis: String,
     pub(crate) panels: Vec<Panel>,
+    pub(crate) curve: Curve,
+}
+
+/// How weights become shades.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Curve {
+    /// In proportion.
+    #[default]
+    Linear,
+    /// By their square roots: small weights can be told apart beside large ones.
+    Sqrt,
+}
+
+/// The shades of a picture: those of its darkest weight and all below.
+#[derive(Clone, Copy, Debug)]
+struct Scale {
+    top: f32,
+    curve: Curve,
+}
+
+impl Scale {
+    /// From 0 for no weight to 1 for the darkest.
+    fn place(self, weight: f32) -> f32 {
+        match self.curve {
+            Curve::Linear => weight / self.top,
+            Curve::Sqrt => (weight / self.top).max(0.0).sqrt(),
+        }
+    }
 }
 
 impl Heatmap {
@@ -68,6 +98,10 @@ impl Heatmap {
         }
         let steps = [1.0, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001];
         steps.into_iter().rfind(|&top| largest <= top).unwrap_or(1.0)
+    }
+
+    fn scale(&self) -> Scale {
+        Scale { top: self.full_scale(), curve: self.curve }
     }
 
     /// Whether some weight that is seen is missing, infinite or not a number.
@@ -125,10 +159,10 @@ enum Shown {
 }
 
 impl Shown {
-    /// As a share of full scale; not a number where a weight is not finite.
-    fn share(self, full_scale: f32) -> f32 {
+    /// Its place on the scale; not a number where a weight is not finite.
+    fn share(self, scale: Scale) -> f32 {
         match self {
-            Self::Weight(weight) => weight / full_scale,
+            Self::Weight(weight) => scale.place(weight),
             Self::NotFinite => f32::NAN,
             Self::Hidden => 0.0,
         }

@@ -4,9 +4,9 @@ use std::io::Cursor;
 
 use image::{ImageFormat, Rgb as Pixel, RgbImage};
 
-use super::font;
 use super::ramp::{HATCH, HATCH_STEP, Paint, Rgb};
 use super::scene::{Cells, Item, LINE, SEPARATED_CELL, Scene, Text};
+use super::{Scale, font};
 
 pub(super) const INK: Rgb = [26, 28, 33];
 pub(super) const FRAME: Rgb = [96, 100, 110];
@@ -22,16 +22,16 @@ pub(super) fn encode(scene: &Scene) -> Result<Vec<u8>, String> {
     if longest > MAX_SIDE {
         return Err(format!("the panels do not fit a picture of {MAX_SIDE} × {MAX_SIDE} pixels: draw fewer of them"));
     }
-    let scale = if longest * FINE <= MAX_SIDE { FINE } else { 1.0 };
-    let (width, height) = ((scene.width * scale) as u32, (scene.height * scale) as u32);
-    let mut canvas = Canvas { image: RgbImage::from_pixel(width, height, Pixel([255; 3])), scale };
+    let pixels = if longest * FINE <= MAX_SIDE { FINE } else { 1.0 };
+    let (width, height) = ((scene.width * pixels) as u32, (scene.height * pixels) as u32);
+    let mut canvas = Canvas { image: RgbImage::from_pixel(width, height, Pixel([255; 3])), pixels };
     for item in &scene.items {
         match item {
             Item::Text(text) => canvas.text(text),
             &Item::Tick(x, y, width, height) => canvas.fill(x, y, width, height, FRAME),
             &Item::Frame(x, y, width, height) => canvas.frame(x, y, width, height),
             &Item::Swatch(x, y, width, height, paint) => canvas.paint(x, y, width, height, paint),
-            Item::Cells(cells) => canvas.cells(cells, scene.full_scale),
+            Item::Cells(cells) => canvas.cells(cells, scene.scale),
         }
     }
     let mut file = Cursor::new(Vec::new());
@@ -41,14 +41,14 @@ pub(super) fn encode(scene: &Scene) -> Result<Vec<u8>, String> {
 
 struct Canvas {
     image: RgbImage,
-    /// Pixels to a unit.
-    scale: f32,
+    /// To a unit.
+    pixels: f32,
 }
 
 impl Canvas {
     /// The pixels of a rectangle, one by one.
     fn each(&mut self, x: f32, y: f32, width: f32, height: f32, mut f: impl FnMut(u32, u32) -> Option<Rgb>) {
-        let end = |at: f32, limit: u32| ((at * self.scale).round().max(0.0) as u32).min(limit);
+        let end = |at: f32, limit: u32| ((at * self.pixels).round().max(0.0) as u32).min(limit);
         let (columns, rows) = self.image.dimensions();
         for py in end(y, rows)..end(y + height, rows) {
             for px in end(x, columns)..end(x + width, columns) {
@@ -68,7 +68,7 @@ impl Canvas {
             return self.fill(x, y, width, height, color);
         }
         // Lines at one angle through the whole picture, so that cells side by side are one surface.
-        let (step, line) = ((HATCH_STEP * self.scale) as u32, self.scale as u32);
+        let (step, line) = ((HATCH_STEP * self.pixels) as u32, self.pixels as u32);
         self.each(x, y, width, height, |px, py| Some(if (px + py) % step < line { HATCH } else { [255; 3] }));
     }
 
@@ -80,11 +80,11 @@ impl Canvas {
         self.fill(x + width, y - 1.0, 1.0, height + 2.0, FRAME);
     }
 
-    fn cells(&mut self, cells: &Cells, full_scale: f32) {
+    fn cells(&mut self, cells: &Cells, scale: Scale) {
         let Cells { x, y, side, blocks } = *cells;
         for row in 0..blocks.rows {
             for column in 0..blocks.columns {
-                let paint = Paint::of(blocks.shown(row, column), full_scale);
+                let paint = Paint::of(blocks.shown(row, column), scale);
                 self.paint(x + column as f32 * side, y + row as f32 * side, side, side, paint);
             }
         }
@@ -99,10 +99,10 @@ impl Canvas {
     }
 
     fn text(&mut self, text: &Text) {
-        let line = font::set(&text.text, text.size * self.scale);
+        let line = font::set(&text.text, text.size * self.pixels);
         let back = text.anchor.before(line.width);
         let Some(mask) = line.mask() else { return };
-        let (x, y) = ((text.x * self.scale).round() as i32, (text.y * self.scale).round() as i32);
+        let (x, y) = ((text.x * self.pixels).round() as i32, (text.y * self.pixels).round() as i32);
         for my in 0..mask.height {
             for mx in 0..mask.width {
                 let covered = mask.coverage[my * mask.width + mx];

@@ -1,6 +1,6 @@
 //! Colours of weights.
 
-use super::Shown;
+use super::{Scale, Shown};
 
 pub(super) type Rgb = [u8; 3];
 
@@ -38,10 +38,10 @@ pub(super) enum Paint {
 }
 
 impl Paint {
-    pub(super) fn of(shown: Shown, full_scale: f32) -> Self {
+    pub(super) fn of(shown: Shown, scale: Scale) -> Self {
         match shown {
             Shown::Hidden => Self::Hidden,
-            shown => level(shown.share(full_scale)).map_or(Self::NotFinite, Self::Level),
+            shown => level(shown.share(scale)).map_or(Self::NotFinite, Self::Level),
         }
     }
 

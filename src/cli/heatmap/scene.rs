@@ -2,14 +2,13 @@
 
 use super::png::MAX_SIDE;
 use super::ramp::{LEVELS, Paint};
-use super::{Blocks, Heatmap, Panel, font, label};
+use super::{Blocks, Curve, Heatmap, Panel, Scale, font, label};
 
 /// Everything in a picture, back to front, in units of the SVG document; y grows downward.
 pub(super) struct Scene<'a> {
     pub(super) width: f32,
     pub(super) height: f32,
-    /// The weight drawn darkest.
-    pub(super) full_scale: f32,
+    pub(super) scale: Scale,
     pub(super) items: Vec<Item<'a>>,
 }
 
@@ -93,14 +92,14 @@ const EMPTY: &str = "empty";
 /// The picture, with the largest cells that keep it within bounds: it is too large only where panels are very many.
 pub(super) fn arrange(map: &Heatmap) -> Scene<'_> {
     let longest = map.panels.iter().map(|p| p.rows.len().max(p.columns.len())).max().unwrap_or(0).max(1);
-    // The side of a panel that is wanted: less each, but more together, when there are several. On a page as wide as a
-    // picture of some 1500 units the text is then still large enough to read.
-    let wanted = (1300.0 / (map.panels.len().max(1) as f32).powf(0.6)).clamp(120.0, 760.0);
+    // The side of a panel that is wanted: together they are some 1400 units wide, so that text is large enough to read
+    // when the picture is as wide as a page.
+    let wanted = (950.0 / (map.panels.len().max(1) as f32).sqrt()).clamp(120.0, 760.0);
     let mut cell = (wanted / longest as f32).round().clamp(1.0, LARGEST_CELL);
     let mut block = 1;
-    let full_scale = map.full_scale();
+    let scale = map.scale();
     loop {
-        let scene = Layout::new(map, cell, block).scene(map, full_scale);
+        let scene = Layout::new(map, cell, block).scene(map, scale);
         if (scene.width <= MAX_SIDE && scene.height <= MAX_SIDE) || (cell <= 1.0 && block >= longest) {
             return scene;
         }
@@ -119,6 +118,8 @@ struct Mark {
     text: String,
     size: f32,
     width: f32,
+    /// Longer than a letter and its marks, or among labels that are.
+    long: bool,
 }
 
 /// What stands along one side of a panel.
@@ -126,6 +127,8 @@ struct Side {
     marks: Vec<Mark>,
     /// Whether numbers stand only at some cells, which then have ticks.
     ticks: bool,
+    /// Whether long labels of columns are turned, as one of them is wider than its column.
+    upward: bool,
 }
 
 /// A panel with what its labels take.
@@ -151,39 +154,34 @@ struct Layout<'a> {
 
 impl<'a> Layout<'a> {
     fn new(map: &'a Heatmap, cell: f32, block: usize) -> Self {
-        let panels: Vec<_> = map.panels.iter().map(|panel| Placed::new(panel, cell, block)).collect();
-        let width = panels.iter().map(Placed::full_width).fold(1.0, f32::max);
-        let height = panels.iter().map(Placed::full_height).fold(1.0, f32::max);
+        let mut panels: Vec<_> = map.panels.iter().map(|panel| Placed::new(panel, cell, block)).collect();
+        let same = |of: fn(&Panel) -> &[String]| panels.windows(2).all(|pair| of(pair[0].panel) == of(pair[1].panel));
+        let (same_rows, same_columns) = (same(|p| &p.rows), same(|p| &p.columns));
+        let widest = |of: fn(&Placed) -> f32| panels.iter().map(of).fold(1.0, f32::max);
+        let width = BETWEEN + if same_rows { widest(|p| p.full_width() - p.left) } else { widest(|p| p.full_width()) };
+        let height = BETWEEN
+            + PANEL_TITLE * LEADING
+            + if same_columns { widest(|p| p.height) } else { widest(|p| p.full_height()) };
         // As near as can be to a page's shape, without a ragged last row.
         let ragged = |across: usize| {
             let down = panels.len().div_ceil(across);
             let shape = (across as f32 * width) / (down as f32 * height);
-            (shape / 1.4).ln().abs() + 0.8 * (down * across - panels.len()) as f32 / panels.len() as f32
+            (shape / 1.4).ln().abs() + 1.5 * (down * across - panels.len()) as f32 / panels.len() as f32
         };
         let across = (1..=panels.len()).min_by(|&a, &b| ragged(a).total_cmp(&ragged(b))).unwrap_or(1);
-        Self { cell, panels, across }.shared()
-    }
-
-    /// Without the labels that stand at a panel of the same row or column already: those at the left and at the top are
-    /// enough where all panels have the same.
-    fn shared(mut self) -> Self {
-        let same =
-            |of: fn(&Panel) -> &[String]| self.panels.windows(2).all(|pair| of(pair[0].panel) == of(pair[1].panel));
-        let (rows, columns) = (same(|p| &p.rows), same(|p| &p.columns));
-        for (at, placed) in self.panels.iter_mut().enumerate() {
-            if rows && at % self.across > 0 {
-                placed.rows = Side::bare();
-                placed.left = 0.0;
+        // Where all panels have the same labels, those at the left and at the top are enough.
+        for (at, placed) in panels.iter_mut().enumerate() {
+            if same_rows && at % across > 0 {
+                (placed.rows, placed.left) = (Side::bare(), 0.0);
             }
-            if columns && at >= self.across {
-                placed.columns = Side::bare();
-                placed.above = 0.0;
+            if same_columns && at >= across {
+                (placed.columns, placed.above) = (Side::bare(), 0.0);
             }
         }
-        self
+        Self { cell, panels, across }
     }
 
-    fn scene(self, map: &Heatmap, full_scale: f32) -> Scene<'a> {
+    fn scene(self, map: &Heatmap, scale: Scale) -> Scene<'a> {
         let mut items = Vec::new();
         let named = self.panels.iter().any(|p| !p.panel.title.is_empty());
 
@@ -248,7 +246,7 @@ impl<'a> Layout<'a> {
         }
 
         let (scale_right, scale_bottom) =
-            draw_scale(map, right + BETWEEN, first_y, bottom - first_y, full_scale, &mut items);
+            draw_scale(map, right + BETWEEN, first_y, bottom - first_y, scale, &mut items);
         bottom = bottom.max(scale_bottom);
         width = width.max(scale_right + MARGIN);
 
@@ -259,37 +257,39 @@ impl<'a> Layout<'a> {
             bottom += 10.0 + SCALE;
             items.push(text(MARGIN, bottom, SCALE, Anchor::Start, note));
         }
-        Scene { width: width.ceil(), height: (bottom + MARGIN).ceil(), full_scale, items }
+        Scene { width: width.ceil(), height: (bottom + MARGIN).ceil(), scale, items }
     }
 }
 
 /// The colour bar with its numbers, and what other paints mean. Returns its right and bottom ends.
-fn draw_scale(map: &Heatmap, x: f32, y: f32, room: f32, full_scale: f32, items: &mut Vec<Item>) -> (f32, f32) {
+fn draw_scale(map: &Heatmap, x: f32, y: f32, room: f32, scale: Scale, items: &mut Vec<Item>) -> (f32, f32) {
     const WIDTH: f32 = 16.0;
-    const NUMBERS: usize = 5;
     let mut others = Vec::new();
     others.extend(map.has_hidden().then_some((Paint::Hidden, "hidden")));
     others.extend(map.has_marked().then_some((Paint::NotFinite, "not finite")));
-    let height = (room - others.len() as f32 * 2.0 * WIDTH).clamp(150.0, 420.0).floor();
+    let height = (room - others.len() as f32 * 2.0 * WIDTH).clamp(120.0, 720.0).floor();
     for i in 0..height as usize {
         let share = 1.0 - i as f32 / (height - 1.0);
         let level = (share * f32::from(LEVELS)).round() as u8;
         items.push(Item::Swatch(x, y + i as f32, WIDTH, 1.0, Paint::Level(level)));
     }
-    // As many decimals as the smallest step needs, for all.
-    let decimals = (NUMBERS as f32 / full_scale).log10().ceil().max(0.0) as usize;
+    let (numbers, name) = match scale.curve {
+        Curve::Linear => ([0.0, 0.2, 0.4, 0.6, 0.8, 1.0], "attention weight"),
+        Curve::Sqrt => ([0.0, 0.05, 0.2, 0.4, 0.7, 1.0], "attention weight, square-root scale"),
+    };
+    // As many decimals as the smallest number needs, for all.
+    let decimals = (1.0 / (numbers[1] * scale.top)).log10().ceil().max(0.0) as usize;
     let mut right = x + WIDTH;
-    for step in 0..=NUMBERS {
-        let share = step as f32 / NUMBERS as f32;
-        let at = (y + (1.0 - share) * (height - 1.0)).round();
+    for share in numbers {
+        let at = (y + (1.0 - scale.place(share * scale.top)) * (height - 1.0)).round();
         items.push(Item::Tick(x + WIDTH, at, 5.0, 1.0));
-        let number = format!("{:.decimals$}", share * full_scale);
+        let number = format!("{:.decimals$}", share * scale.top);
         right = right.max(x + WIDTH + 9.0 + font::width(&number, SCALE));
         items.push(text(x + WIDTH + 9.0, at + SCALE * HALF_LETTER, SCALE, Anchor::Start, number));
     }
     items.push(Item::Frame(x, y, WIDTH, height));
     // Above the bar there are the labels' rows; beside it, read upward, the name is near and out of the way.
-    items.push(upward(right + 4.0 + SCALE, y + height / 2.0, SCALE, Anchor::Middle, "attention weight".to_owned()));
+    items.push(upward(right + 4.0 + SCALE, y + height / 2.0, SCALE, Anchor::Middle, name.to_owned()));
     right += 4.0 + SCALE * LEADING;
     let mut bottom = y + height;
     for (paint, name) in others {
@@ -311,7 +311,7 @@ impl<'a> Placed<'a> {
         let columns = Side::new(&panel.columns, cell, block);
         let tick = |side: &Side| if side.ticks { 4.0 } else { 0.0 };
         let left = rows.marks.iter().map(|m| m.width).fold(0.0, f32::max) + GAP + tick(&rows);
-        let above = columns.marks.iter().map(|m| m.height_above(cell)).fold(0.0, f32::max) + GAP + tick(&columns);
+        let above = columns.marks.iter().map(|m| columns.height_above(m)).fold(0.0, f32::max) + GAP + tick(&columns);
         let empty = blocks.rows == 0 || blocks.columns == 0;
         let least = if empty { font::width(EMPTY, SCALE) + 16.0 } else { 0.0 };
         let width = (blocks.columns as f32 * cell).max(least);
@@ -364,7 +364,7 @@ impl<'a> Placed<'a> {
             if self.columns.ticks {
                 items.push(Item::Tick(middle.floor(), y - 5.0, 1.0, 5.0));
             }
-            items.push(if mark.is_upward(cell) && !self.columns.ticks {
+            items.push(if self.columns.is_upward(mark) {
                 upward(middle + mark.size * HALF_LETTER, y - GAP, mark.size, Anchor::Start, mark.text.clone())
             } else {
                 let baseline = y - GAP - tick - mark.depth();
@@ -377,47 +377,58 @@ impl<'a> Placed<'a> {
 impl Side {
     /// Without labels.
     fn bare() -> Self {
-        Self { marks: Vec::new(), ticks: false }
+        Self { marks: Vec::new(), ticks: false, upward: false }
     }
 
     fn new(labels: &[String], cell: f32, block: usize) -> Self {
         let numbers = label::are_numbers(labels);
         let named = block == 1 && cell >= LABELLED_CELL && !numbers;
-        // The largest label is as high as a letter with marks above and below, which must fit in a cell.
-        let size = (cell * 0.6).clamp(9.0, 20.0);
-        let mark = |at: usize, text: String, size: f32| Mark { at, size, width: font::width(&text, size), text };
+        let mark = |at: usize, text: String, size: f32, long: bool| {
+            let width = font::width(&text, size);
+            Mark { at, text, size, width, long }
+        };
         if named {
-            let marks = labels.iter().enumerate().map(|(at, token)| {
-                let text = label::shorten(&label::shown(token), LABEL_CHARACTERS);
-                let long = label::clusters(&text).len() > 1;
-                mark(at, text, if long { (size * TOKEN_SIZE).max(9.0) } else { size })
+            let shown: Vec<String> =
+                labels.iter().map(|token| label::shorten(&label::shown(token), LABEL_CHARACTERS)).collect();
+            // The largest label must fit in a cell, and letters of other scripts have marks above and below.
+            let high = shown.iter().any(|text| text.chars().any(|c| c > '\u{24f}' && c != '…'));
+            let size = (cell * if high { 0.6 } else { 0.75 }).clamp(9.0, if high { 20.0 } else { 16.0 });
+            let is_long = |text: &str| label::clusters(text).len() > 1;
+            // Among words a lone letter is turned too, among letters only the word.
+            let words = !high && 2 * shown.iter().filter(|text| is_long(text)).count() > shown.len();
+            let each = shown.into_iter().enumerate().map(|(at, text)| {
+                let long = words || is_long(&text);
+                let smaller = if long && high { (size * TOKEN_SIZE).max(9.0) } else { size };
+                mark(at, text, smaller, long)
             });
-            return Self { marks: marks.collect(), ticks: false };
+            let marks: Vec<_> = each.collect();
+            let upward = marks.iter().any(|m| m.width > cell - 1.0);
+            return Self { marks, ticks: false, upward };
         }
-        let size = size.clamp(12.0, 15.0);
+        let size = (cell * 0.6).clamp(12.0, 15.0);
         let number = |at: usize| if numbers { labels[at].clone() } else { at.to_string() };
         let widest = labels.len().checked_sub(1).map_or(0.0, |last| font::width(&number(last), size));
         // The same along both sides, so that those of a square matrix are alike.
         let needed = (widest + 8.0).max(size * LEADING);
         let step = label::tick_step(cell, needed);
         let cells = labels.len().div_ceil(block);
-        let marks = (0..cells).step_by(step).map(|at| mark(at, number(at * block), size)).collect();
-        Self { marks, ticks: step > 1 }
+        let marks = (0..cells).step_by(step).map(|at| mark(at, number(at * block), size, false)).collect();
+        Self { marks, ticks: step > 1, upward: false }
+    }
+
+    /// Whether a column's label is turned.
+    fn is_upward(&self, mark: &Mark) -> bool {
+        self.upward && mark.long
+    }
+
+    /// What a column's label takes above the cells.
+    fn height_above(&self, mark: &Mark) -> f32 {
+        if self.is_upward(mark) { mark.width.max(mark.size) } else { mark.size + mark.depth() }
     }
 }
 
 impl Mark {
-    /// Whether a column's label must be turned to stay within its column.
-    fn is_upward(&self, cell: f32) -> bool {
-        self.width > cell - 1.0
-    }
-
-    /// What a column's label takes above the cells.
-    fn height_above(&self, cell: f32) -> f32 {
-        if self.is_upward(cell) { self.width.max(self.size) } else { self.size + self.depth() }
-    }
-
-    /// What it takes below its baseline: nothing for numbers, else enough for marks below the letter.
+    /// What a column's label takes below its baseline: nothing for numbers, else enough for marks below the letter.
     fn depth(&self) -> f32 {
         if self.text.bytes().all(|b| b.is_ascii_digit()) { 0.0 } else { self.size * 0.3 }
     }

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use super::font;
 use super::png::{FRAME, INK, SEPARATOR};
 use super::ramp::{self, HATCH, HATCH_STEP, Paint, Rgb};
 use super::scene::{Anchor, Cells, Item, LINE, SEPARATED_CELL, Scene, Text};
+use super::{Scale, font};
 
 /// Noto first, which the layout is measured in; then what systems without it are likely to have.
 const FAMILIES: &str = "'Noto Sans','Noto Sans Arabic','Noto Sans Khmer','Noto Sans Devanagari','Noto Sans Bengali',\
@@ -57,7 +57,7 @@ pub(super) fn document(title: &str, scene: &Scene) -> String {
                 // A little longer than it is high, so that no white shows between the steps of the scale.
                 line(&mut out, format_args!("{}", rect(x, y, w, h + 0.2, &fill(paint))));
             }
-            Item::Cells(cells) => write_cells(&mut out, cells, scene.full_scale),
+            Item::Cells(cells) => write_cells(&mut out, cells, scene.scale),
         }
     }
     out.push_str("</svg>\n");
@@ -118,13 +118,13 @@ fn fill(paint: Paint) -> String {
 }
 
 /// Cells of one colour are one path; the colour of zero is painted once below all others.
-fn write_cells(out: &mut String, cells: &Cells, full_scale: f32) {
+fn write_cells(out: &mut String, cells: &Cells, scale: Scale) {
     let Cells { x, y, side, blocks } = *cells;
     let (columns, rows) = (blocks.columns, blocks.rows);
     let (width, height) = (columns as f32 * side, rows as f32 * side);
     let mut paths: BTreeMap<Paint, String> = BTreeMap::new();
     for row in 0..rows {
-        let paints: Vec<_> = (0..columns).map(|c| Paint::of(blocks.shown(row, c), full_scale)).collect();
+        let paints: Vec<_> = (0..columns).map(|c| Paint::of(blocks.shown(row, c), scale)).collect();
         let mut column = 0;
         for run in paints.chunk_by(|a, b| a == b) {
             if run[0] != Paint::Level(0) {

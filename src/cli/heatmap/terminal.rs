@@ -1,7 +1,7 @@
 //! Shaded cells in a terminal.
 
 use super::ramp::{self, Rgb};
-use super::{Blocks, Heatmap, Panel, label};
+use super::{Blocks, Heatmap, Panel, Scale, label};
 
 /// Without colour: the nearest quarter of full scale.
 const SHADES: [char; 5] = [' ', '░', '▒', '▓', '█'];
@@ -17,7 +17,7 @@ const COLUMN_LABEL: usize = 8;
 const LEFT_TO_RIGHT: char = '\u{200e}';
 
 pub(super) fn draw(map: &Heatmap, color: bool, width: usize) -> String {
-    let full_scale = map.full_scale();
+    let scale = map.scale();
     let mut out = String::new();
     let axes = [("rows", &map.row_axis), ("columns", &map.column_axis)]
         .iter()
@@ -37,10 +37,10 @@ pub(super) fn draw(map: &Heatmap, color: bool, width: usize) -> String {
         if !panel.title.is_empty() {
             out += &(clean(&panel.title) + "\n");
         }
-        draw_panel(panel, full_scale, color, width, &mut out);
+        draw_panel(panel, scale, color, width, &mut out);
     }
     out.push('\n');
-    out += &legend(full_scale, color, map.has_marked());
+    out += &legend(scale, color, map.has_marked());
     out.push('\n');
     out
 }
@@ -50,7 +50,7 @@ fn clean(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
-fn draw_panel(panel: &Panel, full_scale: f32, color: bool, width: usize, out: &mut String) {
+fn draw_panel(panel: &Panel, scale: Scale, color: bool, width: usize, out: &mut String) {
     if panel.rows.is_empty() || panel.columns.is_empty() {
         out.push_str("(empty)\n");
         return;
@@ -81,7 +81,7 @@ fn draw_panel(panel: &Panel, full_scale: f32, color: bool, width: usize, out: &m
         let pad = " ".repeat(margin - label::columns(name));
         out.push_str(&guard(&format!("{pad}{name}")));
         out.push_str(" │");
-        let shares = (0..blocks.columns).map(|column| blocks.shown(row, column).share(full_scale));
+        let shares = (0..blocks.columns).map(|column| blocks.shown(row, column).share(scale));
         push_cells(shares, cell, color, out);
         out.push_str("│\n");
     }
@@ -161,11 +161,11 @@ fn guard(line: &str) -> String {
     out
 }
 
-fn legend(full_scale: f32, color: bool, marked: bool) -> String {
+fn legend(scale: Scale, color: bool, marked: bool) -> String {
     let mut out = String::from("weight 0 │");
     let steps = if color { 16 } else { SHADES.len() };
     push_cells((0..steps).map(|i| i as f32 / (steps - 1) as f32), 2, color, &mut out);
-    out.push_str(&format!("│ {full_scale}"));
+    out.push_str(&format!("│ {}", scale.top));
     if marked {
         out.push_str("   not finite │");
         push_cells(std::iter::once(f32::NAN), 2, color, &mut out);

@@ -18,11 +18,23 @@ fn panel(rows: &[&str], columns: &[&str], ones: &[(usize, usize)]) -> Panel {
 }
 
 fn map(panels: Vec<Panel>) -> Heatmap {
-    Heatmap { title: "title".into(), row_axis: "output".into(), column_axis: "input".into(), panels }
+    Heatmap {
+        title: "title".into(),
+        row_axis: "output".into(),
+        column_axis: "input".into(),
+        panels,
+        curve: Curve::Linear,
+    }
 }
 
 fn decode(map: &Heatmap) -> image::RgbImage {
     image::load_from_memory(&map.png().unwrap()).unwrap().to_rgb8()
+}
+
+/// The pixel at a place of the layout, a large picture's own or one of two by two.
+fn pixel(picture: &image::RgbImage, scene: &scene::Scene, x: f32, y: f32) -> [u8; 3] {
+    let pixels = picture.width() as f32 / scene.width;
+    picture.get_pixel((x * pixels) as u32, (y * pixels) as u32).0
 }
 
 /// The first matrix of a picture.
@@ -68,15 +80,90 @@ fn cells_have_the_colors_of_their_weights() {
     let cells = cells(&scene);
     for row in 0..2 {
         for column in 0..3 {
-            let at = |i: usize, corner: f32| (corner + (i as f32 + 0.5) * cells.side) as u32;
+            let at = |i: usize, corner: f32| corner + (i as f32 + 0.5) * cells.side;
             let want = match (row, column) {
                 (1, 1) => ramp::MARKED,
                 (0, 2) | (1, 0) => ramp::shade(1.0),
                 _ => ramp::shade(0.0),
             };
-            assert_eq!(picture.get_pixel(at(column, cells.x), at(row, cells.y)).0, want, "{row},{column}");
+            let found = pixel(&picture, &scene, at(column, cells.x), at(row, cells.y));
+            assert_eq!(found, want, "{row},{column}");
         }
     }
+}
+
+/// A hidden cell is hatched, a weight of 0 is not; what a mask hides does not count, be it not a number.
+#[test]
+fn hidden_cells_are_hatched() {
+    let mut one = panel(&["a", "b"], &["x", "y", "z"], &[(0, 0)]);
+    one.weights[5] = f32::NAN;
+    one.hidden = vec![false, true, true, false, false, true];
+    let map = map(vec![one.clone()]);
+    assert!(map.has_hidden() && !map.has_marked());
+    let picture = decode(&map);
+    let scene = scene::arrange(&map);
+    let cells = cells(&scene);
+    for (at, &hidden) in one.hidden.iter().enumerate() {
+        let corner = [cells.x + (at % 3) as f32 * cells.side, cells.y + (at / 3) as f32 * cells.side];
+        let inside = (4..cells.side as u32 - 4).flat_map(|x| (4..cells.side as u32 - 4).map(move |y| (x, y)));
+        let found: std::collections::BTreeSet<_> =
+            inside.map(|(x, y)| pixel(&picture, &scene, corner[0] + x as f32, corner[1] + y as f32)).collect();
+        let want = if hidden { vec![ramp::HATCH, [255; 3]] } else { vec![ramp::shade(one.weights[at])] };
+        assert_eq!(found.into_iter().collect::<Vec<_>>(), want, "cell {at}");
+    }
+    let svg = map.svg();
+    assert_well_formed(&svg);
+    assert!(svg.contains(">hidden<") && !svg.contains(">not finite<"));
+    assert_eq!(svg.matches("fill=\"url(#hidden)\"").count(), 2, "the cells' path and its meaning: {svg}");
+
+    // A block of cells is hidden when all of it is.
+    let blocks = map.panels[0].blocks(2);
+    assert_eq!((blocks.shown(0, 0), blocks.shown(0, 1)), (Shown::Weight(1.0), Shown::Hidden));
+}
+
+/// Panels with the same labels name them once along each side; those with labels of their own keep them.
+#[test]
+fn shared_labels_stand_once() {
+    let one = |columns: &[&str]| panel(&["eins", "zwei"], columns, &[(1, 1)]);
+    let same = map(vec![one(&["drei", "vier"]); 4]);
+    let svg = same.svg();
+    assert_eq!(["eins", "drei"].map(|label| svg.matches(&format!(">{label}<")).count()), [2, 2], "{svg}");
+    let mut other = same.clone();
+    other.panels[3] = one(&["drei", "acht"]);
+    let svg = other.svg();
+    assert_eq!(["eins", "drei", "acht"].map(|label| svg.matches(&format!(">{label}<")).count()), [2, 4, 1], "{svg}");
+}
+
+/// Numbers at the colour bar: as many decimals for each, at the places of their shades.
+#[test]
+fn the_scale_has_even_decimals() {
+    let numbers = |top: f32, curve: Curve| -> Vec<(String, f32)> {
+        let mut one = panel(&["a"], &["b"], &[]);
+        one.weights[0] = top;
+        let map = Heatmap { curve, ..map(vec![one]) };
+        let scene = scene::arrange(&map);
+        let ticks: Vec<f32> = scene
+            .items
+            .iter()
+            .filter_map(|i| match i {
+                scene::Item::Tick(_, y, ..) => Some(*y),
+                _ => None,
+            })
+            .collect();
+        let texts = scene.items.iter().filter_map(|item| match item {
+            scene::Item::Text(text) if text.text.parse::<f32>().is_ok() => Some(text.text.clone()),
+            _ => None,
+        });
+        texts.zip(ticks).collect()
+    };
+    let texts = |top, curve| numbers(top, curve).into_iter().map(|(text, _)| text).collect::<Vec<_>>();
+    assert_eq!(texts(1.0, Curve::Linear), ["0.0", "0.2", "0.4", "0.6", "0.8", "1.0"]);
+    assert_eq!(texts(0.05, Curve::Linear), ["0.00", "0.01", "0.02", "0.03", "0.04", "0.05"]);
+    assert_eq!(texts(1.0, Curve::Sqrt), ["0.00", "0.05", "0.20", "0.40", "0.70", "1.00"]);
+    // A quarter of the weight is half way up by square roots.
+    let places = numbers(1.0, Curve::Sqrt);
+    let share = |at: usize| (places[0].1 - places[at].1) / (places[0].1 - places[5].1);
+    assert!((share(2) - 0.2_f32.sqrt()).abs() < 0.01, "{}", share(2));
 }
 
 #[test]
@@ -89,7 +176,7 @@ fn labels_leave_ink_beside_and_above() {
         let (x, y, side) = (cells.x as u32, cells.y as u32, cells.side as u32);
         let dark = |xs: std::ops::Range<u32>, ys: std::ops::Range<u32>| {
             xs.flat_map(|x| ys.clone().map(move |y| (x, y)))
-                .filter(|&(x, y)| picture.get_pixel(x, y).0[0] < 128)
+                .filter(|&(x, y)| pixel(&picture, &scene, x as f32, y as f32)[0] < 128)
                 .count()
         };
         assert!(dark(x - 22..x - 2, y..y + side) >= 8, "{token} as a row");
@@ -120,7 +207,7 @@ fn odd_shapes_are_drawn() {
         map(vec![panel(&nothing, &nothing, &[])]),
         map(vec![panel(&["a"], &nothing, &[]), panel(&nothing, &["b"], &[]), panel(&["a"], &["b"], &[])]),
         map(vec![short]),
-        Heatmap { title: String::new(), row_axis: String::new(), column_axis: String::new(), panels: vec![] },
+        Heatmap { title: String::new(), row_axis: String::new(), column_axis: String::new(), ..map(vec![]) },
     ];
     for map in odd {
         decode(&map);
@@ -152,7 +239,8 @@ fn large_matrices_stay_within_bounds() {
     let cells = cells(&scene);
     let (row, column) = (7 / cells.blocks.block, 8999 / cells.blocks.block);
     assert!(cells.blocks.block > 1);
-    assert_eq!(picture.get_pixel(cells.x as u32 + column as u32, cells.y as u32 + row as u32).0, ramp::shade(1.0));
+    let found = pixel(&picture, &scene, cells.x + column as f32, cells.y + row as f32);
+    assert_eq!(found, ramp::shade(1.0));
 }
 
 #[test]
@@ -204,10 +292,15 @@ fn svg_is_well_formed() {
     let mut map = map(vec![panel(&tokens, &tokens, &[(0, 0), (3, 4), (3, 5)])]);
     map.title = "a < b & \"c\"".into();
     let svg = map.svg();
+    let scene = scene::arrange(&map);
+    let side = cells(&scene).side;
     assert_well_formed(&svg);
     assert!(svg.contains(">&lt;</text>") && svg.contains(">&amp;</text>") && svg.contains(">&quot;</text>"));
     assert!(svg.contains("<path aria-label=\"\u{25cc}\u{17d2}\""));
-    assert!(svg.contains("M4 3h2v1H4z"), "neighbours of one colour are one rectangle");
+    assert!(
+        svg.contains(&format!("M{} {}h{}v{side}H{}z", 4.0 * side, 3.0 * side, 2.0 * side, 4.0 * side)),
+        "neighbours of one colour are one rectangle"
+    );
 }
 
 #[test]

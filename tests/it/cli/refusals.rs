@@ -57,6 +57,78 @@ fn misshapen_tensors_are_named_with_axis_expected_and_found() {
         (good(), "--path fused", "option `path`: this version has no `fused` kernels"),
         (good(), "--path split", "option `path`: this version has no `split` kernels"),
         (good(), "--lse --normalize hardmax", "option `lse`: belongs to softmax and sample only"),
+        (good(), "--seed 3", "option `seed`: belongs to `--normalize sample`: add that, or leave it out"),
+        (good(), "--temperature 0", "option `temperature`: must be above 0"),
+        (good(), "--temperature 2 --normalize hardmax", "option `temperature`: changes nothing of a hard choice"),
+        (good(), "--rotary-base 500", "option `rotary-base`: belongs to a rotary embedding: add `--rotary half-split`"),
+        (good(), "--rotary-width 2", "option `rotary-width`: belongs to a rotary embedding"),
+        (good(), "--rotary-offset 2", "option `rotary-offset`: belongs to a rotary embedding"),
+        (good(), "--rotary interleaved", "option `rotary width`: must be even and above 0, not 3"),
+        (good(), "--rotary interleaved --rotary-width 4", "option `rotary-width`: 4, but a head has 3 elements"),
+        (good(), "--rotary interleaved --rotary-width 2 --rotary-base 0", "option `rotary base`: must be finite"),
+        (
+            good(),
+            "--rotary half-split --rotary-width 2 --rotary-offset 99999999999",
+            "option `rotary-offset`: tables of 100000000003 positions would be too large",
+        ),
+        (
+            with("rotary_cos", &array(&[4, 1])).f32("rotary_sin", &array(&[4, 1])),
+            "",
+            "option `rotary`: tables are given, but no rotary embedding is asked for",
+        ),
+        (
+            with("rotary_cos", &array(&[4, 1])).f32("rotary_sin", &array(&[4, 1])),
+            "--rotary half-split --rotary-base 500",
+            "option `rotary-base`: the file has tables",
+        ),
+        (with("rotary_cos", &array(&[4, 1])), "--rotary half-split", "`rotary_sin`: expected [positions, width / 2]"),
+        (good(), "--block-size 2,2", "`block_mask`: expected the mask that `block_size` belongs to, found none"),
+        (good().bool("block_mask", Dtype::U8, &array(&[1, 1, 2, 2])), "", "option `block-size`: needed beside"),
+        (with("block_mask", &array(&[1, 1, 2, 2])), "--block-size 2,2", "`block_mask` dtype: expected BOOL or U8"),
+        (
+            good().bool("block_mask", Dtype::BOOL, &array(&[2, 1])),
+            "--block-size 2,2",
+            "`block_mask` axis 3 (blocks of keys): expected 2, found 1",
+        ),
+        (good(), "--window -1,-1,3", "option `window`: sink tokens belong to a window with a left or a right end"),
+        (with("previous", &array(&[1, 2, 1, 4])), "", "option `previous`: belongs to a location-sensitive score"),
+        (good(), "--score location", "`score.query_weight`: expected [A, Dq] for the location-sensitive score"),
+        (with("score.g", &array(&[2])), "--score additive", "`score.g` elements: expected 1, found 2"),
+        (with("score.g", &array(&[1])), "--score additive", "`score.v`: expected [A], which `score.g`"),
+        (with("score.v", &array(&[3])), "--score keras-concat", "option `score`: keras-concat has no parameter"),
+        (good().i64("query_lengths", &[5]), "", "`query_lengths` element 0: expected a whole number from 0 to 4"),
+        (good().i64("cu_seqlens_q", &[0, 4]), "", "`cu_seqlens_k`: expected [S + 1] beside `cu_seqlens_q`"),
+        (
+            good().i64("cu_seqlens_q", &[1, 4]).i64("cu_seqlens_k", &[0, 4]),
+            "",
+            "`cu_seqlens_q` element 0: expected 0, where the first sequence begins, found 1",
+        ),
+        (
+            good().i64("cu_seqlens_q", &[0, 4, 3]).i64("cu_seqlens_k", &[0, 4, 4]),
+            "",
+            "`cu_seqlens_q` element 2: expected at least 4, where the sequence begins, found 3",
+        ),
+        (
+            good().i64("cu_seqlens_q", &[0, 4]).i64("cu_seqlens_k", &[0, 5]),
+            "",
+            "`cu_seqlens_k` element 1: expected a whole number from 0 to 4, found 5",
+        ),
+        (
+            good().i64("cu_seqlens_q", &[0, 4]).i64("cu_seqlens_k", &[0, 4]),
+            "--present",
+            "option `present`: has nothing to join in a ragged batch",
+        ),
+        (good().add("block_table", Dtype::I32, &[1, 1], vec![0; 4]), "", "`kv_lengths`: expected [B], how many keys"),
+        (
+            good().add("block_table", Dtype::I32, &[1, 1], vec![0, 0, 0, 1]).i64("kv_lengths", &[3]),
+            "",
+            "`block_table` element 0: expected a whole number from 0 to 0, found 16777216",
+        ),
+        (
+            good().add("block_table", Dtype::I32, &[1, 1], vec![0; 4]).i64("kv_lengths", &[3]),
+            "--present",
+            "option `present`: has nothing to join in a paged cache",
+        ),
     ] {
         folder.tensors("in.safetensors", &tensors);
         let ran = folder.run(&format!("attend in.safetensors -o out.safetensors --device cpu {args}"));
@@ -65,6 +137,22 @@ fn misshapen_tensors_are_named_with_axis_expected_and_found() {
         assert!(ran.stdout.is_empty());
         assert_eq!(folder.names(), ["in.safetensors"], "{error}");
     }
+    for (args, error) in [
+        ("--check --output-dtype f16", "option `output-dtype`: is about the file written: add `-o OUT"),
+        ("--heatmap weights.png --lse", "option `lse`: says what else to write: add `-o OUT.safetensors`"),
+        ("--heatmap weights.png --weights", "option `weights`: says what else to write"),
+    ] {
+        folder.tensors("in.safetensors", &good());
+        let ran = folder.run(&format!("attend in.safetensors --device cpu {args}"));
+        assert!(ran.status == 2 && ran.refusal().0.starts_with(error), "{}", ran.stderr);
+        assert_eq!(folder.names(), ["in.safetensors"], "{error}");
+    }
+    let ragged = ["query", "key", "value"].iter().fold(Tensors::default(), |t, name| t.f32(name, &array(&[4, 2, 3])));
+    folder.tensors("in.safetensors", &ragged.i64("cu_seqlens_q", &[0, 4]).i64("cu_seqlens_k", &[0, 4]));
+    let ran = folder.run("attend in.safetensors -o out.safetensors --device cpu --q-heads 2");
+    assert!(
+        ran.refusal().0.starts_with("option `q-heads`: is for [1, T, heads·D], and `query` is [4, 2, 3]: leave it")
+    );
     let packed = Tensors::default().f32("query", &array(&[1, 4, 6]));
     let packed = packed.f32("key", &array(&[1, 4, 6])).f32("value", &array(&[1, 4, 6]));
     folder.tensors("in.safetensors", &packed);
@@ -84,8 +172,24 @@ fn wrong_options_are_one_line_and_a_hint() {
         ("attend x.safetensors -o y --scor dot", "unexpected argument '--scor' found", "'--score'"),
         ("attend x.safetensors -o y --score xyz", "invalid value 'xyz' for '--score <KIND>' [possible", "`--help`"),
         ("attend x.safetensors -o y --causal=left", "invalid value 'left' for '--causal", "`--help`"),
-        ("attend x.safetensors -o y --window 3", "invalid value '3' for '--window <L,R>': expected two", "`--help`"),
-        ("attend x.safetensors -o y --window 3,-2", "invalid value '3,-2' for '--window <L,R>'", "`--help`"),
+        (
+            "attend x.safetensors -o y --window 3",
+            "invalid value '3' for '--window <L,R[,SINKS]>': expected two",
+            "`--help`",
+        ),
+        ("attend x.safetensors -o y --window 3,-2", "invalid value '3,-2' for '--window <L,R[,SINKS]>'", "`--help`"),
+        (
+            "attend x.safetensors -o y --window 3,0,-1",
+            "invalid value '3,0,-1' for '--window <L,R[,SINKS]>'",
+            "`--help`",
+        ),
+        (
+            "attend x.safetensors -o y --block-size 3",
+            "invalid value '3' for '--block-size <Q,K>': expected two",
+            "`--help`",
+        ),
+        ("attend x.safetensors -o y --rotary both", "invalid value 'both' for '--rotary <PAIRS>'", "`--help`"),
+        ("merge x.safetensors -o y", "2 values required by '<PART.safetensors> <PART.safetensors>...'", "`--help`"),
         ("encode x.safetensors -o y", "the following required arguments were not provided: --cell", "`--help`"),
         ("nonsense", "unrecognized subcommand 'nonsense'", "`--help`"),
         ("info --device tpu", "invalid value 'tpu' for '--device <DEVICE>' [possible values: auto, gpu, cpu]", "'cpu'"),
