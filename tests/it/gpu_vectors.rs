@@ -4,46 +4,10 @@ use regard::attention::{Attention, Normalize};
 use regard::gpu::{Gpu, Run};
 use regard::kernels::softmax;
 use regard::tensor::{Array, DType};
-use regard::{Result, Tensor};
+use regard::{Result, Tensor, ops};
 
-use crate::gpu::{self, all, gpu, minimal_gpu};
+use crate::gpu::{self, gpu, minimal_gpu};
 use crate::vectors;
-
-#[test]
-fn attention_vectors_pass_on_the_gpu() {
-    all(
-        "attention vectors",
-        vectors::attention_cases(),
-        |c| c.name.clone(),
-        |c| c.check(&gpu::attention(gpu(), &c.options, &c.inputs, DType::F32)?, 1.0),
-    );
-}
-
-#[test]
-fn recurrent_vectors_pass_on_the_gpu() {
-    all(
-        "recurrent vectors",
-        vectors::rnn_cases(),
-        |c| c.name.clone(),
-        |c| c.check(&gpu::rnn(gpu(), &c.options, &c.stack, &c.inputs, DType::F32)?, 1.0),
-    );
-}
-
-#[test]
-fn vectors_pass_with_default_limits_and_no_features() {
-    all(
-        "attention vectors, minimal device",
-        vectors::attention_cases(),
-        |c| c.name.clone(),
-        |c| c.check(&gpu::attention(minimal_gpu(), &c.options, &c.inputs, DType::F32)?, 1.0),
-    );
-    all(
-        "recurrent vectors, minimal device",
-        vectors::rnn_cases(),
-        |c| c.name.clone(),
-        |c| c.check(&gpu::rnn(minimal_gpu(), &c.options, &c.stack, &c.inputs, DType::F32)?, 1.0),
-    );
-}
 
 /// The softmax kernel over the rows of an array.
 fn normalized(gpu: &Gpu, op: &str, x: &Array<f32>) -> Result<Array<f32>> {
@@ -71,8 +35,61 @@ fn normalized(gpu: &Gpu, op: &str, x: &Array<f32>) -> Result<Array<f32>> {
     found.reshape(x.shape())
 }
 
+fn rotary(gpu: &Gpu, case: &vectors::RotaryCase) -> Result<Array<f32>> {
+    let upload = |name: &str, array: &Array<f32>| Tensor::upload(gpu, name, array, DType::F32);
+    let (x, [cos, sin]) = (upload("x", &case.x)?, &case.tables);
+    let (cos, sin) = (upload("cos", cos)?, upload("sin", sin)?);
+    let whole = |positions: &Array<f32>| Tensor::upload_u32(gpu, "positions", &positions.map(|&x| x as u32));
+    let positions = case.positions.as_ref().map(whole).transpose()?;
+    let mut run = Run::new(gpu);
+    let turned = ops::rotary::rotary(&mut run, &x, [&cos, &sin], positions.as_ref(), case.rotary)?;
+    run.submit()?;
+    turned.download(gpu)
+}
+
+fn append(gpu: &Gpu, case: &vectors::AppendCase) -> Result<Array<f32>> {
+    let upload = |name: &str, array: &Array<f32>| Tensor::upload(gpu, name, array, DType::F32);
+    let (cache, rows) = (upload("cache", &case.cache)?, upload("rows", &case.rows)?);
+    let starts = Array::new(&[case.starts.len()], case.starts.iter().map(|&start| start as u32).collect())?;
+    let starts = Tensor::upload_u32(gpu, "starts", &starts)?;
+    let mut run = Run::new(gpu);
+    ops::cache::append(&mut run, &cache, &rows, &starts, None, case.wrap)?;
+    run.submit()?;
+    cache.download(gpu)
+}
+
+/// Every case but those of layers: what it came to, by name.
+fn results(gpu: &Gpu) -> Vec<(String, Result<f64>)> {
+    let half = |case: &vectors::AttentionCase| case.storage == DType::F16 && gpu.caps().f16;
+    let attention = |case: vectors::AttentionCase| {
+        let storage = if half(&case) { DType::F16 } else { DType::F32 };
+        let got = gpu::attention(gpu, &case.options, &case.inputs, storage);
+        (case.name.clone(), got.and_then(|got| case.check(&got, 1.0)))
+    };
+    let rotary = |case: vectors::RotaryCase| {
+        (case.name.clone(), rotary(gpu, &case).and_then(|got| case.expect.check(Some(&got), 1.0)))
+    };
+    let append = |case: vectors::AppendCase| {
+        (case.name.clone(), append(gpu, &case).and_then(|got| case.expect.check(Some(&got), 1.0)))
+    };
+    let rnn = |case: vectors::RnnCase| {
+        let got = gpu::rnn(gpu, &case.options, &case.stack, &case.inputs, DType::F32);
+        (case.name.clone(), got.and_then(|got| case.check(&got, 1.0)))
+    };
+    let softmax = |case: vectors::SoftmaxCase| (case.name.clone(), case.run::<f32>(|x| normalized(gpu, &case.op, x)));
+    let attention = vectors::attention_cases().into_iter().map(attention);
+    let rotary = vectors::rotary_cases().into_iter().map(rotary);
+    let append = vectors::append_cases().into_iter().map(append);
+    let rnn = vectors::rnn_cases().into_iter().map(rnn);
+    attention.chain(rotary).chain(append).chain(rnn).chain(vectors::softmax_cases().into_iter().map(softmax)).collect()
+}
+
 #[test]
-fn softmax_vectors_pass_on_the_gpu() {
-    let run = |c: &vectors::SoftmaxCase| c.run::<f32>(|x| normalized(gpu(), &c.op, x));
-    all("softmax vectors", vectors::softmax_cases(), |c| c.name.clone(), run);
+fn vectors_pass_on_the_gpu() {
+    vectors::report("GPU", results(gpu()));
+}
+
+#[test]
+fn vectors_pass_with_default_limits_and_no_features() {
+    vectors::report("GPU with default limits", results(minimal_gpu()));
 }

@@ -1,50 +1,38 @@
-//! The reference against PyTorch, Keras and ONNX, in f32 and f64.
+//! The reference against other libraries, in f32 and f64.
 
 use std::collections::BTreeSet;
 
 use regard::Result;
+use regard::attention::Rotary;
 use regard::reference::{self, Float};
 use regard::tensor::Array;
 
 use crate::vectors;
 
-/// Runs every case of a list, prints the worst share of a tolerance, and fails with all that failed.
-fn all(kind: &str, results: impl IntoIterator<Item = (String, Result<f64>)>) {
-    let (mut worst, mut failed, mut count) = ((0.0, String::new()), Vec::new(), 0);
-    for (name, result) in results {
-        count += 1;
-        match result {
-            Ok(share) if share >= worst.0 => worst = (share, name),
-            Ok(_) => {}
-            Err(error) => failed.push(format!("{name}: {error}")),
-        }
+/// Every case but those of layers: what it came to, by name.
+fn results<T: Float>() -> Vec<(String, Result<f64>)> {
+    fn cast<T: Float>(a: &Array<f32>) -> Array<T> {
+        a.map(|&x| T::from_f32(x))
     }
-    assert!(failed.is_empty(), "{} of {count} {kind} cases failed:\n{}", failed.len(), failed.join("\n"));
-    assert!(count > 0);
-    println!("{kind}: {count} cases, worst uses {:.2} of its tolerance ({})", worst.0, worst.1);
-}
-
-fn attention<T: Float>(kind: &str) {
-    let run = |case: vectors::AttentionCase| {
-        let inputs = case.inputs.map(|a| a.map(|&x| T::from_f32(x)));
-        let got = reference::attention(&case.options, &inputs);
+    let attention = |case: vectors::AttentionCase| {
+        let got = reference::attention(&case.options, &case.inputs.map(cast::<T>));
         (case.name.clone(), got.and_then(|got| case.check(&got, 1.0)))
     };
-    all(kind, vectors::attention_cases().into_iter().map(run));
-}
-
-fn rnn<T: Float>(kind: &str) {
-    let run = |case: vectors::RnnCase| {
-        let cast = |a: &Array<f32>| a.map(|&x| T::from_f32(x));
-        let stack = case.stack.iter().map(|layer| layer.iter().map(|w| w.map(cast)).collect()).collect();
+    let rotary = |case: vectors::RotaryCase| {
+        let ([cos, sin], positions) = (case.tables.each_ref().map(cast::<T>), case.positions.as_ref().map(cast::<T>));
+        let got = reference::rotary(&cast(&case.x), &cos, &sin, positions.as_ref(), case.rotary);
+        (case.name.clone(), got.and_then(|got| case.expect.check(Some(&got), 1.0)))
+    };
+    let append = |case: vectors::AppendCase| {
+        let got = reference::append::<T>(&cast(&case.cache), &cast(&case.rows), &case.starts, case.wrap);
+        (case.name.clone(), got.and_then(|got| case.expect.check(Some(&got), 1.0)))
+    };
+    let rnn = |case: vectors::RnnCase| {
+        let stack = case.stack.iter().map(|layer| layer.iter().map(|w| w.map(cast::<T>)).collect()).collect();
         let got = reference::rnn(&case.options, &stack, &case.inputs.map(cast));
         (case.name.clone(), got.and_then(|got| case.check(&got, 1.0)))
     };
-    all(kind, vectors::rnn_cases().into_iter().map(run));
-}
-
-fn softmax<T: Float>(kind: &str) {
-    let run = |case: vectors::SoftmaxCase| {
+    let softmax = |case: vectors::SoftmaxCase| {
         let share = match case.op.as_str() {
             "Softmax" => case.run(reference::softmax::<T>),
             "LogSoftmax" => case.run(reference::log_softmax::<T>),
@@ -52,38 +40,47 @@ fn softmax<T: Float>(kind: &str) {
         };
         (case.name.clone(), share)
     };
-    all(kind, vectors::softmax_cases().into_iter().map(run));
+    let attention = vectors::attention_cases().into_iter().map(attention);
+    let rotary = vectors::rotary_cases().into_iter().map(rotary);
+    let append = vectors::append_cases().into_iter().map(append);
+    let rnn = vectors::rnn_cases().into_iter().map(rnn);
+    attention.chain(rotary).chain(append).chain(rnn).chain(vectors::softmax_cases().into_iter().map(softmax)).collect()
 }
 
 #[test]
-fn attention_agrees_with_other_libraries() {
-    attention::<f32>("attention f32");
-    attention::<f64>("attention f64");
+fn the_reference_agrees_with_other_libraries_in_f32() {
+    vectors::report("CPU, f32", results::<f32>());
 }
 
 #[test]
-fn recurrences_agree_with_other_libraries() {
-    rnn::<f32>("rnn f32");
-    rnn::<f64>("rnn f64");
+fn the_reference_agrees_with_other_libraries_in_f64() {
+    vectors::report("CPU, f64", results::<f64>());
 }
 
 #[test]
-fn softmax_agrees_with_other_libraries() {
-    softmax::<f32>("softmax f32");
-    softmax::<f64>("softmax f64");
+fn rotary_tables_agree_with_those_of_transformers() {
+    for (name, base, [width, positions], expect) in vectors::tables() {
+        let tables = Rotary::tables(base, width, positions).unwrap();
+        for (table, expect) in tables.iter().zip(expect) {
+            expect.check(Some(table), 1.0).unwrap_or_else(|error| panic!("{name}: {error}"));
+        }
+    }
 }
 
 #[test]
 fn every_vector_is_run_or_listed() {
+    let all: BTreeSet<String> = vectors::all_names().into_iter().collect();
     let mut run: BTreeSet<String> = BTreeSet::new();
     run.extend(vectors::attention_cases().into_iter().map(|case| case.name));
-    run.extend(vectors::layer_names().into_iter().filter(|name| vectors::all_names().contains(name)));
+    run.extend(vectors::layer_names());
+    run.extend(vectors::rotary_cases().into_iter().map(|case| case.name));
+    run.extend(vectors::append_cases().into_iter().map(|case| case.name));
     run.extend(vectors::rnn_cases().into_iter().map(|case| case.name));
     run.extend(vectors::softmax_cases().into_iter().map(|case| case.name));
+    run.extend(vectors::tables().into_iter().map(|(name, ..)| name));
     let listed: BTreeSet<String> = vectors::NOT_COVERED.iter().map(|(name, _)| (*name).to_owned()).collect();
     assert!(run.is_disjoint(&listed));
-    let all = vectors::all_names();
-    assert_eq!(all.len(), 132 + 59 + 27);
+    assert_eq!(all.len(), 154 + 59 + 22 + 27 + 27 + 43 + 13 + 4 + 10);
     let missing: Vec<&String> = all.iter().filter(|name| !run.contains(*name) && !listed.contains(*name)).collect();
     assert!(missing.is_empty(), "neither run nor listed: {missing:?}");
     assert_eq!(run.len() + listed.len(), all.len());

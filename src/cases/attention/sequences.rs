@@ -189,9 +189,9 @@ fn paged(case: &mut AttentionCase, random: &mut Random, size: usize, lengths: &[
     let mut table = vec![0; lengths.len() * pages];
     let mut real = vec![0; used + 2];
     for (row, &length) in table.chunks_exact_mut(pages).zip(lengths) {
-        for n in 0..length.div_ceil(size) {
+        for (n, entry) in row.iter_mut().enumerate().take(length.div_ceil(size)) {
             let page = free.swap_remove(random.below(free.len()));
-            (row[n], real[page]) = (page, size.min(length - n * size));
+            (*entry, real[page]) = (page, size.min(length - n * size));
         }
         row.iter_mut().skip(length.div_ceil(size)).step_by(2).for_each(|entry| *entry = used + 1);
     }

@@ -41,7 +41,7 @@ fn attention_case(entry: &Entry) -> AttentionCase {
     let expect = [("output", "out.y"), ("weights", "out.weights")]
         .map(|(tensor, stored)| entry.expect(tensor, stored, head(t.take(stored))));
     t.finish();
-    AttentionCase { name: entry.name.clone(), options, inputs, expect: expect.into() }
+    AttentionCase::new(entry, options, inputs, expect)
 }
 
 pub(super) fn rnn() -> Vec<RnnCase> {

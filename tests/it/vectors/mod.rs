@@ -1,28 +1,39 @@
-//! Results of PyTorch, Keras and ONNX (`tests/vectors`) as cases that any backend can run.
+//! Results of other libraries (`tests/vectors`) as cases that any backend can run.
 //!
 //! Shapes are this crate's own: attention [B, H, N, D], recurrences [T, B, I]. Every tensor of a file is used or the
 //! file fails to load, except gradients and what flows into them.
 
+mod entmax;
+mod flex;
 mod keras;
 mod layers;
 mod onnx;
+mod speechbrain;
+mod tfa;
 mod torch;
+mod transformers;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use regard::attention::{Attention, AttentionInputs, AttentionOutputs};
+use regard::attention::{Attention, AttentionInputs, AttentionOutputs, Mask, Rotary};
 use regard::compare;
 use regard::reference::Float;
 use regard::rnn::{Rnn, RnnInputs, RnnOutputs, RnnStack};
-use regard::tensor::{Array, Layout};
+use regard::tensor::{Array, DType, Layout};
 use regard::{Error, Result};
 use serde_json::Value;
+
+pub(crate) use transformers::tables;
 
 pub(crate) use layers::{MultiHeadCase, WrapperCase, layer_names, multi_head_cases, wrapper_cases};
 
 /// Cases that are not run, each with the reason.
-pub(crate) const NOT_COVERED: &[(&str, &str)] = &[];
+pub(crate) const NOT_COVERED: &[(&str, &str)] =
+    &[("onnx/test_flexattention_prob_mod", "a user's function of the weights: only scores have one")];
+
+/// The folders of `tests/vectors`.
+const FOLDERS: [&str; 9] = ["onnx", "torch", "mha", "flex", "keras", "tfa", "transformers", "speechbrain", "entmax"];
 
 /// A tensor that must come out, each element within `atol + rtol · |want|`.
 #[derive(Debug, Clone)]
@@ -48,10 +59,22 @@ pub(crate) struct AttentionCase {
     pub(crate) name: String,
     pub(crate) options: Attention,
     pub(crate) inputs: AttentionInputs<Array<f32>>,
+    /// What the library stored query, key and value as, where a device can do the same; f32 for all else.
+    pub(crate) storage: DType,
     pub(crate) expect: Vec<Expect>,
 }
 
 impl AttentionCase {
+    /// Stored as f32.
+    fn new(
+        entry: &Entry,
+        options: Attention,
+        inputs: AttentionInputs<Array<f32>>,
+        expect: impl Into<Vec<Expect>>,
+    ) -> Self {
+        Self { name: entry.name.clone(), options, inputs, storage: DType::F32, expect: expect.into() }
+    }
+
     /// The worst share of the tolerances, each widened by `slack` (1 for the reference).
     pub(crate) fn check<T: Float>(&self, got: &AttentionOutputs<Array<T>>, slack: f64) -> Result<f64> {
         worst(self.expect.iter().map(|expect| {
@@ -64,7 +87,11 @@ impl AttentionCase {
                 "present_value" => got.present_value.as_ref(),
                 _ => None,
             };
-            expect.check(tensor, slack)
+            // The library's result is of the type that it stores.
+            let rounded = tensor
+                .filter(|_| self.storage == DType::F16)
+                .map(|tensor| tensor.map(|&x| T::from_f32(half::f16::from_f64(x.to_f64()).to_f32())));
+            expect.check(rounded.as_ref().or(tensor), slack)
         }))
     }
 }
@@ -94,6 +121,33 @@ impl RnnCase {
     }
 }
 
+/// A rotary embedding by itself.
+#[derive(Debug, Clone)]
+pub(crate) struct RotaryCase {
+    pub(crate) name: String,
+    /// [B, H, N, D].
+    pub(crate) x: Array<f32>,
+    /// Cosines and sines [positions, width / 2].
+    pub(crate) tables: [Array<f32>; 2],
+    /// [B, N].
+    pub(crate) positions: Option<Array<f32>>,
+    pub(crate) rotary: Rotary,
+    pub(crate) expect: Expect,
+}
+
+/// Rows written into a cache.
+#[derive(Debug, Clone)]
+pub(crate) struct AppendCase {
+    pub(crate) name: String,
+    /// [B, H, C, D].
+    pub(crate) cache: Array<f32>,
+    /// [B, H, n, D].
+    pub(crate) rows: Array<f32>,
+    pub(crate) starts: Vec<usize>,
+    pub(crate) wrap: bool,
+    pub(crate) expect: Expect,
+}
+
 /// Softmax, log-softmax or hardmax along one axis.
 #[derive(Debug, Clone)]
 pub(crate) struct SoftmaxCase {
@@ -116,12 +170,32 @@ impl SoftmaxCase {
     }
 }
 
-/// Attention of all three sources.
+/// Attention of all sources.
 pub(crate) fn attention_cases() -> Vec<AttentionCase> {
-    [torch::attention(), keras::attention(), onnx::attention()].concat()
+    let sources = [
+        onnx::attention,
+        torch::attention,
+        flex::attention,
+        keras::attention,
+        tfa::attention,
+        transformers::attention,
+        speechbrain::attention,
+        entmax::attention,
+    ];
+    sources.iter().flat_map(|source| source()).collect()
 }
 
-/// Recurrences of all three sources.
+/// Rotary embeddings of ONNX and transformers.
+pub(crate) fn rotary_cases() -> Vec<RotaryCase> {
+    [onnx::rotary(), transformers::rotary()].concat()
+}
+
+/// Appends of ONNX.
+pub(crate) fn append_cases() -> Vec<AppendCase> {
+    onnx::append()
+}
+
+/// Recurrences of PyTorch, Keras and ONNX.
 pub(crate) fn rnn_cases() -> Vec<RnnCase> {
     [torch::rnn(), keras::rnn(), onnx::rnn()].concat()
 }
@@ -131,9 +205,39 @@ pub(crate) fn softmax_cases() -> Vec<SoftmaxCase> {
     [torch::softmax(), onnx::softmax()].concat()
 }
 
-/// The names of all cases in the three folders, as `folder/case`.
+/// The names of all cases, as `folder/case`.
 pub(crate) fn all_names() -> Vec<String> {
-    ["torch", "keras", "onnx"].iter().flat_map(|&folder| index(folder).into_iter().map(|entry| entry.name)).collect()
+    FOLDERS.iter().flat_map(|folder| index(folder)).map(|entry| entry.name).collect()
+}
+
+/// Prints folder, operator, cases and how many passed, for what one device made of the cases of some names; fails with
+/// every case that did not pass. A case may be run in several ways; it passes when all of them do.
+pub(crate) fn report(device: &str, results: impl IntoIterator<Item = (String, Result<f64>)>) {
+    let operator: BTreeMap<String, String> =
+        FOLDERS.iter().flat_map(|folder| index(folder)).map(|entry| (entry.name, entry.op)).collect();
+    let mut shares: BTreeMap<String, f64> = BTreeMap::new();
+    let mut failures = Vec::new();
+    for (name, result) in results {
+        let share = result.unwrap_or_else(|error| {
+            failures.push(format!("{name}: {error}"));
+            f64::INFINITY
+        });
+        let worst = shares.entry(name).or_insert(0.0);
+        *worst = worst.max(share);
+    }
+    let mut rows: BTreeMap<(&str, &str), (usize, usize, f64)> = BTreeMap::new();
+    for (name, share) in &shares {
+        let folder = name.split('/').next().unwrap();
+        let (cases, passed, worst) = rows.entry((folder, &operator[name])).or_default();
+        (*cases, *passed, *worst) = (*cases + 1, *passed + usize::from(*share <= 1.0), worst.max(*share));
+    }
+    println!("{:<14}{:<28}{:>6}{:>8}  worst error / tolerance", "source", "op", "cases", "passed");
+    for ((folder, op), (cases, passed, worst)) in &rows {
+        println!("{folder:<14}{op:<28}{cases:>6}{passed:>8}  {worst:.2}");
+    }
+    println!("{device}: {} cases", shares.len());
+    assert!(!shares.is_empty());
+    assert!(failures.is_empty(), "{device}: {} failed\n{}", failures.len(), failures.join("\n"));
 }
 
 fn worst(shares: impl Iterator<Item = Result<f64>>) -> Result<f64> {
@@ -235,6 +339,7 @@ fn widen(view: &safetensors::tensor::TensorView<'_>) -> Array<f32> {
     }
     let bytes = view.data();
     let data = match view.dtype() {
+        Dtype::F64 => each(bytes, |b| f64::from_le_bytes(b) as f32),
         Dtype::F32 => each(bytes, f32::from_le_bytes),
         Dtype::F16 => each(bytes, |b| half::f16::from_le_bytes(b).to_f32()),
         Dtype::BF16 => each(bytes, |b| half::bf16::from_le_bytes(b).to_f32()),
@@ -244,6 +349,15 @@ fn widen(view: &safetensors::tensor::TensorView<'_>) -> Array<f32> {
         other => panic!("no rule for {other:?}"),
     };
     Array::new(view.shape(), data).unwrap()
+}
+
+/// Inputs whose scores [B, N, M] are given: those of one head, through a mask over zeros.
+fn of_scores(scores: Array<f32>) -> AttentionInputs<Array<f32>> {
+    let &[batch, queries, keys] = scores.shape() else { panic!("rank 3 expected") };
+    let zeros = |n: usize| Array::filled(&[batch, 1, n, 1], 0.0);
+    let mut inputs = AttentionInputs::new(zeros(queries), zeros(keys), zeros(keys));
+    inputs.mask = Some(Mask::Float(lift_mask(scores)));
+    inputs
 }
 
 /// [B, N, H·D] to [B, H, N, D].

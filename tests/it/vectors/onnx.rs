@@ -1,21 +1,28 @@
-//! ONNX node tests: `Attention` 23 to 25, `LSTM`, `GRU`, `RNN` 22, `Softmax`, `LogSoftmax`, `Hardmax` 13.
+//! ONNX node tests: `Attention` 23 to 25, `FlexAttention` (preview), `RotaryEmbedding` 23, `TensorScatter` 24, `LSTM`, `GRU`, `RNN` 22, `Softmax`, `LogSoftmax`, `Hardmax` 13.
 
-use regard::attention::{Attention, AttentionInputs, Causal, Mask, ScoreStage, Window};
+use std::sync::Arc;
+
+use regard::attention::{Attention, AttentionInputs, Causal, Mask, Rotary, RotaryLayout, ScoreMod, ScoreStage, Window};
 use regard::rnn::{Cell, Direction, Reset, Rnn, RnnInputs, RnnWeights};
-use regard::tensor::Array;
+use regard::tensor::{Array, DType};
 
-use super::{AttentionCase, Entry, Expect, RnnCase, SoftmaxCase, Tensors, entries, split_heads};
+use super::{
+    AppendCase, AttentionCase, Entry, Expect, RnnCase, RotaryCase, SoftmaxCase, Tensors, entries, split_heads,
+};
 
-/// The tolerance that the case asks for. ONNX computes its half precision cases in half precision throughout, so their
-/// weights and outputs each carry a rounding that sums in f32 do not have.
+/// The tolerance that the case asks for. ONNX computes its bf16 cases in bf16 throughout, so their weights and outputs
+/// each carry a rounding, larger than that tolerance, that sums in f32 do not have (see `tests/vectors/README.md`).
 fn expect(entry: &Entry, output: usize, tensor: &'static str, want: Array<f32>) -> Expect {
     let rounding = match entry.json["outputs"][output]["dtype"].as_str() {
-        Some("float16") => f64::from(half::f16::EPSILON.to_f32()),
         Some("bfloat16") => f64::from(half::bf16::EPSILON.to_f32()),
         _ => 0.0,
     };
     let number = |name: &str| entry.json[name].as_f64().unwrap();
     Expect { tensor, want, rtol: number("rtol") + 2.0 * rounding, atol: number("atol") }
+}
+
+fn storage(entry: &Entry) -> DType {
+    if entry.json["inputs"][0]["dtype"].as_str() == Some("float16") { DType::F16 } else { DType::F32 }
 }
 
 /// Fails on an attribute that the mapping does not know.
@@ -34,7 +41,82 @@ fn output(entry: &Entry, t: &mut Tensors, position: usize) -> Option<Array<f32>>
 }
 
 pub(super) fn attention() -> Vec<AttentionCase> {
-    entries("onnx", &["Attention"]).iter().map(attention_case).collect()
+    let flex = entries("onnx", &["FlexAttention"]);
+    entries("onnx", &["Attention"]).iter().map(attention_case).chain(flex.iter().map(flex_case)).collect()
+}
+
+/// A graph over the scores is the option, or the function of one score, that says the same.
+fn flex_case(entry: &Entry) -> AttentionCase {
+    only(entry, &["scale", "score_mod"]);
+    let mut t = entry.tensors();
+    let [q, k, v] = [0, 1, 2].map(|position| input(entry, &mut t, position).unwrap());
+    let mut options = Attention { scale: entry.number("scale"), ..Attention::default() };
+    let score_mod = |wgsl: &str, reference: fn(f64, usize, usize, usize, usize) -> f64| {
+        let signature = "fn score_mod(score: f32, b: u32, h: u32, i: u32, j: u32) -> f32";
+        let wgsl = format!("{signature} {{\n    return {wgsl};\n}}\n");
+        Some(ScoreMod { wgsl, reference: Some(Arc::new(reference)) })
+    };
+    let graph = entry.attribute("score_mod")["text"].as_str().map(|text| text.split(' ').next().unwrap());
+    match graph {
+        None => {}
+        Some("score_mod_causal_mask") => options.causal = Some(Causal::TopLeft),
+        Some("score_mod_soft_cap") => options.softcap = Some(20.0),
+        Some("score_mod_bias") => options.score_mod = score_mod("score + 0.5", |score, _, _, _, _| score + 0.5),
+        Some("score_mod_relative_positional") => {
+            options.score_mod = score_mod("score + f32(i) - f32(j)", |score, _, _, i, j| score + i as f64 - j as f64);
+        }
+        Some(other) => panic!("{}: graph {other}", entry.name),
+    }
+    let wanted = vec![expect(entry, 0, "output", output(entry, &mut t, 0).unwrap())];
+    t.finish();
+    let inputs = AttentionInputs::new(q, k, v);
+    AttentionCase { storage: storage(entry), ..AttentionCase::new(entry, options, inputs, wanted) }
+}
+
+pub(super) fn rotary() -> Vec<RotaryCase> {
+    entries("onnx", &["RotaryEmbedding"]).iter().map(rotary_case).collect()
+}
+
+fn rotary_case(entry: &Entry) -> RotaryCase {
+    only(entry, &["interleaved", "num_heads", "rotary_embedding_dim"]);
+    let mut t = entry.tensors();
+    let heads = entry.integer("num_heads").map(|heads| heads as usize);
+    let packed = |x: Array<f32>| if x.shape().len() == 3 { split_heads(&x, heads.unwrap()) } else { x };
+    let x = packed(input(entry, &mut t, 0).unwrap());
+    let mut tables = [1, 2].map(|position| input(entry, &mut t, position).unwrap());
+    let mut positions = if entry.json["inputs"][3].is_null() { None } else { input(entry, &mut t, 3) };
+    // Without positions the tables are [B, N, width / 2]: a row for each token.
+    if let &[batch, n, pairs] = tables[0].shape() {
+        tables = tables.map(|table| table.reshape(&[batch * n, pairs]).unwrap());
+        positions = Some(Array::from_fn(&[batch, n], |k| k as f32));
+    }
+    if let Some(width) = entry.integer("rotary_embedding_dim") {
+        assert_eq!(tables[0].shape()[1], width as usize / 2, "{}", entry.name);
+    }
+    let layout = if entry.flag("interleaved") { RotaryLayout::Interleaved } else { RotaryLayout::HalfSplit };
+    let wanted = expect(entry, 0, "turned", packed(output(entry, &mut t, 0).unwrap()));
+    t.finish();
+    RotaryCase { name: entry.name.clone(), x, tables, positions, rotary: Rotary { layout, offset: 0 }, expect: wanted }
+}
+
+pub(super) fn append() -> Vec<AppendCase> {
+    entries("onnx", &["TensorScatter"]).iter().map(append_case).collect()
+}
+
+fn append_case(entry: &Entry) -> AppendCase {
+    only(entry, &["mode"]);
+    let mut t = entry.tensors();
+    // [B, C, D] is one head.
+    let heads = |x: Array<f32>| match *x.shape() {
+        [batch, rows, dim] => x.reshape(&[batch, 1, rows, dim]).unwrap(),
+        _ => x,
+    };
+    let [cache, rows] = [0, 1].map(|position| heads(input(entry, &mut t, position).unwrap()));
+    let starts = input(entry, &mut t, 2).unwrap().data().iter().map(|&start| start as usize).collect();
+    let wrap = entry.attribute("mode").as_str() == Some("circular");
+    let wanted = expect(entry, 0, "present_cache", heads(output(entry, &mut t, 0).unwrap()));
+    t.finish();
+    AppendCase { name: entry.name.clone(), cache, rows, starts, wrap, expect: wanted }
 }
 
 fn attention_case(entry: &Entry) -> AttentionCase {
@@ -91,7 +173,7 @@ fn attention_case(entry: &Entry) -> AttentionCase {
         wanted.push(expect(entry, 3, if options.weights { "weights" } else { "scores" }, want));
     }
     t.finish();
-    AttentionCase { name: entry.name.clone(), options, inputs, expect: wanted }
+    AttentionCase { storage: storage(entry), ..AttentionCase::new(entry, options, inputs, wanted) }
 }
 
 pub(super) fn rnn() -> Vec<RnnCase> {

@@ -8,9 +8,8 @@ use regard::tensor::Array;
 use super::{AttentionCase, Entry, RnnCase, SoftmaxCase, Tensors, entries, split_heads};
 
 pub(super) fn attention() -> Vec<AttentionCase> {
-    let sdpa = entries("torch", &["SDPA"]).iter().map(sdpa).collect::<Vec<_>>();
-    let soft = entries("torch", &["SoftAttention"]).iter().map(soft).collect::<Vec<_>>();
-    [sdpa, soft].concat()
+    let sdpa = ["torch", "mha"].into_iter().flat_map(|folder| entries(folder, &["SDPA"])).map(|entry| sdpa(&entry));
+    sdpa.chain(entries("torch", &["SoftAttention"]).iter().map(soft)).collect()
 }
 
 fn sdpa(entry: &Entry) -> AttentionCase {
@@ -22,18 +21,18 @@ fn sdpa(entry: &Entry) -> AttentionCase {
         _ => None,
     };
     let mut expect = vec![entry.expect("output", "out.y", t.take("out.y"))];
-    expect.push(entry.expect("lse", "out.lse", t.take("out.lse")));
+    expect.extend(t.get("out.lse").map(|lse| entry.expect("lse", "out.lse", lse)));
     let weights = t.get("out.weights");
     let options = Attention {
         scale: if entry.flag("scale_given") { entry.number("scale") } else { None },
         causal: entry.flag("causal").then_some(Causal::TopLeft),
-        lse: true,
+        lse: expect.len() > 1,
         weights: weights.is_some(),
         ..Attention::default()
     };
     expect.extend(weights.map(|w| entry.expect("weights", "out.weights", w)));
     t.finish();
-    AttentionCase { name: entry.name.clone(), options, inputs, expect }
+    AttentionCase::new(entry, options, inputs, expect)
 }
 
 /// [B, N, D], one head; the memory is key and value.
@@ -61,7 +60,7 @@ fn soft(entry: &Entry) -> AttentionCase {
     let expect = [("output", "out.context"), ("weights", "out.weights"), ("scores", "out.scores")]
         .map(|(tensor, stored)| entry.expect(tensor, stored, head(t.take(stored))));
     t.finish();
-    AttentionCase { name: entry.name.clone(), options, inputs, expect: expect.into() }
+    AttentionCase::new(entry, options, inputs, expect)
 }
 
 pub(super) fn rnn() -> Vec<RnnCase> {
