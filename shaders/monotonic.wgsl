@@ -11,7 +11,7 @@
 override MODE: u32 = 0u; // 0 parallel, 1 recursive, 2 hard
 override TEMPERATURE: bool = false;
 override START: bool = false; // before the first query everything is at key 0
-override KEY_LENGTHS: bool = false; // what comes in past a row's keys counts as 0, whatever it holds
+override KEY_LENGTHS: bool = false; // before the first query nothing is past the batch row's keys
 
 struct Params {
     scores: View,    // [B, Hq, Nq', Nk]
@@ -80,9 +80,11 @@ fn main(
         for (var j = first; j < last; j += 1u) {
             alignment[a + j * a_step] = select(0.0, 1.0, j == 0u);
         }
-    } else if (KEY_LENGTHS) {
-        let length = vectors[params.kv_lengths.x + (bh / params.scores.shape.y) * params.kv_lengths.y];
-        for (var j = max(first, length); j < last; j += 1u) {
+    }
+    if (KEY_LENGTHS) {
+        let b = bh / params.scores.shape.y;
+        let end = vectors[params.kv_lengths.x + b * params.kv_lengths.y];
+        for (var j = max(first, end); j < last; j += 1u) {
             alignment[a + j * a_step] = 0.0;
         }
     }

@@ -26,8 +26,7 @@ params! {
 
 /// `output[b,h,j,a] = key[b,⌊h/group⌋,j,a] + Σ_n filters[a,n] · previous[b,h,0,j + n − ⌊(W − 1) / 2⌋]` for projected keys
 /// [B, Hkv, Nk, A], filters [A, W] (the convolution and the projection of its channels in one), the alignment before
-/// this query [B, Hq, 1, Nk] and output [B, Hq, Nk, A], all f32. Past the `kv_lengths` of `visibility` the alignment counts
-/// as 0.
+/// this query [B, Hq, 1, Nk] and output [B, Hq, Nk, A], all f32. Past the key lengths of `visibility` the alignment is 0.
 ///
 /// # Errors
 /// [`Error::Shape`] when the shapes do not fit, [`Error::Limit`] when the work does not.
@@ -36,8 +35,7 @@ pub fn record(
     caps: &Caps,
     visibility: &Visibility,
     key: &View,
-    filters: &View,
-    previous: &View,
+    [filters, previous]: [&View; 2],
     output: &View,
 ) -> Result<()> {
     let (&[batch, heads, keys, units], &[_, kv_heads, _, _], &[_, width]) =

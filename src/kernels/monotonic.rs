@@ -23,22 +23,31 @@ params! {
     }
 }
 
+/// The alignment before the first query of a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Before {
+    /// All of it at key 0.
+    AtFirstKey,
+    /// As the caller gave it; what lies past the key lengths does not count.
+    Given,
+    /// As the call before left it.
+    Carried,
+}
+
 /// Turns scores [B, Hq, Nq', Nk] (f32, hidden ones marked) into alignments, in place, one query after the other;
-/// `alignment` [B, Hq, 1, Nk] holds the one before the first query and then the one after the last. With `start` it need
-/// hold nothing: the first query starts at key 0. What it holds past the `kv_lengths` of `visibility` counts as 0.
+/// `alignment` [B, Hq, 1, Nk] holds the one before the first query, unless all of that is at key 0, and then the one after
+/// the last.
 ///
 /// # Errors
 /// [`Error::Shape`] when the shapes do not fit, [`Error::Limit`] when a row or the grid does not.
-#[expect(clippy::too_many_arguments, reason = "one call site, and each is its own thing")]
 pub fn record(
     recording: &mut Recording,
     caps: &Caps,
-    visibility: &Visibility,
     form: Monotonic,
+    visibility: &Visibility,
     temperature: Option<f32>,
-    start: bool,
-    scores: &View,
-    alignment: &View,
+    before: Before,
+    [scores, alignment]: [&View; 2],
 ) -> Result<()> {
     let &[batch, heads, queries, keys] = scores.shape() else {
         return Err(Error::shape("scores", "rank", 4, scores.shape().len()));
@@ -81,8 +90,11 @@ pub fn record(
                     ("LANES", f64::from(row.lanes)),
                     ("MODE", f64::from(form)),
                     ("TEMPERATURE", switch(temperature.is_some())),
-                    ("START", switch(start && first == 0)),
-                    visibility.key_lengths(),
+                    ("START", switch(before == Before::AtFirstKey && first == 0)),
+                    match before == Before::Given && first == 0 {
+                        true => visibility.key_lengths(),
+                        false => ("KEY_LENGTHS", 0.0),
+                    },
                 ],
                 score_mod: None,
             },

@@ -293,7 +293,7 @@ impl Visibility {
         self.block_mask != Binding::Unused
     }
 
-    /// The switch of `kv_lengths` alone.
+    /// The switch of `positions.wgsl` that says whether there are key lengths.
     pub fn key_lengths(&self) -> Override {
         self.overrides[2]
     }

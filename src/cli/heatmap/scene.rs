@@ -154,36 +154,31 @@ struct Layout<'a> {
 
 impl<'a> Layout<'a> {
     fn new(map: &'a Heatmap, cell: f32, block: usize) -> Self {
-        let panels: Vec<_> = map.panels.iter().map(|panel| Placed::new(panel, cell, block)).collect();
-        let width = panels.iter().map(Placed::full_width).fold(1.0, f32::max);
-        let height = panels.iter().map(Placed::full_height).fold(1.0, f32::max);
+        let mut panels: Vec<_> = map.panels.iter().map(|panel| Placed::new(panel, cell, block)).collect();
+        let same = |of: fn(&Panel) -> &[String]| panels.windows(2).all(|pair| of(pair[0].panel) == of(pair[1].panel));
+        let (same_rows, same_columns) = (same(|p| &p.rows), same(|p| &p.columns));
+        let widest = |of: fn(&Placed) -> f32| panels.iter().map(of).fold(1.0, f32::max);
+        let width = BETWEEN + if same_rows { widest(|p| p.full_width() - p.left) } else { widest(|p| p.full_width()) };
+        let height = BETWEEN
+            + PANEL_TITLE * LEADING
+            + if same_columns { widest(|p| p.height) } else { widest(|p| p.full_height()) };
         // As near as can be to a page's shape, without a ragged last row.
         let ragged = |across: usize| {
             let down = panels.len().div_ceil(across);
             let shape = (across as f32 * width) / (down as f32 * height);
-            (shape / 1.4).ln().abs() + 0.8 * (down * across - panels.len()) as f32 / panels.len() as f32
+            (shape / 1.4).ln().abs() + 1.5 * (down * across - panels.len()) as f32 / panels.len() as f32
         };
         let across = (1..=panels.len()).min_by(|&a, &b| ragged(a).total_cmp(&ragged(b))).unwrap_or(1);
-        Self { cell, panels, across }.shared()
-    }
-
-    /// Without the labels that stand at a panel of the same row or column already: those at the left and at the top are
-    /// enough where all panels have the same.
-    fn shared(mut self) -> Self {
-        let same =
-            |of: fn(&Panel) -> &[String]| self.panels.windows(2).all(|pair| of(pair[0].panel) == of(pair[1].panel));
-        let (rows, columns) = (same(|p| &p.rows), same(|p| &p.columns));
-        for (at, placed) in self.panels.iter_mut().enumerate() {
-            if rows && at % self.across > 0 {
-                placed.rows = Side::bare();
-                placed.left = 0.0;
+        // Where all panels have the same labels, those at the left and at the top are enough.
+        for (at, placed) in panels.iter_mut().enumerate() {
+            if same_rows && at % across > 0 {
+                (placed.rows, placed.left) = (Side::bare(), 0.0);
             }
-            if columns && at >= self.across {
-                placed.columns = Side::bare();
-                placed.above = 0.0;
+            if same_columns && at >= across {
+                (placed.columns, placed.above) = (Side::bare(), 0.0);
             }
         }
-        self
+        Self { cell, panels, across }
     }
 
     fn scene(self, map: &Heatmap, scale: Scale) -> Scene<'a> {
@@ -272,7 +267,7 @@ fn draw_scale(map: &Heatmap, x: f32, y: f32, room: f32, scale: Scale, items: &mu
     let mut others = Vec::new();
     others.extend(map.has_hidden().then_some((Paint::Hidden, "hidden")));
     others.extend(map.has_marked().then_some((Paint::NotFinite, "not finite")));
-    let height = (room - others.len() as f32 * 2.0 * WIDTH).clamp(150.0, 720.0).floor();
+    let height = (room - others.len() as f32 * 2.0 * WIDTH).clamp(120.0, 720.0).floor();
     for i in 0..height as usize {
         let share = 1.0 - i as f32 / (height - 1.0);
         let level = (share * f32::from(LEVELS)).round() as u8;

@@ -2,6 +2,7 @@
 
 mod attend;
 mod encode;
+mod files;
 mod refusals;
 mod transliterate;
 
@@ -192,8 +193,12 @@ fn text(path: &Path) -> &str {
 #[test]
 fn help_says_what_there_is() {
     for (args, wanted) in [
-        ("--help", ["attend", "encode", "transliterate", "info", "--device"].as_slice()),
-        ("attend --help", &["`query` [B, Hq, Nq, D]", "--score-wgsl", "--softcap", "bottom-right", "Examples:"]),
+        ("--help", ["attend", "merge", "encode", "transliterate", "info", "--device"].as_slice()),
+        (
+            "attend --help",
+            &["`query` [B, Hq, Nq, D]", "block_table ", "--score-wgsl", "--softcap", "bottom-right", "Examples:"],
+        ),
+        ("merge --help", &["PART.safetensors", "`regard attend --lse`", "Example:"]),
         ("encode --help", &["`weight_ih_l0` [G·H, I]", "--batch-first", "--prefix", "Examples:"]),
         ("transliterate --help", &["--beam", "--set", "--heatmap", "Examples:"]),
         ("info --help", &["--json"]),
