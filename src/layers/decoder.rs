@@ -3,8 +3,8 @@
 use super::{Linear, rank3};
 use crate::attention::{Attention, AttentionInputs, Mask, Normalize, Score, ScoreWeights};
 use crate::error::{Error, Result};
-use crate::problem::{AttentionProblem, RnnProblem, same};
-use crate::rnn::{Activation, Direction, Rnn, RnnInputs, RnnStack};
+use crate::problem::{AttentionProblem, RnnProblem, same, vector};
+use crate::rnn::{Activation, Cell, Direction, Rnn, RnnInputs, RnnStack};
 
 /// A recurrent decoder that attends to a memory at every step (Luong et al. 2015, "Effective Approaches to
 /// Attention-based Neural Machine Translation", sections 3 and 3.3; TensorFlow Addons' `AttentionWrapper`):
@@ -55,7 +55,7 @@ use crate::rnn::{Activation, Direction, Rnn, RnnInputs, RnnStack};
 pub struct AttentionDecoder {
     /// The recurrence, forward; one or more layers, as its weights have it.
     pub cell: Rnn,
-    /// How the cell's output is compared with the memory and its scores become weights.
+    /// How the cell's output is compared with the memory and its scores become weights; each step is query 0 of head 0.
     pub attention: Attention,
     /// What [`Score::Location`] convolves.
     pub location: LocationInput,
@@ -321,6 +321,7 @@ impl MemoryProblem {
         if weights.attention.is_none() && decoder.activation.is_some() {
             return Err(Error::option("activation", "belongs to the attention layer, which is not there"));
         }
+        vector("lengths", memory.lengths, batch, "batch")?;
         let query = [batch, 1, 1, hidden];
         let key = [batch, 1, keys, width];
         let alignment = [batch, 1, 1, keys];
@@ -369,20 +370,24 @@ impl DecoderProblem {
         same("input", "axis 1 (batch)", batch, rows)?;
         let fed = if decoder.input_feeding { input + attention } else { input };
         let cell_input = [steps, batch, fed];
-        let mut cell = RnnInputs::new(&cell_input[..]);
-        (cell.initial_h, cell.initial_c) = state.map_or((None, None), |state| (Some(state.h), state.c));
-        let layers = RnnProblem::new(&decoder.cell, &weights.cell, &cell)?.layers;
+        let layers = RnnProblem::new(&decoder.cell, &weights.cell, &RnnInputs::new(&cell_input[..]))?.layers;
         if let Some(state) = state {
-            let optional = [
-                ("state.attention", state.attention, attention),
-                ("state.alignment", state.alignment, keys),
-                ("state.coverage", state.coverage, keys),
+            if state.c.is_some() && decoder.cell.cell != Cell::Lstm {
+                return Err(Error::option("state.c", "only an LSTM has a cell state"));
+            }
+            let cell: &[usize] = &[layers, batch, hidden];
+            let wanted = [
+                ("state.h", Some(state.h), cell),
+                ("state.c", state.c, cell),
+                ("state.attention", state.attention, &[batch, attention]),
+                ("state.alignment", state.alignment, &[batch, keys]),
+                ("state.coverage", state.coverage, &[batch, keys]),
             ];
-            for (name, shape, columns) in optional {
-                if let Some(shape) = shape
-                    && shape != [batch, columns]
+            for (name, found, shape) in wanted {
+                if let Some(found) = found
+                    && found != shape
                 {
-                    return Err(Error::shape(name, "shape", format!("[{batch}, {columns}]"), format!("{shape:?}")));
+                    return Err(Error::shape(name, "shape", format!("{shape:?}"), format!("{found:?}")));
                 }
             }
         }

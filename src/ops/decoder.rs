@@ -267,22 +267,17 @@ impl GpuAttentionDecoder {
     ) -> Result<Tensor> {
         let Compared { score, query } = self.compared(p)?;
         let options = Attention { score, ..self.options.step_attention(before.step) };
+        // [B, W] as [B, 1, 1, W]
+        let row = |x: &Tensor| x.with_layout(x.layout().split(0, p.batch, 1)?.split(1, 1, 1)?);
         let hidden = output.with_layout(output.layout().reshape(&[p.batch, p.hidden])?)?;
-        let mut compared = hidden.clone();
-        if let Some(Linear { weight, bias }) = &query {
-            compared = linear(run, &[(&hidden, weight)], bias.as_ref(), None)?;
-        }
-        let pairs = [p.batch, 1, 1, p.keys];
-        let previous = match self.previous(run, p, before)? {
-            Some(previous) => Some(previous.with_layout(previous.layout().split(1, 1, p.keys)?.split(1, 1, 1)?)?),
-            None => None,
+        let query = match &query {
+            Some(Linear { weight, bias }) => linear(run, &[(&hidden, weight)], bias.as_ref(), None)?,
+            None => hidden.clone(),
         };
-        debug_assert!(previous.as_ref().is_none_or(|previous| previous.shape() == pairs));
-        let query = compared.with_layout(compared.layout().split(0, p.batch, 1)?.split(1, 1, 1)?)?;
         let inputs = AttentionInputs {
             mask: memory.given.mask.clone(),
             kv_lengths: memory.given.lengths.clone(),
-            previous,
+            previous: self.previous(run, p, before)?.as_ref().map(row).transpose()?,
             score: ScoreWeights {
                 v: self.score.v.clone(),
                 g: self.score.g.clone(),
@@ -290,31 +285,38 @@ impl GpuAttentionDecoder {
                 location_weight: self.score.location_weight.clone(),
                 ..ScoreWeights::default()
             },
-            ..AttentionInputs::new(query, memory.keys.clone(), memory.values.clone())
+            ..AttentionInputs::new(row(&query)?, memory.keys.clone(), memory.values.clone())
         };
-        let heads = |x: &Tensor| x.with_layout(x.layout().split(0, p.batch, 1)?.split(1, 1, 1)?);
         let outputs = match &self.attention {
-            None => options.record_into(run, &inputs, &heads(attention)?)?,
+            None => options.record_into(run, &inputs, &row(attention)?)?,
             Some(layer) => {
                 let outputs = options.record(run, &inputs)?;
-                let context = &outputs.output;
-                let context = context.with_layout(context.layout().reshape(&[p.batch, p.memory])?)?;
-                // W · [h; context] = Wh·h + Wc·context
-                let parts = [
-                    (hidden, layer.weight.narrow(1, 0, p.hidden)?),
-                    (context, layer.weight.narrow(1, p.hidden, p.memory)?),
-                ];
-                let views: Vec<_> = parts.iter().map(|(x, w)| (run.bind("x", x), run.bind("weight", w))).collect();
-                let pairs: Vec<_> = views.iter().map(|(x, w)| (x, w)).collect();
-                let bias = layer.bias.as_ref().map(|bias| run.bind("bias", bias));
-                let y = run.bind("attention", attention);
-                let caps = run.gpu().caps();
-                project::record(run.recording_mut(), caps, &pairs, bias.as_ref(), self.options.activation, &y)?;
+                let context = outputs.output.layout().reshape(&[p.batch, p.memory])?;
+                self.attention_layer(run, p, layer, [&hidden, &outputs.output.with_layout(context)?], attention)?;
                 outputs
             }
         };
         let weights = outputs.weights.ok_or_else(|| Error::missing("weights", "the alignment of a step"))?;
         weights.with_layout(weights.layout().reshape(&[p.batch, p.keys])?)
+    }
+
+    /// attention = f(W · [h; context] + b), which is Wh·h + Wc·context.
+    fn attention_layer(
+        &self,
+        run: &mut Run<'_>,
+        p: &DecoderProblem,
+        layer: &Linear<Tensor>,
+        [hidden, context]: [&Tensor; 2],
+        attention: &Tensor,
+    ) -> Result<()> {
+        let weights = [layer.weight.narrow(1, 0, p.hidden)?, layer.weight.narrow(1, p.hidden, p.memory)?];
+        let [hidden, context] = [hidden, context].map(|x| run.bind("x", x));
+        let [of_hidden, of_context] = weights.map(|w| run.bind("weight", &w));
+        let bias = layer.bias.as_ref().map(|bias| run.bind("bias", bias));
+        let y = run.bind("attention", attention);
+        let (caps, activation) = (run.gpu().caps(), self.options.activation);
+        let summands = [(&hidden, &of_hidden), (&context, &of_context)];
+        project::record(run.recording_mut(), caps, &summands, bias.as_ref(), activation, &y)
     }
 
     fn compared(&self, p: &DecoderProblem) -> Result<Compared> {

@@ -74,8 +74,11 @@ fn judge_all(got: &Named<f32>, oracle: &Named<f64>, baseline: &Named<f32>) -> Re
     Ok(worst)
 }
 
-/// Each edit of what was right, and the message of the refusal; `run` says what a device makes of it.
-fn refused<R>(right: impl Fn() -> R, wrong: &[(fn(&mut R), &str)], run: impl Fn(&R) -> Result<()>) {
+/// Edits of what was right, each with the message of the refusal.
+type Wrong<'a, R> = &'a [(fn(&mut R), &'a str)];
+
+/// `run` says what a device makes of each request.
+fn refused<R>(right: impl Fn() -> R, wrong: Wrong<'_, R>, run: impl Fn(&R) -> Result<()>) {
     run(&right()).unwrap();
     for (edit, message) in wrong {
         let mut request = right();

@@ -1,7 +1,7 @@
 //! The attention decoder.
 
 use regard::attention::{Attention, Mask, Monotonic, Normalize, Score, ScoreWeights};
-use regard::gpu::Run;
+use regard::gpu::{Gpu, Open, Run};
 use regard::layers::{
     AttentionDecoder, DecoderMemory, DecoderOutput, DecoderOutputs, DecoderState, DecoderWeights, Linear, LocationInput,
 };
@@ -11,7 +11,7 @@ use regard::rnn::{Activation, Cell, Direction, Reset, Rnn, RnnWeights};
 use regard::tensor::{Array, DType};
 use regard::{Result, Tensor};
 
-use super::{Named, all, gpu, judge_all, numbers, refused, stored, types};
+use super::{Named, Wrong, all, gpu, judge_all, numbers, refused, stored, types};
 
 #[derive(Clone)]
 struct Case {
@@ -273,6 +273,20 @@ fn the_reference_carries_its_state() {
     }
 }
 
+/// Nothing is read back between the steps.
+#[test]
+fn a_sequence_is_one_submission() {
+    let gpu = Gpu::open(&Open { adapter: std::env::var("REGARD_ADAPTER").ok(), ..Open::default() }).unwrap();
+    let case = case("counted", USUAL, Cell::Lstm, Score::Additive);
+    let decoder = GpuAttentionDecoder::upload(&gpu, &case.decoder, &case.weights, DType::F32).unwrap();
+    let memory = case.memory.upload(&gpu, DType::F32).unwrap();
+    let input = Tensor::upload(&gpu, "input", &case.input, DType::F32).unwrap();
+    let before = gpu.counts();
+    decoder.run(&gpu, &memory, &input, None).unwrap();
+    let after = gpu.counts();
+    assert_eq!((after.submits - before.submits, after.downloads - before.downloads), (1, 0));
+}
+
 /// The keys are projected once; a step projects the cell's input, the query, and both parts of the attention layer.
 #[test]
 fn keys_are_projected_once() {
@@ -292,7 +306,7 @@ fn keys_are_projected_once() {
 
 #[test]
 fn wrong_requests_are_refused() {
-    let wrong: &[(fn(&mut Case), &str)] = &[
+    let wrong: Wrong<'_, Case> = &[
         (|c| c.decoder.cell.direction = Direction::Reverse, "option `cell.direction`: a decoder goes forward"),
         (
             |c| c.decoder.attention.causal = Some(Default::default()),
@@ -329,13 +343,13 @@ fn wrong_requests_are_refused() {
             |c| c.weights.score.v = Some(numbers(&[6], 1.0, 1.0)),
             "option `score`: General has no parameter `score.v`: leave it out",
         ),
-        (|c| c.memory.lengths = Some(Array::filled(&[2], 1.0)), "`kv_lengths` axis 0 (batch): expected 3, found 2"),
+        (|c| c.memory.lengths = Some(Array::filled(&[2], 1.0)), "`lengths` axis 0 (batch): expected 3, found 2"),
         (
             |c| {
                 with_state(c);
                 c.state.as_mut().unwrap().h = numbers(&[2, 3, 6], 1.0, 1.0);
             },
-            "`initial_h` axis 0 (layers · directions): expected 1, found 2",
+            "`state.h` shape: expected [1, 3, 6], found [2, 3, 6]",
         ),
         (
             |c| {

@@ -9,7 +9,7 @@ use regard::layers::{Linear, MultiHeadAttention, MultiHeadWeights, torch_mask};
 use regard::reference;
 use regard::tensor::{Array, DType};
 
-use super::{Named, all, gpu, judge_all, numbers, refused, stored, types};
+use super::{Named, Wrong, all, gpu, judge_all, numbers, refused, stored, types};
 
 #[derive(Clone)]
 struct Case {
@@ -252,7 +252,7 @@ fn wrong_requests_are_refused() {
     let added = "keys that `add_zero_attn` or `bias_key` add have no position: write it out as a mask";
     let causal = format!("option `causal`: {added}");
     let lengths = format!("option `kv_lengths`: {added}");
-    let wrong: &[(fn(&mut Case), &str)] = &[
+    let wrong: Wrong<'_, Case> = &[
         (
             |c| c.layer.kv_heads = 4,
             "option `heads, kv_heads`: 6 heads cannot share 4: heads must be a multiple, and neither 0",

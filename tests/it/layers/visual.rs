@@ -8,7 +8,7 @@ use regard::reference;
 use regard::tensor::{Array, DType};
 use regard::{Result, Tensor};
 
-use super::{Named, all, gpu, judge_all, numbers, refused, stored, types};
+use super::{Named, Wrong, all, gpu, judge_all, numbers, refused, stored, types};
 
 #[derive(Clone)]
 struct Case {
@@ -183,7 +183,7 @@ fn hard_attention_draws_from_the_soft_one() {
 
 #[test]
 fn wrong_requests_are_refused() {
-    let wrong: &[(fn(&mut Case), &str)] = &[
+    let wrong: Wrong<'_, Case> = &[
         (
             |c| c.annotations = numbers(&[3, 3, 4, 7], 1.0, 1.0),
             "`annotations` rank: expected 3 [B, L, D], found 4 [3, 3, 4, 7]",
