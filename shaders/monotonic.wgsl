@@ -11,6 +11,7 @@
 override MODE: u32 = 0u; // 0 parallel, 1 recursive, 2 hard
 override TEMPERATURE: bool = false;
 override START: bool = false; // before the first query everything is at key 0
+override KEY_LENGTHS: bool = false; // before the first query nothing is past the batch row's keys
 
 struct Params {
     scores: View,    // [B, Hq, Nq', Nk]
@@ -19,10 +20,14 @@ struct Params {
     temperature: f32,
     not_a_number: f32,
     pad_0: u32,
+    kv_lengths: vec2<u32>, // in `vectors`: index of the first, words between neighbours
+    pad_1: u32,
+    pad_2: u32,
 }
 
 @group(0) @binding(1) var<storage, read_write> scores: array<f32>;
 @group(0) @binding(2) var<storage, read_write> alignment: array<f32>;
+@group(0) @binding(3) var<storage, read> vectors: array<u32>;
 
 // What each lane's stretch does to what comes in: x → scale · x + shift.
 var<workgroup> scales: array<f32, LANES>;
@@ -74,6 +79,18 @@ fn main(
     if (START) {
         for (var j = first; j < last; j += 1u) {
             alignment[a + j * a_step] = select(0.0, 1.0, j == 0u);
+        }
+    } else if (KEY_LENGTHS) {
+        let length = vectors[params.kv_lengths.x + (bh / params.scores.shape.y) * params.kv_lengths.y];
+        for (var j = max(first, length); j < last; j += 1u) {
+            alignment[a + j * a_step] = 0.0;
+        }
+    }
+    if (KEY_LENGTHS) {
+        let b = bh / params.scores.shape.y;
+        let end = vectors[params.kv_lengths.x + b * params.kv_lengths.y];
+        for (var j = max(first, end); j < last; j += 1u) {
+            alignment[a + j * a_step] = 0.0;
         }
     }
     for (var i = 0u; i < params.scores.shape.z; i += 1u) {

@@ -20,9 +20,9 @@
 //! Ragged batches. With `cu_seqlens_q` and `cu_seqlens_k` the batch axis is 1 and the sequences lie one behind the
 //! other: sequence n has queries `cu_seqlens_q[n] .. cu_seqlens_q[n + 1]` and keys likewise. A query sees keys of its own
 //! sequence only, and positions count from the sequence's start: K and Q above are the sequence's own, and the offset
-//! is K − Q for [`Causal::BottomRight`], else 0 (FlashAttention, `flash_attn_varlen_func`). Ends past the last token mean
-//! the last token. A token in no sequence sees nothing, is seen by none and stands at position 0; one in several belongs
-//! to the first. The indices i and j of masks, block masks and `score_mod` are those of the packed tensors.
+//! is K − Q for [`Causal::BottomRight`], else 0 (FlashAttention, `flash_attn_varlen_func`). Both lists
+//! ascend; ends past the last token mean the last token. A token in no sequence sees nothing and is seen by none. The
+//! indices i and j of masks, block masks and `score_mod` are those of the packed tensors.
 
 use std::sync::Arc;
 

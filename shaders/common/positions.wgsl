@@ -62,7 +62,7 @@ fn row_of(b: u32, i: u32) -> Row {
     if (SEQUENCES) {
         let n = sequence_of(params.positions.cu_seqlens_q, i);
         let first_query = word(params.positions.cu_seqlens_q, n);
-        let last_query = word(params.positions.cu_seqlens_q, n + 1u);
+        let last_query = min(word(params.positions.cu_seqlens_q, n + 1u), params.positions.queries);
         real = first_query <= i && i < last_query;
         local = i - min(first_query, i);
         start = min(word(params.positions.cu_seqlens_k, n), end);

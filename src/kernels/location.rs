@@ -1,5 +1,6 @@
 //! Keys of a location-sensitive score (`shaders/location.wgsl`).
 
+use super::visibility::{List, Visibility};
 use super::{View4, params};
 use crate::error::{Error, Result};
 use crate::plan::{Caps, ElementPlan};
@@ -17,21 +18,24 @@ params! {
         left: u32,
         quads: u32,
         elements: u32,
+        kv_lengths: List,
+        pad_0: u32,
+        pad_1: u32,
     }
 }
 
 /// `output[b,h,j,a] = key[b,⌊h/group⌋,j,a] + Σ_n filters[a,n] · previous[b,h,0,j + n − ⌊(W − 1) / 2⌋]` for projected keys
 /// [B, Hkv, Nk, A], filters [A, W] (the convolution and the projection of its channels in one), the alignment before
-/// this query [B, Hq, 1, Nk] and output [B, Hq, Nk, A], all f32.
+/// this query [B, Hq, 1, Nk] and output [B, Hq, Nk, A], all f32. Past the key lengths of `visibility` the alignment is 0.
 ///
 /// # Errors
 /// [`Error::Shape`] when the shapes do not fit, [`Error::Limit`] when the work does not.
 pub fn record(
     recording: &mut Recording,
     caps: &Caps,
+    visibility: &Visibility,
     key: &View,
-    filters: &View,
-    previous: &View,
+    [filters, previous]: [&View; 2],
     output: &View,
 ) -> Result<()> {
     let (&[batch, heads, keys, units], &[_, kv_heads, _, _], &[_, width]) =
@@ -65,12 +69,15 @@ pub fn record(
         left: ((width - 1) / 2) as u32,
         quads: quads as u32,
         elements: elements as u32,
+        kv_lengths: visibility.positions.kv_lengths,
+        pad_0: 0,
+        pad_1: 0,
     };
     recording.push(Dispatch {
         variant: Variant {
             kernel: Kernel::Location,
             aliases: vec![],
-            overrides: vec![("LANES", f64::from(plan.lanes))],
+            overrides: vec![("LANES", f64::from(plan.lanes)), visibility.key_lengths()],
             score_mod: None,
         },
         params: bytemuck::bytes_of(&params).to_vec(),
@@ -78,6 +85,7 @@ pub fn record(
             Binding::Read(key.slot),
             Binding::Read(filters.slot),
             Binding::Read(previous.slot),
+            visibility.vectors,
             Binding::Write(output.slot),
         ],
         grid: plan.grid,

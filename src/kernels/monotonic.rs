@@ -1,5 +1,6 @@
 //! Monotonic alignments (`shaders/monotonic.wgsl`).
 
+use super::visibility::{List, Visibility};
 use super::{View4, params, switch};
 use crate::attention::Monotonic;
 use crate::error::{Error, Result};
@@ -16,23 +17,39 @@ params! {
         temperature: f32,
         not_a_number: f32,
         pad_0: u32,
+        kv_lengths: List,
+        pad_1: u32,
+        pad_2: u32,
     }
 }
 
+/// The alignment before the first query of a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Before {
+    /// All of it at key 0.
+    AtFirstKey,
+    /// As the caller gave it; what lies past the key lengths does not count.
+    Given,
+    /// As the call before left it.
+    Carried,
+}
+
 /// Turns scores [B, Hq, Nq', Nk] (f32, hidden ones marked) into alignments, in place, one query after the other;
-/// `alignment` [B, Hq, 1, Nk] holds the one before the first query and then the one after the last. With `start` it need
-/// hold nothing: the first query starts at key 0.
+/// `alignment` [B, Hq, 1, Nk] holds the one before the first query, unless all of that is at key 0, and then the one after
+/// the last.
 ///
 /// # Errors
 /// [`Error::Shape`] when the shapes do not fit, [`Error::Limit`] when a row or the grid does not.
+#[expect(clippy::too_many_arguments, reason = "one call site, and each is its own thing")]
 pub fn record(
     recording: &mut Recording,
     caps: &Caps,
+    visibility: &Visibility,
     form: Monotonic,
+    visibility: &Visibility,
     temperature: Option<f32>,
-    start: bool,
-    scores: &View,
-    alignment: &View,
+    before: Before,
+    [scores, alignment]: [&View; 2],
 ) -> Result<()> {
     let &[batch, heads, queries, keys] = scores.shape() else {
         return Err(Error::shape("scores", "rank", 4, scores.shape().len()));
@@ -58,6 +75,9 @@ pub fn record(
             temperature: temperature.unwrap_or(1.0),
             not_a_number: f32::NAN,
             pad_0: 0,
+            kv_lengths: visibility.positions.kv_lengths,
+            pad_1: 0,
+            pad_2: 0,
         };
         let form = match form {
             Monotonic::Parallel => 0,
@@ -72,12 +92,16 @@ pub fn record(
                     ("LANES", f64::from(row.lanes)),
                     ("MODE", f64::from(form)),
                     ("TEMPERATURE", switch(temperature.is_some())),
-                    ("START", switch(start && first == 0)),
+                    ("START", switch(before == Before::AtFirstKey && first == 0)),
+                    match before == Before::Given && first == 0 {
+                        true => visibility.key_lengths(),
+                        false => ("KEY_LENGTHS", 0.0),
+                    },
                 ],
                 score_mod: None,
             },
             params: bytemuck::bytes_of(&params).to_vec(),
-            bindings: vec![Binding::Write(scores.slot), Binding::Write(alignment.slot)],
+            bindings: vec![Binding::Write(scores.slot), Binding::Write(alignment.slot), visibility.vectors],
             grid: grid("a monotonic alignment", (batch * heads) as u64, caps)?,
             iterations: per_query * count as u64 + row.iterations,
             flops: 8 * (batch * heads * count * keys) as u64,

@@ -293,6 +293,11 @@ impl Visibility {
         self.block_mask != Binding::Unused
     }
 
+    /// The switch of `positions.wgsl` that says whether there are key lengths.
+    pub fn key_lengths(&self) -> Override {
+        self.overrides[2]
+    }
+
     /// The switches of `positions.wgsl`.
     pub fn position_overrides(&self) -> &[Override] {
         &self.overrides[..5]

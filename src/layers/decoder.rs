@@ -290,8 +290,55 @@ impl<A> DecoderOutputs<A> {
     }
 }
 
+/// A decoder's memory with its numbers checked: all that its projection needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct MemoryProblem {
+    pub(crate) batch: usize,
+    /// Nk.
+    pub(crate) keys: usize,
+    /// M.
+    pub(crate) memory: usize,
+    pub(crate) hidden: usize,
+    /// W: of the attention vector.
+    pub(crate) attention: usize,
+}
+
+impl MemoryProblem {
+    pub(crate) fn new(
+        decoder: &AttentionDecoder,
+        weights: &DecoderWeights<&[usize]>,
+        memory: &DecoderMemory<&[usize]>,
+    ) -> Result<Self> {
+        check_options(decoder)?;
+        let [batch, keys, width] = rank3("memory", "[B, Nk, M]", memory.memory)?;
+        let hidden = weights.cell.last().and_then(|layer| layer.first()).and_then(|w| w.weight_hh.get(1)).copied();
+        let hidden = hidden.filter(|&units| units > 0);
+        let hidden = hidden.ok_or_else(|| Error::missing("weight_hh_l0", "[G·H, H] of the first layer"))?;
+        let attention = match &weights.attention {
+            Some(layer) => layer.check("attention", hidden + width, "cell output + memory")?,
+            None => width,
+        };
+        if weights.attention.is_none() && decoder.activation.is_some() {
+            return Err(Error::option("activation", "belongs to the attention layer, which is not there"));
+        }
+        let query = [batch, 1, 1, hidden];
+        let key = [batch, 1, keys, width];
+        let alignment = [batch, 1, 1, keys];
+        let needs_previous = decoder.attention.score == Score::Location;
+        let inside = AttentionInputs {
+            mask: memory.mask.clone(),
+            kv_lengths: memory.lengths,
+            previous: needs_previous.then_some(&alignment[..]),
+            score: weights.score.clone(),
+            ..AttentionInputs::new(&query[..], &key[..], &key[..])
+        };
+        AttentionProblem::new(&decoder.attention, &inside)?;
+        Ok(Self { batch, keys, memory: width, hidden, attention })
+    }
+}
+
 /// A decoder with its numbers checked.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct DecoderProblem {
     pub(crate) steps: usize,
     pub(crate) batch: usize,
@@ -317,39 +364,14 @@ impl DecoderProblem {
         input: &[usize],
         state: Option<&DecoderState<&[usize]>>,
     ) -> Result<Self> {
-        check_options(decoder)?;
-        let [steps, batch, input] = rank3("input", "[T, B, I]", input)?;
-        let [memory_batch, keys, width] = rank3("memory", "[B, Nk, M]", memory.memory)?;
-        same("memory", "axis 0 (batch)", batch, memory_batch)?;
-
-        let hidden = weights.cell.first().and_then(|layer| layer.first()).and_then(|w| w.weight_hh.get(1)).copied();
-        let hidden = hidden.unwrap_or(0);
-        let attention = match &weights.attention {
-            Some(layer) => layer.check("attention", hidden + width, "cell output + memory")?,
-            None => width,
-        };
-        if weights.attention.is_none() && decoder.activation.is_some() {
-            return Err(Error::option("activation", "belongs to the attention layer, which is not there"));
-        }
+        let MemoryProblem { batch, keys, memory, hidden, attention } = MemoryProblem::new(decoder, weights, memory)?;
+        let [steps, rows, input] = rank3("input", "[T, B, I]", input)?;
+        same("input", "axis 1 (batch)", batch, rows)?;
         let fed = if decoder.input_feeding { input + attention } else { input };
         let cell_input = [steps, batch, fed];
         let mut cell = RnnInputs::new(&cell_input[..]);
         (cell.initial_h, cell.initial_c) = state.map_or((None, None), |state| (Some(state.h), state.c));
-        let recurrence = RnnProblem::new(&decoder.cell, &weights.cell, &cell)?;
-
-        let query = [batch, 1, 1, hidden];
-        let key = [batch, 1, keys, width];
-        let alignment = [batch, 1, 1, keys];
-        let needs_previous = decoder.attention.score == Score::Location;
-        let inside = AttentionInputs {
-            mask: memory.mask.clone(),
-            kv_lengths: memory.lengths,
-            previous: needs_previous.then_some(&alignment[..]),
-            score: weights.score.clone(),
-            ..AttentionInputs::new(&query[..], &key[..], &key[..])
-        };
-        AttentionProblem::new(&decoder.attention, &inside)?;
-
+        let layers = RnnProblem::new(&decoder.cell, &weights.cell, &cell)?.layers;
         if let Some(state) = state {
             let optional = [
                 ("state.attention", state.attention, attention),
@@ -364,12 +386,11 @@ impl DecoderProblem {
                 }
             }
         }
-        let output = match decoder.output {
+        let width = match decoder.output {
             DecoderOutput::Attention => attention,
             DecoderOutput::Cell => hidden,
         };
-        let layers = recurrence.layers;
-        Ok(Self { steps, batch, input, hidden, layers, keys, memory: width, attention, width: output })
+        Ok(Self { steps, batch, input, hidden, layers, keys, memory, attention, width })
     }
 }
 

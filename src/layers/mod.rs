@@ -19,7 +19,7 @@ pub use multi_head::{MultiHeadAttention, MultiHeadWeights};
 pub use torch::torch_mask;
 pub use visual::{VisualAttention, VisualOutputs, VisualState, VisualWeights};
 
-pub(crate) use decoder::DecoderProblem;
+pub(crate) use decoder::{DecoderProblem, MemoryProblem};
 pub(crate) use multi_head::MultiHeadProblem;
 pub(crate) use visual::VisualProblem;
 

@@ -5,6 +5,7 @@ use crate::attention::{
 };
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Run, Tensor};
+use crate::kernels::monotonic::Before;
 use crate::kernels::rotary::Place;
 use crate::kernels::score::Scored;
 use crate::kernels::visibility::Visibility;
@@ -172,7 +173,7 @@ pub fn record(
             for i in first..last {
                 let row = |view: &View, i: usize| -> Result<View> { Ok(view.with(view.layout.narrow(2, i, 1)?)) };
                 let previous = row(&located.previous, i)?;
-                location::record(recording, caps, &key, &located.filters, &previous, &located.key)?;
+                location::record(recording, caps, visibility, &key, [&located.filters, &previous], &located.key)?;
                 let scored = Scored { query: &row(&query, i)?, key: &located.key, weights, visibility };
                 let scores = row(scores, i - first)?;
                 score::record(recording, caps, options, problem, scored, i, stage, hidden, &scores)?;
@@ -184,7 +185,7 @@ pub fn record(
         }
         score(ScoreStage::Masked, score::HIDDEN, &weights)?;
         match &mut alignment {
-            Some(alignment) => alignment.advance(recording, caps, options.temperature, &weights)?,
+            Some(alignment) => alignment.advance(recording, caps, &visibility, options.temperature, &weights)?,
             None => {
                 let lse = outputs.lse.as_ref().map(part).transpose()?;
                 let sinks = inputs.sinks.as_ref();
@@ -332,8 +333,7 @@ struct Alignment {
     form: Monotonic,
     /// [B, Hq, 1, Nk].
     view: View,
-    /// Nothing came before: the first query starts at key 0.
-    at_start: bool,
+    before: Before,
 }
 
 impl Alignment {
@@ -349,7 +349,8 @@ impl Alignment {
         if let Some(previous) = previous {
             copy::record(recording, caps, previous, &view)?;
         }
-        Ok(Self { form, view, at_start: previous.is_none() })
+        let before = if previous.is_some() { Before::Given } else { Before::AtFirstKey };
+        Ok(Self { form, view, before })
     }
 
     /// Turns scores into weights, in place.
@@ -357,10 +358,11 @@ impl Alignment {
         &mut self,
         recording: &mut Recording,
         caps: &Caps,
+        visibility: &Visibility,
         temperature: Option<f32>,
         scores: &View,
     ) -> Result<()> {
-        let at_start = std::mem::take(&mut self.at_start);
-        monotonic::record(recording, caps, self.form, temperature, at_start, scores, &self.view)
+        let before = std::mem::replace(&mut self.before, Before::Carried);
+        monotonic::record(recording, caps, self.form, visibility, temperature, before, [scores, &self.view])
     }
 }

@@ -6,7 +6,7 @@ use crate::gpu::{Gpu, Run, Tensor};
 use crate::kernels::{copy, coverage, project};
 use crate::layers::{
     AttentionDecoder, CoverageCost, DecoderMemory, DecoderOutput, DecoderOutputs, DecoderProblem, DecoderState,
-    DecoderWeights, Linear, LocationInput,
+    DecoderWeights, Linear, LocationInput, MemoryProblem,
 };
 use crate::ops::linear::linear;
 use crate::ops::multi_head::{stored, upload_weight};
@@ -104,33 +104,22 @@ impl GpuAttentionDecoder {
     /// when the work does not fit the device.
     pub fn remember(&self, run: &mut Run<'_>, memory: &DecoderMemory<Tensor>) -> Result<GpuDecoderMemory> {
         stored("memory", &memory.memory)?;
-        let &[batch, keys, width] = memory.memory.shape() else {
-            return Err(Error::shape("memory", "rank", "3 [B, Nk, M]", memory.memory.shape().len()));
-        };
-        // One step of the widest input that the cell takes checks all that the memory has a part in.
-        let attention = self.attention.as_ref().map_or(width, |layer| layer.weight.shape()[0]);
-        let columns = self.shapes.cell.first().and_then(|l| l.first()).map_or(0, |w| w.weight_ih[1]);
-        let input = if self.options.input_feeding { columns.saturating_sub(attention) } else { columns };
-        self.problem(&memory.map(Tensor::shape), &[1, batch, input.max(1)], None)?;
-
+        let shapes = self.shapes.map(Vec::as_slice);
+        let p = MemoryProblem::new(&self.options, &shapes, &memory.map(Tensor::shape))?;
         let values = to_f32(run, &memory.memory)?;
         let weight = match self.options.attention.score {
             // q·W·k = q·(W·k)
             Score::General => self.score.weight.clone(),
             // W·[q; k] = Wq·q + Wk·k with W = [Wq | Wk]
-            Score::Concat => {
-                let hidden = |w: &Tensor| w.shape()[1] - width;
-                self.score.weight.as_ref().map(|w| w.narrow(1, hidden(w), width)).transpose()?
-            }
+            Score::Concat => self.score.weight.as_ref().map(|w| w.narrow(1, p.hidden, p.memory)).transpose()?,
             _ => self.score.key_weight.clone(),
         };
-        let keys_projected = match weight {
+        let keys = match weight {
             Some(weight) => linear(run, &[(&memory.memory, &weight)], None, None)?,
             None => values.clone(),
         };
-        let head = |x: &Tensor| x.with_layout(x.layout().split(0, batch, 1)?);
-        debug_assert_eq!(keys_projected.shape()[1], keys);
-        Ok(GpuDecoderMemory { given: memory.clone(), keys: head(&keys_projected)?, values: head(&values)? })
+        let head = |x: &Tensor| x.with_layout(x.layout().split(0, p.batch, 1)?);
+        Ok(GpuDecoderMemory { given: memory.clone(), keys: head(&keys)?, values: head(&values)? })
     }
 
     /// Records every step of `input` [T, B, I] (f32 or f16) after `state`, or after zeros; the tensors returned are

@@ -110,6 +110,7 @@ fn ragged(table: &mut Table) {
     table.add("ragged, additive, sparsemax", size(UNEVEN), |case, _| {
         pack(case, UNEVEN);
         case.options.score = Score::Additive;
+        case.options.scale = Some(0.25);
         case.options.normalize = Normalize::Sparsemax;
         every_output(case);
     });
@@ -246,6 +247,7 @@ fn pages(table: &mut Table) {
     table.add("pages, additive score, sparsemax", size, |case, random| {
         paged(case, random, 6, &lengths);
         case.options.score = Score::Additive;
+        case.options.scale = Some(0.25);
         case.options.normalize = Normalize::Sparsemax;
         case.inputs.score.v = Some(random.array(&[11]));
         every_output(case);

@@ -2,7 +2,7 @@
 
 use super::super::{Float, lengths, whole_numbers};
 use crate::attention::{Attention, AttentionInputs, Causal, Mask};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::problem::AttentionProblem;
 use crate::tensor::{Array, Layout};
 
@@ -114,14 +114,21 @@ fn tokens<T: Float>(
 
 /// Where sequences begin and the last one ends, none past the tokens.
 fn ends<T: Float>(name: &str, array: &Array<T>, tokens: usize) -> Result<Vec<usize>> {
-    Ok(whole_numbers(name, array.data(), u32::MAX as usize)?.into_iter().map(|end| end.min(tokens)).collect())
+    let ends = whole_numbers(name, array.data(), u32::MAX as usize)?;
+    match ends.windows(2).position(|pair| pair[0] > pair[1]) {
+        Some(n) => {
+            let expected = format!("at least {}, where the sequence begins", ends[n]);
+            Err(Error::shape(name, format!("row {}", n + 1), expected, ends[n + 1]))
+        }
+        None => Ok(ends.into_iter().map(|end| end.min(tokens)).collect()),
+    }
 }
 
 fn length(ends: &[usize], n: usize) -> i64 {
     ends[n + 1] as i64 - ends[n] as i64
 }
 
-/// Tokens one sequence behind the other; what lies in none stands at position 0.
+/// Tokens one sequence behind the other.
 fn packed(ends: &[usize], tokens: usize, diagonal: impl Fn(usize) -> i64) -> Vec<Token> {
     let token = |t: usize| match ends.windows(2).position(|ends| (ends[0]..ends[1]).contains(&t)) {
         Some(n) => Token { sequence: Some(n), position: (t - ends[n]) as i64 + diagonal(n) },

@@ -131,7 +131,7 @@ fn check(case: &Case, dtype: DType) -> Result<f64> {
         Ok(if kept { array.clone() } else { stored(array, dtype) })
     };
     let baseline = reference::multi_head(&case.layer, &case.weights.try_map(round)?, &case.inputs.try_map(round)?)?;
-    judge_all(&named(&got), &named(&oracle), &named(&baseline), dtype)
+    judge_all(&named(&got), &named(&oracle), &named(&baseline))
 }
 
 #[test]

@@ -105,7 +105,7 @@ fn check(case: &Case, dtype: DType) -> Result<f64> {
         true => array.clone(),
         false => stored(array, dtype),
     })?;
-    judge_all(&named(&got), &named(&oracle), &named(&baseline), dtype)
+    judge_all(&named(&got), &named(&oracle), &named(&baseline))
 }
 
 #[test]

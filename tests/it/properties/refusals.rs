@@ -312,6 +312,10 @@ fn sequences_pages_and_blocks_that_do_not_fit() {
                 "option `cu_seqlens_q`: alignments would run from one sequence into the next: give a batch with lengths \
                  instead",
             ),
+            (
+                |_, i| i.cu_seqlens_q = Array::new(&[3], vec![0.0, 4.0, 3.0]).ok(),
+                "`cu_seqlens_q` row 2: expected at least 4, where the sequence begins, found 3",
+            ),
             (|_, i| i.cu_seqlens_k = ones(&[4]), "`cu_seqlens_k` axis 0 (sequences + 1): expected 3, found 4"),
             (
                 |_, i| i.cu_seqlens_k = Array::new(&[3], vec![0.0, 2.5, 8.0]).ok(),
