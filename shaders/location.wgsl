@@ -1,6 +1,5 @@
 // Keys of a location-sensitive score: y[b,h,j,a] = k[b,h,j,a] + Σ_n f[a,n] · previous[b,h,j + n − left], where f is U·F,
-// the filter after the projection of its channels. The alignment past a row's keys counts as 0, whatever it holds. One
-// invocation computes four units of one key.
+// the filter after the projection of its channels. One invocation computes four units of one key.
 override LANES: u32 = 64u;
 override KEY_LENGTHS: bool = false;
 

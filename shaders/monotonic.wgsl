@@ -80,11 +80,6 @@ fn main(
         for (var j = first; j < last; j += 1u) {
             alignment[a + j * a_step] = select(0.0, 1.0, j == 0u);
         }
-    } else if (KEY_LENGTHS) {
-        let length = vectors[params.kv_lengths.x + (bh / params.scores.shape.y) * params.kv_lengths.y];
-        for (var j = max(first, length); j < last; j += 1u) {
-            alignment[a + j * a_step] = 0.0;
-        }
     }
     if (KEY_LENGTHS) {
         let b = bh / params.scores.shape.y;

@@ -40,11 +40,9 @@ pub enum Before {
 ///
 /// # Errors
 /// [`Error::Shape`] when the shapes do not fit, [`Error::Limit`] when a row or the grid does not.
-#[expect(clippy::too_many_arguments, reason = "one call site, and each is its own thing")]
 pub fn record(
     recording: &mut Recording,
     caps: &Caps,
-    visibility: &Visibility,
     form: Monotonic,
     visibility: &Visibility,
     temperature: Option<f32>,
