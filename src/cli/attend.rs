@@ -102,25 +102,25 @@ pub(crate) struct Args {
 
 const EXAMPLES: &str = "\
 Tensors:
-  query, key, value   [B, Hq, Nq, D], [B, Hkv, Nk, D], [B, Hkv, Nk, Dv]; Hq is a multiple of Hkv
-  past_key, past_value  [B, Hkv, P, D], [B, Hkv, P, Dv]: stand before key and value
-  mask                broadcast to [B, Hq, Nq, Nk]; BOOL or U8: true = attend; floats are added
-  kv_lengths, query_lengths  [B]: how many keys and queries of a batch row are real
-  block_mask          [B or 1, Hq or 1, Nq / Q, Nk / K] rounded up, BOOL or U8: false = hidden and not computed;
-                      with --block-size Q,K
-  alibi_slopes        [Hq]: slope times distance is taken from a score
-  sinks               [Hq]: one more logit in each row of the softmax, without a value
-  rotary_cos, rotary_sin  [positions, width / 2], in place of --rotary-base and --rotary-width
-  previous            the alignment before, for --score location and --normalize monotonic-...
-  score. ...          parameters of the score function, see --score
+  query, key, value           [B, Hq, Nq, D], [B, Hkv, Nk, D], [B, Hkv, Nk, Dv]; Hq is a multiple of Hkv
+  past_key, past_value        [B, Hkv, P, D], [B, Hkv, P, Dv]: stand before key and value
+  mask                        broadcast to [B, Hq, Nq, Nk]; BOOL or U8: true = attend; floats are added
+  kv_lengths, query_lengths   [B]: how many keys and queries of a batch row are real
+  block_mask                  [B or 1, Hq or 1, Nq / Q, Nk / K] rounded up; BOOL or U8: false = hidden and not
+                              computed; with --block-size Q,K
+  alibi_slopes                [Hq]: slope times distance is taken from a score
+  sinks                       [Hq]: one more logit in each row of the softmax, without a value
+  rotary_cos, rotary_sin      [positions, width / 2], in place of --rotary-base and --rotary-width
+  previous                    the alignment before, for --score location and --normalize monotonic-...
+  score. ...                  parameters of the score function, see --score
 Floats may be F32, F16, BF16 or F64; lengths and indices I32 or I64.
 
 A ragged batch has its sequences one behind the other, B = 1, and tells where they begin and end:
   cu_seqlens_q, cu_seqlens_k  [sequences + 1]: 0, then the end of each sequence
-  query, key, value   [T, H, D] as FlashAttention has them, or [1, H, T, D], or [1, T, H·D] with --q-heads
+  query, key, value           [T, H, D] as FlashAttention has them, or [1, H, T, D], or [1, T, H·D] with --q-heads
 A paged cache has its keys and values in pages:
-  key, value          [page count, Hkv, page size, D]
-  block_table         [B, pages]: the pages of each batch row in order; kv_lengths say how far they are filled
+  key, value                  [page count, Hkv, page size, D]
+  block_table                 [B, pages]: the pages of each batch row in order; kv_lengths say how far they are filled
 
 Examples:
   regard attend in.safetensors -o out.safetensors

@@ -65,6 +65,9 @@ const PANEL_TITLE: f32 = 18.0;
 const AXIS: f32 = 18.0;
 const SCALE: f32 = 15.0;
 
+/// Pictures wider than this are drawn with smaller cells if they can be: on a page its text is 5 points high.
+const PAGE: f32 = 1650.0;
+
 /// White around the picture, between panels, and between a label and its cells.
 const MARGIN: f32 = 16.0;
 const BETWEEN: f32 = 26.0;
@@ -92,19 +95,19 @@ const EMPTY: &str = "empty";
 /// The picture, with the largest cells that keep it within bounds: it is too large only where panels are very many.
 pub(super) fn arrange(map: &Heatmap) -> Scene<'_> {
     let longest = map.panels.iter().map(|p| p.rows.len().max(p.columns.len())).max().unwrap_or(0).max(1);
-    // The side of a panel that is wanted: together they are some 1400 units wide, so that text is large enough to read
-    // when the picture is as wide as a page.
+    // The side of a panel that is wanted: less each, but more together, when there are several.
     let wanted = (950.0 / (map.panels.len().max(1) as f32).sqrt()).clamp(120.0, 760.0);
     let mut cell = (wanted / longest as f32).round().clamp(1.0, LARGEST_CELL);
     let mut block = 1;
     let scale = map.scale();
     loop {
         let scene = Layout::new(map, cell, block).scene(map, scale);
-        if (scene.width <= MAX_SIDE && scene.height <= MAX_SIDE) || (cell <= 1.0 && block >= longest) {
+        let fits = scene.width <= MAX_SIDE && scene.height <= MAX_SIDE;
+        if (fits && (scene.width <= PAGE || cell <= SEPARATED_CELL)) || (cell <= 1.0 && block >= longest) {
             return scene;
         }
         if cell > 1.0 {
-            cell = (cell * 0.85).floor().max(1.0);
+            cell = (cell * 0.9).floor().max(1.0);
         } else {
             block += (block / 4).max(1);
         }

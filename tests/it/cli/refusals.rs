@@ -92,7 +92,7 @@ fn misshapen_tensors_are_named_with_axis_expected_and_found() {
         ),
         (good(), "--window -1,-1,3", "option `window`: sink tokens belong to a window with a left or a right end"),
         (with("previous", &array(&[1, 2, 1, 4])), "", "option `previous`: belongs to a location-sensitive score"),
-        (good(), "--score location", "`score.query_weight`: expected [A, Dq] for the location-sensitive score"),
+        (good(), "--score location", "`score.location_filter`: expected [C, W] for the location-sensitive score"),
         (with("score.g", &array(&[2])), "--score additive", "`score.g` elements: expected 1, found 2"),
         (with("score.g", &array(&[1])), "--score additive", "`score.v`: expected [A], which `score.g`"),
         (with("score.v", &array(&[3])), "--score keras-concat", "option `score`: keras-concat has no parameter"),
