@@ -10,6 +10,7 @@ mod compare;
 mod device;
 mod golden;
 mod gpu;
+mod gpu_properties;
 mod gpu_vectors;
 mod kernels;
 mod layers;
