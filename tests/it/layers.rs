@@ -14,12 +14,13 @@ use crate::gpu::{all, gpu, minimal_gpu};
 use crate::vectors::{self, MultiHeadCase, WrapperCase};
 
 fn vectors_on(
-    what: &str,
+    device: &str,
     multi_head: impl Fn(&MultiHeadCase) -> Result<f64>,
     wrapper: impl Fn(&WrapperCase) -> Result<f64>,
 ) {
-    all(&format!("multi-head vectors, {what}"), vectors::multi_head_cases(), |c| c.name.clone(), multi_head);
-    all(&format!("attention wrapper vectors, {what}"), vectors::wrapper_cases(), |c| c.name.clone(), wrapper);
+    let heads = vectors::multi_head_cases().into_iter().map(|case| (case.name.clone(), multi_head(&case)));
+    let wrapped = vectors::wrapper_cases().into_iter().map(|case| (case.name.clone(), wrapper(&case)));
+    vectors::report(device, heads.chain(wrapped));
 }
 
 fn vectors_on_the_cpu<T: Float>(what: &str) {
@@ -29,8 +30,8 @@ fn vectors_on_the_cpu<T: Float>(what: &str) {
 #[test]
 fn layers_agree_with_other_libraries() {
     assert_eq!((vectors::multi_head_cases().len(), vectors::wrapper_cases().len()), (19 + 4, 9));
-    vectors_on_the_cpu::<f32>("f32");
-    vectors_on_the_cpu::<f64>("f64");
+    vectors_on_the_cpu::<f32>("CPU, f32");
+    vectors_on_the_cpu::<f64>("CPU, f64");
 }
 
 #[test]
