@@ -1,6 +1,6 @@
 // Scores to weights, in place, one workgroup a row; hidden scores (HIDDEN) get weight 0.
 //
-// Scores and sinks are divided by the temperature as they are read.
+// Where there is a temperature, s stands for (s − m) / temperature: scores over a small one may not be numbers any more.
 //
 //   softmax    m = max s;  l = Σ exp(s − m) [+ exp(sink − m)];  w = exp(s − m) / l;  lse = m + ln l
 //   hardmax    w = 1 at the first largest s
@@ -54,17 +54,12 @@ fn hidden(s: f32) -> bool {
     return s == HIDDEN;
 }
 
-fn tempered(s: f32) -> f32 {
-    if (!TEMPERATURE) {
-        return s;
+// s − most, over the temperature.
+fn relative(s: f32, most: f32) -> f32 {
+    if (TEMPERATURE) {
+        return (s - most) / params.temperature;
     }
-    let t = s / params.temperature;
-    return select(select(t, LEAST_VISIBLE, t < LEAST_VISIBLE), HIDDEN, hidden(s));
-}
-
-// The score at an index of the row.
-fn score(at: u32) -> f32 {
-    return tempered(scores[at]);
+    return s - most;
 }
 
 @compute @workgroup_size(LANES)
@@ -96,13 +91,17 @@ fn main(
     if (NORMALIZE == 1u || NORMALIZE == 2u) {
         let bh = row / params.scores.shape.z;
         let whole_row = bh * params.queries + params.first_query + row % params.scores.shape.z;
+        var most = 0.0;
+        if (NORMALIZE == 2u && TEMPERATURE) {
+            most = softmax_max(lane, base, step, keys);
+        }
         var best = HIDDEN;
         var best_j = 0xffffffffu;
         for (var j = lane; j < keys; j += LANES) {
-            let s = score(base + j * step);
+            let s = scores[base + j * step];
             var noisy = s;
             if (NORMALIZE == 2u) {
-                noisy = s + gumbel(whole_row, j);
+                noisy = relative(s, most) + gumbel(whole_row, j);
             }
             if (!hidden(s) && (best_j == 0xffffffffu || noisy > best)) {
                 best = noisy;
@@ -135,9 +134,9 @@ fn main(
             var sum = 0.0;
             var support = 0.0;
             for (var j = lane; j < keys; j += LANES) {
-                let s = score(base + j * step);
-                if (!hidden(s) && s - m > tau) {
-                    sum += s - m;
+                let s = scores[base + j * step];
+                if (!hidden(s) && relative(s, m) > tau) {
+                    sum += relative(s, m);
                     support += 1.0;
                 }
             }
@@ -150,8 +149,8 @@ fn main(
             tau = next;
         }
         for (var j = lane; j < keys; j += LANES) {
-            let s = score(base + j * step);
-            scores[base + j * step] = select(max(s - m - tau, 0.0), 0.0, hidden(s));
+            let s = scores[base + j * step];
+            scores[base + j * step] = select(max(relative(s, m) - tau, 0.0), 0.0, hidden(s));
         }
         return;
     }
@@ -159,17 +158,17 @@ fn main(
     var top = m;
     var extra = 0.0;
     if (SINKS) {
-        let sink = tempered(sinks[params.sinks_start + h * params.sinks_step]);
+        let sink = sinks[params.sinks_start + h * params.sinks_step];
         top = max(m, sink);
-        extra = exp1(sink - top);
+        extra = exp1(relative(sink, top));
     }
     let l = softmax_sum(lane, base, step, keys, top) + extra;
     if (LSE) {
         write_lse(lane, row, top, l);
     }
     for (var j = lane; j < keys; j += LANES) {
-        let s = score(base + j * step);
-        scores[base + j * step] = select(exp1(s - top) / l, 0.0, hidden(s));
+        let s = scores[base + j * step];
+        scores[base + j * step] = select(exp1(relative(s, top)) / l, 0.0, hidden(s));
     }
 }
 
@@ -184,7 +183,7 @@ fn has_nan(lane: u32, base: u32, step: u32, keys: u32) -> bool {
 fn softmax_max(lane: u32, base: u32, step: u32, keys: u32) -> f32 {
     var most = HIDDEN;
     for (var j = lane; j < keys; j += LANES) {
-        most = max(most, score(base + j * step));
+        most = max(most, scores[base + j * step]);
     }
     return reduce_max(lane, most);
 }
@@ -192,14 +191,18 @@ fn softmax_max(lane: u32, base: u32, step: u32, keys: u32) -> f32 {
 fn softmax_sum(lane: u32, base: u32, step: u32, keys: u32, top: f32) -> f32 {
     var sum = 0.0;
     for (var j = lane; j < keys; j += LANES) {
-        let s = score(base + j * step);
-        sum += select(exp1(s - top), 0.0, hidden(s));
+        let s = scores[base + j * step];
+        sum += select(exp1(relative(s, top)), 0.0, hidden(s));
     }
     return reduce_sum(lane, sum);
 }
 
 fn write_lse(lane: u32, row: u32, top: f32, l: f32) {
     if (lane == 0u) {
-        lse[row_start(params.lse, row)] = select(top + log1(l), params.negative_infinity, l == 0.0);
+        var shift = top;
+        if (TEMPERATURE) {
+            shift = top / params.temperature;
+        }
+        lse[row_start(params.lse, row)] = select(shift + log1(l), params.negative_infinity, l == 0.0);
     }
 }

@@ -280,7 +280,8 @@ pub(super) fn check_options(options: &Attention, inputs: &AttentionInputs<&[usiz
     }
     finite("temperature", options.temperature)?;
     if let Some(temperature) = options.temperature {
-        if temperature <= 0.0 {
+        // Devices may take what is smaller for 0.
+        if temperature < f32::MIN_POSITIVE {
             return Err(Error::option("temperature", format!("must be above 0, not {temperature}")));
         }
         if matches!(options.normalize, Normalize::Hardmax | Normalize::Monotonic(Monotonic::Hard)) {

@@ -103,7 +103,9 @@ fn uneven_rows_share_a_pool_and_see_only_their_own() {
     // What each row holds, on the host.
     let mut held: [Vec<[f32; 4]>; 3] = Default::default();
     let mut tick = 0.0;
-    let script: [(&[usize], &[(usize, usize)]); 6] = [
+    // How much each row grows, and what is then cut to what length.
+    type Step = (&'static [usize], &'static [(usize, usize)]);
+    let script: [Step; 6] = [
         (&[5, 0, 9], &[]),
         (&[3, 7, 1], &[(2, 2)]),
         (&[0, 6, 2], &[(0, 4), (1, 1)]),

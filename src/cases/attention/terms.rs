@@ -218,7 +218,7 @@ fn normalizers(table: &mut Table) {
 /// Every normalizer that a temperature means something to; masks, ALiBi and sinks are divided too.
 fn temperature(table: &mut Table) {
     let size = Size::rows(17, 33);
-    for temperature in [0.25, 3.0] {
+    for temperature in [0.25, 3.0, 1e-30] {
         table.add(format!("temperature {temperature}"), size, |case, random| {
             case.options.temperature = Some(temperature);
             case.inputs.mask = Some(Mask::Float(random.array(&[17, 30])));

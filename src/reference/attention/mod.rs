@@ -216,8 +216,15 @@ impl<T: Float> Context<'_, T> {
     /// A row by itself.
     fn row(&self, [b, h, i]: [usize; 3]) -> Row<T> {
         let visible = self.visible([b, h, i]);
-        let mut row = self.tempered(&visible.scores);
-        let sink = self.inputs.sinks.as_ref().and_then(|sinks| self.tempered(&sinks.data()[h..=h]).pop());
+        let mut row = visible.scores.clone();
+        let mut sink = self.inputs.sinks.as_ref().map(|sinks| sinks.data()[h]);
+        let mut shift = T::ZERO;
+        if let Some(temperature) = self.options.temperature.map(T::from_f32) {
+            // The largest is taken off first: scores over a small temperature may not be numbers any more.
+            let most = sink.iter().chain(&row).copied().fold(T::NEG_INFINITY, T::max);
+            row.iter_mut().chain(&mut sink).for_each(|s| *s = (*s - most) / temperature);
+            shift = most / temperature;
+        }
         let sum = log_sum_exp(&row, sink);
         match self.options.normalize {
             Normalize::Hardmax => hardmax_row(&mut row),
@@ -231,7 +238,7 @@ impl<T: Float> Context<'_, T> {
             }
             Normalize::Softmax | Normalize::Monotonic(_) => softmax_row(&mut row, sum),
         }
-        self.finish(visible, &row, self.kv_head(b, h), sum.value())
+        self.finish(visible, &row, self.kv_head(b, h), sum.value() + shift)
     }
 
     /// A row that scans on from `alignment`, and leaves its own there.
@@ -241,20 +248,13 @@ impl<T: Float> Context<'_, T> {
             *alignment = self.previous([b, h], 0);
         }
         let visible = self.visible([b, h, i]);
-        let scores = self.tempered(&visible.scores);
+        let temperature = self.options.temperature.map_or(T::ONE, T::from_f32);
+        let scores: Vec<T> = visible.scores.iter().map(|&s| s / temperature).collect();
         let nan = scores.iter().chain(alignment.iter()).any(|x| x.is_nan());
         let all = monotonic_row(form, &visible.scatter(&scores, T::NEG_INFINITY, keys), alignment);
         let row: Vec<T> = visible.keys.iter().map(|&j| if nan { T::NAN } else { all[j] }).collect();
         *alignment = visible.scatter(&row, T::ZERO, keys);
         self.finish(visible, &row, self.kv_head(b, h), T::NAN)
-    }
-
-    /// Scores, or sinks, over the temperature.
-    fn tempered(&self, scores: &[T]) -> Vec<T> {
-        match self.options.temperature.map(T::from_f32) {
-            Some(temperature) => scores.iter().map(|&s| s / temperature).collect(),
-            None => scores.to_vec(),
-        }
     }
 
     /// `weights` of the visible keys to the row's results.
