@@ -52,7 +52,7 @@ impl Layer {
         let key = rotary(run, &key, tables, Some(&positions), Rotary::default())?;
         cache.append(run, &key, &value, None)?;
         let attention = Attention { causal: Some(Causal::TopLeft), ..Attention::default() };
-        Ok(attention.record(run, &cache.inputs(gpu, &query)?)?.output)
+        Ok(attention.record(run, &cache.inputs(gpu, &query, None)?)?.output)
     }
 }
 

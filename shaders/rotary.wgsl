@@ -69,7 +69,10 @@ fn main(
             second = d >= pairs;
             other = select(d + pairs, d - pairs, second);
         }
-        let angle = min(position(b, n) + params.offset, params.cos.shape.z - 1u);
+        // Positions past the tables read the last row; the sum may not fit in 32 bits.
+        let last = params.cos.shape.z - 1u;
+        let offset = min(params.offset, last);
+        let angle = min(position(b, n), last - offset) + offset;
         let c = cosines[element(params.cos, 0u, 0u, angle, pair)];
         let s = sines[element(params.sin, 0u, 0u, angle, pair)];
         y = y * c + f32(x[from_at + other * params.x.strides.w]) * select(-s, s, second);

@@ -7,10 +7,12 @@
 //! s(i, j) += slope_h · −|own(i) − j|                    ALiBi
 //! s(i, j) += mask(i, j)                                 float mask; all other masks hide (i, j)
 //! w(i, :) = normalize over the visible j of s / τ       softmax unless told otherwise
-//! y_i = Σ_j w(i, j) · v_j
+//! y_i = Σ_j w(i, j) · v_j                               over the j of weight above 0
 //! ```
-//! A row that sees no key has weights 0, output 0, entropy 0 and log-sum-exp −∞: decided by the mask, never by the
-//! scores.
+//! A value of weight 0 contributes nothing, NaN and infinity too.
+//!
+//! A row that sees no key has weights 0, output 0, entropy 0 and log-sum-exp −∞ (that of its sink, if it has one):
+//! decided by the mask, never by the scores.
 //!
 //! Positions. A batch row has K keys (Nk, or its `kv_lengths`) and Q queries (Nq, or its `query_lengths`). The query's
 //! own position among the keys is own(i) = i + offset with offset = K − Q where lengths are given for the keys or the
@@ -20,7 +22,8 @@
 //! Ragged batches. With `cu_seqlens_q` and `cu_seqlens_k` the batch axis is 1 and the sequences lie one behind the
 //! other: sequence n has queries `cu_seqlens_q[n] .. cu_seqlens_q[n + 1]` and keys likewise. A query sees keys of its own
 //! sequence only, and positions count from the sequence's start: K and Q above are the sequence's own, and the offset
-//! is K − Q for [`Causal::BottomRight`], else 0 (FlashAttention, `flash_attn_varlen_func`). Both lists
+//! is K − Q for [`Causal::BottomRight`], else 0 (FlashAttention, `flash_attn_varlen_func`, whose window without causal
+//! masking counts from K − Q as well: give such batches as rows with `kv_lengths` and `query_lengths`). Both lists
 //! ascend; ends past the last token mean the last token. A token in no sequence sees nothing and is seen by none. The
 //! indices i and j of masks, block masks and `score_mod` are those of the packed tensors.
 
@@ -152,7 +155,8 @@ impl Rotary {
     /// The tables cos and sin [positions, width / 2] of angles position · base^(−2n / width), computed in f64.
     ///
     /// # Errors
-    /// [`Error::Option`] for an odd or zero width, or a base that is not above 0.
+    /// [`Error::Option`] for an odd or zero width, or a base that is not above 0; [`Error::Limit`] for tables of more than
+    /// 2³² elements.
     pub fn tables(base: f64, width: usize, positions: usize) -> Result<[Array<f32>; 2]> {
         if width == 0 || !width.is_multiple_of(2) {
             return Err(Error::option("rotary width", format!("must be even and above 0, not {width}")));
@@ -161,6 +165,11 @@ impl Rotary {
             return Err(Error::option("rotary base", format!("must be finite and above 0, not {base}")));
         }
         let pairs = width / 2;
+        let elements = (positions as u64).saturating_mul(pairs as u64);
+        if elements > u64::from(u32::MAX) {
+            let allowed = u64::from(u32::MAX);
+            return Err(Error::Limit { what: "elements of a rotary table".into(), needed: elements, allowed });
+        }
         let angle = |k: usize| (k / pairs) as f64 * base.powf(-((k % pairs) as f64) / pairs as f64);
         let table = |f: fn(f64) -> f64| Array::from_fn(&[positions, pairs], |k| f(angle(k)) as f32);
         Ok([table(f64::cos), table(f64::sin)])
@@ -170,7 +179,8 @@ impl Rotary {
 /// A stage at which the scores can be had (ONNX `qk_matmul_output_mode` 0, 1, 2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ScoreStage {
-    /// After the scale (and `score_mod`).
+    /// After the scale (and `score_mod`). Tokens in no sequence of a ragged batch, and keys in pages past `kv_lengths`,
+    /// have scores of no meaning before the mask.
     Raw,
     /// After the softcap.
     Capped,
@@ -357,7 +367,7 @@ pub struct AttentionInputs<A> {
     pub block_mask: Option<A>,
     /// [B, pages]: which page of `key` [page count, Hkv, page size, D] and `value` holds each stretch of a batch row's
     /// keys (vLLM, FlashAttention `block_table`). Nk is pages · page size; `kv_lengths` says how many are real. Entries
-    /// past the last real key are not read; those past the page count read the last page.
+    /// past the last real key mean nothing; those past the page count read the last page.
     pub block_table: Option<A>,
     /// [positions, width / 2]: cosines of [`Attention::rotary`].
     pub rotary_cos: Option<A>,
@@ -368,7 +378,8 @@ pub struct AttentionInputs<A> {
     pub previous: Option<A>,
     /// `[Hq]`: ALiBi slopes (Press et al. 2022).
     pub alibi_slopes: Option<A>,
-    /// `[Hq]`: a learned logit that takes part in each row's softmax and has no value ("attention sink").
+    /// `[Hq]`: a learned logit that takes part in each row's softmax and has no value ("attention sink"). Where keys are cut
+    /// into parts to be merged later, give it to one part only.
     pub sinks: Option<A>,
     /// Parameters of the score function.
     pub score: ScoreWeights<A>,
@@ -452,7 +463,7 @@ pub struct AttentionOutputs<A> {
     pub output: A,
     /// [B, Hq, Nq, Nk], if asked for.
     pub weights: Option<A>,
-    /// [B, Hq, Nq], if asked for; −∞ for a row that sees no key.
+    /// [B, Hq, Nq], if asked for, sinks included; −∞ for a row that sees no key and has no sink.
     pub lse: Option<A>,
     /// [B, Hq, Nq], if asked for; 0 for a row that sees no key.
     pub entropy: Option<A>,

@@ -235,8 +235,9 @@ impl AttentionPlan {
     /// asked for and do not fit in one.
     pub fn new(options: &Attention, problem: &AttentionProblem, element: DType, caps: &Caps) -> Result<Self> {
         let p = problem;
-        let per_query = (p.batch * p.query_heads * p.keys * 4) as u64;
-        let all = per_query * p.queries as u64;
+        let product = |axes: &[usize]| axes.iter().fold(1u64, |all, &n| all.saturating_mul(n as u64));
+        let per_query = product(&[p.batch, p.query_heads, p.keys, 4]);
+        let all = per_query.saturating_mul(p.queries as u64);
         let allowed = caps.max_binding_bytes.min(caps.max_buffer_bytes);
         let keeps_scores = options.weights || options.scores.is_some();
         if per_query > allowed || (keeps_scores && all > allowed) {
@@ -245,16 +246,14 @@ impl AttentionPlan {
             return Err(Error::Limit { what: what.to_owned(), needed, allowed });
         }
         let chunk = if keeps_scores { p.queries } else { ((allowed / per_query) as usize).min(p.queries) };
-        let pairs = (p.batch * p.query_heads * p.queries * p.keys) as u64;
-        let elements = p.batch
-            * (p.query_heads * p.queries * (p.query_dim + p.value_dim)
-                + p.kv_heads * p.keys * (p.key_dim + p.value_dim));
+        let queries = product(&[p.batch, p.query_heads, p.queries, p.query_dim + p.value_dim]);
+        let keys = product(&[p.batch, p.kv_heads, p.keys, p.key_dim + p.value_dim]);
         Ok(Self {
             path: Path::Staged,
             query_ranges: (0..p.queries).step_by(chunk).map(|i| (i, (i + chunk).min(p.queries))).collect(),
             score_bytes: per_query * chunk as u64,
-            flops: pairs * 2 * (p.score_dim + p.value_dim) as u64,
-            bytes: (elements * element.bytes()) as u64,
+            flops: (all / 4).saturating_mul(2 * (p.score_dim + p.value_dim) as u64),
+            bytes: queries.saturating_add(keys).saturating_mul(element.bytes() as u64),
         })
     }
 }

@@ -109,7 +109,17 @@ impl Input {
             return Ok(None);
         }
         match self.store.kind(name) {
-            Some(Kind::Integer) => self.store.get(name).map(Some),
+            Some(Kind::Integer) => {
+                let array = self.store.get(name)?;
+                // Whole numbers travel as f32, which holds them up to here.
+                match array.data().iter().position(|x| x.abs() > 16_777_216.0) {
+                    Some(at) => {
+                        let found = array.data()[at];
+                        Err(Error::shape(name, format!("element {at}"), "a whole number up to 2^24", found))
+                    }
+                    None => Ok(Some(array)),
+                }
+            }
             _ => Err(self.wrong_type(name, "I32 or I64")),
         }
     }

@@ -223,7 +223,7 @@ pub struct DecoderState<A> {
     pub attention: Option<A>,
     /// [B, Nk]: the alignment.
     pub alignment: Option<A>,
-    /// [B, Nk]: the sum of all alignments, if it is kept.
+    /// [B, Nk]: the sum of all alignments, if it is kept; not read otherwise.
     pub coverage: Option<A>,
     /// Steps done.
     pub step: u32,

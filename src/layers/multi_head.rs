@@ -1,7 +1,7 @@
 //! Multi-head attention with its projections.
 
 use super::{Linear, rank3};
-use crate::attention::{Attention, AttentionInputs};
+use crate::attention::{Attention, AttentionInputs, Normalize};
 use crate::error::{Error, Result};
 use crate::problem::{AttentionProblem, same, vector};
 use crate::tensor::Array;
@@ -318,6 +318,8 @@ fn check_added(layer: &MultiHeadAttention, inputs: &AttentionInputs<&[usize]>) -
         ("alibi_slopes", inputs.alibi_slopes.is_some()),
         ("past_key", inputs.past_key.is_some()),
         ("previous", inputs.previous.is_some()),
+        ("normalize", matches!(attention.normalize, Normalize::Monotonic(_))),
+        ("score_mod", attention.score_mod.is_some()),
     ];
     match given.iter().find(|(_, given)| *given) {
         Some((name, _)) => {

@@ -12,7 +12,7 @@ use crate::problem::{same, vector};
 /// α_t  = softmax(e_t)                         soft attention, section 4.2
 ///      = one location drawn from it           hard attention, section 4.1: `Normalize::Sample`
 /// β_t  = sigmoid(Wβ·h_t + bβ)                 section 4.2.1, the gate; 1 without
-/// z_t  = β_t · Σ_i α_ti · a_i                 eq. 8 and 13
+/// z_t  = β_t · Σ_i α_ti · a_i                 eq. 9 and 13
 /// penalty = λ · Σ_i (1 − Σ_t α_ti)²           eq. 14, doubly stochastic attention
 /// ```
 /// `Normalize::Hardmax` takes the likeliest location instead of drawing one. For either hard form the outputs hold

@@ -27,7 +27,8 @@ impl Attention {
     }
 
     /// As [`Attention::record`], with `output` written where the caller wants it: a tensor [B, Hq, Nq, Dv] of the
-    /// query's element type in any layout that repeats no element, such as heads side by side ([`Tensor::heads`]).
+    /// query's element type in any layout that repeats no element, such as heads side by side ([`Tensor::heads`]). Its memory
+    /// must not overlap that of any input.
     ///
     /// # Errors
     /// As [`Attention::record`], and [`Error::Shape`] for an output of another shape or type.
@@ -57,7 +58,13 @@ impl Attention {
                 Err(Error::shape(name, "shape", format!("{shape:?}"), format!("{:?}", output.shape())))
             }
             Some(output) if output.dtype() != *dtype => Err(Error::shape(name, "dtype", dtype, output.dtype())),
-            Some(output) => Ok((run.bind(name, output), output.clone())),
+            Some(output) => {
+                let layout = output.layout();
+                match layout.shape.iter().zip(&layout.strides).position(|(&n, &stride)| n > 1 && stride == 0) {
+                    Some(axis) => Err(Error::shape(name, format!("stride of axis {axis}"), "at least 1", 0)),
+                    None => Ok((run.bind(name, output), output.clone())),
+                }
+            }
             None => run.output(name, shape, *dtype),
         })?;
         let views = inputs.try_map(|name, tensor| Ok::<_, Error>(run.bind(name, tensor)))?;
@@ -92,12 +99,24 @@ impl AttentionInputs<Array<f32>> {
         let rows = |array: &Array<f32>| array.shape().iter().rev().nth(1).copied().unwrap_or(0);
         let (queries, keys, pages) = (rows(&self.query), rows(&self.key), self.key.shape().first().copied());
         let row_pages = self.block_table.as_ref().and_then(|table| table.shape().get(1)).copied();
+        // Ends past the last token mean the last token.
+        let ends = |array: &Array<f32>, tokens: usize| array.map(|&end| end.min(tokens as f32));
         self.try_map(|name, array| match (Role::of(name, bool_mask), name) {
-            (Role::Integer, "kv_lengths") => Tensor::upload_lengths(gpu, name, array, row_pages.unwrap_or(1) * keys),
-            (Role::Integer, "cu_seqlens_k") => Tensor::upload_lengths(gpu, name, array, keys),
-            (Role::Integer, "query_lengths" | "cu_seqlens_q") => Tensor::upload_lengths(gpu, name, array, queries),
+            (Role::Integer, "kv_lengths") => {
+                Tensor::upload_lengths(gpu, name, array, row_pages.unwrap_or(1).saturating_mul(keys))
+            }
+            (Role::Integer, "cu_seqlens_k") => Tensor::upload_lengths(gpu, name, &ends(array, keys), keys),
+            (Role::Integer, "cu_seqlens_q") => Tensor::upload_lengths(gpu, name, &ends(array, queries), queries),
+            (Role::Integer, "query_lengths") => Tensor::upload_lengths(gpu, name, array, queries),
             (Role::Integer, "block_table") => {
-                Tensor::upload_lengths(gpu, name, array, pages.unwrap_or(0).saturating_sub(1))
+                // Entries past the last real key may hold anything.
+                let columns = row_pages.unwrap_or(1).max(1);
+                let length = |row: usize| self.kv_lengths.as_ref().and_then(|lengths| lengths.data().get(row)).copied();
+                let real = |at: usize| {
+                    length(at / columns).is_none_or(|length| (at % columns) as f32 * (keys as f32) < length)
+                };
+                let entries = Array::from_fn(array.shape(), |at| if real(at) { array.data()[at] } else { 0.0 });
+                Tensor::upload_lengths(gpu, name, &entries, pages.unwrap_or(0).saturating_sub(1))
             }
             (Role::Integer, _) => Tensor::upload_u32(gpu, name, &array.map(|&x| u32::from(x != 0.0))),
             (role, _) => Tensor::upload(gpu, name, array, role.dtype(dtype)),

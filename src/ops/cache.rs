@@ -56,7 +56,7 @@ pub struct CacheShape {
 /// let mut run = Run::new(gpu);
 /// cache.append(&mut run, key, value, None)?;                    // [B, Hkv, 1, D]
 /// let attention = Attention { causal: Some(Causal::TopLeft), ..Attention::default() };
-/// let outputs = attention.record(&mut run, &cache.inputs(gpu, query)?)?; // [B, Hq, 1, D]
+/// let outputs = attention.record(&mut run, &cache.inputs(gpu, query, None)?)?; // [B, Hq, 1, D]
 /// run.submit()?;
 /// # Ok(outputs.output)
 /// # }
@@ -88,11 +88,11 @@ impl KvCache {
     /// # Errors
     /// [`Error::Shape`] for an axis of 0, [`Error::Limit`], [`Error::Unsupported`] or [`Error::Gpu`] from the device.
     pub fn new(gpu: &Gpu, shape: CacheShape, dtype: DType) -> Result<Self> {
-        Self::with(gpu, shape, [shape.batch, shape.capacity], None, dtype)
+        Self::with(gpu, shape, [shape.batch, shape.capacity], dtype)
     }
 
     /// A pool of `pages` pages of `page_size` keys that the batch rows draw from as they grow, up to the capacity
-    /// (rounded up to whole pages) each (Kwon et al. 2023, "Efficient Memory Management for Large Language Model Serving
+    /// (rounded up to whole pages, at most the whole pool) each (Kwon et al. 2023, "Efficient Memory Management for Large Language Model Serving
     /// with PagedAttention").
     ///
     /// # Errors
@@ -103,18 +103,16 @@ impl KvCache {
             let found = format!("{pages} pages of {page_size}");
             return Err(Error::shape("cache", "pages", "at least 1 page of at least 1 key", found));
         };
-        let pool = Pages { size: page_size, free: (0..count).rev().collect(), rows: vec![Vec::new(); shape.batch] };
-        let capacity = shape.capacity.next_multiple_of(page_size);
-        Self::with(gpu, CacheShape { capacity, ..shape }, [pages, page_size], Some(pool), dtype)
+        // No row can hold more than the pool.
+        let allowed = pages.saturating_mul(page_size);
+        let capacity = shape.capacity.min(allowed).div_ceil(page_size) * page_size;
+        let mut cache = Self::with(gpu, CacheShape { capacity, ..shape }, [pages, page_size], dtype)?;
+        let rows = vec![Vec::new(); shape.batch];
+        cache.pages = Some(Pages { size: page_size, free: (0..count).rev().collect(), rows });
+        Ok(cache)
     }
 
-    fn with(
-        gpu: &Gpu,
-        shape: CacheShape,
-        [outer, rows]: [usize; 2],
-        pages: Option<Pages>,
-        dtype: DType,
-    ) -> Result<Self> {
+    fn with(gpu: &Gpu, shape: CacheShape, [outer, rows]: [usize; 2], dtype: DType) -> Result<Self> {
         let CacheShape { batch, kv_heads, capacity, key_dim, value_dim } = shape;
         let axes = [batch, kv_heads, capacity, key_dim, value_dim, outer];
         if axes.contains(&0) {
@@ -128,7 +126,7 @@ impl KvCache {
             value: Tensor::uninitialized(gpu, "cached values", &[outer, kv_heads, rows, value_dim], dtype)?,
             lengths: vec![0; batch],
             capacity,
-            pages,
+            pages: None,
         })
     }
 
@@ -172,14 +170,7 @@ impl KvCache {
                 return Err(Error::shape(name, "shape", format!("{wanted:?}"), format!("{:?}", tensor.shape())));
             }
         }
-        let counts = match counts {
-            None => vec![new; batch],
-            Some(counts) if counts.len() == batch && counts.iter().all(|&n| n <= new) => counts.to_vec(),
-            Some(counts) => {
-                let expected = format!("{batch} numbers from 0 to {new}");
-                return Err(Error::shape("counts", "elements", expected, format!("{counts:?}")));
-            }
-        };
+        let counts = self.counts(counts, new)?;
         let grown: Vec<usize> = self.lengths.iter().zip(&counts).map(|(length, n)| length + n).collect();
         if let Some((row, &needed)) = grown.iter().enumerate().find(|(_, length)| **length > self.capacity) {
             let what = format!("keys in batch row {row} of a cache");
@@ -205,6 +196,19 @@ impl KvCache {
         Ok(())
     }
 
+    /// How many of `new` rows are real for each batch row.
+    fn counts(&self, counts: Option<&[usize]>, new: usize) -> Result<Vec<usize>> {
+        let batch = self.lengths.len();
+        match counts {
+            None => Ok(vec![new; batch]),
+            Some(counts) if counts.len() == batch && counts.iter().all(|&n| n <= new) => Ok(counts.to_vec()),
+            Some(counts) => {
+                let expected = format!("{batch} numbers from 0 to {new}");
+                Err(Error::shape("counts", "elements", expected, format!("{counts:?}")))
+            }
+        }
+    }
+
     /// Forgets the keys of a batch row from `length` on; its pages become free. Record it after the runs that read them
     /// have been submitted.
     ///
@@ -226,12 +230,18 @@ impl KvCache {
     }
 
     /// `query` [B, Hq, n, D] with these keys, values and their lengths: own(i) = length − n + i, the last query at the
-    /// last key.
+    /// last key. With `counts`, as they were given to [`KvCache::append`], only the first `counts[b]` queries of batch row b
+    /// are real, and the last of them stands at the last key.
     ///
     /// # Errors
-    /// [`Error::Limit`] or [`Error::Gpu`] from the device.
-    pub fn inputs(&self, gpu: &Gpu, query: &Tensor) -> Result<AttentionInputs<Tensor>> {
+    /// [`Error::Shape`] when counts do not fit; [`Error::Limit`] or [`Error::Gpu`] from the device.
+    pub fn inputs(&self, gpu: &Gpu, query: &Tensor, counts: Option<&[usize]>) -> Result<AttentionInputs<Tensor>> {
         let mut inputs = AttentionInputs::new(query.clone(), self.key.clone(), self.value.clone());
+        if let Some(counts) = counts {
+            let counts = self.counts(Some(counts), query.shape().get(2).copied().unwrap_or(0))?;
+            let counts = Array::from_fn(&[counts.len()], |b| counts[b] as u32);
+            inputs.query_lengths = Some(Tensor::upload_u32(gpu, "query lengths", &counts)?);
+        }
         inputs.kv_lengths = Some(self.starts(gpu)?);
         inputs.block_table = self.block_table(gpu)?;
         Ok(inputs)

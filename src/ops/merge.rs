@@ -11,7 +11,7 @@ use crate::tensor::DType;
 /// m = max_p lse_p;  output = Σ_p e^(lse_p − m) · output_p / Σ_p e^(lse_p − m);  lse = m + ln Σ_p e^(lse_p − m)
 /// ```
 /// (Milakov and Gimelshein 2018, "Online normalizer calculation for softmax"; Dao et al. 2023, "Flash-Decoding".) A part
-/// that saw no key, log-sum-exp −∞, counts for nothing. The output has the type of the first part's; sums are f32.
+/// that saw no key, log-sum-exp −∞, counts for nothing. Learned sinks count once: give them to one part only. The output has the type of the first part's; sums are f32.
 ///
 /// # Errors
 /// [`Error::Missing`] with fewer than two parts, [`Error::Shape`] when shapes differ, [`Error::Limit`] when the work does not fit.
@@ -19,8 +19,8 @@ pub fn merge(run: &mut Run<'_>, parts: &[(&Tensor, &Tensor)]) -> Result<(Tensor,
     let &[(first, lse), second, ref others @ ..] = parts else {
         return Err(Error::missing("parts", "at least two outputs with their log-sum-exp"));
     };
-    if first.dtype() == DType::U32 {
-        return Err(Error::shape("output of a part", "dtype", "f32 or f16", first.dtype()));
+    if let Some((output, _)) = parts.iter().find(|(output, _)| output.dtype() == DType::U32) {
+        return Err(Error::shape("output of a part", "dtype", "f32 or f16", output.dtype()));
     }
     let caps = run.gpu().caps();
     let (output, output_tensor) = run.output("merged output", first.shape(), first.dtype())?;

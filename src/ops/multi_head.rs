@@ -5,6 +5,7 @@ use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Run, Tensor};
 use crate::kernels::{copy, project};
 use crate::layers::{Linear, MultiHeadAttention, MultiHeadProblem, MultiHeadWeights};
+use crate::ops::decoder::to_f32;
 use crate::ops::linear::{linear, sum};
 use crate::tensor::{Array, DType, Layout};
 
@@ -47,6 +48,8 @@ impl MultiHeadAttention {
                 Some(mask) if problem.extra > 0 => Some(extend_mask(run, &problem, mask)?),
                 mask => mask.clone(),
             },
+            past_key: inputs.past_key.as_ref().map(|past| to_f32(run, past)).transpose()?,
+            past_value: inputs.past_value.as_ref().map(|past| to_f32(run, past)).transpose()?,
             ..inputs.clone()
         };
 

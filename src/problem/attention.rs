@@ -219,6 +219,8 @@ fn past_length(name: &str, shape: &[usize], [batch, heads, dim]: [usize; 3]) -> 
     same(name, "axis 0 (batch)", batch, b)?;
     same(name, "axis 1 (heads)", heads, h)?;
     same(name, "axis 3 (dim)", dim, d)?;
+    // A past of no key is a past.
+    nonzero(name, &[length.max(1)])?;
     Ok(length)
 }
 

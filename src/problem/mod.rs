@@ -20,9 +20,13 @@ fn rank4(name: &str, expected: &str, shape: &[usize]) -> Result<[usize; 4]> {
     Ok(found)
 }
 
+/// The longest axis there can be: sums and products of two of them do not overflow.
+const LONGEST: u64 = 1 << 31;
+
 pub(crate) fn nonzero(name: &str, shape: &[usize]) -> Result<()> {
-    match shape.iter().position(|&n| n == 0) {
-        Some(axis) => Err(Error::shape(name, format!("axis {axis}"), "at least 1", 0)),
+    match shape.iter().position(|&n| n == 0 || n as u64 > LONGEST) {
+        Some(axis) if shape[axis] == 0 => Err(Error::shape(name, format!("axis {axis}"), "at least 1", 0)),
+        Some(axis) => Err(Error::shape(name, format!("axis {axis}"), "at most 2^31", shape[axis])),
         None => Ok(()),
     }
 }

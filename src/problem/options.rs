@@ -34,6 +34,9 @@ pub(super) fn check_score(
     if score != Score::Location {
         unused(&[("score.location_filter", filter.is_some()), ("score.location_weight", location_weight.is_some())])?;
     }
+    if matches!(score, Score::ScaledDot | Score::Dot | Score::Cosine | Score::General) {
+        unused(&[("score.g", weights.g.is_some())])?;
+    }
     vector("score.g", weights.g, 1, "one number")?;
     if weights.g.is_some() && !v {
         return Err(Error::missing("score.v", "[A], which `score.g` gives its length"));
@@ -139,6 +142,11 @@ pub(super) fn paged(
     if options.rotary.is_some() {
         let reason = "keys in pages are taken as turned already: turn query and new keys before they are appended";
         return Err(Error::option("rotary", reason));
+    }
+    if options.score == Score::Location {
+        let reason =
+            "a location-sensitive score makes keys of its own, which no page holds: give the keys in one piece";
+        return Err(Error::option("block_table", reason));
     }
     let projected = inputs.score.key_weight.is_some() || options.score == Score::Concat;
     if projected {

@@ -62,7 +62,7 @@ fn decoding_through_a_cache_equals_one_causal_call() {
             for (start, n) in [(0, 17), (17, 1), (18, 3), (21, 1), (22, 11)] {
                 let part = |array: &Array<f32>| upload(gpu, &cut(array, 2, start, n), DType::F32);
                 cache.append(&mut run, &part(&key), &part(&value), None).unwrap();
-                let inputs = cache.inputs(gpu, &part(&query)).unwrap();
+                let inputs = cache.inputs(gpu, &part(&query), None).unwrap();
                 parts.push((start, n, options.record(&mut run, &inputs).unwrap()));
             }
             let submits = gpu.counts().submits;
@@ -130,9 +130,27 @@ fn uneven_rows_share_a_pool_and_see_only_their_own() {
         assert_eq!(cache.lengths(), held.each_ref().map(Vec::len));
         let query = numbers(&[3, 2, 2, 4], tick);
         let options = Attention { weights: true, ..Attention::default() };
-        let inputs = cache.inputs(gpu, &upload(gpu, &query, DType::F32)).unwrap();
+        let inputs = cache.inputs(gpu, &upload(gpu, &query, DType::F32), None).unwrap();
         let outputs = options.record(&mut run, &inputs).unwrap();
+        // The new rows themselves as queries, causal: the last real one of each batch row sees all its keys.
+        let own = numbers(&[3, 2, n, 4], tick + 0.5);
+        let causal = Attention { causal: Some(Causal::TopLeft), ..Attention::default() };
+        let inputs = cache.inputs(gpu, &upload(gpu, &own, DType::F32), Some(counts)).unwrap();
+        let seen = causal.record(&mut run, &inputs).unwrap();
         run.submit().unwrap();
+        let seen = seen.download(gpu).unwrap().output;
+        for (b, &count) in counts.iter().enumerate() {
+            let (real, padding) =
+                (cut(&cut(&seen, 0, b, 1), 2, 0, count), cut(&cut(&seen, 0, b, 1), 2, count, n - count));
+            assert!(padding.data().iter().all(|&x| x == 0.0));
+            if count > 0 {
+                let keys = Array::new(&[1, 1, held[b].len(), 4], held[b].concat()).unwrap();
+                let alone = AttentionInputs::new(cut(&cut(&own, 0, b, 1), 2, 0, count), keys.clone(), keys);
+                let causal = Attention { causal: Some(Causal::BottomRight), ..causal.clone() };
+                let oracle = reference::attention(&causal, &alone.map(wide)).unwrap();
+                passes("own", &real, &oracle.output, &reference::attention(&causal, &alone).unwrap().output);
+            }
+        }
         let got = outputs.download(gpu).unwrap();
         for (b, held) in held.iter().enumerate() {
             let output = cut(&got.output, 0, b, 1);

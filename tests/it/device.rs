@@ -363,3 +363,58 @@ fn an_error_of_the_callers_own_is_told_once_and_ends_nothing() {
     assert!(matches!(Attention::default().run(&gpu, &inputs), Err(Error::Gpu(_))));
     assert!(Attention::default().run(&gpu, &inputs).is_ok());
 }
+
+/// Shapes that no memory could hold reach the door through layouts that repeat one element.
+#[test]
+fn enormous_requests_are_errors() {
+    use regard::attention::Rotary;
+    use regard::ops::cache::{CacheShape, KvCache};
+    let gpu = gpu();
+    let one = Tensor::upload(gpu, "one", &Array::filled(&[1], 1.0), DType::F32).unwrap();
+    let repeated = |shape: &[usize]| {
+        let layout = Layout { shape: shape.to_vec(), strides: vec![0; shape.len()], offset: 0 };
+        one.with_layout(layout).unwrap()
+    };
+    for shape in [[1 << 31, 1, 1 << 31, 1], [1 << 15, 1 << 15, 1 << 31, 1], [1, 1, 1 << 31, 1 << 31]] {
+        let tensor = repeated(&shape);
+        let inputs = AttentionInputs::new(tensor.clone(), tensor.clone(), tensor);
+        let error = Attention::default().run(gpu, &inputs).unwrap_err();
+        assert!(matches!(error, Error::Limit { .. }), "{error}");
+    }
+    let tensor = repeated(&[1, 1, 1 << 40, 1]);
+    let inputs = AttentionInputs::new(tensor.clone(), tensor.clone(), tensor);
+    let error = Attention::default().run(gpu, &inputs).unwrap_err();
+    assert_eq!(error.to_string(), format!("`query` axis 2: expected at most 2^31, found {}", 1u64 << 40));
+    assert!(matches!(Rotary::tables(10_000.0, 64, usize::MAX), Err(Error::Limit { .. })));
+    let shape = CacheShape { batch: 2, kv_heads: 1, capacity: usize::MAX, key_dim: 4, value_dim: 4 };
+    let cache = KvCache::paged(gpu, shape, 16, 3, DType::F32).unwrap();
+    assert!(cache.inputs(gpu, &repeated(&[2, 1, 1, 4]), None).is_ok());
+    assert!(matches!(KvCache::new(gpu, shape, DType::F32), Err(Error::Limit { .. })));
+}
+
+/// What stands in a block table past the keys, and ends past the last token, is no error on the way in.
+#[test]
+fn padding_of_lists_may_hold_anything() {
+    let gpu = gpu();
+    let numbers = |shape: &[usize]| Array::from_fn(shape, |k| (k as f32 * 0.7).sin());
+    let mut paged = AttentionInputs::new(numbers(&[2, 2, 1, 4]), numbers(&[3, 1, 4, 4]), numbers(&[3, 1, 4, 4]));
+    paged.kv_lengths = Array::new(&[2], vec![5.0, 3.0]).ok();
+    let run = |inputs: &AttentionInputs<Array>| {
+        let outputs = Attention::default().run(gpu, &inputs.upload(gpu, DType::F32).unwrap()).unwrap();
+        outputs.output.download(gpu).unwrap()
+    };
+    paged.block_table = Array::new(&[2, 3], vec![2.0, 0.0, -1.0, 1.0, 4.3e9, -7.0]).ok();
+    let padded = run(&paged);
+    paged.block_table = Array::new(&[2, 3], vec![2.0, 0.0, 0.0, 1.0, 0.0, 0.0]).ok();
+    assert_eq!(padded, run(&paged));
+    paged.block_table = Array::new(&[2, 3], vec![2.0, 3.0, 0.0, 1.0, 0.0, 0.0]).ok();
+    assert!(paged.upload(gpu, DType::F32).is_err(), "page 3 of 3");
+
+    let mut ragged = AttentionInputs::new(numbers(&[1, 2, 5, 4]), numbers(&[1, 2, 7, 4]), numbers(&[1, 2, 7, 4]));
+    ragged.cu_seqlens_q = Array::new(&[3], vec![0.0, 2.0, 99.0]).ok();
+    ragged.cu_seqlens_k = Array::new(&[3], vec![0.0, 3.0, 4e9]).ok();
+    let beyond = run(&ragged);
+    ragged.cu_seqlens_q = Array::new(&[3], vec![0.0, 2.0, 5.0]).ok();
+    ragged.cu_seqlens_k = Array::new(&[3], vec![0.0, 3.0, 7.0]).ok();
+    assert_eq!(beyond, run(&ragged));
+}

@@ -322,6 +322,22 @@ fn poison(table: &mut Table) {
             case.options = Attention { score, normalize, lse: normalize == Normalize::Softmax, ..Attention::default() };
         });
     }
+    for (name, normalize) in [
+        ("poison in values of weight 0, hardmax", Normalize::Hardmax),
+        ("poison in values of weight 0, sample", Normalize::Sample { seed: 4 }),
+        ("poison in values of weight 0, sparsemax", Normalize::Sparsemax),
+    ] {
+        table.add(name, size, |case, _| {
+            let keys = case.inputs.key.clone();
+            spoil(case, |_, j| j != 3);
+            case.inputs.key = keys;
+            // Key 3 wins by far.
+            case.inputs.mask = Some(Mask::Float(Array::from_fn(&[k], |j| if j == 3 { 100.0 } else { 0.0 })));
+            case.options.normalize = normalize;
+            case.options.weights = true;
+            case.options.lse = false;
+        });
+    }
     table.add("everything hidden is poison", size, |case, _| {
         spoil(case, |_, _| true);
         case.inputs.mask = Some(Mask::Bool(Array::filled(&[1], 0.0)));

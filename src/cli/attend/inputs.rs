@@ -56,10 +56,10 @@ impl Form {
                 Some(heads) if heads > 0 && width % heads == 0 => {
                     array.reshape(&[batch, rows, heads, width / heads])?.permute(&[0, 2, 1, 3])
                 }
-                heads => {
-                    let expected = format!("a multiple of {} heads", heads.unwrap_or_default());
-                    Err(Error::shape(name, "axis 2 (heads · dim)", expected, width))
+                Some(heads) => {
+                    Err(Error::shape(name, "axis 2 (heads · dim)", format!("a multiple of {heads} heads"), width))
                 }
+                None => Err(Error::shape(name, "rank", "that of `query`", 3)),
             },
             _ => Ok(array),
         }

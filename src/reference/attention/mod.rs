@@ -7,7 +7,7 @@
 //!     s_j = score_mod(s_j);  s_j = cap · tanh(s_j / cap)
 //!     s_j = s_j − slope_h · |own(i) − j| + mask(i, j)
 //!     w   = normalize(s_j / τ over the visible j);  w_j = 0 where hidden
-//!     y   = Σ_j w_j · v_j                           over the visible j
+//!     y   = Σ_j w_j · v_j                           over the visible j of weight above 0
 //! ```
 //! Sources: Vaswani et al. 2017 (scaled dot product, heads); Luong et al. 2015 (dot, general, concat); Bahdanau et al.
 //! 2015 (additive); Chorowski et al. 2015 (location-sensitive); Graves et al. 2014 (cosine); ONNX `Attention` 23 to 25
@@ -261,7 +261,7 @@ impl<T: Float> Context<'_, T> {
     fn finish(&self, visible: Visible<T>, weights: &[T], kv_head: usize, lse: T) -> Row<T> {
         let p = self.problem;
         let mut output = vec![T::ZERO; p.value_dim];
-        for (&j, &weight) in visible.keys.iter().zip(weights) {
+        for (&j, &weight) in visible.keys.iter().zip(weights).filter(|(_, weight)| **weight != T::ZERO) {
             add_scaled(&mut output, weight, &self.value[(kv_head * p.keys + j) * p.value_dim..][..p.value_dim]);
         }
         let entropy = entropy(weights);

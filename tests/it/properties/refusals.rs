@@ -173,6 +173,7 @@ fn score_functions_without_what_they_need() {
                 |o, i| (o.score, i.score.v) = (Score::Additive, some(&[7])),
                 "`score.v` axis 0 (attention dim): expected 6, found 7",
             ),
+            (|_, i| i.score.g = some(&[1]), "option `score`: ScaledDot has no parameter `score.g`: leave it out"),
             (
                 |o, i| (o.score, i.score.g) = (Score::Additive, some(&[1])),
                 "`score.v`: expected [A], which `score.g` gives its length, found none",
@@ -280,6 +281,11 @@ fn sequences_pages_and_blocks_that_do_not_fit() {
                 |o, _| o.rotary = Some(Rotary::default()),
                 "option `rotary`: keys in pages are taken as turned already: turn query and new keys before they are \
              appended",
+            ),
+            (
+                |o, _| o.score = Score::Location,
+                "option `block_table`: a location-sensitive score makes keys of its own, which no page holds: give the \
+             keys in one piece",
             ),
             (
                 |o, i| {
