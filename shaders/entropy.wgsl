@@ -12,12 +12,9 @@ struct Params {
 @group(0) @binding(2) var<storage, read_write> entropy: array<f32>;
 
 @compute @workgroup_size(LANES)
-fn main(
-    @builtin(workgroup_id) id: vec3<u32>,
-    @builtin(num_workgroups) count: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let row = workgroup_number(id, count);
+fn main(here: Invocation) {
+    let lane = here.lane;
+    let row = workgroup_number(here);
     if (row >= params.rows) {
         return;
     }

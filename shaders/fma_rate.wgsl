@@ -11,12 +11,9 @@ struct Params {
 @group(0) @binding(1) var<storage, read_write> output: array<f32>;
 
 @compute @workgroup_size(LANES)
-fn main(
-    @builtin(workgroup_id) id: vec3<u32>,
-    @builtin(num_workgroups) count: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let at = workgroup_number(id, count) * LANES + lane;
+fn main(here: Invocation) {
+    let lane = here.lane;
+    let at = workgroup_number(here) * LANES + lane;
     // The lane number keeps the chains of neighbours apart, so that no compiler computes one for all.
     let a = vec4<f32>(params.a);
     let b = vec4<f32>(params.b);

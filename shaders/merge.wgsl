@@ -15,12 +15,8 @@ struct Params {
 @group(0) @binding(2) var<storage, read_write> destination: array<out_elem>;
 
 @compute @workgroup_size(LANES)
-fn main(
-    @builtin(workgroup_id) id: vec3<u32>,
-    @builtin(num_workgroups) count: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let at = workgroup_number(id, count) * LANES + lane;
+fn main(here: Invocation) {
+    let at = workgroup_number(here) * LANES + here.lane;
     if (at >= params.elements) {
         return;
     }

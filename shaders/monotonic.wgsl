@@ -60,12 +60,9 @@ fn stops(s: f32) -> vec2<f32> {
 }
 
 @compute @workgroup_size(LANES)
-fn main(
-    @builtin(workgroup_id) id: vec3<u32>,
-    @builtin(num_workgroups) count: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let bh = workgroup_number(id, count);
+fn main(here: Invocation) {
+    let lane = here.lane;
+    let bh = workgroup_number(here);
     if (bh >= params.heads) {
         return;
     }
@@ -133,9 +130,9 @@ fn main(
             var rest = incoming(lane, scale, shift, 0.0);
             for (var j = first; j < last; j += 1u) {
                 let p = stops(scores[s + j * s_step]);
-                let here = rest + alignment[a + j * a_step];
-                write(a + j * a_step, s + j * s_step, p.x * here);
-                rest = p.y * here;
+                let mass = rest + alignment[a + j * a_step];
+                write(a + j * a_step, s + j * s_step, p.x * mass);
+                rest = p.y * mass;
             }
         } else {
             var sum = 0.0;

@@ -53,12 +53,9 @@ fn store(m: u32, n: vec4<u32>, sum: vec4<f32>) {
 }
 
 @compute @workgroup_size(LANES)
-fn main(
-    @builtin(workgroup_id) id: vec3<u32>,
-    @builtin(num_workgroups) count: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let tile = workgroup_number(id, count);
+fn main(here: Invocation) {
+    let lane = here.lane;
+    let tile = workgroup_number(here);
     if (tile >= params.tiles) {
         return;
     }

@@ -90,12 +90,9 @@ fn clipped(x: vec4<f32>) -> vec4<f32> {
 }
 
 @compute @workgroup_size(LANES)
-fn main(
-    @builtin(workgroup_id) id: vec3<u32>,
-    @builtin(num_workgroups) count: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let tile = workgroup_number(id, count);
+fn main(here: Invocation) {
+    let lane = here.lane;
+    let tile = workgroup_number(here);
     let unit = (tile % params.unit_tiles) * LANES + lane;
     if (tile >= params.tiles || unit >= params.hidden) {
         return;

@@ -41,12 +41,8 @@ fn position(b: u32, n: u32) -> u32 {
 }
 
 @compute @workgroup_size(LANES)
-fn main(
-    @builtin(workgroup_id) id: vec3<u32>,
-    @builtin(num_workgroups) count: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let at = workgroup_number(id, count) * LANES + lane;
+fn main(here: Invocation) {
+    let at = workgroup_number(here) * LANES + here.lane;
     if (at >= params.elements) {
         return;
     }

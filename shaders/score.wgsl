@@ -73,12 +73,9 @@ fn key_row(b: u32, h: u32, j: u32) -> u32 {
 }
 
 @compute @workgroup_size(LANES)
-fn main(
-    @builtin(workgroup_id) id: vec3<u32>,
-    @builtin(num_workgroups) count: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let tile = workgroup_number(id, count);
+fn main(here: Invocation) {
+    let lane = here.lane;
+    let tile = workgroup_number(here);
     if (tile >= params.tiles) {
         return;
     }

@@ -71,12 +71,9 @@ fn join(a: Row, b: Row) -> Row {
 }
 
 @compute @workgroup_size(LANES)
-fn main(
-    @builtin(workgroup_id) id: vec3<u32>,
-    @builtin(num_workgroups) count: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let tile = workgroup_number(id, count);
+fn main(here: Invocation) {
+    let lane = here.lane;
+    let tile = workgroup_number(here);
     if (tile >= params.tiles) {
         return;
     }

@@ -19,7 +19,14 @@ fn row_start(view: View, row: u32) -> u32 {
     return element(view, rest / view.shape.y, rest % view.shape.y, i2, 0u);
 }
 
+// What every kernel is told about its place in the dispatch.
+struct Invocation {
+    @builtin(workgroup_id) workgroup: vec3<u32>,
+    @builtin(num_workgroups) count: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+}
+
 // Grids are folded into two dimensions; this is the workgroup's number in the unfolded one.
-fn workgroup_number(id: vec3<u32>, count: vec3<u32>) -> u32 {
-    return id.x + id.y * count.x;
+fn workgroup_number(here: Invocation) -> u32 {
+    return here.workgroup.x + here.workgroup.y * here.count.x;
 }
