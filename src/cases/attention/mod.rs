@@ -112,7 +112,7 @@ pub fn attention() -> Vec<AttentionCase> {
     table.0
 }
 
-/// Tiles of 4 to 64 rows and keys, head dims up to 256, few and many rows, grouped heads.
+/// Tiles of 4 to 64 rows and keys, head dims up to 256 and one beyond, few and many rows, grouped heads.
 fn sizes(table: &mut Table) {
     table.add("all axes differ", Size::USUAL, |_, _| {});
     let around = [1, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 129];
@@ -121,7 +121,7 @@ fn sizes(table: &mut Table) {
         let size = Size { batch: 1, heads: 2, kv_heads: 1, queries, keys, dim: 16, key_dim: 16, value_dim: 8 };
         table.add(format!("{queries} queries, {keys} keys"), size, |_, _| {});
     }
-    for dim in [1, 2, 3, 4, 8, 16, 32, 40, 59, 64, 80, 96, 111, 128, 192, 256] {
+    for dim in [1, 2, 3, 4, 8, 16, 32, 40, 59, 64, 80, 96, 111, 128, 192, 256, 513] {
         table.add(format!("head dim {dim}"), Size::dims(dim, dim), |_, _| {});
     }
     for (dim, value_dim) in [(40, 24), (64, 128), (256, 59), (1, 9), (111, 1)] {
