@@ -46,28 +46,22 @@ fn weighted(w: f32, v: vec4<f32>) -> vec4<f32> {
     return select(w * v, vec4<f32>(0.0), w == 0.0);
 }
 
+// The range that holds both of two ranges first .. last; an empty one counts for nothing.
+fn both(a: vec2<u32>, b: vec2<u32>) -> vec2<u32> {
+    if (b.x >= b.y) {
+        return a;
+    }
+    if (a.x >= a.y) {
+        return b;
+    }
+    return vec2<u32>(min(a.x, b.x), max(a.y, b.y));
+}
+
 // Every key that one or the other sees, and what lies between.
 fn join(a: Row, b: Row) -> Row {
-    var out = a;
-    if (b.first < b.last) {
-        if (a.first < a.last) {
-            out.first = min(a.first, b.first);
-            out.last = max(a.last, b.last);
-        } else {
-            out.first = b.first;
-            out.last = b.last;
-        }
-    }
-    if (b.start < b.sinks_last) {
-        if (a.start < a.sinks_last) {
-            out.start = min(a.start, b.start);
-            out.sinks_last = max(a.sinks_last, b.sinks_last);
-        } else {
-            out.start = b.start;
-            out.sinks_last = b.sinks_last;
-        }
-    }
-    return out;
+    let window = both(vec2<u32>(a.first, a.last), vec2<u32>(b.first, b.last));
+    let sinks = both(vec2<u32>(a.start, a.sinks_last), vec2<u32>(b.start, b.sinks_last));
+    return Row(a.own, sinks.x, window.x, window.y, sinks.y);
 }
 
 @compute @workgroup_size(LANES)

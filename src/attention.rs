@@ -456,6 +456,17 @@ impl<A> AttentionInputs<A> {
     }
 }
 
+impl AttentionInputs<Array<f32>> {
+    /// Whether entry `at` (row-major) of the block table names the page of a real key, before `kv_lengths`; other entries
+    /// may hold anything.
+    pub fn is_real_page(&self, at: usize) -> bool {
+        let axis = |array: &Array<f32>, axis: usize| array.shape().get(axis).copied().unwrap_or(0);
+        let columns = self.block_table.as_ref().map_or(0, |table| axis(table, 1)).max(1);
+        let length = self.kv_lengths.as_ref().and_then(|lengths| lengths.data().get(at / columns));
+        length.is_none_or(|&length| (at % columns) as f32 * (axis(&self.key, 2) as f32) < length)
+    }
+}
+
 /// What attention gives back.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AttentionOutputs<A> {

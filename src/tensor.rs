@@ -21,6 +21,14 @@ impl DType {
             Self::F16 => 2,
         }
     }
+
+    /// Refuses what is not a float; `name` is the tensor's.
+    pub(crate) fn check_float(self, name: &str) -> Result<()> {
+        match self {
+            Self::F32 | Self::F16 => Ok(()),
+            Self::U32 => Err(Error::shape(name, "dtype", "f32 or f16", self)),
+        }
+    }
 }
 
 impl std::fmt::Display for DType {

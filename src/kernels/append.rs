@@ -64,17 +64,7 @@ pub fn record(
                 let found = format!("{:?} {}", table.shape(), table.dtype);
                 return Err(Error::shape("block_table", "shape", format!("[{batch}, pages] u32"), found));
             }
-            let pages = PageParams {
-                start: table.layout.offset as u32,
-                row_step: table.layout.strides[0] as u32,
-                page_step: table.layout.strides[1] as u32,
-                size: size as u32,
-                count: pool as u32,
-                pad_0: 0,
-                pad_1: 0,
-                pad_2: 0,
-            };
-            (pages, row_pages * size)
+            (PageParams::new(table, size, pool), row_pages * size)
         }
     };
     let elements = rows.layout.elements();

@@ -63,6 +63,22 @@ params! {
     }
 }
 
+impl PageParams {
+    /// A block table [B, pages] in `vectors` over a pool of `count` pages of `size` keys.
+    pub fn new(table: &View, size: usize, count: usize) -> Self {
+        Self {
+            start: table.layout.offset as u32,
+            row_step: table.layout.strides[0] as u32,
+            page_step: table.layout.strides[1] as u32,
+            size: size as u32,
+            count: count as u32,
+            pad_0: 0,
+            pad_1: 0,
+            pad_2: 0,
+        }
+    }
+}
+
 /// A list inside the binding `vectors`: index of its first word, words between neighbours.
 pub type List = [u32; 2];
 
@@ -119,7 +135,7 @@ impl Vectors {
 
     /// Where the words of a vector lie; zeros without one.
     pub fn list(&self, index: usize) -> List {
-        super::vector(self.views.get(index).and_then(Option::as_ref))
+        super::vector(self.view(index))
     }
 
     /// The view of a vector of any rank, as it is bound.
@@ -218,7 +234,7 @@ impl Visibility {
             positions: PositionParams {
                 queries: p.queries as u32,
                 keys: p.keys as u32,
-                offset: diagonal(options, p, None) as i32,
+                offset: diagonal(options, p) as i32,
                 bottom_right: u32::from(options.causal == Some(Causal::BottomRight)),
                 window_left: side(window.left),
                 window_right: side(window.right),
@@ -252,16 +268,7 @@ impl Visibility {
                 pad_1: 0,
             },
             pages: match (vectors.view(7), p.page) {
-                (Some(table), Some(size)) => PageParams {
-                    start: table.layout.offset as u32,
-                    row_step: table.layout.strides[0] as u32,
-                    page_step: table.layout.strides[1] as u32,
-                    size: size as u32,
-                    count: inputs.key.shape()[0] as u32,
-                    pad_0: 0,
-                    pad_1: 0,
-                    pad_2: 0,
-                },
+                (Some(table), Some(size)) => PageParams::new(table, size, inputs.key.shape()[0]),
                 _ => bytemuck::Zeroable::zeroed(),
             },
             v: vectors.list(5),

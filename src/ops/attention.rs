@@ -109,13 +109,8 @@ impl AttentionInputs<Array<f32>> {
             (Role::Integer, "cu_seqlens_q") => Tensor::upload_lengths(gpu, name, &ends(array, queries), queries),
             (Role::Integer, "query_lengths") => Tensor::upload_lengths(gpu, name, array, queries),
             (Role::Integer, "block_table") => {
-                // Entries past the last real key may hold anything.
-                let columns = row_pages.unwrap_or(1).max(1);
-                let length = |row: usize| self.kv_lengths.as_ref().and_then(|lengths| lengths.data().get(row)).copied();
-                let real = |at: usize| {
-                    length(at / columns).is_none_or(|length| (at % columns) as f32 * (keys as f32) < length)
-                };
-                let entries = Array::from_fn(array.shape(), |at| if real(at) { array.data()[at] } else { 0.0 });
+                let entry = |at: usize| if self.is_real_page(at) { array.data()[at] } else { 0.0 };
+                let entries = Array::from_fn(array.shape(), entry);
                 Tensor::upload_lengths(gpu, name, &entries, pages.unwrap_or(0).saturating_sub(1))
             }
             (Role::Integer, _) => Tensor::upload_u32(gpu, name, &array.map(|&x| u32::from(x != 0.0))),

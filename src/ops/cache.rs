@@ -21,11 +21,8 @@ pub fn append(
     block_table: Option<&Tensor>,
     wrap: bool,
 ) -> Result<()> {
-    for (name, tensor) in [("cache", cache), ("rows", rows)] {
-        if tensor.dtype() == DType::U32 {
-            return Err(Error::shape(name, "dtype", "f32 or f16", tensor.dtype()));
-        }
-    }
+    cache.dtype().check_float("cache")?;
+    rows.dtype().check_float("rows")?;
     let (cache, rows, starts) = (run.bind("cache", cache), run.bind("rows", rows), run.bind("starts", starts));
     let table = block_table.map(|table| run.bind("block_table", table));
     let caps = run.gpu().caps();
@@ -118,9 +115,7 @@ impl KvCache {
         if axes.contains(&0) {
             return Err(Error::shape("cache", "axes", "at least 1 each", format!("{axes:?}")));
         }
-        if dtype == DType::U32 {
-            return Err(Error::shape("cache", "dtype", "f32 or f16", dtype));
-        }
+        dtype.check_float("cache")?;
         Ok(Self {
             key: Tensor::uninitialized(gpu, "cached keys", &[outer, kv_heads, rows, key_dim], dtype)?,
             value: Tensor::uninitialized(gpu, "cached values", &[outer, kv_heads, rows, value_dim], dtype)?,

@@ -8,8 +8,8 @@ use crate::layers::{
     AttentionDecoder, CoverageCost, DecoderMemory, DecoderOutput, DecoderOutputs, DecoderProblem, DecoderState,
     DecoderWeights, Linear, LocationInput, MemoryProblem,
 };
-use crate::ops::linear::linear;
-use crate::ops::multi_head::{stored, upload_weight};
+use crate::ops::linear::{linear, to_f32};
+use crate::ops::multi_head::upload_weight;
 use crate::ops::rnn::GpuRnn;
 use crate::recording::View;
 use crate::rnn::RnnInputs;
@@ -103,7 +103,7 @@ impl GpuAttentionDecoder {
     /// [`Error::Shape`], [`Error::Missing`] or [`Error::Option`] when memory and decoder do not fit, [`Error::Limit`]
     /// when the work does not fit the device.
     pub fn remember(&self, run: &mut Run<'_>, memory: &DecoderMemory<Tensor>) -> Result<GpuDecoderMemory> {
-        stored("memory", &memory.memory)?;
+        memory.memory.dtype().check_float("memory")?;
         let shapes = self.shapes.map(Vec::as_slice);
         let p = MemoryProblem::new(&self.options, &shapes, &memory.map(Tensor::shape))?;
         let values = to_f32(run, &memory.memory)?;
@@ -135,7 +135,7 @@ impl GpuAttentionDecoder {
         input: &Tensor,
         state: Option<&DecoderState<Tensor>>,
     ) -> Result<DecoderOutputs<Tensor>> {
-        stored("input", input)?;
+        input.dtype().check_float("input")?;
         if let Some(state) = state {
             state.try_map(|name, tensor| match tensor.dtype() {
                 DType::F32 => Ok(()),
@@ -413,17 +413,6 @@ fn zeros(run: &mut Run<'_>, shape: &[usize]) -> Result<Tensor> {
     let (view, tensor) = run.output("zeros", shape, DType::F32)?;
     run.recording_mut().clear(view.slot);
     Ok(tensor)
-}
-
-/// The same tensor in f32.
-pub(super) fn to_f32(run: &mut Run<'_>, tensor: &Tensor) -> Result<Tensor> {
-    if tensor.dtype() == DType::F32 {
-        return Ok(tensor.clone());
-    }
-    let (view, wide) = run.output("in f32", tensor.shape(), DType::F32)?;
-    let source = run.bind("in f16", tensor);
-    copy_to(run, &source, &view)?;
-    Ok(wide)
 }
 
 fn copy_to(run: &mut Run<'_>, source: &View, target: &View) -> Result<()> {

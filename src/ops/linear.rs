@@ -48,6 +48,18 @@ pub fn contiguous(run: &mut Run<'_>, tensor: &Tensor) -> Result<Tensor> {
     Ok(dense)
 }
 
+/// The same tensor in f32.
+pub(super) fn to_f32(run: &mut Run<'_>, tensor: &Tensor) -> Result<Tensor> {
+    if tensor.dtype() == DType::F32 {
+        return Ok(tensor.clone());
+    }
+    let (view, wide) = run.output("in f32", tensor.shape(), DType::F32)?;
+    let source = run.bind("in f16", tensor);
+    let caps = run.gpu().caps();
+    copy::record(run.recording_mut(), caps, &source, &view)?;
+    Ok(wide)
+}
+
 /// Rows of a table [V, D] by ids `[R]` (u32), as [R, D] in the table's type. Ids past the table read its last row: check
 /// them before they reach the GPU.
 ///

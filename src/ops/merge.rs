@@ -19,9 +19,7 @@ pub fn merge(run: &mut Run<'_>, parts: &[(&Tensor, &Tensor)]) -> Result<(Tensor,
     let &[(first, lse), second, ref others @ ..] = parts else {
         return Err(Error::missing("parts", "at least two outputs with their log-sum-exp"));
     };
-    if let Some((output, _)) = parts.iter().find(|(output, _)| output.dtype() == DType::U32) {
-        return Err(Error::shape("output of a part", "dtype", "f32 or f16", output.dtype()));
-    }
+    parts.iter().try_for_each(|(output, _)| output.dtype().check_float("output of a part"))?;
     let caps = run.gpu().caps();
     let (output, output_tensor) = run.output("merged output", first.shape(), first.dtype())?;
     let (whole, whole_tensor) = run.output("merged lse", lse.shape(), DType::F32)?;

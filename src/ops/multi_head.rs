@@ -5,8 +5,7 @@ use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Run, Tensor};
 use crate::kernels::{copy, project};
 use crate::layers::{Linear, MultiHeadAttention, MultiHeadProblem, MultiHeadWeights};
-use crate::ops::decoder::to_f32;
-use crate::ops::linear::{linear, sum};
+use crate::ops::linear::{linear, sum, to_f32};
 use crate::tensor::{Array, DType, Layout};
 
 impl MultiHeadAttention {
@@ -24,10 +23,10 @@ impl MultiHeadAttention {
     ) -> Result<AttentionOutputs<Tensor>> {
         let problem = MultiHeadProblem::new(self, &weights.map(Tensor::shape), &inputs.map(Tensor::shape))?;
         for (name, tensor) in [("query", &inputs.query), ("key", &inputs.key), ("value", &inputs.value)] {
-            stored(name, tensor)?;
+            tensor.dtype().check_float(name)?;
         }
         weights.try_map(|name, tensor| match name.ends_with(".weight") {
-            true => stored(name, tensor),
+            true => tensor.dtype().check_float(name),
             false if tensor.dtype() == DType::F32 => Ok(()),
             false => Err(Error::shape(name, "dtype", DType::F32, tensor.dtype())),
         })?;
@@ -96,14 +95,6 @@ impl MultiHeadWeights<Array<f32>> {
 /// A matrix as `dtype`, a vector as f32.
 pub(super) fn upload_weight(gpu: &Gpu, name: &str, array: &Array<f32>, dtype: DType) -> Result<Tensor> {
     Tensor::upload(gpu, name, array, if array.shape().len() == 2 { dtype } else { DType::F32 })
-}
-
-/// f32 or f16.
-pub(super) fn stored(name: &str, tensor: &Tensor) -> Result<()> {
-    match tensor.dtype() {
-        DType::F32 | DType::F16 => Ok(()),
-        found => Err(Error::shape(name, "dtype", "f32 or f16", found)),
-    }
 }
 
 /// The projection of [B, N, K] with rows `added` behind it: f32 [B, N + added, W]. A row of one element is repeated.

@@ -151,9 +151,7 @@ fn check_types(inputs: &RnnInputs<Tensor>) -> Result<()> {
         Some(found) if found != wanted => Err(Error::shape(name, "dtype", wanted, found)),
         _ => Ok(()),
     };
-    if inputs.input.dtype() == DType::U32 {
-        return Err(Error::shape("input", "dtype", "f32 or f16", DType::U32));
-    }
+    inputs.input.dtype().check_float("input")?;
     wanted("initial_h", DType::F32, inputs.initial_h.as_ref())?;
     wanted("initial_c", DType::F32, inputs.initial_c.as_ref())?;
     wanted("lengths", DType::U32, inputs.lengths.as_ref())?;

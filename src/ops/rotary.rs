@@ -24,9 +24,7 @@ pub fn rotary(
             return Err(Error::shape(name, "dtype", DType::F32, table.dtype()));
         }
     }
-    if x.dtype() == DType::U32 {
-        return Err(Error::shape("x", "dtype", "f32 or f16", x.dtype()));
-    }
+    x.dtype().check_float("x")?;
     let (view, turned) = run.output("turned", x.shape(), x.dtype())?;
     let (x, cos, sin) = (run.bind("x", x), run.bind("cos", cos), run.bind("sin", sin));
     let list = positions.map(|positions| run.bind("positions", positions));

@@ -5,9 +5,9 @@ use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Run, Tensor};
 use crate::kernels::copy;
 use crate::layers::{CoverageCost, VisualAttention, VisualOutputs, VisualProblem, VisualState, VisualWeights};
-use crate::ops::decoder::{cover, to_f32};
-use crate::ops::linear::{linear, sum};
-use crate::ops::multi_head::{stored, upload_weight};
+use crate::ops::decoder::cover;
+use crate::ops::linear::{linear, sum, to_f32};
+use crate::ops::multi_head::upload_weight;
 use crate::rnn::Activation;
 use crate::tensor::{Array, DType, Layout};
 
@@ -31,7 +31,7 @@ impl VisualAttention {
         weights: &VisualWeights<Tensor>,
         annotations: &Tensor,
     ) -> Result<VisualMemory> {
-        stored("annotations", annotations)?;
+        annotations.dtype().check_float("annotations")?;
         let shapes = weights.map(Tensor::shape);
         let batch = annotations.shape().first().copied().unwrap_or(0);
         let width = shapes.hidden.weight.last().copied().unwrap_or(0);
@@ -54,7 +54,7 @@ impl VisualAttention {
         hidden: &Tensor,
         state: Option<&VisualState<Tensor>>,
     ) -> Result<VisualOutputs<Tensor>> {
-        stored("hidden", hidden)?;
+        hidden.dtype().check_float("hidden")?;
         let coverage = state.map(|state| state.coverage.shape());
         let shapes = weights.map(Tensor::shape);
         let p = VisualProblem::new(self, &shapes, memory.annotations.shape(), hidden.shape(), coverage)?;

@@ -132,9 +132,7 @@ impl AttentionProblem {
     /// [`Error::Shape`] with axis `dtype`.
     pub fn element_type(inputs: &AttentionInputs<DType>) -> Result<DType> {
         let element = inputs.query;
-        if element == DType::U32 {
-            return Err(Error::shape("query", "dtype", "f32 or f16", element));
-        }
+        element.check_float("query")?;
         let bool_mask = matches!(inputs.mask, Some(Mask::Bool(_)));
         inputs.try_map(|name, &found| {
             let wanted = Role::of(name, bool_mask).dtype(element);
@@ -203,11 +201,10 @@ impl Role {
 /// The offset of the diagonal: key j is at the query's own position when j = i + offset.
 ///
 /// `length` is the batch row's key length, when lengths are given.
-pub fn diagonal(options: &Attention, problem: &AttentionProblem, length: Option<usize>) -> i64 {
-    match (length, options.causal) {
-        (Some(length), _) => length as i64 - problem.queries as i64,
-        (None, Some(Causal::BottomRight)) => problem.keys as i64 - problem.queries as i64,
-        (None, _) => problem.past as i64,
+pub fn diagonal(options: &Attention, problem: &AttentionProblem) -> i64 {
+    match options.causal {
+        Some(Causal::BottomRight) => problem.keys as i64 - problem.queries as i64,
+        _ => problem.past as i64,
     }
 }
 

@@ -61,6 +61,20 @@ fn types() -> Vec<DType> {
 /// Named tensors of one result.
 type Named<T> = Vec<(String, Array<T>)>;
 
+/// What a `try_map` is told.
+type Keep<'k, T> = dyn FnMut(&str, &Array<T>) -> Result<()> + 'k;
+
+/// The tensors that a `try_map` comes by.
+fn collected<T: Clone>(visit: impl FnOnce(&mut Keep<'_, T>) -> Result<()>) -> Named<T> {
+    let mut all = Vec::new();
+    visit(&mut |name, array| {
+        all.push((name.to_owned(), array.clone()));
+        Ok(())
+    })
+    .unwrap();
+    all
+}
+
 /// Every tensor of a result, which is f32 whatever the storage of the inputs, against oracle and baseline: the largest
 /// error ÷ tolerance.
 fn judge_all(got: &Named<f32>, oracle: &Named<f64>, baseline: &Named<f32>) -> Result<f64> {

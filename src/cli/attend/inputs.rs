@@ -157,7 +157,8 @@ pub(super) fn read(
     inputs.query_lengths = input.lengths("query_lengths", queries)?;
     inputs.cu_seqlens_q = ends(input, "cu_seqlens_q", queries)?;
     inputs.cu_seqlens_k = ends(input, "cu_seqlens_k", rows)?;
-    inputs.block_table = table.map(|table| pages(table, &inputs)).transpose()?;
+    inputs.block_table = table;
+    check_pages(&inputs)?;
 
     inputs.previous = input.float("previous")?.map(lift).transpose()?;
     inputs.alibi_slopes = input.float("alibi_slopes")?;
@@ -202,17 +203,14 @@ fn ends(input: &Input, name: &str, tokens: usize) -> Result<Option<Array>> {
     }
 }
 
-/// A block table whose entries are pages as far as `kv_lengths` reach; what stands behind is padding of any kind.
-fn pages(table: Array, inputs: &AttentionInputs<Array>) -> Result<Array> {
-    let (&[count, _, size, _], &[_, row_pages]) = (inputs.key.shape(), table.shape()) else {
-        return Ok(table);
-    };
-    let used = |at: usize| {
-        let length = inputs.kv_lengths.as_ref().and_then(|lengths| lengths.data().get(at / row_pages));
-        length.is_none_or(|&length| ((at % row_pages * size) as f32) < length)
-    };
-    within("block_table", &table, used, count - 1)?;
-    Ok(Array::from_fn(table.shape(), |at| if used(at) { table.data()[at] } else { 0.0 }))
+/// Refuses a block table whose entries are no pages as far as `kv_lengths` reach; what stands behind is padding.
+fn check_pages(inputs: &AttentionInputs<Array>) -> Result<()> {
+    match (inputs.key.shape(), &inputs.block_table) {
+        (&[count, ..], Some(table)) if inputs.key.shape().len() == 4 && table.shape().len() == 2 => {
+            within("block_table", table, |at| inputs.is_real_page(at), count - 1)
+        }
+        _ => Ok(()),
+    }
 }
 
 /// w·Σ tanh(c·(q + k)) as an additive score: v is w everywhere, both matrices are c·1.

@@ -11,7 +11,7 @@ use regard::rnn::{Activation, Cell, Direction, Reset, Rnn, RnnWeights};
 use regard::tensor::{Array, DType};
 use regard::{Result, Tensor};
 
-use super::{Named, Wrong, all, gpu, judge_all, numbers, refused, stored, types};
+use super::{Named, Wrong, all, collected, gpu, judge_all, numbers, refused, stored, types};
 
 #[derive(Clone)]
 struct Case {
@@ -167,13 +167,7 @@ fn cases() -> Vec<Case> {
 }
 
 fn named<T: Clone>(outputs: &DecoderOutputs<Array<T>>) -> Named<T> {
-    let mut all = Vec::new();
-    let mut keep = |name: &str, array: &Array<T>| {
-        all.push((name.to_owned(), array.clone()));
-        Ok::<_, std::convert::Infallible>(())
-    };
-    let _ = outputs.try_map(&mut keep);
-    all
+    collected(|keep| outputs.try_map(keep).map(|_| ()))
 }
 
 fn on_gpu(case: &Case, dtype: DType) -> Result<DecoderOutputs<Array<f32>>> {

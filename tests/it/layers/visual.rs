@@ -8,7 +8,7 @@ use regard::reference;
 use regard::tensor::{Array, DType};
 use regard::{Result, Tensor};
 
-use super::{Named, Wrong, all, gpu, judge_all, numbers, refused, stored, types};
+use super::{Named, Wrong, all, collected, gpu, judge_all, numbers, refused, stored, types};
 
 #[derive(Clone)]
 struct Case {
@@ -63,13 +63,7 @@ fn cases() -> Vec<Case> {
 }
 
 fn named<T: Clone>(outputs: &VisualOutputs<Array<T>>) -> Named<T> {
-    let mut all = Vec::new();
-    let mut keep = |name: &str, array: &Array<T>| {
-        all.push((name.to_owned(), array.clone()));
-        Ok::<_, std::convert::Infallible>(())
-    };
-    let _ = outputs.try_map(&mut keep);
-    all
+    collected(|keep| outputs.try_map(keep).map(|_| ()))
 }
 
 fn on_gpu(case: &Case, dtype: DType) -> Result<VisualOutputs<Array<f32>>> {
