@@ -87,11 +87,9 @@ fn recurrent(c: &mut Criterion) {
         let rows = cell.gates() * width;
         let scale = |a: Array<f32>| a.map(|x| x * 0.05);
         let stack = vec![vec![RnnWeights {
-            weight_ih: scale(numbers(&[rows, width], 1)),
-            weight_hh: scale(numbers(&[rows, width], 2)),
             bias_ih: Some(numbers(&[rows], 3)),
             bias_hh: Some(numbers(&[rows], 4)),
-            peephole: None,
+            ..RnnWeights::new(scale(numbers(&[rows, width], 1)), scale(numbers(&[rows, width], 2)))
         }]];
         let inputs = RnnInputs::new(numbers(&[steps, batch, width], 5));
         let on_gpu = GpuRnn::upload(&gpu, &options, &stack, DType::F32).unwrap();

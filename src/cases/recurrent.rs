@@ -1,7 +1,7 @@
 //! Recurrent cases: every cell by sizes, sequences and numbers; what only an LSTM has; every activation.
 
 use super::{POISON, Random};
-use crate::rnn::{Activation, Cell, Direction, Merge, Reset, Rnn, RnnInputs, RnnStack, RnnWeights};
+use crate::rnn::{Activation, Activations, Cell, Direction, Merge, Reset, Rnn, RnnInputs, RnnStack, RnnWeights};
 use crate::tensor::Array;
 
 /// One call of a recurrent encoder.
@@ -52,11 +52,9 @@ impl Table {
         let mut weights = |columns: usize| {
             let mut draw = |shape: &[usize]| Array::from_fn(shape, |_| random.uniform(bound));
             RnnWeights {
-                weight_ih: draw(&[rows, columns]),
-                weight_hh: draw(&[rows, hidden]),
                 bias_ih: Some(draw(&[rows])),
                 bias_hh: Some(draw(&[rows])),
-                peephole: None,
+                ..RnnWeights::new(draw(&[rows, columns]), draw(&[rows, hidden]))
             }
         };
         let mut layer = |l: usize| {
@@ -189,14 +187,18 @@ fn lstm(table: &mut Table) {
     table.add("LSTM, coupled gates", Cell::Lstm, USUAL, 1, |options| options.input_forget = true, state);
     let all = |options: &mut Rnn| {
         *options = Rnn { input_forget: true, forget_bias: -0.5, clip: Some(0.4), ..Rnn::new(Cell::Lstm) };
-        options.activations =
-            [Activation::HardSigmoid { alpha: 0.2, beta: 0.5 }, Activation::Softsign, Activation::Tanh];
+        options.activations = Activations::onnx(
+            Cell::Lstm,
+            [Activation::HardSigmoid { alpha: 0.2, beta: 0.5 }, Activation::Softsign, Activation::Tanh],
+        );
     };
     table.add("LSTM, peepholes, coupled gates, clip, activations", Cell::Lstm, USUAL, 1, all, peepholes);
     let all = |options: &mut Rnn| {
         *options = Rnn { forget_bias: 1.0, clip: Some(0.4), direction: Direction::Reverse, ..Rnn::new(Cell::Lstm) };
-        options.activations =
-            [Activation::Sigmoid, Activation::ScaledTanh { alpha: 1.7, beta: 0.6 }, Activation::Softplus];
+        options.activations = Activations::onnx(
+            Cell::Lstm,
+            [Activation::Sigmoid, Activation::ScaledTanh { alpha: 1.7, beta: 0.6 }, Activation::Softplus],
+        );
     };
     table.add("LSTM, peepholes, forget bias, clip, activations", Cell::Lstm, USUAL, 1, all, peepholes);
 }
@@ -217,7 +219,7 @@ fn activations(table: &mut Table) {
         Activation::Softplus,
     ];
     for activation in all {
-        let configure = |options: &mut Rnn| options.activations = [activation; 3];
+        let configure = |options: &mut Rnn| options.activations = Activations::all(activation);
         table.add(format!("RNN, {activation:?}"), Cell::Rnn, USUAL, 1, configure, state);
         table.add(
             format!("GRU, candidate {activation:?}"),
@@ -225,7 +227,7 @@ fn activations(table: &mut Table) {
             USUAL,
             1,
             |options| {
-                options.activations[1] = activation;
+                options.activations.gates[2] = activation;
             },
             state,
         );

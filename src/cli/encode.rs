@@ -9,7 +9,7 @@ use regard::baseline;
 use regard::gpu::Run;
 use regard::ops::rnn::GpuRnn;
 use regard::problem::RnnProblem;
-use regard::rnn::{Activation, Cell, Direction, Merge, Reset, Rnn, RnnInputs, RnnOutputs, RnnStack};
+use regard::rnn::{Activation, Activations, Cell, Direction, Merge, Reset, Rnn, RnnInputs, RnnOutputs, RnnStack};
 use regard::tensor::{Array, DType};
 use regard::{Error, Gpu, Result};
 use serde_json::json;
@@ -189,8 +189,9 @@ impl Options {
         })
     }
 
-    fn activations(&self, cell: Cell) -> Result<[Activation; 3]> {
-        let mut activations = cell.activations();
+    fn activations(&self, cell: Cell) -> Result<Activations> {
+        let usual = cell.activations();
+        let mut activations = [usual.gates[0], usual.gates[2], usual.output];
         if let Some(kind) = self.activation {
             if cell != Cell::Rnn {
                 return Err(Error::option("activation", "is for `--cell rnn`: use `--activations` for other cells"));
@@ -215,7 +216,7 @@ impl Options {
                 *slot = activation(text)?;
             }
         }
-        Ok(activations)
+        Ok(Activations::onnx(cell, activations))
     }
 }
 

@@ -4,7 +4,7 @@ use super::{ActivationParams, View4, params, switch};
 use crate::error::{Error, Result};
 use crate::plan::{Caps, TILE_ROWS, grid};
 use crate::recording::{Binding, Dispatch, Recording, View};
-use crate::rnn::{Cell, Direction, Reset, Rnn};
+use crate::rnn::{Activations, Cell, Direction, Reset, Rnn};
 use crate::wgsl::{Kernel, Variant};
 
 params! {
@@ -90,7 +90,8 @@ pub fn record(recording: &mut Recording, caps: &Caps, options: &Rnn, layer: Laye
     let unit_tiles = hidden.div_ceil(lanes);
     let batch_tiles = batch.div_ceil(rows);
     let tiles = directions * unit_tiles * batch_tiles;
-    let [f, g, h] = options.activations.map(|a| ActivationParams::new(Some(a)));
+    let Activations { gates, output } = options.activations;
+    let [f, g, h] = [gates[0], gates[2], output].map(|a| ActivationParams::new(Some(a)));
     let start = |view: Option<&View>| view.map_or(0, |view| view.layout.offset as u32);
     let params = Params {
         gates: View4::new(layer.gates)?,

@@ -30,13 +30,8 @@ use crate::rnn::{Activation, Cell, Direction, Rnn, RnnInputs, RnnStack};
 /// // Luong et al. 2015, eq. 5 to 8: 8 units, a memory of width 6, an attention layer of width 5
 /// let decoder = AttentionDecoder::luong(Rnn::new(Cell::Lstm));
 /// let weights = DecoderWeights {
-///     cell: vec![vec![RnnWeights {
-///         weight_ih: numbers(&[4 * 8, 3 + 5]), // input and attention, side by side
-///         weight_hh: numbers(&[4 * 8, 8]),
-///         bias_ih: None,
-///         bias_hh: None,
-///         peephole: None,
-///     }]],
+///     // input and attention side by side
+///     cell: vec![vec![RnnWeights::new(numbers(&[4 * 8, 3 + 5]), numbers(&[4 * 8, 8]))]],
 ///     score: ScoreWeights { weight: Some(numbers(&[8, 6])), ..ScoreWeights::default() },
 ///     attention: Some(Linear::new(numbers(&[5, 8 + 6]))),
 /// };

@@ -80,13 +80,7 @@ mod tests {
 
     #[test]
     fn recurrent_weights_are_checked_layer_by_layer() {
-        let weights = |ih: &'static [usize], hh: &'static [usize]| RnnWeights {
-            weight_ih: ih,
-            weight_hh: hh,
-            bias_ih: None,
-            bias_hh: None,
-            peephole: None,
-        };
+        let weights = |ih: &'static [usize], hh: &'static [usize]| RnnWeights::new(ih, hh);
         let options = Rnn::new(Cell::Lstm);
         let inputs = RnnInputs::new(&[7, 2, 3][..]);
         let good = vec![vec![weights(&[16, 3], &[16, 4])], vec![weights(&[16, 4], &[16, 4])]];

@@ -15,7 +15,7 @@ use super::linear::{activate, product, transpose};
 use super::{Float, lengths, parallel};
 use crate::error::Result;
 use crate::problem::RnnProblem;
-use crate::rnn::{Cell, Direction, Merge, Reset, Rnn, RnnInputs, RnnOutputs, RnnStack, RnnWeights};
+use crate::rnn::{Activations, Cell, Direction, Merge, Reset, Rnn, RnnInputs, RnnOutputs, RnnStack, RnnWeights};
 use crate::tensor::Array;
 
 /// A recurrent encoder over host arrays.
@@ -36,7 +36,8 @@ pub fn rnn<T: Float>(
     let (mut final_h, mut final_c) = (Vec::new(), Vec::new());
     for (l, layer) in stack.iter().enumerate() {
         let width = p.inputs[l];
-        let cells: Vec<_> = layer.iter().map(|weights| CellWeights::new(options, weights, units, width)).collect();
+        let cells: Vec<_> =
+            layer.iter().enumerate().map(|(d, weights)| CellWeights::new(options, d, weights, units, width)).collect();
         let runs = parallel::map(p.directions * batch, |k| {
             let (d, b) = (k / batch, k % batch);
             let state = |array: &Option<Array<T>>| match array {
@@ -93,6 +94,7 @@ fn merge<T: Float>(merge: Merge, forward: &[T], backward: Option<&[T]>, out: &mu
 /// One layer in one direction; W and U transposed, so that a product runs along rows of gates.
 struct CellWeights<'a, T> {
     options: &'a Rnn,
+    activations: Activations,
     weights: &'a RnnWeights<Array<T>>,
     units: usize,
     /// Wᵀ [I, G·H].
@@ -104,14 +106,14 @@ struct CellWeights<'a, T> {
 }
 
 impl<'a, T: Float> CellWeights<'a, T> {
-    fn new(options: &'a Rnn, weights: &'a RnnWeights<Array<T>>, units: usize, width: usize) -> Self {
+    fn new(options: &'a Rnn, direction: usize, weights: &'a RnnWeights<Array<T>>, units: usize, width: usize) -> Self {
         let recurrent = weights.weight_hh.data();
         let candidate = match options.cell {
             Cell::Gru { reset: Reset::Before } => transpose(&recurrent[2 * units * units..], units),
             _ => Vec::new(),
         };
         let (input, hidden) = (transpose(weights.weight_ih.data(), width), transpose(recurrent, units));
-        Self { options, weights, units, input, hidden, candidate }
+        Self { options, activations: options.activations_of(direction), weights, units, input, hidden, candidate }
     }
 
     /// The next (h, c).
@@ -127,13 +129,10 @@ impl<'a, T: Float> CellWeights<'a, T> {
         }
     }
 
-    /// Activation f, g or h of a pre-activation; f and g clip it first (ONNX `clip`).
-    fn gate(&self, activation: usize, x: T) -> T {
-        let x = match self.options.clip.map(T::from_f32) {
-            Some(clip) if activation < 2 => x.clamp(-clip, clip),
-            _ => x,
-        };
-        activate(self.options.activations[activation], x)
+    /// A gate's activation of its pre-activation, which is clipped first (ONNX `clip`).
+    fn gate(&self, gate: usize, x: T) -> T {
+        let x = self.options.clip.map_or(x, |clip| x.clamp(-T::from_f32(clip), T::from_f32(clip)));
+        activate(self.activations.gates[gate], x)
     }
 
     /// i = f(Wi·x + Ui·h + pi∘c + bi)          f = f(… + pf∘c …), or 1 − i when coupled
@@ -152,12 +151,12 @@ impl<'a, T: Float> CellWeights<'a, T> {
             let f = if self.options.input_forget {
                 T::ONE - i
             } else {
-                self.gate(0, pre(1) + peep(1, k, c[k]) + T::from_f32(self.options.forget_bias))
+                self.gate(1, pre(1) + peep(1, k, c[k]) + T::from_f32(self.options.forget_bias))
             };
-            let g = self.gate(1, pre(2));
+            let g = self.gate(2, pre(2));
             let cell = f * c[k] + i * g;
-            let o = self.gate(0, pre(3) + peep(2, k, cell));
-            next.0.push(o * self.gate(2, cell));
+            let o = self.gate(3, pre(3) + peep(2, k, cell));
+            next.0.push(o * activate(self.activations.output, cell));
             next.1.push(cell);
         }
         next
@@ -169,7 +168,7 @@ impl<'a, T: Float> CellWeights<'a, T> {
     /// h' = (1 − z)∘n + z∘h
     fn gru(&self, reset: Reset, wx: &[T], uh: &[T], h: &[T]) -> Vec<T> {
         let n = self.units;
-        let sigma = |gate: usize, k: usize| self.gate(0, wx[gate * n + k] + uh[gate * n + k]);
+        let sigma = |gate: usize, k: usize| self.gate(gate, wx[gate * n + k] + uh[gate * n + k]);
         let r: Vec<T> = (0..n).map(|k| sigma(0, k)).collect();
         let recurrent: Vec<T> = match reset {
             Reset::After => (0..n).map(|k| r[k] * uh[2 * n + k]).collect(),
@@ -185,7 +184,7 @@ impl<'a, T: Float> CellWeights<'a, T> {
         (0..n)
             .map(|k| {
                 let z = sigma(1, k);
-                let candidate = self.gate(1, wx[2 * n + k] + recurrent[k]);
+                let candidate = self.gate(2, wx[2 * n + k] + recurrent[k]);
                 (T::ONE - z) * candidate + z * h[k]
             })
             .collect()

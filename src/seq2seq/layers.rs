@@ -161,11 +161,12 @@ impl Loader<'_> {
             };
             let input = if layer == 0 { r.input } else { r.width() };
             Ok(RnnWeights {
-                weight_ih: tensor("weight_ih", &[Some(rows), Some(input)])?,
-                weight_hh: tensor("weight_hh", &[Some(rows), Some(r.hidden)])?,
                 bias_ih: Some(tensor("bias_ih", &[Some(rows)])?),
                 bias_hh: Some(tensor("bias_hh", &[Some(rows)])?),
-                peephole: None,
+                ..RnnWeights::new(
+                    tensor("weight_ih", &[Some(rows), Some(input)])?,
+                    tensor("weight_hh", &[Some(rows), Some(r.hidden)])?,
+                )
             })
         };
         (0..r.layers).map(|layer| suffixes.iter().map(|suffix| weights(layer, suffix)).collect()).collect()

@@ -60,13 +60,7 @@ fn threads_share_one_build_of_each_pipeline() {
 fn a_sequence_is_one_submission_whatever_its_length_and_reads_nothing_back() {
     let gpu = Gpu::open(&Open { adapter: Some(gpu().adapter().name.clone()), ..Open::default() }).unwrap();
     let options = Rnn::new(Cell::Lstm).bidirectional();
-    let weights = |inputs: usize| RnnWeights {
-        weight_ih: wave(&[32, inputs], 0.3),
-        weight_hh: wave(&[32, 8], 0.7),
-        bias_ih: None,
-        bias_hh: None,
-        peephole: None,
-    };
+    let weights = |inputs: usize| RnnWeights::new(wave(&[32, inputs], 0.3), wave(&[32, 8], 0.7));
     let stack = vec![vec![weights(5), weights(5)], vec![weights(16), weights(16)]];
     let rnn = GpuRnn::upload(&gpu, &options, &stack, DType::F32).unwrap();
     for steps in [1, 7, 150] {

@@ -10,7 +10,7 @@ use regard::ops::{self, rnn::LayerWeights};
 use regard::plan::{AttentionPlan, Caps};
 use regard::problem::{AttentionProblem, RnnProblem, Role};
 use regard::recording::{Recording, View};
-use regard::rnn::{Activation, Cell, Direction, Merge, Reset, Rnn, RnnInputs, RnnOutputs, RnnWeights};
+use regard::rnn::{Activation, Activations, Cell, Direction, Merge, Reset, Rnn, RnnInputs, RnnOutputs, RnnWeights};
 use regard::tensor::{DType, Layout};
 
 fn bound(recording: &mut Recording, name: &str, shape: &[usize], dtype: DType) -> View {
@@ -66,30 +66,13 @@ pub(crate) fn rnn(
     let inputs_of = |l: usize| if l == 0 { input } else { width };
     let stack: Vec<Vec<RnnWeights<Vec<usize>>>> = (0..layers)
         .map(|l| {
-            let weights = RnnWeights {
-                weight_ih: vec![rows, inputs_of(l)],
-                weight_hh: vec![rows, hidden],
-                bias_ih: None,
-                bias_hh: None,
-                peephole: None,
-            };
+            let weights = RnnWeights::new(vec![rows, inputs_of(l)], vec![rows, hidden]);
             vec![weights; directions]
         })
         .collect();
     let shapes: Vec<Vec<RnnWeights<&[usize]>>> = stack
         .iter()
-        .map(|layer| {
-            layer
-                .iter()
-                .map(|w| RnnWeights {
-                    weight_ih: &w.weight_ih[..],
-                    weight_hh: &w.weight_hh[..],
-                    bias_ih: None,
-                    bias_hh: None,
-                    peephole: None,
-                })
-                .collect()
-        })
+        .map(|layer| layer.iter().map(|w| RnnWeights::new(&w.weight_ih[..], &w.weight_hh[..])).collect())
         .collect();
     let problem = RnnProblem::new(options, &shapes, &RnnInputs::new(&[steps, batch, input][..])).unwrap();
     let mut recording = Recording::new();
@@ -273,7 +256,10 @@ pub(crate) fn every_kind(caps: &Caps) -> Vec<Recording> {
                     merge: if direction == Direction::Bidirectional { merge } else { Merge::Concat },
                     clip: (batch == 5).then_some(3.0),
                     input_forget: lstm && batch == 3,
-                    activations: [Activation::Softplus, Activation::Softsign, Activation::Elu { alpha: 1.0 }],
+                    activations: Activations::onnx(
+                        cell,
+                        [Activation::Softplus, Activation::Softsign, Activation::Elu { alpha: 1.0 }],
+                    ),
                     ..Rnn::new(cell)
                 };
                 let given =

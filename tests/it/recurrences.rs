@@ -2,7 +2,9 @@
 
 use regard::compare::close;
 use regard::reference::{activate, rnn};
-use regard::rnn::{Activation, Cell, Direction, Merge, Reset, Rnn, RnnInputs, RnnOutputs, RnnStack, RnnWeights};
+use regard::rnn::{
+    Activation, Activations, Cell, Direction, Merge, Reset, Rnn, RnnInputs, RnnOutputs, RnnStack, RnnWeights,
+};
 use regard::tensor::{Array, Layout};
 
 type Tensor = Array<f64>;
@@ -19,11 +21,10 @@ fn numbers(shape: &[usize], seed: f64, size: f64) -> Tensor {
 fn weights(cell: Cell, columns: usize, seed: f64) -> RnnWeights<Tensor> {
     let rows = cell.gates() * HIDDEN;
     RnnWeights {
-        weight_ih: numbers(&[rows, columns], seed, 0.9),
-        weight_hh: numbers(&[rows, HIDDEN], seed + 0.1, 0.9),
         bias_ih: Some(numbers(&[rows], seed + 0.2, 0.5)),
         bias_hh: Some(numbers(&[rows], seed + 0.3, 0.5)),
         peephole: (cell == Cell::Lstm).then(|| numbers(&[3, HIDDEN], seed + 0.4, 0.9)),
+        ..RnnWeights::new(numbers(&[rows, columns], seed, 0.9), numbers(&[rows, HIDDEN], seed + 0.1, 0.9))
     }
 }
 
@@ -193,11 +194,10 @@ fn one_unit(options: &Rnn, w: &[f64], u: &[f64], peephole: Option<[f64; 3]>, [x,
     let column = |x: &[f64]| Array::new(&[x.len(), 1], x.to_vec()).unwrap();
     let bias = |offset: f64| Some(Array::from_fn(&[w.len()], |k| offset + 0.1 * k as f64));
     let cell = RnnWeights {
-        weight_ih: column(w),
-        weight_hh: column(u),
         bias_ih: bias(0.2),
         bias_hh: bias(-0.3),
         peephole: peephole.map(|p| column(&p)),
+        ..RnnWeights::new(column(w), column(u))
     };
     let one = |x: f64| Array::new(&[1, 1, 1], vec![x]).unwrap();
     let mut inputs = RnnInputs::new(one(x));
@@ -220,11 +220,14 @@ fn an_lstm_with_everything_follows_its_formulas() {
             for hard in [false, true] {
                 let mut options = Rnn { clip, input_forget, forget_bias: 0.75, ..Rnn::new(Cell::Lstm) };
                 if hard {
-                    options.activations = [
-                        Activation::HardSigmoid { alpha: 0.25, beta: 0.5 },
-                        Activation::Softsign,
-                        Activation::Affine { alpha: 2.0, beta: 0.5 },
-                    ];
+                    options.activations = Activations::onnx(
+                        Cell::Lstm,
+                        [
+                            Activation::HardSigmoid { alpha: 0.25, beta: 0.5 },
+                            Activation::Softsign,
+                            Activation::Affine { alpha: 2.0, beta: 0.5 },
+                        ],
+                    );
                 }
                 let f = |x: f64| if hard { (0.25 * x + 0.5).clamp(0.0, 1.0) } else { sigmoid(x) };
                 let g = |x: f64| if hard { x / (1.0 + x.abs()) } else { x.tanh() };

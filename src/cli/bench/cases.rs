@@ -54,11 +54,9 @@ fn recurrent(label: &str, cell: Cell, [t, b, h, layers]: [usize; 4]) -> Case {
     let name = format!("{label} T{t} B{b} H{h} layers {layers}");
     let (rows, size) = (cell.gates() * h, 1.0 / (h as f32).sqrt());
     let weights = |seed| RnnWeights {
-        weight_ih: numbers(&[rows, h], seed, size),
-        weight_hh: numbers(&[rows, h], seed + 1, size),
         bias_ih: Some(numbers(&[rows], seed + 2, size)),
         bias_hh: Some(numbers(&[rows], seed + 3, size)),
-        peephole: None,
+        ..RnnWeights::new(numbers(&[rows, h], seed, size), numbers(&[rows, h], seed + 1, size))
     };
     let stack = (0..layers).map(|l| vec![weights(10 * l as u32)]).collect();
     let inputs = RnnInputs::new(numbers(&[t, b, h], 99, 1.0));

@@ -44,11 +44,10 @@ fn one(input: &Input, prefix: &str, layer: usize, reverse: bool) -> Outcome<RnnW
         })
     };
     Ok(RnnWeights {
-        weight_ih: matrix("weight_ih", "[gates · H, I]")?,
-        weight_hh: matrix("weight_hh", "[gates · H, H]")?,
         bias_ih: input.float(&name("bias_ih"))?,
         bias_hh: input.float(&name("bias_hh"))?,
         peephole: input.float(&name("peephole"))?,
+        ..RnnWeights::new(matrix("weight_ih", "[gates · H, I]")?, matrix("weight_hh", "[gates · H, H]")?)
     })
 }
 

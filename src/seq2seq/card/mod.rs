@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer};
 pub use text::{Part, Prepare, Range, Source, SourceOption, Target, TooLong, Unknown};
 
 use crate::error::{Error, Result};
-use crate::rnn::{self, Activation, Direction, Rnn};
+use crate::rnn::{self, Activation, Activations, Direction, Rnn};
 
 /// A model card.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -158,18 +158,12 @@ impl Recurrence {
         if self.bidirectional {
             options.direction = Direction::Bidirectional;
         }
-        let [f, g, h] = &mut options.activations;
-        if let Some(activation) = self.activation {
-            (*g, *h) = (activation, activation);
-            if self.cell == Cell::Rnn {
-                *f = activation;
-            }
-        }
-        if let Some(activation) = self.gate_activation
-            && self.cell != Cell::Rnn
-        {
-            *f = activation;
-        }
+        let candidate = self.activation.unwrap_or(Activation::Tanh);
+        let gate = match self.cell {
+            Cell::Rnn => candidate,
+            _ => self.gate_activation.unwrap_or(Activation::Sigmoid),
+        };
+        options.activations = Activations::onnx(cell, [gate, candidate, candidate]);
         options
     }
 

@@ -1,7 +1,7 @@
 //! `regard encode` against the reference.
 
 use regard::reference;
-use regard::rnn::{Activation, Cell, Direction, Merge, Reset, Rnn, RnnInputs, RnnStack, RnnWeights};
+use regard::rnn::{Activation, Activations, Cell, Direction, Merge, Reset, Rnn, RnnInputs, RnnStack, RnnWeights};
 use regard::tensor::Array;
 
 use super::{DEVICES, Folder, Tensors, judge, numbers};
@@ -29,11 +29,10 @@ fn stack(options: &Rnn, layers: usize, peephole: bool) -> RnnStack<Array> {
                 .map(|d| {
                     let seed = (100 * l + 10 * d) as u32;
                     RnnWeights {
-                        weight_ih: numbers(&[rows, width], seed + 1),
-                        weight_hh: numbers(&[rows, HIDDEN], seed + 2),
                         bias_ih: Some(numbers(&[rows], seed + 3)),
                         bias_hh: Some(numbers(&[rows], seed + 4)),
                         peephole: peephole.then(|| numbers(&[3, HIDDEN], seed + 5)),
+                        ..RnnWeights::new(numbers(&[rows, width], seed + 1), numbers(&[rows, HIDDEN], seed + 2))
                     }
                 })
                 .collect()
@@ -85,7 +84,7 @@ fn cases() -> Vec<Case> {
     };
     let gru = |reset| Rnn::new(Cell::Gru { reset });
     let both = Direction::Bidirectional;
-    let relu = [Activation::Relu, Activation::Tanh, Activation::Tanh];
+    let relu = Activations::all(Activation::Relu);
     let [affine, clipped, leaky] = [
         Activation::Affine { alpha: 0.5, beta: 0.1 },
         Activation::HardSigmoid { alpha: 0.3, beta: 0.5 },
@@ -96,7 +95,12 @@ fn cases() -> Vec<Case> {
         case("--cell lstm", Rnn { direction: both, ..Rnn::new(Cell::Lstm) }, 2, true, true),
         case(
             "--cell lstm --forget-bias 1 --clip 0.8 --activations HardSigmoid:0.3,LeakyRelu:0.1,Affine:0.5:0.1",
-            Rnn { forget_bias: 1.0, clip: Some(0.8), activations: [clipped, leaky, affine], ..Rnn::new(Cell::Lstm) },
+            Rnn {
+                forget_bias: 1.0,
+                clip: Some(0.8),
+                activations: Activations::onnx(Cell::Lstm, [clipped, leaky, affine]),
+                ..Rnn::new(Cell::Lstm)
+            },
             2,
             false,
             true,

@@ -35,11 +35,12 @@ fn case(name: &str, Size([t, b, n], [i, h, m, w, a], layers): Size, cell: Cell, 
         |rows: usize, columns: usize, seed: f32| numbers(&[rows, columns], seed, (3.0 / columns as f32).sqrt());
     let gates = cell.gates() * h;
     let layer = |l: usize| RnnWeights {
-        weight_ih: matrix(gates, if l == 0 { i + w } else { h }, 1.0 + l as f32),
-        weight_hh: matrix(gates, h, 2.0 + l as f32),
         bias_ih: Some(numbers(&[gates], 3.0, 0.3)),
         bias_hh: Some(numbers(&[gates], 4.0, 0.3)),
-        peephole: None,
+        ..RnnWeights::new(
+            matrix(gates, if l == 0 { i + w } else { h }, 1.0 + l as f32),
+            matrix(gates, h, 2.0 + l as f32),
+        )
     };
     let mut parameters = ScoreWeights::default();
     let p = &mut parameters;

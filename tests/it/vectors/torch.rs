@@ -2,7 +2,7 @@
 //! the attention of Luong and Bahdanau written out (`SoftAttention`).
 
 use regard::attention::{Attention, AttentionInputs, Causal, Mask, Score, ScoreStage};
-use regard::rnn::{Activation, Cell, Reset, Rnn, RnnInputs, RnnStack, RnnWeights};
+use regard::rnn::{Activation, Activations, Cell, Reset, Rnn, RnnInputs, RnnStack, RnnWeights};
 use regard::tensor::Array;
 
 use super::{AttentionCase, Entry, RnnCase, SoftmaxCase, Tensors, entries, split_heads};
@@ -75,7 +75,7 @@ fn rnn_case(entry: &Entry) -> RnnCase {
         _ => Cell::Rnn,
     });
     if entry.attribute("gates").as_str() == Some("relu") {
-        options.activations = [Activation::Relu; 3];
+        options.activations = Activations::all(Activation::Relu);
     }
     if entry.flag("bidirectional") {
         options = options.bidirectional();
@@ -97,11 +97,9 @@ fn rnn_case(entry: &Entry) -> RnnCase {
 
 fn weights(t: &mut Tensors, suffix: &str) -> RnnWeights<Array<f32>> {
     RnnWeights {
-        weight_ih: t.take(&format!("w.weight_ih_{suffix}")),
-        weight_hh: t.take(&format!("w.weight_hh_{suffix}")),
         bias_ih: t.get(&format!("w.bias_ih_{suffix}")),
         bias_hh: t.get(&format!("w.bias_hh_{suffix}")),
-        peephole: None,
+        ..RnnWeights::new(t.take(&format!("w.weight_ih_{suffix}")), t.take(&format!("w.weight_hh_{suffix}")))
     }
 }
 

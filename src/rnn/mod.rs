@@ -10,9 +10,13 @@
 //! ```
 //! Gate rows lie in PyTorch's order: LSTM i, f, g, o; GRU r, z, n. Past a row's length the output is 0 and the state
 //! is kept; the reverse direction starts at the last valid step.
+//!
+//! An LSTM may have more, in this order: peepholes (p∘c into i and f), input-forget coupling, a clip of c', layer
+//! normalisation, the third peephole (p∘c' into o), the output activation, a projection of h and its clip.
+
+mod convert;
 
 use crate::error::{Error, Result};
-use crate::tensor::Array;
 
 /// The kind of recurrence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -38,11 +42,13 @@ impl Cell {
         }
     }
 
-    /// The activations that the cell has unless told otherwise: f for the gates, g for the candidate, h for the output.
-    pub fn activations(self) -> [Activation; 3] {
+    /// The activations that the cell has unless told otherwise.
+    pub fn activations(self) -> Activations {
         match self {
-            Self::Lstm | Self::Gru { .. } => [Activation::Sigmoid, Activation::Tanh, Activation::Tanh],
-            Self::Rnn => [Activation::Tanh; 3],
+            Self::Lstm | Self::Gru { .. } => {
+                Activations::onnx(self, [Activation::Sigmoid, Activation::Tanh, Activation::Tanh])
+            }
+            Self::Rnn => Activations::all(Activation::Tanh),
         }
     }
 }
@@ -139,6 +145,77 @@ impl Activation {
     }
 }
 
+/// Activations of a cell, gate by gate.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Activations {
+    /// In the order of the gate rows: LSTM i, f, g, o; GRU r, z, n; RNN its one. The rest is not used.
+    pub gates: [Activation; 4],
+    /// LSTM: of the cell state on its way to the output.
+    pub output: Activation,
+}
+
+impl Activations {
+    /// The same everywhere.
+    pub fn all(activation: Activation) -> Self {
+        Self { gates: [activation; 4], output: activation }
+    }
+
+    /// From ONNX's list for one direction: f of the gates (an RNN's only one), g of the candidate, h of the output.
+    pub fn onnx(cell: Cell, [f, g, h]: [Activation; 3]) -> Self {
+        let gates = match cell {
+            Cell::Lstm => [f, f, g, f],
+            Cell::Gru { .. } => [f, f, g, g],
+            Cell::Rnn => [f; 4],
+        };
+        Self { gates, output: h }
+    }
+}
+
+/// Layer normalisation inside an LSTM: LN(v) = (v − mean) / √(variance + ε) ∘ gain + shift. Biases are added after it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LayerNorm {
+    /// What is normalised before the gates.
+    pub over: NormOver,
+    /// Whether the normalised c' is what the next step sees, as TensorFlow Addons' `LayerNormLSTMCell` and TensorFlow
+    /// 1's `LayerNormBasicLSTMCell` have it, or c' as it was (Ba et al. 2016).
+    pub carry: bool,
+    /// ε, added to the variance.
+    pub epsilon: f32,
+}
+
+/// What layer normalisation is taken over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NormOver {
+    /// LN(W·x) + LN(U·h), each over all gates together (Ba et al. 2016, equation 20).
+    Products,
+    /// LN(W·x + U·h), over each gate alone (TensorFlow 1's `LayerNormBasicLSTMCell`).
+    Gates,
+}
+
+/// Which steps the output has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Steps {
+    /// Every one: [T, B, width].
+    #[default]
+    All,
+    /// The last one that each direction has read: [B, width], the top layer's final h with its directions merged.
+    Last,
+}
+
+/// How the recurrence is run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
+pub enum RnnPath {
+    /// As [`crate::plan::RnnPlan`] finds fastest.
+    #[default]
+    Auto,
+    /// Layer after layer, one dispatch a time step.
+    Steps,
+    /// All layers at once, layer l at step t beside layer l + 1 at step t − 1: T + L − 1 dispatches. One direction.
+    Wavefront,
+    /// Layer after layer, the loop over time inside one dispatch.
+    Persistent,
+}
+
 /// Which way a layer reads the sequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Direction {
@@ -181,14 +258,26 @@ pub struct Rnn {
     pub direction: Direction,
     /// How both directions are joined.
     pub merge: Merge,
-    /// f, g, h of each cell (ONNX's order); LSTM uses all, GRU f and g, RNN f alone.
-    pub activations: [Activation; 3],
+    /// Of each gate.
+    pub activations: Activations,
+    /// Of the second direction, where they are others.
+    pub reverse_activations: Option<Activations>,
     /// Pre-activations are clamped to ±clip (ONNX `clip`).
     pub clip: Option<f32>,
     /// LSTM: f = 1 − i (ONNX `input_forget`; the CIFG variant of Greff et al. 2017).
     pub input_forget: bool,
     /// LSTM: added to the forget gate's pre-activation (TensorFlow's `BasicLSTMCell` adds 1.0 at run time).
     pub forget_bias: f32,
+    /// LSTM: c' is clamped to ±`cell_clip` (TensorFlow 1's `LSTMCell`).
+    pub cell_clip: Option<f32>,
+    /// LSTM with a projection: h is clamped to ±`projection_clip` (TensorFlow 1's `LSTMCell`, `proj_clip`).
+    pub projection_clip: Option<f32>,
+    /// LSTM: layer normalisation.
+    pub layer_norm: Option<LayerNorm>,
+    /// Which steps the output has.
+    pub steps: Steps,
+    /// How it is run on the GPU.
+    pub path: RnnPath,
 }
 
 impl Rnn {
@@ -199,9 +288,15 @@ impl Rnn {
             direction: Direction::Forward,
             merge: Merge::Concat,
             activations: cell.activations(),
+            reverse_activations: None,
             clip: None,
             input_forget: false,
             forget_bias: 0.0,
+            cell_clip: None,
+            projection_clip: None,
+            layer_norm: None,
+            steps: Steps::All,
+            path: RnnPath::Auto,
         }
     }
 
@@ -211,18 +306,24 @@ impl Rnn {
         self
     }
 
-    /// Width of the output for `hidden` units.
-    pub fn output_width(&self, hidden: usize) -> usize {
-        if self.merge == Merge::Concat { self.direction.count() * hidden } else { hidden }
+    /// Activations of direction 0 or 1.
+    pub fn activations_of(&self, direction: usize) -> Activations {
+        self.reverse_activations.filter(|_| direction == 1).unwrap_or(self.activations)
+    }
+
+    /// Width of the output for an h of that width.
+    pub fn output_width(&self, width: usize) -> usize {
+        if self.merge == Merge::Concat { self.direction.count() * width } else { width }
     }
 }
 
-/// Weights of one layer in one direction, by PyTorch's names; G gates, H units, I inputs.
+/// Weights of one layer in one direction, by PyTorch's names; G gates, H units, I inputs; h is P wide, P = H without a
+/// projection.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RnnWeights<A> {
     /// W [G·H, I].
     pub weight_ih: A,
-    /// U [G·H, H].
+    /// U [G·H, P].
     pub weight_hh: A,
     /// b [G·H], added to W·x.
     pub bias_ih: Option<A>,
@@ -230,140 +331,50 @@ pub struct RnnWeights<A> {
     pub bias_hh: Option<A>,
     /// LSTM: [3, H], rows i, f, o (Gers and Schmidhuber 2000). i and f see the old c, o the new one.
     pub peephole: Option<A>,
-}
-
-impl<T: Clone> RnnWeights<Array<T>> {
-    /// The rows of every weight and bias with their gates in another order: gate `k` of the result is gate
-    /// `order[k]` of these.
-    ///
-    /// # Errors
-    /// When a weight has not as many rows as there are gates.
-    fn reorder_gates(&self, order: &[usize]) -> Result<Self> {
-        let rows = |name: &str, a: &Array<T>| -> Result<Array<T>> {
-            let n = a.shape().first().copied().unwrap_or(0);
-            if n == 0 || n % order.len() != 0 {
-                return Err(Error::shape(name, "axis 0 (gates)", format!("a multiple of {}", order.len()), n));
-            }
-            let block = a.data().len() / order.len();
-            let data = order.iter().flat_map(|&g| a.data()[g * block..(g + 1) * block].iter().cloned()).collect();
-            Array::new(a.shape(), data)
-        };
-        Ok(Self {
-            weight_ih: rows("weight_ih", &self.weight_ih)?,
-            weight_hh: rows("weight_hh", &self.weight_hh)?,
-            bias_ih: self.bias_ih.as_ref().map(|b| rows("bias_ih", b)).transpose()?,
-            bias_hh: self.bias_hh.as_ref().map(|b| rows("bias_hh", b)).transpose()?,
-            peephole: self.peephole.clone(),
-        })
-    }
-
-    /// From ONNX's `W` [G·H, I], `R` [G·H, H], `B` [2·G·H] and `P` [3·H] of one direction: gates i, o, f, c and
-    /// peepholes i, o, f for LSTM, z, r, h for GRU.
-    ///
-    /// # Errors
-    /// When a tensor's length does not fit the gates.
-    pub fn from_onnx(cell: Cell, w: Array<T>, r: Array<T>, b: Option<Array<T>>, p: Option<Array<T>>) -> Result<Self> {
-        let halves = |b: Array<T>| -> Result<(Array<T>, Array<T>)> {
-            let n = b.data().len();
-            if !n.is_multiple_of(2) {
-                return Err(Error::shape("B", "elements", "an even number", n));
-            }
-            let (ih, hh) = b.data().split_at(n / 2);
-            Ok((Array::new(&[n / 2], ih.to_vec())?, Array::new(&[n / 2], hh.to_vec())?))
-        };
-        let (bias_ih, bias_hh) = b.map(halves).transpose()?.unzip();
-        let peephole = p
-            .map(|p| -> Result<_> {
-                let h = p.data().len() / 3;
-                let row = |k: usize| p.data()[k * h..(k + 1) * h].to_vec();
-                Array::new(&[3, h], [row(0), row(2), row(1)].concat())
-            })
-            .transpose()?;
-        let order: &[usize] = match cell {
-            Cell::Lstm => &[0, 2, 3, 1],
-            Cell::Gru { .. } => &[1, 0, 2],
-            Cell::Rnn => &[0],
-        };
-        Self { weight_ih: w, weight_hh: r, bias_ih, bias_hh, peephole }.reorder_gates(order)
-    }
-
-    /// From Keras' `kernel` [I, G·H], `recurrent_kernel` [H, G·H] and `bias` ([G·H], or [2, G·H] for a GRU with
-    /// `reset_after`): gates i, f, c, o for LSTM, z, r, h for GRU.
-    ///
-    /// # Errors
-    /// When a tensor's rank or length does not fit the gates.
-    pub fn from_keras(
-        cell: Cell,
-        kernel: &Array<T>,
-        recurrent_kernel: &Array<T>,
-        bias: Option<&Array<T>>,
-    ) -> Result<Self> {
-        let two = |name: &str, a: &Array<T>| match a.shape() {
-            [_, _] => a.permute(&[1, 0]),
-            shape => Err(Error::shape(name, "rank", 2, shape.len())),
-        };
-        let (bias_ih, bias_hh) = match bias {
-            None => (None, None),
-            Some(b) => match *b.shape() {
-                [_] => (Some(b.clone()), None),
-                [2, n] => {
-                    (Some(Array::new(&[n], b.data()[..n].to_vec())?), Some(Array::new(&[n], b.data()[n..].to_vec())?))
-                }
-                ref shape => return Err(Error::shape("bias", "shape", "[G·H] or [2, G·H]", format!("{shape:?}"))),
-            },
-        };
-        let order: &[usize] = match cell {
-            Cell::Lstm => &[0, 1, 2, 3],
-            Cell::Gru { .. } => &[1, 0, 2],
-            Cell::Rnn => &[0],
-        };
-        Self {
-            weight_ih: two("kernel", kernel)?,
-            weight_hh: two("recurrent_kernel", recurrent_kernel)?,
-            bias_ih,
-            bias_hh,
-            peephole: None,
-        }
-        .reorder_gates(order)
-    }
-
-    /// From TensorFlow 1's `BasicLSTMCell`: one `kernel` [I + H, 4·H] and `bias` [4·H], gates i, j, f, o. The cell
-    /// adds 1.0 to the forget gate at run time: set [`Rnn::forget_bias`].
-    ///
-    /// # Errors
-    /// When the kernel is not [I + H, 4·H].
-    pub fn from_tensorflow(kernel: &Array<T>, bias: Option<&Array<T>>) -> Result<Self> {
-        let &[rows, columns] = kernel.shape() else {
-            return Err(Error::shape("kernel", "rank", 2, kernel.shape().len()));
-        };
-        let hidden = columns / 4;
-        if columns % 4 != 0 || rows <= hidden {
-            return Err(Error::shape("kernel", "shape", "[I + H, 4·H]", format!("{:?}", kernel.shape())));
-        }
-        let (ih, hh) = kernel.data().split_at((rows - hidden) * columns);
-        let ih = Array::new(&[rows - hidden, columns], ih.to_vec())?.permute(&[1, 0])?;
-        let hh = Array::new(&[hidden, columns], hh.to_vec())?.permute(&[1, 0])?;
-        Self { weight_ih: ih, weight_hh: hh, bias_ih: bias.cloned(), bias_hh: None, peephole: None }
-            .reorder_gates(&[0, 2, 1, 3])
-    }
+    /// LSTM: projection [P, H], h = R·(o∘tanh(c')) (Sak et al. 2014; PyTorch's `proj_size`).
+    pub weight_hr: Option<A>,
+    /// Layer normalisation over products: gain and shift of W·x, [2, G·H]; 1 and 0 when absent.
+    pub norm_ih: Option<A>,
+    /// Layer normalisation: gain and shift of U·h, or of each gate's sum, [2, G·H]; 1 and 0 when absent.
+    pub norm_hh: Option<A>,
+    /// Layer normalisation: gain and shift of c', [2, H]; 1 and 0 when absent.
+    pub norm_c: Option<A>,
 }
 
 impl<A> RnnWeights<A> {
+    /// The two matrices alone.
+    pub fn new(weight_ih: A, weight_hh: A) -> Self {
+        Self {
+            weight_ih,
+            weight_hh,
+            bias_ih: None,
+            bias_hh: None,
+            peephole: None,
+            weight_hr: None,
+            norm_ih: None,
+            norm_hh: None,
+            norm_c: None,
+        }
+    }
+
     /// Each tensor through a fallible function that is told the tensor's name.
     ///
     /// # Errors
     /// The first error of `f`.
     pub fn try_map<'a, B, E>(&'a self, mut f: impl FnMut(&str, &'a A) -> Result<B, E>) -> Result<RnnWeights<B>, E> {
+        let weight_ih = f("weight_ih", &self.weight_ih)?;
+        let weight_hh = f("weight_hh", &self.weight_hh)?;
         let mut opt = |name: &str, a: &'a Option<A>| a.as_ref().map(|a| f(name, a)).transpose();
-        let bias_ih = opt("bias_ih", &self.bias_ih)?;
-        let bias_hh = opt("bias_hh", &self.bias_hh)?;
-        let peephole = opt("peephole", &self.peephole)?;
         Ok(RnnWeights {
-            weight_ih: f("weight_ih", &self.weight_ih)?,
-            weight_hh: f("weight_hh", &self.weight_hh)?,
-            bias_ih,
-            bias_hh,
-            peephole,
+            weight_ih,
+            weight_hh,
+            bias_ih: opt("bias_ih", &self.bias_ih)?,
+            bias_hh: opt("bias_hh", &self.bias_hh)?,
+            peephole: opt("peephole", &self.peephole)?,
+            weight_hr: opt("weight_hr", &self.weight_hr)?,
+            norm_ih: opt("norm_ih", &self.norm_ih)?,
+            norm_hh: opt("norm_hh", &self.norm_hh)?,
+            norm_c: opt("norm_c", &self.norm_c)?,
         })
     }
 
@@ -384,7 +395,7 @@ pub type RnnStack<A> = Vec<Vec<RnnWeights<A>>>;
 pub struct RnnInputs<A> {
     /// [T, B, I] (a batch-first tensor is a permuted view).
     pub input: A,
-    /// [layers · directions, B, H]; zeros when absent.
+    /// [layers · directions, B, P]; zeros when absent.
     pub initial_h: Option<A>,
     /// LSTM: [layers · directions, B, H]; zeros when absent.
     pub initial_c: Option<A>,
@@ -396,6 +407,12 @@ impl<A> RnnInputs<A> {
     /// An input, zero state, full length.
     pub fn new(input: A) -> Self {
         Self { input, initial_h: None, initial_c: None, lengths: None }
+    }
+
+    /// The next chunk of a sequence: starts from the state that `previous` ended with. Chunk after chunk through
+    /// forward layers equals one call.
+    pub fn after(input: A, previous: RnnOutputs<A>) -> Self {
+        Self { input, initial_h: Some(previous.final_h), initial_c: previous.final_c, lengths: None }
     }
 
     /// Each tensor through a fallible function that is told the tensor's name.
@@ -422,9 +439,9 @@ impl<A> RnnInputs<A> {
 /// What a recurrent encoder gives back.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RnnOutputs<A> {
-    /// [T, B, directions · H], or [T, B, H] when the directions are merged otherwise.
+    /// [T, B, directions · P], or [T, B, P] when the directions are merged otherwise; without T for [`Steps::Last`].
     pub output: A,
-    /// [layers · directions, B, H], after each row's last valid step.
+    /// [layers · directions, B, P], after each row's last valid step.
     pub final_h: A,
     /// LSTM: [layers · directions, B, H].
     pub final_c: Option<A>,
