@@ -15,6 +15,9 @@
 //! normalisation, the third peephole (p∘c' into o), the output activation, a projection of h and its clip.
 
 mod convert;
+mod torch;
+
+pub use torch::torch_stack;
 
 use crate::error::{Error, Result};
 
