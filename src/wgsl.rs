@@ -13,6 +13,8 @@ use crate::tensor::DType;
 pub enum Kernel {
     /// Rows into a cache.
     Append,
+    /// Measurement: workgroup barriers per second.
+    BarrierRate,
     /// Strided copy.
     Copy,
     /// Running sum of alignments.
@@ -66,8 +68,9 @@ const SCORE_MOD_NONE: &str = shader!("common/score_mod_none.wgsl");
 
 impl Kernel {
     /// Every kernel.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Append,
+        Self::BarrierRate,
         Self::Copy,
         Self::Coverage,
         Self::Entropy,
@@ -89,6 +92,7 @@ impl Kernel {
     pub fn name(self) -> &'static str {
         match self {
             Self::Append => "append",
+            Self::BarrierRate => "barrier_rate",
             Self::Copy => "copy",
             Self::Coverage => "coverage",
             Self::Entropy => "entropy",
@@ -111,6 +115,7 @@ impl Kernel {
     fn files(self) -> &'static [&'static str] {
         match self {
             Self::Append => &[LAYOUT, PAGES, shader!("append.wgsl")],
+            Self::BarrierRate => &[LAYOUT, shader!("barrier_rate.wgsl")],
             Self::Copy => &[LAYOUT, shader!("copy.wgsl")],
             Self::Coverage => &[LAYOUT, REDUCE_SHARED, shader!("coverage.wgsl")],
             Self::Entropy => &[LAYOUT, MATH, REDUCE_SHARED, shader!("entropy.wgsl")],

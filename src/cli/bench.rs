@@ -2,13 +2,14 @@
 
 mod cases;
 pub(crate) mod rates;
+mod recurrent;
 
 use std::fmt::Write;
 use std::path::PathBuf;
 
 use clap::ValueEnum;
-use regard::Gpu;
 use regard::gpu::{Adapter, Run};
+use regard::{Error, Gpu};
 use regex_lite::Regex;
 use serde_json::{Value, json};
 
@@ -17,14 +18,18 @@ use crate::failure::Outcome;
 use crate::output::{self, finite};
 use crate::progress::Steps;
 use cases::Case;
-use rates::Rates;
+use rates::{Costs, Rates};
 
 /// Device times of attention and recurrences, beside the adapter's own measured ceilings
 ///
-/// Each case's answer is checked against the reference before it is timed. Times are from timestamps on the device,
-/// median and minimum of several runs; without timestamps they are from submission to completion. The floor is the
-/// larger of operations ÷ the measured rate of multiply-adds and bytes ÷ the measured copy rate; "÷ floor" says how
-/// many times the floor the median takes.
+/// Each case's answer is checked against the reference before it is timed (of a large batch, some rows). Times are from
+/// the start of the first dispatch to the end of the last, by timestamps on the device, median and minimum of several
+/// runs; without timestamps they are from submission to completion. The floor is the larger of operations ÷ the measured
+/// rate of multiply-adds and bytes ÷ the measured copy rate; "÷ floor" says how many times the floor the median takes.
+///
+/// A recurrence has one row for each way to run it (`regard encode --path`) that the device can take, and one for the way
+/// that is chosen, `auto`; "ns/step" is the median ÷ T. What the choice goes by, the cost of one more dispatch that waits
+/// for the one before and of a workgroup barrier, is measured and stands above the table.
 ///
 /// Takes any adapter, hardware first, unless --device or --adapter says otherwise.
 #[derive(Debug, clap::Args)]
@@ -60,6 +65,8 @@ enum Suite {
 #[derive(Debug)]
 struct Figures {
     name: String,
+    /// T of a recurrence.
+    steps: Option<usize>,
     /// Nanoseconds.
     median: f64,
     /// Nanoseconds.
@@ -74,13 +81,20 @@ struct Figures {
     error: f64,
 }
 
+impl Figures {
+    /// Nanoseconds of a step of a recurrence.
+    fn per_step(&self) -> Option<f64> {
+        self.steps.map(|steps| self.median / steps as f64)
+    }
+}
+
 /// Runs the command.
 pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
     if device.device == Choice::Cpu {
-        return Err(regard::Error::option("device", "bench times GPU kernels: use `gpu` or `auto`").into());
+        return Err(Error::option("device", "bench times GPU kernels: use `gpu` or `auto`").into());
     }
     let filter = Regex::new(args.filter.as_deref().unwrap_or_default())
-        .map_err(|error| regard::Error::option("filter", error.to_string()))?;
+        .map_err(|error| Error::option("filter", error.to_string()))?;
     let cases: Vec<Case> = cases::all(args.quick)
         .into_iter()
         .filter(|case| match args.suite {
@@ -91,18 +105,23 @@ pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
         .filter(|case| filter.is_match(&case.name))
         .collect();
     if cases.is_empty() {
-        return Err(regard::Error::option("filter", "no case has such a name").into());
+        return Err(Error::option("filter", "no case has such a name").into());
     }
     let gpu = &device.open_adapter()?;
     let mut steps = Steps::new("cases");
     let rates = Rates::measure(gpu)?;
-    let mut figures = Vec::new();
+    let costs = Costs::measure(gpu)?;
+    let (mut figures, mut refused) = (Vec::new(), Vec::new());
     for (done, case) in cases.iter().enumerate() {
         steps.set(done as u64, cases.len() as u64);
-        figures.push(time(gpu, case, &rates, args.quick)?);
+        match time(gpu, case, &rates, args.quick)? {
+            Ok(times) => figures.push(times),
+            Err(reason) => refused.push(format!("{}: {reason}", case.name)),
+        }
     }
     steps.finish();
-    output::print(&table(&figures, gpu.adapter(), &rates))?;
+    output::print(&table(&figures, gpu.adapter(), &rates, &costs))?;
+    refused.iter().for_each(|refusal| output::note(refusal));
     if let Some(path) = &args.json {
         let figures: Vec<Value> = figures.iter().map(figures_json).collect();
         let whole = json!({
@@ -110,6 +129,9 @@ pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
             "timestamps": gpu.caps().timestamps,
             "fma_gflops": finite(rates.gflops),
             "copy_gbps": finite(rates.gbps),
+            "dispatch_ns": finite(costs.dispatch),
+            "barrier_ns": finite(costs.barrier),
+            "not_run": refused,
             "cases": figures,
         });
         output::save(path, format!("{whole:#}\n").as_bytes())?;
@@ -117,41 +139,59 @@ pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
     Ok(())
 }
 
-/// Checks a case, then times it.
-fn time(gpu: &Gpu, case: &Case, rates: &Rates, quick: bool) -> Outcome<Figures> {
+/// Checks a case, then times it; or why the device cannot run it that way.
+fn time(gpu: &Gpu, case: &Case, rates: &Rates, quick: bool) -> Outcome<Result<Figures, Error>> {
     let prepared = case.prepare(gpu)?;
-    let error = prepared.check(gpu)?;
+    let mut run = Run::new(gpu);
+    match prepared.record(&mut run) {
+        Ok(()) => {}
+        Err(error @ (Error::Limit { .. } | Error::Unsupported { .. })) => return Ok(Err(error)),
+        Err(error @ Error::Option { .. }) if case.is_recurrent() => return Ok(Err(error)),
+        Err(error) => return Err(error.into()),
+    }
+    let error = prepared.check(gpu, &case.name)?;
     let (least, budget) = if quick { (3, 0.1e9) } else { (7, 1e9) };
     let (mut times, mut spent) = (Vec::new(), 0.0);
-    let mut run = Run::new(gpu);
-    prepared.record(&mut run)?;
     let dispatches = run.recording().dispatches().count();
     let (flops, bytes) = case.work()?;
-    while times.len() < least || (spent < budget && times.len() < 100) {
-        let took = rates::device_time(gpu, run.clone())?;
+    // What takes seconds takes the same ones every time.
+    while (times.len() < least && (times.len() < 3 || spent < 10.0 * budget)) || (spent < budget && times.len() < 100) {
+        let took = run.clone().submit_and_time()?;
         spent += took;
         times.push(took);
     }
     times.sort_by(f64::total_cmp);
     let floor = (flops / rates.gflops).max(bytes / rates.gbps);
-    let name = case.name.clone();
+    let (name, steps) = (case.name.clone(), case.steps());
     let (median, minimum, runs) = (times[times.len() / 2], times[0], times.len());
-    Ok(Figures { name, median, minimum, runs, dispatches, flops, bytes, floor, error })
+    Ok(Ok(Figures { name, steps, median, minimum, runs, dispatches, flops, bytes, floor, error }))
 }
 
-fn table(figures: &[Figures], device: &Adapter, rates: &Rates) -> String {
+fn table(figures: &[Figures], device: &Adapter, rates: &Rates, costs: &Costs) -> String {
     let width = figures.iter().map(|f| f.name.chars().count()).max().unwrap_or(0);
     let mut out = format!(
-        "{device}\nmultiply-adds {:.1} GFLOP/s, copy {:.1} GB/s, measured here\n\n{:<width$} {:>11} {:>11} {:>9} {:>8} {:>8} {:>6}\n",
-        rates.gflops, rates.gbps, "case", "median µs", "min µs", "GFLOP/s", "GB/s", "÷ floor", "error",
+        "{device}\nmultiply-adds {:.1} GFLOP/s, copy {:.1} GB/s, measured here\none more dispatch {:.0} ns, a barrier of \
+         {} invocations {:.0} ns, measured here\n\n",
+        rates.gflops,
+        rates.gbps,
+        costs.dispatch,
+        Costs::LANES,
+        costs.barrier
+    );
+    let _ = writeln!(
+        out,
+        "{:<width$} {:>11} {:>11} {:>9} {:>10} {:>9} {:>8} {:>8} {:>6}",
+        "case", "median µs", "min µs", "ns/step", "dispatches", "GFLOP/s", "GB/s", "÷ floor", "error",
     );
     for f in figures {
         let _ = writeln!(
             out,
-            "{:<width$} {:>11.1} {:>11.1} {:>9.2} {:>8.2} {:>8.1} {:>6.2}",
+            "{:<width$} {:>11.1} {:>11.1} {:>9} {:>10} {:>9.2} {:>8.2} {:>8.1} {:>6.2}",
             f.name,
             f.median / 1e3,
             f.minimum / 1e3,
+            f.per_step().map_or("-".to_owned(), |ns| format!("{ns:.0}")),
+            f.dispatches,
             f.flops / f.median,
             f.bytes / f.median,
             f.median / f.floor,
@@ -166,6 +206,7 @@ fn figures_json(f: &Figures) -> Value {
         "name": f.name,
         "median_ns": finite(f.median),
         "minimum_ns": finite(f.minimum),
+        "ns_per_step": f.per_step().map_or(Value::Null, finite),
         "runs": f.runs,
         "dispatches": f.dispatches,
         "flops": finite(f.flops),

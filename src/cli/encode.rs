@@ -23,6 +23,7 @@ use crate::output::{self, Named, OutputType};
 use crate::progress::Busy;
 use crate::tensors::Input;
 use options::Options;
+pub(crate) use options::path_name;
 
 /// A recurrent encoder (LSTM, GRU, RNN) over the tensors of a file
 ///

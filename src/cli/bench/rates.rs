@@ -1,9 +1,7 @@
 //! The adapter's ceilings, measured on the spot.
 
-use std::time::Instant;
-
 use regard::gpu::{Gpu, Run};
-use regard::kernels::{copy, fma_rate};
+use regard::kernels::{barrier_rate, copy, fma_rate};
 use regard::tensor::{Array, DType};
 use regard::{Error, Tensor};
 
@@ -16,19 +14,6 @@ pub(crate) struct Rates {
     pub(crate) gflops: f64,
     /// Bytes read and bytes written: 10⁹ a second.
     pub(crate) gbps: f64,
-}
-
-/// Nanoseconds that a run takes: by timestamps where there are any, else from submission to completion.
-pub(crate) fn device_time(gpu: &Gpu, run: Run<'_>) -> Outcome<f64> {
-    if gpu.caps().timestamps {
-        let timings = run.submit_timed()?;
-        return Ok(timings.iter().filter_map(|t| t.nanoseconds).sum::<f64>().max(1.0));
-    }
-    gpu.wait()?;
-    let start = Instant::now();
-    run.submit()?;
-    gpu.wait()?;
-    Ok(start.elapsed().as_nanos() as f64)
 }
 
 impl Rates {
@@ -44,7 +29,7 @@ fn best(gpu: &Gpu, mut record: impl FnMut(&mut Run<'_>, u32) -> Outcome<f64>) ->
     for _ in 0..12 {
         let mut run = Run::new(gpu);
         let amount = record(&mut run, size)?;
-        let took = device_time(gpu, run)?;
+        let took = run.submit_and_time()?;
         rate = rate.max(amount / took);
         if took < 20e6 {
             size *= 2;
@@ -99,4 +84,77 @@ fn copy_rate(gpu: &Gpu) -> Outcome<f64> {
         return Err(Error::Gpu("a copy did not arrive".to_owned()).into());
     }
     Ok(rate)
+}
+
+/// What the planner of recurrences weighs against each other, in nanoseconds.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Costs {
+    /// From one dispatch to the next one that needs its result, in one pass.
+    pub(crate) dispatch: f64,
+    /// A barrier in a workgroup of [`Costs::LANES`], between a write to its memory and a read.
+    pub(crate) barrier: f64,
+}
+
+impl Costs {
+    /// Invocations at the barrier.
+    pub(crate) const LANES: usize = 256;
+
+    /// Measures both, as the difference between many and twice as many.
+    pub(crate) fn measure(gpu: &Gpu) -> Outcome<Self> {
+        Ok(Self { dispatch: dispatch_cost(gpu)?, barrier: barrier_cost(gpu)? })
+    }
+}
+
+/// Nanoseconds of one more of what `record` records a number of; the least of several differences.
+fn marginal(gpu: &Gpu, number: u32, record: impl Fn(&mut Run<'_>, u32) -> Outcome) -> Outcome<f64> {
+    let time = |number: u32| -> Outcome<f64> {
+        let mut run = Run::new(gpu);
+        record(&mut run, number)?;
+        Ok(run.submit_and_time()?)
+    };
+    let least = |number: u32| -> Outcome<f64> {
+        let mut least = time(number)?;
+        for _ in 0..6 {
+            least = least.min(time(number)?);
+        }
+        Ok(least)
+    };
+    Ok((least(2 * number)? - least(number)?).max(0.0) / f64::from(number))
+}
+
+/// Copies of one element to one place: each waits for the one before.
+fn dispatch_cost(gpu: &Gpu) -> Outcome<f64> {
+    let element = |name, value| Tensor::upload(gpu, name, &Array::filled(&[1], value), DType::F32);
+    let (source, target) = (element("copy source", 1.0)?, element("copy target", 0.0)?);
+    let cost = marginal(gpu, 256, |run, number| {
+        let (from, to) = (run.bind("copy source", &source), run.bind("copy target", &target));
+        let caps = run.gpu().caps();
+        (0..number).try_for_each(|_| copy::record(run.recording_mut(), caps, &from, &to))?;
+        Ok(())
+    })?;
+    match target.download(gpu)?.data() {
+        [1.0] => Ok(cost),
+        _ => Err(Error::Gpu("a copy did not arrive".to_owned()).into()),
+    }
+}
+
+fn barrier_cost(gpu: &Gpu) -> Outcome<f64> {
+    let lanes = Costs::LANES.min(gpu.caps().max_invocations as usize);
+    let output = Tensor::uninitialized(gpu, "barriers", &[lanes], DType::F32)?;
+    let turns = 2000;
+    let cost = marginal(gpu, turns, |run, turns| {
+        let view = run.bind("barriers", &output);
+        let caps = run.gpu().caps();
+        Ok(barrier_rate::record(run.recording_mut(), caps, turns, &view)?)
+    })?;
+    // The run that came last had `turns` of them.
+    let got = output.download(gpu)?;
+    let want = |lane| barrier_rate::expected(lanes, turns, lane);
+    match got.data().iter().enumerate().find(|&(lane, &x)| f64::from(x) != want(lane)) {
+        None => Ok(cost / f64::from(barrier_rate::PER_TURN)),
+        Some((lane, &x)) => {
+            let what = format!("barriers, lane {lane}");
+            Err(Error::Tolerance { what, error: f64::from(x) - want(lane), tolerance: 0.0 }.into())
+        }
+    }
 }
