@@ -1,7 +1,6 @@
 //! `regard bench`: what the adapter does, beside what it can do.
 
 mod cases;
-pub(crate) mod rates;
 mod recurrent;
 
 use std::fmt::Write;
@@ -9,6 +8,7 @@ use std::path::PathBuf;
 
 use clap::ValueEnum;
 use regard::gpu::{Adapter, Run};
+use regard::rates::{Costs, Rates};
 use regard::{Error, Gpu};
 use regex_lite::Regex;
 use serde_json::{Value, json};
@@ -18,7 +18,6 @@ use crate::failure::Outcome;
 use crate::output::{self, finite};
 use crate::progress::Steps;
 use cases::Case;
-use rates::{Costs, Rates};
 
 /// Device times of attention and recurrences, beside the adapter's own measured ceilings
 ///

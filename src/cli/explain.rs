@@ -4,10 +4,10 @@ use std::fmt::Write;
 
 use regard::Gpu;
 use regard::gpu::Timing;
+use regard::rates::Rates;
 use regard::recording::Recording;
 use serde_json::{Value, json};
 
-use crate::bench::rates::Rates;
 use crate::device::Device;
 use crate::failure::Outcome;
 use crate::output::finite;

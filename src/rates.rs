@@ -1,30 +1,32 @@
-//! The adapter's ceilings, measured on the spot.
+//! What a device can do, measured on the spot: the ceilings that benchmarks are held against, and the costs that the
+//! planner of recurrences weighs.
 
-use regard::gpu::{Gpu, Run};
-use regard::kernels::{barrier_rate, copy, fma_rate};
-use regard::tensor::{Array, DType};
-use regard::{Error, Tensor};
-
-use crate::failure::Outcome;
+use crate::error::{Error, Result};
+use crate::gpu::{Gpu, Run, Tensor};
+use crate::kernels::{barrier_rate, copy, fma_rate};
+use crate::tensor::{Array, DType};
 
 /// Operations and bytes per nanosecond.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Rates {
+pub struct Rates {
     /// Multiply-adds, counted as two operations: 10⁹ a second.
-    pub(crate) gflops: f64,
+    pub gflops: f64,
     /// Bytes read and bytes written: 10⁹ a second.
-    pub(crate) gbps: f64,
+    pub gbps: f64,
 }
 
 impl Rates {
     /// Measures both, growing the work until it takes long enough to be measured.
-    pub(crate) fn measure(gpu: &Gpu) -> Outcome<Self> {
+    ///
+    /// # Errors
+    /// Those of [`Run::submit`], and [`Error::Tolerance`] when an answer is wrong.
+    pub fn measure(gpu: &Gpu) -> Result<Self> {
         Ok(Self { gflops: multiply_adds(gpu)?, gbps: copy_rate(gpu)? })
     }
 }
 
 /// The best of several runs over enough work for 20 ms.
-fn best(gpu: &Gpu, mut record: impl FnMut(&mut Run<'_>, u32) -> Outcome<f64>) -> Outcome<f64> {
+fn best(gpu: &Gpu, mut record: impl FnMut(&mut Run<'_>, u32) -> Result<f64>) -> Result<f64> {
     let (mut size, mut rate) = (1, 0.0f64);
     for _ in 0..12 {
         let mut run = Run::new(gpu);
@@ -38,7 +40,7 @@ fn best(gpu: &Gpu, mut record: impl FnMut(&mut Run<'_>, u32) -> Outcome<f64>) ->
     Ok(rate)
 }
 
-fn multiply_adds(gpu: &Gpu) -> Outcome<f64> {
+fn multiply_adds(gpu: &Gpu) -> Result<f64> {
     let turns = 500;
     let factors = [0.75, 0.5];
     let small = Tensor::uninitialized(gpu, "rate", &[fma_rate::LANES], DType::F32)?;
@@ -53,7 +55,7 @@ fn multiply_adds(gpu: &Gpu) -> Outcome<f64> {
     if let Some((k, &x)) = wrong {
         let want = fma_rate::expected(factors, turns, k);
         let what = format!("multiply-adds of invocation {k}");
-        return Err(Error::Tolerance { what, error: f64::from(x) - want, tolerance: 1e-4 * want.abs() }.into());
+        return Err(Error::Tolerance { what, error: f64::from(x) - want, tolerance: 1e-4 * want.abs() });
     }
     best(gpu, |run, size| {
         let invocations = fma_rate::LANES * 64 * size as usize;
@@ -64,12 +66,12 @@ fn multiply_adds(gpu: &Gpu) -> Outcome<f64> {
     })
 }
 
-fn copy_rate(gpu: &Gpu) -> Outcome<f64> {
+fn copy_rate(gpu: &Gpu) -> Result<f64> {
     // Larger than any cache worth the name, within every device's largest binding.
     let elements = 24 << 20;
     let source = Tensor::upload(gpu, "copy source", &Array::from_fn(&[elements], |k| k as f32), DType::F32)?;
     let target = Tensor::uninitialized(gpu, "copy target", &[elements], DType::F32)?;
-    let record = |run: &mut Run<'_>, size: u32| -> Outcome<f64> {
+    let record = |run: &mut Run<'_>, size: u32| -> Result<f64> {
         let (from, to) = (run.bind("copy source", &source), run.bind("copy target", &target));
         let caps = run.gpu().caps();
         for _ in 0..size.min(8) {
@@ -81,38 +83,41 @@ fn copy_rate(gpu: &Gpu) -> Outcome<f64> {
     let last = target.narrow(0, elements - 4, 4)?.download(gpu)?;
     let want = source.narrow(0, elements - 4, 4)?.download(gpu)?;
     if last != want {
-        return Err(Error::Gpu("a copy did not arrive".to_owned()).into());
+        return Err(Error::Gpu("a copy did not arrive".to_owned()));
     }
     Ok(rate)
 }
 
 /// What the planner of recurrences weighs against each other, in nanoseconds.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Costs {
+pub struct Costs {
     /// From one dispatch to the next one that needs its result, in one pass.
-    pub(crate) dispatch: f64,
+    pub dispatch: f64,
     /// A barrier in a workgroup of [`Costs::LANES`], between a write to its memory and a read.
-    pub(crate) barrier: f64,
+    pub barrier: f64,
 }
 
 impl Costs {
     /// Invocations at the barrier.
-    pub(crate) const LANES: usize = 256;
+    pub const LANES: usize = 256;
 
     /// Measures both, as the difference between many and twice as many.
-    pub(crate) fn measure(gpu: &Gpu) -> Outcome<Self> {
+    ///
+    /// # Errors
+    /// As [`Rates::measure`].
+    pub fn measure(gpu: &Gpu) -> Result<Self> {
         Ok(Self { dispatch: dispatch_cost(gpu)?, barrier: barrier_cost(gpu)? })
     }
 }
 
 /// Nanoseconds of one more of what `record` records a number of; the least of several differences.
-fn marginal(gpu: &Gpu, number: u32, record: impl Fn(&mut Run<'_>, u32) -> Outcome) -> Outcome<f64> {
-    let time = |number: u32| -> Outcome<f64> {
+fn marginal(gpu: &Gpu, number: u32, record: impl Fn(&mut Run<'_>, u32) -> Result<()>) -> Result<f64> {
+    let time = |number: u32| -> Result<f64> {
         let mut run = Run::new(gpu);
         record(&mut run, number)?;
-        Ok(run.submit_and_time()?)
+        run.submit_and_time()
     };
-    let least = |number: u32| -> Outcome<f64> {
+    let least = |number: u32| -> Result<f64> {
         let mut least = time(number)?;
         for _ in 0..6 {
             least = least.min(time(number)?);
@@ -123,29 +128,28 @@ fn marginal(gpu: &Gpu, number: u32, record: impl Fn(&mut Run<'_>, u32) -> Outcom
 }
 
 /// Copies of one element to one place: each waits for the one before.
-fn dispatch_cost(gpu: &Gpu) -> Outcome<f64> {
+fn dispatch_cost(gpu: &Gpu) -> Result<f64> {
     let element = |name, value| Tensor::upload(gpu, name, &Array::filled(&[1], value), DType::F32);
     let (source, target) = (element("copy source", 1.0)?, element("copy target", 0.0)?);
     let cost = marginal(gpu, 256, |run, number| {
         let (from, to) = (run.bind("copy source", &source), run.bind("copy target", &target));
         let caps = run.gpu().caps();
-        (0..number).try_for_each(|_| copy::record(run.recording_mut(), caps, &from, &to))?;
-        Ok(())
+        (0..number).try_for_each(|_| copy::record(run.recording_mut(), caps, &from, &to))
     })?;
     match target.download(gpu)?.data() {
         [1.0] => Ok(cost),
-        _ => Err(Error::Gpu("a copy did not arrive".to_owned()).into()),
+        _ => Err(Error::Gpu("a copy did not arrive".to_owned())),
     }
 }
 
-fn barrier_cost(gpu: &Gpu) -> Outcome<f64> {
+fn barrier_cost(gpu: &Gpu) -> Result<f64> {
     let lanes = Costs::LANES.min(gpu.caps().max_invocations as usize);
     let output = Tensor::uninitialized(gpu, "barriers", &[lanes], DType::F32)?;
     let turns = 2000;
     let cost = marginal(gpu, turns, |run, turns| {
         let view = run.bind("barriers", &output);
         let caps = run.gpu().caps();
-        Ok(barrier_rate::record(run.recording_mut(), caps, turns, &view)?)
+        barrier_rate::record(run.recording_mut(), caps, turns, &view)
     })?;
     // The run that came last had `turns` of them.
     let got = output.download(gpu)?;
@@ -154,7 +158,7 @@ fn barrier_cost(gpu: &Gpu) -> Outcome<f64> {
         None => Ok(cost / f64::from(barrier_rate::PER_TURN)),
         Some((lane, &x)) => {
             let what = format!("barriers, lane {lane}");
-            Err(Error::Tolerance { what, error: f64::from(x) - want(lane), tolerance: 0.0 }.into())
+            Err(Error::Tolerance { what, error: f64::from(x) - want(lane), tolerance: 0.0 })
         }
     }
 }
