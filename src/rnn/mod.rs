@@ -15,8 +15,12 @@
 //! normalisation, the third peephole (p∘c' into o), the output activation, a projection of h and its clip.
 
 mod convert;
+mod keras;
+mod onnx;
+mod tensorflow;
 mod torch;
 
+pub use onnx::{OnnxAttributes, OnnxWeights, onnx_stack};
 pub use torch::torch_stack;
 
 use crate::error::{Error, Result};
