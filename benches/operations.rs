@@ -14,7 +14,7 @@ use regard::gpu::{Run, Tensor};
 use regard::ops::linear::linear;
 use regard::reference;
 use regard::seq2seq::{CpuNetwork, Decoding, GpuNetwork, Model, Network, SourceText, transliterate};
-use regard::tensor::{Array, DType};
+use regard::tensor::DType;
 
 mod support;
 use support::{check, gpu, numbers};
