@@ -1,5 +1,5 @@
-//! What a device can do, measured on the spot: the ceilings that benchmarks are held against, and the costs that the
-//! planner of recurrences weighs.
+//! What a device can do, measured on the spot: the ceilings that benchmarks are held against, and the overheads that
+//! the planner of recurrences assumes.
 
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Run, Tensor};
@@ -88,16 +88,18 @@ fn copy_rate(gpu: &Gpu) -> Result<f64> {
     Ok(rate)
 }
 
-/// What the planner of recurrences weighs against each other, in nanoseconds.
+/// What launching and waiting costs, in nanoseconds: two of the [costs](crate::plan::rnn::Costs) that the planner of
+/// recurrences assumes.
 #[derive(Debug, Clone, Copy)]
-pub struct Costs {
+pub struct Overheads {
     /// From one dispatch to the next one that needs its result, in one pass.
     pub dispatch: f64,
-    /// A barrier in a workgroup of [`Costs::LANES`], between a write to its memory and a read.
+    /// A barrier between a write to a workgroup's memory and a read, for each lane of a workgroup of
+    /// [`Overheads::LANES`].
     pub barrier: f64,
 }
 
-impl Costs {
+impl Overheads {
     /// Invocations at the barrier.
     pub const LANES: usize = 256;
 
@@ -143,7 +145,7 @@ fn dispatch_cost(gpu: &Gpu) -> Result<f64> {
 }
 
 fn barrier_cost(gpu: &Gpu) -> Result<f64> {
-    let lanes = Costs::LANES.min(gpu.caps().max_invocations as usize);
+    let lanes = Overheads::LANES.min(gpu.caps().max_invocations as usize);
     let output = Tensor::uninitialized(gpu, "barriers", &[lanes], DType::F32)?;
     let turns = 2000;
     let cost = marginal(gpu, turns, |run, turns| {
@@ -155,7 +157,7 @@ fn barrier_cost(gpu: &Gpu) -> Result<f64> {
     let got = output.download(gpu)?;
     let want = |lane| barrier_rate::expected(lanes, turns, lane);
     match got.data().iter().enumerate().find(|&(lane, &x)| f64::from(x) != want(lane)) {
-        None => Ok(cost / f64::from(barrier_rate::PER_TURN)),
+        None => Ok(cost / f64::from(barrier_rate::PER_TURN) / lanes as f64),
         Some((lane, &x)) => {
             let what = format!("barriers, lane {lane}");
             Err(Error::Tolerance { what, error: f64::from(x) - want(lane), tolerance: 0.0 })

@@ -8,16 +8,20 @@ use std::path::PathBuf;
 
 use clap::ValueEnum;
 use regard::gpu::{Adapter, Run};
-use regard::rates::{Costs, Rates};
+use regard::plan::Costs;
+use regard::rates::{Overheads, Rates};
+use regard::rnn::RnnPath;
 use regard::{Error, Gpu};
 use regex_lite::Regex;
 use serde_json::{Value, json};
 
 use crate::device::{Choice, DeviceArgs, adapter_json};
+use crate::encode::path_name;
 use crate::failure::Outcome;
 use crate::output::{self, finite};
 use crate::progress::Steps;
 use cases::Case;
+use recurrent::Plan;
 
 /// Device times of attention and recurrences, beside the adapter's own measured ceilings
 ///
@@ -27,8 +31,9 @@ use cases::Case;
 /// rate of multiply-adds and bytes ÷ the measured copy rate; "÷ floor" says how many times the floor the median takes.
 ///
 /// A recurrence has one row for each way to run it (`regard encode --path`) that the device can take, and one for the way
-/// that is chosen, `auto`; "ns/step" is the median ÷ T. What the choice goes by, the cost of one more dispatch that waits
-/// for the one before and of a workgroup barrier, is measured and stands above the table.
+/// that is chosen, `auto`; "ns/step" is the median ÷ T, "plan µs" the time that the planner expects. What one more
+/// dispatch that waits for the one before and a workgroup barrier cost is measured, and stands above the table beside
+/// what the planner assumes.
 ///
 /// Takes any adapter, hardware first, unless --device or --adapter says otherwise.
 #[derive(Debug, clap::Args)]
@@ -64,8 +69,8 @@ enum Suite {
 #[derive(Debug)]
 struct Figures {
     name: String,
-    /// T of a recurrence.
-    steps: Option<usize>,
+    /// Of a recurrence.
+    recurrence: Option<Plan>,
     /// Nanoseconds.
     median: f64,
     /// Nanoseconds.
@@ -83,7 +88,17 @@ struct Figures {
 impl Figures {
     /// Nanoseconds of a step of a recurrence.
     fn per_step(&self) -> Option<f64> {
-        self.steps.map(|steps| self.median / steps as f64)
+        self.recurrence.map(|plan| self.median / plan.steps as f64)
+    }
+
+    /// The name, and the path where that was left open.
+    fn title(&self) -> String {
+        match self.recurrence {
+            Some(plan) if self.name.ends_with(path_name(RnnPath::Auto)) => {
+                format!("{} ({})", self.name, path_name(plan.path))
+            }
+            _ => self.name.clone(),
+        }
     }
 }
 
@@ -109,7 +124,7 @@ pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
     let gpu = &device.open_adapter()?;
     let mut steps = Steps::new("cases");
     let rates = Rates::measure(gpu)?;
-    let costs = Costs::measure(gpu)?;
+    let overheads = Overheads::measure(gpu)?;
     let (mut figures, mut refused) = (Vec::new(), Vec::new());
     for (done, case) in cases.iter().enumerate() {
         steps.set(done as u64, cases.len() as u64);
@@ -119,7 +134,7 @@ pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
         }
     }
     steps.finish();
-    output::print(&table(&figures, gpu.adapter(), &rates, &costs))?;
+    output::print(&table(&figures, gpu.adapter(), &rates, &overheads))?;
     refused.iter().for_each(|refusal| output::note(refusal));
     if let Some(path) = &args.json {
         let figures: Vec<Value> = figures.iter().map(figures_json).collect();
@@ -128,8 +143,8 @@ pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
             "timestamps": gpu.caps().timestamps,
             "fma_gflops": finite(rates.gflops),
             "copy_gbps": finite(rates.gbps),
-            "dispatch_ns": finite(costs.dispatch),
-            "barrier_ns": finite(costs.barrier),
+            "dispatch_ns": finite(overheads.dispatch),
+            "barrier_ns_per_lane": finite(overheads.barrier),
             "not_run": refused,
             "cases": figures,
         });
@@ -161,35 +176,34 @@ fn time(gpu: &Gpu, case: &Case, rates: &Rates, quick: bool) -> Outcome<Result<Fi
     }
     times.sort_by(f64::total_cmp);
     let floor = (flops / rates.gflops).max(bytes / rates.gbps);
-    let (name, steps) = (case.name.clone(), case.steps());
+    let (name, recurrence) = (case.name.clone(), prepared.plan(gpu)?);
     let (median, minimum, runs) = (times[times.len() / 2], times[0], times.len());
-    Ok(Ok(Figures { name, steps, median, minimum, runs, dispatches, flops, bytes, floor, error }))
+    Ok(Ok(Figures { name, recurrence, median, minimum, runs, dispatches, flops, bytes, floor, error }))
 }
 
-fn table(figures: &[Figures], device: &Adapter, rates: &Rates, costs: &Costs) -> String {
-    let width = figures.iter().map(|f| f.name.chars().count()).max().unwrap_or(0);
+fn table(figures: &[Figures], device: &Adapter, rates: &Rates, overheads: &Overheads) -> String {
+    let assumed = Costs::of(&device.caps);
+    let width = figures.iter().map(|f| f.title().chars().count()).max().unwrap_or(0);
     let mut out = format!(
-        "{device}\nmultiply-adds {:.1} GFLOP/s, copy {:.1} GB/s, measured here\none more dispatch {:.0} ns, a barrier of \
-         {} invocations {:.0} ns, measured here\n\n",
-        rates.gflops,
-        rates.gbps,
-        costs.dispatch,
-        Costs::LANES,
-        costs.barrier
+        "{device}\nmultiply-adds {:.1} GFLOP/s, copy {:.1} GB/s, measured here\none more dispatch {:.0} ns (the planner \
+         assumes {:.0}), a barrier {:.1} ns a lane ({:.1}), measured here\n\n",
+        rates.gflops, rates.gbps, overheads.dispatch, assumed.dispatch, overheads.barrier, assumed.barrier
     );
     let _ = writeln!(
         out,
-        "{:<width$} {:>11} {:>11} {:>9} {:>10} {:>9} {:>8} {:>8} {:>6}",
-        "case", "median µs", "min µs", "ns/step", "dispatches", "GFLOP/s", "GB/s", "÷ floor", "error",
+        "{:<width$} {:>11} {:>11} {:>9} {:>9} {:>10} {:>9} {:>8} {:>8} {:>6}",
+        "case", "median µs", "min µs", "plan µs", "ns/step", "dispatches", "GFLOP/s", "GB/s", "÷ floor", "error",
     );
+    let whole = |number: Option<f64>| number.map_or("-".to_owned(), |number| format!("{number:.0}"));
     for f in figures {
         let _ = writeln!(
             out,
-            "{:<width$} {:>11.1} {:>11.1} {:>9} {:>10} {:>9.2} {:>8.2} {:>8.1} {:>6.2}",
-            f.name,
+            "{:<width$} {:>11.1} {:>11.1} {:>9} {:>9} {:>10} {:>9.2} {:>8.2} {:>8.1} {:>6.2}",
+            f.title(),
             f.median / 1e3,
             f.minimum / 1e3,
-            f.per_step().map_or("-".to_owned(), |ns| format!("{ns:.0}")),
+            whole(f.recurrence.map(|plan| plan.nanoseconds / 1e3)),
+            whole(f.per_step()),
             f.dispatches,
             f.flops / f.median,
             f.bytes / f.median,
@@ -205,6 +219,8 @@ fn figures_json(f: &Figures) -> Value {
         "name": f.name,
         "median_ns": finite(f.median),
         "minimum_ns": finite(f.minimum),
+        "path": f.recurrence.map(|plan| path_name(plan.path)),
+        "planned_ns": f.recurrence.map_or(Value::Null, |plan| finite(plan.nanoseconds)),
         "ns_per_step": f.per_step().map_or(Value::Null, finite),
         "runs": f.runs,
         "dispatches": f.dispatches,

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use regard::baseline;
 use regard::gpu::Run;
 use regard::ops::rnn::GpuRnn;
+use regard::plan::RnnPlan;
 use regard::problem::RnnProblem;
 use regard::rnn::{Rnn, RnnInputs, RnnOutputs, RnnPath, RnnStack, Steps};
 use regard::tensor::{Array, DType};
@@ -17,7 +18,7 @@ use serde_json::json;
 use crate::attend::Storage;
 use crate::check::{self, Report};
 use crate::device::{Device, DeviceArgs};
-use crate::explain::Explained;
+use crate::explain::{self, Explained};
 use crate::failure::Outcome;
 use crate::output::{self, Named, OutputType};
 use crate::progress::Busy;
@@ -114,9 +115,9 @@ pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
                 let timed = args.explain.then_some(&mut explained);
                 let outputs = on_gpu(gpu, &options, &stack, &inputs, dtype, timed)?;
                 if args.explain {
-                    explain_problem(&mut explained, &problem, dtype);
-                    let (flops, bytes) = floor(&options, &problem, dtype);
-                    explained.floor(gpu, flops, bytes)?;
+                    let plan = RnnPlan::new(&options, &problem, dtype, gpu.caps())?;
+                    explain_plan(&mut explained, &options, &problem, &plan, dtype);
+                    explained.floor(gpu, plan.flops, plan.bytes)?;
                 }
                 outputs
             }
@@ -189,26 +190,23 @@ fn on_gpu(
     outputs.download(gpu)
 }
 
-fn explain_problem(explained: &mut Explained, p: &RnnProblem, dtype: DType) {
+fn explain_plan(explained: &mut Explained, options: &Rnn, p: &RnnProblem, plan: &RnnPlan, dtype: DType) {
+    let state = if p.state == p.hidden { String::new() } else { format!(" · P {}", p.state) };
     let shape = format!(
-        "T {} · B {} · I {} · H {} · {} layers · {} directions, {dtype}",
+        "T {} · B {} · I {} · H {}{state} · {} layers · {} directions, {dtype}",
         p.steps, p.batch, p.inputs[0], p.hidden, p.layers, p.directions
     );
     explained.fact("problem", shape);
-    explained.fact("path", "per layer one product for all steps, then one dispatch a step");
-}
-
-/// Operations and bytes that the recurrence cannot do without: every product of every step; each weight, input and
-/// output once.
-pub(crate) fn floor(options: &Rnn, p: &RnnProblem, dtype: DType) -> (u64, u64) {
-    let widths: usize = p.inputs.iter().map(|width| width + p.state).sum();
-    // A state that is not H wide is a projection's.
-    let projection = if p.state == p.hidden { 0 } else { p.layers * p.state * p.hidden };
-    let weights = p.directions * (widths * options.cell.gates() * p.hidden + projection);
-    let rows = p.steps * p.batch;
-    let outputs: usize = p.output_shape(options).iter().product();
-    let bytes = (weights + rows * p.inputs[0]) * dtype.bytes() + outputs * DType::F32.bytes();
-    ((2 * weights * rows) as u64, bytes as u64)
+    let count = |n: usize| if n == 1 { "1 dispatch".to_owned() } else { format!("{n} dispatches") };
+    let why = if options.path == RnnPath::Auto { "expected to be the fastest" } else { "as asked" };
+    explained.fact("path", format!("{}, {why}, in {}", path_name(plan.path), count(plan.dispatches)));
+    for estimate in &plan.estimates {
+        let expected = match &estimate.nanoseconds {
+            Ok(ns) => format!("{} expected, {}", explain::time(Some(*ns)), count(estimate.dispatches)),
+            Err(reason) => format!("not possible: {reason}"),
+        };
+        explained.fact(path_name(estimate.path), expected);
+    }
 }
 
 /// The results by name.

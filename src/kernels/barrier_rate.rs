@@ -36,6 +36,7 @@ pub fn record(recording: &mut Recording, caps: &Caps, turns: u32, output: &View)
             kernel: Kernel::BarrierRate,
             aliases: vec![],
             overrides: vec![("LANES", lanes as f64)],
+            subgroups: false,
             score_mod: None,
         },
         params: bytemuck::bytes_of(&Params { turns, pad_0: 0, pad_1: 0, pad_2: 0 }).to_vec(),

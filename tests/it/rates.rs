@@ -4,19 +4,19 @@ use std::time::Instant;
 
 use regard::gpu::{Gpu, Open, Run};
 use regard::kernels::{barrier_rate, copy};
-use regard::rates::{Costs, Rates};
+use regard::rates::{Overheads, Rates};
 use regard::tensor::{Array, DType};
 use regard::{Error, Tensor};
 
 use crate::gpu::{gpu, minimal_gpu};
 
 #[test]
-fn ceilings_and_costs_are_numbers() {
+fn ceilings_and_overheads_are_numbers() {
     let rates = Rates::measure(gpu()).unwrap();
     assert!(rates.gflops > 0.0 && rates.gflops.is_finite() && rates.gbps > 0.0 && rates.gbps.is_finite(), "{rates:?}");
-    let costs = Costs::measure(gpu()).unwrap();
-    println!("{rates:?} {costs:?}");
-    assert!((0.0..1e9).contains(&costs.dispatch) && (0.0..1e9).contains(&costs.barrier), "{costs:?}");
+    let overheads = Overheads::measure(gpu()).unwrap();
+    println!("{rates:?} {overheads:?}");
+    assert!((0.0..1e9).contains(&overheads.dispatch) && (0.0..1e9).contains(&overheads.barrier), "{overheads:?}");
 }
 
 #[test]

@@ -11,7 +11,7 @@ use regard::rnn::{Cell, Reset, Rnn, RnnPath};
 use regard::tensor::{Array, DType};
 use regard::{Error, Tensor, validate};
 
-use super::recurrent::{OnGpu, Recurrent, Shape};
+use super::recurrent::{OnGpu, Plan, Recurrent, Shape};
 use crate::encode::path_name;
 use crate::failure::Outcome;
 
@@ -141,14 +141,6 @@ impl Case {
         matches!(self.work, Work::Recurrent(..))
     }
 
-    /// T of a recurrence.
-    pub(super) fn steps(&self) -> Option<usize> {
-        match &self.work {
-            Work::Attention(_) => None,
-            Work::Recurrent(work, _) => Some(work.steps()),
-        }
-    }
-
     /// Operations and bytes that any solution needs.
     pub(super) fn work(&self) -> Outcome<(f64, f64)> {
         match &self.work {
@@ -173,6 +165,14 @@ impl Case {
 }
 
 impl Prepared<'_> {
+    /// How a recurrence is run on this device.
+    pub(super) fn plan(&self, gpu: &Gpu) -> regard::Result<Option<Plan>> {
+        match self {
+            Self::Attention(..) => Ok(None),
+            Self::Recurrent(work, on_gpu) => work.plan(on_gpu, gpu).map(Some),
+        }
+    }
+
     /// Records the work once.
     pub(super) fn record(&self, run: &mut Run<'_>) -> regard::Result<()> {
         match self {

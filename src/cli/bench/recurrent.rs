@@ -6,6 +6,7 @@ use regard::attention::{Attention, AttentionInputs, Score};
 use regard::compare::judge;
 use regard::gpu::{Gpu, Run};
 use regard::ops::rnn::GpuRnn;
+use regard::plan::{Caps, RnnPlan};
 use regard::problem::RnnProblem;
 use regard::reference::{self, Float};
 use regard::rnn::{Cell, Rnn, RnnInputs, RnnOutputs, RnnPath, RnnStack, RnnWeights};
@@ -35,6 +36,16 @@ struct Truth {
     stride: usize,
     oracle: Named<f64>,
     baseline: Named,
+}
+
+/// How a recurrence is run.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Plan {
+    pub(super) path: RnnPath,
+    /// T.
+    pub(super) steps: usize,
+    /// What the planner expects.
+    pub(super) nanoseconds: f64,
 }
 
 /// Shape of a recurrence: inputs as wide as the state.
@@ -83,19 +94,23 @@ impl Recurrent {
         paths
     }
 
-    pub(super) fn steps(&self) -> usize {
-        self.inputs.input.shape()[0]
-    }
-
     fn problem(&self) -> Result<RnnProblem> {
         let shapes = self.stack.iter().map(|layer| layer.iter().map(|w| w.map(Array::shape)).collect()).collect();
         RnnProblem::new(&self.options, &shapes, &self.inputs.map(Array::shape))
     }
 
+    /// How it is run on this device, and what the planner expects of that.
+    pub(super) fn plan(&self, on_gpu: &OnGpu, gpu: &Gpu) -> Result<Plan> {
+        let plan = on_gpu.rnn.plan(gpu.caps(), &self.inputs.map(Array::shape))?;
+        let estimate = plan.estimates.into_iter().find(|estimate| estimate.path == plan.path);
+        let nanoseconds = estimate.and_then(|estimate| estimate.nanoseconds.ok()).unwrap_or(f64::NAN);
+        Ok(Plan { path: plan.path, steps: self.inputs.input.shape()[0], nanoseconds })
+    }
+
     /// Operations and bytes that any solution needs.
     pub(super) fn work(&self) -> Result<(f64, f64)> {
         let problem = self.problem()?;
-        let (flops, bytes) = crate::encode::floor(&self.options, &problem, DType::F32);
+        let RnnPlan { flops, bytes, .. } = RnnPlan::new(&self.options, &problem, DType::F32, &Caps::default())?;
         // Attention does two products over the states that the encoder leaves in memory.
         let attention = self.query.as_ref().map_or(0, |_| 4 * problem.steps * problem.batch * problem.width);
         Ok((flops as f64 + attention as f64, bytes as f64))
