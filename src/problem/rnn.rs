@@ -85,7 +85,7 @@ impl RnnProblem {
         let Some(first) = stack.first().and_then(|layer| layer.first()) else {
             return Err(Error::missing("weight_ih_l0", "[G·H, I] of the first layer"));
         };
-        let &[rows, state] = first.weight_hh else {
+        let &[_, state] = first.weight_hh else {
             return Err(Error::shape("weight_hh_l0", "rank", "2 [G·H, H]", first.weight_hh.len()));
         };
         nonzero("weight_hh_l0", first.weight_hh)?;
@@ -94,14 +94,6 @@ impl RnnProblem {
             Some(&[_, hidden]) => hidden,
             Some(shape) => return Err(Error::shape("weight_hr_l0", "rank", "2 [P, H]", shape.len())),
         };
-        if !rows.is_multiple_of(gates) {
-            return Err(Error::shape(
-                "weight_hh_l0",
-                "axis 0 (gates · hidden)",
-                format!("a multiple of {gates}"),
-                rows,
-            ));
-        }
         let mut inputs = Vec::with_capacity(stack.len());
         let mut width = input;
         for (l, layer) in stack.iter().enumerate() {
