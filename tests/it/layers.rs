@@ -1,5 +1,6 @@
 //! Layers: against other libraries, and the GPU against the f64 oracle.
 
+mod attentive;
 mod decoder;
 mod multi_head;
 mod visual;
