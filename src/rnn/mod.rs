@@ -15,6 +15,11 @@
 //! normalisation, the third peephole (p∘c' into o), the output activation, a projection of h and its clip.
 
 mod convert;
+mod keras;
+mod onnx;
+mod tensorflow;
+
+pub use onnx::{OnnxAttributes, OnnxWeights, onnx_stack};
 
 use crate::error::{Error, Result};
 

@@ -15,6 +15,7 @@ def stored(a):
 class Folder:
     def __init__(self, path, library, seed):
         self.path, self.library, self.seed, self.cases = path, library, seed, []
+        self.computed = "float64, CPU"
         self.rng = np.random.default_rng(seed)
         os.makedirs(path, exist_ok=True)
 
@@ -30,8 +31,12 @@ class Folder:
             assert v.dtype == np.float64 and f32[k].dtype == np.float32 and not np.isnan(v).any(), (name, k)
             finite = np.isfinite(v)
             assert (v[~finite] == f32[k][~finite]).all(), (name, k)
-            err["out." + k] = float(f"{np.abs(v - f32[k], where=finite, out=np.zeros_like(v)).max():.3g}")
-        tensors = {p + k: stored(v) for p, d in (("in.", inputs), ("w.", weights), ("out.", exact)) for k, v in d.items()}
+            err[k] = np.abs(v - f32[k], where=finite, out=np.zeros_like(v)).max()
+        self.keep(name, op, attributes, inputs, weights, exact, err, note)
+
+    def keep(self, name, op, attributes, inputs, weights, outputs, errors, note=None):
+        """The outputs as they are, with their errors in f32."""
+        tensors = {p + k: stored(v) for p, d in (("in.", inputs), ("w.", weights), ("out.", outputs)) for k, v in d.items()}
         file = name + ".safetensors"
         path = os.path.join(self.path, file)
         save_file(tensors, path)
@@ -39,11 +44,11 @@ class Folder:
         self.cases.append({
             "case": name, "file": file, "op": op, "attributes": attributes, **({"note": note} if note else {}),
             "tensors": {k: {"dtype": NAMES[v.dtype.str[1:]], "shape": list(v.shape)} for k, v in tensors.items()},
-            "f32_err": err, "bytes": os.path.getsize(path), "sha256": hashlib.sha256(open(path, "rb").read()).hexdigest(),
+            "f32_err": {"out." + k: float(f"{v:.3g}") for k, v in errors.items()}, "bytes": os.path.getsize(path), "sha256": hashlib.sha256(open(path, "rb").read()).hexdigest(),
         })
 
     def finish(self):
-        index = {"library": self.library, "numpy": np.__version__, "seed": self.seed, "computed": "float64, CPU",
+        index = {"library": self.library, "numpy": np.__version__, "seed": self.seed, "computed": self.computed,
                  "stored": "float32 (masks u8, integers i32)", "cases": self.cases}
         with open(os.path.join(self.path, "index.json"), "w") as f:
             json.dump(index, f, indent=1)

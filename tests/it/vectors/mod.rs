@@ -8,7 +8,9 @@ mod flex;
 mod keras;
 mod layers;
 mod onnx;
+mod onnxruntime;
 mod speechbrain;
+mod tensorflow;
 mod tfa;
 mod torch;
 mod transformers;
@@ -33,7 +35,20 @@ pub(crate) const NOT_COVERED: &[(&str, &str)] =
     &[("onnx/test_flexattention_prob_mod", "a user's function of the weights: only scores have one")];
 
 /// The folders of `tests/vectors`.
-const FOLDERS: [&str; 9] = ["onnx", "torch", "mha", "flex", "keras", "tfa", "transformers", "speechbrain", "entmax"];
+const FOLDERS: [&str; 12] = [
+    "onnx",
+    "onnxruntime",
+    "torch",
+    "lstm",
+    "mha",
+    "flex",
+    "keras",
+    "tensorflow",
+    "tfa",
+    "transformers",
+    "speechbrain",
+    "entmax",
+];
 
 /// A tensor that must come out, each element within `atol + rtol · |want|`.
 #[derive(Debug, Clone)]
@@ -195,9 +210,9 @@ pub(crate) fn append_cases() -> Vec<AppendCase> {
     onnx::append()
 }
 
-/// Recurrences of PyTorch, Keras and ONNX.
+/// Recurrences of PyTorch, Keras, TensorFlow 1, ONNX and onnxruntime.
 pub(crate) fn rnn_cases() -> Vec<RnnCase> {
-    [torch::rnn(), keras::rnn(), onnx::rnn()].concat()
+    [torch::rnn(), keras::rnn(), tensorflow::rnn(), onnx::rnn(), onnxruntime::rnn()].concat()
 }
 
 /// Softmax, log-softmax and hardmax of PyTorch and ONNX.
@@ -301,7 +316,7 @@ impl Entry {
         Tensors { case: self.name.clone(), left: named.collect() }
     }
 
-    /// PyTorch and Keras: a few times the library's own f32 error, and not below 1e-6 of the tensor's size.
+    /// Every source but ONNX: a few times the library's own f32 error, and not below 1e-6 of the tensor's size.
     fn expect(&self, tensor: &'static str, stored: &str, want: Array<f32>) -> Expect {
         let f32_error = self.json["f32_err"][stored].as_f64().unwrap();
         let size = want.data().iter().filter(|x| x.is_finite()).fold(0.0, |size: f32, x| size.max(x.abs()));

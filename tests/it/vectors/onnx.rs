@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use regard::attention::{Attention, AttentionInputs, Causal, Mask, Rotary, RotaryLayout, ScoreMod, ScoreStage, Window};
-use regard::rnn::{Cell, Direction, Reset, Rnn, RnnInputs, RnnWeights};
+use regard::rnn::{OnnxAttributes, OnnxWeights, RnnInputs, onnx_stack};
 use regard::tensor::{Array, DType};
 
 use super::{
@@ -181,42 +181,22 @@ pub(super) fn rnn() -> Vec<RnnCase> {
 }
 
 fn rnn_case(entry: &Entry) -> RnnCase {
-    only(entry, &["direction", "hidden_size", "layout", "linear_before_reset"]);
     let mut t = entry.tensors();
-    let cell = match entry.op.as_str() {
-        "LSTM" => Cell::Lstm,
-        "GRU" if entry.flag("linear_before_reset") => Cell::Gru { reset: Reset::After },
-        "GRU" => Cell::Gru { reset: Reset::Before },
-        _ => Cell::Rnn,
-    };
-    let mut options = Rnn::new(cell);
-    options.direction = match entry.attribute("direction").as_str() {
-        Some("reverse") => Direction::Reverse,
-        Some("bidirectional") => Direction::Bidirectional,
-        _ => Direction::Forward,
-    };
     // Layout 1 is batch first: [B, T, I], [B, dirs, H] and [B, T, dirs, H].
     let batch_first = entry.flag("layout");
     let order = |x: Array<f32>, order: &[usize]| if batch_first { x.permute(order).unwrap() } else { x };
     let mut inputs = RnnInputs::new(order(input(entry, &mut t, 0).unwrap(), &[1, 0, 2]));
-    let mut weights = [1, 2, 3].map(|position| input(entry, &mut t, position));
+    let [w, r, b] = [1, 2, 3].map(|position| input(entry, &mut t, position));
     inputs.lengths = input(entry, &mut t, 4);
     inputs.initial_h = input(entry, &mut t, 5).map(|h| order(h, &[1, 0, 2]));
     inputs.initial_c = input(entry, &mut t, 6).map(|c| order(c, &[1, 0, 2]));
-    let mut peepholes = input(entry, &mut t, 7);
-    let layer = (0..options.direction.count()).map(|d| {
-        let [w, r, b] = weights.each_mut().map(|stacked| stacked.as_ref().map(|stacked| part(stacked, d)));
-        let p = peepholes.as_mut().map(|stacked| part(stacked, d));
-        RnnWeights::from_onnx(cell, w.unwrap(), r.unwrap(), b, p).unwrap()
-    });
-    let stack = vec![layer.collect::<Vec<_>>()];
+    let weights = OnnxWeights { w: w.unwrap(), r: r.unwrap(), b, p: input(entry, &mut t, 7) };
+    let (options, stack) = onnx_stack(&entry.op, &node_attributes(entry), &weights).unwrap();
 
     let mut wanted = Vec::new();
     if let Some(y) = output(entry, &mut t, 0) {
-        // [T, dirs, B, H] to [T, B, dirs·H]
-        let y = if batch_first { y.permute(&[1, 0, 2, 3]).unwrap() } else { y.permute(&[0, 2, 1, 3]).unwrap() };
-        let &[steps, batch, directions, units] = y.shape() else { panic!("rank 4 expected") };
-        wanted.push(expect(entry, 0, "output", y.reshape(&[steps, batch, directions * units]).unwrap()));
+        // to [T, dirs, B, H]
+        wanted.push(expect(entry, 0, "output", directions_last(order(y, &[1, 2, 0, 3]))));
     }
     for (position, tensor) in [(1, "final_h"), (2, "final_c")] {
         let state = output(entry, &mut t, position).map(|state| order(state, &[1, 0, 2]));
@@ -226,11 +206,29 @@ fn rnn_case(entry: &Entry) -> RnnCase {
     RnnCase { name: entry.name.clone(), options, stack, inputs, expect: wanted }
 }
 
-/// One entry of the first axis.
-fn part(stacked: &Array<f32>, d: usize) -> Array<f32> {
-    let shape = &stacked.shape()[1..];
-    let size: usize = shape.iter().product();
-    Array::new(shape, stacked.data()[d * size..][..size].to_vec()).unwrap()
+/// The attributes of a recurrent node; fails on one that the mapping does not know.
+pub(super) fn node_attributes(entry: &Entry) -> OnnxAttributes<'_> {
+    let own = ["opset", "layout", "direction", "hidden_size", "clip", "input_forget", "linear_before_reset"];
+    let lists = ["activations", "activation_alpha", "activation_beta"];
+    only(entry, &[&own[..], &lists[..]].concat());
+    let list = |name: &str| entry.attribute(name).as_array().map(Vec::as_slice).unwrap_or_default();
+    let numbers = |name: &str| list(name).iter().map(|x| x.as_f64().unwrap() as f32).collect();
+    OnnxAttributes {
+        direction: entry.attribute("direction").as_str(),
+        hidden_size: entry.integer("hidden_size").map(|n| n as usize),
+        activations: list("activations").iter().map(|name| name.as_str().unwrap()).collect(),
+        activation_alpha: numbers("activation_alpha"),
+        activation_beta: numbers("activation_beta"),
+        clip: entry.number("clip"),
+        input_forget: entry.flag("input_forget"),
+        linear_before_reset: entry.flag("linear_before_reset"),
+    }
+}
+
+/// `Y` [T, dirs, B, H] as [T, B, dirs·H].
+pub(super) fn directions_last(y: Array<f32>) -> Array<f32> {
+    let &[steps, directions, batch, units] = y.shape() else { panic!("rank 4 expected") };
+    y.permute(&[0, 2, 1, 3]).unwrap().reshape(&[steps, batch, directions * units]).unwrap()
 }
 
 pub(super) fn softmax() -> Vec<SoftmaxCase> {

@@ -1,4 +1,4 @@
-//! PyTorch: `nn.LSTM`, `nn.GRU`, `nn.RNN` (packed too), `scaled_dot_product_attention`, and
+//! PyTorch: `nn.LSTM`, `nn.GRU`, `nn.RNN` (packed and projected too), `scaled_dot_product_attention`, and
 //! the attention of Luong and Bahdanau written out (`SoftAttention`).
 
 use regard::attention::{Attention, AttentionInputs, Causal, Mask, Score, ScoreStage};
@@ -64,7 +64,8 @@ fn soft(entry: &Entry) -> AttentionCase {
 }
 
 pub(super) fn rnn() -> Vec<RnnCase> {
-    entries("torch", &["LSTM", "GRU", "RNN"]).iter().map(rnn_case).collect()
+    let all = ["torch", "lstm"].into_iter().flat_map(|folder| entries(folder, &["LSTM", "GRU", "RNN"]));
+    all.map(|entry| rnn_case(&entry)).collect()
 }
 
 fn rnn_case(entry: &Entry) -> RnnCase {
@@ -80,7 +81,8 @@ fn rnn_case(entry: &Entry) -> RnnCase {
     if entry.flag("bidirectional") {
         options = options.bidirectional();
     }
-    let mut inputs = RnnInputs::new(t.take("in.x"));
+    let order = |x: Array<f32>| if entry.flag("batch_first") { x.permute(&[1, 0, 2]).unwrap() } else { x };
+    let mut inputs = RnnInputs::new(order(t.take("in.x")));
     inputs.initial_h = t.get("in.h0");
     inputs.initial_c = t.get("in.c0");
     inputs.lengths = t.get("in.lengths");
@@ -88,9 +90,10 @@ fn rnn_case(entry: &Entry) -> RnnCase {
     let directions: &[&str] = if entry.flag("bidirectional") { &["", "_reverse"] } else { &[""] };
     let stack = (0..layers).map(|l| directions.iter().map(|d| weights(&mut t, &format!("l{l}{d}"))).collect());
     let stack: RnnStack<Array<f32>> = stack.collect();
-    let outputs = [("output", "out.y"), ("final_h", "out.hn"), ("final_c", "out.cn")];
-    let expect = outputs.into_iter().filter_map(|(tensor, stored)| Some(entry.expect(tensor, stored, t.get(stored)?)));
-    let expect = expect.collect();
+    let mut expect = vec![entry.expect("output", "out.y", order(t.take("out.y")))];
+    for (tensor, stored) in [("final_h", "out.hn"), ("final_c", "out.cn")] {
+        expect.extend(t.get(stored).map(|want| entry.expect(tensor, stored, want)));
+    }
     t.finish();
     RnnCase { name: entry.name.clone(), options, stack, inputs, expect }
 }
@@ -99,6 +102,7 @@ fn weights(t: &mut Tensors, suffix: &str) -> RnnWeights<Array<f32>> {
     RnnWeights {
         bias_ih: t.get(&format!("w.bias_ih_{suffix}")),
         bias_hh: t.get(&format!("w.bias_hh_{suffix}")),
+        weight_hr: t.get(&format!("w.weight_hr_{suffix}")),
         ..RnnWeights::new(t.take(&format!("w.weight_ih_{suffix}")), t.take(&format!("w.weight_hh_{suffix}")))
     }
 }

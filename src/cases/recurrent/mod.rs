@@ -1,7 +1,9 @@
-//! Recurrent cases: every cell by sizes, sequences and numbers; what only an LSTM has; every activation.
+//! Recurrent cases: every cell by sizes, sequences and numbers; every activation; what only an LSTM has.
+
+mod lstm;
 
 use super::{POISON, Random};
-use crate::rnn::{Activation, Activations, Cell, Direction, Merge, Reset, Rnn, RnnInputs, RnnStack, RnnWeights};
+use crate::rnn::{Activation, Activations, Cell, Direction, Merge, Reset, Rnn, RnnInputs, RnnStack, RnnWeights, Steps};
 use crate::tensor::Array;
 
 /// One call of a recurrent encoder.
@@ -77,16 +79,50 @@ pub fn recurrent() -> Vec<RnnCase> {
         sequences(&mut table, name, cell);
         numbers(&mut table, name, cell);
     }
-    lstm(&mut table);
     activations(&mut table);
+    activations_by_gate(&mut table);
+    lstm::add(&mut table);
     table.0
 }
 
 fn nothing(_: &mut Rnn) {}
 
+fn reverse(options: &mut Rnn) {
+    options.direction = Direction::Reverse;
+}
+
+fn both(options: &mut Rnn) {
+    options.direction = Direction::Bidirectional;
+}
+
+/// Units and rows: both one below, at and one above 8, 32 and 64, each with few and with many of the other.
+const UNITS_AND_ROWS: [[usize; 2]; 20] = [
+    [1, 1],
+    [7, 2],
+    [8, 3],
+    [9, 4],
+    [31, 5],
+    [32, 7],
+    [33, 8],
+    [63, 9],
+    [64, 16],
+    [65, 17],
+    [100, 2],
+    [128, 2],
+    [129, 3],
+    [1, 17],
+    [8, 8],
+    [9, 16],
+    [33, 1],
+    [64, 1],
+    [65, 4],
+    [128, 1],
+];
+
 fn sizes(table: &mut Table, name: &str, cell: Cell) {
-    for hidden in [1, 7, 63, 64, 65, 100, 128] {
-        table.add(format!("{name}, {hidden} units"), cell, [3, 2, 10, hidden], 1, nothing, |_, _| {});
+    for [hidden, batch] in UNITS_AND_ROWS {
+        let size = [3, batch, 10, hidden];
+        table.add(format!("{name}, {hidden} units, batch {batch}"), cell, size, 1, nothing, |_, _| {});
     }
     for (steps, batch, width) in [(1, 1, 1), (1, 5, 65), (2, 3, 64), (9, 1, 33), (5, 5, 1)] {
         let size = [steps, batch, width, 8];
@@ -97,8 +133,6 @@ fn sizes(table: &mut Table, name: &str, cell: Cell) {
 }
 
 fn sequences(table: &mut Table, name: &str, cell: Cell) {
-    let reverse = |options: &mut Rnn| options.direction = Direction::Reverse;
-    let both = |options: &mut Rnn| options.direction = Direction::Bidirectional;
     let five = [7, 5, 4, 9];
     table.add(format!("{name}, initial state"), cell, USUAL, 1, nothing, state);
     table.add(format!("{name}, reverse"), cell, USUAL, 1, reverse, state);
@@ -108,6 +142,10 @@ fn sequences(table: &mut Table, name: &str, cell: Cell) {
     table.add(format!("{name}, lengths, both directions"), cell, five, 1, both, lengths);
     table.add(format!("{name}, 2 layers"), cell, USUAL, 2, nothing, state);
     table.add(format!("{name}, 3 layers"), cell, [4, 3, 5, 65], 3, nothing, |_, _| {});
+    table.add(format!("{name}, 3 layers, 1 step"), cell, [1, 3, 5, 9], 3, nothing, state);
+    table.add(format!("{name}, 3 layers, lengths, reverse"), cell, five, 3, reverse, lengths);
+    table.add(format!("{name}, 4 layers, 2 steps"), cell, [2, 4, 10, 33], 4, nothing, state);
+    table.add(format!("{name}, 4 layers, lengths"), cell, five, 4, nothing, lengths);
     table.add(format!("{name}, 2 layers, lengths, both directions"), cell, five, 2, both, lengths);
     for merge in [Merge::Sum, Merge::Mul, Merge::Average] {
         let configure = |options: &mut Rnn| {
@@ -115,7 +153,28 @@ fn sequences(table: &mut Table, name: &str, cell: Cell) {
             options.merge = merge;
         };
         table.add(format!("{name}, 2 layers, merged by {merge:?}"), cell, five, 2, configure, lengths);
+        let last = |options: &mut Rnn| {
+            configure(options);
+            options.steps = Steps::Last;
+        };
+        table.add(format!("{name}, last step, lengths, merged by {merge:?}"), cell, five, 1, last, lengths);
     }
+    let ways: [(&str, fn(&mut Rnn)); 3] = [("", nothing), (", reverse", reverse), (", both directions", both)];
+    for (way, direction) in ways {
+        let last = |options: &mut Rnn| {
+            direction(options);
+            options.steps = Steps::Last;
+        };
+        table.add(format!("{name}, last step, 2 layers, lengths{way}"), cell, five, 2, last, lengths);
+    }
+    table.add(
+        format!("{name}, last step of 1"),
+        cell,
+        [1, 2, 5, 33],
+        1,
+        |options| options.steps = Steps::Last,
+        |_, _| {},
+    );
 }
 
 fn numbers(table: &mut Table, name: &str, cell: Cell) {
@@ -149,14 +208,26 @@ fn numbers(table: &mut Table, name: &str, cell: Cell) {
     table.add(format!("{name}, saturated"), cell, USUAL, 1, nothing, |case, random| {
         case.inputs.input = random.whole(&[6, 3, 5], 1).map(|x| x * 1e4);
     });
+    // Each gate by itself fully open in some units and shut in others, by the bias alone.
+    for gate in 0..cell.gates() {
+        table.add(format!("{name}, gate {gate} saturated"), cell, USUAL, 1, nothing, |case, random| {
+            state(case, random);
+            let bias = case.stack[0][0].bias_hh.as_mut();
+            bias.into_iter()
+                .flat_map(|bias| bias.data_mut()[gate * 9..][..9].iter_mut())
+                .enumerate()
+                .for_each(|(k, b)| *b = if k % 2 == 0 { 1e4 } else { -1e4 });
+        });
+    }
 }
 
-/// [layers · directions, B, H], and a cell state for an LSTM.
+/// [layers · directions, B, P], and a cell state [layers · directions, B, H] for an LSTM.
 fn state(case: &mut RnnCase, random: &mut Random) {
-    let first = &case.stack[0][0];
-    let shape = [case.stack.len() * case.stack[0].len(), case.inputs.input.shape()[1], first.weight_hh.shape()[1]];
-    case.inputs.initial_h = Some(random.array(&shape));
-    case.inputs.initial_c = (case.options.cell == Cell::Lstm).then(|| random.array(&shape));
+    let recurrent = case.stack[0][0].weight_hh.shape();
+    let (hidden, width) = (recurrent[0] / case.options.cell.gates(), recurrent[1]);
+    let [states, batch] = [case.stack.len() * case.stack[0].len(), case.inputs.input.shape()[1]];
+    case.inputs.initial_h = Some(random.array(&[states, batch, width]));
+    case.inputs.initial_c = (case.options.cell == Cell::Lstm).then(|| random.array(&[states, batch, hidden]));
 }
 
 /// Lengths for 7 steps of 5 rows, an initial state, and poison past the end.
@@ -172,35 +243,31 @@ fn lengths(case: &mut RnnCase, random: &mut Random) {
     }
 }
 
-/// What only an LSTM has.
-fn lstm(table: &mut Table) {
-    let peepholes = |case: &mut RnnCase, random: &mut Random| {
-        state(case, random);
-        for weights in case.stack.iter_mut().flatten() {
-            weights.peephole = Some(random.array(&[3, 9]));
-        }
+/// Other activations for every gate, and others again for the second direction.
+fn activations_by_gate(table: &mut Table) {
+    let hard = Activation::HardSigmoid { alpha: 0.3, beta: 0.4 };
+    let (scaled, soft) = (Activation::ScaledTanh { alpha: 1.5, beta: 0.7 }, Activation::Softsign);
+    let first =
+        Activations { gates: [hard, Activation::Sigmoid, scaled, soft], output: Activation::Elu { alpha: 0.8 } };
+    let second = Activations {
+        gates: [Activation::Sigmoid, hard, soft, Activation::Tanh],
+        output: Activation::LeakyRelu { alpha: 0.1 },
     };
-    table.add("LSTM, peepholes", Cell::Lstm, USUAL, 1, nothing, peepholes);
-    let both = |options: &mut Rnn| options.direction = Direction::Bidirectional;
-    table.add("LSTM, peepholes, both directions", Cell::Lstm, USUAL, 2, both, peepholes);
-    table.add("LSTM, forget bias", Cell::Lstm, USUAL, 1, |options| options.forget_bias = 1.0, state);
-    table.add("LSTM, coupled gates", Cell::Lstm, USUAL, 1, |options| options.input_forget = true, state);
-    let all = |options: &mut Rnn| {
-        *options = Rnn { input_forget: true, forget_bias: -0.5, clip: Some(0.4), ..Rnn::new(Cell::Lstm) };
-        options.activations = Activations::onnx(
-            Cell::Lstm,
-            [Activation::HardSigmoid { alpha: 0.2, beta: 0.5 }, Activation::Softsign, Activation::Tanh],
-        );
+    for (name, cell) in CELLS {
+        let by_gate = |options: &mut Rnn| options.activations = first;
+        table.add(format!("{name}, activations by gate"), cell, USUAL, 2, by_gate, state);
+        let by_direction = |options: &mut Rnn| {
+            both(options);
+            (options.activations, options.reverse_activations) = (second, Some(first));
+        };
+        let name = format!("{name}, lengths, activations by direction");
+        table.add(name, cell, [7, 5, 4, 9], 1, by_direction, lengths);
+    }
+    let reversed = |options: &mut Rnn| {
+        both(options);
+        options.reverse_activations = Some(Activations::all(Activation::Relu));
     };
-    table.add("LSTM, peepholes, coupled gates, clip, activations", Cell::Lstm, USUAL, 1, all, peepholes);
-    let all = |options: &mut Rnn| {
-        *options = Rnn { forget_bias: 1.0, clip: Some(0.4), direction: Direction::Reverse, ..Rnn::new(Cell::Lstm) };
-        options.activations = Activations::onnx(
-            Cell::Lstm,
-            [Activation::Sigmoid, Activation::ScaledTanh { alpha: 1.7, beta: 0.6 }, Activation::Softplus],
-        );
-    };
-    table.add("LSTM, peepholes, forget bias, clip, activations", Cell::Lstm, USUAL, 1, all, peepholes);
+    table.add("RNN, relu in the second direction, 2 layers", Cell::Rnn, [4, 3, 5, 33], 2, reversed, state);
 }
 
 /// Each activation as an RNN's only one, saturated too where it is bounded.
