@@ -10,7 +10,10 @@ use regard::baseline::judge_rnn;
 use regard::gpu::Run;
 use regard::ops::rnn::GpuRnn;
 use regard::reference::{self, Float};
-use regard::rnn::{Cell, Direction, Merge, Reset, Rnn, RnnInputs, RnnOutputs, RnnPath, RnnStack, RnnWeights, Steps};
+use regard::rnn::{
+    Cell, Direction, LayerNorm, Merge, NormOver, Reset, Rnn, RnnInputs, RnnOutputs, RnnPath, RnnStack, RnnWeights,
+    Steps,
+};
 use regard::tensor::{Array, DType, Layout};
 use regard::{Result, Tensor};
 
@@ -37,6 +40,8 @@ struct Shape {
     batch: usize,
     input: usize,
     hidden: usize,
+    /// P of an LSTM with a projection.
+    projection: Option<usize>,
     layers: usize,
     /// Of each row as a share of the steps.
     lengths: [f64; 6],
@@ -48,13 +53,9 @@ fn shape() -> impl Strategy<Value = Shape> {
     let lengths = [(); 6].map(|()| prop_oneof![1 => Just(0.0), 1 => Just(1.0), 3 => 0.0..1.0f64]);
     (1..12usize, 1..7usize, 1..20usize, hidden, 1..4usize, lengths, any::<u16>()).prop_map(
         |(steps, batch, input, hidden, layers, lengths, seed)| Shape {
-            steps,
-            batch,
-            input,
-            hidden,
-            layers,
             lengths,
             seed,
+            ..Shape::full([steps, batch, input, hidden, layers])
         },
     )
 }
@@ -68,31 +69,47 @@ struct Request<T> {
 }
 
 impl Shape {
+    fn full([steps, batch, input, hidden, layers]: [usize; 5]) -> Self {
+        Self { steps, batch, input, hidden, projection: None, layers, lengths: [1.0; 6], seed: 7 }
+    }
+
+    /// P: width of h.
+    fn state(&self) -> usize {
+        self.projection.unwrap_or(self.hidden)
+    }
+
     fn lengths(&self) -> Vec<usize> {
         (0..self.batch).map(|b| (self.lengths[b] * (self.steps as f64 + 0.99)).floor() as usize).collect()
     }
 
     /// Full rows, an initial state, weights within 1/√H.
     fn request(&self, options: Rnn) -> Request<f32> {
-        let (rows, bound) = (options.cell.gates() * self.hidden, 1.0 / (self.hidden as f32).sqrt());
-        let (directions, width) = (options.direction.count(), options.output_width(self.hidden));
+        let (rows, hidden, bound) =
+            (options.cell.gates() * self.hidden, self.hidden, 1.0 / (self.hidden as f32).sqrt());
+        let (directions, width) = (options.direction.count(), options.output_width(self.state()));
         let mut stream = f32::from(self.seed);
         let mut draw = |shape: &[usize], size: f32| {
             stream += 1.0;
             numbers(shape, stream, size)
         };
+        let normed = options.layer_norm.is_some();
+        let products = options.layer_norm.is_some_and(|norm| norm.over == NormOver::Products);
         let mut cell = |columns: usize| RnnWeights {
             bias_ih: Some(draw(&[rows], bound)),
             bias_hh: Some(draw(&[rows], bound)),
-            ..RnnWeights::new(draw(&[rows, columns], bound), draw(&[rows, self.hidden], bound))
+            weight_hr: self.projection.map(|p| draw(&[p, hidden], 1.7 * bound)),
+            norm_ih: products.then(|| draw(&[2, rows], 1.0)),
+            norm_hh: normed.then(|| draw(&[2, rows], 1.0)),
+            norm_c: normed.then(|| draw(&[2, hidden], 1.0)),
+            ..RnnWeights::new(draw(&[rows, columns], bound), draw(&[rows, self.state()], bound))
         };
         let columns = |l: usize| if l == 0 { self.input } else { width };
         let stack = (0..self.layers).map(|l| (0..directions).map(|_| cell(columns(l))).collect()).collect();
-        let states = [self.layers * directions, self.batch, self.hidden];
+        let states = |width: usize| [self.layers * directions, self.batch, width];
         let inputs = RnnInputs {
             input: draw(&[self.steps, self.batch, self.input], 1.7),
-            initial_h: Some(draw(&states, 0.9)),
-            initial_c: (options.cell == Cell::Lstm).then(|| draw(&states, 1.7)),
+            initial_h: Some(draw(&states(self.state()), 0.9)),
+            initial_c: (options.cell == Cell::Lstm).then(|| draw(&states(hidden), 1.7)),
             lengths: None,
         };
         Request { options, stack, inputs }
@@ -205,15 +222,26 @@ fn stacked<T: Clone>(a: &Array<T>, b: &Array<T>) -> Result<Array<T>> {
     Array::new(&shape, [a.data(), b.data()].concat())
 }
 
-/// A property of every cell on every path, over `cases` drawn shapes.
+/// A property of every cell on every path, over `cases` drawn shapes; of LSTMs with a projection and with layer
+/// normalisation too.
 fn hold_everywhere(cases: u32, directions: &[Direction], property: impl Fn(&Shape, Rnn) -> Result<()>) {
     hold(cases, shape(), |shape| {
-        for cell in CELLS {
+        let norm = |over| LayerNorm { over, carry: shape.seed % 2 == 1, epsilon: 1e-3 };
+        let norm = norm(if shape.seed / 2 % 2 == 1 { NormOver::Gates } else { NormOver::Products });
+        let projected = Shape { projection: Some(shape.hidden / 2 + 1), ..shape.clone() };
+        let forms = CELLS.map(|cell| (&shape, Rnn::new(cell))).into_iter().chain([
+            (&projected, Rnn::new(Cell::Lstm)),
+            (&shape, Rnn { layer_norm: Some(norm), ..Rnn::new(Cell::Lstm) }),
+        ]);
+        for (shape, form) in forms {
             for &direction in directions {
                 for path in paths(direction) {
-                    let options = Rnn { direction, path, ..Rnn::new(cell) };
-                    property(&shape, options)
-                        .map_err(|error| wrong(format!("{cell:?}, {direction:?}, {path:?}: {error}")))?;
+                    property(shape, Rnn { direction, path, ..form.clone() }).map_err(|error| {
+                        let (cell, norm, projection) = (form.cell, form.layer_norm, shape.projection);
+                        wrong(format!(
+                            "{cell:?}, {norm:?}, projection {projection:?}, {direction:?}, {path:?}: {error}"
+                        ))
+                    })?;
                 }
             }
         }
@@ -272,7 +300,7 @@ fn a_sequence_in_chunks_equals_one_call() {
             let last = state.ok_or_else(|| wrong("no chunk"))?.download(gpu())?;
             let parts: Result<Vec<_>> = outputs.iter().map(|output| output.download(gpu())).collect();
             let parts: Vec<f32> = parts?.into_iter().flat_map(Array::into_data).collect();
-            let output = Array::new(&[shape.steps, shape.batch, shape.hidden], parts)?;
+            let output = Array::new(&[shape.steps, shape.batch, shape.state()], parts)?;
             whole.judge(&RnnOutputs { output, ..last }, DType::F32)?;
         }
         Ok(())
@@ -433,7 +461,7 @@ fn saturated_gates_are_finite_and_right() {
 /// reference in f32. The cells remember: gates keep most of the state, the RNN's U nearly preserves its length.
 #[test]
 fn error_growth_over_a_thousand_steps_is_within_the_tolerance() {
-    let shape = Shape { steps: 1000, batch: 2, input: 8, hidden: 32, layers: 1, lengths: [1.0; 6], seed: 7 };
+    let shape = Shape::full([1000, 2, 8, 32, 1]);
     let upto = [1, 10, 100, 1000];
     println!("{:<34}{}", "largest error of the output", upto.map(|t| format!("T = {t:<6}")).concat());
     for cell in CELLS {
@@ -473,7 +501,7 @@ fn error_growth_over_a_thousand_steps_is_within_the_tolerance() {
 fn long_sequences_are_not_cut_off() {
     for hidden in [64, 256] {
         for cell in CELLS {
-            let shape = Shape { steps: 1000, batch: 1, input: 4, hidden, layers: 1, lengths: [1.0; 6], seed: 3 };
+            let shape = Shape::full([1000, 1, 4, hidden, 1]);
             let plain = shape.request(Rnn::new(cell));
             let (oracle, baseline) = (plain.widened().on_cpu().unwrap(), plain.on_cpu().unwrap());
             for path in [RnnPath::Auto, RnnPath::Persistent] {
