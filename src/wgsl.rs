@@ -25,6 +25,8 @@ pub enum Kernel {
     Gather,
     /// Keys of a location-sensitive score.
     Location,
+    /// Product of dense matrices.
+    Matmul,
     /// Join of two directions.
     Merge,
     /// Join of partial results over disjoint keys.
@@ -35,6 +37,10 @@ pub enum Kernel {
     Project,
     /// Step of a recurrence.
     Recurrent,
+    /// Many steps of a recurrence.
+    RecurrentLoop,
+    /// Gates of a recurrence with layer normalisation.
+    RecurrentNorm,
     /// Rotary position embedding.
     Rotary,
     /// Attention scores.
@@ -61,12 +67,16 @@ const BLOCKS: &str = shader!("common/blocks.wgsl");
 const PAGES: &str = shader!("common/pages.wgsl");
 const PARAMS_UNIFORM: &str = shader!("common/params_uniform.wgsl");
 const PARAMS_STORAGE: &str = shader!("common/params_storage.wgsl");
+const CELL: &str = shader!("common/cell.wgsl");
+const TILE: &str = shader!("common/tile.wgsl");
+const SPLIT_SHARED: &str = shader!("common/split_shared.wgsl");
+const SPLIT_SUBGROUP: &str = shader!("common/split_subgroup.wgsl");
 const REDUCE_SHARED: &str = shader!("common/reduce_shared.wgsl");
 const SCORE_MOD_NONE: &str = shader!("common/score_mod_none.wgsl");
 
 impl Kernel {
     /// Every kernel.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 19] = [
         Self::Append,
         Self::Copy,
         Self::Coverage,
@@ -74,11 +84,14 @@ impl Kernel {
         Self::FmaRate,
         Self::Gather,
         Self::Location,
+        Self::Matmul,
         Self::Merge,
         Self::MergePartials,
         Self::Monotonic,
         Self::Project,
         Self::Recurrent,
+        Self::RecurrentLoop,
+        Self::RecurrentNorm,
         Self::Rotary,
         Self::Score,
         Self::Softmax,
@@ -95,11 +108,14 @@ impl Kernel {
             Self::FmaRate => "fma_rate",
             Self::Gather => "gather",
             Self::Location => "location",
+            Self::Matmul => "matmul",
             Self::Merge => "merge",
             Self::MergePartials => "merge_partials",
             Self::Monotonic => "monotonic",
             Self::Project => "project",
             Self::Recurrent => "recurrent",
+            Self::RecurrentLoop => "recurrent_loop",
+            Self::RecurrentNorm => "recurrent_norm",
             Self::Rotary => "rotary",
             Self::Score => "score",
             Self::Softmax => "softmax",
@@ -117,11 +133,14 @@ impl Kernel {
             Self::FmaRate => &[LAYOUT, shader!("fma_rate.wgsl")],
             Self::Gather => &[LAYOUT, shader!("gather.wgsl")],
             Self::Location => &[LAYOUT, shader!("location.wgsl")],
+            Self::Matmul => &[LAYOUT, TILE, shader!("matmul.wgsl")],
             Self::Merge => &[LAYOUT, shader!("merge.wgsl")],
             Self::MergePartials => &[LAYOUT, MATH, HIDDEN, shader!("merge_partials.wgsl")],
             Self::Monotonic => &[LAYOUT, MATH, HIDDEN, REDUCE_SHARED, shader!("monotonic.wgsl")],
             Self::Project => &[LAYOUT, MATH, ACTIVATION, shader!("project.wgsl")],
-            Self::Recurrent => &[LAYOUT, MATH, ACTIVATION, shader!("recurrent.wgsl")],
+            Self::Recurrent => &[LAYOUT, MATH, ACTIVATION, CELL, TILE, shader!("recurrent.wgsl")],
+            Self::RecurrentLoop => &[LAYOUT, MATH, ACTIVATION, CELL, shader!("recurrent_loop.wgsl")],
+            Self::RecurrentNorm => &[LAYOUT, MATH, ACTIVATION, CELL, shader!("recurrent_norm.wgsl")],
             Self::Rotary => &[LAYOUT, POSITIONS, shader!("rotary.wgsl")],
             Self::Score => &[LAYOUT, MATH, HIDDEN, POSITIONS, BLOCKS, PAGES, MASK, shader!("score.wgsl")],
             Self::Softmax => &[LAYOUT, MATH, HIDDEN, REDUCE_SHARED, shader!("softmax.wgsl")],
@@ -153,6 +172,8 @@ pub struct Variant {
     pub overrides: Vec<Override>,
     /// A user's `score_mod`.
     pub score_mod: Option<Arc<str>>,
+    /// Whether lanes talk through subgroup operations instead of workgroup memory, where the kernel has both.
+    pub subgroups: bool,
 }
 
 impl Variant {
@@ -173,6 +194,12 @@ impl Variant {
             ParamsSpace::Uniform => PARAMS_UNIFORM,
             ParamsSpace::Storage => PARAMS_STORAGE,
         });
+        let split = match self.kernel {
+            Kernel::Matmul | Kernel::Recurrent if self.subgroups => SPLIT_SUBGROUP,
+            Kernel::Matmul | Kernel::Recurrent => SPLIT_SHARED,
+            _ => "",
+        };
+        source.push_str(split);
         for file in self.kernel.files() {
             source.push_str(file);
             source.push('\n');
@@ -188,6 +215,9 @@ impl Variant {
         }
         for (name, value) in &self.overrides {
             let _ = write!(key, " {name}={value}");
+        }
+        if self.subgroups {
+            key.push_str(" subgroups");
         }
         if let Some(user) = &self.score_mod {
             let _ = write!(key, " score_mod={user}");

@@ -68,7 +68,7 @@ fn paths(adapter: &Adapter) -> Vec<&'static str> {
 fn adapter_text(adapter: &Adapter) -> String {
     let caps = &adapter.caps;
     let has = |there: bool, text: String| if there { text } else { "no".to_owned() };
-    let (least, most) = adapter.subgroup_size;
+    let (least, most) = (caps.min_subgroup, caps.max_subgroup);
     let rows = [
         ("type", adapter.kind.to_string()),
         ("backend", adapter.backend.clone()),
@@ -121,7 +121,7 @@ fn adapter_json(adapter: &Adapter) -> Value {
             "pipeline_cache": adapter.pipeline_cache,
         },
         "limits": {
-            "subgroup_size": [adapter.subgroup_size.0, adapter.subgroup_size.1],
+            "subgroup_size": [adapter.caps.min_subgroup, adapter.caps.max_subgroup],
             "immediate_bytes": adapter.immediate_bytes,
             "binding_bytes": caps.max_binding_bytes,
             "buffer_bytes": caps.max_buffer_bytes,

@@ -53,8 +53,6 @@ pub struct Adapter {
     pub kind: AdapterKind,
     /// What the engine would use of it.
     pub caps: Caps,
-    /// Smallest and largest subgroup.
-    pub subgroup_size: (u32, u32),
     /// Immediates (push constants) in bytes; 0 without them.
     pub immediate_bytes: u32,
     /// Whether compiled pipelines can be cached.
@@ -119,10 +117,15 @@ impl Adapter {
                 max_iterations: Caps::default().max_iterations,
                 f16: features.contains(wgpu::Features::SHADER_F16),
                 subgroups: features.contains(wgpu::Features::SUBGROUP),
+                min_subgroup: info.subgroup_min_size,
+                max_subgroup: info.subgroup_max_size,
                 timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY),
                 software: kind == AdapterKind::Software,
+                workers: match kind {
+                    AdapterKind::Software => std::thread::available_parallelism().map_or(1, |n| n.get() as u32),
+                    _ => Caps::default().workers,
+                },
             },
-            subgroup_size: (info.subgroup_min_size, info.subgroup_max_size),
             immediate_bytes: if immediates { limits.max_immediate_size } else { 0 },
             pipeline_cache: features.contains(wgpu::Features::PIPELINE_CACHE),
         }

@@ -90,6 +90,7 @@ pub fn record(
                 ("PAGED", switch(table.is_some())),
             ],
             score_mod: None,
+            subgroups: false,
         },
         params: bytemuck::bytes_of(&params).to_vec(),
         bindings: vec![Binding::Read(rows.slot), vectors.binding, Binding::Write(cache.slot)],

@@ -46,6 +46,7 @@ pub fn record(recording: &mut Recording, caps: &Caps, source: &View, target: &Vi
             aliases: vec![("elem", source.dtype), ("out_elem", target.dtype)],
             overrides: vec![("LANES", f64::from(plan.lanes))],
             score_mod: None,
+            subgroups: false,
         },
         params: bytemuck::bytes_of(&params).to_vec(),
         bindings: vec![Binding::Read(source.slot), Binding::Write(target.slot)],

@@ -77,6 +77,7 @@ pub fn record(
                 ("HAS_BEFORE", switch(before.is_some())),
             ],
             score_mod: None,
+            subgroups: false,
         },
         params: bytemuck::bytes_of(&params).to_vec(),
         bindings: vec![

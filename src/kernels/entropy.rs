@@ -45,6 +45,7 @@ pub fn record(recording: &mut Recording, caps: &Caps, weights: &View, entropy: &
             aliases: vec![],
             overrides: vec![("LANES", f64::from(plan.lanes))],
             score_mod: None,
+            subgroups: false,
         },
         params: bytemuck::bytes_of(&params).to_vec(),
         bindings: vec![Binding::Read(weights.slot), Binding::Write(entropy.slot)],

@@ -34,6 +34,7 @@ pub fn record(recording: &mut Recording, caps: &Caps, [a, b]: [f32; 2], turns: u
             aliases: vec![],
             overrides: vec![("LANES", LANES as f64)],
             score_mod: None,
+            subgroups: false,
         },
         params: bytemuck::bytes_of(&Params { a, b, turns, pad: 0 }).to_vec(),
         bindings: vec![Binding::Write(output.slot)],

@@ -79,6 +79,7 @@ pub fn record(
             aliases: vec![],
             overrides: vec![("LANES", f64::from(plan.lanes)), visibility.key_lengths()],
             score_mod: None,
+            subgroups: false,
         },
         params: bytemuck::bytes_of(&params).to_vec(),
         bindings: vec![

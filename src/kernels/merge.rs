@@ -53,6 +53,7 @@ pub fn record(recording: &mut Recording, caps: &Caps, merge: Merge, source: &Vie
             aliases: vec![("out_elem", target.dtype)],
             overrides: vec![("LANES", f64::from(plan.lanes)), ("MERGE", f64::from(mode))],
             score_mod: None,
+            subgroups: false,
         },
         params: bytemuck::bytes_of(&params).to_vec(),
         bindings: vec![Binding::Read(source.slot), Binding::Write(target.slot)],

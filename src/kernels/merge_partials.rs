@@ -74,6 +74,7 @@ pub fn record(recording: &mut Recording, caps: &Caps, a: &Partial, b: &Partial, 
             aliases: vec![("elem", a.output.dtype), ("k_elem", b.output.dtype), ("out_elem", whole.output.dtype)],
             overrides: vec![("LANES", f64::from(plan.lanes))],
             score_mod: None,
+            subgroups: false,
         },
         params: bytemuck::bytes_of(&params).to_vec(),
         bindings: vec![

@@ -8,11 +8,14 @@ pub mod entropy;
 pub mod fma_rate;
 pub mod gather;
 pub mod location;
+pub mod matmul;
 pub mod merge;
 pub mod merge_partials;
 pub mod monotonic;
 pub mod project;
 pub mod recurrent;
+pub mod recurrent_loop;
+pub mod recurrent_norm;
 pub mod rotary;
 pub mod score;
 pub mod softmax;
@@ -80,6 +83,10 @@ pub fn uniform_structs() -> Vec<(Kernel, &'static str, Fields, usize)> {
         (Kernel::WeightedSum, "Params", weighted_sum::Params::FIELDS, size_of::<weighted_sum::Params>()),
         (Kernel::Project, "Activation", ActivationParams::FIELDS, size_of::<ActivationParams>()),
         (Kernel::Project, "Params", project::Params::FIELDS, size_of::<project::Params>()),
+        (Kernel::Matmul, "Params", matmul::Params::FIELDS, size_of::<matmul::Params>()),
+        (Kernel::Recurrent, "CellParams", recurrent::CellParams::FIELDS, size_of::<recurrent::CellParams>()),
+        (Kernel::RecurrentLoop, "Params", recurrent_loop::Params::FIELDS, size_of::<recurrent_loop::Params>()),
+        (Kernel::RecurrentNorm, "Params", recurrent_norm::Params::FIELDS, size_of::<recurrent_norm::Params>()),
         (Kernel::Recurrent, "Params", recurrent::Params::FIELDS, size_of::<recurrent::Params>()),
         (Kernel::FmaRate, "Params", fma_rate::Params::FIELDS, size_of::<fma_rate::Params>()),
         (Kernel::Gather, "Params", gather::Params::FIELDS, size_of::<gather::Params>()),
@@ -139,6 +146,17 @@ impl ActivationParams {
             Some(Activation::Softplus) => (11, 0.0, 0.0),
         };
         Self { kind, alpha, beta, pad: 0.0 }
+    }
+}
+
+/// Index of a view's first element in an array of vec4.
+///
+/// # Errors
+/// [`Error::Shape`] when it does not start at a multiple of 4 elements.
+pub(crate) fn place(name: &str, view: &View) -> Result<u32> {
+    match view.layout.offset {
+        offset if offset % 4 == 0 => Ok((offset / 4) as u32),
+        offset => Err(Error::shape(name, "offset", "a multiple of 4 elements", offset)),
     }
 }
 

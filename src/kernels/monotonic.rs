@@ -97,6 +97,7 @@ pub fn record(
                     },
                 ],
                 score_mod: None,
+                subgroups: false,
             },
             params: bytemuck::bytes_of(&params).to_vec(),
             bindings: vec![Binding::Write(scores.slot), Binding::Write(alignment.slot), visibility.vectors],

@@ -108,6 +108,7 @@ pub fn record(
                         ("ACTIVATE", switch(is_last && activation.is_some())),
                     ],
                     score_mod: None,
+                    subgroups: false,
                 },
                 params: bytemuck::bytes_of(&params).to_vec(),
                 bindings: vec![

@@ -1,168 +1,419 @@
-//! One time step of a recurrent layer (`shaders/recurrent.wgsl`).
+//! One time step of a recurrence (`shaders/recurrent.wgsl`), and what the kernels of a recurrence share.
 
-use super::{ActivationParams, View4, params, switch};
+use super::{ActivationParams, View4, params, place, switch};
 use crate::error::{Error, Result};
-use crate::plan::{Caps, TILE_ROWS, grid};
+use crate::plan::{Caps, ProductPlan, grid};
+use crate::problem::RnnProblem;
 use crate::recording::{Binding, Dispatch, Recording, View};
-use crate::rnn::{Activations, Cell, Direction, Reset, Rnn};
-use crate::wgsl::{Kernel, Variant};
+use crate::rnn::{Cell, Direction, Reset, Rnn};
+use crate::tensor::{DType, Layout};
+use crate::wgsl::{Kernel, Override, Variant};
+
+params! {
+    /// `CellParams` of `common/cell.wgsl`.
+    struct CellParams {
+        activations: [ActivationParams; 10],
+        clip: f32,
+        cell_clip: f32,
+        pad_0: u32,
+        pad_1: u32,
+    }
+}
 
 params! {
     /// Uniform of `recurrent.wgsl`.
     struct Params {
-        gates: View4,
-        weight: View4,
-        state: View4,
         output: View4,
-        f: ActivationParams,
-        g: ActivationParams,
-        h: ActivationParams,
+        cell: CellParams,
         step: u32,
         steps: u32,
         batch: u32,
-        hidden: u32,
+        units: u32,
+        depth: u32,
+        input_depth: u32,
+        gate_count: u32,
+        quads: u32,
+        row_quads: u32,
+        directions: u32,
+        row_tiles: u32,
         unit_tiles: u32,
-        batch_tiles: u32,
         tiles: u32,
-        bias: u32,
-        peephole: u32,
+        layers: u32,
+        first_layer: u32,
+        layer_state: u32,
+        operand: u32,
+        result: u32,
+        operand_flip: u32,
+        result_flip: u32,
+        old: u32,
+        old_flip: u32,
+        row_state: u32,
+        sums: u32,
+        vector_rows: u32,
         lengths: u32,
         reverse: u32,
-        read_slot: u32,
-        clip: f32,
+        projection_clip: f32,
+        weight_start: u32,
+        below_start: u32,
+        vectors_start: u32,
         pad_0: u32,
-        pad_1: u32,
-        pad_2: u32,
     }
 }
 
-/// Slots of a layer's state: h twice, then what the cell keeps beside it (c, or r∘h and z).
-pub fn state_slots(cell: Cell) -> usize {
-    match cell {
-        Cell::Lstm => 3,
-        Cell::Gru { reset: Reset::Before } => 4,
-        Cell::Gru { reset: Reset::After } | Cell::Rnn => 2,
+impl CellParams {
+    /// Activations and clips of `options`.
+    pub fn new(options: &Rnn) -> Self {
+        let mut activations = [ActivationParams::new(None); 10];
+        for (direction, of) in activations.chunks_mut(5).enumerate() {
+            let chosen = options.activations_of(direction);
+            let all = chosen.gates.into_iter().chain([chosen.output]);
+            of.iter_mut().zip(all).for_each(|(params, activation)| *params = ActivationParams::new(Some(activation)));
+        }
+        Self {
+            activations,
+            clip: options.clip.unwrap_or(0.0),
+            cell_clip: options.cell_clip.unwrap_or(0.0),
+            pad_0: 0,
+            pad_1: 0,
+        }
+    }
+
+    /// Constants of `common/cell.wgsl`.
+    pub fn overrides(&self, options: &Rnn) -> Vec<Override> {
+        let kind = |k: usize| f64::from(self.activations[k].kind);
+        let differ = (0..5).any(|k| self.activations[k].kind != self.activations[5 + k].kind);
+        let kinds = ["KIND_0", "KIND_1", "KIND_2", "KIND_3", "KIND_OUTPUT"];
+        let mut all: Vec<Override> = kinds.into_iter().enumerate().map(|(k, name)| (name, kind(k))).collect();
+        all.extend([
+            ("BY_DIRECTION", switch(differ)),
+            ("CLIP", switch(options.clip.is_some())),
+            ("CELL_CLIP", switch(options.cell_clip.is_some())),
+            ("INPUT_FORGET", switch(options.input_forget)),
+        ]);
+        all
     }
 }
 
-/// Slot that holds an LSTM's c.
-pub const STATE_C: usize = 2;
+/// Bit d: direction d reads backwards.
+pub fn reverse_bits(direction: Direction) -> u32 {
+    match direction {
+        Direction::Forward => 0b00,
+        Direction::Reverse => 0b01,
+        Direction::Bidirectional => 0b10,
+    }
+}
 
-/// The tensors of one layer.
+/// Rows of the tensor of vectors of one direction: G of b', G of b, 3 of peepholes.
+pub fn vector_rows(cell: Cell) -> usize {
+    2 * cell.gates() + 3
+}
+
+/// Where the state of a stack lies in its one buffer. Vectors that a product reads are [directions, units, rows], so
+/// that four rows are one load; the others [directions, rows, units]. Units and rows are rounded up to multiples of 4,
+/// but a single row stays one. Offsets count elements.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StateLayout {
+    directions: usize,
+    batch: usize,
+    hidden: usize,
+    state: usize,
+    /// Rows of what a product reads.
+    rows: usize,
+    /// Of r∘h, or of what a projection reads.
+    operand: usize,
+    /// Of c, or z.
+    cell: usize,
+    /// Of U·h of a layer normalisation.
+    sums: usize,
+    /// Elements of one layer.
+    pub layer: usize,
+}
+
+impl StateLayout {
+    /// For one layer of this problem.
+    pub fn new(options: &Rnn, p: &RnnProblem) -> Self {
+        let up = |n: usize| n.next_multiple_of(4);
+        let rows = if p.batch == 1 { 1 } else { up(p.batch) };
+        let (h, operand) = (p.directions * up(p.state) * rows, p.directions * up(p.hidden) * rows);
+        let by_row = p.directions * p.batch * up(p.hidden);
+        let before = options.cell == Cell::Gru { reset: Reset::Before };
+        let has_operand = before || p.state != p.hidden;
+        let has_cell = before || options.cell == Cell::Lstm;
+        let operand_at = 2 * h;
+        let cell = operand_at + if has_operand { operand } else { 0 };
+        let sums = cell + if has_cell { by_row } else { 0 };
+        let layer = sums + if options.layer_norm.is_some() { options.cell.gates() * by_row } else { 0 };
+        Self {
+            directions: p.directions,
+            batch: p.batch,
+            hidden: p.hidden,
+            state: p.state,
+            rows,
+            operand: operand_at,
+            cell,
+            sums,
+            layer,
+        }
+    }
+
+    /// Elements from h at even steps to h at odd ones.
+    fn flip(&self) -> usize {
+        self.directions * self.state.next_multiple_of(4) * self.rows
+    }
+
+    /// h of a layer after `step` steps, [directions, B, P].
+    pub fn h(&self, state: &View, layer: usize, step: usize) -> View {
+        let units = self.state.next_multiple_of(4);
+        state.with(Layout {
+            shape: vec![self.directions, self.batch, self.state],
+            strides: vec![units * self.rows, 1, self.rows],
+            offset: state.layout.offset + layer * self.layer + if step % 2 == 1 { self.flip() } else { 0 },
+        })
+    }
+
+    /// c of a layer, [directions, B, H].
+    pub fn c(&self, state: &View, layer: usize) -> View {
+        let units = self.hidden.next_multiple_of(4);
+        state.with(Layout {
+            shape: vec![self.directions, self.batch, self.hidden],
+            strides: vec![self.batch * units, units, 1],
+            offset: state.layout.offset + layer * self.layer + self.cell,
+        })
+    }
+
+    /// Place of h, in vec4 as every place here.
+    pub fn h_place(&self, step: usize) -> u32 {
+        (if step % 2 == 1 { self.flip() / 4 } else { 0 }) as u32
+    }
+
+    /// Place of r∘h, or of what a projection reads.
+    pub fn operand_place(&self) -> u32 {
+        (self.operand / 4) as u32
+    }
+
+    /// Place of c, or z.
+    pub fn cell_place(&self) -> u32 {
+        (self.cell / 4) as u32
+    }
+
+    /// Place of U·h.
+    pub fn sums_place(&self) -> u32 {
+        (self.sums / 4) as u32
+    }
+
+    /// Quads of rows in what a product reads.
+    pub fn row_quads(&self) -> u32 {
+        self.rows.div_ceil(4) as u32
+    }
+
+    /// Elements between neighbouring units in what a product reads.
+    pub fn row_stride(&self) -> u32 {
+        self.rows as u32
+    }
+}
+
+/// What a dispatch of a recurrence reads and writes: of one layer, or of a stack in a wavefront.
 #[derive(Debug, Clone, Copy)]
-pub struct Layer<'a> {
-    /// X·W + b of all steps [T, B, directions, G·H], f32.
+pub struct Tensors<'a> {
+    /// X·W + b of all steps of the lowest layer [T, B, directions, G, units], f32, dense.
     pub gates: &'a View,
-    /// U [directions, G·H, H].
+    /// U [layers · directions, P, G, units].
     pub weight: &'a View,
-    /// b' [directions, G·H], f32, dense.
-    pub bias: Option<&'a View>,
-    /// [directions, 3, H], f32, dense.
-    pub peephole: Option<&'a View>,
+    /// W of the layers above the lowest [layers − 1, P, G, units], in a wavefront.
+    pub weight_below: Option<&'a View>,
+    /// R [directions, H, P] of a projection, its columns rounded up.
+    pub projection: Option<&'a View>,
+    /// [layers · directions, rows, units] f32: b', b, peepholes ([`vector_rows`]).
+    pub vectors: Option<&'a View>,
+    /// Whether the vectors have biases.
+    pub has_bias: bool,
+    /// Whether the vectors have peepholes.
+    pub peepholes: bool,
+    /// Gains and shifts of a layer normalisation [directions, 18, units], f32.
+    pub norms: Option<&'a View>,
     /// `[B]`, u32, dense.
     pub lengths: Option<&'a View>,
-    /// [slots, directions, B, H], f32.
+    /// All layers' [`StateLayout`], f32.
     pub state: &'a View,
-    /// [T, B, directions, H].
+    /// [T, B, directions, P].
     pub output: &'a View,
+    /// Whether the output is written.
+    pub emit: bool,
 }
 
-/// Time step `step` of a layer: reads h from slot `step % 2` and writes it to the other. One dispatch, or two for a
-/// GRU whose reset acts before the product.
+impl Tensors<'_> {
+    /// First index of the lengths.
+    pub fn lengths_start(&self) -> u32 {
+        self.lengths.map_or(0, |view| view.layout.offset as u32)
+    }
+}
+
+/// A read binding, or the one that stands for none.
+pub(super) fn read(view: Option<&View>) -> Binding {
+    view.map_or(Binding::Unused, |view| Binding::Read(view.slot))
+}
+
+/// What a dispatch of `recurrent.wgsl` computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// A whole step.
+    Step,
+    /// GRU with the reset before: r∘h and z.
+    Reset,
+    /// The same: n and h.
+    Update,
+    /// U·h alone.
+    Product,
+    /// h = R·(o∘act(c)).
+    Project,
+}
+
+/// Records one stage of step `step`: of one layer, or of all layers that have a step then in a wavefront.
 ///
 /// # Errors
-/// [`crate::Error::Limit`] when the grid does not fit the device.
-pub fn record(recording: &mut Recording, caps: &Caps, options: &Rnn, layer: Layer<'_>, step: usize) -> Result<()> {
-    let &[steps, batch, directions, hidden] = layer.output.shape() else {
-        return Err(Error::shape("output of a layer", "rank", "4 [T, B, directions, H]", layer.output.shape().len()));
+/// [`Error::Limit`] when the grid does not fit the device.
+pub fn record(
+    recording: &mut Recording,
+    caps: &Caps,
+    options: &Rnn,
+    problem: &RnnProblem,
+    plan: ProductPlan,
+    tensors: &Tensors<'_>,
+    stage: Stage,
+    step: usize,
+) -> Result<()> {
+    let p = problem;
+    let layout = StateLayout::new(options, p);
+    let stacked = tensors.weight_below.is_some();
+    // In a wavefront the layer l is at step `step` − l.
+    let (first_layer, layers) = if stacked {
+        let first = (step + 1).saturating_sub(p.steps);
+        (first, (step + 1).min(p.layers) - first)
+    } else {
+        (0, 1)
     };
-    let gate_rows = options.cell.gates() * hidden;
-    let wanted = [
-        ("gates", layer.gates, vec![steps, batch, directions, gate_rows]),
-        ("weight_hh", layer.weight, vec![directions, gate_rows, hidden]),
-        ("state", layer.state, vec![state_slots(options.cell), directions, batch, hidden]),
-    ];
-    if let Some((name, view, shape)) = wanted.into_iter().find(|(_, view, shape)| view.shape() != shape) {
-        return Err(Error::shape(name, "shape", format!("{shape:?}"), format!("{:?}", view.shape())));
-    }
-    let rows = if batch == 1 { 1 } else { TILE_ROWS };
-    let lanes = hidden.next_power_of_two().clamp(8, 64).min(caps.max_invocations.max(1) as usize);
-    let unit_tiles = hidden.div_ceil(lanes);
-    let batch_tiles = batch.div_ceil(rows);
-    let tiles = directions * unit_tiles * batch_tiles;
-    let Activations { gates, output } = options.activations;
-    let [f, g, h] = [gates[0], gates[2], output].map(|a| ActivationParams::new(Some(a)));
-    let start = |view: Option<&View>| view.map_or(0, |view| view.layout.offset as u32);
+    let project = stage == Stage::Project;
+    let (units, depth) = if project { (p.state, p.hidden) } else { (p.hidden, p.state) };
+    let gate_count = if project { 1 } else { options.cell.gates() };
+    let quads = units.div_ceil(4);
+    let weight = if project { tensors.projection } else { Some(tensors.weight) };
+    let Some(weight) = weight else {
+        return Err(Error::missing("weight_hr", "[P, H] of a projection"));
+    };
+    let unit_tiles = quads.div_ceil(plan.columns());
+    let tiles = layers * p.directions * plan.row_tiles as usize * unit_tiles;
+    let (h, flip) = (layout.h_place(0), layout.h_place(1));
+    let operand = layout.operand_place();
+    let projected = p.state != p.hidden;
+    // What the stage reads and writes, and whether these change places from step to step.
+    let (from, from_flip, to, to_flip) = match stage {
+        Stage::Step | Stage::Product if projected => (h, flip, operand, 0),
+        Stage::Step | Stage::Product => (h, flip, h, flip),
+        Stage::Reset => (h, flip, operand, 0),
+        Stage::Update | Stage::Project => (operand, 0, h, flip),
+    };
+    let cell = CellParams::new(options);
     let params = Params {
-        gates: View4::new(layer.gates)?,
-        weight: View4::new(layer.weight)?,
-        state: View4::new(layer.state)?,
-        output: View4::new(layer.output)?,
-        f,
-        g,
-        h,
+        output: View4::new(tensors.output)?,
+        cell,
         step: step as u32,
-        steps: steps as u32,
-        batch: batch as u32,
-        hidden: hidden as u32,
+        steps: p.steps as u32,
+        batch: p.batch as u32,
+        units: units as u32,
+        depth: depth as u32,
+        input_depth: p.state as u32,
+        gate_count: gate_count as u32,
+        quads: quads as u32,
+        row_quads: layout.row_quads(),
+        directions: p.directions as u32,
+        row_tiles: plan.row_tiles,
         unit_tiles: unit_tiles as u32,
-        batch_tiles: batch_tiles as u32,
         tiles: tiles as u32,
-        bias: start(layer.bias),
-        peephole: start(layer.peephole),
-        lengths: start(layer.lengths),
-        reverse: match options.direction {
-            Direction::Forward => 0b00,
-            Direction::Reverse => 0b01,
-            Direction::Bidirectional => 0b10,
-        },
-        read_slot: (step % 2) as u32,
-        clip: options.clip.unwrap_or(0.0),
+        layers: p.layers as u32,
+        first_layer: first_layer as u32,
+        layer_state: (layout.layer / 4) as u32,
+        operand: from,
+        result: to,
+        operand_flip: from_flip,
+        result_flip: to_flip,
+        old: h,
+        old_flip: flip,
+        row_state: layout.cell_place(),
+        sums: layout.sums_place(),
+        vector_rows: vector_rows(options.cell) as u32,
+        lengths: tensors.lengths_start(),
+        reverse: reverse_bits(options.direction),
+        projection_clip: options.projection_clip.unwrap_or(0.0),
+        weight_start: place("weight of a recurrence", weight)?,
+        below_start: tensors.weight_below.map_or(Ok(0), |view| place("weight of a recurrence", view))?,
+        vectors_start: tensors.vectors.map_or(Ok(0), |view| place("vectors of a recurrence", view))?,
         pad_0: 0,
-        pad_1: 0,
-        pad_2: 0,
     };
-    let phases: &[u32] = match options.cell {
-        Cell::Lstm => &[0],
-        Cell::Gru { reset: Reset::After } => &[1],
-        Cell::Gru { reset: Reset::Before } => &[2, 3],
-        Cell::Rnn => &[4],
+    let number = match (stage, options.cell) {
+        (Stage::Step, Cell::Lstm) => 0,
+        (Stage::Step, Cell::Gru { .. }) => 1,
+        (Stage::Reset, _) => 2,
+        (Stage::Update, _) => 3,
+        (Stage::Step, Cell::Rnn) => 4,
+        (Stage::Product, _) => 5,
+        (Stage::Project, _) => 6,
     };
-    let read = |view: Option<&View>| view.map_or(Binding::Unused, |view| Binding::Read(view.slot));
-    let work = directions * batch * options.cell.gates() * hidden;
-    for &phase in phases {
-        recording.push(Dispatch {
-            variant: Variant {
-                kernel: Kernel::Recurrent,
-                aliases: vec![("w_elem", layer.weight.dtype), ("out_elem", layer.output.dtype)],
-                overrides: vec![
-                    ("LANES", lanes as f64),
-                    ("ROWS", rows as f64),
-                    ("CELL", f64::from(phase)),
-                    ("LENGTHS", switch(layer.lengths.is_some())),
-                    ("HAS_BIAS", switch(layer.bias.is_some())),
-                    ("PEEPHOLES", switch(layer.peephole.is_some())),
-                    ("INPUT_FORGET", switch(options.input_forget)),
-                    ("CLIP", switch(options.clip.is_some())),
-                ],
-                score_mod: None,
-            },
-            params: bytemuck::bytes_of(&params).to_vec(),
-            bindings: vec![
-                Binding::Read(layer.gates.slot),
-                Binding::Read(layer.weight.slot),
-                read(layer.bias),
-                read(layer.peephole),
-                read(layer.lengths),
-                Binding::Write(layer.state.slot),
-                Binding::Write(layer.output.slot),
-            ],
-            grid: grid("a recurrent step", tiles as u64, caps)?,
-            iterations: hidden as u64 + 8,
-            flops: 2 * (work * hidden / phases.len()) as u64,
-            bytes: (directions * options.cell.gates() * hidden * hidden * layer.weight.dtype.bytes() / phases.len()
-                + 4 * work) as u64,
+    let last_stage = matches!(stage, Stage::Step | Stage::Update | Stage::Project) && !(projected && !project);
+    let emit = tensors.emit && last_stage;
+    let input_layers = layers - usize::from(first_layer == 0);
+    let macs = layers * p.directions * gate_count * units * depth
+        + if stacked { input_layers * gate_count * units * p.state } else { 0 };
+    let share = match stage {
+        Stage::Reset => (2, 3),
+        Stage::Update => (1, 3),
+        _ => (1, 1),
+    };
+    let depth_turns = (depth + if stacked { p.state } else { 0 }) as u64 + 64;
+    if depth_turns > caps.max_iterations {
+        return Err(Error::Limit {
+            what: "units of a recurrence".to_owned(),
+            needed: depth_turns,
+            allowed: caps.max_iterations,
         });
     }
+    let mut overrides = vec![
+        ("LANES", f64::from(plan.lanes)),
+        ("PARTS", f64::from(plan.parts)),
+        ("STAGE", f64::from(number)),
+        ("TALL", switch(plan.rows == 8)),
+        ("SINGLE", switch(plan.rows == 1)),
+        ("STACKED", switch(stacked)),
+        ("LENGTHS", switch(tensors.lengths.is_some())),
+        ("HAS_BIAS", switch(tensors.has_bias && !project)),
+        ("PEEPHOLES", switch(tensors.peepholes)),
+        ("PROJECTED", switch(projected)),
+        ("EMIT", switch(emit)),
+        ("PROJECTION_CLIP", switch(options.projection_clip.is_some())),
+    ];
+    overrides.extend(cell.overrides(options));
+    recording.push(Dispatch {
+        variant: Variant {
+            kernel: Kernel::Recurrent,
+            aliases: vec![("w_elem", weight.dtype), ("out_elem", tensors.output.dtype)],
+            overrides,
+            score_mod: None,
+            subgroups: plan.subgroups,
+        },
+        params: bytemuck::bytes_of(&params).to_vec(),
+        bindings: vec![
+            Binding::Read(tensors.gates.slot),
+            Binding::Read(weight.slot),
+            read(tensors.weight_below),
+            read(tensors.vectors),
+            read(tensors.lengths),
+            Binding::Write(tensors.state.slot),
+            Binding::Write(tensors.output.slot),
+        ],
+        grid: grid("a recurrent step", tiles as u64, caps)?,
+        iterations: depth_turns,
+        flops: 2 * (p.batch * macs * share.0 / share.1) as u64,
+        bytes: (macs * weight.dtype.bytes() * share.0 / share.1
+            + layers * p.directions * p.batch * (gate_count + 2) * units * DType::F32.bytes()) as u64,
+    });
     Ok(())
 }

@@ -120,6 +120,7 @@ pub fn record(
             aliases: vec![("elem", x.dtype), ("out_elem", output.dtype)],
             overrides: overrides.into_iter().chain(positional.iter().copied()).collect(),
             score_mod: None,
+            subgroups: false,
         },
         params: bytemuck::bytes_of(&params).to_vec(),
         bindings: vec![read(x), read(cos), read(sin), vectors, Binding::Write(output.slot)],

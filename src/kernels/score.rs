@@ -143,6 +143,7 @@ pub fn record(
             .chain(visibility.mask_overrides().iter().copied())
             .collect(),
             score_mod: options.score_mod.as_ref().map(|user| user.wgsl.as_str().into()),
+            subgroups: false,
         },
         params: bytemuck::bytes_of(&params).to_vec(),
         bindings: vec![

@@ -100,6 +100,7 @@ pub fn record(
                 ("SPARSEMAX_STEPS", f64::from(SPARSEMAX_STEPS)),
             ],
             score_mod: None,
+            subgroups: false,
         },
         params: bytemuck::bytes_of(&params).to_vec(),
         bindings: vec![

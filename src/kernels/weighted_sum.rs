@@ -101,6 +101,7 @@ pub fn record(
                 .chain(visibility.key_overrides().iter().copied())
                 .collect(),
                 score_mod: None,
+                subgroups: false,
             },
             params: bytemuck::bytes_of(&params).to_vec(),
             bindings: vec![

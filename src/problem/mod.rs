@@ -8,7 +8,7 @@ mod options;
 mod rnn;
 
 pub use attention::{AttentionProblem, Role, diagonal};
-pub use rnn::RnnProblem;
+pub use rnn::{RnnProblem, RnnWidths};
 
 use crate::error::{Error, Result};
 

@@ -6,11 +6,14 @@ use regard::attention::{
 };
 use regard::kernels;
 use regard::layers::CoverageCost;
-use regard::ops::{self, rnn::LayerWeights};
-use regard::plan::{AttentionPlan, Caps};
+use regard::ops::{self, rnn::LayerWeights, rnn::StackedWeights, rnn::Weights};
+use regard::plan::{AttentionPlan, Caps, RnnPlan};
 use regard::problem::{AttentionProblem, RnnProblem, Role};
 use regard::recording::{Recording, View};
-use regard::rnn::{Activation, Activations, Cell, Direction, Merge, Reset, Rnn, RnnInputs, RnnOutputs, RnnWeights};
+use regard::rnn::{
+    Activation, Activations, Cell, Direction, LayerNorm, Merge, NormOver, Reset, Rnn, RnnInputs, RnnOutputs, RnnPath,
+    RnnStack, RnnWeights, Steps,
+};
 use regard::tensor::{DType, Layout};
 
 fn bound(recording: &mut Recording, name: &str, shape: &[usize], dtype: DType) -> View {
@@ -51,56 +54,78 @@ pub(crate) struct Given {
     pub(crate) bias: bool,
     pub(crate) peephole: bool,
     pub(crate) initial: bool,
+    pub(crate) norms: bool,
+    /// P of a projection.
+    pub(crate) projection: Option<usize>,
 }
 
-/// A stack of `layers` over [steps, batch, input].
+/// A stack of `layers` over [steps, batch, input], and its plan.
 pub(crate) fn rnn(
     caps: &Caps,
     options: &Rnn,
     [steps, batch, input, hidden, layers]: [usize; 5],
     given: Given,
     dtype: DType,
-) -> Recording {
-    let (directions, rows) = (options.direction.count(), options.cell.gates() * hidden);
-    let width = options.output_width(hidden);
+) -> (Recording, RnnPlan) {
+    let (directions, gates) = (options.direction.count(), options.cell.gates());
+    let state = given.projection.unwrap_or(hidden);
+    let width = options.output_width(state);
     let inputs_of = |l: usize| if l == 0 { input } else { width };
     let stack: Vec<Vec<RnnWeights<Vec<usize>>>> = (0..layers)
         .map(|l| {
-            let weights = RnnWeights::new(vec![rows, inputs_of(l)], vec![rows, hidden]);
+            let weights = RnnWeights {
+                weight_hr: given.projection.map(|p| vec![p, hidden]),
+                ..RnnWeights::new(vec![gates * hidden, inputs_of(l)], vec![gates * hidden, state])
+            };
             vec![weights; directions]
         })
         .collect();
-    let shapes: Vec<Vec<RnnWeights<&[usize]>>> = stack
-        .iter()
-        .map(|layer| layer.iter().map(|w| RnnWeights::new(&w.weight_ih[..], &w.weight_hh[..])).collect())
-        .collect();
+    let shapes: RnnStack<&[usize]> =
+        stack.iter().map(|layer| layer.iter().map(|w| w.map(Vec::as_slice)).collect()).collect();
     let problem = RnnProblem::new(options, &shapes, &RnnInputs::new(&[steps, batch, input][..])).unwrap();
+    let plan = RnnPlan::new(options, &problem, dtype, caps).unwrap();
     let mut recording = Recording::new();
     let r = &mut recording;
-    let states = [layers * directions, batch, hidden];
+    let states = |width: usize| [layers * directions, batch, width];
     let lstm = options.cell == Cell::Lstm;
-    let views: Vec<_> = (0..layers)
-        .map(|l| LayerWeights {
-            weight_ih: bound(r, "weight_ih", &[directions * rows, inputs_of(l)], dtype),
-            bias_ih: given.bias.then(|| bound(r, "bias_ih", &[directions * rows], DType::F32)),
-            weight_hh: bound(r, "weight_hh", &[directions, rows, hidden], dtype),
-            bias_hh: given.bias.then(|| bound(r, "bias_hh", &[directions, rows], DType::F32)),
-            peephole: given.peephole.then(|| bound(r, "peephole", &[directions, 3, hidden], DType::F32)),
-        })
-        .collect();
+    let (units, vectors) = (hidden.next_multiple_of(4), given.bias || given.peephole);
+    let rows = kernels::recurrent::vector_rows(options.cell);
+    let wavefront = plan.path == RnnPath::Wavefront;
+    let weights = Weights {
+        layers: (0..if wavefront { 1 } else { layers })
+            .map(|l| LayerWeights {
+                weight_ih: bound(r, "weight_ih", &[inputs_of(l), directions * gates * units], dtype),
+                bias_ih: given.bias.then(|| bound(r, "bias_ih", &[directions * gates * units], DType::F32)),
+                weight_hh: bound(r, "weight_hh", &[directions, state, gates, units], dtype),
+                vectors: vectors.then(|| bound(r, "vectors", &[directions, rows, units], DType::F32)),
+                weight_hr: given
+                    .projection
+                    .map(|p| bound(r, "weight_hr", &[directions, hidden, p.next_multiple_of(4)], dtype)),
+                norms: given.norms.then(|| bound(r, "norms", &[directions, 18, units], DType::F32)),
+            })
+            .collect(),
+        stacked: wavefront.then(|| StackedWeights {
+            weight_hh: bound(r, "weight_hh", &[layers, state, gates, units], dtype),
+            weight_ih: bound(r, "weight_ih", &[layers - 1, state, gates, units], dtype),
+            vectors: vectors.then(|| bound(r, "vectors", &[layers, rows, units], DType::F32)),
+        }),
+        has_bias: given.bias,
+        stacked_bias: given.bias,
+        peepholes: given.peephole,
+    };
     let inputs = RnnInputs {
         input: bound(r, "input", &[steps, batch, input], dtype),
-        initial_h: given.initial.then(|| bound(r, "initial_h", &states, DType::F32)),
-        initial_c: (given.initial && lstm).then(|| bound(r, "initial_c", &states, DType::F32)),
+        initial_h: given.initial.then(|| bound(r, "initial_h", &states(state), DType::F32)),
+        initial_c: (given.initial && lstm).then(|| bound(r, "initial_c", &states(hidden), DType::F32)),
         lengths: given.lengths.then(|| bound(r, "lengths", &[batch], DType::U32)),
     };
     let outputs = RnnOutputs {
-        output: bound(r, "output", &[steps, batch, width], DType::F32),
-        final_h: bound(r, "final_h", &states, DType::F32),
-        final_c: lstm.then(|| bound(r, "final_c", &states, DType::F32)),
+        output: bound(r, "output", &problem.output_shape(options), DType::F32),
+        final_h: bound(r, "final_h", &states(state), DType::F32),
+        final_c: lstm.then(|| bound(r, "final_c", &states(hidden), DType::F32)),
     };
-    ops::rnn::record(r, caps, options, &problem, &views, &inputs, &outputs).unwrap();
-    recording
+    ops::rnn::record(r, caps, options, &problem, &plan, &weights, &inputs, &outputs).unwrap();
+    (recording, plan)
 }
 
 /// Recordings that together use every variant that options can lead to.
@@ -244,31 +269,7 @@ pub(crate) fn every_kind(caps: &Caps) -> Vec<Recording> {
         }
     }
 
-    let cells = [Cell::Lstm, Cell::Gru { reset: Reset::After }, Cell::Gru { reset: Reset::Before }, Cell::Rnn];
-    for cell in cells {
-        for (batch, hidden, merge) in
-            [(1, 5, Merge::Concat), (5, 70, Merge::Sum), (3, 16, Merge::Mul), (4, 16, Merge::Average)]
-        {
-            for direction in [Direction::Forward, Direction::Reverse, Direction::Bidirectional] {
-                let lstm = cell == Cell::Lstm;
-                let options = Rnn {
-                    direction,
-                    merge: if direction == Direction::Bidirectional { merge } else { Merge::Concat },
-                    clip: (batch == 5).then_some(3.0),
-                    input_forget: lstm && batch == 3,
-                    activations: Activations::onnx(
-                        cell,
-                        [Activation::Softplus, Activation::Softsign, Activation::Elu { alpha: 1.0 }],
-                    ),
-                    ..Rnn::new(cell)
-                };
-                let given =
-                    Given { lengths: batch > 1, bias: batch != 3, peephole: lstm && batch == 4, initial: batch == 5 };
-                let dtype = if batch == 4 { DType::F16 } else { DType::F32 };
-                all.push(rnn(caps, &options, [3, batch, 6, hidden, 2], given, dtype));
-            }
-        }
-    }
+    recurrences(caps, &mut all);
 
     for keys in [5, 300, 3000] {
         let mut recording = Recording::new();
@@ -304,23 +305,70 @@ pub(crate) fn every_kind(caps: &Caps) -> Vec<Recording> {
     all
 }
 
-#[test]
-fn an_encoder_takes_one_dispatch_a_step_for_both_directions() {
-    let caps = Caps::default();
-    for steps in [1, 10, 100] {
-        let options = Rnn::new(Cell::Gru { reset: Reset::After }).bidirectional();
-        let given = Given { lengths: true, bias: true, ..Given::default() };
-        let recording = rnn(&caps, &options, [steps, 8, 16, 32, 1], given, DType::F32);
-        let count = |name| recording.dispatches().filter(|d| d.variant.kernel.name() == name).count();
-        assert_eq!(count("recurrent"), steps);
-        assert_eq!(count("project"), 1, "X·W is one product for all steps and both directions");
-        assert_eq!(recording.dispatches().count(), steps + 2, "and one copy of the final state");
+/// Every cell, path, direction and option of a recurrence.
+fn recurrences(caps: &Caps, all: &mut Vec<Recording>) {
+    let cells = [Cell::Lstm, Cell::Gru { reset: Reset::After }, Cell::Gru { reset: Reset::Before }, Cell::Rnn];
+    let sizes = [(1, 5, Merge::Concat), (5, 70, Merge::Sum), (3, 16, Merge::Mul), (4, 16, Merge::Average)];
+    for (cell, (batch, hidden, merge)) in cells.into_iter().flat_map(|cell| sizes.map(|size| (cell, size))) {
+        let lstm = cell == Cell::Lstm;
+        for direction in [Direction::Forward, Direction::Reverse, Direction::Bidirectional] {
+            let both = direction == Direction::Bidirectional;
+            let f = [Activation::Softplus, Activation::Softsign, Activation::Elu { alpha: 1.0 }];
+            let plain = Rnn {
+                direction,
+                merge: if both { merge } else { Merge::Concat },
+                clip: (batch == 5).then_some(3.0),
+                cell_clip: (lstm && batch == 4).then_some(2.0),
+                input_forget: lstm && batch == 3,
+                activations: Activations::onnx(cell, f),
+                reverse_activations: (both && batch == 3).then(|| Activations::all(Activation::Tanh)),
+                steps: if batch == 4 { Steps::Last } else { Steps::All },
+                ..Rnn::new(cell)
+            };
+            let given = Given {
+                lengths: batch > 1,
+                bias: batch != 3,
+                peephole: lstm && batch == 4,
+                initial: batch == 5,
+                ..Given::default()
+            };
+            let dtype = if batch == 4 { DType::F16 } else { DType::F32 };
+            for path in [RnnPath::Auto, RnnPath::Steps, RnnPath::Wavefront, RnnPath::Persistent] {
+                let options = Rnn { path, ..plain.clone() };
+                let two_stages = cell == Cell::Gru { reset: Reset::Before };
+                let possible = match path {
+                    RnnPath::Wavefront => !both && !two_stages,
+                    RnnPath::Persistent => hidden <= 70 && (caps.max_invocations >= 512 || hidden < 70 || !both),
+                    _ => true,
+                };
+                if possible {
+                    all.push(rnn(caps, &options, [3, batch, 6, hidden, 2], given, dtype).0);
+                }
+            }
+            for (over, carry) in [(NormOver::Products, true), (NormOver::Gates, false)] {
+                if !lstm {
+                    continue;
+                }
+                let layer_norm = Some(LayerNorm { over, carry, epsilon: 1e-3 });
+                let projection_clip = (batch == 5).then_some(1.0);
+                for projection in [None, Some(6)] {
+                    let options = Rnn {
+                        layer_norm: layer_norm.filter(|_| projection.is_none() || batch > 1),
+                        projection_clip: projection_clip.filter(|_| projection.is_some()),
+                        ..plain.clone()
+                    };
+                    let given = Given { projection, norms: options.layer_norm.is_some() && batch == 5, ..given };
+                    all.push(rnn(caps, &options, [3, batch, 6, hidden, 2], given, dtype).0);
+                }
+            }
+        }
     }
 }
 
 #[test]
 fn the_steps_of_a_layer_bind_the_same_buffers() {
-    let recording = rnn(&Caps::default(), &Rnn::new(Cell::Lstm), [20, 3, 4, 8, 1], Given::default(), DType::F32);
+    let options = Rnn { path: RnnPath::Steps, ..Rnn::new(Cell::Lstm) };
+    let (recording, _) = rnn(&Caps::default(), &options, [20, 3, 4, 8, 1], Given::default(), DType::F32);
     let mut steps = recording.dispatches().filter(|d| d.variant.kernel.name() == "recurrent");
     let first = steps.next().unwrap();
     assert!(steps.all(|d| d.bindings == first.bindings && d.variant == first.variant && d.params != first.params));

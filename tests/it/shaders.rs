@@ -18,7 +18,7 @@ fn parse(variant: &Variant, params: ParamsSpace) -> (Module, ModuleInfo) {
     let source = variant.source(params);
     let module = naga::front::wgsl::parse_str(&source)
         .unwrap_or_else(|error| panic!("{}: {}", variant.label(), error.emit_to_string(&source)));
-    let info = Validator::new(ValidationFlags::all(), Capabilities::SHADER_FLOAT16)
+    let info = Validator::new(ValidationFlags::all(), Capabilities::SHADER_FLOAT16 | Capabilities::SUBGROUP)
         .validate(&module)
         .unwrap_or_else(|error| panic!("{}: {}", variant.label(), error.emit_to_string(&source)));
     (module, info)
@@ -26,7 +26,9 @@ fn parse(variant: &Variant, params: ParamsSpace) -> (Module, ModuleInfo) {
 
 /// Every variant that any recording of the table uses, by key.
 fn variants() -> BTreeMap<String, Variant> {
-    let caps = [Caps { f16: true, ..Caps::default() }, Caps { f16: true, software: true, ..Caps::default() }];
+    let card = Caps { f16: true, ..Caps::default() };
+    let caps =
+        [card.clone(), Caps { software: true, ..card.clone() }, Caps { subgroups: true, max_subgroup: 64, ..card }];
     let mut found = BTreeMap::new();
     for caps in caps {
         for recording in recordings::every_kind(&caps) {
@@ -112,6 +114,7 @@ fn every_variable_has_an_initialiser() {
             aliases: ["elem", "k_elem", "w_elem", "out_elem"].map(|alias| (alias, DType::F32)).to_vec(),
             overrides: vec![],
             score_mod: None,
+            subgroups: false,
         };
         for line in variant.source(ParamsSpace::Uniform).lines() {
             let code = line.split("//").next().unwrap_or("").trim();
@@ -127,6 +130,4 @@ fn constants_are_the_same_in_rust_and_wgsl() {
     let line = hidden.lines().find_map(|line| line.strip_prefix("const HIDDEN = ")).unwrap();
     let value: f32 = line.trim_end_matches(';').parse().unwrap();
     assert_eq!(value.to_bits(), kernels::score::HIDDEN.to_bits());
-    let recurrent = include_str!("../../shaders/recurrent.wgsl");
-    assert!(recurrent.contains(&format!("const STATE_C = {}u;", kernels::recurrent::STATE_C)));
 }

@@ -1,5 +1,9 @@
 //! Every decision about how a problem is run, made once by pure functions of the problem and the device's limits.
 
+mod rnn;
+
+pub use rnn::{Costs, Estimate, LoopPlan, ProductPlan, RnnPlan};
+
 use crate::attention::{Attention, Path};
 use crate::error::{Error, Result};
 use crate::problem::AttentionProblem;
@@ -28,10 +32,16 @@ pub struct Caps {
     pub f16: bool,
     /// Subgroup operations.
     pub subgroups: bool,
+    /// Smallest subgroup in lanes.
+    pub min_subgroup: u32,
+    /// Largest subgroup in lanes.
+    pub max_subgroup: u32,
     /// Timestamps between dispatches.
     pub timestamps: bool,
     /// The device runs on the CPU: barriers are expensive, lanes few.
     pub software: bool,
+    /// Workgroups that run side by side: threads of a software device, a guess for others, which do not say.
+    pub workers: u32,
 }
 
 impl Caps {
@@ -54,8 +64,11 @@ impl Default for Caps {
             max_iterations: 65_000,
             f16: false,
             subgroups: false,
+            min_subgroup: 4,
+            max_subgroup: 128,
             timestamps: false,
             software: false,
+            workers: 64,
         }
     }
 }

@@ -1,0 +1,76 @@
+// Gates of recurrent cells, for four neighbouring units of one batch row.
+//
+//   LSTM  i, f, g, o             c' = f∘c + i∘g              h' = o∘act(c')
+//   GRU   r, z, n                                            h' = (1 − z)∘n + z∘h
+//
+// The kinds of the activations are constants of the program wherever both directions have the same: a switch on a value
+// that is read costs all its branches on drivers that run on the CPU.
+override KIND_0: u32 = 1u; // of gate 0 …
+override KIND_1: u32 = 1u;
+override KIND_2: u32 = 2u;
+override KIND_3: u32 = 1u;
+override KIND_OUTPUT: u32 = 2u; // LSTM: of c' on its way to h'
+override BY_DIRECTION: bool = false; // the kinds are read instead
+override CLIP: bool = false;
+override CELL_CLIP: bool = false;
+override INPUT_FORGET: bool = false;
+
+struct CellParams {
+    activations: array<Activation, 10>, // of each direction: gates 0 to 3, output
+    clip: f32,
+    cell_clip: f32,
+    pad_0: u32,
+    pad_1: u32,
+}
+
+fn kind_of(gate: u32) -> u32 {
+    switch gate {
+        case 0u: { return KIND_0; }
+        case 1u: { return KIND_1; }
+        case 2u: { return KIND_2; }
+        case 3u: { return KIND_3; }
+        default: { return KIND_OUTPUT; }
+    }
+}
+
+fn activate_as(gate: u32, direction: u32, x: vec4<f32>) -> vec4<f32> {
+    var f = params.cell.activations[direction * 5u + gate];
+    if (!BY_DIRECTION) {
+        f.kind = kind_of(gate);
+    }
+    return activate(f, x);
+}
+
+// Activation of a gate's pre-activation, which is clamped first.
+fn gate(number: u32, direction: u32, x: vec4<f32>) -> vec4<f32> {
+    if (CLIP) {
+        let limit = vec4<f32>(params.cell.clip);
+        return activate_as(number, direction, select(clamp(x, -limit, limit), x, is_nan4(x)));
+    }
+    return activate_as(number, direction, x);
+}
+
+// c' of an LSTM from the pre-activations of i, f and g, which have their peepholes in.
+fn lstm_cell(direction: u32, i: vec4<f32>, f: vec4<f32>, g: vec4<f32>, c: vec4<f32>) -> vec4<f32> {
+    let input = gate(0u, direction, i);
+    var forget = 1.0 - input;
+    if (!INPUT_FORGET) {
+        forget = gate(1u, direction, f);
+    }
+    let next = forget * c + input * gate(2u, direction, g);
+    if (CELL_CLIP) {
+        let limit = vec4<f32>(params.cell.cell_clip);
+        return select(clamp(next, -limit, limit), next, is_nan4(next));
+    }
+    return next;
+}
+
+// h' of an LSTM from the pre-activation of o, which has its peephole in, and c'.
+fn lstm_output(direction: u32, o: vec4<f32>, c: vec4<f32>) -> vec4<f32> {
+    return gate(3u, direction, o) * activate_as(4u, direction, c);
+}
+
+// h' of a GRU from z, the pre-activation of n and h.
+fn gru_output(direction: u32, z: vec4<f32>, n: vec4<f32>, h: vec4<f32>) -> vec4<f32> {
+    return (1.0 - z) * gate(2u, direction, n) + z * h;
+}

@@ -1,0 +1,220 @@
+// Gates and state of one time step of an LSTM with layer normalisation, after the product U·h (`recurrent.wgsl`).
+//
+//   over products  pre = LN(x) + LN(U·h) + b + b', each over all four gates together     (Ba et al. 2016)
+//   over gates     pre = LN(x + U·h) + b + b', over each gate alone
+//   c' = f∘c + i∘g        h' = o∘act(LN(c'))        what the next step sees is c' or LN(c')
+//
+// LN(v) = (v − mean) / √(variance + ε) ∘ gain + shift. One workgroup has one batch row of one direction; a lane has
+// every LANES-th quad of units.
+override LANES: u32 = 64u;
+override OVER_GATES: bool = false;
+override CARRY: bool = false; // LN(c') is what the next step sees
+override GAINS: bool = false; // `norms` has gains and shifts; 1 and 0 without
+override LENGTHS: bool = false;
+override HAS_BIAS: bool = false;
+override PEEPHOLES: bool = false;
+override PROJECTED: bool = false; // o∘act(…) is what a projection reads
+override EMIT: bool = true;
+override SINGLE: bool = false; // one batch row
+
+// Places in `state`, `vectors` and `norms` are counted in vec4.
+struct Params {
+    output: View, // [T, B, directions, H]
+    cell: CellParams,
+    step: u32,
+    steps: u32,
+    batch: u32,
+    units: u32,
+    quads: u32,
+    row_quads: u32,
+    directions: u32,
+    result: u32,      // h', or what the projection reads, [directions, units, rows]
+    old: u32,         // h, the same
+    row_state: u32,   // [directions, rows, units]: c
+    sums: u32,        // [directions, rows, G, units]: U·h
+    vector_rows: u32, // rows of `vectors` of one direction
+    lengths: u32,
+    reverse: u32,
+    epsilon: f32,
+    vectors_start: u32,
+    norms_start: u32,
+    pad_0: u32,
+    pad_1: u32,
+    pad_2: u32,
+}
+
+@group(0) @binding(1) var<storage, read> gates: array<vec4<f32>>; // [T, B, directions, G, units], without b
+@group(0) @binding(2) var<storage, read> norms: array<vec4<f32>>; // [directions, 18, units]: gain, shift of x, U·h, c'
+@group(0) @binding(3) var<storage, read> vectors: array<vec4<f32>>; // [directions, rows, units]: G of b', G of b, peepholes
+@group(0) @binding(4) var<storage, read> lengths: array<u32>;
+@group(0) @binding(5) var<storage, read_write> state: array<vec4<f32>>;
+@group(0) @binding(6) var<storage, read_write> output: array<out_elem>;
+
+var<workgroup> shared_sums: array<vec4<f32>, LANES>;
+
+fn reduce(lane: u32, value: vec4<f32>) -> vec4<f32> {
+    shared_sums[lane] = value;
+    workgroupBarrier();
+    for (var step = LANES / 2u; step > 0u; step = step / 2u) {
+        if (lane < step) {
+            shared_sums[lane] = shared_sums[lane] + shared_sums[lane + step];
+        }
+        workgroupBarrier();
+    }
+    return workgroupUniformLoad(&shared_sums[0]);
+}
+
+// Sum of the components that are units.
+fn total(quad: u32, value: vec4<f32>) -> f32 {
+    let unit = vec4<u32>(quad * 4u) + vec4<u32>(0u, 1u, 2u, 3u);
+    return dot(select(vec4<f32>(0.0), value, unit < vec4<u32>(params.units)), vec4<f32>(1.0));
+}
+
+fn vector(direction: u32, row: u32, quad: u32) -> vec4<f32> {
+    if (!HAS_BIAS && !PEEPHOLES) {
+        return vec4<f32>(0.0);
+    }
+    return vectors[params.vectors_start + (direction * params.vector_rows + row) * params.quads + quad];
+}
+
+// value · (1 / deviation) ∘ gain + shift; `row` is the gain's.
+fn scaled(direction: u32, row: u32, next: u32, quad: u32, value: vec4<f32>, inverse: f32) -> vec4<f32> {
+    let normal = value * inverse;
+    if (!GAINS) {
+        return normal;
+    }
+    let at = params.norms_start + direction * 18u * params.quads + quad;
+    return normal * norms[at + row * params.quads] + norms[at + (row + next) * params.quads];
+}
+
+fn operand_index(start: u32, direction: u32, quad: u32, component: u32, row: u32) -> u32 {
+    return start + (direction * params.quads + quad) * 4u * params.row_quads + component * params.row_quads + row / 4u;
+}
+
+@compute @workgroup_size(LANES)
+fn main(here: Invocation) {
+    let lane = here.lane;
+    let tile = workgroup_number(here);
+    if (tile >= params.batch * params.directions) {
+        return;
+    }
+    let direction = tile / params.batch;
+    let row = tile % params.batch;
+    var length = params.steps;
+    if (LENGTHS) {
+        length = min(lengths[params.lengths + row], params.steps);
+    }
+    let alive = params.step < length;
+    var time = params.step;
+    if (alive && (params.reverse & (1u << direction)) != 0u) {
+        time = length - 1u - params.step;
+    }
+    let x = ((time * params.batch + row) * params.directions + direction) * 4u * params.quads;
+    let u = params.sums + tile * 4u * params.quads;
+    let c_at = params.row_state + tile * params.quads;
+
+    // Means: of x and U·h over products, of each gate's sum over gates.
+    var sum = vec4<f32>(0.0);
+    for (var quad = lane; quad < params.quads; quad += LANES) {
+        for (var k = 0u; k < 4u; k += 1u) {
+            let gate_x = gates[x + k * params.quads + quad];
+            let gate_u = state[u + k * params.quads + quad];
+            if (OVER_GATES) {
+                sum += select(vec4<f32>(0.0), vec4<f32>(total(quad, gate_x + gate_u)), vec4<u32>(k) == vec4<u32>(0u, 1u, 2u, 3u));
+            } else {
+                sum += vec4<f32>(total(quad, gate_x), total(quad, gate_u), 0.0, 0.0);
+            }
+        }
+    }
+    var count = f32(params.units);
+    if (!OVER_GATES) {
+        count = count * 4.0;
+    }
+    let mean = reduce(lane, sum) / count;
+    var squares = vec4<f32>(0.0);
+    for (var quad = lane; quad < params.quads; quad += LANES) {
+        for (var k = 0u; k < 4u; k += 1u) {
+            let gate_x = gates[x + k * params.quads + quad];
+            let gate_u = state[u + k * params.quads + quad];
+            if (OVER_GATES) {
+                let off = gate_x + gate_u - mean[k];
+                squares += select(vec4<f32>(0.0), vec4<f32>(total(quad, off * off)), vec4<u32>(k) == vec4<u32>(0u, 1u, 2u, 3u));
+            } else {
+                let off_x = gate_x - mean.x;
+                let off_u = gate_u - mean.y;
+                squares += vec4<f32>(total(quad, off_x * off_x), total(quad, off_u * off_u), 0.0, 0.0);
+            }
+        }
+    }
+    let inverse = 1.0 / sqrt(reduce(lane, squares) / count + params.epsilon);
+
+    // c', kept where the sums of gate 0 were, beside the output gate's in those of gate 3.
+    var cell_sum = vec4<f32>(0.0);
+    for (var quad = lane; quad < params.quads; quad += LANES) {
+        for (var k = 0u; k < 4u; k += 1u) {
+            let gate_x = gates[x + k * params.quads + quad];
+            let gate_u = state[u + k * params.quads + quad];
+            var value = vec4<f32>(0.0);
+            if (OVER_GATES) {
+                value = scaled(direction, 8u + k, 4u, quad, gate_x + gate_u - mean[k], inverse[k]);
+            } else {
+                value = scaled(direction, k, 4u, quad, gate_x - mean.x, inverse.x)
+                    + scaled(direction, 8u + k, 4u, quad, gate_u - mean.y, inverse.y);
+            }
+            if (HAS_BIAS) {
+                value += vector(direction, k, quad) + vector(direction, 4u + k, quad);
+            }
+            state[u + k * params.quads + quad] = value;
+        }
+        var i = state[u + quad];
+        var f = state[u + params.quads + quad];
+        let g = state[u + 2u * params.quads + quad];
+        let old = state[c_at + quad];
+        if (PEEPHOLES) {
+            i += vector(direction, 8u, quad) * old;
+            f += vector(direction, 9u, quad) * old;
+        }
+        let next = lstm_cell(direction, i, f, g, old);
+        state[u + quad] = next;
+        cell_sum.x += total(quad, next);
+    }
+    let cell_mean = reduce(lane, cell_sum).x / f32(params.units);
+    var cell_squares = vec4<f32>(0.0);
+    for (var quad = lane; quad < params.quads; quad += LANES) {
+        let off = state[u + quad] - cell_mean;
+        cell_squares.x += total(quad, off * off);
+    }
+    let cell_inverse = 1.0 / sqrt(reduce(lane, cell_squares).x / f32(params.units) + params.epsilon);
+
+    for (var quad = lane; quad < params.quads; quad += LANES) {
+        let next = state[u + quad];
+        let normal = scaled(direction, 16u, 1u, quad, next - cell_mean, cell_inverse);
+        var carried = next;
+        if (CARRY) {
+            carried = normal;
+        }
+        var o = state[u + 3u * params.quads + quad];
+        if (PEEPHOLES) {
+            o += vector(direction, 10u, quad) * carried;
+        }
+        if (alive) {
+            state[c_at + quad] = carried;
+        }
+        let h = lstm_output(direction, o, normal);
+        for (var k = 0u; k < 4u; k += 1u) {
+            let to = operand_index(params.result, direction, quad, k, row);
+            let from_at = operand_index(params.old, direction, quad, k, row);
+            if (SINGLE) {
+                let single = (direction * params.quads + quad);
+                let kept = select(state[params.old + single][k], h[k], alive || PROJECTED);
+                state[params.result + single][k] = kept;
+            } else {
+                let kept = select(state[from_at][row % 4u], h[k], alive || PROJECTED);
+                state[to][row % 4u] = kept;
+            }
+            if (EMIT && !PROJECTED && quad * 4u + k < params.units) {
+                output[element(params.output, time, row, direction, quad * 4u + k)] = out_elem(select(0.0, h[k], alive));
+            }
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! Products of dense tensors whose rows are the depth (`shaders/matmul.wgsl`).
+
+use super::{params, place, switch};
+use crate::error::{Error, Result};
+use crate::plan::{Caps, ProductPlan, grid};
+use crate::recording::{Binding, Dispatch, Recording, View};
+use crate::tensor::DType;
+use crate::wgsl::{Kernel, Variant};
+
+params! {
+    /// Uniform of `matmul.wgsl`.
+    struct Params {
+        rows: u32,
+        row_quads: u32,
+        first: u32,
+        last: u32,
+        quads: u32,
+        row_tiles: u32,
+        column_tiles: u32,
+        tiles: u32,
+        x: u32,
+        w: u32,
+        bias: u32,
+        y: u32,
+    }
+}
+
+/// Quads of columns that a lane computes.
+pub const QUADS_PER_LANE: usize = 4;
+
+/// `y = xᵀ·w + b`: x [K, rows up to a multiple of 4] f32 ([K] for a single row), w [K, N], b `[N]` f32, y [rows, N] f32;
+/// N a multiple of 4, all dense.
+///
+/// # Errors
+/// [`Error::Shape`] when the shapes do not fit, [`Error::Limit`] when the grid does not.
+pub fn record(
+    recording: &mut Recording,
+    caps: &Caps,
+    plan: ProductPlan,
+    [x, w, y]: [&View; 3],
+    bias: Option<&View>,
+) -> Result<()> {
+    let (&[depth, columns], &[rows, width]) = (w.shape(), y.shape()) else {
+        return Err(Error::shape("operands of a product", "rank", 2, w.shape().len()));
+    };
+    let row_quads = if rows == 1 { 1 } else { rows.div_ceil(4) };
+    let padded = if rows == 1 { 1 } else { 4 * row_quads };
+    let dense = [("x", x), ("w", w), ("y", y)].into_iter().chain(bias.map(|b| ("bias", b)));
+    for (name, view) in dense {
+        if !view.layout.is_contiguous() {
+            return Err(Error::shape(name, "strides", "contiguous", format!("{:?}", view.layout.strides)));
+        }
+    }
+    if x.layout.elements() < depth * padded || width != columns || columns % 4 != 0 {
+        let expected = format!("at least {depth} × {padded}, {columns} columns");
+        return Err(Error::shape("x of a product", "elements", expected, format!("{:?}, {width} columns", x.shape())));
+    }
+    let column_tiles = (columns / 4).div_ceil(QUADS_PER_LANE * plan.columns());
+    let tiles = plan.row_tiles as usize * column_tiles;
+    let chunk = caps.max_iterations.saturating_sub(64).max(1) as usize;
+    let ranges: Vec<_> = (0..depth.max(1)).step_by(chunk).map(|k| (k, (k + chunk).min(depth))).collect();
+    for (number, &(first, last)) in ranges.iter().enumerate() {
+        let bias = bias.filter(|_| number == 0);
+        let params = Params {
+            rows: rows as u32,
+            row_quads: row_quads as u32,
+            first: first as u32,
+            last: last as u32,
+            quads: (columns / 4) as u32,
+            row_tiles: plan.row_tiles,
+            column_tiles: column_tiles as u32,
+            tiles: tiles as u32,
+            x: place("x of a product", x)?,
+            w: place("w of a product", w)?,
+            bias: bias.map_or(Ok(0), |b| place("bias of a product", b))?,
+            y: place("y of a product", y)?,
+        };
+        recording.push(Dispatch {
+            variant: Variant {
+                kernel: Kernel::Matmul,
+                aliases: vec![("w_elem", w.dtype)],
+                overrides: vec![
+                    ("LANES", f64::from(plan.lanes)),
+                    ("PARTS", f64::from(plan.parts)),
+                    ("TALL", switch(plan.rows == 8)),
+                    ("SINGLE", switch(plan.rows == 1)),
+                    ("HAS_BIAS", switch(bias.is_some())),
+                    ("ACCUMULATE", switch(number > 0)),
+                ],
+                score_mod: None,
+                subgroups: plan.subgroups,
+            },
+            params: bytemuck::bytes_of(&params).to_vec(),
+            bindings: vec![
+                Binding::Read(x.slot),
+                Binding::Read(w.slot),
+                bias.map_or(Binding::Unused, |b| Binding::Read(b.slot)),
+                Binding::Write(y.slot),
+            ],
+            grid: grid("a product", tiles as u64, caps)?,
+            iterations: (last - first) as u64 + 32,
+            flops: 2 * (rows * columns * (last - first)) as u64,
+            bytes: ((last - first) * (columns * w.dtype.bytes() + rows * DType::F32.bytes())
+                + rows * columns * DType::F32.bytes()) as u64,
+        });
+    }
+    Ok(())
+}

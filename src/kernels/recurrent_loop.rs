@@ -1,0 +1,120 @@
+//! Many time steps of a recurrence in one dispatch (`shaders/recurrent_loop.wgsl`).
+
+use super::recurrent::{CellParams, StateLayout, Tensors, read, reverse_bits, vector_rows};
+use super::{View4, params, switch};
+use crate::error::Result;
+use crate::plan::{Caps, LoopPlan, grid};
+use crate::problem::RnnProblem;
+use crate::recording::{Binding, Dispatch, Recording};
+use crate::rnn::{Cell, Reset, Rnn};
+use crate::tensor::DType;
+use crate::wgsl::{Kernel, Variant};
+
+params! {
+    /// Uniform of `recurrent_loop.wgsl`.
+    struct Params {
+        output: View4,
+        cell: CellParams,
+        first: u32,
+        last: u32,
+        steps: u32,
+        batch: u32,
+        units: u32,
+        gate_count: u32,
+        directions: u32,
+        hidden: u32,
+        row_stride: u32,
+        row_state: u32,
+        vector_rows: u32,
+        lengths: u32,
+        reverse: u32,
+        weight_start: u32,
+        vectors_start: u32,
+        pad_0: u32,
+    }
+}
+
+/// Records all steps of one layer; h and c are where the state has them at step 0, before and after.
+///
+/// # Errors
+/// [`crate::Error::Limit`] when the grid does not fit the device.
+pub fn record(
+    recording: &mut Recording,
+    caps: &Caps,
+    options: &Rnn,
+    problem: &RnnProblem,
+    plan: &LoopPlan,
+    tensors: &Tensors<'_>,
+) -> Result<()> {
+    let p = problem;
+    let layout = StateLayout::new(options, p);
+    let cell = CellParams::new(options);
+    let rows = p.batch * p.directions;
+    let kind = match options.cell {
+        Cell::Lstm => 0,
+        Cell::Gru { reset: Reset::After } => 1,
+        Cell::Gru { reset: Reset::Before } => 2,
+        Cell::Rnn => 4,
+    };
+    let gates = options.cell.gates();
+    for &(first, last) in &plan.ranges {
+        let params = Params {
+            output: View4::new(tensors.output)?,
+            cell,
+            first: first as u32,
+            last: last as u32,
+            steps: p.steps as u32,
+            batch: p.batch as u32,
+            units: p.hidden as u32,
+            gate_count: gates as u32,
+            directions: p.directions as u32,
+            hidden: 4 * layout.h_place(0),
+            row_stride: layout.row_stride(),
+            row_state: 4 * layout.cell_place(),
+            vector_rows: vector_rows(options.cell) as u32,
+            lengths: tensors.lengths_start(),
+            reverse: reverse_bits(options.direction),
+            weight_start: tensors.weight.layout.offset as u32,
+            vectors_start: tensors.vectors.map_or(0, |view| view.layout.offset as u32),
+            pad_0: 0,
+        };
+        let mut overrides = vec![
+            ("LANES", f64::from(plan.lanes())),
+            ("UNITS", f64::from(plan.units)),
+            ("PARTS", f64::from(plan.parts)),
+            ("CHUNKS", f64::from(plan.chunks)),
+            ("QUADS", f64::from(plan.quads())),
+            ("CELL", f64::from(kind)),
+            ("LENGTHS", switch(tensors.lengths.is_some())),
+            ("HAS_BIAS", switch(tensors.has_bias)),
+            ("PEEPHOLES", switch(tensors.peepholes)),
+            ("EMIT", switch(tensors.emit)),
+        ];
+        overrides.extend(cell.overrides(options));
+        let steps = last - first;
+        recording.push(Dispatch {
+            variant: Variant {
+                kernel: Kernel::RecurrentLoop,
+                aliases: vec![("w_elem", tensors.weight.dtype), ("out_elem", tensors.output.dtype)],
+                overrides,
+                score_mod: None,
+                subgroups: false,
+            },
+            params: bytemuck::bytes_of(&params).to_vec(),
+            bindings: vec![
+                Binding::Read(tensors.gates.slot),
+                Binding::Read(tensors.weight.slot),
+                read(tensors.vectors),
+                read(tensors.lengths),
+                Binding::Write(tensors.state.slot),
+                Binding::Write(tensors.output.slot),
+            ],
+            grid: grid("a recurrence", rows as u64, caps)?,
+            iterations: plan.iterations(),
+            flops: 2 * (steps * rows * gates * p.hidden * p.hidden) as u64,
+            bytes: (p.directions * gates * p.hidden * p.hidden * tensors.weight.dtype.bytes()
+                + steps * rows * (gates + 1) * p.hidden * DType::F32.bytes()) as u64,
+        });
+    }
+    Ok(())
+}

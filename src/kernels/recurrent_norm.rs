@@ -1,0 +1,127 @@
+//! Gates of an LSTM with layer normalisation (`shaders/recurrent_norm.wgsl`).
+
+use super::recurrent::{CellParams, StateLayout, Tensors, read, reverse_bits, vector_rows};
+use super::{View4, params, place, switch};
+use crate::error::{Error, Result};
+use crate::plan::{Caps, RowPlan};
+use crate::problem::RnnProblem;
+use crate::recording::{Binding, Dispatch, Recording};
+use crate::rnn::{NormOver, Rnn};
+use crate::tensor::DType;
+use crate::wgsl::{Kernel, Variant};
+
+params! {
+    /// Uniform of `recurrent_norm.wgsl`.
+    struct Params {
+        output: View4,
+        cell: CellParams,
+        step: u32,
+        steps: u32,
+        batch: u32,
+        units: u32,
+        quads: u32,
+        row_quads: u32,
+        directions: u32,
+        result: u32,
+        old: u32,
+        row_state: u32,
+        sums: u32,
+        vector_rows: u32,
+        lengths: u32,
+        reverse: u32,
+        epsilon: f32,
+        vectors_start: u32,
+        norms_start: u32,
+        pad_0: u32,
+        pad_1: u32,
+        pad_2: u32,
+    }
+}
+
+/// Rows of the tensor of gains and shifts of one direction: 4 gains and 4 shifts of x, the same of U·h, both of c'.
+pub const NORM_ROWS: usize = 18;
+
+/// Records step `step` of one layer, after the product U·h.
+///
+/// # Errors
+/// [`Error::Limit`] when the grid does not fit the device, [`Error::Missing`] without a layer normalisation.
+pub fn record(
+    recording: &mut Recording,
+    caps: &Caps,
+    options: &Rnn,
+    problem: &RnnProblem,
+    tensors: &Tensors<'_>,
+    step: usize,
+) -> Result<()> {
+    let p = problem;
+    let Some(norm) = options.layer_norm else {
+        return Err(Error::missing("layer_norm", "of the options"));
+    };
+    let layout = StateLayout::new(options, p);
+    let projected = p.state != p.hidden;
+    let quads = p.hidden.div_ceil(4);
+    let rows = p.batch * p.directions;
+    // Each pass reads the four gates of every quad.
+    let plan = RowPlan::new("a normalised cell", rows, quads, 5 * 4, caps)?;
+    let cell = CellParams::new(options);
+    let params = Params {
+        output: View4::new(tensors.output)?,
+        cell,
+        step: step as u32,
+        steps: p.steps as u32,
+        batch: p.batch as u32,
+        units: p.hidden as u32,
+        quads: quads as u32,
+        row_quads: layout.row_quads(),
+        directions: p.directions as u32,
+        result: if projected { layout.operand_place() } else { layout.h_place(step + 1) },
+        old: layout.h_place(step),
+        row_state: layout.cell_place(),
+        sums: layout.sums_place(),
+        vector_rows: vector_rows(options.cell) as u32,
+        lengths: tensors.lengths_start(),
+        reverse: reverse_bits(options.direction),
+        epsilon: norm.epsilon,
+        vectors_start: tensors.vectors.map_or(Ok(0), |view| place("vectors of a recurrence", view))?,
+        norms_start: tensors.norms.map_or(Ok(0), |view| place("norms of a recurrence", view))?,
+        pad_0: 0,
+        pad_1: 0,
+        pad_2: 0,
+    };
+    let mut overrides = vec![
+        ("LANES", f64::from(plan.lanes)),
+        ("OVER_GATES", switch(norm.over == NormOver::Gates)),
+        ("CARRY", switch(norm.carry)),
+        ("GAINS", switch(tensors.norms.is_some())),
+        ("LENGTHS", switch(tensors.lengths.is_some())),
+        ("HAS_BIAS", switch(tensors.has_bias)),
+        ("PEEPHOLES", switch(tensors.peepholes)),
+        ("PROJECTED", switch(projected)),
+        ("EMIT", switch(tensors.emit && !projected)),
+        ("SINGLE", switch(p.batch == 1)),
+    ];
+    overrides.extend(cell.overrides(options));
+    recording.push(Dispatch {
+        variant: Variant {
+            kernel: Kernel::RecurrentNorm,
+            aliases: vec![("out_elem", tensors.output.dtype)],
+            overrides,
+            score_mod: None,
+            subgroups: false,
+        },
+        params: bytemuck::bytes_of(&params).to_vec(),
+        bindings: vec![
+            Binding::Read(tensors.gates.slot),
+            read(tensors.norms),
+            read(tensors.vectors),
+            read(tensors.lengths),
+            Binding::Write(tensors.state.slot),
+            Binding::Write(tensors.output.slot),
+        ],
+        grid: plan.grid,
+        iterations: plan.iterations,
+        flops: (40 * rows * p.hidden) as u64,
+        bytes: (12 * rows * p.hidden * DType::F32.bytes()) as u64,
+    });
+    Ok(())
+}

@@ -1,0 +1,260 @@
+//! A sequence as dispatches: X·W of all steps as one product, then the recurrence on the path the plan has chosen.
+
+use super::weights::{LayerWeights, Weights};
+use crate::error::{Error, Result};
+use crate::kernels::recurrent::{Stage, StateLayout, Tensors};
+use crate::kernels::{copy, matmul, merge, recurrent, recurrent_loop, recurrent_norm};
+use crate::plan::{Caps, ProductPlan, RnnPlan};
+use crate::problem::RnnProblem;
+use crate::recording::{Recording, View};
+use crate::rnn::{Cell, Merge, Reset, Rnn, RnnInputs, RnnOutputs, RnnPath, Steps};
+use crate::tensor::{DType, Layout};
+
+/// Records a stack on plain views. The outputs are dense views that the caller has made.
+///
+/// # Errors
+/// [`Error::Limit`] when a dispatch does not fit the device.
+#[expect(clippy::too_many_arguments, reason = "what is asked, how it is run, on what")]
+pub fn record(
+    recording: &mut Recording,
+    caps: &Caps,
+    options: &Rnn,
+    problem: &RnnProblem,
+    plan: &RnnPlan,
+    weights: &Weights<View>,
+    inputs: &RnnInputs<View>,
+    outputs: &RnnOutputs<View>,
+) -> Result<()> {
+    let sequence = Sequence { caps, options, problem, plan, weights, inputs, outputs };
+    match plan.path {
+        RnnPath::Wavefront => sequence.wavefront(recording),
+        _ => sequence.layers(recording),
+    }
+}
+
+struct Sequence<'a> {
+    caps: &'a Caps,
+    options: &'a Rnn,
+    problem: &'a RnnProblem,
+    plan: &'a RnnPlan,
+    weights: &'a Weights<View>,
+    inputs: &'a RnnInputs<View>,
+    outputs: &'a RnnOutputs<View>,
+}
+
+impl Sequence<'_> {
+    /// T·B, and that rounded up to a multiple of 4: rows of X·W, step by step; a single one stays one.
+    fn rows(&self) -> (usize, usize) {
+        let rows = self.problem.steps * self.problem.batch;
+        (rows, if rows == 1 { 1 } else { rows.next_multiple_of(4) })
+    }
+
+    /// A scratch tensor [T, B, width] that lies as [width, T·B], which is how products read it.
+    fn depth_first(&self, recording: &mut Recording, name: &str, width: usize) -> View {
+        let (_, rows) = self.rows();
+        let whole = recording.scratch(name, &[width.next_multiple_of(4), rows], DType::F32);
+        let layout = Layout {
+            shape: vec![self.problem.steps, self.problem.batch, width],
+            strides: vec![self.problem.batch, 1, rows],
+            offset: 0,
+        };
+        whole.with(layout)
+    }
+
+    /// The input in that order: a copy, unless it lies so already.
+    fn first_input(&self, recording: &mut Recording) -> Result<View> {
+        let input = &self.inputs.input;
+        let width = self.problem.inputs[0];
+        let fits = self.rows().0 == 1
+            && input.dtype == DType::F32
+            && input.layout.strides[2] == 1
+            && input.layout.offset.is_multiple_of(4)
+            && width.is_multiple_of(4);
+        if fits {
+            return Ok(input.clone());
+        }
+        let own = self.depth_first(recording, "input, depth first", width);
+        copy::record(recording, self.caps, input, &own)?;
+        Ok(own)
+    }
+
+    /// X·W + b of all steps and directions: [T, B, directions, G, units].
+    fn input_product(
+        &self,
+        recording: &mut Recording,
+        plan: ProductPlan,
+        layer: &LayerWeights<View>,
+        input: &View,
+    ) -> Result<View> {
+        let (rows, padded) = self.rows();
+        let &[depth, columns] = layer.weight_ih.shape() else {
+            return Err(Error::shape("weight_ih", "rank", 2, layer.weight_ih.shape().len()));
+        };
+        let gates = recording.scratch("gates", &[rows, columns], DType::F32);
+        let offset = input.layout.offset;
+        let x = input.with(Layout { offset, ..Layout::contiguous(&[depth, padded]) });
+        matmul::record(recording, self.caps, plan, [&x, &layer.weight_ih, &gates], layer.bias_ih.as_ref())?;
+        Ok(gates)
+    }
+
+    /// State of `layers` layers with the initial values of those from `first` on.
+    fn state(&self, recording: &mut Recording, layout: StateLayout, first: usize, layers: usize) -> Result<View> {
+        let state = recording.scratch("state", &[layers * layout.layer], DType::F32);
+        let lstm = self.options.cell == Cell::Lstm;
+        if self.inputs.initial_h.is_none() || (lstm && self.inputs.initial_c.is_none()) {
+            recording.clear(state.slot);
+        }
+        for l in 0..layers {
+            if let Some(h) = &self.inputs.initial_h {
+                copy::record(recording, self.caps, &self.of_layer(h, first + l)?, &layout.h(&state, l, 0))?;
+            }
+            if let Some(c) = &self.inputs.initial_c {
+                copy::record(recording, self.caps, &self.of_layer(c, first + l)?, &layout.c(&state, l))?;
+            }
+        }
+        Ok(state)
+    }
+
+    /// A layer's part of [layers · directions, B, width].
+    fn of_layer(&self, view: &View, layer: usize) -> Result<View> {
+        let directions = self.problem.directions;
+        Ok(view.with(view.layout.narrow(0, layer * directions, directions)?))
+    }
+
+    /// Writes the final state of layer `layer`, which is the `l`-th in `state`.
+    fn finish(
+        &self,
+        recording: &mut Recording,
+        layout: StateLayout,
+        state: &View,
+        l: usize,
+        layer: usize,
+    ) -> Result<()> {
+        let steps = if self.plan.path == RnnPath::Persistent { 0 } else { self.problem.steps };
+        let h = layout.h(state, l, steps);
+        copy::record(recording, self.caps, &h, &self.of_layer(&self.outputs.final_h, layer)?)?;
+        if let Some(c) = &self.outputs.final_c {
+            copy::record(recording, self.caps, &layout.c(state, l), &self.of_layer(c, layer)?)?;
+        }
+        if layer + 1 == self.problem.layers && self.options.steps == Steps::Last {
+            // h [directions, B, P] becomes [B, directions · P], or is merged.
+            let p = self.problem;
+            let rows = h.with(h.layout.permute(&[1, 0, 2])?);
+            let output = &self.outputs.output;
+            if self.options.merge == Merge::Concat {
+                let each = output.with(output.layout.split(1, p.directions, p.state)?);
+                copy::record(recording, self.caps, &rows, &each)?;
+            } else {
+                let source = rows.with(rows.layout.split(0, 1, p.batch)?);
+                let target = output.with(output.layout.split(0, 1, p.batch)?);
+                merge::record(recording, self.caps, self.options.merge, &source, &target)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Layer after layer.
+    fn layers(&self, recording: &mut Recording) -> Result<()> {
+        let p = self.problem;
+        let layout = StateLayout::new(self.options, p);
+        let mut input = self.first_input(recording)?;
+        for (l, layer) in self.weights.layers.iter().enumerate() {
+            let gates = self.input_product(recording, self.plan.inputs[l], layer, &input)?;
+            let state = self.state(recording, layout, l, 1)?;
+            let top = l + 1 == p.layers;
+            let emit = !(top && self.options.steps == Steps::Last);
+            let merged = match (top, emit) {
+                (true, true) => self.outputs.output.clone(),
+                (true, false) => recording.scratch("no output", &[1, 1, p.width], DType::F32),
+                (false, _) => self.depth_first(recording, "layer output", p.width),
+            };
+            let concat = self.options.merge == Merge::Concat || !emit;
+            let output = if self.options.merge == Merge::Concat {
+                merged.with(merged.layout.split(2, p.directions, p.state)?)
+            } else {
+                recording.scratch("output of both directions", &[p.steps, p.batch, p.directions, p.state], DType::F32)
+            };
+            let tensors = Tensors {
+                gates: &gates,
+                weight: &layer.weight_hh,
+                weight_below: None,
+                projection: layer.weight_hr.as_ref(),
+                vectors: layer.vectors.as_ref(),
+                has_bias: self.weights.has_bias,
+                peepholes: self.weights.peepholes,
+                norms: layer.norms.as_ref(),
+                lengths: self.inputs.lengths.as_ref(),
+                state: &state,
+                output: &output,
+                emit,
+            };
+            match &self.plan.persistent {
+                Some(plan) => recurrent_loop::record(recording, self.caps, self.options, p, plan, &tensors)?,
+                None => (0..p.steps).try_for_each(|step| self.step(recording, &tensors, step))?,
+            }
+            if !concat {
+                merge::record(recording, self.caps, self.options.merge, &output, &merged)?;
+            }
+            self.finish(recording, layout, &state, 0, l)?;
+            input = merged;
+        }
+        Ok(())
+    }
+
+    /// The dispatches of one step of one layer.
+    fn step(&self, recording: &mut Recording, tensors: &Tensors<'_>, step: usize) -> Result<()> {
+        let (caps, options, p) = (self.caps, self.options, self.problem);
+        let mut stage =
+            |stage: Stage| recurrent::record(recording, caps, options, p, self.plan.step, tensors, stage, step);
+        match options.cell {
+            Cell::Gru { reset: Reset::Before } => {
+                stage(Stage::Reset)?;
+                stage(Stage::Update)?;
+            }
+            _ if options.layer_norm.is_some() => {
+                stage(Stage::Product)?;
+                recurrent_norm::record(recording, caps, options, p, tensors, step)?;
+            }
+            _ => stage(Stage::Step)?,
+        }
+        if tensors.projection.is_some() {
+            recurrent::record(recording, caps, options, p, self.plan.step, tensors, Stage::Project, step)?;
+        }
+        Ok(())
+    }
+
+    /// All layers at once, each a step behind the one below it.
+    fn wavefront(&self, recording: &mut Recording) -> Result<()> {
+        let p = self.problem;
+        let layout = StateLayout::new(self.options, p);
+        let Some(stack) = &self.weights.stacked else {
+            return Err(Error::missing("weights of all layers", "in one piece, for a wavefront"));
+        };
+        let input = self.first_input(recording)?;
+        let gates = self.input_product(recording, self.plan.inputs[0], &self.weights.layers[0], &input)?;
+        let state = self.state(recording, layout, 0, p.layers)?;
+        let emit = self.options.steps == Steps::All;
+        let output = match self.options.steps {
+            Steps::All => self.outputs.output.with(self.outputs.output.layout.split(2, 1, p.state)?),
+            Steps::Last => recording.scratch("no output", &[1, 1, 1, p.state], DType::F32),
+        };
+        let tensors = Tensors {
+            gates: &gates,
+            weight: &stack.weight_hh,
+            weight_below: Some(&stack.weight_ih),
+            projection: None,
+            vectors: stack.vectors.as_ref(),
+            has_bias: self.weights.stacked_bias,
+            peepholes: self.weights.peepholes,
+            norms: None,
+            lengths: self.inputs.lengths.as_ref(),
+            state: &state,
+            output: &output,
+            emit,
+        };
+        for step in 0..p.steps + p.layers - 1 {
+            recurrent::record(recording, self.caps, self.options, p, self.plan.step, &tensors, Stage::Step, step)?;
+        }
+        (0..p.layers).try_for_each(|l| self.finish(recording, layout, &state, l, l))
+    }
+}

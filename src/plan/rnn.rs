@@ -1,0 +1,339 @@
+//! How a recurrence is run: which path, by a cost model, and with what tiles.
+
+use super::Caps;
+use crate::error::{Error, Result};
+use crate::problem::{RnnProblem, RnnWidths};
+use crate::rnn::{Cell, Reset, Rnn, RnnPath};
+use crate::tensor::DType;
+
+/// Batch rows in one column of a register tile, and units in one of its components.
+const QUAD: usize = 4;
+
+/// Lanes that a dispatch should have before the depth of its products stays whole: enough to hide the latency of
+/// memory on a middling card.
+const LANES_WANTED: usize = 16_384;
+
+/// Parts of the depth at most; more would leave each with too little to do between the joins.
+const MOST_PARTS: usize = 8;
+
+/// What the parts of a recurrence cost. `regard bench --suite recurrent` measures the first two on the device at hand.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Costs {
+    /// One dispatch that waits for the one before it, in ns.
+    pub dispatch: f64,
+    /// One barrier, in ns per lane of the workgroup.
+    pub barrier: f64,
+    /// Multiply-adds per ns and worker in a tile of 1, 4 or 8 batch rows.
+    pub tile_rate: [f64; 3],
+    /// The same with the weights in registers.
+    pub register_rate: f64,
+}
+
+impl Costs {
+    /// Lavapipe of Mesa 22.3 to 26.1 on two cores of an AMD EPYC (Zen 5), measured 2026-11-23.
+    pub const SOFTWARE: Self =
+        Self { dispatch: 20_000.0, barrier: 10.0, tile_rate: [1.1, 3.8, 5.3], register_rate: 5.0 };
+
+    /// An assumption, from published figures of mid-range cards; not measured.
+    pub const HARDWARE: Self = Self { dispatch: 3_000.0, barrier: 0.1, tile_rate: [2.0, 6.0, 8.0], register_rate: 8.0 };
+
+    /// Of the kind of device that `caps` describes.
+    pub fn of(caps: &Caps) -> Self {
+        if caps.software { Self::SOFTWARE } else { Self::HARDWARE }
+    }
+}
+
+/// Tiles of a product of `rows` rows, [K, rows]ᵀ · [K, 4·quads], as `recurrent` and `matmul` compute it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProductPlan {
+    /// Rows of a tile: 1, 4 or 8.
+    pub rows: u32,
+    /// Tiles along the rows.
+    pub row_tiles: u32,
+    /// Lanes of a workgroup.
+    pub lanes: u32,
+    /// Parts that the depth is split into, each with `lanes / parts` lanes.
+    pub parts: u32,
+    /// Whether the parts are joined by subgroup operations.
+    pub subgroups: bool,
+}
+
+impl ProductPlan {
+    /// Chooses tiles where one lane computes `quads_per_lane` quads of columns, and `copies` such products run side by
+    /// side.
+    pub fn new(rows: usize, quads: usize, quads_per_lane: usize, depth: usize, copies: usize, caps: &Caps) -> Self {
+        let lanes_of = |tile: usize| copies * rows.div_ceil(tile) * quads.div_ceil(quads_per_lane);
+        // On a card the taller tile, which reads half as many weights, only where it leaves lanes enough.
+        let tile = match rows {
+            1 => 1,
+            2..=4 => QUAD,
+            _ if caps.software || lanes_of(2 * QUAD) >= LANES_WANTED => 2 * QUAD,
+            _ => QUAD,
+        };
+        let most = caps.max_invocations.max(1) as usize;
+        let columns = quads.div_ceil(quads_per_lane);
+        // A software driver runs lanes in eights, one workgroup after the other on each thread.
+        let lanes = if caps.software { 8 } else { 64 }.min(1 << most.ilog2());
+        let mut parts = 1;
+        if !caps.software {
+            let least = caps.min_subgroup.max(1) as usize;
+            let limit = if caps.subgroups { MOST_PARTS.min(1 << least.ilog2()) } else { MOST_PARTS };
+            while parts < limit
+                && lanes_of(tile) * parts < LANES_WANTED
+                && depth >= 16 * parts
+                && lanes / (2 * parts) >= 1
+            {
+                parts *= 2;
+            }
+        }
+        let lanes = lanes.min((columns.next_power_of_two() * parts).max(8));
+        let subgroups = parts > 1 && caps.subgroups && lanes.is_multiple_of(caps.max_subgroup.max(1) as usize);
+        Self {
+            rows: tile as u32,
+            row_tiles: rows.div_ceil(tile) as u32,
+            lanes: lanes as u32,
+            parts: parts.min(lanes) as u32,
+            subgroups,
+        }
+    }
+
+    /// Columns of quads in a workgroup.
+    pub fn columns(&self) -> usize {
+        (self.lanes / self.parts) as usize
+    }
+
+    /// Multiply-adds per ns of the whole device at this tile.
+    fn rate(&self, workgroups: usize, caps: &Caps) -> f64 {
+        let rate = Costs::of(caps).tile_rate[match self.rows {
+            1 => 0,
+            4 => 1,
+            _ => 2,
+        }];
+        rate * (workgroups.clamp(1, caps.workers.max(1) as usize) as f64)
+    }
+}
+
+/// How the loop over time runs inside one dispatch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoopPlan {
+    /// H rounded up to a multiple of 4.
+    pub units: u32,
+    /// Parts of the depth.
+    pub parts: u32,
+    /// Blocks of four steps of the depth in a lane's registers.
+    pub chunks: u32,
+    /// Ranges of steps, one dispatch each, so that no invocation turns too often.
+    pub ranges: Vec<(usize, usize)>,
+}
+
+impl LoopPlan {
+    /// Blocks of weights that a lane can hold: 8 of 16 numbers, half of the registers that cards have for a lane.
+    const MOST_CHUNKS: usize = 8;
+
+    /// # Errors
+    /// A reason, when the weights of one row's recurrence do not fit the registers of a workgroup.
+    fn new(options: &Rnn, problem: &RnnProblem, caps: &Caps) -> Result<Self, String> {
+        if options.layer_norm.is_some() {
+            return Err("layer normalisation needs the sums of all gates between two dispatches".into());
+        }
+        if problem.state != problem.hidden {
+            return Err("a projection needs all units between two dispatches".into());
+        }
+        let quads = problem.hidden.div_ceil(QUAD);
+        let parts = quads.div_ceil(Self::MOST_CHUNKS);
+        let chunks = quads.div_ceil(parts);
+        let (units, lanes) = (quads * QUAD, quads * QUAD * parts);
+        let bytes = 16 * (lanes + (parts * chunks).max(quads));
+        if lanes > caps.max_invocations as usize || bytes > caps.max_workgroup_bytes as usize {
+            return Err(format!(
+                "the recurrent weights of {} units take {lanes} lanes and {bytes} bytes of workgroup memory; the device \
+                 has {} and {}",
+                problem.hidden, caps.max_invocations, caps.max_workgroup_bytes
+            ));
+        }
+        // Turns of one step: the loop over time and the joins of the parts, each with the turn that ends it.
+        let turns = 2 + 2 * (parts as u64 + 1);
+        let range = ((caps.max_iterations.saturating_sub(8) / turns) as usize).max(1);
+        Ok(Self {
+            units: units as u32,
+            parts: parts as u32,
+            chunks: chunks as u32,
+            ranges: (0..problem.steps).step_by(range).map(|t| (t, (t + range).min(problem.steps))).collect(),
+        })
+    }
+
+    /// Lanes of the workgroup.
+    pub fn lanes(&self) -> u32 {
+        self.units * self.parts
+    }
+
+    /// Quads of units that the workgroup's copy of h holds.
+    pub fn quads(&self) -> u32 {
+        (self.parts * self.chunks).max(self.units / QUAD as u32)
+    }
+
+    /// Turns of all loops of one invocation over the longest range.
+    pub fn iterations(&self) -> u64 {
+        let longest = self.ranges.iter().map(|(a, b)| b - a).max().unwrap_or(0) as u64;
+        longest * (2 + 2 * (u64::from(self.parts) + 1)) + 8
+    }
+}
+
+/// What a path would take, or why it cannot be taken.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Estimate {
+    /// The path.
+    pub path: RnnPath,
+    /// Dispatches of the recurrence itself (not of X·W, nor of copies).
+    pub dispatches: usize,
+    /// Nanoseconds by the cost model, X·W included; or the reason why it cannot be.
+    pub nanoseconds: Result<f64, String>,
+}
+
+/// How a recurrence is run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RnnPlan {
+    /// The path taken, never [`RnnPath::Auto`].
+    pub path: RnnPath,
+    /// Every path.
+    pub estimates: Vec<Estimate>,
+    /// Dispatches of the recurrence itself.
+    pub dispatches: usize,
+    /// X·W of each layer; in a wavefront of the lowest alone.
+    pub inputs: Vec<ProductPlan>,
+    /// U·h, on the paths that take a dispatch a step.
+    pub step: ProductPlan,
+    /// The loop over time, where it can run inside a dispatch.
+    pub persistent: Option<LoopPlan>,
+    /// Multiplications and additions of all products.
+    pub flops: u64,
+    /// Bytes of weights, inputs and outputs, each counted once.
+    pub bytes: u64,
+}
+
+/// Dispatches of one step of a layer.
+fn stages(options: &Rnn, projected: bool) -> usize {
+    1 + usize::from(options.cell == Cell::Gru { reset: Reset::Before })
+        + usize::from(options.layer_norm.is_some())
+        + usize::from(projected)
+}
+
+impl RnnPlan {
+    /// Whether a stack can run as a wavefront.
+    ///
+    /// # Errors
+    /// The reason why it cannot.
+    pub fn wavefront(
+        options: &Rnn,
+        widths: &RnnWidths,
+        layers: usize,
+        element: DType,
+        caps: &Caps,
+    ) -> Result<(), String> {
+        let stages = stages(options, widths.state != widths.hidden);
+        let units = widths.hidden.next_multiple_of(QUAD);
+        let bytes = (layers * widths.state * options.cell.gates() * units * element.bytes()) as u64;
+        let allowed = caps.max_binding_bytes.min(caps.max_buffer_bytes);
+        if options.direction.count() == 2 {
+            return Err("it runs one direction: the second reads each layer from its end".into());
+        }
+        if stages > 1 {
+            return Err(format!("a step of this cell takes {stages} dispatches"));
+        }
+        if layers < 2 {
+            return Err("there is one layer".into());
+        }
+        if bytes > allowed {
+            return Err(format!("the recurrent weights of all layers are {bytes} bytes, a binding holds {allowed}"));
+        }
+        Ok(())
+    }
+
+    /// Chooses path and tiles; `element` is the storage of the weights.
+    ///
+    /// # Errors
+    /// [`Error::Option`] when the path asked for cannot be taken.
+    pub fn new(options: &Rnn, problem: &RnnProblem, element: DType, caps: &Caps) -> Result<Self> {
+        let p = problem;
+        let (gates, costs) = (options.cell.gates(), Costs::of(caps));
+        let quads = p.hidden.div_ceil(QUAD);
+        let rows = p.steps * p.batch;
+        let input = |l: usize| {
+            ProductPlan::new(rows, p.directions * gates * quads, 4, p.inputs.get(l).copied().unwrap_or(0), 1, caps)
+        };
+        let product = |depth: usize, width: usize, rows: usize| (depth * width * rows) as f64;
+        let projected = p.state != p.hidden;
+        let stages = stages(options, projected);
+        let input_time = |l: usize| {
+            let plan = input(l);
+            let tiles = plan.row_tiles as usize * (p.directions * gates * quads).div_ceil(4 * plan.columns());
+            costs.dispatch + product(p.inputs[l], p.directions * gates * p.hidden, rows) / plan.rate(tiles, caps)
+        };
+        let all_inputs: f64 = (0..p.layers).map(input_time).sum();
+
+        let step = ProductPlan::new(p.batch, quads, 1, p.state, p.directions, caps);
+        let step_macs = product(p.state, p.directions * gates * p.hidden, p.batch)
+            + if projected { product(p.hidden, p.directions * p.state, p.batch) } else { 0.0 };
+        let tiles =
+            |plan: &ProductPlan, copies: usize| copies * plan.row_tiles as usize * quads.div_ceil(plan.columns());
+        let steps_time = all_inputs
+            + (p.layers * p.steps) as f64
+                * (stages as f64 * costs.dispatch + step_macs / step.rate(tiles(&step, p.directions), caps));
+
+        let wave = ProductPlan::new(p.batch, quads, 1, 2 * p.state, p.layers, caps);
+        let widths = RnnWidths { inputs: p.inputs.clone(), hidden: p.hidden, state: p.state };
+        let wavefront = Self::wavefront(options, &widths, p.layers, element, caps).map(|()| {
+            let macs = step_macs * (2 * p.layers - 1) as f64;
+            let time = costs.dispatch + macs / wave.rate(tiles(&wave, p.layers), caps);
+            input_time(0) + (p.steps + p.layers - 1) as f64 * time
+        });
+
+        let persistent = LoopPlan::new(options, p, caps);
+        let loop_time = persistent.as_ref().map_err(Clone::clone).map(|plan| {
+            let passes = if stages > 1 { 2.0 } else { 1.0 };
+            let turns = (p.batch * p.directions).div_ceil(caps.workers.max(1) as usize) as f64;
+            let macs = product(p.state, gates.max(QUAD) * p.hidden, 1);
+            let step = passes * (macs / costs.register_rate + 3.0 * costs.barrier * f64::from(plan.lanes()));
+            all_inputs + p.layers as f64 * (plan.ranges.len() as f64 * costs.dispatch + turns * p.steps as f64 * step)
+        });
+        let estimates = vec![
+            Estimate { path: RnnPath::Steps, dispatches: p.layers * p.steps * stages, nanoseconds: Ok(steps_time) },
+            Estimate { path: RnnPath::Wavefront, dispatches: p.steps + p.layers - 1, nanoseconds: wavefront },
+            Estimate {
+                path: RnnPath::Persistent,
+                dispatches: persistent.as_ref().map_or(0, |plan| p.layers * plan.ranges.len()),
+                nanoseconds: loop_time,
+            },
+        ];
+        let time = |e: &Estimate| e.nanoseconds.clone().unwrap_or(f64::INFINITY);
+        let chosen = match options.path {
+            RnnPath::Auto => estimates.iter().min_by(|a, b| time(a).total_cmp(&time(b))),
+            path => estimates.iter().find(|e| e.path == path),
+        };
+        let Some(chosen) = chosen else {
+            return Err(Error::option("path", "no such path"));
+        };
+        if let Err(reason) = &chosen.nanoseconds {
+            return Err(Error::option("path", format!("{:?} cannot run this: {reason}", chosen.path).to_lowercase()));
+        }
+        let weights: usize = p
+            .inputs
+            .iter()
+            .map(|input| {
+                p.directions * (gates * p.hidden * (input + p.state) + if projected { p.state * p.hidden } else { 0 })
+            })
+            .sum();
+        let (path, dispatches) = (chosen.path, chosen.dispatches);
+        Ok(Self {
+            path,
+            dispatches,
+            inputs: (0..if path == RnnPath::Wavefront { 1 } else { p.layers }).map(input).collect(),
+            step: if path == RnnPath::Wavefront { wave } else { step },
+            persistent: persistent.ok().filter(|_| path == RnnPath::Persistent),
+            estimates,
+            flops: 2 * (weights * rows) as u64,
+            bytes: (weights * element.bytes() + rows * (p.inputs[0] * element.bytes() + p.width * DType::F32.bytes()))
+                as u64,
+        })
+    }
+}
