@@ -1,44 +1,69 @@
-//! The step that soft attention began with: an LSTM encoder over a sequence, scores as dot products with a decoder
-//! state, α = softmax(e), y = Σ αᵢ·xᵢ. `BasicLSTMCell` under `dynamic_rnn`: forget bias 1, states past the length kept.
+//! Soft attention as it began, as one call: an LSTM reads a sequence, and a decoder state asks what to look at.
+//!
+//! ```text
+//! enc_1 … enc_n = lstm(input)      TensorFlow's BasicLSTMCell under dynamic_rnn
+//! e_i = enc_i · dec                how well each of them goes with the decoder's state
+//! α   = softmax(e)                 shares that sum to 1
+//! y   = Σ α_i · enc_i              what the decoder is told
+//! ```
 //!
 //! ```sh
 //! cargo run --release --example article
 //! ```
 
-use regard::attention::{Attention, AttentionInputs, Score};
-use regard::gpu::{Open, Run};
-use regard::ops::rnn::GpuRnn;
+use regard::Gpu;
+use regard::gpu::Open;
+use regard::layers::{AttentiveEncoder, AttentiveInputs, AttentiveWeights};
+use regard::ops::attentive::GpuAttentiveEncoder;
+use regard::reference;
 use regard::rnn::{Cell, Rnn, RnnInputs, RnnWeights};
 use regard::tensor::{Array, DType};
-use regard::{Gpu, Tensor};
+
+/// T, B, I, H.
+const STEPS: usize = 7;
+const BATCH: usize = 2;
+const INPUT: usize = 5;
+const HIDDEN: usize = 8;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let gpu = Gpu::open(&Open::default())?;
-    let (steps, batch, inputs, hidden) = (7, 2, 5, 8);
-    let wave = |shape: &[usize], f: f32| Array::from_fn(shape, |i| (i as f32 * f).sin() * 0.5);
+    let wave = |shape: &[usize], f: f32, size: f32| Array::from_fn(shape, |i| (i as f32 * f).sin() * size);
 
-    // TensorFlow's one kernel [I + H, 4·H], gates i, j, f, o.
-    let weights = RnnWeights::from_tensorflow(&wave(&[inputs + hidden, 4 * hidden], 0.71), None)?;
-    let options = Rnn { forget_bias: 1.0, ..Rnn::new(Cell::Lstm) };
-    let encoder = GpuRnn::upload(&gpu, &options, &vec![vec![weights]], DType::F32)?;
+    // BasicLSTMCell keeps one kernel [I + H, 4·H] with gates i, j, f, o, and adds 1 to the forget gate when it runs.
+    let cell = RnnWeights::from_tensorflow(&wave(&[INPUT + HIDDEN, 4 * HIDDEN], 0.71, 1.5), None)?;
+    let layer = AttentiveEncoder::new(Rnn { forget_bias: 1.0, ..Rnn::new(Cell::Lstm) });
+    let weights = AttentiveWeights::new(vec![vec![cell]]);
 
-    let mut run = Run::new(&gpu);
+    // Two sequences in one batch; the second ends after 4 of 7 steps. One decoder state asks about each.
     let sequence = RnnInputs {
-        lengths: Some(Tensor::upload_u32(&gpu, "lengths", &Array::new(&[batch], vec![7, 4])?)?),
-        ..RnnInputs::new(Tensor::upload(&gpu, "input", &wave(&[steps, batch, inputs], 0.37), DType::F32)?)
+        lengths: Some(Array::new(&[BATCH], vec![7.0, 4.0])?),
+        ..RnnInputs::new(wave(&[STEPS, BATCH, INPUT], 0.37, 1.0))
     };
-    let encoded = encoder.record(&mut run, &sequence)?;
+    let inputs = AttentiveInputs::new(sequence, wave(&[BATCH, 1, HIDDEN], 0.9, 2.0));
 
-    // [T, B, H] → [B, 1, T, H]; the query is one decoder state per row, [B, 1, 1, H].
-    let states = encoded.output.with_layout(encoded.output.layout().split(2, 1, hidden)?.permute(&[1, 2, 0, 3])?)?;
-    let decoder = Tensor::upload(&gpu, "decoder state", &wave(&[batch, 1, 1, hidden], 0.9), DType::F32)?;
-    let attention = Attention { score: Score::Dot, weights: true, ..Attention::default() };
-    let mut inputs = AttentionInputs::new(decoder, states.clone(), states);
-    inputs.kv_lengths = sequence.lengths.clone();
-    let attended = attention.record(&mut run, &inputs)?;
-    run.submit()?;
+    // All steps, scores, softmax and weighted sum: one submission, nothing read back in between.
+    let gpu = Gpu::open(&Open::default())?;
+    let encoder = GpuAttentiveEncoder::upload(&gpu, &layer, &weights, DType::F32)?;
+    let outputs = encoder.run(&gpu, &inputs.upload(&gpu, DType::F32)?)?.download(&gpu)?;
 
-    println!("α = {:.3?}", attended.weights.map(|w| w.download(&gpu)).transpose()?.map(Array::into_data));
-    println!("y = {:.3?}", attended.output.download(&gpu)?.into_data());
+    println!("an LSTM of {HIDDEN} units over {BATCH} sequences of up to {STEPS} steps, on {}", gpu.adapter().name);
+    let alpha = outputs.weights.ok_or("the layer was asked for its weights")?;
+    for row in 0..BATCH {
+        let bars = |at: usize| "#".repeat((alpha.data()[row * STEPS + at] * 40.0).round() as usize);
+        println!("\nsequence {row}: what its decoder state looks at");
+        (0..STEPS).for_each(|t| println!("  step {t}  α = {:.3}  {}", alpha.data()[row * STEPS + t], bars(t)));
+        println!("  y = {:.3?}", &outputs.context.data()[row * HIDDEN..][..HIDDEN]);
+    }
+
+    // dynamic_rnn: past its end a sequence gives out 0, and its state stays what it was at the last step.
+    let output = |t: usize| &outputs.encoded.output.data()[(t * BATCH + 1) * HIDDEN..][..HIDDEN];
+    println!("\nsequence 1 ends after 4 steps");
+    println!("  output at step 3 = {:.3?}", output(3));
+    println!("  output at step 4 = {:.3?}", output(4));
+    println!("  state at the end = {:.3?}", &outputs.encoded.final_h.data()[HIDDEN..]);
+
+    let truth = reference::attentive_encoder::<f64>(&layer, &weights.map(Array::cast), &inputs.map(Array::cast))?;
+    let far = |(&got, &want): (&f32, &f64)| (f64::from(got) - want).abs();
+    let worst = outputs.context.data().iter().zip(truth.context.data()).map(far).fold(0.0, f64::max);
+    println!("\nlargest difference of y from the same in double precision on the CPU: {worst:.1e}");
     Ok(())
 }

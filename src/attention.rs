@@ -268,7 +268,7 @@ impl<A> Mask<A> {
         }
     }
 
-    fn try_map<'a, B, E>(
+    pub(crate) fn try_map<'a, B, E>(
         &'a self,
         f: impl FnOnce(&'a A) -> std::result::Result<B, E>,
     ) -> std::result::Result<Mask<B>, E> {

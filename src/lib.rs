@@ -25,7 +25,7 @@
 //! | module | what is in it |
 //! |---|---|
 //! | [`attention`], [`rnn`] | options, inputs and outputs, with the formulas |
-//! | [`layers`] | multi-head attention, attention decoder, visual attention |
+//! | [`layers`] | multi-head attention, attention decoder, attentive encoder, visual attention |
 //! | [`gpu`] | devices, tensors, runs |
 //! | [`ops`] | whole operations on the GPU |
 //! | [`reference`](mod@reference) | the same on the CPU, in f32 or f64 |

@@ -189,11 +189,7 @@ impl<A> DecoderMemory<A> {
         Ok(DecoderMemory {
             memory: f("memory", &self.memory)?,
             lengths: self.lengths.as_ref().map(|a| f("lengths", a)).transpose()?,
-            mask: match &self.mask {
-                None => None,
-                Some(Mask::Bool(mask)) => Some(Mask::Bool(f("mask", mask)?)),
-                Some(Mask::Float(mask)) => Some(Mask::Float(f("mask", mask)?)),
-            },
+            mask: self.mask.as_ref().map(|mask| mask.try_map(|a| f("mask", a))).transpose()?,
         })
     }
 

@@ -5,13 +5,16 @@
 //! |---|---|
 //! | [`MultiHeadAttention`] | projections, attention over heads, projection; loads PyTorch's and Keras' weights |
 //! | [`AttentionDecoder`] | a recurrent decoder that attends to a memory at every step (Luong, Bahdanau, See) |
+//! | [`AttentiveEncoder`] | a recurrent encoder and the attention of decoder states over its outputs (Bahdanau, Luong) |
 //! | [`VisualAttention`] | soft and hard attention over the grid of a picture (Xu et al. 2015, "Show, Attend and Tell") |
 
+mod attentive;
 mod decoder;
 mod multi_head;
 mod torch;
 mod visual;
 
+pub use attentive::{AttentiveEncoder, AttentiveInputs, AttentiveOutputs, AttentiveWeights};
 pub use decoder::{
     AttentionDecoder, DecoderMemory, DecoderOutput, DecoderOutputs, DecoderState, DecoderWeights, LocationInput,
 };
@@ -19,6 +22,7 @@ pub use multi_head::{MultiHeadAttention, MultiHeadWeights};
 pub use torch::torch_mask;
 pub use visual::{VisualAttention, VisualOutputs, VisualState, VisualWeights};
 
+pub(crate) use attentive::AttentiveProblem;
 pub(crate) use decoder::{DecoderProblem, MemoryProblem};
 pub(crate) use multi_head::MultiHeadProblem;
 pub(crate) use visual::VisualProblem;

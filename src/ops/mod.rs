@@ -5,6 +5,7 @@
 //! device.
 
 pub mod attention;
+pub mod attentive;
 pub mod cache;
 pub mod decoder;
 pub mod linear;

@@ -6,6 +6,7 @@
 //! and lengths as whole numbers, in the element type of the rest.
 
 mod attention;
+mod attentive;
 mod cache;
 mod decoder;
 mod float;
@@ -20,6 +21,7 @@ mod rotary;
 mod visual;
 
 pub use attention::attention;
+pub use attentive::attentive_encoder;
 pub use cache::append;
 pub use decoder::{attention_decoder, coverage};
 pub use float::Float;

@@ -4,7 +4,7 @@
 use regard::attention::{Attention, AttentionInputs, Score, ScoreMod};
 use regard::gpu::{Gpu, Open, Run};
 use regard::ops::rnn::GpuRnn;
-use regard::rnn::{Cell, Rnn, RnnInputs, RnnWeights};
+use regard::rnn::{Cell, Rnn, RnnInputs, RnnPath, RnnWeights};
 use regard::tensor::{Array, DType, Layout};
 use regard::wgpu;
 use regard::{Error, Tensor, reference};
@@ -59,18 +59,29 @@ fn threads_share_one_build_of_each_pipeline() {
 #[test]
 fn a_sequence_is_one_submission_whatever_its_length_and_reads_nothing_back() {
     let gpu = Gpu::open(&Open { adapter: Some(gpu().adapter().name.clone()), ..Open::default() }).unwrap();
-    let options = Rnn::new(Cell::Lstm).bidirectional();
     let weights = |inputs: usize| RnnWeights::new(wave(&[32, inputs], 0.3), wave(&[32, 8], 0.7));
-    let stack = vec![vec![weights(5), weights(5)], vec![weights(16), weights(16)]];
-    let rnn = GpuRnn::upload(&gpu, &options, &stack, DType::F32).unwrap();
-    for steps in [1, 7, 150] {
-        let inputs = RnnInputs::new(wave(&[steps, 3, 5], 0.2));
-        let before = gpu.counts();
-        let got = rnn.run(&gpu, &inputs.upload(&gpu, DType::F32).unwrap()).unwrap();
-        let after = gpu.counts();
-        assert_eq!(after.submits - before.submits, 1, "{steps} steps");
-        assert_eq!(after.downloads, before.downloads);
-        close(&got.output.download(&gpu).unwrap(), &reference::rnn(&options, &stack, &inputs).unwrap().output);
+    let (one, both) = (Rnn::new(Cell::Lstm), Rnn::new(Cell::Lstm).bidirectional());
+    for (options, path) in [
+        (&both, RnnPath::Auto),
+        (&both, RnnPath::Steps),
+        (&both, RnnPath::Persistent),
+        (&one, RnnPath::Auto),
+        (&one, RnnPath::Wavefront),
+    ] {
+        let options = Rnn { path, ..options.clone() };
+        let layer = |inputs: usize| vec![weights(inputs); options.direction.count()];
+        let stack = vec![layer(5), layer(options.output_width(8))];
+        let rnn = GpuRnn::upload(&gpu, &options, &stack, DType::F32).unwrap();
+        for steps in [1, 7, 150] {
+            let inputs = RnnInputs::new(wave(&[steps, 3, 5], 0.2));
+            let uploaded = inputs.upload(&gpu, DType::F32).unwrap();
+            let before = gpu.counts();
+            let got = rnn.run(&gpu, &uploaded).unwrap();
+            let after = gpu.counts();
+            assert_eq!(after.submits - before.submits, 1, "{path:?}, {steps} steps");
+            assert_eq!(after.downloads, before.downloads);
+            close(&got.output.download(&gpu).unwrap(), &reference::rnn(&options, &stack, &inputs).unwrap().output);
+        }
     }
 }
 

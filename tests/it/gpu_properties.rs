@@ -17,14 +17,14 @@ use regard::{Error, Result, Tensor};
 use crate::gpu::gpu;
 
 /// Runs a property over `cases` drawn values; a failure is told with the smallest value that was found to fail.
-fn hold<S: Strategy>(cases: u32, strategy: S, property: impl Fn(S::Value) -> Result<()>) {
+pub(crate) fn hold<S: Strategy>(cases: u32, strategy: S, property: impl Fn(S::Value) -> Result<()>) {
     let config = Config { cases, failure_persistence: None, max_shrink_iters: 60, ..Config::default() };
     let mut runner = TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha));
     let checked = |value| property(value).map_err(|error| TestCaseError::fail(error.to_string()));
     runner.run(&strategy, checked).unwrap_or_else(|failure| panic!("{failure}"));
 }
 
-fn wrong(reason: impl Into<String>) -> Error {
+pub(crate) fn wrong(reason: impl Into<String>) -> Error {
     Error::Gpu(reason.into())
 }
 

@@ -1,5 +1,6 @@
 //! Layers: against other libraries, and the GPU against the f64 oracle.
 
+mod attentive;
 mod decoder;
 mod multi_head;
 mod visual;
@@ -41,7 +42,7 @@ fn layers_agree_with_other_libraries_on_the_gpu() {
 }
 
 /// Deterministic numbers within ±`size`.
-fn numbers(shape: &[usize], seed: f32, size: f32) -> Array<f32> {
+pub(crate) fn numbers(shape: &[usize], seed: f32, size: f32) -> Array<f32> {
     Array::from_fn(shape, |k| {
         let x = f64::from(((k as f32 + 1.0) * (seed + 0.377)).sin()) * 43_758.547;
         (2.0 * (x - x.floor()) - 1.0) as f32 * size
@@ -59,7 +60,7 @@ fn types() -> Vec<DType> {
 }
 
 /// Named tensors of one result.
-type Named<T> = Vec<(String, Array<T>)>;
+pub(crate) type Named<T> = Vec<(String, Array<T>)>;
 
 /// What a `try_map` is told.
 type Keep<'k, T> = dyn FnMut(&str, &Array<T>) -> Result<()> + 'k;
@@ -77,7 +78,7 @@ fn collected<T: Clone>(visit: impl FnOnce(&mut Keep<'_, T>) -> Result<()>) -> Na
 
 /// Every tensor of a result, which is f32 whatever the storage of the inputs, against oracle and baseline: the largest
 /// error ÷ tolerance.
-fn judge_all(got: &Named<f32>, oracle: &Named<f64>, baseline: &Named<f32>) -> Result<f64> {
+pub(crate) fn judge_all(got: &Named<f32>, oracle: &Named<f64>, baseline: &Named<f32>) -> Result<f64> {
     fn names<T>(of: &Named<T>) -> Vec<&str> {
         of.iter().map(|(name, _)| name.as_str()).collect()
     }

@@ -11,6 +11,7 @@ mod device;
 mod golden;
 mod gpu;
 mod gpu_properties;
+mod gpu_recurrences;
 mod gpu_vectors;
 mod kernels;
 mod layers;

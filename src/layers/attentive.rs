@@ -1,0 +1,239 @@
+//! A recurrent encoder and the attention of decoder states over its outputs.
+
+use super::rank3;
+use crate::attention::{Attention, AttentionInputs, Mask, Score, ScoreWeights};
+use crate::error::{Error, Result};
+use crate::problem::{AttentionProblem, RnnProblem, same};
+use crate::rnn::{Rnn, RnnInputs, RnnOutputs, RnnStack, Steps};
+
+/// Soft attention as it began (Bahdanau et al. 2015, "Neural Machine Translation by Jointly Learning to Align and
+/// Translate", section 3; Luong et al. 2015, "dot"): an encoder reads a sequence, and each decoder state d asks for a
+/// weighted sum of what it gave out.
+/// ```text
+/// x_1 … x_n = rnn(input)              n the row's length; both directions side by side if there are two
+/// e_i = score(d, x_i)                 x_i · d unless told otherwise
+/// α   = softmax(e)                    or another normalizer
+/// y   = Σ_i α_i · x_i
+/// ```
+/// One set of lengths serves both: past a row's length the encoder gives out 0 and keeps its state, as TensorFlow's
+/// `dynamic_rnn`, and α is 0. A row of length 0 has α = 0 and y = 0.
+///
+/// ```
+/// use regard::layers::{AttentiveEncoder, AttentiveInputs, AttentiveWeights};
+/// use regard::reference;
+/// use regard::rnn::{Cell, Rnn, RnnInputs, RnnWeights};
+/// use regard::tensor::Array;
+///
+/// # fn main() -> regard::Result<()> {
+/// let numbers = |shape: &[usize]| Array::from_fn(shape, |k| (k as f32 * 0.7).sin() * 0.3);
+/// // TensorFlow's BasicLSTMCell: one kernel [I + H, 4·H], and a forget bias of 1 when it runs
+/// let layer = AttentiveEncoder::new(Rnn { forget_bias: 1.0, ..Rnn::new(Cell::Lstm) });
+/// let cell = RnnWeights::from_tensorflow(&numbers(&[5 + 8, 4 * 8]), None)?;
+/// let weights = AttentiveWeights::new(vec![vec![cell]]);
+/// // 7 steps of 2 rows, the second of which ends after 4; 3 decoder states for each row
+/// let lengths = Some(Array::new(&[2], vec![7.0, 4.0])?);
+/// let sequence = RnnInputs { lengths, ..RnnInputs::new(numbers(&[7, 2, 5])) };
+/// let inputs = AttentiveInputs::new(sequence, numbers(&[2, 3, 8]));
+/// let outputs = reference::attentive_encoder(&layer, &weights, &inputs)?;
+/// assert_eq!(outputs.context.shape(), [2, 3, 8]);
+/// assert_eq!(outputs.weights.unwrap().shape(), [2, 3, 7]);
+/// assert_eq!(outputs.encoded.output.shape(), [7, 2, 8]);
+/// # Ok(())
+/// # }
+/// ```
+/// On the GPU: [`GpuAttentiveEncoder`](crate::ops::attentive::GpuAttentiveEncoder).
+#[derive(Debug, Clone)]
+pub struct AttentiveEncoder {
+    /// The encoder: any cell, one or both directions, any number of layers; [`Steps::All`].
+    pub rnn: Rnn,
+    /// How a decoder state is compared with the encoder's outputs and its scores become weights; one head.
+    pub attention: Attention,
+}
+
+impl AttentiveEncoder {
+    /// Dot products, softmax, weights returned.
+    pub fn new(rnn: Rnn) -> Self {
+        Self { rnn, attention: Attention { score: Score::Dot, weights: true, ..Attention::default() } }
+    }
+}
+
+/// Weights of an [`AttentiveEncoder`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct AttentiveWeights<A> {
+    /// The encoder's, layer by layer.
+    pub rnn: RnnStack<A>,
+    /// Parameters of the score; keys are as wide as the encoder's output.
+    pub score: ScoreWeights<A>,
+}
+
+impl<A> AttentiveWeights<A> {
+    /// For a score without parameters.
+    pub fn new(rnn: RnnStack<A>) -> Self {
+        Self { rnn, score: ScoreWeights::default() }
+    }
+
+    /// Each tensor through a fallible function that is told the tensor's name: `weight_ih_l0`, `weight_ih_l0_reverse`,
+    /// `score.v` and so on.
+    ///
+    /// # Errors
+    /// The first error of `f`.
+    pub fn try_map<'a, B, E>(
+        &'a self,
+        mut f: impl FnMut(&str, &'a A) -> Result<B, E>,
+    ) -> Result<AttentiveWeights<B>, E> {
+        let mut rnn = Vec::with_capacity(self.rnn.len());
+        for (l, layer) in self.rnn.iter().enumerate() {
+            let suffix = |d: usize| if d == 1 { "_reverse" } else { "" };
+            let layer = layer.iter().enumerate();
+            let layer = layer.map(|(d, w)| w.try_map(|name, a| f(&format!("{name}_l{l}{}", suffix(d)), a)));
+            rnn.push(layer.collect::<Result<Vec<_>, E>>()?);
+        }
+        Ok(AttentiveWeights { rnn, score: self.score.try_map(&mut f)? })
+    }
+
+    /// Each tensor through a function.
+    pub fn map<'a, B>(&'a self, mut f: impl FnMut(&'a A) -> B) -> AttentiveWeights<B> {
+        match self.try_map(|_, a| Ok::<_, std::convert::Infallible>(f(a))) {
+            Ok(mapped) => mapped,
+            Err(never) => match never {},
+        }
+    }
+}
+
+/// What an [`AttentiveEncoder`] reads; T steps, B rows, Q queries.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AttentiveInputs<A> {
+    /// The sequence [T, B, I] with its lengths and initial states. Steps past a row's length are read by nothing.
+    pub sequence: RnnInputs<A>,
+    /// Decoder states [B, Q, Dq]; Dq is the width of the encoder's output unless the score has weights for both.
+    pub query: A,
+    /// Over [B, 1, Q, T], as [`AttentionInputs::mask`].
+    pub mask: Option<Mask<A>>,
+    /// The alignment before each query, [B, Q, T], for [`Score::Location`]; the one before the first, [B, 1, T], for
+    /// [`Normalize::Monotonic`](crate::attention::Normalize::Monotonic).
+    pub previous: Option<A>,
+}
+
+impl<A> AttentiveInputs<A> {
+    /// A sequence and the states that ask.
+    pub fn new(sequence: RnnInputs<A>, query: A) -> Self {
+        Self { sequence, query, mask: None, previous: None }
+    }
+
+    /// Each tensor through a fallible function that is told the tensor's name.
+    ///
+    /// # Errors
+    /// The first error of `f`.
+    pub fn try_map<'a, B, E>(
+        &'a self,
+        mut f: impl FnMut(&str, &'a A) -> Result<B, E>,
+    ) -> Result<AttentiveInputs<B>, E> {
+        Ok(AttentiveInputs {
+            sequence: self.sequence.try_map(&mut f)?,
+            query: f("query", &self.query)?,
+            mask: self.mask.as_ref().map(|mask| mask.try_map(|a| f("mask", a))).transpose()?,
+            previous: self.previous.as_ref().map(|a| f("previous", a)).transpose()?,
+        })
+    }
+
+    /// Each tensor through a function.
+    pub fn map<'a, B>(&'a self, mut f: impl FnMut(&'a A) -> B) -> AttentiveInputs<B> {
+        match self.try_map(|_, a| Ok::<_, std::convert::Infallible>(f(a))) {
+            Ok(mapped) => mapped,
+            Err(never) => match never {},
+        }
+    }
+}
+
+/// What an [`AttentiveEncoder`] gives back; W is the width of the encoder's output.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AttentiveOutputs<A> {
+    /// y [B, Q, W].
+    pub context: A,
+    /// α [B, Q, T], if asked for.
+    pub weights: Option<A>,
+    /// [B, Q], if asked for.
+    pub lse: Option<A>,
+    /// [B, Q], if asked for.
+    pub entropy: Option<A>,
+    /// e [B, Q, T], if asked for.
+    pub scores: Option<A>,
+    /// What the encoder gave out, and the state it ended in.
+    pub encoded: RnnOutputs<A>,
+}
+
+impl<A> AttentiveOutputs<A> {
+    /// The tensors there are, by name.
+    pub fn named(&self) -> impl Iterator<Item = (&'static str, &A)> {
+        let optional =
+            [("weights", &self.weights), ("lse", &self.lse), ("entropy", &self.entropy), ("scores", &self.scores)];
+        let some = optional.into_iter().filter_map(|(name, a)| Some((name, a.as_ref()?)));
+        std::iter::once(("context", &self.context)).chain(some).chain(self.encoded.named())
+    }
+}
+
+/// An encoder and its attention with their numbers checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct AttentiveProblem {
+    pub(crate) batch: usize,
+    /// Q.
+    pub(crate) queries: usize,
+    /// T.
+    pub(crate) steps: usize,
+    /// W.
+    pub(crate) width: usize,
+}
+
+impl AttentiveProblem {
+    pub(crate) fn new(
+        layer: &AttentiveEncoder,
+        weights: &AttentiveWeights<&[usize]>,
+        inputs: &AttentiveInputs<&[usize]>,
+    ) -> Result<Self> {
+        check_options(layer)?;
+        let RnnProblem { steps, batch, width, .. } = RnnProblem::new(&layer.rnn, &weights.rnn, &inputs.sequence)?;
+        let [rows, queries, dim] = rank3("query", "[B, Q, Dq]", inputs.query)?;
+        same("query", "axis 0 (batch)", batch, rows)?;
+        let score = &weights.score;
+        let as_they_are = match layer.attention.score {
+            Score::ScaledDot | Score::Dot | Score::Cosine => true,
+            Score::Additive | Score::Location => score.query_weight.is_none() && score.key_weight.is_none(),
+            Score::General | Score::Concat => false,
+        };
+        if as_they_are {
+            same("query", "axis 2 (width of the encoder's output)", width, dim)?;
+        }
+        let previous = inputs.previous.map(|shape| rank3("previous", "[B, Q, T]", shape)).transpose()?;
+        let previous = previous.map(|[rows, queries, keys]| [rows, 1, queries, keys]);
+        let (query, key) = ([batch, 1, queries, dim], [batch, 1, steps, width]);
+        let attended = AttentionInputs {
+            mask: inputs.mask.clone(),
+            kv_lengths: inputs.sequence.lengths,
+            previous: previous.as_ref().map(|shape| &shape[..]),
+            score: score.clone(),
+            ..AttentionInputs::new(&query[..], &key[..], &key[..])
+        };
+        AttentionProblem::new(&layer.attention, &attended)?;
+        Ok(Self { batch, queries, steps, width })
+    }
+}
+
+fn check_options(layer: &AttentiveEncoder) -> Result<()> {
+    if layer.rnn.steps != Steps::All {
+        return Err(Error::option("rnn.steps", "attention reads every step: leave it at `Steps::All`"));
+    }
+    let attention = &layer.attention;
+    let positional = [
+        ("causal", attention.causal.is_some()),
+        ("window", attention.window.is_some()),
+        ("rotary", attention.rotary.is_some()),
+        ("block_size", attention.block_size.is_some()),
+    ];
+    match positional.into_iter().find(|(_, given)| *given) {
+        Some((name, _)) => {
+            let reason = "decoder states have no position among the encoder's steps: write it out as a mask";
+            Err(Error::option(format!("attention.{name}"), reason))
+        }
+        None => Ok(()),
+    }
+}

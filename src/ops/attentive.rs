@@ -1,0 +1,154 @@
+//! A recurrent encoder and the attention of decoder states over its outputs, on the GPU.
+
+use crate::attention::{AttentionInputs, Mask, ScoreWeights};
+use crate::error::Result;
+use crate::gpu::{Gpu, Run, Tensor};
+use crate::layers::{AttentiveEncoder, AttentiveInputs, AttentiveOutputs, AttentiveProblem, AttentiveWeights};
+use crate::ops::linear::to_f32;
+use crate::ops::rnn::GpuRnn;
+use crate::tensor::{Array, DType};
+
+/// An [`AttentiveEncoder`] with its weights on the GPU.
+///
+/// ```no_run
+/// # use regard::layers::{AttentiveEncoder, AttentiveInputs, AttentiveWeights};
+/// # use regard::ops::attentive::GpuAttentiveEncoder;
+/// # use regard::tensor::{Array, DType};
+/// # fn attend(
+/// #     gpu: &regard::Gpu,
+/// #     layer: &AttentiveEncoder,
+/// #     weights: &AttentiveWeights<Array>,
+/// #     inputs: &AttentiveInputs<Array>,
+/// # ) -> regard::Result<()> {
+/// let encoder = GpuAttentiveEncoder::upload(gpu, layer, weights, DType::F32)?;
+/// // every step and the attention in one submission, nothing read back in between
+/// let outputs = encoder.run(gpu, &inputs.upload(gpu, DType::F32)?)?;
+/// let context = outputs.context.download(gpu)?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct GpuAttentiveEncoder {
+    layer: AttentiveEncoder,
+    /// Shapes of the weights, for the checks at the door.
+    shapes: AttentiveWeights<Vec<usize>>,
+    rnn: GpuRnn,
+    score: ScoreWeights<Tensor>,
+}
+
+impl GpuAttentiveEncoder {
+    /// Uploads weights; `dtype` is the storage of the encoder's matrices, everything else is f32.
+    ///
+    /// # Errors
+    /// Those of [`GpuRnn::upload`].
+    pub fn upload(
+        gpu: &Gpu,
+        layer: &AttentiveEncoder,
+        weights: &AttentiveWeights<Array<f32>>,
+        dtype: DType,
+    ) -> Result<Self> {
+        Ok(Self {
+            layer: layer.clone(),
+            shapes: weights.map(|array| array.shape().to_vec()),
+            rnn: GpuRnn::upload(gpu, &layer.rnn, &weights.rnn, dtype)?,
+            score: weights.score.try_map(|name, array| Tensor::upload(gpu, name, array, DType::F32))?,
+        })
+    }
+
+    /// The layer it was uploaded with.
+    pub fn layer(&self) -> &AttentiveEncoder {
+        &self.layer
+    }
+
+    /// Records the whole sequence and the attention over it; the tensors returned are filled when the run is submitted.
+    /// `input` and `query` are f32 or f16, `lengths` and a bool mask u32, everything else f32; the outputs are f32.
+    ///
+    /// # Errors
+    /// [`Error::Shape`](crate::Error::Shape), [`Error::Missing`](crate::Error::Missing) or
+    /// [`Error::Option`](crate::Error::Option) when the request is wrong, [`Error::Limit`](crate::Error::Limit) when it
+    /// does not fit the device.
+    pub fn record(&self, run: &mut Run<'_>, inputs: &AttentiveInputs<Tensor>) -> Result<AttentiveOutputs<Tensor>> {
+        let shapes = self.shapes.map(Vec::as_slice);
+        let p = AttentiveProblem::new(&self.layer, &shapes, &inputs.map(Tensor::shape))?;
+        inputs.query.dtype().check_float("query")?;
+        let encoded = self.rnn.record(run, &inputs.sequence)?;
+        // [B, ·, ·] as one head, [B, 1, ·, ·]
+        let head = |x: &Tensor| x.with_layout(x.layout().split(0, p.batch, 1)?);
+        let states = head(&encoded.output.permute(&[1, 0, 2])?)?;
+        let attended = AttentionInputs {
+            mask: inputs.mask.clone(),
+            kv_lengths: inputs.sequence.lengths.clone(),
+            previous: inputs.previous.as_ref().map(head).transpose()?,
+            score: self.score.clone(),
+            ..AttentionInputs::new(head(&to_f32(run, &inputs.query)?)?, states.clone(), states)
+        };
+        let attended = self.layer.attention.record(run, &attended)?;
+        let joined = |x: Tensor| {
+            let shape = [&x.shape()[..1], &x.shape()[2..]].concat();
+            x.with_layout(x.layout().reshape(&shape)?)
+        };
+        Ok(AttentiveOutputs {
+            context: joined(attended.output)?,
+            weights: attended.weights.map(joined).transpose()?,
+            lse: attended.lse.map(joined).transpose()?,
+            entropy: attended.entropy.map(joined).transpose()?,
+            scores: attended.scores.map(joined).transpose()?,
+            encoded,
+        })
+    }
+
+    /// Runs the whole sequence and the attention over it, in one submission, without waiting for it.
+    ///
+    /// # Errors
+    /// As [`GpuAttentiveEncoder::record`], and [`Error::Gpu`](crate::Error::Gpu) or
+    /// [`Error::DeviceLost`](crate::Error::DeviceLost) from the device.
+    pub fn run(&self, gpu: &Gpu, inputs: &AttentiveInputs<Tensor>) -> Result<AttentiveOutputs<Tensor>> {
+        let mut run = Run::new(gpu);
+        let outputs = self.record(&mut run, inputs)?;
+        run.submit()?;
+        Ok(outputs)
+    }
+}
+
+impl AttentiveInputs<Array<f32>> {
+    /// Uploads every tensor: the input and the queries as `dtype`, lengths and a bool mask as u32, everything else as
+    /// f32.
+    ///
+    /// # Errors
+    /// [`Error::Shape`](crate::Error::Shape) for a length that is not a whole number up to T,
+    /// [`Error::Limit`](crate::Error::Limit), [`Error::Unsupported`](crate::Error::Unsupported) or
+    /// [`Error::Gpu`](crate::Error::Gpu) from the device.
+    pub fn upload(&self, gpu: &Gpu, dtype: DType) -> Result<AttentiveInputs<Tensor>> {
+        let float = |name: &str, array: &Array<f32>| Tensor::upload(gpu, name, array, DType::F32);
+        Ok(AttentiveInputs {
+            sequence: self.sequence.upload(gpu, dtype)?,
+            query: Tensor::upload(gpu, "query", &self.query, dtype)?,
+            mask: match &self.mask {
+                Some(Mask::Bool(mask)) => {
+                    Some(Mask::Bool(Tensor::upload_u32(gpu, "mask", &mask.map(|&x| u32::from(x != 0.0)))?))
+                }
+                Some(Mask::Float(mask)) => Some(Mask::Float(float("mask", mask)?)),
+                None => None,
+            },
+            previous: self.previous.as_ref().map(|array| float("previous", array)).transpose()?,
+        })
+    }
+}
+
+impl AttentiveOutputs<Tensor> {
+    /// Reads every tensor back. Blocks until the device is done.
+    ///
+    /// # Errors
+    /// [`Error::Gpu`](crate::Error::Gpu) or [`Error::DeviceLost`](crate::Error::DeviceLost).
+    pub fn download(&self, gpu: &Gpu) -> Result<AttentiveOutputs<Array<f32>>> {
+        let get = |tensor: &Option<Tensor>| tensor.as_ref().map(|tensor| tensor.download(gpu)).transpose();
+        Ok(AttentiveOutputs {
+            context: self.context.download(gpu)?,
+            weights: get(&self.weights)?,
+            lse: get(&self.lse)?,
+            entropy: get(&self.entropy)?,
+            scores: get(&self.scores)?,
+            encoded: self.encoded.download(gpu)?,
+        })
+    }
+}
