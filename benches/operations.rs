@@ -1,7 +1,7 @@
 //! Whole operations and the whole encode–attend–decode step, on the device at hand beside the CPU reference.
 //!
 //! Every answer is checked against the reference before anything is timed. Times are from submission to completion;
-//! `regard bench` reports device time by timestamps. Environment: `REGARD_ADAPTER`.
+//! `regard bench` reports device time by timestamps; recurrences are in `recurrent.rs`. Environment: `REGARD_ADAPTER`.
 
 #![allow(clippy::unwrap_used, reason = "a benchmark that cannot run stops")]
 #![allow(missing_docs)]
@@ -12,11 +12,9 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use regard::attention::{Attention, AttentionInputs, Normalize, Score};
 use regard::gpu::{Run, Tensor};
 use regard::ops::linear::linear;
-use regard::ops::rnn::GpuRnn;
 use regard::reference;
-use regard::rnn::{Cell, Reset, Rnn, RnnInputs, RnnWeights};
 use regard::seq2seq::{CpuNetwork, Decoding, GpuNetwork, Model, Network, SourceText, transliterate};
-use regard::tensor::{Array, DType};
+use regard::tensor::DType;
 
 mod support;
 use support::{check, gpu, numbers};
@@ -77,38 +75,6 @@ fn projection(c: &mut Criterion) {
     }
 }
 
-fn recurrent(c: &mut Criterion) {
-    let gpu = gpu();
-    let mut group = c.benchmark_group("recurrent");
-    group.sample_size(10);
-    let (steps, batch, width) = (32, 16, 128);
-    for (name, cell) in [("lstm", Cell::Lstm), ("gru", Cell::Gru { reset: Reset::After }), ("rnn", Cell::Rnn)] {
-        let options = Rnn::new(cell);
-        let rows = cell.gates() * width;
-        let scale = |a: Array<f32>| a.map(|x| x * 0.05);
-        let stack = vec![vec![RnnWeights {
-            bias_ih: Some(numbers(&[rows], 3)),
-            bias_hh: Some(numbers(&[rows], 4)),
-            ..RnnWeights::new(scale(numbers(&[rows, width], 1)), scale(numbers(&[rows, width], 2)))
-        }]];
-        let inputs = RnnInputs::new(numbers(&[steps, batch, width], 5));
-        let on_gpu = GpuRnn::upload(&gpu, &options, &stack, DType::F32).unwrap();
-        let uploaded = inputs.upload(&gpu, DType::F32).unwrap();
-        let want = reference::rnn(&options, &stack, &inputs).unwrap();
-        check(name, &on_gpu.run(&gpu, &uploaded).unwrap().output.download(&gpu).unwrap(), &want.output);
-        group.throughput(Throughput::Elements(steps as u64));
-        group.bench_function(BenchmarkId::new(name, "gpu"), |b| {
-            b.iter(|| {
-                black_box(on_gpu.run(&gpu, &uploaded).unwrap());
-                gpu.wait().unwrap();
-            });
-        });
-        group.bench_function(BenchmarkId::new(name, "cpu reference"), |b| {
-            b.iter(|| black_box(reference::rnn(&options, &stack, &inputs).unwrap()));
-        });
-    }
-}
-
 fn names(c: &mut Criterion) {
     let gpu = gpu();
     let mut group = c.benchmark_group("encode-attend-decode");
@@ -128,5 +94,5 @@ fn names(c: &mut Criterion) {
     group.bench_function("8 names, cpu reference", |b| b.iter(|| black_box(outputs(&mut on_cpu))));
 }
 
-criterion_group!(operations, attention, projection, recurrent, names);
+criterion_group!(operations, attention, projection, names);
 criterion_main!(operations);

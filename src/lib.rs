@@ -30,6 +30,7 @@
 //! | [`ops`] | whole operations on the GPU |
 //! | [`reference`](mod@reference) | the same on the CPU, in f32 or f64 |
 //! | [`compare`], [`baseline`], [`validate`] | how far a result may be from the truth, and every kernel held against it |
+//! | [`rates`] | what a device can do, measured |
 //! | [`problem`], [`plan`], [`recording`], [`kernels`], [`wgsl`] | the way from options to shaders, without a device |
 
 pub mod attention;
@@ -44,6 +45,7 @@ pub mod layers;
 pub mod ops;
 pub mod plan;
 pub mod problem;
+pub mod rates;
 pub mod recording;
 pub mod reference;
 pub mod rnn;

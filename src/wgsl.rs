@@ -13,6 +13,8 @@ use crate::tensor::DType;
 pub enum Kernel {
     /// Rows into a cache.
     Append,
+    /// Measurement: workgroup barriers per second.
+    BarrierRate,
     /// Strided copy.
     Copy,
     /// Running sum of alignments.
@@ -76,8 +78,9 @@ const SCORE_MOD_NONE: &str = shader!("common/score_mod_none.wgsl");
 
 impl Kernel {
     /// Every kernel.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Append,
+        Self::BarrierRate,
         Self::Copy,
         Self::Coverage,
         Self::Entropy,
@@ -102,6 +105,7 @@ impl Kernel {
     pub fn name(self) -> &'static str {
         match self {
             Self::Append => "append",
+            Self::BarrierRate => "barrier_rate",
             Self::Copy => "copy",
             Self::Coverage => "coverage",
             Self::Entropy => "entropy",
@@ -127,6 +131,7 @@ impl Kernel {
     fn files(self) -> &'static [&'static str] {
         match self {
             Self::Append => &[LAYOUT, PAGES, shader!("append.wgsl")],
+            Self::BarrierRate => &[LAYOUT, shader!("barrier_rate.wgsl")],
             Self::Copy => &[LAYOUT, shader!("copy.wgsl")],
             Self::Coverage => &[LAYOUT, REDUCE_SHARED, shader!("coverage.wgsl")],
             Self::Entropy => &[LAYOUT, MATH, REDUCE_SHARED, shader!("entropy.wgsl")],

@@ -3,14 +3,14 @@
 //   LSTM  i, f, g, o             c' = f∘c + i∘g              h' = o∘act(c')
 //   GRU   r, z, n                                            h' = (1 − z)∘n + z∘h
 //
-// The kinds of the activations are constants of the program wherever both directions have the same: a switch on a value
-// that is read costs all its branches on drivers that run on the CPU.
+// The kinds of the usual activations are constants of the program: a switch on a value that is read costs all its
+// branches on drivers that run on the CPU.
 override KIND_0: u32 = 1u; // of gate 0 …
 override KIND_1: u32 = 1u;
 override KIND_2: u32 = 2u;
 override KIND_3: u32 = 1u;
 override KIND_OUTPUT: u32 = 2u; // LSTM: of c' on its way to h'
-override BY_DIRECTION: bool = false; // the kinds are read instead
+override KINDS_READ: bool = false; // from `activations` instead
 override CLIP: bool = false;
 override CELL_CLIP: bool = false;
 override INPUT_FORGET: bool = false;
@@ -35,7 +35,7 @@ fn kind_of(gate: u32) -> u32 {
 
 fn activate_as(gate: u32, direction: u32, x: vec4<f32>) -> vec4<f32> {
     var f = params.cell.activations[direction * 5u + gate];
-    if (!BY_DIRECTION) {
+    if (!KINDS_READ) {
         f.kind = kind_of(gate);
     }
     return activate(f, x);

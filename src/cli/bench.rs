@@ -1,30 +1,39 @@
 //! `regard bench`: what the adapter does, beside what it can do.
 
 mod cases;
-pub(crate) mod rates;
+mod recurrent;
 
 use std::fmt::Write;
 use std::path::PathBuf;
 
 use clap::ValueEnum;
-use regard::Gpu;
 use regard::gpu::{Adapter, Run};
+use regard::plan::Costs;
+use regard::rates::{Overheads, Rates};
+use regard::rnn::RnnPath;
+use regard::{Error, Gpu};
 use regex_lite::Regex;
 use serde_json::{Value, json};
 
 use crate::device::{Choice, DeviceArgs, adapter_json};
+use crate::encode::path_name;
 use crate::failure::Outcome;
 use crate::output::{self, finite};
 use crate::progress::Steps;
 use cases::Case;
-use rates::Rates;
+use recurrent::Plan;
 
 /// Device times of attention and recurrences, beside the adapter's own measured ceilings
 ///
-/// Each case's answer is checked against the reference before it is timed. Times are from timestamps on the device,
-/// median and minimum of several runs; without timestamps they are from submission to completion. The floor is the
-/// larger of operations ÷ the measured rate of multiply-adds and bytes ÷ the measured copy rate; "÷ floor" says how
-/// many times the floor the median takes.
+/// Each case's answer is checked against the reference before it is timed (of a large batch, some rows). Times are from
+/// the start of the first dispatch to the end of the last, by timestamps on the device, median and minimum of several
+/// runs; without timestamps they are from submission to completion. The floor is the larger of operations ÷ the measured
+/// rate of multiply-adds and bytes ÷ the measured copy rate; "÷ floor" says how many times the floor the median takes.
+///
+/// A recurrence has one row for each way to run it (`regard encode --path`) that the device can take, and one for the way
+/// that is chosen, `auto`; "ns/step" is the median ÷ T, "plan µs" the time that the planner expects. What one more
+/// dispatch that waits for the one before and a workgroup barrier cost is measured, and stands above the table beside
+/// what the planner assumes.
 ///
 /// Takes any adapter, hardware first, unless --device or --adapter says otherwise.
 #[derive(Debug, clap::Args)]
@@ -60,6 +69,8 @@ enum Suite {
 #[derive(Debug)]
 struct Figures {
     name: String,
+    /// Of a recurrence.
+    recurrence: Option<Plan>,
     /// Nanoseconds.
     median: f64,
     /// Nanoseconds.
@@ -74,13 +85,30 @@ struct Figures {
     error: f64,
 }
 
+impl Figures {
+    /// Nanoseconds of a step of a recurrence.
+    fn per_step(&self) -> Option<f64> {
+        self.recurrence.map(|plan| self.median / plan.steps as f64)
+    }
+
+    /// The name, and the path where that was left open.
+    fn title(&self) -> String {
+        match self.recurrence {
+            Some(plan) if self.name.ends_with(path_name(RnnPath::Auto)) => {
+                format!("{} ({})", self.name, path_name(plan.path))
+            }
+            _ => self.name.clone(),
+        }
+    }
+}
+
 /// Runs the command.
 pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
     if device.device == Choice::Cpu {
-        return Err(regard::Error::option("device", "bench times GPU kernels: use `gpu` or `auto`").into());
+        return Err(Error::option("device", "bench times GPU kernels: use `gpu` or `auto`").into());
     }
     let filter = Regex::new(args.filter.as_deref().unwrap_or_default())
-        .map_err(|error| regard::Error::option("filter", error.to_string()))?;
+        .map_err(|error| Error::option("filter", error.to_string()))?;
     let cases: Vec<Case> = cases::all(args.quick)
         .into_iter()
         .filter(|case| match args.suite {
@@ -91,18 +119,23 @@ pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
         .filter(|case| filter.is_match(&case.name))
         .collect();
     if cases.is_empty() {
-        return Err(regard::Error::option("filter", "no case has such a name").into());
+        return Err(Error::option("filter", "no case has such a name").into());
     }
     let gpu = &device.open_adapter()?;
     let mut steps = Steps::new("cases");
     let rates = Rates::measure(gpu)?;
-    let mut figures = Vec::new();
+    let overheads = Overheads::measure(gpu)?;
+    let (mut figures, mut refused) = (Vec::new(), Vec::new());
     for (done, case) in cases.iter().enumerate() {
         steps.set(done as u64, cases.len() as u64);
-        figures.push(time(gpu, case, &rates, args.quick)?);
+        match time(gpu, case, &rates, args.quick)? {
+            Ok(times) => figures.push(times),
+            Err(reason) => refused.push(format!("{}: {reason}", case.name)),
+        }
     }
     steps.finish();
-    output::print(&table(&figures, gpu.adapter(), &rates))?;
+    output::print(&table(&figures, gpu.adapter(), &rates, &overheads))?;
+    refused.iter().for_each(|refusal| output::note(refusal));
     if let Some(path) = &args.json {
         let figures: Vec<Value> = figures.iter().map(figures_json).collect();
         let whole = json!({
@@ -110,6 +143,9 @@ pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
             "timestamps": gpu.caps().timestamps,
             "fma_gflops": finite(rates.gflops),
             "copy_gbps": finite(rates.gbps),
+            "dispatch_ns": finite(overheads.dispatch),
+            "barrier_ns_per_lane": finite(overheads.barrier),
+            "not_run": refused,
             "cases": figures,
         });
         output::save(path, format!("{whole:#}\n").as_bytes())?;
@@ -117,41 +153,58 @@ pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
     Ok(())
 }
 
-/// Checks a case, then times it.
-fn time(gpu: &Gpu, case: &Case, rates: &Rates, quick: bool) -> Outcome<Figures> {
+/// Checks a case, then times it; or why the device cannot run it that way.
+fn time(gpu: &Gpu, case: &Case, rates: &Rates, quick: bool) -> Outcome<Result<Figures, Error>> {
     let prepared = case.prepare(gpu)?;
-    let error = prepared.check(gpu)?;
+    let mut run = Run::new(gpu);
+    match prepared.record(&mut run) {
+        Ok(()) => {}
+        Err(error @ (Error::Limit { .. } | Error::Unsupported { .. })) => return Ok(Err(error)),
+        Err(error @ Error::Option { .. }) if case.is_recurrent() => return Ok(Err(error)),
+        Err(error) => return Err(error.into()),
+    }
+    let error = prepared.check(gpu, &case.name)?;
     let (least, budget) = if quick { (3, 0.1e9) } else { (7, 1e9) };
     let (mut times, mut spent) = (Vec::new(), 0.0);
-    let mut run = Run::new(gpu);
-    prepared.record(&mut run)?;
     let dispatches = run.recording().dispatches().count();
     let (flops, bytes) = case.work()?;
-    while times.len() < least || (spent < budget && times.len() < 100) {
-        let took = rates::device_time(gpu, run.clone())?;
+    // What takes seconds takes the same ones every time.
+    while (times.len() < least && (times.len() < 3 || spent < 10.0 * budget)) || (spent < budget && times.len() < 100) {
+        let took = run.clone().submit_and_time()?;
         spent += took;
         times.push(took);
     }
     times.sort_by(f64::total_cmp);
     let floor = (flops / rates.gflops).max(bytes / rates.gbps);
-    let name = case.name.clone();
+    let (name, recurrence) = (case.name.clone(), prepared.plan(gpu)?);
     let (median, minimum, runs) = (times[times.len() / 2], times[0], times.len());
-    Ok(Figures { name, median, minimum, runs, dispatches, flops, bytes, floor, error })
+    Ok(Ok(Figures { name, recurrence, median, minimum, runs, dispatches, flops, bytes, floor, error }))
 }
 
-fn table(figures: &[Figures], device: &Adapter, rates: &Rates) -> String {
-    let width = figures.iter().map(|f| f.name.chars().count()).max().unwrap_or(0);
+fn table(figures: &[Figures], device: &Adapter, rates: &Rates, overheads: &Overheads) -> String {
+    let assumed = Costs::of(&device.caps);
+    let width = figures.iter().map(|f| f.title().chars().count()).max().unwrap_or(0);
     let mut out = format!(
-        "{device}\nmultiply-adds {:.1} GFLOP/s, copy {:.1} GB/s, measured here\n\n{:<width$} {:>11} {:>11} {:>9} {:>8} {:>8} {:>6}\n",
-        rates.gflops, rates.gbps, "case", "median µs", "min µs", "GFLOP/s", "GB/s", "÷ floor", "error",
+        "{device}\nmultiply-adds {:.1} GFLOP/s, copy {:.1} GB/s, measured here\none more dispatch {:.0} ns (the planner \
+         assumes {:.0}), a barrier {:.1} ns a lane ({:.1}), measured here\n\n",
+        rates.gflops, rates.gbps, overheads.dispatch, assumed.dispatch, overheads.barrier, assumed.barrier
     );
+    let _ = writeln!(
+        out,
+        "{:<width$} {:>11} {:>11} {:>9} {:>9} {:>10} {:>9} {:>8} {:>8} {:>6}",
+        "case", "median µs", "min µs", "plan µs", "ns/step", "dispatches", "GFLOP/s", "GB/s", "÷ floor", "error",
+    );
+    let whole = |number: Option<f64>| number.map_or("-".to_owned(), |number| format!("{number:.0}"));
     for f in figures {
         let _ = writeln!(
             out,
-            "{:<width$} {:>11.1} {:>11.1} {:>9.2} {:>8.2} {:>8.1} {:>6.2}",
-            f.name,
+            "{:<width$} {:>11.1} {:>11.1} {:>9} {:>9} {:>10} {:>9.2} {:>8.2} {:>8.1} {:>6.2}",
+            f.title(),
             f.median / 1e3,
             f.minimum / 1e3,
+            whole(f.recurrence.map(|plan| plan.nanoseconds / 1e3)),
+            whole(f.per_step()),
+            f.dispatches,
             f.flops / f.median,
             f.bytes / f.median,
             f.median / f.floor,
@@ -166,6 +219,9 @@ fn figures_json(f: &Figures) -> Value {
         "name": f.name,
         "median_ns": finite(f.median),
         "minimum_ns": finite(f.minimum),
+        "path": f.recurrence.map(|plan| path_name(plan.path)),
+        "planned_ns": f.recurrence.map_or(Value::Null, |plan| finite(plan.nanoseconds)),
+        "ns_per_step": f.per_step().map_or(Value::Null, finite),
         "runs": f.runs,
         "dispatches": f.dispatches,
         "flops": finite(f.flops),

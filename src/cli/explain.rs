@@ -4,10 +4,10 @@ use std::fmt::Write;
 
 use regard::Gpu;
 use regard::gpu::Timing;
+use regard::rates::Rates;
 use regard::recording::Recording;
 use serde_json::{Value, json};
 
-use crate::bench::rates::Rates;
 use crate::device::Device;
 use crate::failure::Outcome;
 use crate::output::finite;
@@ -106,18 +106,18 @@ impl Explained {
     pub(crate) fn text(&self) -> String {
         let mut out = String::new();
         for (heading, text) in &self.facts {
-            let _ = writeln!(out, "{heading:<9} {text}");
+            let _ = writeln!(out, "{heading:<10} {text}");
         }
         if self.rows.is_empty() {
             return out;
         }
-        let _ = writeln!(out, "{:<9} {}", "scratch", bytes(self.scratch_bytes));
+        let _ = writeln!(out, "{:<10} {}", "scratch", bytes(self.scratch_bytes));
         if let Some(floor) = self.floor {
             let times =
                 self.total().map_or(String::new(), |ns| format!("; took {:.1} x that", ns / floor.nanoseconds()));
             let _ = writeln!(
                 out,
-                "{:<9} {}: {:.3} MFLOP at {:.1} GFLOP/s, {} in and out at {:.1} GB/s (both measured){times}",
+                "{:<10} {}: {:.3} MFLOP at {:.1} GFLOP/s, {} in and out at {:.1} GB/s (both measured){times}",
                 "floor",
                 time(Some(floor.nanoseconds())),
                 floor.flops as f64 / 1e6,
@@ -206,7 +206,7 @@ pub(crate) fn bytes(n: u64) -> String {
 }
 
 /// A time to read.
-fn time(nanoseconds: Option<f64>) -> String {
+pub(crate) fn time(nanoseconds: Option<f64>) -> String {
     match nanoseconds {
         None => "not timed".to_owned(),
         Some(ns) if ns < 1e6 => format!("{:.1} us", ns / 1e3),

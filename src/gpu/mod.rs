@@ -4,6 +4,7 @@ mod pipeline;
 mod pool;
 mod run;
 mod tensor;
+mod timing;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -379,7 +379,7 @@ impl<'g> Run<'g> {
 }
 
 impl Gpu {
-    fn encoder(&self, label: &str) -> Result<wgpu::CommandEncoder> {
+    pub(super) fn encoder(&self, label: &str) -> Result<wgpu::CommandEncoder> {
         let descriptor = wgpu::CommandEncoderDescriptor { label: Some(label) };
         scoped(self.device(), || self.device().create_command_encoder(&descriptor))
     }

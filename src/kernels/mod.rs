@@ -2,6 +2,7 @@
 //! and pushes a dispatch into a [`Recording`](crate::recording::Recording); nothing here knows wgpu.
 
 pub mod append;
+pub mod barrier_rate;
 pub mod copy;
 pub mod coverage;
 pub mod entropy;
@@ -88,6 +89,7 @@ pub fn uniform_structs() -> Vec<(Kernel, &'static str, Fields, usize)> {
         (Kernel::RecurrentLoop, "Params", recurrent_loop::Params::FIELDS, size_of::<recurrent_loop::Params>()),
         (Kernel::RecurrentNorm, "Params", recurrent_norm::Params::FIELDS, size_of::<recurrent_norm::Params>()),
         (Kernel::Recurrent, "Params", recurrent::Params::FIELDS, size_of::<recurrent::Params>()),
+        (Kernel::BarrierRate, "Params", barrier_rate::Params::FIELDS, size_of::<barrier_rate::Params>()),
         (Kernel::FmaRate, "Params", fma_rate::Params::FIELDS, size_of::<fma_rate::Params>()),
         (Kernel::Gather, "Params", gather::Params::FIELDS, size_of::<gather::Params>()),
         (Kernel::Copy, "Params", copy::Params::FIELDS, size_of::<copy::Params>()),

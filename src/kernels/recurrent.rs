@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 use crate::plan::{Caps, ProductPlan, grid};
 use crate::problem::RnnProblem;
 use crate::recording::{Binding, Dispatch, Recording, View};
-use crate::rnn::{Cell, Direction, Reset, Rnn};
+use crate::rnn::{Activation, Activations, Cell, Direction, Reset, Rnn};
 use crate::tensor::{DType, Layout};
 use crate::wgsl::{Kernel, Override, Variant};
 
@@ -80,12 +80,19 @@ impl CellParams {
 
     /// Constants of `common/cell.wgsl`.
     pub fn overrides(&self, options: &Rnn) -> Vec<Override> {
-        let kind = |k: usize| f64::from(self.activations[k].kind);
-        let differ = (0..5).any(|k| self.activations[k].kind != self.activations[5 + k].kind);
-        let kinds = ["KIND_0", "KIND_1", "KIND_2", "KIND_3", "KIND_OUTPUT"];
-        let mut all: Vec<Override> = kinds.into_iter().enumerate().map(|(k, name)| (name, kind(k))).collect();
+        let used = |k: usize| k < options.cell.gates() || (k == 4 && options.cell == Cell::Lstm);
+        let usual = |a: Activation| matches!(a, Activation::Sigmoid | Activation::Tanh | Activation::Relu);
+        let of = |direction: usize| {
+            let Activations { gates: [a, b, c, d], output } = options.activations_of(direction);
+            [a, b, c, d, output]
+        };
+        // Programs are made for the activations that nearly all models have, and one for all others.
+        let read = (0..5).any(|k| used(k) && (!usual(of(0)[k]) || of(0)[k] != of(1)[k]));
+        let names = ["KIND_0", "KIND_1", "KIND_2", "KIND_3", "KIND_OUTPUT"];
+        let kind = |k: usize| if used(k) && !read { f64::from(self.activations[k].kind) } else { 0.0 };
+        let mut all: Vec<Override> = names.into_iter().enumerate().map(|(k, name)| (name, kind(k))).collect();
         all.extend([
-            ("BY_DIRECTION", switch(differ)),
+            ("KINDS_READ", switch(read)),
             ("CLIP", switch(options.clip.is_some())),
             ("CELL_CLIP", switch(options.cell_clip.is_some())),
             ("INPUT_FORGET", switch(options.input_forget)),
@@ -137,7 +144,7 @@ impl StateLayout {
         let (h, operand) = (p.directions * up(p.state) * rows, p.directions * up(p.hidden) * rows);
         let by_row = p.directions * p.batch * up(p.hidden);
         let before = options.cell == Cell::Gru { reset: Reset::Before };
-        let has_operand = before || p.state != p.hidden;
+        let has_operand = before || p.projected;
         let has_cell = before || options.cell == Cell::Lstm;
         let operand_at = 2 * h;
         let cell = operand_at + if has_operand { operand } else { 0 };
@@ -304,7 +311,7 @@ pub fn record(
     let tiles = layers * p.directions * plan.row_tiles as usize * unit_tiles;
     let (h, flip) = (layout.h_place(0), layout.h_place(1));
     let operand = layout.operand_place();
-    let projected = p.state != p.hidden;
+    let projected = p.projected;
     // What the stage reads and writes, and whether these change places from step to step.
     let (from, from_flip, to, to_flip) = match stage {
         Stage::Step | Stage::Product if projected => (h, flip, operand, 0),

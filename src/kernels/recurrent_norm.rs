@@ -58,7 +58,7 @@ pub fn record(
         return Err(Error::missing("layer_norm", "of the options"));
     };
     let layout = StateLayout::new(options, p);
-    let projected = p.state != p.hidden;
+    let projected = p.projected;
     let quads = p.hidden.div_ceil(4);
     let rows = p.batch * p.directions;
     // Each pass reads the four gates of every quad.

@@ -136,7 +136,7 @@ impl LoopPlan {
         if options.layer_norm.is_some() {
             return Err("layer normalisation needs the sums of all gates between two dispatches".into());
         }
-        if problem.state != problem.hidden {
+        if problem.projected {
             return Err("a projection needs all units between two dispatches".into());
         }
         let quads = problem.hidden.div_ceil(QUAD);
@@ -230,7 +230,7 @@ impl RnnPlan {
         element: DType,
         caps: &Caps,
     ) -> Result<(), String> {
-        let stages = stages(options, widths.state != widths.hidden);
+        let stages = stages(options, widths.projected);
         let units = widths.hidden.next_multiple_of(QUAD);
         let bytes = (layers * widths.state * options.cell.gates() * units * element.bytes()) as u64;
         let allowed = caps.max_binding_bytes.min(caps.max_buffer_bytes);
@@ -262,7 +262,7 @@ impl RnnPlan {
             ProductPlan::new(rows, p.directions * gates * quads, 4, p.inputs.get(l).copied().unwrap_or(0), 1, caps)
         };
         let product = |depth: usize, width: usize, rows: usize| (depth * width * rows) as f64;
-        let projected = p.state != p.hidden;
+        let projected = p.projected;
         let stages = stages(options, projected);
         let input_time = |l: usize| {
             let plan = input(l);
@@ -281,7 +281,7 @@ impl RnnPlan {
                 * (stages as f64 * costs.dispatch + step_macs / step.rate(tiles(&step, p.directions), caps));
 
         let wave = ProductPlan::new(p.batch, quads, 1, 2 * p.state, p.layers, caps);
-        let widths = RnnWidths { inputs: p.inputs.clone(), hidden: p.hidden, state: p.state };
+        let widths = RnnWidths { inputs: p.inputs.clone(), hidden: p.hidden, state: p.state, projected };
         let wavefront = Self::wavefront(options, &widths, p.layers, element, caps).map(|()| {
             let macs = step_macs * (2 * p.layers - 1) as f64;
             let time = costs.dispatch + macs / wave.rate(tiles(&wave, p.layers), caps);

@@ -17,6 +17,8 @@ pub struct RnnProblem {
     pub hidden: usize,
     /// P: width of h; H, or what a projection makes of it.
     pub state: usize,
+    /// Whether h is projected.
+    pub projected: bool,
     /// Layers.
     pub layers: usize,
     /// Directions: 1 or 2.
@@ -35,7 +37,7 @@ impl RnnProblem {
             return Err(Error::shape("input", "rank", "3 [T, B, I]", inputs.input.len()));
         };
         nonzero("input", inputs.input)?;
-        let RnnWidths { inputs: widths, hidden, state } = Self::check_weights(options, stack, input)?;
+        let RnnWidths { inputs: widths, hidden, state, projected } = Self::check_weights(options, stack, input)?;
         let directions = options.direction.count();
         let layers = stack.len();
         for (name, given, width) in [("initial_h", inputs.initial_h, state), ("initial_c", inputs.initial_c, hidden)] {
@@ -51,7 +53,17 @@ impl RnnProblem {
             return Err(Error::option("initial_c", "only an LSTM has a cell state"));
         }
         vector("lengths", inputs.lengths, batch, "batch")?;
-        Ok(Self { steps, batch, inputs: widths, hidden, state, layers, directions, width: options.output_width(state) })
+        Ok(Self {
+            steps,
+            batch,
+            inputs: widths,
+            hidden,
+            state,
+            projected,
+            layers,
+            directions,
+            width: options.output_width(state),
+        })
     }
 
     /// Shape of the output.
@@ -73,7 +85,7 @@ impl RnnProblem {
         let Some(first) = stack.first().and_then(|layer| layer.first()) else {
             return Err(Error::missing("weight_ih_l0", "[G·H, I] of the first layer"));
         };
-        let &[rows, state] = first.weight_hh else {
+        let &[_, state] = first.weight_hh else {
             return Err(Error::shape("weight_hh_l0", "rank", "2 [G·H, H]", first.weight_hh.len()));
         };
         nonzero("weight_hh_l0", first.weight_hh)?;
@@ -82,14 +94,6 @@ impl RnnProblem {
             Some(&[_, hidden]) => hidden,
             Some(shape) => return Err(Error::shape("weight_hr_l0", "rank", "2 [P, H]", shape.len())),
         };
-        if !rows.is_multiple_of(gates) {
-            return Err(Error::shape(
-                "weight_hh_l0",
-                "axis 0 (gates · hidden)",
-                format!("a multiple of {gates}"),
-                rows,
-            ));
-        }
         let mut inputs = Vec::with_capacity(stack.len());
         let mut width = input;
         for (l, layer) in stack.iter().enumerate() {
@@ -161,7 +165,7 @@ impl RnnProblem {
             let reason = "a wavefront runs one direction: the second reads each layer from its end";
             return Err(Error::option("path", reason));
         }
-        Ok(RnnWidths { inputs, hidden, state })
+        Ok(RnnWidths { inputs, hidden, state, projected: first.weight_hr.is_some() })
     }
 }
 
@@ -174,6 +178,8 @@ pub struct RnnWidths {
     pub hidden: usize,
     /// P.
     pub state: usize,
+    /// Whether h is projected.
+    pub projected: bool,
 }
 
 /// The options among themselves.

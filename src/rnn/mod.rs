@@ -18,8 +18,10 @@ mod convert;
 mod keras;
 mod onnx;
 mod tensorflow;
+mod torch;
 
 pub use onnx::{OnnxAttributes, OnnxWeights, onnx_stack};
+pub use torch::torch_stack;
 
 use crate::error::{Error, Result};
 

@@ -17,6 +17,7 @@ mod kernels;
 mod layers;
 mod properties;
 mod ranges;
+mod rates;
 mod recordings;
 mod recurrences;
 mod reference;

@@ -288,6 +288,7 @@ pub(crate) fn every_kind(caps: &Caps) -> Vec<Recording> {
     let mut recording = Recording::new();
     let output = bound(&mut recording, "output", &[128], DType::F32);
     kernels::fma_rate::record(&mut recording, caps, [0.5, 1.0], 1000, &output).unwrap();
+    kernels::barrier_rate::record(&mut recording, caps, 1000, &output).unwrap();
     all.push(recording);
 
     for dtype in [DType::F32, DType::F16] {

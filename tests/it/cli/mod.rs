@@ -1,6 +1,7 @@
 //! The program itself, run as its users run it.
 
 mod attend;
+mod bench;
 mod encode;
 mod files;
 mod refusals;

@@ -1,0 +1,56 @@
+//! What a workgroup barrier costs (`shaders/barrier_rate.wgsl`), for benchmarks to hold beside what the planner assumes.
+
+use super::params;
+use crate::error::Result;
+use crate::plan::Caps;
+use crate::recording::{Binding, Dispatch, Recording, View};
+use crate::wgsl::{Kernel, Variant};
+
+params! {
+    /// Uniform of `barrier_rate.wgsl`.
+    struct Params {
+        turns: u32,
+        pad_0: u32,
+        pad_1: u32,
+        pad_2: u32,
+    }
+}
+
+/// Barriers in one turn of the loop.
+pub const PER_TURN: u32 = 2;
+
+/// `turns` turns in one workgroup, each lane adding 1 to its neighbour's number between barriers; `output` `[lanes]`
+/// (f32) gets the numbers at the end.
+///
+/// # Errors
+/// [`crate::Error::Limit`] when there are more lanes than a workgroup may have.
+pub fn record(recording: &mut Recording, caps: &Caps, turns: u32, output: &View) -> Result<()> {
+    let lanes = output.layout.elements() as u64;
+    let allowed = u64::from(caps.max_invocations.min(caps.max_workgroup_bytes / 8));
+    if lanes > allowed {
+        let what = "invocations of a workgroup at a barrier".to_owned();
+        return Err(crate::Error::Limit { what, needed: lanes, allowed });
+    }
+    recording.push(Dispatch {
+        variant: Variant {
+            kernel: Kernel::BarrierRate,
+            aliases: vec![],
+            overrides: vec![("LANES", lanes as f64)],
+            subgroups: false,
+            score_mod: None,
+        },
+        params: bytemuck::bytes_of(&Params { turns, pad_0: 0, pad_1: 0, pad_2: 0 }).to_vec(),
+        bindings: vec![Binding::Write(output.slot)],
+        grid: [1, 1],
+        iterations: u64::from(turns),
+        flops: 0,
+        bytes: 4 * lanes,
+    });
+    Ok(())
+}
+
+/// What lane `lane` of `lanes` has at the end.
+pub fn expected(lanes: usize, turns: u32, lane: usize) -> f64 {
+    let added = (PER_TURN * turns) as usize;
+    ((lane + added) % lanes.max(1) + added) as f64
+}

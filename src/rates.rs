@@ -1,0 +1,166 @@
+//! What a device can do, measured on the spot: the ceilings that benchmarks are held against, and the overheads that
+//! the planner of recurrences assumes.
+
+use crate::error::{Error, Result};
+use crate::gpu::{Gpu, Run, Tensor};
+use crate::kernels::{barrier_rate, copy, fma_rate};
+use crate::tensor::{Array, DType};
+
+/// Operations and bytes per nanosecond.
+#[derive(Debug, Clone, Copy)]
+pub struct Rates {
+    /// Multiply-adds, counted as two operations: 10⁹ a second.
+    pub gflops: f64,
+    /// Bytes read and bytes written: 10⁹ a second.
+    pub gbps: f64,
+}
+
+impl Rates {
+    /// Measures both, growing the work until it takes long enough to be measured.
+    ///
+    /// # Errors
+    /// Those of [`Run::submit`], and [`Error::Tolerance`] when an answer is wrong.
+    pub fn measure(gpu: &Gpu) -> Result<Self> {
+        Ok(Self { gflops: multiply_adds(gpu)?, gbps: copy_rate(gpu)? })
+    }
+}
+
+/// The best of several runs over enough work for 20 ms.
+fn best(gpu: &Gpu, mut record: impl FnMut(&mut Run<'_>, u32) -> Result<f64>) -> Result<f64> {
+    let (mut size, mut rate) = (1, 0.0f64);
+    for _ in 0..12 {
+        let mut run = Run::new(gpu);
+        let amount = record(&mut run, size)?;
+        let took = run.submit_and_time()?;
+        rate = rate.max(amount / took);
+        if took < 20e6 {
+            size *= 2;
+        }
+    }
+    Ok(rate)
+}
+
+fn multiply_adds(gpu: &Gpu) -> Result<f64> {
+    let turns = 500;
+    let factors = [0.75, 0.5];
+    let small = Tensor::uninitialized(gpu, "rate", &[fma_rate::LANES], DType::F32)?;
+    let mut run = Run::new(gpu);
+    let view = run.bind("rate", &small);
+    fma_rate::record(run.recording_mut(), gpu.caps(), factors, turns, &view)?;
+    let got = run.submit_and_read(&[&small])?;
+    let wrong = got.iter().flat_map(|a| a.data().iter().enumerate()).find(|(k, x)| {
+        let want = fma_rate::expected(factors, turns, *k);
+        (f64::from(**x) - want).abs() > 1e-4 * want.abs()
+    });
+    if let Some((k, &x)) = wrong {
+        let want = fma_rate::expected(factors, turns, k);
+        let what = format!("multiply-adds of invocation {k}");
+        return Err(Error::Tolerance { what, error: f64::from(x) - want, tolerance: 1e-4 * want.abs() });
+    }
+    best(gpu, |run, size| {
+        let invocations = fma_rate::LANES * 64 * size as usize;
+        let view = run.recording_mut().scratch("rate", &[invocations], DType::F32);
+        let caps = run.gpu().caps();
+        fma_rate::record(run.recording_mut(), caps, factors, turns, &view)?;
+        Ok(run.recording().dispatches().map(|d| d.flops as f64).sum())
+    })
+}
+
+fn copy_rate(gpu: &Gpu) -> Result<f64> {
+    // Larger than any cache worth the name, within every device's largest binding.
+    let elements = 24 << 20;
+    let source = Tensor::upload(gpu, "copy source", &Array::from_fn(&[elements], |k| k as f32), DType::F32)?;
+    let target = Tensor::uninitialized(gpu, "copy target", &[elements], DType::F32)?;
+    let record = |run: &mut Run<'_>, size: u32| -> Result<f64> {
+        let (from, to) = (run.bind("copy source", &source), run.bind("copy target", &target));
+        let caps = run.gpu().caps();
+        for _ in 0..size.min(8) {
+            copy::record(run.recording_mut(), caps, &from, &to)?;
+        }
+        Ok(run.recording().dispatches().map(|d| d.bytes as f64).sum())
+    };
+    let rate = best(gpu, record)?;
+    let last = target.narrow(0, elements - 4, 4)?.download(gpu)?;
+    let want = source.narrow(0, elements - 4, 4)?.download(gpu)?;
+    if last != want {
+        return Err(Error::Gpu("a copy did not arrive".to_owned()));
+    }
+    Ok(rate)
+}
+
+/// What launching and waiting costs, in nanoseconds: two of the [costs](crate::plan::rnn::Costs) that the planner of
+/// recurrences assumes.
+#[derive(Debug, Clone, Copy)]
+pub struct Overheads {
+    /// From one dispatch to the next one that needs its result, in one pass.
+    pub dispatch: f64,
+    /// A barrier between a write to a workgroup's memory and a read, for each lane of a workgroup of
+    /// [`Overheads::LANES`].
+    pub barrier: f64,
+}
+
+impl Overheads {
+    /// Invocations at the barrier.
+    pub const LANES: usize = 256;
+
+    /// Measures both, as the difference between many and twice as many.
+    ///
+    /// # Errors
+    /// As [`Rates::measure`].
+    pub fn measure(gpu: &Gpu) -> Result<Self> {
+        Ok(Self { dispatch: dispatch_cost(gpu)?, barrier: barrier_cost(gpu)? })
+    }
+}
+
+/// Nanoseconds of one more of what `record` records a number of; the least of several differences.
+fn marginal(gpu: &Gpu, number: u32, record: impl Fn(&mut Run<'_>, u32) -> Result<()>) -> Result<f64> {
+    let time = |number: u32| -> Result<f64> {
+        let mut run = Run::new(gpu);
+        record(&mut run, number)?;
+        run.submit_and_time()
+    };
+    let least = |number: u32| -> Result<f64> {
+        let mut least = time(number)?;
+        for _ in 0..6 {
+            least = least.min(time(number)?);
+        }
+        Ok(least)
+    };
+    Ok((least(2 * number)? - least(number)?).max(0.0) / f64::from(number))
+}
+
+/// Copies of one element to one place: each waits for the one before.
+fn dispatch_cost(gpu: &Gpu) -> Result<f64> {
+    let element = |name, value| Tensor::upload(gpu, name, &Array::filled(&[1], value), DType::F32);
+    let (source, target) = (element("copy source", 1.0)?, element("copy target", 0.0)?);
+    let cost = marginal(gpu, 256, |run, number| {
+        let (from, to) = (run.bind("copy source", &source), run.bind("copy target", &target));
+        let caps = run.gpu().caps();
+        (0..number).try_for_each(|_| copy::record(run.recording_mut(), caps, &from, &to))
+    })?;
+    match target.download(gpu)?.data() {
+        [1.0] => Ok(cost),
+        _ => Err(Error::Gpu("a copy did not arrive".to_owned())),
+    }
+}
+
+fn barrier_cost(gpu: &Gpu) -> Result<f64> {
+    let lanes = Overheads::LANES.min(gpu.caps().max_invocations as usize);
+    let output = Tensor::uninitialized(gpu, "barriers", &[lanes], DType::F32)?;
+    let turns = 2000;
+    let cost = marginal(gpu, turns, |run, turns| {
+        let view = run.bind("barriers", &output);
+        let caps = run.gpu().caps();
+        barrier_rate::record(run.recording_mut(), caps, turns, &view)
+    })?;
+    // The run that came last had `turns` of them.
+    let got = output.download(gpu)?;
+    let want = |lane| barrier_rate::expected(lanes, turns, lane);
+    match got.data().iter().enumerate().find(|&(lane, &x)| f64::from(x) != want(lane)) {
+        None => Ok(cost / f64::from(barrier_rate::PER_TURN) / lanes as f64),
+        Some((lane, &x)) => {
+            let what = format!("barriers, lane {lane}");
+            Err(Error::Tolerance { what, error: f64::from(x) - want(lane), tolerance: 0.0 })
+        }
+    }
+}

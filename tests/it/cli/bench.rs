@@ -1,0 +1,55 @@
+//! `regard bench`: what it times is right, and every figure is there.
+
+use serde_json::Value;
+
+use super::{Folder, run, words};
+
+#[test]
+fn a_recurrence_has_a_row_for_each_path() {
+    let folder = Folder::new();
+    let line = "bench --quick --suite recurrent --json figures.json --filter ^(rnn|lstm\\s.*\\sL2|lstm\\s\\+)";
+    let ran = folder.run(line).ok();
+    let json: Value = serde_json::from_slice(&std::fs::read(folder.path("figures.json")).unwrap()).unwrap();
+    let positive = |value: &Value| value.as_f64().is_some_and(|x| x > 0.0);
+    for figure in ["fma_gflops", "copy_gbps"] {
+        assert!(positive(&json[figure]), "{figure}");
+    }
+    for figure in ["dispatch_ns", "barrier_ns"] {
+        assert!(json[figure].as_f64().is_some_and(|x| x >= 0.0), "{figure}");
+    }
+    let cases = json["cases"].as_array().unwrap();
+    let not_run = json["not_run"].as_array().unwrap();
+    let names: Vec<&str> = cases.iter().map(|case| case["name"].as_str().unwrap()).collect();
+    for wanted in ["rnn T32 B8 H64", "lstm T32 B8 H64 L2", "lstm + dot attention T32 B8 H64"] {
+        for path in ["auto", "steps", "persistent"] {
+            let row = format!("{wanted} {path}");
+            let left_out = not_run.iter().any(|reason| reason.as_str().unwrap().starts_with(&row));
+            assert!(names.contains(&row.as_str()) != left_out, "{row}: {names:?}, {not_run:?}");
+            assert!(path == "persistent" || !left_out, "{not_run:?}");
+        }
+        assert_eq!(names.contains(&format!("{wanted} wavefront").as_str()), wanted.ends_with("L2"));
+    }
+    for case in cases {
+        for figure in ["median_ns", "minimum_ns", "ns_per_step", "dispatches", "gflops", "gbps", "times_floor"] {
+            assert!(positive(&case[figure]), "{figure} of {case}");
+        }
+        let per_step = case["median_ns"].as_f64().unwrap() / 32.0;
+        assert!((case["ns_per_step"].as_f64().unwrap() - per_step).abs() < 1e-3 * per_step);
+        assert!(case["error_ratio"].as_f64().unwrap() <= 1.0, "{case}");
+        assert!(ran.stdout.contains(case["name"].as_str().unwrap()), "{}", ran.stdout);
+    }
+    assert!(ran.stdout.contains("ns/step") && ran.stdout.contains("one more dispatch"), "{}", ran.stdout);
+}
+
+#[test]
+fn what_cannot_be_timed_is_refused() {
+    for (args, wanted) in [
+        ("bench --device cpu", "option `device`: bench times GPU kernels"),
+        ("bench --filter no-such-case", "option `filter`: no case has such a name"),
+        ("bench --filter (", "option `filter`: "),
+        ("bench --suite recurrent --filter attention\\splain", "option `filter`: no case has such a name"),
+    ] {
+        let ran = run(words(args));
+        assert!(ran.status == 2 && ran.refusal().0.starts_with(wanted), "{args}: {}", ran.stderr);
+    }
+}
