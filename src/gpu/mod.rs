@@ -39,6 +39,8 @@ pub struct Open {
     pub hardware_only: bool,
     /// WebGPU's default limits and no optional feature, whatever the adapter offers.
     pub minimal: bool,
+    /// Plan as for a graphics card, whatever the adapter is: what runs on cards can be tested where there is none.
+    pub as_card: bool,
 }
 
 /// What an adapter is and can do.
@@ -256,7 +258,11 @@ impl Gpu {
             })
             .await
             .map_err(|error| Error::Gpu(error.to_string()))?;
-        let gpu = Self::from_wgpu(device, queue)?;
+        let mut gpu = Self::from_wgpu(device, queue)?;
+        if let Some(inner) = Arc::get_mut(&mut gpu.inner).filter(|_| open.as_card) {
+            let Caps { software, workers, .. } = Caps::default();
+            inner.adapter.caps = Caps { software, workers, ..inner.adapter.caps.clone() };
+        }
         // An embedder's own device keeps the embedder's callbacks; this one is ours.
         let lost = gpu.inner.lost.clone();
         gpu.inner.device.set_device_lost_callback(move |reason, message| {

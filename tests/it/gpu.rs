@@ -13,18 +13,25 @@ use regard::{Error, Result};
 /// the line that installs a software driver: GPU tests are never skipped.
 pub(crate) fn gpu() -> &'static Gpu {
     static GPU: OnceLock<Gpu> = OnceLock::new();
-    GPU.get_or_init(|| open(false))
+    GPU.get_or_init(|| open(Open::default()))
 }
 
 /// The same adapter with WebGPU's default limits and no optional feature.
 pub(crate) fn minimal_gpu() -> &'static Gpu {
     static GPU: OnceLock<Gpu> = OnceLock::new();
-    GPU.get_or_init(|| open(true))
+    GPU.get_or_init(|| open(Open { minimal: true, ..Open::default() }))
 }
 
-fn open(minimal: bool) -> Gpu {
+/// The same adapter as a graphics card, with all its features and with none: what is run on cards alone.
+pub(crate) fn cards() -> [&'static Gpu; 2] {
+    static GPUS: OnceLock<[Gpu; 2]> = OnceLock::new();
+    let cards = || [false, true].map(|minimal| open(Open { as_card: true, minimal, ..Open::default() }));
+    GPUS.get_or_init(cards).each_ref()
+}
+
+fn open(open: Open) -> Gpu {
     let adapter = std::env::var("REGARD_ADAPTER").ok();
-    match Gpu::open(&Open { adapter, minimal, ..Open::default() }) {
+    match Gpu::open(&Open { adapter, ..open }) {
         Ok(gpu) => gpu,
         Err(error) => panic!("{error}\nhint: {}", error.hint().unwrap_or("none")),
     }

@@ -8,6 +8,7 @@ mod cases;
 mod cli;
 mod compare;
 mod device;
+mod dispatches;
 mod golden;
 mod gpu;
 mod gpu_properties;
