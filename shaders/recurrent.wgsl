@@ -18,7 +18,6 @@ override TALL: bool = false;   // 8 batch rows instead of 4
 override SINGLE: bool = false; // one batch row
 override STAGE: u32 = 0u;      // as the constants below
 override STACKED: bool = false; // the dispatch has layers above the lowest
-override LENGTHS: bool = false;
 override HAS_BIAS: bool = false;
 override PEEPHOLES: bool = false;
 override PROJECTED: bool = false; // LSTM: h is computed by the next dispatch, from o∘act(c')
@@ -184,15 +183,9 @@ fn finish(place: Place, quad: u32, q: u32, r: u32, a: vec4<f32>, b: vec4<f32>, c
         state[at + 3u * params.quads] = d;
         return;
     }
-    var length = params.steps;
-    if (LENGTHS) {
-        length = min(lengths[params.lengths + row], params.steps);
-    }
+    let length = length_of(row);
     let alive = place.step < length;
-    var time = place.step;
-    if (alive && (params.reverse & (1u << direction)) != 0u) {
-        time = length - 1u - place.step;
-    }
+    let time = time_at(place.step, length, direction);
     let depth = params.depth;
     let old_depth = select(depth, params.units, STAGE == PROJECT);
     let old_at = operand_at(place.state + at_step(params.old, params.old_flip, place.odd), direction, old_depth, q);

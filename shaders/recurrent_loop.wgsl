@@ -11,7 +11,6 @@ override PARTS: u32 = 1u;  // of the depth
 override CHUNKS: u32 = 8u; // 1 to 8 blocks a part
 override QUADS: u32 = 16u; // 4 units each that h fills, PARTS · CHUNKS at least
 override CELL: u32 = 0u;   // LSTM 0, GRU with the reset after 1 or before 2, RNN 4
-override LENGTHS: bool = false;
 override HAS_BIAS: bool = false;
 override PEEPHOLES: bool = false;
 override EMIT: bool = true;
@@ -172,12 +171,8 @@ fn main(here: Invocation) {
             peephole = vec3<f32>(vector(direction, 8u, unit), vector(direction, 9u, unit), vector(direction, 10u, unit));
         }
     }
-    var length = params.steps;
-    if (LENGTHS) {
-        length = min(lengths[params.lengths + row], params.steps);
-    }
+    let length = length_of(row);
     let last = params.last;
-    let backwards = (params.reverse & (1u << direction)) != 0u;
     // Beyond UNITS what the products read is 0, like the weights there.
     for (var quad = lane; quad < QUADS; quad += LANES) {
         hidden[quad] = vec4<f32>(0.0);
@@ -190,10 +185,7 @@ fn main(here: Invocation) {
         }
         workgroupBarrier();
         let alive = step < length;
-        var time = step;
-        if (alive && backwards) {
-            time = length - 1u - step;
-        }
+        let time = time_at(step, length, direction);
         var sum = whole(lane, w) + bias;
         var x = vec4<f32>(0.0);
         if (real) {

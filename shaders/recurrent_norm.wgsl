@@ -10,7 +10,6 @@ override LANES: u32 = 64u;
 override OVER_GATES: bool = false;
 override CARRY: bool = false; // LN(c') is what the next step sees
 override GAINS: bool = false; // `norms` has gains and shifts; 1 and 0 without
-override LENGTHS: bool = false;
 override HAS_BIAS: bool = false;
 override PEEPHOLES: bool = false;
 override PROJECTED: bool = false; // o∘act(…) is what a projection reads
@@ -100,15 +99,9 @@ fn main(here: Invocation) {
     }
     let direction = tile / params.batch;
     let row = tile % params.batch;
-    var length = params.steps;
-    if (LENGTHS) {
-        length = min(lengths[params.lengths + row], params.steps);
-    }
+    let length = length_of(row);
     let alive = params.step < length;
-    var time = params.step;
-    if (alive && (params.reverse & (1u << direction)) != 0u) {
-        time = length - 1u - params.step;
-    }
+    let time = time_at(params.step, length, direction);
     let x = ((time * params.batch + row) * params.directions + direction) * 4u * params.quads;
     let u = params.sums + tile * 4u * params.quads;
     let c_at = params.row_state + tile * params.quads;

@@ -11,6 +11,7 @@ override KIND_2: u32 = 2u;
 override KIND_3: u32 = 1u;
 override KIND_OUTPUT: u32 = 2u; // LSTM: of c' on its way to h'
 override KINDS_READ: bool = false; // from `activations` instead
+override LENGTHS: bool = false; // rows have lengths of their own
 override CLIP: bool = false;
 override CELL_CLIP: bool = false;
 override INPUT_FORGET: bool = false;
@@ -21,6 +22,23 @@ struct CellParams {
     cell_clip: f32,
     pad_0: u32,
     pad_1: u32,
+}
+
+// How many steps of a batch row are real.
+fn length_of(row: u32) -> u32 {
+    if (LENGTHS) {
+        return min(lengths[params.lengths + row], params.steps);
+    }
+    return params.steps;
+}
+
+// The time that a direction is at after `step` steps: step, or counted from the row's last one; past the length, step.
+fn time_at(step: u32, length: u32, direction: u32) -> u32 {
+    let backwards = (params.reverse & (1u << direction)) != 0u;
+    if (backwards && step < length) {
+        return length - 1u - step;
+    }
+    return step;
 }
 
 fn kind_of(gate: u32) -> u32 {
