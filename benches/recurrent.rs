@@ -9,6 +9,7 @@
 #![allow(clippy::unwrap_used, reason = "a benchmark that cannot run stops")]
 #![allow(missing_docs)]
 
+use std::cell::LazyCell;
 use std::time::{Duration, Instant};
 
 use criterion::measurement::WallTime;
@@ -35,16 +36,28 @@ const SOFTWARE_FLOPS: usize = 1 << 32;
 const CASES: [[usize; 4]; 6] =
     [[1, 1, 256, 1], [128, 1, 256, 1], [128, 16, 256, 1], [128, 64, 256, 1], [512, 1, 128, 1], [100, 64, 512, 4]];
 
+/// A forward stack, inputs as wide as the state.
+#[derive(Clone, Copy)]
 struct Work {
-    options: Rnn,
-    stack: RnnStack<Array>,
-    input: Array,
+    cell: Cell,
+    steps: usize,
+    batch: usize,
+    hidden: usize,
     layers: usize,
 }
 
+/// Its weights and input.
+struct Data {
+    work: Work,
+    options: Rnn,
+    stack: RnnStack<Array>,
+    input: Array,
+}
+
 impl Work {
-    fn new(options: &Rnn, [steps, batch, hidden, layers]: [usize; 4]) -> Self {
-        let rows = options.cell.gates() * hidden;
+    fn data(self) -> Data {
+        let Self { cell, steps, batch, hidden, layers } = self;
+        let rows = cell.gates() * hidden;
         let scale = |a: Array| a.map(|x| x / (hidden as f32).sqrt());
         let weights = |seed| RnnWeights {
             bias_ih: Some(scale(numbers(&[rows], seed + 2))),
@@ -52,39 +65,32 @@ impl Work {
             ..RnnWeights::new(scale(numbers(&[rows, hidden], seed)), scale(numbers(&[rows, hidden], seed + 1)))
         };
         let stack = (0..layers).map(|l| vec![weights(10 * l as u32)]).collect();
-        Self { options: options.clone(), stack, input: numbers(&[steps, batch, hidden], 99), layers }
-    }
-
-    fn steps(&self) -> usize {
-        self.input.shape()[0]
+        Data { work: self, options: Rnn::new(cell), stack, input: numbers(&[steps, batch, hidden], 99) }
     }
 
     /// Weights, each used once a step and row.
-    fn weights(&self) -> usize {
-        let hidden = self.input.shape()[2];
-        self.layers * self.options.cell.gates() * hidden * 2 * hidden
+    fn weights(self) -> usize {
+        self.layers * self.cell.gates() * self.hidden * 2 * self.hidden
     }
 
-    /// Multiplications and additions of one step of one row.
-    fn flops_of_row(&self) -> usize {
-        2 * self.weights()
-    }
-
-    fn flops_of_step(&self) -> usize {
-        self.flops_of_row() * self.input.shape()[1]
+    /// Multiplications and additions of one step.
+    fn flops_of_step(self) -> usize {
+        2 * self.weights() * self.batch
     }
 
     /// Nanoseconds that the device cannot do without.
-    fn floor(&self, rates: &Rates) -> f64 {
-        let bytes = 4 * (self.weights() + 2 * self.input.data().len());
-        let flops = self.flops_of_step() * self.steps();
+    fn floor(self, rates: &Rates) -> f64 {
+        let bytes = 4 * (self.weights() + 2 * self.steps * self.batch * self.hidden);
+        let flops = self.flops_of_step() * self.steps;
         (flops as f64 / rates.gflops).max(bytes as f64 / rates.gbps)
     }
+}
 
+impl Data {
     /// Checks an output [T, B, H] on as many rows as the reference has time for.
     fn check(&self, what: &str, got: &Array) {
-        let batch = self.input.shape()[1];
-        let rows = (REFERENCE_FLOPS / (self.flops_of_row() * self.steps())).clamp(1, batch);
+        let Work { steps, batch, .. } = self.work;
+        let rows = (REFERENCE_FLOPS / (2 * self.work.weights() * steps)).clamp(1, batch);
         // The first and the last are among them where there is time for two.
         let stride = if rows == 1 { batch } else { ((batch - 1) / (rows - 1)).max(1) };
         let some = |array: &Array| {
@@ -128,62 +134,66 @@ fn recurrent(c: &mut Criterion) {
     println!("multiply-adds {:.1} GFLOP/s, copy {:.1} GB/s, measured here\n", rates.gflops, rates.gbps);
     for (cell_name, cell) in [("lstm", Cell::Lstm), ("gru", Cell::Gru { reset: Reset::After })] {
         for [steps, batch, hidden, layers] in CASES {
-            let options = Rnn::new(cell);
-            let flops_of_step = 4 * cell.gates() * hidden * hidden * batch * layers;
+            let whole = Work { cell, steps, batch, hidden, layers };
             let most = if gpu.adapter().kind == AdapterKind::Software { SOFTWARE_FLOPS } else { usize::MAX };
-            let steps = steps.min(most / flops_of_step).max(1);
+            let steps = steps.min(most / whole.flops_of_step()).max(1);
             let mut group = c.benchmark_group(format!("{cell_name} T{steps} B{batch} H{hidden} layers {layers}"));
             group
                 .sample_size(10)
                 .sampling_mode(SamplingMode::Flat)
                 .warm_up_time(Duration::from_millis(1))
                 .measurement_time(Duration::from_millis(500));
-            forms(&mut group, &gpu, &rates, &options, [steps, batch, hidden, layers]);
+            forms(&mut group, &gpu, &rates, Work { steps, ..whole });
             group.finish();
         }
     }
 }
 
-fn forms(group: &mut BenchmarkGroup<'_, WallTime>, gpu: &Gpu, rates: &Rates, options: &Rnn, shape: [usize; 4]) {
-    let work = Work::new(options, shape);
-    let steps = work.steps();
-    let (flops, floor) = (work.flops_of_step(), work.floor(rates));
+/// Nothing is made or checked before it is to be timed: criterion may leave it out.
+fn forms(group: &mut BenchmarkGroup<'_, WallTime>, gpu: &Gpu, rates: &Rates, work: Work) {
+    let data = LazyCell::new(|| work.data());
+    let (steps, flops, floor) = (work.steps, work.flops_of_step(), work.floor(rates));
 
-    let inputs = RnnInputs::new(work.input.clone());
-    let ours = GpuRnn::upload(gpu, options, &work.stack, DType::F32).unwrap();
-    let uploaded = inputs.upload(gpu, DType::F32).unwrap();
-    work.check("regard", &ours.run(gpu, &uploaded).unwrap().output.download(gpu).unwrap());
+    let ours = LazyCell::new(|| {
+        let rnn = GpuRnn::upload(gpu, &data.options, &data.stack, DType::F32).unwrap();
+        let inputs = RnnInputs::new(data.input.clone()).upload(gpu, DType::F32).unwrap();
+        data.check("regard", &rnn.run(gpu, &inputs).unwrap().output.download(gpu).unwrap());
+        (rnn, inputs)
+    });
     bench(group, "regard", (steps, flops, Some(floor)), || {
+        let (rnn, inputs) = &*ours;
         let mut run = Run::new(gpu);
-        ours.record(&mut run, &uploaded).unwrap();
+        rnn.record(&mut run, inputs).unwrap();
         run.submit_and_time().unwrap()
     });
 
-    let naive = Naive::new(gpu, options.cell, &work.stack, &work.input);
-    let time = || {
+    let time = |naive: &Naive| {
         let encode = |encoder: &mut regard::wgpu::CommandEncoder| {
             naive.encode(encoder);
             Ok(())
         };
         gpu.time(encode).unwrap()
     };
-    time();
-    work.check("naive", &naive.output(gpu));
-    bench(group, "naive GPU form", (steps, flops, Some(floor)), time);
+    let naive = LazyCell::new(|| {
+        let naive = Naive::new(gpu, work.cell, &data.stack, &data.input);
+        time(&naive);
+        data.check("naive", &naive.output(gpu));
+        naive
+    });
+    bench(group, "naive GPU form", (steps, flops, Some(floor)), || time(&naive));
 
     let part = (REFERENCE_FLOPS / flops).clamp(1, steps);
-    let inputs = RnnInputs::new(work.input.gather(&first(&work.input, part)).unwrap());
     let form = if part == steps { "CPU reference".to_owned() } else { format!("CPU reference, {part} steps") };
+    let inputs = LazyCell::new(|| {
+        let first = Layout::contiguous(data.input.shape()).narrow(0, 0, part).unwrap();
+        RnnInputs::new(data.input.gather(&first).unwrap())
+    });
     bench(group, &form, (part, flops, None), || {
+        let inputs = &*inputs;
         let start = Instant::now();
-        std::hint::black_box(reference::rnn(options, &work.stack, &inputs).unwrap());
+        std::hint::black_box(reference::rnn(&data.options, &data.stack, inputs).unwrap());
         start.elapsed().as_nanos() as f64
     });
-}
-
-/// The first entries of axis 0.
-fn first(array: &Array, entries: usize) -> Layout {
-    Layout::contiguous(array.shape()).narrow(0, 0, entries).unwrap()
 }
 
 criterion_group!(benches, recurrent);

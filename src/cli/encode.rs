@@ -84,7 +84,7 @@ Examples:
   regard encode in.safetensors -o out.safetensors --cell gru --weights model.safetensors --prefix encoder.
   regard encode in.safetensors -o out.safetensors --cell rnn --activation relu --merge sum
   regard encode in.safetensors -o out.safetensors --cell lstm --last --path persistent --device gpu --explain
-  regard encode in.safetensors -o out.safetensors --cell lstm --layer-norm products --layer-norm-epsilon 1e-3";
+  regard encode in.safetensors -o out.safetensors --cell lstm --layer-norm products --layer-norm-carry";
 
 /// Runs the command.
 pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {

@@ -308,6 +308,8 @@ impl RnnPlan {
         let time = |e: &Estimate| e.nanoseconds.clone().unwrap_or(f64::INFINITY);
         let chosen = match options.path {
             RnnPath::Auto => estimates.iter().min_by(|a, b| time(a).total_cmp(&time(b))),
+            // A wavefront of one layer is its steps.
+            RnnPath::Wavefront if p.layers == 1 => estimates.iter().find(|e| e.path == RnnPath::Steps),
             path => estimates.iter().find(|e| e.path == path),
         };
         let Some(chosen) = chosen else {

@@ -6,6 +6,7 @@ use std::time::Instant;
 use regard::attention::{Normalize, Score, ScoreStage};
 use regard::compare::judge;
 use regard::reference::{self, gumbel};
+use regard::rnn::{Cell, Direction, Merge, NormOver, Reset, Steps};
 use regard::tensor::{Array, DType};
 use regard::{cases, problem};
 
@@ -140,4 +141,50 @@ fn the_table_covers_the_options() {
         lse.is_some_and(|lse| lse.data().contains(&f64::NEG_INFINITY))
     };
     assert!(table.iter().filter(|case| all_zero(case)).count() >= 10);
+}
+
+/// The recurrent table has what it is for.
+#[test]
+fn the_recurrent_table_covers_the_options() {
+    let table = cases::recurrent();
+    let units = |case: &cases::RnnCase| case.stack[0][0].weight_ih.shape()[0] / case.options.cell.gates();
+    let cells = [Cell::Lstm, Cell::Gru { reset: Reset::After }, Cell::Gru { reset: Reset::Before }, Cell::Rnn];
+    for cell in cells {
+        let of: Vec<_> = table.iter().filter(|case| case.options.cell == cell).collect();
+        for n in [1, 7, 8, 9, 31, 32, 33, 63, 64, 65, 128, 129] {
+            assert!(of.iter().any(|case| units(case) == n), "{cell:?}: {n} units");
+        }
+        for n in [1, 2, 3, 4, 5, 7, 8, 9, 16, 17, 33] {
+            assert!(of.iter().any(|case| case.inputs.input.shape()[1] == n), "{cell:?}: {n} rows");
+        }
+        type Has = fn(&cases::RnnCase) -> bool;
+        let features: [(&str, Has, usize); 7] = [
+            ("lengths", |c| c.inputs.lengths.as_ref().is_some_and(|lengths| lengths.data().contains(&0.0)), 10),
+            ("3 or more layers forward", |c| c.stack.len() > 2 && c.options.direction == Direction::Forward, 4),
+            ("3 or more layers reverse", |c| c.stack.len() > 2 && c.options.direction == Direction::Reverse, 1),
+            ("last step", |c| c.options.steps == Steps::Last, 7),
+            ("last step, merged", |c| c.options.steps == Steps::Last && c.options.merge != Merge::Concat, 3),
+            ("reverse activations", |c| c.options.reverse_activations.is_some(), 1),
+            ("saturated", |c| c.name.contains("saturated"), 1 + cell.gates()),
+        ];
+        for (feature, has, least) in features {
+            let count = of.iter().filter(|case| has(case)).count();
+            assert!(count >= least, "{cell:?}, {feature}: {count} cases");
+        }
+    }
+    type Has = fn(&cases::RnnCase) -> bool;
+    let features: [(&str, Has); 7] = [
+        ("projection", |c| c.stack[0][0].weight_hr.is_some()),
+        ("projection clip", |c| c.options.projection_clip.is_some()),
+        ("cell clip", |c| c.options.cell_clip.is_some()),
+        ("layer norm over products", |c| c.options.layer_norm.is_some_and(|n| n.over == NormOver::Products)),
+        ("layer norm over gates", |c| c.options.layer_norm.is_some_and(|n| n.over == NormOver::Gates)),
+        ("layer norm without gains", |c| c.options.layer_norm.is_some() && c.stack[0][0].norm_hh.is_none()),
+        ("layer norm and projection", |c| c.options.layer_norm.is_some() && c.stack[0][0].weight_hr.is_some()),
+    ];
+    for (feature, has) in features {
+        let count = table.iter().filter(|case| has(case)).count();
+        println!("{feature}: {count} cases");
+        assert!(count >= 4, "{feature}: {count} cases");
+    }
 }

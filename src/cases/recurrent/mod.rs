@@ -159,12 +159,10 @@ fn sequences(table: &mut Table, name: &str, cell: Cell) {
         };
         table.add(format!("{name}, last step, lengths, merged by {merge:?}"), cell, five, 1, last, lengths);
     }
-    let ways: [(&str, fn(&mut Rnn)); 3] = [("", nothing), (", reverse", reverse), (", both directions", both)];
+    let ways =
+        [("", Direction::Forward), (", reverse", Direction::Reverse), (", both directions", Direction::Bidirectional)];
     for (way, direction) in ways {
-        let last = |options: &mut Rnn| {
-            direction(options);
-            options.steps = Steps::Last;
-        };
+        let last = |options: &mut Rnn| (options.direction, options.steps) = (direction, Steps::Last);
         table.add(format!("{name}, last step, 2 layers, lengths{way}"), cell, five, 2, last, lengths);
     }
     table.add(

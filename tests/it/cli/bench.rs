@@ -14,7 +14,7 @@ fn a_recurrence_has_a_row_for_each_path() {
     for figure in ["fma_gflops", "copy_gbps"] {
         assert!(positive(&json[figure]), "{figure}");
     }
-    for figure in ["dispatch_ns", "barrier_ns"] {
+    for figure in ["dispatch_ns", "barrier_ns_per_lane"] {
         assert!(json[figure].as_f64().is_some_and(|x| x >= 0.0), "{figure}");
     }
     let cases = json["cases"].as_array().unwrap();
@@ -30,12 +30,16 @@ fn a_recurrence_has_a_row_for_each_path() {
         assert_eq!(names.contains(&format!("{wanted} wavefront").as_str()), wanted.ends_with("L2"));
     }
     for case in cases {
-        for figure in ["median_ns", "minimum_ns", "ns_per_step", "dispatches", "gflops", "gbps", "times_floor"] {
+        for figure in
+            ["median_ns", "minimum_ns", "ns_per_step", "planned_ns", "dispatches", "gflops", "gbps", "times_floor"]
+        {
             assert!(positive(&case[figure]), "{figure} of {case}");
         }
         let per_step = case["median_ns"].as_f64().unwrap() / 32.0;
         assert!((case["ns_per_step"].as_f64().unwrap() - per_step).abs() < 1e-3 * per_step);
         assert!(case["error_ratio"].as_f64().unwrap() <= 1.0, "{case}");
+        let (name, path) = (case["name"].as_str().unwrap(), case["path"].as_str().unwrap());
+        assert!(name.ends_with(path) || name.ends_with("auto"), "{case}");
         assert!(ran.stdout.contains(case["name"].as_str().unwrap()), "{}", ran.stdout);
     }
     assert!(ran.stdout.contains("ns/step") && ran.stdout.contains("one more dispatch"), "{}", ran.stdout);

@@ -344,15 +344,43 @@ fn check_and_explain() {
         for name in ["output", "final_h", "final_c"] {
             assert!(json["check"]["outputs"][name]["max_abs_error"].as_f64().unwrap() < 1e-5);
         }
-        let steps = json["explain"]["dispatches"].as_array().unwrap().iter();
-        let steps: u64 = steps
-            .filter(|d| d["program"].as_str().unwrap().starts_with("recurrent"))
-            .map(|d| d["count"].as_u64().unwrap())
-            .sum();
-        assert_eq!(steps, if device == "gpu" { 2 * STEPS as u64 } else { 0 });
     }
     let ran = folder.run("encode in.safetensors --cell lstm --explain --device gpu").ok();
-    assert!(ran.stderr.contains("T 6 · B 3 · I 4 · H 5"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("T 6 · B 3 · I 4 · H 5 · 2 layers · 2 directions"), "{}", ran.stderr);
+    for line in ["steps ", "wavefront  not possible: it runs one direction", "persistent ", "floor "] {
+        assert!(ran.stderr.lines().any(|found| found.starts_with(line)), "no {line} in {}", ran.stderr);
+    }
+    assert!(ran.stderr.contains(", expected to be the fastest, in "), "{}", ran.stderr);
+}
+
+#[test]
+fn each_path_gives_the_same_answer_in_its_own_number_of_dispatches() {
+    let folder = Folder::new();
+    for (case, paths) in [
+        (1, vec![("steps", 2 * STEPS), ("persistent", 2)]),
+        (2, vec![("steps", 2 * STEPS), ("wavefront", STEPS + 1), ("persistent", 2)]),
+    ] {
+        let case = &cases()[case];
+        let tensors = add_inputs(Tensors::default(), &case.inputs);
+        folder.tensors("in.safetensors", &add_weights(tensors, &case.stack, ""));
+        for (path, wanted) in paths {
+            let line = format!("encode in.safetensors -o out.safetensors --explain --json --device gpu --path {path}");
+            let json = folder.run(&format!("{line} {}", case.args)).ok().json();
+            check(case, &folder, false);
+            let fact = json["explain"]["facts"]["path"].as_str().unwrap();
+            assert!(fact.starts_with(&format!("{path}, as asked, in {wanted} dispatches")), "{fact}");
+            let dispatches = json["explain"]["dispatches"].as_array().unwrap().iter();
+            let recurrent: u64 = dispatches
+                .filter(|d| d["program"].as_str().unwrap().starts_with("recurrent"))
+                .map(|d| d["count"].as_u64().unwrap())
+                .sum();
+            assert_eq!(recurrent, wanted as u64, "{path}");
+        }
+    }
+    let ran = folder.run("encode in.safetensors --check --device gpu --cell lstm --path wavefront --layer-norm gates");
+    assert_eq!(ran.status, 2);
+    let wanted = "option `path`: wavefront cannot run this: a step of this cell takes 2 dispatches";
+    assert!(ran.refusal().0.starts_with(wanted), "{}", ran.stderr);
 }
 
 #[test]
