@@ -99,7 +99,7 @@ fn copy_rate(gpu: &Gpu) -> Result<f64> {
     Ok(kernel.max(driver))
 }
 
-/// What launching and waiting costs, in nanoseconds: two of the [costs](crate::plan::rnn::Costs) that the planner of
+/// What launching and waiting costs, in nanoseconds: two of the [costs](crate::plan::Costs) that the planner of
 /// recurrences assumes.
 #[derive(Debug, Clone, Copy)]
 pub struct Overheads {
