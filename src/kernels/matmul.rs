@@ -28,7 +28,7 @@ params! {
 /// Quads of columns that a lane computes.
 pub const QUADS_PER_LANE: usize = 4;
 
-/// `y = xᵀ·w + b`: x [K, rows up to a multiple of 4] f32 ([K] for a single row), w [K, N], b `[N]` f32, y [rows, N] f32;
+/// `y = xᵀ·w + b`: x [K, rows up to a multiple of 4] f32 (`[K]` for a single row), w [K, N], b `[N]` f32, y [rows, N] f32;
 /// N a multiple of 4, all dense.
 ///
 /// # Errors

@@ -219,9 +219,13 @@ impl StateLayout {
     }
 }
 
-/// What a dispatch of a recurrence reads and writes: of one layer, or of a stack in a wavefront.
+/// What the dispatches of a recurrence are asked for, read and write: of one layer, or of a stack in a wavefront.
 #[derive(Debug, Clone, Copy)]
-pub struct Tensors<'a> {
+pub struct Recurrence<'a> {
+    /// The cell and its options.
+    pub options: &'a Rnn,
+    /// The sizes.
+    pub problem: &'a RnnProblem,
     /// X·W + b of all steps of the lowest layer [T, B, directions, G, units], f32, dense.
     pub gates: &'a View,
     /// U [layers · directions, P, G, units].
@@ -248,7 +252,7 @@ pub struct Tensors<'a> {
     pub emit: bool,
 }
 
-impl Tensors<'_> {
+impl Recurrence<'_> {
     /// First index of the lengths.
     pub fn lengths_start(&self) -> u32 {
         self.lengths.map_or(0, |view| view.layout.offset as u32)
@@ -282,16 +286,14 @@ pub enum Stage {
 pub fn record(
     recording: &mut Recording,
     caps: &Caps,
-    options: &Rnn,
-    problem: &RnnProblem,
     plan: ProductPlan,
-    tensors: &Tensors<'_>,
+    of: &Recurrence<'_>,
     stage: Stage,
     step: usize,
 ) -> Result<()> {
-    let p = problem;
+    let (options, p) = (of.options, of.problem);
     let layout = StateLayout::new(options, p);
-    let stacked = tensors.weight_below.is_some();
+    let stacked = of.weight_below.is_some();
     // In a wavefront the layer l is at step `step` − l.
     let (first_layer, layers) = if stacked {
         let first = (step + 1).saturating_sub(p.steps);
@@ -303,7 +305,7 @@ pub fn record(
     let (units, depth) = if project { (p.state, p.hidden) } else { (p.hidden, p.state) };
     let gate_count = if project { 1 } else { options.cell.gates() };
     let quads = units.div_ceil(4);
-    let weight = if project { tensors.projection } else { Some(tensors.weight) };
+    let weight = if project { of.projection } else { Some(of.weight) };
     let Some(weight) = weight else {
         return Err(Error::missing("weight_hr", "[P, H] of a projection"));
     };
@@ -321,7 +323,7 @@ pub fn record(
     };
     let cell = CellParams::new(options);
     let params = Params {
-        output: View4::new(tensors.output)?,
+        output: View4::new(of.output)?,
         cell,
         step: step as u32,
         steps: p.steps as u32,
@@ -348,12 +350,12 @@ pub fn record(
         row_state: layout.cell_place(),
         sums: layout.sums_place(),
         vector_rows: vector_rows(options.cell) as u32,
-        lengths: tensors.lengths_start(),
+        lengths: of.lengths_start(),
         reverse: reverse_bits(options.direction),
         projection_clip: options.projection_clip.unwrap_or(0.0),
         weight_start: place("weight of a recurrence", weight)?,
-        below_start: tensors.weight_below.map_or(Ok(0), |view| place("weight of a recurrence", view))?,
-        vectors_start: tensors.vectors.map_or(Ok(0), |view| place("vectors of a recurrence", view))?,
+        below_start: of.weight_below.map_or(Ok(0), |view| place("weight of a recurrence", view))?,
+        vectors_start: of.vectors.map_or(Ok(0), |view| place("vectors of a recurrence", view))?,
         pad_0: 0,
     };
     let number = match (stage, options.cell) {
@@ -365,8 +367,8 @@ pub fn record(
         (Stage::Product, _) => 5,
         (Stage::Project, _) => 6,
     };
-    let last_stage = matches!(stage, Stage::Step | Stage::Update | Stage::Project) && !(projected && !project);
-    let emit = tensors.emit && last_stage;
+    let makes_h = project || (!projected && matches!(stage, Stage::Step | Stage::Update));
+    let emit = of.emit && makes_h;
     let input_layers = layers - usize::from(first_layer == 0);
     let macs = layers * p.directions * gate_count * units * depth
         + if stacked { input_layers * gate_count * units * p.state } else { 0 };
@@ -390,9 +392,9 @@ pub fn record(
         ("TALL", switch(plan.rows == 8)),
         ("SINGLE", switch(plan.rows == 1)),
         ("STACKED", switch(stacked)),
-        ("LENGTHS", switch(tensors.lengths.is_some())),
-        ("HAS_BIAS", switch(tensors.has_bias && !project)),
-        ("PEEPHOLES", switch(tensors.peepholes)),
+        ("LENGTHS", switch(of.lengths.is_some())),
+        ("HAS_BIAS", switch(of.has_bias && !project)),
+        ("PEEPHOLES", switch(of.peepholes)),
         ("PROJECTED", switch(projected)),
         ("EMIT", switch(emit)),
         ("PROJECTION_CLIP", switch(options.projection_clip.is_some())),
@@ -401,20 +403,20 @@ pub fn record(
     recording.push(Dispatch {
         variant: Variant {
             kernel: Kernel::Recurrent,
-            aliases: vec![("w_elem", weight.dtype), ("out_elem", tensors.output.dtype)],
+            aliases: vec![("w_elem", weight.dtype), ("out_elem", of.output.dtype)],
             overrides,
             score_mod: None,
             subgroups: plan.subgroups,
         },
         params: bytemuck::bytes_of(&params).to_vec(),
         bindings: vec![
-            Binding::Read(tensors.gates.slot),
+            Binding::Read(of.gates.slot),
             Binding::Read(weight.slot),
-            read(tensors.weight_below),
-            read(tensors.vectors),
-            read(tensors.lengths),
-            Binding::Write(tensors.state.slot),
-            Binding::Write(tensors.output.slot),
+            read(of.weight_below),
+            read(of.vectors),
+            read(of.lengths),
+            Binding::Write(of.state.slot),
+            Binding::Write(of.output.slot),
         ],
         grid: grid("a recurrent step", tiles as u64, caps)?,
         iterations: depth_turns,

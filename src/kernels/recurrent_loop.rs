@@ -1,12 +1,11 @@
 //! Many time steps of a recurrence in one dispatch (`shaders/recurrent_loop.wgsl`).
 
-use super::recurrent::{CellParams, StateLayout, Tensors, read, reverse_bits, vector_rows};
+use super::recurrent::{CellParams, Recurrence, StateLayout, read, reverse_bits, vector_rows};
 use super::{View4, params, switch};
 use crate::error::Result;
 use crate::plan::{Caps, LoopPlan, grid};
-use crate::problem::RnnProblem;
 use crate::recording::{Binding, Dispatch, Recording};
-use crate::rnn::{Cell, Reset, Rnn};
+use crate::rnn::{Cell, Reset};
 use crate::tensor::DType;
 use crate::wgsl::{Kernel, Variant};
 
@@ -38,15 +37,8 @@ params! {
 ///
 /// # Errors
 /// [`crate::Error::Limit`] when the grid does not fit the device.
-pub fn record(
-    recording: &mut Recording,
-    caps: &Caps,
-    options: &Rnn,
-    problem: &RnnProblem,
-    plan: &LoopPlan,
-    tensors: &Tensors<'_>,
-) -> Result<()> {
-    let p = problem;
+pub fn record(recording: &mut Recording, caps: &Caps, plan: &LoopPlan, of: &Recurrence<'_>) -> Result<()> {
+    let (options, p) = (of.options, of.problem);
     let layout = StateLayout::new(options, p);
     let cell = CellParams::new(options);
     let rows = p.batch * p.directions;
@@ -59,7 +51,7 @@ pub fn record(
     let gates = options.cell.gates();
     for &(first, last) in &plan.ranges {
         let params = Params {
-            output: View4::new(tensors.output)?,
+            output: View4::new(of.output)?,
             cell,
             first: first as u32,
             last: last as u32,
@@ -72,10 +64,10 @@ pub fn record(
             row_stride: layout.row_stride(),
             row_state: 4 * layout.cell_place(),
             vector_rows: vector_rows(options.cell) as u32,
-            lengths: tensors.lengths_start(),
+            lengths: of.lengths_start(),
             reverse: reverse_bits(options.direction),
-            weight_start: tensors.weight.layout.offset as u32,
-            vectors_start: tensors.vectors.map_or(0, |view| view.layout.offset as u32),
+            weight_start: of.weight.layout.offset as u32,
+            vectors_start: of.vectors.map_or(0, |view| view.layout.offset as u32),
             pad_0: 0,
         };
         let mut overrides = vec![
@@ -85,34 +77,34 @@ pub fn record(
             ("CHUNKS", f64::from(plan.chunks)),
             ("QUADS", f64::from(plan.quads())),
             ("CELL", f64::from(kind)),
-            ("LENGTHS", switch(tensors.lengths.is_some())),
-            ("HAS_BIAS", switch(tensors.has_bias)),
-            ("PEEPHOLES", switch(tensors.peepholes)),
-            ("EMIT", switch(tensors.emit)),
+            ("LENGTHS", switch(of.lengths.is_some())),
+            ("HAS_BIAS", switch(of.has_bias)),
+            ("PEEPHOLES", switch(of.peepholes)),
+            ("EMIT", switch(of.emit)),
         ];
         overrides.extend(cell.overrides(options));
         let steps = last - first;
         recording.push(Dispatch {
             variant: Variant {
                 kernel: Kernel::RecurrentLoop,
-                aliases: vec![("w_elem", tensors.weight.dtype), ("out_elem", tensors.output.dtype)],
+                aliases: vec![("w_elem", of.weight.dtype), ("out_elem", of.output.dtype)],
                 overrides,
                 score_mod: None,
                 subgroups: false,
             },
             params: bytemuck::bytes_of(&params).to_vec(),
             bindings: vec![
-                Binding::Read(tensors.gates.slot),
-                Binding::Read(tensors.weight.slot),
-                read(tensors.vectors),
-                read(tensors.lengths),
-                Binding::Write(tensors.state.slot),
-                Binding::Write(tensors.output.slot),
+                Binding::Read(of.gates.slot),
+                Binding::Read(of.weight.slot),
+                read(of.vectors),
+                read(of.lengths),
+                Binding::Write(of.state.slot),
+                Binding::Write(of.output.slot),
             ],
             grid: grid("a recurrence", rows as u64, caps)?,
             iterations: plan.iterations(),
             flops: 2 * (steps * rows * gates * p.hidden * p.hidden) as u64,
-            bytes: (p.directions * gates * p.hidden * p.hidden * tensors.weight.dtype.bytes()
+            bytes: (p.directions * gates * p.hidden * p.hidden * of.weight.dtype.bytes()
                 + steps * rows * (gates + 1) * p.hidden * DType::F32.bytes()) as u64,
         });
     }

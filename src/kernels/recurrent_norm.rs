@@ -1,12 +1,11 @@
 //! Gates of an LSTM with layer normalisation (`shaders/recurrent_norm.wgsl`).
 
-use super::recurrent::{CellParams, StateLayout, Tensors, read, reverse_bits, vector_rows};
+use super::recurrent::{CellParams, Recurrence, StateLayout, read, reverse_bits, vector_rows};
 use super::{View4, params, place, switch};
 use crate::error::{Error, Result};
 use crate::plan::{Caps, RowPlan};
-use crate::problem::RnnProblem;
 use crate::recording::{Binding, Dispatch, Recording};
-use crate::rnn::{NormOver, Rnn};
+use crate::rnn::NormOver;
 use crate::tensor::DType;
 use crate::wgsl::{Kernel, Variant};
 
@@ -45,15 +44,8 @@ pub const NORM_ROWS: usize = 18;
 ///
 /// # Errors
 /// [`Error::Limit`] when the grid does not fit the device, [`Error::Missing`] without a layer normalisation.
-pub fn record(
-    recording: &mut Recording,
-    caps: &Caps,
-    options: &Rnn,
-    problem: &RnnProblem,
-    tensors: &Tensors<'_>,
-    step: usize,
-) -> Result<()> {
-    let p = problem;
+pub fn record(recording: &mut Recording, caps: &Caps, of: &Recurrence<'_>, step: usize) -> Result<()> {
+    let (options, p) = (of.options, of.problem);
     let Some(norm) = options.layer_norm else {
         return Err(Error::missing("layer_norm", "of the options"));
     };
@@ -65,7 +57,7 @@ pub fn record(
     let plan = RowPlan::new("a normalised cell", rows, quads, 5 * 4, caps)?;
     let cell = CellParams::new(options);
     let params = Params {
-        output: View4::new(tensors.output)?,
+        output: View4::new(of.output)?,
         cell,
         step: step as u32,
         steps: p.steps as u32,
@@ -79,11 +71,11 @@ pub fn record(
         row_state: layout.cell_place(),
         sums: layout.sums_place(),
         vector_rows: vector_rows(options.cell) as u32,
-        lengths: tensors.lengths_start(),
+        lengths: of.lengths_start(),
         reverse: reverse_bits(options.direction),
         epsilon: norm.epsilon,
-        vectors_start: tensors.vectors.map_or(Ok(0), |view| place("vectors of a recurrence", view))?,
-        norms_start: tensors.norms.map_or(Ok(0), |view| place("norms of a recurrence", view))?,
+        vectors_start: of.vectors.map_or(Ok(0), |view| place("vectors of a recurrence", view))?,
+        norms_start: of.norms.map_or(Ok(0), |view| place("norms of a recurrence", view))?,
         pad_0: 0,
         pad_1: 0,
         pad_2: 0,
@@ -92,31 +84,31 @@ pub fn record(
         ("LANES", f64::from(plan.lanes)),
         ("OVER_GATES", switch(norm.over == NormOver::Gates)),
         ("CARRY", switch(norm.carry)),
-        ("GAINS", switch(tensors.norms.is_some())),
-        ("LENGTHS", switch(tensors.lengths.is_some())),
-        ("HAS_BIAS", switch(tensors.has_bias)),
-        ("PEEPHOLES", switch(tensors.peepholes)),
+        ("GAINS", switch(of.norms.is_some())),
+        ("LENGTHS", switch(of.lengths.is_some())),
+        ("HAS_BIAS", switch(of.has_bias)),
+        ("PEEPHOLES", switch(of.peepholes)),
         ("PROJECTED", switch(projected)),
-        ("EMIT", switch(tensors.emit && !projected)),
+        ("EMIT", switch(of.emit && !projected)),
         ("SINGLE", switch(p.batch == 1)),
     ];
     overrides.extend(cell.overrides(options));
     recording.push(Dispatch {
         variant: Variant {
             kernel: Kernel::RecurrentNorm,
-            aliases: vec![("out_elem", tensors.output.dtype)],
+            aliases: vec![("out_elem", of.output.dtype)],
             overrides,
             score_mod: None,
             subgroups: false,
         },
         params: bytemuck::bytes_of(&params).to_vec(),
         bindings: vec![
-            Binding::Read(tensors.gates.slot),
-            read(tensors.norms),
-            read(tensors.vectors),
-            read(tensors.lengths),
-            Binding::Write(tensors.state.slot),
-            Binding::Write(tensors.output.slot),
+            Binding::Read(of.gates.slot),
+            read(of.norms),
+            read(of.vectors),
+            read(of.lengths),
+            Binding::Write(of.state.slot),
+            Binding::Write(of.output.slot),
         ],
         grid: plan.grid,
         iterations: plan.iterations,

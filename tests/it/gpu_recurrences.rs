@@ -215,7 +215,7 @@ fn join<T: Float>(merge: Merge, a: &Array<T>, b: &Array<T>) -> Array<T> {
         Merge::Concat => {
             let width = *a.shape().last().unwrap();
             let shape = [&a.shape()[..a.shape().len() - 1], &[2 * width]].concat();
-            let of = |k: usize| if k / width % 2 == 0 { a } else { b };
+            let of = |k: usize| if (k / width).is_multiple_of(2) { a } else { b };
             Array::from_fn(&shape, |k| of(k).data()[k / width / 2 * width + k % width])
         }
     }

@@ -2,7 +2,7 @@
 
 use super::weights::{LayerWeights, Weights};
 use crate::error::{Error, Result};
-use crate::kernels::recurrent::{Stage, StateLayout, Tensors};
+use crate::kernels::recurrent::{Recurrence, Stage, StateLayout};
 use crate::kernels::{copy, matmul, merge, recurrent, recurrent_loop, recurrent_norm};
 use crate::plan::{Caps, ProductPlan, RnnPlan};
 use crate::problem::RnnProblem;
@@ -174,7 +174,9 @@ impl Sequence<'_> {
             } else {
                 recording.scratch("output of both directions", &[p.steps, p.batch, p.directions, p.state], DType::F32)
             };
-            let tensors = Tensors {
+            let recurrence = Recurrence {
+                options: self.options,
+                problem: p,
                 gates: &gates,
                 weight: &layer.weight_hh,
                 weight_below: None,
@@ -189,8 +191,8 @@ impl Sequence<'_> {
                 emit,
             };
             match &self.plan.persistent {
-                Some(plan) => recurrent_loop::record(recording, self.caps, self.options, p, plan, &tensors)?,
-                None => (0..p.steps).try_for_each(|step| self.step(recording, &tensors, step))?,
+                Some(plan) => recurrent_loop::record(recording, self.caps, plan, &recurrence)?,
+                None => (0..p.steps).try_for_each(|step| self.step(recording, &recurrence, step))?,
             }
             if !concat {
                 merge::record(recording, self.caps, self.options.merge, &output, &merged)?;
@@ -202,23 +204,21 @@ impl Sequence<'_> {
     }
 
     /// The dispatches of one step of one layer.
-    fn step(&self, recording: &mut Recording, tensors: &Tensors<'_>, step: usize) -> Result<()> {
-        let (caps, options, p) = (self.caps, self.options, self.problem);
-        let mut stage =
-            |stage: Stage| recurrent::record(recording, caps, options, p, self.plan.step, tensors, stage, step);
-        match options.cell {
+    fn step(&self, recording: &mut Recording, of: &Recurrence<'_>, step: usize) -> Result<()> {
+        let mut stage = |stage: Stage| recurrent::record(recording, self.caps, self.plan.step, of, stage, step);
+        match self.options.cell {
             Cell::Gru { reset: Reset::Before } => {
                 stage(Stage::Reset)?;
                 stage(Stage::Update)?;
             }
-            _ if options.layer_norm.is_some() => {
+            _ if self.options.layer_norm.is_some() => {
                 stage(Stage::Product)?;
-                recurrent_norm::record(recording, caps, options, p, tensors, step)?;
+                recurrent_norm::record(recording, self.caps, of, step)?;
             }
             _ => stage(Stage::Step)?,
         }
-        if tensors.projection.is_some() {
-            recurrent::record(recording, caps, options, p, self.plan.step, tensors, Stage::Project, step)?;
+        if of.projection.is_some() {
+            recurrent::record(recording, self.caps, self.plan.step, of, Stage::Project, step)?;
         }
         Ok(())
     }
@@ -238,7 +238,9 @@ impl Sequence<'_> {
             Steps::All => self.outputs.output.with(self.outputs.output.layout.split(2, 1, p.state)?),
             Steps::Last => recording.scratch("no output", &[1, 1, 1, p.state], DType::F32),
         };
-        let tensors = Tensors {
+        let recurrence = Recurrence {
+            options: self.options,
+            problem: p,
             gates: &gates,
             weight: &stack.weight_hh,
             weight_below: Some(&stack.weight_ih),
@@ -253,7 +255,7 @@ impl Sequence<'_> {
             emit,
         };
         for step in 0..p.steps + p.layers - 1 {
-            recurrent::record(recording, self.caps, self.options, p, self.plan.step, &tensors, Stage::Step, step)?;
+            recurrent::record(recording, self.caps, self.plan.step, &recurrence, Stage::Step, step)?;
         }
         (0..p.layers).try_for_each(|l| self.finish(recording, layout, &state, l, l))
     }
