@@ -33,7 +33,8 @@ use recurrent::Plan;
 /// A recurrence has one row for each way to run it (`regard encode --path`) that the device can take, and one for the way
 /// that is chosen, `auto`; "ns/step" is the median ÷ T, "plan µs" the time that the planner expects. What one more
 /// dispatch that waits for the one before and a workgroup barrier cost is measured, and stands above the table beside
-/// what the planner assumes.
+/// what the planner assumes. Below the table stands, for each path and tile, how that expectation compares with the
+/// median, and the rate of multiply-adds that it rests on: near 1 the rate holds here, above 1 the device is faster.
 ///
 /// Takes any adapter, hardware first, unless --device or --adapter says otherwise.
 #[derive(Debug, clap::Args)]
@@ -137,6 +138,7 @@ pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
     output::print(&table(&figures, gpu.adapter(), &rates, &overheads))?;
     refused.iter().for_each(|refusal| output::note(refusal));
     if let Some(path) = &args.json {
+        let planner: Vec<Value> = verdicts(&figures, gpu.adapter()).iter().map(Verdict::json).collect();
         let figures: Vec<Value> = figures.iter().map(figures_json).collect();
         let whole = json!({
             "device": adapter_json(gpu.adapter()),
@@ -145,6 +147,7 @@ pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
             "copy_gbps": finite(rates.gbps),
             "dispatch_ns": finite(overheads.dispatch),
             "barrier_ns_per_lane": finite(overheads.barrier),
+            "planner": planner,
             "not_run": refused,
             "cases": figures,
         });
@@ -211,7 +214,75 @@ fn table(figures: &[Figures], device: &Adapter, rates: &Rates, overheads: &Overh
             f.error,
         );
     }
+    let verdicts = verdicts(figures, device);
+    if !verdicts.is_empty() {
+        let _ = writeln!(out, "\nplan ÷ median of recurrences; multiply-adds a ns and worker that the planner assumes");
+    }
+    for v in verdicts {
+        let _ = writeln!(
+            out,
+            "{:<24} {:>5.2} ({:.2} to {:.2}, rows: {})  at {:.1}",
+            v.title(),
+            v.median(),
+            v.ratios[0],
+            v.ratios[v.ratios.len() - 1],
+            v.ratios.len(),
+            v.rate
+        );
+    }
     out
+}
+
+/// How the planner's expectation compares with the medians of one path and tile.
+struct Verdict {
+    path: RnnPath,
+    tile: Option<u32>,
+    /// Multiply-adds a ns and worker that the planner assumes of the recurrent product.
+    rate: f64,
+    /// Expectation ÷ median of each row, ascending; not empty.
+    ratios: Vec<f64>,
+}
+
+impl Verdict {
+    fn title(&self) -> String {
+        let tile = self.tile.map_or("in registers".to_owned(), |rows| format!("tile height {rows}"));
+        format!("{}, {tile}", path_name(self.path))
+    }
+
+    fn median(&self) -> f64 {
+        self.ratios[self.ratios.len() / 2]
+    }
+
+    fn json(&self) -> Value {
+        json!({
+            "path": path_name(self.path),
+            "tile_rows": self.tile,
+            "rate": finite(self.rate),
+            "planned_over_median": self.ratios.iter().map(|&ratio| finite(ratio)).collect::<Vec<_>>(),
+        })
+    }
+}
+
+/// One for each path and tile among rows that time nothing but what is planned.
+fn verdicts(figures: &[Figures], device: &Adapter) -> Vec<Verdict> {
+    let costs = Costs::of(&device.caps);
+    let mut verdicts: Vec<Verdict> = Vec::new();
+    for (plan, median) in figures.iter().filter_map(|f| Some((f.recurrence.filter(|plan| plan.alone)?, f.median))) {
+        let rate = match plan.tile {
+            None => costs.register_rate,
+            Some(1) => costs.tile_rate[0],
+            Some(4) => costs.tile_rate[1],
+            Some(_) => costs.tile_rate[2],
+        };
+        let ratio = plan.nanoseconds / median;
+        match verdicts.iter_mut().find(|v| (v.path, v.tile) == (plan.path, plan.tile)) {
+            Some(verdict) => verdict.ratios.push(ratio),
+            None => verdicts.push(Verdict { path: plan.path, tile: plan.tile, rate, ratios: vec![ratio] }),
+        }
+    }
+    verdicts.sort_by_key(|v| (path_name(v.path), v.tile));
+    verdicts.iter_mut().for_each(|v| v.ratios.sort_by(f64::total_cmp));
+    verdicts
 }
 
 fn figures_json(f: &Figures) -> Value {

@@ -191,13 +191,15 @@ fn on_gpu(
 }
 
 fn explain_plan(explained: &mut Explained, options: &Rnn, p: &RnnProblem, plan: &RnnPlan, dtype: DType) {
-    let state = if p.state == p.hidden { String::new() } else { format!(" · P {}", p.state) };
+    let counted = |n: usize, one: &str, more: &str| format!("{n} {}", if n == 1 { one } else { more });
+    let state = if p.projected { format!(" · P {}", p.state) } else { String::new() };
+    let (layers, directions) = (counted(p.layers, "layer", "layers"), counted(p.directions, "direction", "directions"));
     let shape = format!(
-        "T {} · B {} · I {} · H {}{state} · {} layers · {} directions, {dtype}",
-        p.steps, p.batch, p.inputs[0], p.hidden, p.layers, p.directions
+        "T {} · B {} · I {} · H {}{state} · {layers} · {directions}, {dtype}",
+        p.steps, p.batch, p.inputs[0], p.hidden
     );
     explained.fact("problem", shape);
-    let count = |n: usize| if n == 1 { "1 dispatch".to_owned() } else { format!("{n} dispatches") };
+    let count = |n: usize| counted(n, "dispatch", "dispatches");
     let why = if options.path == RnnPath::Auto { "expected to be the fastest" } else { "as asked" };
     explained.fact("path", format!("{}, {why}, in {}", path_name(plan.path), count(plan.dispatches)));
     for estimate in &plan.estimates {

@@ -90,5 +90,9 @@ mod tests {
         let error = RnnProblem::new(&options, &bad, &inputs).unwrap_err();
         assert_eq!(error.to_string(), "`weight_ih_l1` axis 1 (input): expected 4, found 3");
         assert!(RnnProblem::new(&options, &vec![], &inputs).is_err());
+        // The width of the input is known from the weights alone when they are uploaded.
+        let empty = vec![vec![weights(&[16, 0], &[16, 4])]];
+        let error = RnnProblem::check_weights(&options, &empty, 0).unwrap_err();
+        assert_eq!(error.to_string(), "`weight_ih_l0` axis 1: expected at least 1, found 0");
     }
 }

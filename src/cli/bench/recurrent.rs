@@ -31,9 +31,9 @@ pub(super) struct Recurrent {
 /// Results by name.
 type Named<T = f32> = Vec<(&'static str, Array<T>)>;
 
-/// What the reference says of every `stride`-th row of the batch.
+/// What the reference says of some rows of the batch.
 struct Truth {
-    stride: usize,
+    rows: Vec<usize>,
     oracle: Named<f64>,
     baseline: Named,
 }
@@ -46,6 +46,10 @@ pub(super) struct Plan {
     pub(super) steps: usize,
     /// What the planner expects.
     pub(super) nanoseconds: f64,
+    /// Batch rows in a tile of the recurrent product; none where the weights stay in registers.
+    pub(super) tile: Option<u32>,
+    /// Whether the planner's part is all that is timed.
+    pub(super) alone: bool,
 }
 
 /// Shape of a recurrence: inputs as wide as the state.
@@ -103,8 +107,13 @@ impl Recurrent {
     pub(super) fn plan(&self, on_gpu: &OnGpu, gpu: &Gpu) -> Result<Plan> {
         let plan = on_gpu.rnn.plan(gpu.caps(), &self.inputs.map(Array::shape))?;
         let estimate = plan.estimates.into_iter().find(|estimate| estimate.path == plan.path);
-        let nanoseconds = estimate.and_then(|estimate| estimate.nanoseconds.ok()).unwrap_or(f64::NAN);
-        Ok(Plan { path: plan.path, steps: self.inputs.input.shape()[0], nanoseconds })
+        Ok(Plan {
+            path: plan.path,
+            steps: self.inputs.input.shape()[0],
+            nanoseconds: estimate.and_then(|estimate| estimate.nanoseconds.ok()).unwrap_or(f64::NAN),
+            tile: plan.persistent.is_none().then_some(plan.step.rows),
+            alone: self.query.is_none(),
+        })
     }
 
     /// Operations and bytes that any solution needs.
@@ -137,7 +146,7 @@ impl Recurrent {
         };
         let truths = truth.oracle.iter().zip(&truth.baseline);
         let judged = got.iter().zip(truths).map(|((name, got), ((_, oracle), (_, baseline)))| {
-            let got = every(got, batch_axis(name), truth.stride)?;
+            let got = take(got, batch_axis(name), &truth.rows)?;
             Ok((*name, judge(name, &got, oracle, baseline, DType::F32)?.ratio()))
         });
         judged.collect()
@@ -146,23 +155,25 @@ impl Recurrent {
     fn truth(&self) -> Result<Truth> {
         let batch = self.problem()?.batch;
         let (flops, _) = self.work()?;
-        // The first and the last row are among them.
-        let stride = if flops <= MOST_CHECKED { 1 } else { ((batch - 1) / 3).max(1) };
-        let oracle = self.reference(stride, |&x| f64::from(x))?;
-        Ok(Truth { stride, oracle, baseline: self.reference(stride, |&x| x)? })
+        let count = if flops <= MOST_CHECKED { batch } else { batch.min(4) };
+        // Evenly apart, the first and the last among them.
+        let rows: Vec<usize> = (0..count).map(|i| i * (batch - 1) / (count - 1).max(1)).collect();
+        let oracle = self.reference(&rows, |&x| f64::from(x))?;
+        let baseline = self.reference(&rows, |&x| x)?;
+        Ok(Truth { rows, oracle, baseline })
     }
 
-    /// The results of every `stride`-th row by the reference, in the precision that `as_float` gives.
-    fn reference<T: Float>(&self, stride: usize, as_float: impl Fn(&f32) -> T) -> Result<Named<T>> {
+    /// The results of some rows by the reference, in the precision that `as_float` gives.
+    fn reference<T: Float>(&self, rows: &[usize], as_float: impl Fn(&f32) -> T) -> Result<Named<T>> {
         let float = |array: &Array| array.map(&as_float);
         let stack = self.stack.iter().map(|layer| layer.iter().map(|w| w.map(float)).collect()).collect();
-        let inputs = RnnInputs::new(float(&every(&self.inputs.input, 1, stride)?));
+        let inputs = RnnInputs::new(float(&take(&self.inputs.input, 1, rows)?));
         let encoded = reference::rnn(&self.options, &stack, &inputs)?;
         let mut results = named(&encoded);
         if let Some(query) = &self.query {
-            let &[steps, rows, width] = encoded.output.shape() else { return Ok(results) };
-            let states = encoded.output.permute(&[1, 0, 2])?.reshape(&[rows, 1, steps, width])?;
-            let inputs = AttentionInputs::new(float(&every(query, 0, stride)?), states.clone(), states);
+            let &[steps, batch, width] = encoded.output.shape() else { return Ok(results) };
+            let states = encoded.output.permute(&[1, 0, 2])?.reshape(&[batch, 1, steps, width])?;
+            let inputs = AttentionInputs::new(float(&take(query, 0, rows)?), states.clone(), states);
             results.push((ATTENDED, reference::attention(&dot(), &inputs)?.output));
         }
         Ok(results)
@@ -185,12 +196,15 @@ fn batch_axis(name: &str) -> usize {
     usize::from(name != ATTENDED)
 }
 
-/// Every `stride`-th entry of an axis.
-fn every(array: &Array, axis: usize, stride: usize) -> Result<Array> {
-    let mut layout = Layout::contiguous(array.shape());
-    layout.shape[axis] = layout.shape[axis].div_ceil(stride);
-    layout.strides[axis] *= stride;
-    array.gather(&layout)
+/// Some entries of an axis.
+fn take(array: &Array, axis: usize, entries: &[usize]) -> Result<Array> {
+    let whole = Layout::contiguous(array.shape());
+    let (length, inner) = (whole.shape[axis], whole.strides[axis]);
+    let outer = array.data().chunks(length * inner);
+    let data = outer.flat_map(|part| entries.iter().flat_map(move |&k| &part[k * inner..][..inner])).copied().collect();
+    let mut shape = whole.shape;
+    shape[axis] = entries.len();
+    Array::new(&shape, data)
 }
 
 /// A recurrence with weights and inputs on the device.

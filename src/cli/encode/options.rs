@@ -38,7 +38,7 @@ pub(super) struct Options {
     /// LSTM with `weight_hr_l0`: clamp the projected h to -X ... X (TensorFlow 1's LSTMCell)
     #[arg(long, value_name = "X", allow_hyphen_values = true)]
     projection_clip: Option<f32>,
-    /// LSTM: the forget gate is 1 - the input gate
+    /// LSTM: the forget gate is 1 - the input gate; without --forget-bias
     #[arg(long)]
     input_forget: bool,
     /// LSTM: normalize over the gates of both products, or over each gate's sum; and the cell state. Gains and shifts

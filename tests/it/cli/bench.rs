@@ -17,6 +17,14 @@ fn a_recurrence_has_a_row_for_each_path() {
     for figure in ["dispatch_ns", "barrier_ns_per_lane"] {
         assert!(json[figure].as_f64().is_some_and(|x| x >= 0.0), "{figure}");
     }
+    let planner = json["planner"].as_array().unwrap();
+    for path in ["steps", "wavefront"] {
+        let verdict = planner.iter().find(|verdict| verdict["path"] == path).unwrap();
+        assert!(positive(&verdict["rate"]) && verdict["tile_rows"] == 8, "{verdict}");
+        let ratios = verdict["planned_over_median"].as_array().unwrap();
+        assert!(!ratios.is_empty() && ratios.iter().all(positive), "{verdict}");
+        assert!(ran.stdout.contains(&format!("{path}, tile height 8 ")), "{}", ran.stdout);
+    }
     let cases = json["cases"].as_array().unwrap();
     let not_run = json["not_run"].as_array().unwrap();
     let names: Vec<&str> = cases.iter().map(|case| case["name"].as_str().unwrap()).collect();

@@ -351,6 +351,12 @@ fn check_and_explain() {
         assert!(ran.stderr.lines().any(|found| found.starts_with(line)), "no {line} in {}", ran.stderr);
     }
     assert!(ran.stderr.contains(", expected to be the fastest, in "), "{}", ran.stderr);
+    // A projection is shown whatever its width.
+    let projection = Extras { projection: Some(HIDDEN), ..Extras::default() };
+    let tensors = add_inputs(Tensors::default(), &RnnInputs::new(numbers(&[STEPS, BATCH, WIDTH], 7)));
+    folder.tensors("in.safetensors", &add_weights(tensors, &stack(&Rnn::new(Cell::Lstm), 1, projection), ""));
+    let ran = folder.run("encode in.safetensors --cell lstm --explain --device gpu").ok();
+    assert!(ran.stderr.contains("T 6 · B 3 · I 4 · H 5 · P 5 · 1 layer · 1 direction, f32"), "{}", ran.stderr);
 }
 
 #[test]
@@ -409,6 +415,7 @@ fn names_that_do_not_make_a_stack_are_refused() {
         (whole.clone(), "--activation relu", "option `activation`: is for `--cell rnn`"),
         (whole.clone(), "--reset before", "option `reset`"),
         (whole.clone(), "--clip 0", "option `clip`"),
+        (whole.clone(), "--input-forget --forget-bias 1", "option `forget_bias`: has no effect with `input_forget`"),
         (whole.clone(), "--cell-clip -1", "option `cell_clip`: must be above 0 and finite, not -1"),
         (whole.clone(), "--projection-clip 0.5", "option `projection_clip`: needs a projection, `weight_hr`"),
         (whole.clone(), "--layer-norm-carry", "option `layer-norm-carry`: belongs to a layer normalisation"),
