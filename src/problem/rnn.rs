@@ -91,7 +91,10 @@ impl RnnProblem {
         nonzero("weight_hh_l0", first.weight_hh)?;
         let hidden = match first.weight_hr {
             None => state,
-            Some(&[_, hidden]) => hidden,
+            Some(shape @ &[_, hidden]) => {
+                nonzero("weight_hr_l0", shape)?;
+                hidden
+            }
             Some(shape) => return Err(Error::shape("weight_hr_l0", "rank", "2 [P, H]", shape.len())),
         };
         let mut inputs = Vec::with_capacity(stack.len());
@@ -107,6 +110,7 @@ impl RnnProblem {
                     let &[found_rows, found] = shape else {
                         return Err(Error::shape(name(stem), "rank", 2, shape.len()));
                     };
+                    nonzero(&name(stem), shape)?;
                     same(&name(stem), rows[0], n, found_rows)?;
                     same(&name(stem), rows[1], k, found)
                 };
@@ -195,6 +199,9 @@ fn check_options(options: &Rnn) -> Result<()> {
     }
     if !options.forget_bias.is_finite() {
         return Err(Error::option("forget_bias", format!("must be finite, not {}", options.forget_bias)));
+    }
+    if options.input_forget && options.forget_bias != 0.0 {
+        return Err(Error::option("forget_bias", "has no effect with `input_forget`: f = 1 − i"));
     }
     let lstm_only = [
         ("input_forget", options.input_forget, "only an LSTM has a forget gate"),

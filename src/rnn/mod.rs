@@ -273,7 +273,8 @@ pub struct Rnn {
     pub clip: Option<f32>,
     /// LSTM: f = 1 − i (ONNX `input_forget`; the CIFG variant of Greff et al. 2017).
     pub input_forget: bool,
-    /// LSTM: added to the forget gate's pre-activation (TensorFlow's `BasicLSTMCell` adds 1.0 at run time).
+    /// LSTM: added to the forget gate's pre-activation (TensorFlow's `BasicLSTMCell` adds 1.0 at run time); not with
+    /// [`Rnn::input_forget`], which has no such gate.
     pub forget_bias: f32,
     /// LSTM: c' is clamped to ±`cell_clip` (TensorFlow 1's `LSTMCell`).
     pub cell_clip: Option<f32>,

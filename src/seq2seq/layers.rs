@@ -160,13 +160,15 @@ impl Loader<'_> {
                 self.tensor(field, &format!("{}.{name}_l{layer}{suffix}", r.prefix), shape)
             };
             let input = if layer == 0 { r.input } else { r.width() };
+            // First, so that an error names a matrix where a whole layer is missing.
+            let matrices = RnnWeights::new(
+                tensor("weight_ih", &[Some(rows), Some(input)])?,
+                tensor("weight_hh", &[Some(rows), Some(r.hidden)])?,
+            );
             Ok(RnnWeights {
                 bias_ih: Some(tensor("bias_ih", &[Some(rows)])?),
                 bias_hh: Some(tensor("bias_hh", &[Some(rows)])?),
-                ..RnnWeights::new(
-                    tensor("weight_ih", &[Some(rows), Some(input)])?,
-                    tensor("weight_hh", &[Some(rows), Some(r.hidden)])?,
-                )
+                ..matrices
             })
         };
         (0..r.layers).map(|layer| suffixes.iter().map(|suffix| weights(layer, suffix)).collect()).collect()

@@ -55,7 +55,7 @@ fn gates(table: &mut Table) {
     table.lstm("forget bias", USUAL, 1, |options| options.forget_bias = 1.0, state);
     table.lstm("coupled gates", USUAL, 1, |options| options.input_forget = true, state);
     let all = |options: &mut Rnn| {
-        *options = Rnn { input_forget: true, forget_bias: -0.5, clip: Some(0.4), ..Rnn::new(Cell::Lstm) };
+        *options = Rnn { input_forget: true, clip: Some(0.4), ..Rnn::new(Cell::Lstm) };
         options.activations = Activations::onnx(
             Cell::Lstm,
             [Activation::HardSigmoid { alpha: 0.2, beta: 0.5 }, Activation::Softsign, Activation::Tanh],
@@ -63,7 +63,7 @@ fn gates(table: &mut Table) {
     };
     table.lstm("peepholes, coupled gates, clip, activations", USUAL, 1, all, peepholes);
     let all = |options: &mut Rnn| {
-        *options = Rnn { forget_bias: 1.0, clip: Some(0.4), ..Rnn::new(Cell::Lstm) };
+        *options = Rnn { forget_bias: -0.5, clip: Some(0.4), ..Rnn::new(Cell::Lstm) };
         reverse(options);
         options.activations = Activations::onnx(
             Cell::Lstm,

@@ -39,7 +39,8 @@ fn an_lstm_with_everything_follows_its_formulas() {
         let limit = |x: f64| clip.map_or(x, |clip| x.clamp(-f64::from(clip), f64::from(clip)));
         for input_forget in [false, true] {
             for hard in [false, true] {
-                let mut options = Rnn { clip, input_forget, forget_bias: 0.75, ..Rnn::new(Cell::Lstm) };
+                let forget_bias = if input_forget { 0.0 } else { 0.75 };
+                let mut options = Rnn { clip, input_forget, forget_bias, ..Rnn::new(Cell::Lstm) };
                 if hard {
                     options.activations = Activations::onnx(
                         Cell::Lstm,

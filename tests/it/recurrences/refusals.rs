@@ -94,6 +94,8 @@ fn shapes_that_do_not_fit() {
                 "`weight_hh_l1_reverse` axis 1 (hidden): expected 4, found 5",
             ),
             (|r| r.stack[0][1].weight_ih = tensor(&[12]), "`weight_ih_l0_reverse` rank: expected 2, found 1"),
+            (|r| r.stack[0][0].weight_ih = tensor(&[12, 0]), "`weight_ih_l0` axis 1: expected at least 1, found 0"),
+            (|r| r.stack[1][0].weight_hh = tensor(&[0, 4]), "`weight_hh_l1` axis 0: expected at least 1, found 0"),
             (|r| r.stack[1][0].weight_ih = tensor(&[12, 4]), "`weight_ih_l1` axis 1 (input): expected 8, found 4"),
             (|r| r.stack[1][0].bias_ih = some(&[8]), "`bias_ih_l1` axis 0 (gates · hidden): expected 12, found 8"),
             (|r| r.stack[0][1].bias_hh = some(&[12, 1]), "`bias_hh_l0_reverse` rank: expected 1, found 2"),
@@ -107,6 +109,7 @@ fn a_projection_that_does_not_fit() {
         || Request::new(Rnn { projection_clip: Some(0.5), ..Rnn::new(Cell::Lstm) }, true),
         &[
             (|r| r.stack[0][0].weight_hr = some(&[5]), "`weight_hr_l0` rank: expected 2 [P, H], found 1"),
+            (|r| r.stack[0][0].weight_hr = some(&[5, 0]), "`weight_hr_l0` axis 1: expected at least 1, found 0"),
             (|r| r.stack[0][0].weight_hr = some(&[6, 4]), "`weight_hr_l0` axis 0 (P): expected 5, found 6"),
             (
                 |r| r.stack[0][0].weight_hr = some(&[5, 3]),
@@ -159,6 +162,10 @@ fn options_that_no_cell_can_have() {
                 "option `projection_clip`: must be above 0 and finite, not -1",
             ),
             (|r| r.options.forget_bias = f32::NAN, "option `forget_bias`: must be finite, not NaN"),
+            (
+                |r| (r.options.input_forget, r.options.forget_bias) = (true, 1.0),
+                "option `forget_bias`: has no effect with `input_forget`: f = 1 − i",
+            ),
             (|r| r.options.merge = Merge::Sum, "option `merge`: needs two directions"),
             (
                 |r| {
