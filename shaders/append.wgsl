@@ -16,8 +16,8 @@ struct Params {
 @group(0) @binding(3) var<storage, read_write> cache: array<out_elem>;
 
 @compute @workgroup_size(LANES)
-fn main(here: Invocation) {
-    let at = workgroup_number(here) * LANES + here.lane;
+fn main(here: Invocation, @builtin(local_invocation_index) lane: u32) {
+    let at = workgroup_number(here) * LANES + lane;
     if (at >= params.elements) {
         return;
     }

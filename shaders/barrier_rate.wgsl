@@ -14,8 +14,7 @@ var<workgroup> even: array<u32, LANES>;
 var<workgroup> odd: array<u32, LANES>;
 
 @compute @workgroup_size(LANES)
-fn main(here: Invocation) {
-    let lane = here.lane;
+fn main(here: Invocation, @builtin(local_invocation_index) lane: u32) {
     let next = select(lane + 1u, 0u, lane + 1u == LANES);
     even[lane] = lane;
     workgroupBarrier();

@@ -22,8 +22,7 @@ struct Params {
 @group(0) @binding(4) var<storage, read_write> cost: array<f32>;
 
 @compute @workgroup_size(LANES)
-fn main(here: Invocation) {
-    let lane = here.lane;
+fn main(here: Invocation, @builtin(local_invocation_index) lane: u32) {
     let row = workgroup_number(here);
     if (row >= params.rows) {
         return;

@@ -12,8 +12,7 @@ struct Params {
 @group(0) @binding(2) var<storage, read_write> entropy: array<f32>;
 
 @compute @workgroup_size(LANES)
-fn main(here: Invocation) {
-    let lane = here.lane;
+fn main(here: Invocation, @builtin(local_invocation_index) lane: u32) {
     let row = workgroup_number(here);
     if (row >= params.rows) {
         return;

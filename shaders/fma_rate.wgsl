@@ -11,8 +11,7 @@ struct Params {
 @group(0) @binding(1) var<storage, read_write> output: array<f32>;
 
 @compute @workgroup_size(LANES)
-fn main(here: Invocation) {
-    let lane = here.lane;
+fn main(here: Invocation, @builtin(local_invocation_index) lane: u32) {
     let at = workgroup_number(here) * LANES + lane;
     // The lane number keeps the chains of neighbours apart, so that no compiler computes one for all.
     let a = vec4<f32>(params.a);

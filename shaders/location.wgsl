@@ -24,8 +24,8 @@ struct Params {
 @group(0) @binding(5) var<storage, read_write> output: array<f32>;
 
 @compute @workgroup_size(LANES)
-fn main(here: Invocation) {
-    let at = workgroup_number(here) * LANES + here.lane;
+fn main(here: Invocation, @builtin(local_invocation_index) lane: u32) {
+    let at = workgroup_number(here) * LANES + lane;
     if (at >= params.elements) {
         return;
     }

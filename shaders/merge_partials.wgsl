@@ -31,8 +31,8 @@ fn is_empty(lse: f32) -> bool {
 }
 
 @compute @workgroup_size(LANES)
-fn main(here: Invocation) {
-    let at = workgroup_number(here) * LANES + here.lane;
+fn main(here: Invocation, @builtin(local_invocation_index) lane: u32) {
+    let at = workgroup_number(here) * LANES + lane;
     if (at >= params.elements) {
         return;
     }

@@ -60,8 +60,7 @@ fn stops(s: f32) -> vec2<f32> {
 }
 
 @compute @workgroup_size(LANES)
-fn main(here: Invocation) {
-    let lane = here.lane;
+fn main(here: Invocation, @builtin(local_invocation_index) lane: u32) {
     let bh = workgroup_number(here);
     if (bh >= params.heads) {
         return;

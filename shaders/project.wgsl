@@ -53,8 +53,7 @@ fn store(m: u32, n: vec4<u32>, sum: vec4<f32>) {
 }
 
 @compute @workgroup_size(LANES)
-fn main(here: Invocation) {
-    let lane = here.lane;
+fn main(here: Invocation, @builtin(local_invocation_index) lane: u32) {
     let tile = workgroup_number(here);
     if (tile >= params.tiles) {
         return;

@@ -366,7 +366,14 @@ fn main(here: Invocation, lane: Lane) {
     if (own_quad >= params.quads) {
         return;
     }
-    for (var r = part; r < 4u * tile_quads; r += PARTS) {
+    // All rows of a quad are finished by one invocation, as it writes their h into the same vec4: a store of one
+    // component may write the others as well.
+    if (part >= tile_quads) {
+        return;
+    }
+    let mine = select(4u * part, 0u, PARTS == 1u);
+    let end = select(mine + 4u, 4u * tile_quads, PARTS == 1u);
+    for (var r = mine; r < end; r += 1u) {
         let at = q * 4u + r;
         if (at < params.batch && !(SINGLE && r > 0u)) {
             if (TALL && r >= 4u) {

@@ -43,7 +43,7 @@ struct Params {
 @group(0) @binding(5) var<storage, read_write> state: array<f32>;
 @group(0) @binding(6) var<storage, read_write> output: array<out_elem>;
 
-var<workgroup> hidden: array<vec4<f32>, QUADS>; // h; then, for a GRU with the reset before, r∘h
+var<workgroup> hidden: array<f32, 4 * QUADS>; // h; then, for a GRU with the reset before, r∘h
 var<workgroup> partial: array<vec4<f32>, LANES>;
 
 // Weights of one unit: four steps of the depth from `k` on, one column each.
@@ -86,15 +86,19 @@ struct Weights {
 // This part of U·hidden for all gates of one unit.
 fn product(w: Weights, part: u32) -> vec4<f32> {
     let at = part * CHUNKS;
-    var sum = w.a * hidden[at];
-    if (CHUNKS > 1u) { sum += w.b * hidden[at + 1u]; }
-    if (CHUNKS > 2u) { sum += w.c * hidden[at + 2u]; }
-    if (CHUNKS > 3u) { sum += w.d * hidden[at + 3u]; }
-    if (CHUNKS > 4u) { sum += w.e * hidden[at + 4u]; }
-    if (CHUNKS > 5u) { sum += w.f * hidden[at + 5u]; }
-    if (CHUNKS > 6u) { sum += w.g * hidden[at + 6u]; }
-    if (CHUNKS > 7u) { sum += w.h * hidden[at + 7u]; }
+    var sum = w.a * hidden_quad(at);
+    if (CHUNKS > 1u) { sum += w.b * hidden_quad(at + 1u); }
+    if (CHUNKS > 2u) { sum += w.c * hidden_quad(at + 2u); }
+    if (CHUNKS > 3u) { sum += w.d * hidden_quad(at + 3u); }
+    if (CHUNKS > 4u) { sum += w.e * hidden_quad(at + 4u); }
+    if (CHUNKS > 5u) { sum += w.f * hidden_quad(at + 5u); }
+    if (CHUNKS > 6u) { sum += w.g * hidden_quad(at + 6u); }
+    if (CHUNKS > 7u) { sum += w.h * hidden_quad(at + 7u); }
     return sum;
+}
+
+fn hidden_quad(quad: u32) -> vec4<f32> {
+    return vec4<f32>(hidden[4u * quad], hidden[4u * quad + 1u], hidden[4u * quad + 2u], hidden[4u * quad + 3u]);
 }
 
 // The whole product, for the lanes of part 0. All lanes must call it.
@@ -124,8 +128,7 @@ fn block_of(direction: u32, chunk: u32, part: u32, unit: u32) -> mat4x4<f32> {
 }
 
 @compute @workgroup_size(LANES)
-fn main(here: Invocation) {
-    let lane = here.lane;
+fn main(here: Invocation, @builtin(local_invocation_index) lane: u32) {
     let tile = workgroup_number(here);
     if (tile >= params.batch * params.directions) {
         return;
@@ -174,14 +177,14 @@ fn main(here: Invocation) {
     let length = length_of(row);
     let last = params.last;
     // Beyond UNITS what the products read is 0, like the weights there.
-    for (var quad = lane; quad < QUADS; quad += LANES) {
-        hidden[quad] = vec4<f32>(0.0);
+    for (var k = lane; k < 4u * QUADS; k += LANES) {
+        hidden[k] = 0.0;
     }
     workgroupBarrier();
 
     for (var step = params.first; step < last; step += 1u) {
         if (owner) {
-            hidden[unit / 4u][unit % 4u] = h;
+            hidden[unit] = h;
         }
         workgroupBarrier();
         let alive = step < length;
@@ -216,7 +219,7 @@ fn main(here: Invocation) {
             let update = gate(1u, direction, vec4<f32>(x.y + sum.y));
             workgroupBarrier();
             if (owner) {
-                hidden[unit / 4u][unit % 4u] = reset * h;
+                hidden[unit] = reset * h;
             }
             workgroupBarrier();
             sum = whole(lane, w) + bias;

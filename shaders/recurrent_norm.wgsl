@@ -14,7 +14,6 @@ override HAS_BIAS: bool = false;
 override PEEPHOLES: bool = false;
 override PROJECTED: bool = false; // o∘act(…) is what a projection reads
 override EMIT: bool = true;
-override SINGLE: bool = false; // one batch row
 
 // Places in `state`, `vectors` and `norms` are counted in vec4.
 struct Params {
@@ -25,7 +24,7 @@ struct Params {
     batch: u32,
     units: u32,
     quads: u32,
-    row_quads: u32,
+    rows: u32,        // of h: rounded up to a multiple of 4, a single one not
     directions: u32,
     result: u32,      // h', or what the projection reads, [directions, units, rows]
     old: u32,         // h, the same
@@ -46,7 +45,7 @@ struct Params {
 @group(0) @binding(2) var<storage, read> norms: array<vec4<f32>>; // [directions, 18, units]: gain, shift of x, U·h, c'
 @group(0) @binding(3) var<storage, read> vectors: array<vec4<f32>>; // [directions, rows, units]: G of b', G of b, peepholes
 @group(0) @binding(4) var<storage, read> lengths: array<u32>;
-@group(0) @binding(5) var<storage, read_write> state: array<vec4<f32>>;
+@group(0) @binding(5) var<storage, read_write> state: array<f32>; // numbers, as four workgroups have rows of one vec4
 @group(0) @binding(6) var<storage, read_write> output: array<out_elem>;
 
 var<workgroup> shared_sums: array<vec4<f32>, LANES>;
@@ -86,13 +85,21 @@ fn scaled(direction: u32, row: u32, next: u32, quad: u32, value: vec4<f32>, inve
     return normal * norms[at + row * params.quads] + norms[at + (row + next) * params.quads];
 }
 
-fn operand_index(start: u32, direction: u32, quad: u32, component: u32, row: u32) -> u32 {
-    return start + (direction * params.quads + quad) * 4u * params.row_quads + component * params.row_quads + row / 4u;
+fn load(place: u32) -> vec4<f32> {
+    let at = 4u * place;
+    return vec4<f32>(state[at], state[at + 1u], state[at + 2u], state[at + 3u]);
+}
+
+fn save(place: u32, value: vec4<f32>) {
+    let at = 4u * place;
+    state[at] = value.x;
+    state[at + 1u] = value.y;
+    state[at + 2u] = value.z;
+    state[at + 3u] = value.w;
 }
 
 @compute @workgroup_size(LANES)
-fn main(here: Invocation) {
-    let lane = here.lane;
+fn main(here: Invocation, @builtin(local_invocation_index) lane: u32) {
     let tile = workgroup_number(here);
     if (tile >= params.batch * params.directions) {
         return;
@@ -111,7 +118,7 @@ fn main(here: Invocation) {
     for (var quad = lane; quad < params.quads; quad += LANES) {
         for (var k = 0u; k < 4u; k += 1u) {
             let gate_x = gates[x + k * params.quads + quad];
-            let gate_u = state[u + k * params.quads + quad];
+            let gate_u = load(u + k * params.quads + quad);
             if (OVER_GATES) {
                 sum += select(vec4<f32>(0.0), vec4<f32>(total(quad, gate_x + gate_u)), vec4<u32>(k) == vec4<u32>(0u, 1u, 2u, 3u));
             } else {
@@ -128,7 +135,7 @@ fn main(here: Invocation) {
     for (var quad = lane; quad < params.quads; quad += LANES) {
         for (var k = 0u; k < 4u; k += 1u) {
             let gate_x = gates[x + k * params.quads + quad];
-            let gate_u = state[u + k * params.quads + quad];
+            let gate_u = load(u + k * params.quads + quad);
             if (OVER_GATES) {
                 let off = gate_x + gate_u - mean[k];
                 squares += select(vec4<f32>(0.0), vec4<f32>(total(quad, off * off)), vec4<u32>(k) == vec4<u32>(0u, 1u, 2u, 3u));
@@ -146,7 +153,7 @@ fn main(here: Invocation) {
     for (var quad = lane; quad < params.quads; quad += LANES) {
         for (var k = 0u; k < 4u; k += 1u) {
             let gate_x = gates[x + k * params.quads + quad];
-            let gate_u = state[u + k * params.quads + quad];
+            let gate_u = load(u + k * params.quads + quad);
             var value = vec4<f32>(0.0);
             if (OVER_GATES) {
                 value = scaled(direction, 8u + k, 4u, quad, gate_x + gate_u - mean[k], inverse[k]);
@@ -157,54 +164,47 @@ fn main(here: Invocation) {
             if (HAS_BIAS) {
                 value += vector(direction, k, quad) + vector(direction, 4u + k, quad);
             }
-            state[u + k * params.quads + quad] = value;
+            save(u + k * params.quads + quad, value);
         }
-        var i = state[u + quad];
-        var f = state[u + params.quads + quad];
-        let g = state[u + 2u * params.quads + quad];
-        let old = state[c_at + quad];
+        var i = load(u + quad);
+        var f = load(u + params.quads + quad);
+        let g = load(u + 2u * params.quads + quad);
+        let old = load(c_at + quad);
         if (PEEPHOLES) {
             i += vector(direction, 8u, quad) * old;
             f += vector(direction, 9u, quad) * old;
         }
         let next = lstm_cell(direction, i, f, g, old);
-        state[u + quad] = next;
+        save(u + quad, next);
         cell_sum.x += total(quad, next);
     }
     let cell_mean = reduce(lane, cell_sum).x / f32(params.units);
     var cell_squares = vec4<f32>(0.0);
     for (var quad = lane; quad < params.quads; quad += LANES) {
-        let off = state[u + quad] - cell_mean;
+        let off = load(u + quad) - cell_mean;
         cell_squares.x += total(quad, off * off);
     }
     let cell_inverse = 1.0 / sqrt(reduce(lane, cell_squares).x / f32(params.units) + params.epsilon);
 
     for (var quad = lane; quad < params.quads; quad += LANES) {
-        let next = state[u + quad];
+        let next = load(u + quad);
         let normal = scaled(direction, 16u, 1u, quad, next - cell_mean, cell_inverse);
         var carried = next;
         if (CARRY) {
             carried = normal;
         }
-        var o = state[u + 3u * params.quads + quad];
+        var o = load(u + 3u * params.quads + quad);
         if (PEEPHOLES) {
             o += vector(direction, 10u, quad) * carried;
         }
         if (alive) {
-            state[c_at + quad] = carried;
+            save(c_at + quad, carried);
         }
         let h = lstm_output(direction, o, normal);
         for (var k = 0u; k < 4u; k += 1u) {
-            let to = operand_index(params.result, direction, quad, k, row);
-            let from_at = operand_index(params.old, direction, quad, k, row);
-            if (SINGLE) {
-                let single = (direction * params.quads + quad);
-                let kept = select(state[params.old + single][k], h[k], alive || PROJECTED);
-                state[params.result + single][k] = kept;
-            } else {
-                let kept = select(state[from_at][row % 4u], h[k], alive || PROJECTED);
-                state[to][row % 4u] = kept;
-            }
+            // h is [directions, units, rows].
+            let at = ((direction * params.quads + quad) * 4u + k) * params.rows + row;
+            state[4u * params.result + at] = select(state[4u * params.old + at], h[k], alive || PROJECTED);
             if (EMIT && !PROJECTED && quad * 4u + k < params.units) {
                 output[element(params.output, time, row, direction, quad * 4u + k)] = out_elem(select(0.0, h[k], alive));
             }

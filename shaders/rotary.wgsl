@@ -41,8 +41,8 @@ fn position(b: u32, n: u32) -> u32 {
 }
 
 @compute @workgroup_size(LANES)
-fn main(here: Invocation) {
-    let at = workgroup_number(here) * LANES + here.lane;
+fn main(here: Invocation, @builtin(local_invocation_index) lane: u32) {
+    let at = workgroup_number(here) * LANES + lane;
     if (at >= params.elements) {
         return;
     }

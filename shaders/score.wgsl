@@ -73,8 +73,7 @@ fn key_row(b: u32, h: u32, j: u32) -> u32 {
 }
 
 @compute @workgroup_size(LANES)
-fn main(here: Invocation) {
-    let lane = here.lane;
+fn main(here: Invocation, @builtin(local_invocation_index) lane: u32) {
     let tile = workgroup_number(here);
     if (tile >= params.tiles) {
         return;

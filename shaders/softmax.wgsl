@@ -63,8 +63,7 @@ fn relative(s: f32, most: f32) -> f32 {
 }
 
 @compute @workgroup_size(LANES)
-fn main(here: Invocation) {
-    let lane = here.lane;
+fn main(here: Invocation, @builtin(local_invocation_index) lane: u32) {
     let row = workgroup_number(here);
     if (row >= params.rows) {
         return;

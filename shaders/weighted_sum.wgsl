@@ -65,8 +65,7 @@ fn join(a: Row, b: Row) -> Row {
 }
 
 @compute @workgroup_size(LANES)
-fn main(here: Invocation) {
-    let lane = here.lane;
+fn main(here: Invocation, @builtin(local_invocation_index) lane: u32) {
     let tile = workgroup_number(here);
     if (tile >= params.tiles) {
         return;

@@ -19,11 +19,11 @@ fn row_start(view: View, row: u32) -> u32 {
     return element(view, rest / view.shape.y, rest % view.shape.y, i2, 0u);
 }
 
-// What every kernel is told about its place in the dispatch.
+// Where a workgroup stands in the dispatch. The lane is a parameter of its own: browsers take all of a struct for as
+// various as its most various member, and want barriers where all lanes are known to come.
 struct Invocation {
     @builtin(workgroup_id) workgroup: vec3<u32>,
     @builtin(num_workgroups) count: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
 }
 
 // Grids are folded into two dimensions; this is the workgroup's number in the unfolded one.

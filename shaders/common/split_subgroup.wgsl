@@ -9,15 +9,14 @@ struct Lane {
     @builtin(subgroup_invocation_id) id: u32,
 }
 
-// Which of the LANES / PARTS columns of tiles this lane computes.
+// Which of the LANES / PARTS columns of tiles this lane computes. The parts of a column are neighbours.
 fn column_of(lane: Lane) -> u32 {
-    let columns = lane.size / PARTS;
-    return lane.subgroup * columns + lane.id % columns;
+    return (lane.subgroup * lane.size + lane.id) / PARTS;
 }
 
 // Which part of the depth.
 fn part_of(lane: Lane) -> u32 {
-    return lane.id / (lane.size / PARTS);
+    return lane.id % PARTS;
 }
 
 // The sum over the parts, for every part. All lanes must call it.
@@ -26,13 +25,11 @@ fn join(lane: Lane, tile: mat4x4<f32>) -> mat4x4<f32> {
     var b = tile[1];
     var c = tile[2];
     var d = tile[3];
-    let columns = lane.size / PARTS;
     for (var reach = 1u; reach < PARTS; reach = reach * 2u) {
-        let mask = reach * columns;
-        a += subgroupShuffleXor(a, mask);
-        b += subgroupShuffleXor(b, mask);
-        c += subgroupShuffleXor(c, mask);
-        d += subgroupShuffleXor(d, mask);
+        a += subgroupShuffleXor(a, reach);
+        b += subgroupShuffleXor(b, reach);
+        c += subgroupShuffleXor(c, reach);
+        d += subgroupShuffleXor(d, reach);
     }
     return mat4x4<f32>(a, b, c, d);
 }

@@ -57,7 +57,7 @@ pub fn record(
     }
     let column_tiles = (columns / 4).div_ceil(QUADS_PER_LANE * plan.columns());
     let tiles = plan.row_tiles as usize * column_tiles;
-    let chunk = caps.max_iterations.saturating_sub(64).max(1) as usize;
+    let chunk = caps.max_iterations.saturating_sub(128).max(1) as usize;
     let ranges: Vec<_> = (0..depth.max(1)).step_by(chunk).map(|k| (k, (k + chunk).min(depth))).collect();
     for (number, &(first, last)) in ranges.iter().enumerate() {
         let bias = bias.filter(|_| number == 0);
@@ -98,7 +98,8 @@ pub fn record(
                 Binding::Write(y.slot),
             ],
             grid: grid("a product", tiles as u64, caps)?,
-            iterations: (last - first) as u64 + 32,
+            // The rows of a tile and the joins of its parts turn too.
+            iterations: (last - first) as u64 + 128,
             flops: 2 * (rows * columns * (last - first)) as u64,
             bytes: ((last - first) * (columns * w.dtype.bytes() + rows * DType::F32.bytes())
                 + rows * columns * DType::F32.bytes()) as u64,

@@ -377,7 +377,8 @@ pub fn record(
         Stage::Update => (1, 3),
         _ => (1, 1),
     };
-    let depth_turns = (depth + if stacked { p.state } else { 0 }) as u64 + 64;
+    // Both loops over the depth, the rows of a tile, and up to eight joins of up to eight parts.
+    let depth_turns = (depth + if stacked { p.state } else { 0 }) as u64 + 128;
     if depth_turns > caps.max_iterations {
         return Err(Error::Limit {
             what: "units of a recurrence".to_owned(),

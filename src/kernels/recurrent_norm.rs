@@ -19,7 +19,7 @@ params! {
         batch: u32,
         units: u32,
         quads: u32,
-        row_quads: u32,
+        rows: u32,
         directions: u32,
         result: u32,
         old: u32,
@@ -53,8 +53,8 @@ pub fn record(recording: &mut Recording, caps: &Caps, of: &Recurrence<'_>, step:
     let projected = p.projected;
     let quads = p.hidden.div_ceil(4);
     let rows = p.batch * p.directions;
-    // Each pass reads the four gates of every quad.
-    let plan = RowPlan::new("a normalised cell", rows, quads, 5 * 4, caps)?;
+    // Turns a quad: three passes over the four gates, two over the quad alone, each with the turn that ends it.
+    let plan = RowPlan::new("a normalised cell", rows, quads, 3 * 6 + 2, caps)?;
     let cell = CellParams::new(options);
     let params = Params {
         output: View4::new(of.output)?,
@@ -64,7 +64,7 @@ pub fn record(recording: &mut Recording, caps: &Caps, of: &Recurrence<'_>, step:
         batch: p.batch as u32,
         units: p.hidden as u32,
         quads: quads as u32,
-        row_quads: layout.row_quads(),
+        rows: layout.row_stride(),
         directions: p.directions as u32,
         result: if projected { layout.operand_place() } else { layout.h_place(step + 1) },
         old: layout.h_place(step),
@@ -90,7 +90,6 @@ pub fn record(recording: &mut Recording, caps: &Caps, of: &Recurrence<'_>, step:
         ("PEEPHOLES", switch(of.peepholes)),
         ("PROJECTED", switch(projected)),
         ("EMIT", switch(of.emit && !projected)),
-        ("SINGLE", switch(p.batch == 1)),
     ];
     overrides.extend(cell.overrides(options));
     recording.push(Dispatch {

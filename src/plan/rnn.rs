@@ -3,7 +3,7 @@
 use super::Caps;
 use crate::error::{Error, Result};
 use crate::problem::{RnnProblem, RnnWidths};
-use crate::rnn::{Cell, Reset, Rnn, RnnPath};
+use crate::rnn::{Cell, Reset, Rnn, RnnPath, Steps};
 use crate::tensor::DType;
 
 /// Batch rows in one column of a register tile, and units in one of its components.
@@ -32,7 +32,7 @@ pub struct Costs {
 impl Costs {
     /// Lavapipe of Mesa 22.3 to 26.1 on two cores of an AMD EPYC (Zen 5), measured 2026-11-23.
     pub const SOFTWARE: Self =
-        Self { dispatch: 20_000.0, barrier: 10.0, tile_rate: [1.1, 3.8, 5.3], register_rate: 5.0 };
+        Self { dispatch: 20_000.0, barrier: 8.0, tile_rate: [1.1, 3.4, 4.4], register_rate: 1.5 };
 
     /// An assumption, from published figures of mid-range cards; not measured.
     pub const HARDWARE: Self = Self { dispatch: 3_000.0, barrier: 0.1, tile_rate: [2.0, 6.0, 8.0], register_rate: 8.0 };
@@ -127,8 +127,12 @@ pub struct LoopPlan {
 }
 
 impl LoopPlan {
-    /// Blocks of weights that a lane can hold: 8 of 16 numbers, half of the registers that cards have for a lane.
+    /// Blocks of 16 weights that a lane can hold: half of the 255 registers that cards have for a lane at most.
     const MOST_CHUNKS: usize = 8;
+    /// Registers that a card has for all lanes of a workgroup (NVIDIA's multiprocessors and AMD's: 65,536), and those
+    /// that a lane needs beside its weights.
+    const REGISTERS: usize = 65_536;
+    const OTHER_REGISTERS: usize = 40;
 
     /// # Errors
     /// A reason, when the weights of one row's recurrence do not fit the registers of a workgroup.
@@ -149,6 +153,14 @@ impl LoopPlan {
                 "the recurrent weights of {} units take {lanes} lanes and {bytes} bytes of workgroup memory; the device \
                  has {} and {}",
                 problem.hidden, caps.max_invocations, caps.max_workgroup_bytes
+            ));
+        }
+        let registers = lanes * (16 * chunks + Self::OTHER_REGISTERS);
+        if !caps.software && registers > Self::REGISTERS {
+            return Err(format!(
+                "the recurrent weights of {} units take {registers} registers of one workgroup; cards have {}",
+                problem.hidden,
+                Self::REGISTERS
             ));
         }
         // Turns of one step: the loop over time and the joins of the parts, each with the turn that ends it.
@@ -316,7 +328,15 @@ impl RnnPlan {
             return Err(Error::option("path", "no such path"));
         };
         if let Err(reason) = &chosen.nanoseconds {
-            return Err(Error::option("path", format!("{:?} cannot run this: {reason}", chosen.path).to_lowercase()));
+            let path = format!("{:?}", chosen.path).to_lowercase();
+            return Err(Error::option("path", format!("`{path}` cannot run this: {reason}")));
+        }
+        // X·W + b of all steps is one tensor.
+        let needed = (rows * p.directions * gates * quads * QUAD * DType::F32.bytes()) as u64;
+        let allowed = caps.max_binding_bytes.min(caps.max_buffer_bytes);
+        if needed > allowed {
+            let what = "bytes of the gates' inputs of all steps (run the sequence in chunks)".to_owned();
+            return Err(Error::Limit { what, needed, allowed });
         }
         let weights: usize = p
             .inputs
@@ -326,6 +346,7 @@ impl RnnPlan {
             })
             .sum();
         let (path, dispatches) = (chosen.path, chosen.dispatches);
+        let outputs = if options.steps == Steps::All { rows } else { p.batch };
         Ok(Self {
             path,
             dispatches,
@@ -334,8 +355,7 @@ impl RnnPlan {
             persistent: persistent.ok().filter(|_| path == RnnPath::Persistent),
             estimates,
             flops: 2 * (weights * rows) as u64,
-            bytes: (weights * element.bytes() + rows * (p.inputs[0] * element.bytes() + p.width * DType::F32.bytes()))
-                as u64,
+            bytes: ((weights + rows * p.inputs[0]) * element.bytes() + outputs * p.width * DType::F32.bytes()) as u64,
         })
     }
 }

@@ -1,7 +1,8 @@
 //! Every variant of every shader, without a GPU: it parses, validates, keeps to the limits and can be lowered for
 //! Vulkan, Metal and Direct3D; Rust's uniform structs lie as the shaders' do.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command;
 
 use naga::back::{hlsl, msl, spv};
 use naga::proc::Layouter;
@@ -103,6 +104,31 @@ fn uniform_structs_lie_alike_in_rust_and_wgsl() {
     for kernel in Kernel::ALL {
         assert!(kernels::uniform_structs().iter().any(|(k, name, ..)| *k == kernel && *name == "Params"));
     }
+}
+
+/// Browsers compile WGSL with Tint, which wants to see that all lanes come to a barrier.
+#[test]
+fn tint_accepts_every_kernel_where_it_is_installed() {
+    if Command::new("tint").arg("--help").output().is_err() {
+        println!("no `tint` program here: WGSL as browsers read it is not checked");
+        return;
+    }
+    let sources: BTreeSet<(String, String)> = variants()
+        .into_values()
+        .map(|variant| {
+            let enable = if variant.subgroups { "enable subgroups;\n" } else { "" };
+            // naga has subgroup operations without that line, and does not know it.
+            (enable.to_owned() + &variant.source(ParamsSpace::Storage), variant.kernel.name().to_owned())
+        })
+        .collect();
+    let file = std::env::temp_dir().join(format!("regard-tint-{}.wgsl", std::process::id()));
+    for (source, kernel) in &sources {
+        std::fs::write(&file, source).unwrap();
+        let run = Command::new("tint").args(["--format", "wgsl"]).arg(&file).output().unwrap();
+        assert!(run.status.success(), "{kernel}: {}", String::from_utf8_lossy(&run.stderr));
+    }
+    std::fs::remove_file(&file).unwrap();
+    println!("{} sources", sources.len());
 }
 
 /// One widely used compiler does not zero a `var` again in the next turn of a loop.

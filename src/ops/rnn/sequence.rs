@@ -78,41 +78,53 @@ impl Sequence<'_> {
         Ok(own)
     }
 
-    /// X·W + b of all steps and directions: [T, B, directions, G, units].
+    /// Memory for X·W + b of all steps and directions of a layer: [T·B, directions · G · units].
+    fn gates(&self, recording: &mut Recording) -> View {
+        let units = self.problem.hidden.next_multiple_of(4);
+        let columns = self.problem.directions * self.options.cell.gates() * units;
+        recording.scratch("gates", &[self.rows().0, columns], DType::F32)
+    }
+
+    /// Fills that.
     fn input_product(
         &self,
         recording: &mut Recording,
         plan: ProductPlan,
         layer: &LayerWeights<View>,
         input: &View,
-    ) -> Result<View> {
-        let (rows, padded) = self.rows();
-        let &[depth, columns] = layer.weight_ih.shape() else {
+        gates: &View,
+    ) -> Result<()> {
+        let &[depth, _] = layer.weight_ih.shape() else {
             return Err(Error::shape("weight_ih", "rank", 2, layer.weight_ih.shape().len()));
         };
-        let gates = recording.scratch("gates", &[rows, columns], DType::F32);
+        let (_, padded) = self.rows();
         let offset = input.layout.offset;
         let x = input.with(Layout { offset, ..Layout::contiguous(&[depth, padded]) });
-        matmul::record(recording, self.caps, plan, [&x, &layer.weight_ih, &gates], layer.bias_ih.as_ref())?;
-        Ok(gates)
+        matmul::record(recording, self.caps, plan, [&x, &layer.weight_ih, gates], layer.bias_ih.as_ref())
     }
 
-    /// State of `layers` layers with the initial values of those from `first` on.
-    fn state(&self, recording: &mut Recording, layout: StateLayout, first: usize, layers: usize) -> Result<View> {
-        let state = recording.scratch("state", &[layers * layout.layer], DType::F32);
+    /// Puts the initial values of `layers` layers from `first` on into `state`.
+    fn start(
+        &self,
+        recording: &mut Recording,
+        layout: StateLayout,
+        state: &View,
+        first: usize,
+        layers: usize,
+    ) -> Result<()> {
         let lstm = self.options.cell == Cell::Lstm;
         if self.inputs.initial_h.is_none() || (lstm && self.inputs.initial_c.is_none()) {
             recording.clear(state.slot);
         }
         for l in 0..layers {
             if let Some(h) = &self.inputs.initial_h {
-                copy::record(recording, self.caps, &self.of_layer(h, first + l)?, &layout.h(&state, l, 0))?;
+                copy::record(recording, self.caps, &self.of_layer(h, first + l)?, &layout.h(state, l, 0))?;
             }
             if let Some(c) = &self.inputs.initial_c {
-                copy::record(recording, self.caps, &self.of_layer(c, first + l)?, &layout.c(&state, l))?;
+                copy::record(recording, self.caps, &self.of_layer(c, first + l)?, &layout.c(state, l))?;
             }
         }
-        Ok(state)
+        Ok(())
     }
 
     /// A layer's part of [layers · directions, B, width].
@@ -158,18 +170,21 @@ impl Sequence<'_> {
         let p = self.problem;
         let layout = StateLayout::new(self.options, p);
         let mut input = self.first_input(recording)?;
+        // The same memory for every layer.
+        let gates = self.gates(recording);
+        let state = recording.scratch("state", &[layout.layer], DType::F32);
         for (l, layer) in self.weights.layers.iter().enumerate() {
-            let gates = self.input_product(recording, self.plan.inputs[l], layer, &input)?;
-            let state = self.state(recording, layout, l, 1)?;
+            self.input_product(recording, self.plan.inputs[l], layer, &input, &gates)?;
+            self.start(recording, layout, &state, l, 1)?;
             let top = l + 1 == p.layers;
             let emit = !(top && self.options.steps == Steps::Last);
             let merged = match (top, emit) {
                 (true, true) => self.outputs.output.clone(),
-                (true, false) => recording.scratch("no output", &[1, 1, p.width], DType::F32),
+                (true, false) => recording.scratch("no output", &[1, 1, p.directions * p.state], DType::F32),
                 (false, _) => self.depth_first(recording, "layer output", p.width),
             };
             let concat = self.options.merge == Merge::Concat || !emit;
-            let output = if self.options.merge == Merge::Concat {
+            let output = if concat {
                 merged.with(merged.layout.split(2, p.directions, p.state)?)
             } else {
                 recording.scratch("output of both directions", &[p.steps, p.batch, p.directions, p.state], DType::F32)
@@ -231,8 +246,10 @@ impl Sequence<'_> {
             return Err(Error::missing("weights of all layers", "in one piece, for a wavefront"));
         };
         let input = self.first_input(recording)?;
-        let gates = self.input_product(recording, self.plan.inputs[0], &self.weights.layers[0], &input)?;
-        let state = self.state(recording, layout, 0, p.layers)?;
+        let gates = self.gates(recording);
+        self.input_product(recording, self.plan.inputs[0], &self.weights.layers[0], &input, &gates)?;
+        let state = recording.scratch("state", &[p.layers * layout.layer], DType::F32);
+        self.start(recording, layout, &state, 0, p.layers)?;
         let emit = self.options.steps == Steps::All;
         let output = match self.options.steps {
             Steps::All => self.outputs.output.with(self.outputs.output.layout.split(2, 1, p.state)?),
