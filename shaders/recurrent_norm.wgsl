@@ -62,6 +62,12 @@ fn reduce(lane: u32, value: vec4<f32>) -> vec4<f32> {
     return workgroupUniformLoad(&shared_sums[0]);
 }
 
+// 1 / √x with a Newton step, as drivers' roots differ.
+fn inverse_root(x: vec4<f32>) -> vec4<f32> {
+    let r = 1.0 / sqrt(x);
+    return r * (1.5 - 0.5 * x * r * r);
+}
+
 // Sum of the components that are units.
 fn total(quad: u32, value: vec4<f32>) -> f32 {
     let unit = vec4<u32>(quad * 4u) + vec4<u32>(0u, 1u, 2u, 3u);
@@ -146,7 +152,7 @@ fn main(here: Invocation, @builtin(local_invocation_index) lane: u32) {
             }
         }
     }
-    let inverse = 1.0 / sqrt(reduce(lane, squares) / count + params.epsilon);
+    let inverse = inverse_root(reduce(lane, squares) / count + params.epsilon);
 
     // c', kept where the sums of gate 0 were, beside the output gate's in those of gate 3.
     var cell_sum = vec4<f32>(0.0);
@@ -184,7 +190,7 @@ fn main(here: Invocation, @builtin(local_invocation_index) lane: u32) {
         let off = load(u + quad) - cell_mean;
         cell_squares.x += total(quad, off * off);
     }
-    let cell_inverse = 1.0 / sqrt(reduce(lane, cell_squares).x / f32(params.units) + params.epsilon);
+    let cell_inverse = inverse_root(reduce(lane, cell_squares) / f32(params.units) + params.epsilon).x;
 
     for (var quad = lane; quad < params.quads; quad += LANES) {
         let next = load(u + quad);
