@@ -9,7 +9,7 @@ override ACCUMULATE: bool = false; // adds to what y holds
 // Places are counted in vec4.
 struct Params {
     rows: u32,
-    row_quads: u32, // rows / 4, rounded up
+    row_quads: u32, // of x: rows / 4, rounded up, or more
     first: u32,     // range of k
     last: u32,      // one past the end
     quads: u32,     // N / 4
@@ -22,7 +22,7 @@ struct Params {
     y: u32,
 }
 
-@group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;      // [K, rows]
+@group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;      // [K, 4·row_quads]
 @group(0) @binding(2) var<storage, read> w: array<vec4<w_elem>>;   // [K, N]
 @group(0) @binding(3) var<storage, read> bias: array<vec4<f32>>;   // [N]
 @group(0) @binding(4) var<storage, read_write> y: array<vec4<f32>>; // [rows, N]

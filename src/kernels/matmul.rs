@@ -28,7 +28,7 @@ params! {
 /// Quads of columns that a lane computes.
 pub const QUADS_PER_LANE: usize = 4;
 
-/// `y = xᵀ·w + b`: x [K, rows up to a multiple of 4] f32 (`[K]` for a single row), w [K, N], b `[N]` f32, y [rows, N] f32;
+/// `y = xᵀ·w + b`: x [K, rows up to a multiple of 4 or more] f32 ([K, 1] for a single row), w [K, N], b `[N]` f32, y [rows, N] f32;
 /// N a multiple of 4, all dense.
 ///
 /// # Errors
@@ -43,16 +43,18 @@ pub fn record(
     let (&[depth, columns], &[rows, width]) = (w.shape(), y.shape()) else {
         return Err(Error::shape("operands of a product", "rank", 2, w.shape().len()));
     };
-    let row_quads = if rows == 1 { 1 } else { rows.div_ceil(4) };
-    let padded = if rows == 1 { 1 } else { 4 * row_quads };
+    // Neighbouring k of x are so far apart; at least the rows, up to a multiple of 4.
+    let padded = x.shape().last().copied().unwrap_or(0);
+    let row_quads = padded.div_ceil(4);
     let dense = [("x", x), ("w", w), ("y", y)].into_iter().chain(bias.map(|b| ("bias", b)));
     for (name, view) in dense {
         if !view.layout.is_contiguous() {
             return Err(Error::shape(name, "strides", "contiguous", format!("{:?}", view.layout.strides)));
         }
     }
-    if x.layout.elements() < depth * padded || width != columns || columns % 4 != 0 {
-        let expected = format!("at least {depth} × {padded}, {columns} columns");
+    let fits = x.shape().first() == Some(&depth) && padded >= rows && (rows == 1 || padded % 4 == 0);
+    if !fits || width != columns || columns % 4 != 0 {
+        let expected = format!("{depth} × {rows} up to a multiple of 4, {columns} columns");
         return Err(Error::shape("x of a product", "elements", expected, format!("{:?}, {width} columns", x.shape())));
     }
     let column_tiles = (columns / 4).div_ceil(QUADS_PER_LANE * plan.columns());

@@ -43,10 +43,17 @@ struct Sequence<'a> {
 }
 
 impl Sequence<'_> {
-    /// T·B, and that rounded up to a multiple of 4: rows of X·W, step by step; a single one stays one.
+    /// T·B, the rows of X·W, step by step, and how far apart their tensors have neighbouring columns: rounded up to a
+    /// multiple of 4, a single row not, and many to an odd number of cache lines, as a power of two between them would
+    /// put all of a row's elements into the same few places of the cache.
     fn rows(&self) -> (usize, usize) {
         let rows = self.problem.steps * self.problem.batch;
-        (rows, if rows == 1 { 1 } else { rows.next_multiple_of(4) })
+        let padded = match rows {
+            1 => 1,
+            2..128 => rows.next_multiple_of(4),
+            _ => 16 * (rows.div_ceil(16) | 1),
+        };
+        (rows, padded)
     }
 
     /// A scratch tensor [T, B, width] that lies as [width, T·B], which is how products read it.
