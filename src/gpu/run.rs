@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::pipeline::Pipeline;
+use super::timing::Stamps;
 use super::{Gpu, Tensor, lock, scoped};
 use crate::error::{Error, Result};
 use crate::recording::{Binding, Command, Dispatch, Recording, Slot, SlotKind, View};
@@ -173,47 +174,17 @@ impl<'g> Run<'g> {
         let dispatches: Vec<Dispatch> = self.recording.dispatches().cloned().collect();
         // A query set holds at most 4096 timestamps; later dispatches go untimed.
         let timed = if gpu.caps().timestamps { dispatches.len().min(2048) } else { 0 };
-        let bytes = 16 * timed.max(1) as u64;
-        let (queries, resolved, staging) = scoped(gpu.device(), || {
-            let queries = (timed > 0).then(|| {
-                gpu.device().create_query_set(&wgpu::QuerySetDescriptor {
-                    label: Some("regard timestamps"),
-                    ty: wgpu::QueryType::Timestamp,
-                    count: 2 * timed as u32,
-                })
-            });
-            let buffer = |usage| {
-                gpu.device().create_buffer(&wgpu::BufferDescriptor {
-                    label: Some("regard timestamps"),
-                    size: bytes,
-                    usage,
-                    mapped_at_creation: false,
-                })
-            };
-            let resolved = buffer(wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC);
-            (queries, resolved, buffer(wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST))
-        })?;
+        let stamps = (timed > 0).then(|| Stamps::new(gpu.device(), timed)).transpose()?;
         let mut encoder = gpu.encoder("regard timed")?;
-        self.encode_with(&mut encoder, queries.as_ref().map(|set| (set, timed)))?;
-        let Some(queries) = queries else {
-            gpu.submit(encoder)?;
-            gpu.wait()?;
-            return Ok(dispatches.into_iter().map(|dispatch| Timing { dispatch, nanoseconds: None }).collect());
-        };
-        encoder.resolve_query_set(&queries, 0..2 * timed as u32, &resolved, 0);
-        encoder.copy_buffer_to_buffer(&resolved, 0, &staging, 0, Some(bytes));
+        self.encode_with(&mut encoder, stamps.as_ref().map(|stamps| (&stamps.queries, timed)))?;
+        if let Some(stamps) = &stamps {
+            stamps.resolve(&mut encoder);
+        }
         gpu.submit(encoder)?;
-        let raw = pollster::block_on(super::tensor::map(gpu, &staging, bytes, true))?;
-        let ticks: Vec<u64> = bytemuck::pod_collect_to_vec(&raw);
-        let period = f64::from(gpu.queue().get_timestamp_period());
-        Ok(dispatches
-            .into_iter()
-            .enumerate()
-            .map(|(k, dispatch)| {
-                let nanoseconds = (k < timed).then(|| ticks[2 * k + 1].saturating_sub(ticks[2 * k]) as f64 * period);
-                Timing { dispatch, nanoseconds }
-            })
-            .collect())
+        gpu.wait()?;
+        let times = stamps.map_or(Ok(Vec::new()), |stamps| stamps.nanoseconds(gpu))?;
+        let times = times.into_iter().map(Some).chain(std::iter::repeat(None));
+        Ok(dispatches.into_iter().zip(times).map(|(dispatch, nanoseconds)| Timing { dispatch, nanoseconds }).collect())
     }
 
     fn encode_with(
@@ -271,11 +242,14 @@ impl<'g> Run<'g> {
         timing: Option<(&wgpu::QuerySet, usize)>,
     ) -> Result<()> {
         let gpu = self.gpu;
-        let pipelines = self
-            .recording
-            .dispatches()
-            .map(|dispatch| gpu.inner.pipelines.get(gpu, dispatch))
-            .collect::<Result<Vec<_>>>()?;
+        // The steps of a recurrence follow one another with the same program: looked up once.
+        let mut pipelines: Vec<Arc<Pipeline>> = Vec::new();
+        let mut last = None;
+        for dispatch in self.recording.dispatches() {
+            let again = pipelines.last().filter(|_| last == Some(&dispatch.variant)).cloned();
+            pipelines.push(again.map_or_else(|| gpu.inner.pipelines.get(gpu, dispatch), Ok)?);
+            last = Some(&dispatch.variant);
+        }
         scoped(gpu.device(), || {
             let (params, offsets) = self.params();
             let mut groups: HashMap<(*const Pipeline, &[Binding], usize), wgpu::BindGroup> = HashMap::new();

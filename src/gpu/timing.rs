@@ -25,10 +25,10 @@ impl Gpu {
     pub fn time(&self, encode: impl FnOnce(&mut wgpu::CommandEncoder) -> Result<()>) -> Result<f64> {
         self.check_lost()?;
         let mut encoder = self.encoder("regard timed")?;
-        let stamps = self.caps().timestamps.then(|| stamps(self.device())).transpose()?;
+        let stamps = self.caps().timestamps.then(|| Stamps::new(self.device(), 1)).transpose()?;
         // A pass of its own with nothing in it: its stamp waits for what came before and nothing else.
         let mark = |encoder: &mut wgpu::CommandEncoder, index: u32| {
-            if let Some((query_set, ..)) = &stamps {
+            if let Some(Stamps { queries: query_set, .. }) = &stamps {
                 encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
                     label: Some("regard timestamp"),
                     timestamp_writes: Some(wgpu::ComputePassTimestampWrites {
@@ -42,43 +42,64 @@ impl Gpu {
         mark(&mut encoder, 0);
         encode(&mut encoder)?;
         mark(&mut encoder, 1);
-        if let Some((queries, resolved, staging)) = &stamps {
-            encoder.resolve_query_set(queries, 0..2, resolved, 0);
-            encoder.copy_buffer_to_buffer(resolved, 0, staging, 0, Some(16));
+        if let Some(stamps) = &stamps {
+            stamps.resolve(&mut encoder);
         }
         self.wait()?;
         let start = Instant::now();
         self.submit(encoder)?;
         self.wait()?;
         let elapsed = start.elapsed().as_nanos() as f64;
-        let Some((.., staging)) = &stamps else { return Ok(elapsed) };
-        let raw = pollster::block_on(super::tensor::map(self, staging, 16, true))?;
-        let ticks: Vec<u64> = bytemuck::pod_collect_to_vec(&raw);
+        let Some(stamps) = stamps else { return Ok(elapsed) };
         // A driver that leaves out empty passes leaves out their stamps.
-        Ok(match ticks[1].checked_sub(ticks[0]) {
-            Some(ticks) if ticks > 0 => ticks as f64 * f64::from(self.queue().get_timestamp_period()),
-            _ => elapsed,
-        })
+        Ok(stamps.nanoseconds(self)?.first().copied().filter(|&ns| ns > 0.0).unwrap_or(elapsed))
     }
 }
 
-/// Two timestamps, where they are resolved to, and where they are read.
-fn stamps(device: &wgpu::Device) -> Result<(wgpu::QuerySet, wgpu::Buffer, wgpu::Buffer)> {
-    scoped(device, || {
-        let queries = device.create_query_set(&wgpu::QuerySetDescriptor {
-            label: Some("regard timestamps"),
-            ty: wgpu::QueryType::Timestamp,
-            count: 2,
-        });
-        let buffer = |usage| {
-            device.create_buffer(&wgpu::BufferDescriptor {
+/// Timestamps before and behind some pieces of work, where they are resolved to, and where they are read.
+pub(super) struct Stamps {
+    /// Two a piece.
+    pub(super) queries: wgpu::QuerySet,
+    pieces: usize,
+    resolved: wgpu::Buffer,
+    staging: wgpu::Buffer,
+}
+
+impl Stamps {
+    /// For that many pieces, at least one.
+    pub(super) fn new(device: &wgpu::Device, pieces: usize) -> Result<Self> {
+        scoped(device, || {
+            let queries = device.create_query_set(&wgpu::QuerySetDescriptor {
                 label: Some("regard timestamps"),
-                size: 16,
-                usage,
-                mapped_at_creation: false,
-            })
-        };
-        let resolved = buffer(wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC);
-        (queries, resolved, buffer(wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST))
-    })
+                ty: wgpu::QueryType::Timestamp,
+                count: 2 * pieces as u32,
+            });
+            let buffer = |usage| {
+                device.create_buffer(&wgpu::BufferDescriptor {
+                    label: Some("regard timestamps"),
+                    size: 16 * pieces as u64,
+                    usage,
+                    mapped_at_creation: false,
+                })
+            };
+            let resolved = buffer(wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC);
+            let staging = buffer(wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST);
+            Self { queries, pieces, resolved, staging }
+        })
+    }
+
+    /// Encodes that they are written to where they can be read, behind the work.
+    pub(super) fn resolve(&self, encoder: &mut wgpu::CommandEncoder) {
+        encoder.resolve_query_set(&self.queries, 0..2 * self.pieces as u32, &self.resolved, 0);
+        encoder.copy_buffer_to_buffer(&self.resolved, 0, &self.staging, 0, Some(16 * self.pieces as u64));
+    }
+
+    /// How long each piece took, once that has been submitted. Blocks until the device is done.
+    pub(super) fn nanoseconds(&self, gpu: &Gpu) -> Result<Vec<f64>> {
+        let bytes = 16 * self.pieces as u64;
+        let raw = pollster::block_on(super::tensor::map(gpu, &self.staging, bytes, true))?;
+        let ticks: Vec<u64> = bytemuck::pod_collect_to_vec(&raw);
+        let period = f64::from(gpu.queue().get_timestamp_period());
+        Ok(ticks.chunks_exact(2).map(|pair| pair[1].saturating_sub(pair[0]) as f64 * period).collect())
+    }
 }

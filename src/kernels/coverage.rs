@@ -1,6 +1,6 @@
 //! The running sum of alignments and its cost (`shaders/coverage.wgsl`).
 
-use super::{View4, params, switch, vector};
+use super::{View4, params, read, switch, vector};
 use crate::error::{Error, Result};
 use crate::layers::CoverageCost;
 use crate::plan::{Caps, RowPlan};
@@ -82,7 +82,7 @@ pub fn record(
         params: bytemuck::bytes_of(&params).to_vec(),
         bindings: vec![
             Binding::Read(alignment.slot),
-            before.map_or(Binding::Unused, |before| Binding::Read(before.slot)),
+            read(before),
             Binding::Write(after.slot),
             Binding::Write(costs.slot),
         ],

@@ -1,6 +1,6 @@
 //! Products of dense tensors whose rows are the depth (`shaders/matmul.wgsl`).
 
-use super::{params, place, switch};
+use super::{params, place, read, switch};
 use crate::error::{Error, Result};
 use crate::plan::{Caps, ProductPlan, grid};
 use crate::recording::{Binding, Dispatch, Recording, View};
@@ -93,12 +93,7 @@ pub fn record(
                 subgroups: plan.subgroups,
             },
             params: bytemuck::bytes_of(&params).to_vec(),
-            bindings: vec![
-                Binding::Read(x.slot),
-                Binding::Read(w.slot),
-                bias.map_or(Binding::Unused, |b| Binding::Read(b.slot)),
-                Binding::Write(y.slot),
-            ],
+            bindings: vec![Binding::Read(x.slot), Binding::Read(w.slot), read(bias), Binding::Write(y.slot)],
             grid: grid("a product", tiles as u64, caps)?,
             // The rows of a tile and the joins of its parts turn too.
             iterations: (last - first) as u64 + 128,

@@ -24,7 +24,7 @@ pub mod visibility;
 pub mod weighted_sum;
 
 use crate::error::{Error, Result};
-use crate::recording::View;
+use crate::recording::{Binding, View};
 use crate::rnn::Activation;
 use crate::wgsl::Kernel;
 use visibility::{BlockParams, MaskParams, PageParams, PositionParams};
@@ -149,6 +149,11 @@ impl ActivationParams {
         };
         Self { kind, alpha, beta, pad: 0.0 }
     }
+}
+
+/// A read binding, or the one that stands for none.
+pub(crate) fn read(view: Option<&View>) -> Binding {
+    view.map_or(Binding::Unused, |view| Binding::Read(view.slot))
 }
 
 /// Index of a view's first element in an array of vec4.

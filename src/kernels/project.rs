@@ -1,6 +1,6 @@
 //! Linear layers (`shaders/project.wgsl`).
 
-use super::{ActivationParams, View4, copy, params, switch};
+use super::{ActivationParams, View4, copy, params, read, switch};
 use crate::error::{Error, Result};
 use crate::plan::{Caps, TilePlan};
 use crate::recording::{Binding, Dispatch, Recording, View};
@@ -111,12 +111,7 @@ pub fn record(
                     subgroups: false,
                 },
                 params: bytemuck::bytes_of(&params).to_vec(),
-                bindings: vec![
-                    Binding::Read(x.slot),
-                    Binding::Read(w.slot),
-                    bias.map_or(Binding::Unused, |b| Binding::Read(b.slot)),
-                    Binding::Write(y.slot),
-                ],
+                bindings: vec![Binding::Read(x.slot), Binding::Read(w.slot), read(bias), Binding::Write(y.slot)],
                 grid: plan.grid,
                 iterations: (last - first) as u64,
                 flops,

@@ -1,6 +1,6 @@
 //! One time step of a recurrence (`shaders/recurrent.wgsl`), and what the kernels of a recurrence share.
 
-use super::{ActivationParams, View4, params, place, switch};
+use super::{ActivationParams, View4, params, place, read, switch};
 use crate::error::{Error, Result};
 use crate::plan::{Caps, ProductPlan, grid};
 use crate::problem::RnnProblem;
@@ -87,12 +87,12 @@ impl CellParams {
             [a, b, c, d, output]
         };
         // Programs are made for the activations that nearly all models have, and one for all others.
-        let read = (0..5).any(|k| used(k) && (!usual(of(0)[k]) || of(0)[k] != of(1)[k]));
+        let unusual = (0..5).any(|k| used(k) && (!usual(of(0)[k]) || of(0)[k] != of(1)[k]));
         let names = ["KIND_0", "KIND_1", "KIND_2", "KIND_3", "KIND_OUTPUT"];
-        let kind = |k: usize| if used(k) && !read { f64::from(self.activations[k].kind) } else { 0.0 };
+        let kind = |k: usize| if used(k) && !unusual { f64::from(self.activations[k].kind) } else { 0.0 };
         let mut all: Vec<Override> = names.into_iter().enumerate().map(|(k, name)| (name, kind(k))).collect();
         all.extend([
-            ("KINDS_READ", switch(read)),
+            ("KINDS_READ", switch(unusual)),
             ("CLIP", switch(options.clip.is_some())),
             ("CELL_CLIP", switch(options.cell_clip.is_some())),
             ("INPUT_FORGET", switch(options.input_forget)),
@@ -257,11 +257,6 @@ impl Recurrence<'_> {
     pub fn lengths_start(&self) -> u32 {
         self.lengths.map_or(0, |view| view.layout.offset as u32)
     }
-}
-
-/// A read binding, or the one that stands for none.
-pub(super) fn read(view: Option<&View>) -> Binding {
-    view.map_or(Binding::Unused, |view| Binding::Read(view.slot))
 }
 
 /// What a dispatch of `recurrent.wgsl` computes.

@@ -1,7 +1,7 @@
 //! Many time steps of a recurrence in one dispatch (`shaders/recurrent_loop.wgsl`).
 
-use super::recurrent::{CellParams, Recurrence, StateLayout, read, reverse_bits, vector_rows};
-use super::{View4, params, switch};
+use super::recurrent::{CellParams, Recurrence, StateLayout, reverse_bits, vector_rows};
+use super::{View4, params, read, switch};
 use crate::error::Result;
 use crate::plan::{Caps, LoopPlan, grid};
 use crate::recording::{Binding, Dispatch, Recording};

@@ -1,7 +1,7 @@
 //! Gates of an LSTM with layer normalisation (`shaders/recurrent_norm.wgsl`).
 
-use super::recurrent::{CellParams, Recurrence, StateLayout, read, reverse_bits, vector_rows};
-use super::{View4, params, place, switch};
+use super::recurrent::{CellParams, Recurrence, StateLayout, reverse_bits, vector_rows};
+use super::{View4, params, place, read, switch};
 use crate::error::{Error, Result};
 use crate::plan::{Caps, RowPlan};
 use crate::recording::{Binding, Dispatch, Recording};

@@ -1,6 +1,6 @@
 //! Scores to weights (`shaders/softmax.wgsl`).
 
-use super::{View4, params, switch, vector};
+use super::{View4, params, read, switch, vector};
 use crate::attention::{Attention, Normalize};
 use crate::error::{Error, Result};
 use crate::plan::{Caps, RowPlan, SPARSEMAX_STEPS};
@@ -103,11 +103,7 @@ pub fn record(
             subgroups: false,
         },
         params: bytemuck::bytes_of(&params).to_vec(),
-        bindings: vec![
-            Binding::Write(scores.slot),
-            Binding::Write(lse_view.slot),
-            sinks.map_or(Binding::Unused, |view| Binding::Read(view.slot)),
-        ],
+        bindings: vec![Binding::Write(scores.slot), Binding::Write(lse_view.slot), read(sinks)],
         grid: plan.grid,
         iterations: plan.iterations,
         flops: 4 * (rows * keys) as u64,

@@ -1,7 +1,7 @@
 //! What the kernels of attention share: who sees whom (`shaders/common/{positions,mask,blocks,pages}.wgsl`), and the
 //! short lists that come with it.
 
-use super::{View4, copy, params, switch};
+use super::{View4, copy, params, read, switch};
 use crate::attention::{Attention, AttentionInputs, Causal, Mask};
 use crate::error::Result;
 use crate::plan::Caps;
@@ -226,7 +226,6 @@ impl Visibility {
             Some(Mask::Bool(_)) => 1.0,
             Some(Mask::Float(_)) => 2.0,
         };
-        let read = |view: Option<&View>| view.map_or(Binding::Unused, |view| Binding::Read(view.slot));
         Ok(Self {
             vectors: vectors.binding,
             mask: read(inputs.mask.as_ref().map(Mask::tensor)),
