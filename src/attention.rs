@@ -196,6 +196,11 @@ pub enum Path {
     Auto,
     /// Score, softmax and weighted sum as three dispatches, scores in memory.
     Staged,
+    /// One kernel with an online softmax (Dao et al. 2022, "FlashAttention"); memory grows with Nq + Nk.
+    Fused,
+    /// Fused, for few queries: ranges of keys side by side, joined by their log-sum-exp (Dao et al. 2023,
+    /// "Flash-Decoding").
+    Split,
 }
 
 /// A function of one score, in the reference: (score, batch, head, query, key) → score.

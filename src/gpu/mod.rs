@@ -128,6 +128,8 @@ impl Adapter {
                     AdapterKind::Software => std::thread::available_parallelism().map_or(1, |n| n.get() as u32),
                     _ => Caps::default().workers,
                 },
+                cooperative: None,
+                tuning: Default::default(),
             },
             immediate_bytes: if immediates { limits.max_immediate_size } else { 0 },
             pipeline_cache: features.contains(wgpu::Features::PIPELINE_CACHE),

@@ -1,13 +1,16 @@
 //! Every decision about how a problem is run, made once by pure functions of the problem and the device's limits.
 
+mod attention;
 mod rnn;
+mod tuning;
 
+pub use attention::{AttentionPlan, Form, FusedPlan, LONGEST_HEAD, Tile};
 pub use rnn::{Costs, Estimate, LoopPlan, ProductPlan, RnnPlan};
+pub use tuning::{Bucket, Tuning};
 
-use crate::attention::{Attention, Path};
+use std::sync::Arc;
+
 use crate::error::{Error, Result};
-use crate::problem::AttentionProblem;
-use crate::tensor::DType;
 use crate::wgsl::ParamsSpace;
 
 /// What a device can do: the planner's whole knowledge of it.
@@ -42,6 +45,10 @@ pub struct Caps {
     pub software: bool,
     /// Workgroups that run side by side: threads of a software device, a guess for others, which do not say.
     pub workers: u32,
+    /// Rows, columns and depth of the square cooperative matrices (f16 · f16 + f32) that may be used, 8 or 16.
+    pub cooperative: Option<u32>,
+    /// What was measured to be fastest here.
+    pub tuning: Arc<Tuning>,
 }
 
 impl Caps {
@@ -69,6 +76,8 @@ impl Default for Caps {
             timestamps: false,
             software: false,
             workers: 64,
+            cooperative: None,
+            tuning: Arc::default(),
         }
     }
 }
@@ -225,56 +234,9 @@ impl RowPlan {
     }
 }
 
-/// How an attention problem is run.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AttentionPlan {
-    /// Which kernels.
-    pub path: Path,
-    /// Ranges of queries, run one after the other so that their scores fit the device's largest binding.
-    pub query_ranges: Vec<(usize, usize)>,
-    /// Bytes of scores held at a time.
-    pub score_bytes: u64,
-    /// Multiplications and additions of the whole problem (masked pairs counted in).
-    pub flops: u64,
-    /// Bytes of inputs and outputs, each counted once.
-    pub bytes: u64,
-}
-
-impl AttentionPlan {
-    /// Chooses path and ranges.
-    ///
-    /// # Errors
-    /// [`Error::Limit`] when one query's scores alone exceed the device's largest binding, or when the weights are
-    /// asked for and do not fit in one.
-    pub fn new(options: &Attention, problem: &AttentionProblem, element: DType, caps: &Caps) -> Result<Self> {
-        let p = problem;
-        let product = |axes: &[usize]| axes.iter().fold(1u64, |all, &n| all.saturating_mul(n as u64));
-        let per_query = product(&[p.batch, p.query_heads, p.keys, 4]);
-        let all = per_query.saturating_mul(p.queries as u64);
-        let allowed = caps.max_binding_bytes.min(caps.max_buffer_bytes);
-        let keeps_scores = options.weights || options.scores.is_some();
-        if per_query > allowed || (keeps_scores && all > allowed) {
-            let what = if keeps_scores { "bytes of `weights`" } else { "bytes of the scores of one query" };
-            let needed = if keeps_scores { all } else { per_query };
-            return Err(Error::Limit { what: what.to_owned(), needed, allowed });
-        }
-        let chunk = if keeps_scores { p.queries } else { ((allowed / per_query) as usize).min(p.queries) };
-        let queries = product(&[p.batch, p.query_heads, p.queries, p.query_dim + p.value_dim]);
-        let keys = product(&[p.batch, p.kv_heads, p.keys, p.key_dim + p.value_dim]);
-        Ok(Self {
-            path: Path::Staged,
-            query_ranges: (0..p.queries).step_by(chunk).map(|i| (i, (i + chunk).min(p.queries))).collect(),
-            score_bytes: per_query * chunk as u64,
-            flops: (all / 4).saturating_mul(2 * (p.score_dim + p.value_dim) as u64),
-            bytes: queries.saturating_add(keys).saturating_mul(element.bytes() as u64),
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::attention::AttentionInputs;
 
     #[test]
     fn no_invocation_runs_past_the_iteration_limit() {
@@ -308,20 +270,5 @@ mod tests {
         let caps = Caps { max_workgroup_bytes: 128, ..Caps::default() };
         assert_eq!(RowPlan::new("test", 1, 4096, 3, &caps).unwrap().lanes, 16);
         assert_eq!(RowPlan::new("test", 1, 4096, 3, &Caps::default()).unwrap().lanes, 256);
-    }
-
-    #[test]
-    fn scores_that_do_not_fit_are_computed_in_ranges() {
-        let options = Attention::default();
-        let (q, kv) = ([2, 8, 4096, 64], [2, 8, 4096, 64]);
-        let problem = AttentionProblem::new(&options, &AttentionInputs::new(&q[..], &kv[..], &kv[..])).unwrap();
-        let plan = AttentionPlan::new(&options, &problem, DType::F32, &Caps::default()).unwrap();
-        assert!(plan.query_ranges.len() > 1 && plan.score_bytes <= 128 << 20);
-        assert_eq!(plan.query_ranges.last().unwrap().1, 4096);
-        let wanted = Attention { weights: true, ..options };
-        assert!(matches!(
-            AttentionPlan::new(&wanted, &problem, DType::F32, &Caps::default()),
-            Err(Error::Limit { .. })
-        ));
     }
 }

@@ -195,9 +195,9 @@ enum PathKind {
     Auto,
     /// Scores in memory.
     Staged,
-    /// One kernel, scores never in memory (not there yet).
+    /// One kernel with an online softmax, scores never in memory.
     Fused,
-    /// Few queries, keys split among workgroups (not there yet).
+    /// The same for few queries, keys split among workgroups.
     Split,
 }
 
@@ -221,11 +221,8 @@ impl Options {
             path: match self.path {
                 PathKind::Auto => Path::Auto,
                 PathKind::Staged => Path::Staged,
-                PathKind::Fused | PathKind::Split => {
-                    let name = if matches!(self.path, PathKind::Fused) { "fused" } else { "split" };
-                    let reason = format!("this version has no `{name}` kernels: use `auto` or `staged`");
-                    return Err(Error::option("path", reason));
-                }
+                PathKind::Fused => Path::Fused,
+                PathKind::Split => Path::Split,
             },
             ..Attention::default()
         })
@@ -315,6 +312,8 @@ pub(super) fn path_name(path: Path) -> &'static str {
     match path {
         Path::Auto => "auto",
         Path::Staged => "staged",
+        Path::Fused => "fused",
+        Path::Split => "split",
     }
 }
 
