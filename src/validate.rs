@@ -4,11 +4,11 @@
 
 use std::collections::BTreeMap;
 
-use crate::attention::AttentionOutputs;
+use crate::attention::{Attention, AttentionOutputs, Path};
 use crate::baseline::{self, Verdicts, stored};
 use crate::cases::{self, AppendCase, AttentionCase, CoverageCase, LinearCase, MergeCase, RnnCase};
 use crate::compare::judge;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Run, Tensor};
 use crate::kernels::{barrier_rate, coverage, fma_rate};
 use crate::layers::CoverageCost;
@@ -16,6 +16,8 @@ use crate::ops::cache::append;
 use crate::ops::linear::{embed, linear};
 use crate::ops::merge::merge;
 use crate::ops::rnn::GpuRnn;
+use crate::plan::{AttentionPlan, Caps};
+use crate::problem::AttentionProblem;
 use crate::reference::{self, Float};
 use crate::rnn::RnnOutputs;
 use crate::tensor::{Array, DType};
@@ -69,13 +71,14 @@ impl Case {
 /// Error ÷ tolerance of each output of a case, by name.
 type Ratios = Result<Vec<(&'static str, f64)>>;
 
-/// Runs the table; `quick` takes every fifth case. `progress` is told how many of how many are done.
+/// Runs the table, attention on every path that can compute a case; `quick` takes every fifth case. `progress` is told how many of how many are done.
 ///
 /// # Errors
 /// None of the cases' own: they are in the rows. [`crate::Error::DeviceLost`] ends the run.
 pub fn run(gpu: &Gpu, quick: bool, mut progress: impl FnMut(usize, usize)) -> Result<Vec<Row>> {
     let cases: Vec<Case> = cases::attention()
         .into_iter()
+        .flat_map(paths)
         .map(|case| Case::Attention(Box::new(case)))
         .chain(cases::recurrent().into_iter().map(Case::Recurrent))
         .chain(cases::linear().into_iter().map(Case::Linear))
@@ -168,6 +171,19 @@ pub fn judge_rnn(case: &RnnCase, got: &RnnOutputs<Array<f32>>, dtype: DType) -> 
 /// Reads tensors through the run without consuming its recording, so that the variants can still be told.
 fn read(run: &Run<'_>, tensors: &[&Tensor]) -> Result<Vec<Array<f32>>> {
     run.clone().submit_and_read(tensors)
+}
+
+/// A case once for each path that can compute it.
+fn paths(case: AttentionCase) -> Vec<AttentionCase> {
+    let shapes = case.inputs.map(Array::shape);
+    let on = |path: Path| {
+        let options = Attention { path, ..case.options.clone() };
+        let problem = AttentionProblem::new(&options, &shapes).ok()?;
+        let plan = AttentionPlan::new(&options, &problem, DType::F32, &Caps::default());
+        let unfused = matches!(plan, Err(Error::Option { ref option, .. }) if option == "path");
+        (!unfused).then(|| AttentionCase { name: format!("{}, {path}", case.name), options, ..case.clone() })
+    };
+    [Path::Staged, Path::Fused, Path::Split].into_iter().filter_map(on).collect()
 }
 
 fn attention(run: &mut Run<'_>, case: &AttentionCase, dtype: DType) -> Ratios {

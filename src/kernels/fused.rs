@@ -160,6 +160,10 @@ pub fn record(
         units: p.score_dim as u32,
         pad_0: 0,
     };
+    let mut overrides = cut.overrides;
+    if plan.tile.subgroups && matches!(plan.tile.form, Form::Rows | Form::Split) {
+        overrides.push(("ONE_SUBGROUP", switch(plan.tile.lanes <= caps.min_subgroup)));
+    }
     let pairs = (p.batch * p.query_heads * p.queries * p.keys) as u64;
     let bytes = |view: &View| (view.layout.elements() * view.dtype.bytes()) as u64;
     recording.push(Dispatch {
@@ -171,8 +175,7 @@ pub fn record(
                 ("v_elem", value.dtype),
                 ("out_elem", output.dtype),
             ],
-            overrides: cut
-                .overrides
+            overrides: overrides
                 .into_iter()
                 .chain([
                     ("SOFTCAP", switch(options.softcap.is_some())),

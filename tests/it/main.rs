@@ -9,6 +9,7 @@ mod cli;
 mod compare;
 mod device;
 mod dispatches;
+mod fused;
 mod golden;
 mod gpu;
 mod gpu_properties;

@@ -28,8 +28,15 @@ fn parse(variant: &Variant, params: ParamsSpace) -> (Module, ModuleInfo) {
 /// Every variant that any recording of the table uses, by key.
 fn variants() -> BTreeMap<String, Variant> {
     let card = Caps { f16: true, ..Caps::default() };
-    let caps =
-        [card.clone(), Caps { software: true, ..card.clone() }, Caps { subgroups: true, max_subgroup: 64, ..card }];
+    let caps = [false, true].map(|software| Caps { software, ..card.clone() }).into_iter().chain([false, true].map(
+        |software| Caps {
+            software,
+            subgroups: true,
+            min_subgroup: 8,
+            max_subgroup: if software { 8 } else { 64 },
+            ..card.clone()
+        },
+    ));
     let mut found = BTreeMap::new();
     for caps in caps {
         for recording in recordings::every_kind(&caps) {
