@@ -70,6 +70,11 @@ const PAGES: &str = shader!("common/pages.wgsl");
 const PARAMS_UNIFORM: &str = shader!("common/params_uniform.wgsl");
 const PARAMS_STORAGE: &str = shader!("common/params_storage.wgsl");
 const CELL: &str = shader!("common/cell.wgsl");
+const Q8: &str = shader!("common/q8.wgsl");
+const READ_PLAIN: &str = shader!("common/read_plain.wgsl");
+const READ_Q8: &str = shader!("common/read_q8.wgsl");
+const WRITE_PLAIN: &str = shader!("common/write_plain.wgsl");
+const WRITE_Q8: &str = shader!("common/write_q8.wgsl");
 const TILE: &str = shader!("common/tile.wgsl");
 const SPLIT_SHARED: &str = shader!("common/split_shared.wgsl");
 const SPLIT_SUBGROUP: &str = shader!("common/split_subgroup.wgsl");
@@ -188,7 +193,8 @@ impl Variant {
         if self.aliases.iter().any(|(_, dtype)| *dtype == DType::F16) {
             source.push_str("enable f16;\n");
         }
-        for (alias, dtype) in &self.aliases {
+        // Blocks have no type of their own.
+        for (alias, dtype) in self.aliases.iter().filter(|(_, dtype)| *dtype != DType::Q8) {
             let _ = writeln!(source, "alias {alias} = {dtype};");
         }
         if self.kernel == Kernel::Score {
@@ -199,13 +205,17 @@ impl Variant {
             ParamsSpace::Uniform => PARAMS_UNIFORM,
             ParamsSpace::Storage => PARAMS_STORAGE,
         });
-        let split = match self.kernel {
-            Kernel::Matmul | Kernel::Recurrent if self.subgroups => SPLIT_SUBGROUP,
-            Kernel::Matmul | Kernel::Recurrent => SPLIT_SHARED,
-            _ => "",
+        let is_q8 = |alias: &str| self.aliases.contains(&(alias, DType::Q8));
+        let chosen: &[&str] = match self.kernel {
+            Kernel::Matmul | Kernel::Recurrent if self.subgroups => &[SPLIT_SUBGROUP],
+            Kernel::Matmul | Kernel::Recurrent => &[SPLIT_SHARED],
+            Kernel::Copy if is_q8("elem") => &[Q8, READ_Q8],
+            Kernel::Copy => &[READ_PLAIN],
+            Kernel::Append if is_q8("out_elem") => &[Q8, WRITE_Q8],
+            Kernel::Append => &[WRITE_PLAIN],
+            _ => &[],
         };
-        source.push_str(split);
-        for file in self.kernel.files() {
+        for file in chosen.iter().chain(self.kernel.files()) {
             source.push_str(file);
             source.push('\n');
         }

@@ -88,7 +88,7 @@ pub fn record(recording: &mut Recording, caps: &Caps, a: &Partial, b: &Partial, 
         grid: plan.grid,
         iterations: 0,
         flops: 4 * elements as u64,
-        bytes: (elements * (a.output.dtype.bytes() + b.output.dtype.bytes() + whole.output.dtype.bytes())) as u64,
+        bytes: [a, b, whole].iter().map(|part| part.output.dtype.bytes_of(elements) as u64).sum(),
     });
     Ok(())
 }

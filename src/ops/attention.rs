@@ -11,7 +11,7 @@ use crate::kernels::score::Scored;
 use crate::kernels::visibility::Visibility;
 use crate::kernels::{copy, entropy, location, monotonic, project, rotary, score, softmax, weighted_sum};
 use crate::plan::{AttentionPlan, Caps};
-use crate::problem::{AttentionProblem, Role};
+use crate::problem::{AttentionProblem, Role, Storage};
 use crate::recording::{Recording, View};
 use crate::tensor::{Array, DType};
 
@@ -48,11 +48,11 @@ impl Attention {
         output: Option<&Tensor>,
     ) -> Result<AttentionOutputs<Tensor>> {
         let problem = AttentionProblem::new(self, &inputs.map(Tensor::shape))?;
-        let element = AttentionProblem::element_type(&inputs.map(Tensor::dtype))?;
+        let storage = AttentionProblem::storage(&inputs.map(Tensor::dtype))?;
         let caps = run.gpu().caps();
-        let plan = AttentionPlan::new(self, &problem, element, caps)?;
+        let plan = AttentionPlan::new(self, &problem, storage, caps)?;
 
-        let shapes = problem.outputs(self, element, inputs.past_key.is_some());
+        let shapes = problem.outputs(self, storage.element, inputs.past_key.is_some());
         let made = shapes.try_map(|name, (shape, dtype)| match output.filter(|_| name == "output") {
             Some(output) if output.shape() != shape => {
                 Err(Error::shape(name, "shape", format!("{shape:?}"), format!("{:?}", output.shape())))
@@ -87,13 +87,14 @@ impl Attention {
 }
 
 impl AttentionInputs<Array<f32>> {
-    /// Uploads every tensor: query, key, value and the past as `dtype`, whole numbers and bool masks as u32, all else as
-    /// f32.
+    /// Uploads every tensor: query, key, value and the past as `storage` has it (a [`DType`] for all of them, or a
+    /// [`Storage`]), whole numbers and bool masks as u32, all else as f32.
     ///
     /// # Errors
-    /// [`Error::Shape`] for a length or index that is not a whole number in its range, [`Error::Limit`],
-    /// [`Error::Unsupported`] or [`Error::Gpu`] from the device.
-    pub fn upload(&self, gpu: &Gpu, dtype: DType) -> Result<AttentionInputs<Tensor>> {
+    /// [`Error::Shape`] for a length or index that is not a whole number in its range, or for keys and values that are not
+    /// made of whole blocks of q8; [`Error::Limit`], [`Error::Unsupported`] or [`Error::Gpu`] from the device.
+    pub fn upload(&self, gpu: &Gpu, storage: impl Into<Storage>) -> Result<AttentionInputs<Tensor>> {
+        let storage = storage.into();
         let bool_mask = matches!(self.mask, Some(Mask::Bool(_)));
         // [B, H, N, D], or [B, N, E] of a layer that has yet to project it
         let rows = |array: &Array<f32>| array.shape().iter().rev().nth(1).copied().unwrap_or(0);
@@ -114,7 +115,7 @@ impl AttentionInputs<Array<f32>> {
                 Tensor::upload_lengths(gpu, name, &entries, pages.unwrap_or(0).saturating_sub(1))
             }
             (Role::Integer, _) => Tensor::upload_u32(gpu, name, &array.map(|&x| u32::from(x != 0.0))),
-            (role, _) => Tensor::upload(gpu, name, array, role.dtype(dtype)),
+            (role, _) => Tensor::upload(gpu, name, array, role.dtype(storage)),
         })
     }
 }
@@ -144,6 +145,7 @@ pub fn record(
     outputs: &AttentionOutputs<View>,
 ) -> Result<()> {
     debug_assert_eq!(plan.path, Path::Staged);
+    let inputs = &widened(recording, caps, inputs)?;
     let visibility = Visibility::record(recording, caps, options, problem, inputs)?;
     let (query, key) = turned(recording, caps, options, problem, inputs, &visibility, outputs.present_key.as_ref())?;
     let value = match (&inputs.past_value, &outputs.present_value) {
@@ -212,6 +214,20 @@ pub fn record(
         weighted_sum::record(recording, caps, &visibility, first, &weights, &value, &part(&outputs.output)?)?;
     }
     Ok(())
+}
+
+/// The inputs with keys and values of q8 as f32, for kernels that read no blocks.
+fn widened(recording: &mut Recording, caps: &Caps, inputs: &AttentionInputs<View>) -> Result<AttentionInputs<View>> {
+    let mut wide = |name: &str, view: &View| -> Result<View> {
+        if view.dtype != DType::Q8 {
+            return Ok(view.clone());
+        }
+        let wide = recording.scratch(name, view.shape(), DType::F32);
+        copy::record(recording, caps, view, &wide)?;
+        Ok(wide)
+    };
+    let (key, value) = (wide("key in f32", &inputs.key)?, wide("value in f32", &inputs.value)?);
+    Ok(AttentionInputs { key, value, ..inputs.clone() })
 }
 
 /// The first `length` rows of a [B, H, N, D] view, and the others.

@@ -3,7 +3,7 @@
 use super::{Bucket, Caps};
 use crate::attention::{Attention, Normalize, Path, Score};
 use crate::error::{Error, Result};
-use crate::problem::AttentionProblem;
+use crate::problem::{AttentionProblem, Storage};
 use crate::tensor::DType;
 
 /// A way to compute attention without scores in memory.
@@ -89,7 +89,13 @@ impl AttentionPlan {
     /// # Errors
     /// [`Error::Option`] when the path that was asked for cannot compute this. Staged: [`Error::Limit`] when one query's
     /// scores alone exceed the device's largest binding, or when the weights are asked for and do not fit in one.
-    pub fn new(options: &Attention, problem: &AttentionProblem, element: DType, caps: &Caps) -> Result<Self> {
+    pub fn new(
+        options: &Attention,
+        problem: &AttentionProblem,
+        storage: impl Into<Storage>,
+        caps: &Caps,
+    ) -> Result<Self> {
+        let Storage { element, cache } = storage.into();
         let fused = match options.path {
             Path::Staged => Err("`staged` was asked for".to_owned()),
             _ => Self::fused(options, problem, element, caps),
@@ -115,6 +121,8 @@ impl AttentionPlan {
         let staged = path == Path::Staged;
         let queries = product(&[p.batch, p.query_heads, p.queries, p.query_dim + p.value_dim]);
         let keys = product(&[p.batch, p.kv_heads, p.keys, p.key_dim + p.value_dim]);
+        let bytes =
+            |dtype: DType, elements: u64| dtype.bytes_of(usize::try_from(elements).unwrap_or(usize::MAX)) as u64;
         let ranges = (0..p.queries).step_by(chunk).map(|i| (i, (i + chunk).min(p.queries)));
         Ok(Self {
             path,
@@ -122,7 +130,7 @@ impl AttentionPlan {
             query_ranges: if staged { ranges.collect() } else { Vec::new() },
             score_bytes: if staged { per_query * chunk as u64 } else { 0 },
             flops: (all / 4).saturating_mul(2 * (p.score_dim + p.value_dim) as u64),
-            bytes: queries.saturating_add(keys).saturating_mul(element.bytes() as u64),
+            bytes: bytes(element, queries).saturating_add(bytes(cache, keys)),
         })
     }
 
