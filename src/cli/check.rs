@@ -49,7 +49,11 @@ impl Report {
             );
         }
         if let Some(error) = self.cache_error {
-            let _ = writeln!(out, "{:<14} {error:>13.3e}  `output` over keys and values of q8 from that over exact ones", "q8 cache");
+            let _ = writeln!(
+                out,
+                "{:<14} {error:>13.3e}  `output` over keys and values of q8 from that over exact ones",
+                "q8 cache"
+            );
         }
         out
     }
