@@ -24,7 +24,20 @@ impl Attention {
     /// [`Error::Option`] when the request is wrong, [`Error::Limit`] when it
     /// does not fit the device.
     pub fn record(&self, run: &mut Run<'_>, inputs: &AttentionInputs<Tensor>) -> Result<AttentionOutputs<Tensor>> {
-        self.record_to(run, inputs, None)
+        self.record_to(run, inputs, None, None)
+    }
+
+    /// As [`Attention::record`], as the caller has planned it: to measure a plan, or to test one.
+    ///
+    /// # Errors
+    /// As [`Attention::record`].
+    pub fn record_planned(
+        &self,
+        run: &mut Run<'_>,
+        inputs: &AttentionInputs<Tensor>,
+        plan: &AttentionPlan,
+    ) -> Result<AttentionOutputs<Tensor>> {
+        self.record_to(run, inputs, None, Some(plan))
     }
 
     /// As [`Attention::record`], with `output` written where the caller wants it: a tensor [B, Hq, Nq, Dv] of the
@@ -39,7 +52,7 @@ impl Attention {
         inputs: &AttentionInputs<Tensor>,
         output: &Tensor,
     ) -> Result<AttentionOutputs<Tensor>> {
-        self.record_to(run, inputs, Some(output))
+        self.record_to(run, inputs, Some(output), None)
     }
 
     fn record_to(
@@ -47,11 +60,15 @@ impl Attention {
         run: &mut Run<'_>,
         inputs: &AttentionInputs<Tensor>,
         output: Option<&Tensor>,
+        plan: Option<&AttentionPlan>,
     ) -> Result<AttentionOutputs<Tensor>> {
         let problem = AttentionProblem::new(self, &inputs.map(Tensor::shape))?;
         let storage = AttentionProblem::storage(&inputs.map(Tensor::dtype))?;
         let caps = run.gpu().caps();
-        let plan = AttentionPlan::new(self, &problem, storage, caps)?;
+        let plan = match plan {
+            Some(plan) => plan.clone(),
+            None => AttentionPlan::new(self, &problem, storage, caps)?,
+        };
 
         let shapes = problem.outputs(self, storage.element, inputs.past_key.is_some());
         let made = shapes.try_map(|name, (shape, dtype)| match output.filter(|_| name == "output") {
