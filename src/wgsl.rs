@@ -21,8 +21,10 @@ pub enum Kernel {
     Coverage,
     /// Entropy of rows of weights.
     Entropy,
-    /// Attention, an invocation for four query rows.
+    /// Attention, a workgroup for 16 query rows.
     FlashRows,
+    /// Attention, ranges of keys side by side.
+    FlashSplit,
     /// Measurement: multiply-adds per second.
     FmaRate,
     /// Embedding look-up.
@@ -68,6 +70,10 @@ const MATH: &str = shader!("common/math.wgsl");
 const ACTIVATION: &str = shader!("common/activation.wgsl");
 const HIDDEN: &str = shader!("common/hidden.wgsl");
 const MASK: &str = shader!("common/mask.wgsl");
+const REDUCE4_SHARED: &str = shader!("common/reduce4_shared.wgsl");
+const REDUCE4_SUBGROUP: &str = shader!("common/reduce4_subgroup.wgsl");
+const SPREAD_DIRECT: &str = shader!("common/spread_direct.wgsl");
+const SPREAD_SUBGROUP: &str = shader!("common/spread_subgroup.wgsl");
 const PAIR: &str = shader!("common/pair.wgsl");
 const REACH: &str = shader!("common/reach.wgsl");
 const FUSED: &str = shader!("common/fused.wgsl");
@@ -80,6 +86,10 @@ const CELL: &str = shader!("common/cell.wgsl");
 const Q8: &str = shader!("common/q8.wgsl");
 const READ_PLAIN: &str = shader!("common/read_plain.wgsl");
 const READ_Q8: &str = shader!("common/read_q8.wgsl");
+const KEY_PLAIN: &str = shader!("common/key_plain.wgsl");
+const KEY_Q8: &str = shader!("common/key_q8.wgsl");
+const VALUE_PLAIN: &str = shader!("common/value_plain.wgsl");
+const VALUE_Q8: &str = shader!("common/value_q8.wgsl");
 const WRITE_PLAIN: &str = shader!("common/write_plain.wgsl");
 const WRITE_Q8: &str = shader!("common/write_q8.wgsl");
 const TILE: &str = shader!("common/tile.wgsl");
@@ -90,13 +100,14 @@ const SCORE_MOD_NONE: &str = shader!("common/score_mod_none.wgsl");
 
 impl Kernel {
     /// Every kernel.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::Append,
         Self::BarrierRate,
         Self::Copy,
         Self::Coverage,
         Self::Entropy,
         Self::FlashRows,
+        Self::FlashSplit,
         Self::FmaRate,
         Self::Gather,
         Self::Location,
@@ -124,6 +135,7 @@ impl Kernel {
             Self::Coverage => "coverage",
             Self::Entropy => "entropy",
             Self::FlashRows => "flash_rows",
+            Self::FlashSplit => "flash_split",
             Self::FmaRate => "fma_rate",
             Self::Gather => "gather",
             Self::Location => "location",
@@ -143,6 +155,19 @@ impl Kernel {
         }
     }
 
+    /// How lanes talk to each other: through subgroup operations, or through workgroup memory.
+    fn lane_files(self, subgroups: bool) -> &'static [&'static str] {
+        match (self, subgroups) {
+            (Self::Matmul | Self::Recurrent, true) => &[SPLIT_SUBGROUP],
+            (Self::Matmul | Self::Recurrent, false) => &[SPLIT_SHARED],
+            (Self::FlashRows, true) => &[SPREAD_SUBGROUP, REDUCE4_SUBGROUP],
+            (Self::FlashRows, false) => &[SPREAD_DIRECT, REDUCE4_SHARED],
+            (Self::FlashSplit, true) => &[SPLIT_SUBGROUP, REDUCE4_SUBGROUP],
+            (Self::FlashSplit, false) => &[SPLIT_SHARED, REDUCE4_SHARED],
+            _ => &[],
+        }
+    }
+
     /// The shared files and the kernel's own, in order.
     fn files(self) -> &'static [&'static str] {
         match self {
@@ -153,6 +178,9 @@ impl Kernel {
             Self::Entropy => &[LAYOUT, MATH, REDUCE_SHARED, shader!("entropy.wgsl")],
             Self::FlashRows => {
                 &[LAYOUT, MATH, HIDDEN, POSITIONS, BLOCKS, PAGES, MASK, PAIR, REACH, FUSED, shader!("flash_rows.wgsl")]
+            }
+            Self::FlashSplit => {
+                &[LAYOUT, MATH, HIDDEN, POSITIONS, BLOCKS, PAGES, MASK, PAIR, REACH, FUSED, shader!("flash_split.wgsl")]
             }
             Self::FmaRate => &[LAYOUT, shader!("fma_rate.wgsl")],
             Self::Gather => &[LAYOUT, shader!("gather.wgsl")],
@@ -212,7 +240,7 @@ impl Variant {
         for (alias, dtype) in self.aliases.iter().filter(|(_, dtype)| *dtype != DType::Q8) {
             let _ = writeln!(source, "alias {alias} = {dtype};");
         }
-        if matches!(self.kernel, Kernel::Score | Kernel::FlashRows) {
+        if matches!(self.kernel, Kernel::Score | Kernel::FlashRows | Kernel::FlashSplit) {
             source.push_str(self.score_mod.as_deref().unwrap_or(SCORE_MOD_NONE));
             source.push('\n');
         }
@@ -220,21 +248,29 @@ impl Variant {
             ParamsSpace::Uniform => PARAMS_UNIFORM,
             ParamsSpace::Storage => PARAMS_STORAGE,
         });
-        let is_q8 = |alias: &str| self.aliases.contains(&(alias, DType::Q8));
-        let chosen: &[&str] = match self.kernel {
-            Kernel::Matmul | Kernel::Recurrent if self.subgroups => &[SPLIT_SUBGROUP],
-            Kernel::Matmul | Kernel::Recurrent => &[SPLIT_SHARED],
-            Kernel::Copy if is_q8("elem") => &[Q8, READ_Q8],
-            Kernel::Copy => &[READ_PLAIN],
-            Kernel::Append if is_q8("out_elem") => &[Q8, WRITE_Q8],
-            Kernel::Append => &[WRITE_PLAIN],
-            _ => &[],
-        };
-        for file in chosen.iter().chain(self.kernel.files()) {
+        let lanes = self.kernel.lane_files(self.subgroups);
+        for file in lanes.iter().chain(&self.storage_files()).chain(self.kernel.files()) {
             source.push_str(file);
             source.push('\n');
         }
         source
+    }
+
+    /// How the kernel reads or writes what may be in blocks of 8-bit numbers.
+    fn storage_files(&self) -> Vec<&'static str> {
+        let is_q8 = |alias: &str| self.aliases.contains(&(alias, DType::Q8));
+        match self.kernel {
+            Kernel::Copy if is_q8("elem") => vec![Q8, READ_Q8],
+            Kernel::Copy => vec![READ_PLAIN],
+            Kernel::Append if is_q8("out_elem") => vec![Q8, WRITE_Q8],
+            Kernel::Append => vec![WRITE_PLAIN],
+            Kernel::FlashSplit => vec![
+                if is_q8("k_elem") || is_q8("v_elem") { Q8 } else { "" },
+                if is_q8("k_elem") { KEY_Q8 } else { KEY_PLAIN },
+                if is_q8("v_elem") { VALUE_Q8 } else { VALUE_PLAIN },
+            ],
+            _ => Vec::new(),
+        }
     }
 
     /// A text that is the same for the same program, for caches and labels.

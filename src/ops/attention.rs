@@ -11,7 +11,7 @@ use crate::kernels::rotary::Place;
 use crate::kernels::score::Scored;
 use crate::kernels::visibility::Visibility;
 use crate::kernels::{copy, entropy, location, monotonic, project, rotary, score, softmax, weighted_sum};
-use crate::plan::{AttentionPlan, Caps};
+use crate::plan::{AttentionPlan, Caps, Form};
 use crate::problem::{AttentionProblem, Role, Storage};
 use crate::recording::{Recording, View};
 use crate::tensor::{Array, DType};
@@ -164,7 +164,8 @@ pub fn record(
 ) -> Result<()> {
     let fused = plan.fused.as_ref().ok().filter(|_| plan.path != Path::Staged);
     let tile = fused.map(|fused| fused.tile.of_mask());
-    let inputs = &widened(recording, caps, inputs)?;
+    let split = fused.is_some_and(|fused| fused.tile.form == Form::Split);
+    let inputs = &widened(recording, caps, options, inputs, split)?;
     let visibility = Visibility::record(recording, caps, options, problem, inputs, tile)?;
     let (query, key) = turned(recording, caps, options, problem, inputs, &visibility, outputs.present_key.as_ref())?;
     let value = match (&inputs.past_value, &outputs.present_value) {
@@ -248,17 +249,26 @@ pub fn record(
     Ok(())
 }
 
-/// The inputs with keys and values of q8 as f32, for kernels that read no blocks.
-fn widened(recording: &mut Recording, caps: &Caps, inputs: &AttentionInputs<View>) -> Result<AttentionInputs<View>> {
-    let mut wide = |name: &str, view: &View| -> Result<View> {
-        if view.dtype != DType::Q8 {
+/// The inputs with keys and values of q8 as f32, where something reads them that reads no blocks: all but the `split`
+/// kernel and copies.
+fn widened(
+    recording: &mut Recording,
+    caps: &Caps,
+    options: &Attention,
+    inputs: &AttentionInputs<View>,
+    split: bool,
+) -> Result<AttentionInputs<View>> {
+    let mut wide = |name: &str, view: &View, reads_blocks: bool| -> Result<View> {
+        if view.dtype != DType::Q8 || reads_blocks {
             return Ok(view.clone());
         }
         let wide = recording.scratch(name, view.shape(), DType::F32);
         copy::record(recording, caps, view, &wide)?;
         Ok(wide)
     };
-    let (key, value) = (wide("key in f32", &inputs.key)?, wide("value in f32", &inputs.value)?);
+    let projected = inputs.score.key_weight.is_some() || options.score == Score::Concat;
+    let key = wide("key in f32", &inputs.key, split && !projected && options.rotary.is_none())?;
+    let value = wide("value in f32", &inputs.value, split)?;
     Ok(AttentionInputs { key, value, ..inputs.clone() })
 }
 
