@@ -5,7 +5,7 @@ mod options;
 
 use std::path::PathBuf;
 
-use regard::attention::{Attention, AttentionInputs, AttentionOutputs, ScoreStage};
+use regard::attention::{Attention, AttentionInputs, AttentionOutputs, Path, ScoreStage};
 use regard::baseline;
 use regard::gpu::Run;
 use regard::plan::AttentionPlan;
@@ -300,12 +300,25 @@ fn explain_plan(explained: &mut Explained, p: &AttentionProblem, plan: &Attentio
         p.batch, p.query_heads, p.kv_heads, p.queries, p.keys, p.score_dim, p.value_dim
     );
     explained.fact("problem", shape);
-    let ranges = match plan.query_ranges.len() {
-        1 => "all queries at once".to_owned(),
-        n => format!("queries in {n} ranges"),
-    };
-    let scores = explain::bytes(plan.score_bytes);
-    explained.fact("path", format!("{}, {ranges}, {scores} of scores in memory", options::path_name(plan.path)));
+    let path = options::path_name(plan.path);
+    match (plan.path, &plan.fused) {
+        (Path::Staged, reason) => {
+            let ranges = match plan.query_ranges.len() {
+                1 => "all queries at once".to_owned(),
+                n => format!("queries in {n} ranges"),
+            };
+            let scores = explain::bytes(plan.score_bytes);
+            explained.fact("path", format!("{path}, {ranges}, {scores} of scores in memory"));
+            if let Err(reason) = reason {
+                explained.fact("not fused", reason);
+            }
+        }
+        (_, Ok(fused)) => {
+            explained.fact("path", format!("{path}, {}", explain::fused(fused, p.keys)));
+            explained.fact("plan", if plan.tuned { "tuned on this device" } else { "from the table" });
+        }
+        (_, Err(_)) => {}
+    }
 }
 
 /// The compiler's own words on a user's function, without the name and the rest of the shader that it stands in.

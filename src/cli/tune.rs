@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use crate::attend::ElementType;
 use crate::bench::numbers;
 use crate::device::{Choice, DeviceArgs, adapter_json};
+use crate::explain;
 use crate::failure::{Failure, Outcome};
 use crate::kept;
 use crate::output::{self, finite, note};
@@ -150,6 +151,8 @@ fn usual(quick: bool) -> Vec<(Shape, bool)> {
 struct Row {
     name: String,
     bucket: Bucket,
+    /// Nk.
+    keys: usize,
     candidates: usize,
     /// The table's choice; nanoseconds.
     table: f64,
@@ -275,7 +278,7 @@ fn measure(gpu: &Gpu, work: &Work, quick: bool, wrong: &mut Vec<String>) -> std:
         match checked {
             Ok(_) => runs.push(Timed { plan, run, times: Vec::new() }),
             Err(error @ Error::Tolerance { .. }) => {
-                wrong.push(format!("{}, {}: {error}", work.name(), describe(&plan)))
+                wrong.push(format!("{}, {}: {error}", work.name(), explain::fused(&plan, problem.keys)))
             }
             Err(Error::Limit { .. } | Error::Unsupported { .. }) => {}
             Err(error) => return Err(error.into()),
@@ -302,6 +305,7 @@ fn measure(gpu: &Gpu, work: &Work, quick: bool, wrong: &mut Vec<String>) -> std:
     Ok(Row {
         name: work.name(),
         bucket,
+        keys: problem.keys,
         candidates: runs.len(),
         table: table.map_or(f64::NAN, Timed::median),
         best: best.median(),
@@ -347,19 +351,6 @@ fn rows_of(array: &Array) -> Result<Array> {
     array.gather(&layout)
 }
 
-/// A plan in words.
-pub(crate) fn describe(plan: &FusedPlan) -> String {
-    let tile = plan.tile;
-    let mut text = format!("{}, {} lanes, {} queries × {} keys", tile.form, tile.lanes, tile.queries, tile.keys);
-    if tile.parts > 1 {
-        let _ = write!(text, ", depth in {} parts", tile.parts);
-    }
-    if tile.subgroups {
-        text.push_str(", subgroups");
-    }
-    text
-}
-
 fn table(rows: &[Row], device: &Adapter) -> String {
     let width = rows.iter().map(|row| row.name.chars().count()).max().unwrap_or(0).max(5);
     let mut out = format!("{device}\n\n");
@@ -369,17 +360,15 @@ fn table(rows: &[Row], device: &Adapter) -> String {
         "shape", "plans", "table µs", "fastest µs", "gain"
     );
     for row in rows {
-        let ranges = row.plan.ranges(row.bucket.keys);
-        let ranges = if ranges > 1 { format!(", ranges of {} keys", row.plan.range) } else { String::new() };
         let _ = writeln!(
             out,
-            "{:<width$} {:>6} {:>12.1} {:>12.1} {:>6.2}  {}{ranges}",
+            "{:<width$} {:>6} {:>12.1} {:>12.1} {:>6.2}  {}",
             row.name,
             row.candidates,
             row.table / 1e3,
             row.best / 1e3,
             row.gain(),
-            describe(&row.plan),
+            explain::fused(&row.plan, row.keys),
         );
     }
     out

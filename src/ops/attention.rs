@@ -11,7 +11,7 @@ use crate::kernels::rotary::Place;
 use crate::kernels::score::Scored;
 use crate::kernels::visibility::Visibility;
 use crate::kernels::{copy, entropy, location, monotonic, project, rotary, score, softmax, weighted_sum};
-use crate::plan::{AttentionPlan, Caps, Form};
+use crate::plan::{AttentionPlan, Caps, Form, FusedPlan};
 use crate::problem::{AttentionProblem, Role, Storage};
 use crate::recording::{Recording, View};
 use crate::tensor::{Array, DType};
@@ -164,8 +164,7 @@ pub fn record(
 ) -> Result<()> {
     let fused = plan.fused.as_ref().ok().filter(|_| plan.path != Path::Staged);
     let tile = fused.map(|fused| fused.tile.of_mask());
-    let split = fused.is_some_and(|fused| fused.tile.form == Form::Split);
-    let inputs = &widened(recording, caps, options, inputs, split)?;
+    let inputs = &widened(recording, caps, options, fused, inputs)?;
     let visibility = Visibility::record(recording, caps, options, problem, inputs, tile)?;
     let (query, key) = turned(recording, caps, options, problem, inputs, &visibility, outputs.present_key.as_ref())?;
     let value = match (&inputs.past_value, &outputs.present_value) {
@@ -255,9 +254,10 @@ fn widened(
     recording: &mut Recording,
     caps: &Caps,
     options: &Attention,
+    plan: Option<&FusedPlan>,
     inputs: &AttentionInputs<View>,
-    split: bool,
 ) -> Result<AttentionInputs<View>> {
+    let split = plan.is_some_and(|plan| plan.tile.form == Form::Split);
     let mut wide = |name: &str, view: &View, reads_blocks: bool| -> Result<View> {
         if view.dtype != DType::Q8 || reads_blocks {
             return Ok(view.clone());
