@@ -2,6 +2,7 @@
 
 use std::cell::OnceCell;
 
+use clap::builder::FalseyValueParser;
 use clap::{Args, ValueEnum};
 use regard::gpu::{Adapter, AdapterKind, Open};
 use regard::{Error, Gpu};
@@ -22,7 +23,7 @@ pub(crate) struct DeviceArgs {
     #[arg(long, global = true, env = "REGARD_ADAPTER", value_name = "SUBSTRING")]
     pub(crate) adapter: Option<String>,
     /// Plan by the built-in table, whatever `regard tune` has measured
-    #[arg(long, global = true, env = "REGARD_NO_TUNE")]
+    #[arg(long, global = true, env = "REGARD_NO_TUNE", value_parser = FalseyValueParser::new())]
     pub(crate) no_tune: bool,
     /// What was opened, and the pipelines that it started with.
     #[arg(skip)]

@@ -25,5 +25,6 @@ mod reference;
 mod seq2seq;
 mod shaders;
 mod store;
+mod tuning;
 mod vectors;
 mod wiring;
