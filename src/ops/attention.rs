@@ -248,8 +248,8 @@ pub fn record(
     Ok(())
 }
 
-/// The inputs with keys and values of q8 as f32, where something reads them that reads no blocks: all but the `split`
-/// kernel and copies.
+/// The inputs with keys and values of q8 as f32, where something reads them that reads no blocks: fused kernels and copies
+/// do, staged ones, projections and rotations do not.
 fn widened(
     recording: &mut Recording,
     caps: &Caps,
@@ -257,7 +257,7 @@ fn widened(
     plan: Option<&FusedPlan>,
     inputs: &AttentionInputs<View>,
 ) -> Result<AttentionInputs<View>> {
-    let split = plan.is_some_and(|plan| plan.tile.form == Form::Split);
+    let fused = plan.is_some_and(|plan| plan.tile.form != Form::Cooperative);
     let mut wide = |name: &str, view: &View, reads_blocks: bool| -> Result<View> {
         if view.dtype != DType::Q8 || reads_blocks {
             return Ok(view.clone());
@@ -267,8 +267,8 @@ fn widened(
         Ok(wide)
     };
     let projected = inputs.score.key_weight.is_some() || options.score == Score::Concat;
-    let key = wide("key in f32", &inputs.key, split && !projected && options.rotary.is_none())?;
-    let value = wide("value in f32", &inputs.value, split)?;
+    let key = wide("key in f32", &inputs.key, fused && !projected && options.rotary.is_none())?;
+    let value = wide("value in f32", &inputs.value, fused)?;
     Ok(AttentionInputs { key, value, ..inputs.clone() })
 }
 
