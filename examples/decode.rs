@@ -1,12 +1,12 @@
 //! Grouped-query decoding with a key–value cache in pages: a prompt at once, then token after token, each in one
-//! submission that projects, turns, appends and attends. At the end the whole sequence is computed in one causal call
-//! on the CPU, in f64, and compared.
+//! submission that projects, turns, appends and attends; through a cache of f32, then through one of 8-bit numbers. The
+//! whole sequence is computed in one causal call on the CPU as well, in f64, and compared.
 //!
 //! ```sh
 //! cargo run --release --example decode
 //! ```
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use regard::attention::{Attention, AttentionInputs, Causal, Rotary};
 use regard::gpu::{Open, Run};
@@ -70,6 +70,45 @@ fn slice(all: &Array, start: usize, length: usize) -> Result<Array> {
     all.gather(&regard::tensor::Layout::contiguous(all.shape()).narrow(1, start, length)?)
 }
 
+/// What one pass over all tokens gave.
+struct Decoded {
+    /// [B, Hq, n, D] of each step.
+    outputs: Vec<Tensor>,
+    /// How long each step took.
+    times: Vec<Duration>,
+    /// Bytes of the keys and values that are held.
+    held: u64,
+}
+
+/// The prompt, then one token at a time, through a cache that stores `dtype`.
+fn decode(gpu: &Gpu, layer: &Layer, tokens: &Array, dtype: DType) -> Result<Decoded> {
+    let shape = CacheShape {
+        batch: BATCH,
+        kv_heads: KV_HEADS,
+        capacity: PROMPT + TOKENS,
+        key_dim: HEAD_DIM,
+        value_dim: HEAD_DIM,
+    };
+    let pages = BATCH * (PROMPT + TOKENS).div_ceil(PAGE);
+    let mut cache = KvCache::paged(gpu, shape, PAGE, pages, dtype)?;
+    // (first token, how many)
+    let steps = std::iter::once((0, PROMPT)).chain((PROMPT..PROMPT + TOKENS).map(|token| (token, 1)));
+    let (mut outputs, mut times) = (Vec::new(), Vec::new());
+    for (start, n) in steps {
+        let new = Tensor::upload(gpu, "tokens", &slice(tokens, start, n)?, DType::F32)?;
+        let begun = Instant::now();
+        let mut run = Run::new(gpu);
+        let output = layer.step(&mut run, &mut cache, &new)?;
+        run.submit()?;
+        gpu.wait()?;
+        times.push(begun.elapsed());
+        outputs.push(output);
+    }
+    let used = pages - cache.free_pages().unwrap_or(0);
+    let held = cache.tensors().map(|pool| dtype.bytes_of(pool.layout().elements() / pages * used) as u64).iter().sum();
+    Ok(Decoded { outputs, times, held })
+}
+
 fn main() -> Result<()> {
     let gpu = Gpu::open(&Open::default())?;
     eprintln!("on {}", gpu.adapter());
@@ -85,35 +124,6 @@ fn main() -> Result<()> {
         cos: upload("cos", &cos)?,
         sin: upload("sin", &sin)?,
     };
-    let shape = CacheShape {
-        batch: BATCH,
-        kv_heads: KV_HEADS,
-        capacity: PROMPT + TOKENS,
-        key_dim: HEAD_DIM,
-        value_dim: HEAD_DIM,
-    };
-    let pages = BATCH * (PROMPT + TOKENS).div_ceil(PAGE);
-    let mut cache = KvCache::paged(&gpu, shape, PAGE, pages, DType::F32)?;
-
-    // (first token, how many): the prompt, then one at a time.
-    let steps = std::iter::once((0, PROMPT)).chain((PROMPT..PROMPT + TOKENS).map(|token| (token, 1)));
-    let mut outputs = Vec::new();
-    let mut times = Vec::new();
-    for (start, n) in steps {
-        let new = upload("tokens", &slice(&tokens, start, n)?)?;
-        let begun = Instant::now();
-        let mut run = Run::new(&gpu);
-        let output = layer.step(&mut run, &mut cache, &new)?;
-        run.submit()?;
-        gpu.wait()?;
-        times.push(begun.elapsed());
-        outputs.push(output);
-    }
-    let free = cache.free_pages().unwrap_or(0);
-    println!("{BATCH} × {} keys in {} of {pages} pages of {PAGE}", cache.lengths()[0], pages - free);
-    let (prompt, mut later) = (times[0], times[1..].to_vec());
-    later.sort();
-    println!("prompt of {PROMPT}: {prompt:.1?} (with building the pipelines); a token: {:.1?}", later[later.len() / 2]);
 
     // The same at once: projections, rotary embedding and causal attention over everything.
     let wide = |array: &Array| array.cast::<f64>();
@@ -130,16 +140,25 @@ fn main() -> Result<()> {
     let options = Attention { causal: Some(Causal::TopLeft), rotary: Some(Rotary::default()), ..Attention::default() };
     let whole = reference::attention(&options, &inputs)?.output;
 
-    let mut worst = 0.0f64;
-    let mut start = 0;
-    for output in &outputs {
-        let got = output.download(&gpu)?;
-        let n = got.shape()[2];
-        let want = whole.gather(&regard::tensor::Layout::contiguous(whole.shape()).narrow(2, start, n)?)?;
-        let difference = got.data().iter().zip(want.data()).map(|(got, want)| (f64::from(*got) - want).abs());
-        worst = difference.fold(worst, f64::max);
-        start += n;
+    for dtype in [DType::F32, DType::Q8] {
+        let Decoded { outputs, times, held } = decode(&gpu, &layer, &tokens, dtype)?;
+        let (mut worst, mut start) = (0.0f64, 0);
+        for output in &outputs {
+            let got = output.download(&gpu)?;
+            let n = got.shape()[2];
+            let want = whole.gather(&regard::tensor::Layout::contiguous(whole.shape()).narrow(2, start, n)?)?;
+            let difference = got.data().iter().zip(want.data()).map(|(got, want)| (f64::from(*got) - want).abs());
+            worst = difference.fold(worst, f64::max);
+            start += n;
+        }
+        let (prompt, mut later) = (times[0], times[1..].to_vec());
+        later.sort();
+        println!("a cache of {dtype}: {BATCH} × {} keys and values in {held} bytes", PROMPT + TOKENS);
+        println!(
+            "  prompt of {PROMPT}: {prompt:.1?} (with building the pipelines); a token: {:.1?}",
+            later[later.len() / 2]
+        );
+        println!("  largest difference from one causal call in f64: {worst:.1e}");
     }
-    println!("largest difference from one causal call in f64: {worst:.1e}");
     Ok(())
 }

@@ -1,4 +1,5 @@
-// Writes rows into a cache in place: row n of batch row b goes to starts[b] + n. One invocation writes one element.
+// Writes rows into a cache in place: row n of batch row b goes to starts[b] + n. One invocation writes UNIT elements;
+// `write_unit` is that of `common/write_*.wgsl`.
 override LANES: u32 = 64u;
 override WRAP: bool = false; // rows past the end begin again at the front; else they are dropped, as are rows without a page
 
@@ -8,21 +9,21 @@ struct Params {
     pages: Pages,
     starts: vec2<u32>, // in `vectors`: index of the first, words between neighbours
     capacity: u32, // C, or pages of a batch row · page size
-    elements: u32,
+    units: u32,
 }
 
 @group(0) @binding(1) var<storage, read> rows: array<elem>;
 @group(0) @binding(2) var<storage, read> vectors: array<u32>;
-@group(0) @binding(3) var<storage, read_write> cache: array<out_elem>;
 
 @compute @workgroup_size(LANES)
 fn main(here: Invocation, @builtin(local_invocation_index) lane: u32) {
     let at = workgroup_number(here) * LANES + lane;
-    if (at >= params.elements) {
+    if (at >= params.units) {
         return;
     }
-    let d = at % params.rows.shape.w;
-    let row = at / params.rows.shape.w;
+    let row_units = params.rows.shape.w / UNIT;
+    let d = at % row_units * UNIT;
+    let row = at / row_units;
     let n = row % params.rows.shape.z;
     let bh = row / params.rows.shape.z;
     let b = bh / params.rows.shape.y;
@@ -43,5 +44,5 @@ fn main(here: Invocation, @builtin(local_invocation_index) lane: u32) {
     }
     let to = place(b, j);
     let to_at = element(params.cache, to.x, bh % params.rows.shape.y, to.y, d);
-    cache[to_at] = out_elem(rows[row_start(params.rows, row) + d * params.rows.strides.w]);
+    write_unit(to_at, row_start(params.rows, row) + d * params.rows.strides.w, params.rows.strides.w);
 }

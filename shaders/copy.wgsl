@@ -1,4 +1,4 @@
-// Strided copy of up to four axes, converting the element type.
+// Strided copy of up to four axes, converting the element type. `source_at` is that of `common/read_*.wgsl`.
 override LANES: u32 = 64u;
 
 struct Params {
@@ -10,7 +10,6 @@ struct Params {
     pad_2: u32,
 }
 
-@group(0) @binding(1) var<storage, read> source: array<elem>;
 @group(0) @binding(2) var<storage, read_write> destination: array<out_elem>;
 
 @compute @workgroup_size(LANES)
@@ -24,5 +23,5 @@ fn main(here: Invocation, @builtin(local_invocation_index) lane: u32) {
     let column = at % width;
     let from_at = row_start(params.source, row) + column * params.source.strides.w;
     let to_at = row_start(params.target_view, row) + column * params.target_view.strides.w;
-    destination[to_at] = out_elem(source[from_at]);
+    destination[to_at] = out_elem(source_at(from_at));
 }

@@ -19,8 +19,7 @@ override RIGHT: u32 = 264u;   // entries of `right`
 override SLICES: u32 = 2u;    // Dv / (4 · GROUP), rounded up
 
 @group(0) @binding(1) var<storage, read> query: array<vec4<elem>>;
-@group(0) @binding(2) var<storage, read> key: array<vec4<k_elem>>;
-@group(0) @binding(3) var<storage, read> value: array<vec4<v_elem>>;
+// 2 and 3 are key and value: common/key_*.wgsl, value_*.wgsl
 @group(0) @binding(4) var<storage, read> vectors: array<u32>;
 @group(0) @binding(5) var<storage, read> mask: array<u32>;
 @group(0) @binding(6) var<storage, read> block_mask: array<u32>;
@@ -58,7 +57,7 @@ fn bring_keys(lane: u32, b: u32, h: u32, j: u32, first_quad: u32) {
         var x = vec4<f32>(0.0);
         if (quad < params.depth) {
             let at = place(b, min(j + column, params.positions.keys - 1u));
-            x = vec4<f32>(key[element(params.key, at.x, h, at.y, quad)]);
+            x = key_at(element(params.key, at.x, h, at.y, quad));
         }
         right[(n % GROUP) * (KEYS + 1u) + column] = x;
     }
@@ -70,7 +69,7 @@ fn bring_values(lane: u32, b: u32, h: u32, j: u32, first_quad: u32, open: bool) 
         var x = vec4<f32>(0.0);
         if (quad < params.width) {
             let at = place(b, min(j + n / GROUP, params.positions.keys - 1u));
-            x = vec4<f32>(value[element(params.value, at.x, h, at.y, quad)]);
+            x = value_at(element(params.value, at.x, h, at.y, quad));
         }
         if (!open && !is_finite4(x)) {
             atomicStore(&wild, 1u);

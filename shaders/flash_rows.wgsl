@@ -13,8 +13,7 @@ override KEYS: u32 = 64u; // 8 · LANES
 override WEIGHTS: u32 = 256u; // 4 · KEYS
 
 @group(0) @binding(1) var<storage, read> query: array<vec4<elem>>;
-@group(0) @binding(2) var<storage, read> key: array<vec4<k_elem>>;
-@group(0) @binding(3) var<storage, read> value: array<vec4<v_elem>>;
+// 2 and 3 are key and value: common/key_*.wgsl, value_*.wgsl
 @group(0) @binding(4) var<storage, read> vectors: array<u32>;
 @group(0) @binding(5) var<storage, read> mask: array<u32>;
 @group(0) @binding(6) var<storage, read> block_mask: array<u32>;
@@ -180,16 +179,16 @@ fn main(here: Invocation, at_lane: Lane) {
         var s_3h = mat4x4<f32>();
         for (var quad = 0u; quad < depth; quad += 1u) {
             let low = mat4x4<f32>(
-                vec4<f32>(key[k_0 + quad]),
-                vec4<f32>(key[k_1 + quad]),
-                vec4<f32>(key[k_2 + quad]),
-                vec4<f32>(key[k_3 + quad]),
+                key_at(k_0 + quad),
+                key_at(k_1 + quad),
+                key_at(k_2 + quad),
+                key_at(k_3 + quad),
             );
             let high = mat4x4<f32>(
-                vec4<f32>(key[k_4 + quad]),
-                vec4<f32>(key[k_5 + quad]),
-                vec4<f32>(key[k_6 + quad]),
-                vec4<f32>(key[k_7 + quad]),
+                key_at(k_4 + quad),
+                key_at(k_5 + quad),
+                key_at(k_6 + quad),
+                key_at(k_7 + quad),
             );
             let q = query_fours(at_lane, q_rows, quad);
             let q_0 = transpose(q.a);
@@ -293,7 +292,7 @@ fn main(here: Invocation, at_lane: Lane) {
         if (!open) {
             for (var n = 0u; n < KEYS; n += 1u) {
                 let v = value_row(b, k_head, j + n);
-                finite = finite && is_finite4(vec4<f32>(value[v + d_0])) && is_finite4(vec4<f32>(value[v + d_1]));
+                finite = finite && is_finite4(value_at(v + d_0)) && is_finite4(value_at(v + d_1));
             }
         }
         if (finite) {
@@ -303,16 +302,16 @@ fn main(here: Invocation, at_lane: Lane) {
                 let v_2 = value_row(b, k_head, j + n + 2u);
                 let v_3 = value_row(b, k_head, j + n + 3u);
                 let near = mat4x4<f32>(
-                    vec4<f32>(value[v_0 + d_0]),
-                    vec4<f32>(value[v_1 + d_0]),
-                    vec4<f32>(value[v_2 + d_0]),
-                    vec4<f32>(value[v_3 + d_0]),
+                    value_at(v_0 + d_0),
+                    value_at(v_1 + d_0),
+                    value_at(v_2 + d_0),
+                    value_at(v_3 + d_0),
                 );
                 let far = mat4x4<f32>(
-                    vec4<f32>(value[v_0 + d_1]),
-                    vec4<f32>(value[v_1 + d_1]),
-                    vec4<f32>(value[v_2 + d_1]),
-                    vec4<f32>(value[v_3 + d_1]),
+                    value_at(v_0 + d_1),
+                    value_at(v_1 + d_1),
+                    value_at(v_2 + d_1),
+                    value_at(v_3 + d_1),
                 );
                 let p = weight_fours(at_lane, n);
                 let p_0 = transpose(p.a);
@@ -331,8 +330,8 @@ fn main(here: Invocation, at_lane: Lane) {
         } else {
             for (var n = 0u; n < KEYS; n += 1u) {
                 let v = value_row(b, k_head, j + n);
-                let near = vec4<f32>(value[v + d_0]);
-                let far = vec4<f32>(value[v + d_1]);
+                let near = value_at(v + d_0);
+                let far = value_at(v + d_1);
                 let a = weights[n * 4u];
                 y_00 = with_key(y_00, a, near);
                 y_01 = with_key(y_01, a, far);

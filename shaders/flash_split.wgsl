@@ -14,8 +14,7 @@ override KEYS: u32 = 128u;  // a multiple of 4 · LANES / PARTS
 override WIDTH: u32 = 32u;  // lanes along the dimensions of a value: a power of two, at least Dv / 4
 
 @group(0) @binding(1) var<storage, read> query: array<vec4<elem>>;
-@group(0) @binding(2) var<storage, read> key: array<vec4<k_elem>>;
-@group(0) @binding(3) var<storage, read> value: array<vec4<v_elem>>;
+// 2 and 3 are key and value: common/key_*.wgsl, value_*.wgsl
 @group(0) @binding(4) var<storage, read> vectors: array<u32>;
 @group(0) @binding(5) var<storage, read> mask: array<u32>;
 @group(0) @binding(6) var<storage, read> block_mask: array<u32>;
@@ -107,10 +106,10 @@ fn main(here: Invocation, at_lane: Lane) {
             for (var quad = part_of(at_lane); quad < params.depth; quad += PARTS) {
                 let q = rows_at(q_at + quad);
                 let keys = mat4x4<f32>(
-                    vec4<f32>(key[k.x + quad]),
-                    vec4<f32>(key[k.y + quad]),
-                    vec4<f32>(key[k.z + quad]),
-                    vec4<f32>(key[k.w + quad]),
+                    key_at(k.x + quad),
+                    key_at(k.y + quad),
+                    key_at(k.z + quad),
+                    key_at(k.w + quad),
                 );
                 s += compared(q, keys, quad);
             }
@@ -161,7 +160,7 @@ fn main(here: Invocation, at_lane: Lane) {
         if (d < params.width) {
             for (var n = lane / WIDTH; n < KEYS; n += LANES / WIDTH) {
                 let p = weights[n];
-                let v = vec4<f32>(value[value_row(b, k_head, j + n) + d]);
+                let v = value_at(value_row(b, k_head, j + n) + d);
                 // NaN and infinity count for nothing where the weight is 0.
                 y += mat4x4<f32>(
                     select(p.x * v, vec4<f32>(0.0), p.x == 0.0),

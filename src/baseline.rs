@@ -6,48 +6,53 @@ use half::f16;
 use crate::attention::{Attention, AttentionInputs, AttentionOutputs, Mask};
 use crate::compare::{Verdict, judge};
 use crate::error::{Error, Result};
-use crate::problem::{AttentionProblem, Role};
+use crate::problem::{AttentionProblem, Role, Storage};
+use crate::q8;
 use crate::reference;
 use crate::rnn::{Rnn, RnnInputs, RnnOutputs, RnnStack};
-use crate::tensor::{Array, DType};
+use crate::tensor::{Array, DType, Layout};
 
 /// What a comparison says of each result, by name.
 pub type Verdicts = Vec<(&'static str, Verdict)>;
 
-/// The values that storage as `dtype` leaves of an array.
-pub fn stored(array: &Array, dtype: DType) -> Array {
+/// The values that storage as `dtype` leaves of an array called `name`.
+///
+/// # Errors
+/// [`Error::Shape`] for an array that is not made of whole blocks of q8.
+pub fn stored(name: &str, array: &Array, dtype: DType) -> Result<Array> {
+    dtype.check_layout(name, &Layout::contiguous(array.shape()))?;
     match dtype {
-        DType::F16 => array.map(|&x| f16::from_f32(x).to_f32()),
-        DType::F32 | DType::U32 => array.clone(),
+        DType::F16 => Ok(array.map(|&x| f16::from_f32(x).to_f32())),
+        DType::Q8 => Array::new(array.shape(), q8::dequantize(&q8::quantize(array.data()))),
+        DType::F32 | DType::U32 => Ok(array.clone()),
     }
 }
 
-/// An input as its role leaves it on a device that stores `dtype`.
-fn input(role: Role, array: &Array, dtype: DType) -> Result<Array> {
-    Ok(if role == Role::Stored { stored(array, dtype) } else { array.clone() })
-}
-
-/// Attention in f32, its inputs and results rounded as storage as `dtype` rounds them.
+/// Attention in f32, its inputs and results rounded as `storage` rounds them.
 ///
 /// # Errors
-/// Those of the reference.
+/// Those of the reference; [`Error::Shape`] for keys and values that are not made of whole blocks of q8.
 pub fn attention(
     options: &Attention,
     inputs: &AttentionInputs<Array>,
-    dtype: DType,
+    storage: impl Into<Storage>,
 ) -> Result<AttentionOutputs<Array>> {
-    let types = attention_types(options, inputs, dtype)?;
+    let storage = storage.into();
+    let types = attention_types(options, inputs, storage)?;
     let bool_mask = matches!(inputs.mask, Some(Mask::Bool(_)));
-    let inputs = inputs.try_map(|name, array| input(Role::of(name, bool_mask), array, dtype))?;
+    let inputs = inputs.try_map(|name, array| match Role::of(name, bool_mask) {
+        role @ (Role::Stored | Role::Cached) => stored(name, array, role.dtype(storage)),
+        Role::Float | Role::Integer => Ok(array.clone()),
+    })?;
     let outputs = reference::attention(options, &inputs)?;
     let mut types = types.into_iter();
-    outputs.try_map(|_, array| Ok(stored(array, types.next().unwrap_or(DType::F32))))
+    outputs.try_map(|name, array| stored(name, array, types.next().unwrap_or(DType::F32)))
 }
 
 /// Element types of the results, in the order of [`AttentionOutputs::named`].
-fn attention_types(options: &Attention, inputs: &AttentionInputs<Array>, dtype: DType) -> Result<Vec<DType>> {
+fn attention_types(options: &Attention, inputs: &AttentionInputs<Array>, storage: Storage) -> Result<Vec<DType>> {
     let problem = AttentionProblem::new(options, &inputs.map(Array::shape))?;
-    let outputs = problem.outputs(options, dtype, inputs.past_key.is_some());
+    let outputs = problem.outputs(options, storage.element, inputs.past_key.is_some());
     Ok(outputs.named().map(|(_, (_, dtype))| *dtype).collect())
 }
 
@@ -61,25 +66,62 @@ pub fn rnn(
     inputs: &RnnInputs<Array>,
     dtype: DType,
 ) -> Result<RnnOutputs<Array>> {
-    let kept = |name: &str, array: &Array| input(Role::of_rnn(name), array, dtype);
+    let kept = |name: &str, array: &Array| match Role::of_rnn(name) {
+        Role::Stored => stored(name, array, dtype),
+        _ => Ok(array.clone()),
+    };
     let stack: Result<_> = stack.iter().map(|layer| layer.iter().map(|w| w.try_map(kept)).collect()).collect();
     reference::rnn(options, &stack?, &inputs.try_map(kept)?)
 }
 
 /// Every result of an attention against the reference.
 ///
+/// What keys and values lose in a cache of q8 is no error of a kernel: all references are given what the cache holds.
+///
 /// # Errors
-/// Those of the reference; [`Error::Shape`] where the results are others than the reference has.
+/// Those of [`attention`]; [`Error::Shape`] where the results are others than the reference has.
 pub fn judge_attention(
     options: &Attention,
     inputs: &AttentionInputs<Array>,
     got: &AttentionOutputs<Array>,
-    dtype: DType,
+    storage: impl Into<Storage>,
 ) -> Result<Verdicts> {
+    let storage = storage.into();
+    let held;
+    let inputs = match storage.cache {
+        DType::Q8 => {
+            held = cached(inputs, storage)?;
+            &held
+        }
+        _ => inputs,
+    };
+    let element = storage.element;
     let oracle = reference::attention(options, &inputs.map(widened))?;
-    let baseline = attention(options, inputs, dtype)?;
-    let types = attention_types(options, inputs, dtype)?;
+    let baseline = attention(options, inputs, element)?;
+    let types = attention_types(options, inputs, storage)?;
     verdicts(got.named(), oracle.named(), baseline.named(), types)
+}
+
+/// The largest difference between the outputs of attention, in f64, over keys and values as given and as the cache holds
+/// them.
+///
+/// # Errors
+/// As [`judge_attention`].
+pub fn cache_error(options: &Attention, inputs: &AttentionInputs<Array>, storage: Storage) -> Result<f64> {
+    let exact = reference::attention(options, &inputs.map(widened))?.output;
+    let held = reference::attention(options, &cached(inputs, storage)?.map(widened))?.output;
+    let differences = exact.data().iter().zip(held.data()).map(|(a, b)| (a - b).abs());
+    // The largest one, or NaN if there is any.
+    Ok(differences.fold(0.0, |worst, x| if x > worst || x.is_nan() { x } else { worst }))
+}
+
+/// The inputs with keys and values as the cache holds them.
+fn cached(inputs: &AttentionInputs<Array>, storage: Storage) -> Result<AttentionInputs<Array>> {
+    Ok(AttentionInputs {
+        key: stored("key", &inputs.key, storage.cache)?,
+        value: stored("value", &inputs.value, storage.cache)?,
+        ..inputs.clone()
+    })
 }
 
 /// Every result of a recurrence against the reference.

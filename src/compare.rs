@@ -77,7 +77,7 @@ pub fn judge(
         largest(baseline, oracle, |difference, _| if difference.is_finite() { difference } else { 0.0 });
     let ulp = match storage {
         DType::F16 => f64::from(half::f16::EPSILON.to_f32()),
-        DType::F32 | DType::U32 => f64::from(f32::EPSILON),
+        DType::F32 | DType::U32 | DType::Q8 => f64::from(f32::EPSILON),
     };
     let size = oracle.data().iter().filter(|x| x.is_finite()).fold(1.0, |size: f64, x| size.max(x.abs()));
     Ok(Verdict { error, baseline, tolerance: 2.0 * baseline + FLOOR_ULPS * ulp * size, worst })

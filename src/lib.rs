@@ -31,6 +31,7 @@
 //! | [`reference`](mod@reference) | the same on the CPU, in f32 or f64 |
 //! | [`compare`], [`baseline`], [`validate`] | how far a result may be from the truth, and every kernel held against it |
 //! | [`rates`] | what a device can do, measured |
+//! | [`q8`] | 8-bit storage of keys and values |
 //! | [`problem`], [`plan`], [`recording`], [`kernels`], [`wgsl`] | the way from options to shaders, without a device |
 
 pub mod attention;
@@ -45,6 +46,7 @@ pub mod layers;
 pub mod ops;
 pub mod plan;
 pub mod problem;
+pub mod q8;
 pub mod rates;
 pub mod recording;
 pub mod reference;

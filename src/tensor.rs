@@ -1,6 +1,7 @@
 //! Shapes, strides and host arrays: what tensors on either side have in common.
 
 use crate::error::{Error, Result};
+use crate::q8;
 
 /// Element type of a tensor in GPU memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -11,22 +12,66 @@ pub enum DType {
     F16,
     /// Unsigned integer, 4 bytes: token ids, lengths, and bool masks (0 = false).
     U32,
+    /// Signed bytes that share a scale by 32 along the last axis ([`q8`]): 36 bytes for 32 elements. Storage of keys and
+    /// values only.
+    Q8,
 }
 
 impl DType {
-    /// Bytes of one element.
-    pub fn bytes(self) -> usize {
+    /// Elements that are stored together.
+    pub fn block(self) -> usize {
         match self {
+            Self::F32 | Self::F16 | Self::U32 => 1,
+            Self::Q8 => q8::BLOCK,
+        }
+    }
+
+    /// Bytes of so many elements, in whole blocks.
+    pub fn bytes_of(self, elements: usize) -> usize {
+        let block = match self {
             Self::F32 | Self::U32 => 4,
             Self::F16 => 2,
-        }
+            Self::Q8 => 4 * q8::WORDS,
+        };
+        elements.div_ceil(self.block()).saturating_mul(block)
     }
 
     /// Refuses what is not a float; `name` is the tensor's.
     pub(crate) fn check_float(self, name: &str) -> Result<()> {
         match self {
             Self::F32 | Self::F16 => Ok(()),
-            Self::U32 => Err(Error::shape(name, "dtype", "f32 or f16", self)),
+            Self::U32 | Self::Q8 => Err(Error::shape(name, "dtype", "f32 or f16", self)),
+        }
+    }
+
+    /// Refuses what keys and values cannot be stored as.
+    pub(crate) fn check_cache(self, name: &str) -> Result<()> {
+        match self {
+            Self::F32 | Self::F16 | Self::Q8 => Ok(()),
+            Self::U32 => Err(Error::shape(name, "dtype", "f32, f16 or q8", self)),
+        }
+    }
+
+    /// Refuses a layout that cuts through blocks.
+    pub(crate) fn check_layout(self, name: &str, layout: &Layout) -> Result<()> {
+        let block = self.block();
+        if block == 1 || layout.shape.contains(&0) {
+            return Ok(());
+        }
+        let last = layout.rank().wrapping_sub(1);
+        let (length, step) = (layout.shape.last().copied().unwrap_or(1), layout.strides.last().copied().unwrap_or(1));
+        let whole = format!("a multiple of {block} as {self}");
+        if !length.is_multiple_of(block) {
+            return Err(Error::shape(name, format!("axis {last}"), whole, length));
+        }
+        if step != 1 {
+            return Err(Error::shape(name, format!("stride of axis {last}"), format!("1 as {self}"), step));
+        }
+        let cut = layout.shape.iter().zip(&layout.strides).take(last).position(|(&n, s)| n > 1 && s % block != 0);
+        match cut {
+            Some(axis) => Err(Error::shape(name, format!("stride of axis {axis}"), whole, layout.strides[axis])),
+            None if layout.offset % block != 0 => Err(Error::shape(name, "offset", whole, layout.offset)),
+            None => Ok(()),
         }
     }
 }
@@ -37,6 +82,7 @@ impl std::fmt::Display for DType {
             Self::F32 => "f32",
             Self::F16 => "f16",
             Self::U32 => "u32",
+            Self::Q8 => "q8",
         })
     }
 }

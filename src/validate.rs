@@ -17,7 +17,7 @@ use crate::ops::linear::{embed, linear};
 use crate::ops::merge::merge;
 use crate::ops::rnn::GpuRnn;
 use crate::plan::{AttentionPlan, Caps};
-use crate::problem::AttentionProblem;
+use crate::problem::{AttentionProblem, Storage};
 use crate::reference::{self, Float};
 use crate::rnn::RnnOutputs;
 use crate::tensor::{Array, DType};
@@ -66,6 +66,20 @@ impl Case {
             Self::BarrierRate(..) => "rate of barriers",
         }
     }
+
+    /// How the case can be stored.
+    fn storages(&self, f16: bool) -> Vec<Storage> {
+        let q8 = match self {
+            Self::Attention(case) => cases::in_blocks(&[&case.inputs.key, &case.inputs.value]),
+            Self::Append(case) => cases::in_blocks(&[&case.cache]),
+            _ => false,
+        };
+        let elements = [Some(DType::F32), f16.then_some(DType::F16)];
+        let cached = |element: DType| {
+            [Some(element), q8.then_some(DType::Q8)].map(|cache| Some(Storage { element, cache: cache? }))
+        };
+        elements.into_iter().flatten().flat_map(cached).flatten().collect()
+    }
 }
 
 /// Error ÷ tolerance of each output of a case, by name.
@@ -88,17 +102,17 @@ pub fn run(gpu: &Gpu, quick: bool, mut progress: impl FnMut(usize, usize)) -> Re
         .chain(cases::coverage().into_iter().map(Case::Coverage))
         .chain([Case::FmaRate([0.75, 0.5], 20), Case::BarrierRate(64, 50), Case::BarrierRate(256, 50)])
         .collect();
-    let types: &[DType] = if gpu.caps().f16 { &[DType::F32, DType::F16] } else { &[DType::F32] };
     let mut rows: BTreeMap<String, Row> = BTreeMap::new();
     for (done, case) in cases.iter().enumerate() {
         progress(done, cases.len());
-        for &dtype in types {
+        for storage in case.storages(gpu.caps().f16) {
+            let dtype = storage.element;
             let mut run = Run::new(gpu);
             let ratios = match case {
-                Case::Attention(case) => attention(&mut run, case, dtype),
+                Case::Attention(case) => attention(&mut run, case, storage),
                 Case::Recurrent(case) => recurrent(&mut run, case, dtype),
                 Case::Linear(case) => linear_case(&mut run, case, dtype),
-                Case::Append(case) => append_case(&mut run, case, dtype),
+                Case::Append(case) => append_case(&mut run, case, storage),
                 Case::Merge(case) => merge_case(&mut run, case, dtype),
                 Case::Coverage(case) => coverage_case(&mut run, case),
                 Case::FmaRate(factors, turns) => fma_rate_case(&mut run, *factors, *turns),
@@ -107,7 +121,7 @@ pub fn run(gpu: &Gpu, quick: bool, mut progress: impl FnMut(usize, usize)) -> Re
             if let Err(lost @ crate::Error::DeviceLost(_)) = ratios {
                 return Err(lost);
             }
-            let name = format!("{} {dtype}", case.name());
+            let name = format!("{} {storage}", case.name());
             let mut used: BTreeMap<String, &'static str> =
                 run.recording().dispatches().map(|d| (d.variant.label(), d.variant.kernel.name())).collect();
             // A case that fails before it has recorded anything must not go unseen.
@@ -156,8 +170,12 @@ fn ratios(verdicts: Verdicts) -> Vec<(&'static str, f64)> {
 ///
 /// # Errors
 /// Those of the reference.
-pub fn judge_attention(case: &AttentionCase, got: &AttentionOutputs<Array<f32>>, dtype: DType) -> Ratios {
-    baseline::judge_attention(&case.options, &case.inputs, got, dtype).map(ratios)
+pub fn judge_attention(
+    case: &AttentionCase,
+    got: &AttentionOutputs<Array<f32>>,
+    storage: impl Into<Storage>,
+) -> Ratios {
+    baseline::judge_attention(&case.options, &case.inputs, got, storage).map(ratios)
 }
 
 /// Every output of a recurrence against the reference, as [`baseline::judge_rnn`].
@@ -186,14 +204,14 @@ fn paths(case: AttentionCase) -> Vec<AttentionCase> {
     [Path::Staged, Path::Fused, Path::Split].into_iter().filter_map(on).collect()
 }
 
-fn attention(run: &mut Run<'_>, case: &AttentionCase, dtype: DType) -> Ratios {
-    let inputs = case.inputs.upload(run.gpu(), dtype)?;
+fn attention(run: &mut Run<'_>, case: &AttentionCase, storage: Storage) -> Ratios {
+    let inputs = case.inputs.upload(run.gpu(), storage)?;
     let outputs = case.options.record(run, &inputs)?;
     let tensors: Vec<_> = outputs.named().map(|(_, tensor)| tensor).collect();
     let mut read = read(run, &tensors)?.into_iter();
     let missing = |name: &str| crate::Error::missing(name, "what was read back");
     let got = outputs.try_map(|name, _| read.next().ok_or_else(|| missing(name)))?;
-    judge_attention(case, &got, dtype)
+    judge_attention(case, &got, storage)
 }
 
 fn recurrent(run: &mut Run<'_>, case: &RnnCase, dtype: DType) -> Ratios {
@@ -226,25 +244,26 @@ fn linear_case(run: &mut Run<'_>, case: &LinearCase, dtype: DType) -> Ratios {
         reference::linear(&x, &widened(&case.weight), case.bias.as_ref().map(widened).as_ref(), case.activation)?
     };
     let baseline = {
-        let x = reference::embed(&stored(&case.table, dtype), &case.ids)?;
-        reference::linear(&x, &stored(&case.weight, dtype), case.bias.as_ref(), case.activation)?
+        let x = reference::embed(&stored("table", &case.table, dtype)?, &case.ids)?;
+        reference::linear(&x, &stored("weight", &case.weight, dtype)?, case.bias.as_ref(), case.activation)?
     };
     Ok(vec![("y", judge("y", &got, &oracle, &baseline, DType::F32)?.ratio())])
 }
 
-fn append_case(run: &mut Run<'_>, case: &AppendCase, dtype: DType) -> Ratios {
+fn append_case(run: &mut Run<'_>, case: &AppendCase, storage: Storage) -> Ratios {
     let gpu = run.gpu();
-    let cache = Tensor::upload(gpu, "cache", &case.cache, dtype)?;
-    let rows = Tensor::upload(gpu, "rows", &case.rows, dtype)?;
+    let cache = Tensor::upload(gpu, "cache", &case.cache, storage.cache)?;
+    let rows = Tensor::upload(gpu, "rows", &case.rows, storage.element)?;
     let starts = Tensor::upload_u32(gpu, "starts", &Array::new(&[case.starts.len()], case.starts.clone())?)?;
     let table = case.block_table.as_ref().map(|table| Tensor::upload_u32(gpu, "block_table", table)).transpose()?;
     append(run, &cache, &rows, &starts, table.as_ref(), case.wrap)?;
     let mut read = read(run, &[&cache])?;
     let got = read.pop().ok_or_else(|| crate::Error::missing("cache", "what was read back"))?;
     let starts: Vec<usize> = case.starts.iter().map(|&n| n as usize).collect();
-    let (before, rows) = (case.in_one_piece(&stored(&case.cache, dtype)), stored(&case.rows, dtype));
+    let before = case.in_one_piece(&stored("cache", &case.cache, storage.cache)?);
+    let rows = stored("rows", &stored("rows", &case.rows, storage.element)?, storage.cache)?;
     let want = reference::append(&before, &rows, &starts, case.wrap)?;
-    // Copies are exact.
+    // Copies are exact, and so is the rounding to q8.
     Ok(vec![("cache", judge("cache", &case.in_one_piece(&got), &widened(&want), &want, DType::F32)?.ratio())])
 }
 
@@ -261,10 +280,11 @@ fn merge_case(run: &mut Run<'_>, case: &MergeCase, dtype: DType) -> Ratios {
         .map_err(|_| crate::Error::missing("merged output and lse", "what was read back"))?;
     let wide: Vec<_> = case.parts.iter().map(|(output, lse)| (widened(output), widened(lse))).collect();
     let (oracle, oracle_lse) = reference::merge(&wide.iter().map(|(o, l)| (o, l)).collect::<Vec<_>>())?;
-    let narrow: Vec<_> = case.parts.iter().map(|(output, lse)| (stored(output, dtype), lse.clone())).collect();
+    let narrow = case.parts.iter().map(|(output, lse)| Ok((stored("output", output, dtype)?, lse.clone())));
+    let narrow = narrow.collect::<Result<Vec<_>>>()?;
     let (baseline, baseline_lse) = reference::merge(&narrow.iter().map(|(o, l)| (o, l)).collect::<Vec<_>>())?;
     Ok(vec![
-        ("output", judge("output", &got_output, &oracle, &stored(&baseline, dtype), dtype)?.ratio()),
+        ("output", judge("output", &got_output, &oracle, &stored("output", &baseline, dtype)?, dtype)?.ratio()),
         ("lse", judge("lse", &got_lse, &oracle_lse, &baseline_lse, DType::F32)?.ratio()),
     ])
 }

@@ -88,6 +88,15 @@ const PAGES: &str = shader!("common/pages.wgsl");
 const PARAMS_UNIFORM: &str = shader!("common/params_uniform.wgsl");
 const PARAMS_STORAGE: &str = shader!("common/params_storage.wgsl");
 const CELL: &str = shader!("common/cell.wgsl");
+const Q8: &str = shader!("common/q8.wgsl");
+const READ_PLAIN: &str = shader!("common/read_plain.wgsl");
+const READ_Q8: &str = shader!("common/read_q8.wgsl");
+const KEY_PLAIN: &str = shader!("common/key_plain.wgsl");
+const KEY_Q8: &str = shader!("common/key_q8.wgsl");
+const VALUE_PLAIN: &str = shader!("common/value_plain.wgsl");
+const VALUE_Q8: &str = shader!("common/value_q8.wgsl");
+const WRITE_PLAIN: &str = shader!("common/write_plain.wgsl");
+const WRITE_Q8: &str = shader!("common/write_q8.wgsl");
 const TILE: &str = shader!("common/tile.wgsl");
 const SPLIT_SHARED: &str = shader!("common/split_shared.wgsl");
 const SPLIT_SUBGROUP: &str = shader!("common/split_subgroup.wgsl");
@@ -240,7 +249,8 @@ impl Variant {
         if self.aliases.iter().any(|(_, dtype)| *dtype == DType::F16) {
             source.push_str("enable f16;\n");
         }
-        for (alias, dtype) in &self.aliases {
+        // Blocks have no type of their own.
+        for (alias, dtype) in self.aliases.iter().filter(|(_, dtype)| *dtype != DType::Q8) {
             let _ = writeln!(source, "alias {alias} = {dtype};");
         }
         if matches!(self.kernel, Kernel::Score | Kernel::Flash | Kernel::FlashRows | Kernel::FlashSplit) {
@@ -251,14 +261,29 @@ impl Variant {
             ParamsSpace::Uniform => PARAMS_UNIFORM,
             ParamsSpace::Storage => PARAMS_STORAGE,
         });
-        for file in self.kernel.lane_files(self.subgroups) {
-            source.push_str(file);
-        }
-        for file in self.kernel.files() {
+        let lanes = self.kernel.lane_files(self.subgroups);
+        for file in lanes.iter().chain(&self.storage_files()).chain(self.kernel.files()) {
             source.push_str(file);
             source.push('\n');
         }
         source
+    }
+
+    /// How the kernel reads or writes what may be in blocks of 8-bit numbers.
+    fn storage_files(&self) -> Vec<&'static str> {
+        let is_q8 = |alias: &str| self.aliases.contains(&(alias, DType::Q8));
+        match self.kernel {
+            Kernel::Copy if is_q8("elem") => vec![Q8, READ_Q8],
+            Kernel::Copy => vec![READ_PLAIN],
+            Kernel::Append if is_q8("out_elem") => vec![Q8, WRITE_Q8],
+            Kernel::Append => vec![WRITE_PLAIN],
+            Kernel::Flash | Kernel::FlashRows | Kernel::FlashSplit => vec![
+                if is_q8("k_elem") || is_q8("v_elem") { Q8 } else { "" },
+                if is_q8("k_elem") { KEY_Q8 } else { KEY_PLAIN },
+                if is_q8("v_elem") { VALUE_Q8 } else { VALUE_PLAIN },
+            ],
+            _ => Vec::new(),
+        }
     }
 
     /// A text that is the same for the same program, for caches and labels.

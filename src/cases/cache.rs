@@ -65,7 +65,44 @@ pub fn appends() -> Vec<AppendCase> {
             name,
         });
     }
+    for (what, paged) in
+        [("usual", true), ("half", false), ("empty", true), ("uneven", true), ("huge", false), ("odd", true)]
+    {
+        let name = format!("append {what} blocks of 32{}", if paged { " to pages" } else { "" });
+        let mut random = Random::new(&name);
+        table.push(AppendCase {
+            cache: random.array(if paged { &[9, 2, 4, 64] } else { &[2, 2, 10, 64] }),
+            rows: blocks(what, &mut random, &[2, 2, 5, 64]),
+            starts: vec![1, 7],
+            block_table: paged.then(|| Array::from_fn(&[2, 4], |k| (8 - k) as u32)),
+            wrap: !paged,
+            name,
+        });
+    }
     table
+}
+
+/// Rows whose blocks of 32 are not easily held in 8 bits.
+fn blocks(what: &str, random: &mut Random, shape: &[usize]) -> Array<f32> {
+    let mut rows = random.array(shape);
+    for (n, block) in rows.data_mut().chunks_exact_mut(32).enumerate() {
+        match what {
+            // Steps of 1, and halves of them.
+            "half" => {
+                block.iter_mut().for_each(|x| *x = random.below(508) as f32 * 0.5 - 127.0);
+                block[n % 32] = -127.0;
+            }
+            "empty" if n % 2 == 0 => block.fill(0.0),
+            "uneven" => {
+                let size = 10f32.powi(random.below(40) as i32 - 37);
+                block.iter_mut().for_each(|x| *x *= size);
+            }
+            "huge" => block.iter_mut().for_each(|x| *x *= 1e30),
+            "odd" if n % 3 == 0 => block[n % 32] = POISON[n % 3],
+            _ => {}
+        }
+    }
+    rows
 }
 
 /// Outputs and log-sum-exps of parts.

@@ -15,7 +15,7 @@ pub use coverage::{CoverageCase, coverage};
 pub use linear::{LinearCase, linear};
 pub use recurrent::{RnnCase, recurrent};
 
-use crate::tensor::Array;
+use crate::tensor::{Array, DType};
 
 /// SplitMix64 (Steele et al. 2014, "Fast Splittable Pseudorandom Number Generators").
 struct Random(u64);
@@ -61,6 +61,12 @@ impl Random {
     fn mask(&mut self, shape: &[usize], sixteenths: usize) -> Array<f32> {
         Array::from_fn(shape, |_| if self.below(16) < sixteenths { 1.0 } else { 0.0 })
     }
+}
+
+/// Whether arrays can be stored as q8: no row ends within a block.
+pub fn in_blocks(arrays: &[&Array<f32>]) -> bool {
+    let block = DType::Q8.block();
+    arrays.iter().all(|array| array.shape().last().is_some_and(|n| n % block == 0))
 }
 
 /// What hidden places are filled with.

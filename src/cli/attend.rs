@@ -5,11 +5,11 @@ mod options;
 
 use std::path::PathBuf;
 
-use regard::attention::{Attention, AttentionInputs, AttentionOutputs, ScoreStage};
+use regard::attention::{Attention, AttentionInputs, AttentionOutputs, Path, ScoreStage};
 use regard::baseline;
 use regard::gpu::Run;
 use regard::plan::AttentionPlan;
-use regard::problem::AttentionProblem;
+use regard::problem::{AttentionProblem, Storage};
 use regard::tensor::{Array, DType};
 use regard::{Error, Gpu, Result};
 use serde_json::json;
@@ -25,7 +25,7 @@ use crate::progress::Busy;
 use crate::tensors::Input;
 pub(crate) use inputs::Form;
 use inputs::Heads;
-pub(crate) use options::Storage;
+pub(crate) use options::{CacheType, ElementType};
 use options::{Options, Stage};
 
 /// Attention over the tensors of a file
@@ -72,7 +72,12 @@ pub(crate) struct Args {
     present: bool,
     /// Element type of query, key, value and output on the device; arithmetic is f32 always
     #[arg(long, value_enum, default_value_t)]
-    dtype: Storage,
+    dtype: ElementType,
+    /// Keys and values on the device as a cache has them: q8 rounds each to 8 bits, with a scale for 32 neighbours, so
+    /// that D and Dv are multiples of 32; as --dtype when left out. --check then judges attention over what is left of
+    /// them, and adds how far that is from attention over all of them
+    #[arg(long, value_enum, value_name = "TYPE")]
+    cache_dtype: Option<CacheType>,
     /// Element type of the tensors written; f32 when left out
     #[arg(long, value_enum, value_name = "TYPE")]
     output_dtype: Option<OutputType>,
@@ -160,7 +165,8 @@ pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
         return Err(Error::option("score-wgsl", reason).into());
     }
     let device = device.open()?;
-    let dtype = args.dtype.into();
+    let element = args.dtype.into();
+    let storage = Storage { element, cache: args.cache_dtype.map_or(element, DType::from) };
 
     let mut explained = Explained::new(&device);
     let outputs = {
@@ -170,23 +176,20 @@ pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
                 let reason = "is a shader, which the CPU cannot run: use `--device gpu`";
                 return Err(Error::option("score-wgsl", reason).into());
             }
-            Device::Cpu => baseline::attention(&options, &inputs, dtype)?,
+            Device::Cpu => baseline::attention(&options, &inputs, storage)?,
             Device::Gpu(gpu) => {
                 let timed = args.explain.then_some(&mut explained);
-                let outputs = on_gpu(gpu, &options, &inputs, dtype, timed).map_err(|e| blame_wgsl(&options, e))?;
+                let outputs = on_gpu(gpu, &options, &inputs, storage, timed).map_err(|e| blame_wgsl(&options, e))?;
                 if args.explain {
-                    let plan = AttentionPlan::new(&options, &problem, dtype, gpu.caps())?;
-                    explain_plan(&mut explained, &problem, &plan, dtype);
+                    let plan = AttentionPlan::new(&options, &problem, storage, gpu.caps())?;
+                    explain_plan(&mut explained, &problem, &plan, storage);
                     explained.floor(gpu, plan.flops, plan.bytes)?;
                 }
                 outputs
             }
         }
     };
-    let report = args
-        .check
-        .then(|| Report::new(|| baseline::judge_attention(&options, &inputs, &outputs, dtype)))
-        .transpose()?;
+    let report = args.check.then(|| checked(&options, &inputs, &outputs, storage)).transpose()?;
     if let Some(path) = &args.heatmap {
         picture::save(path, &picture::heads(&outputs, &options, &inputs, labels, args.shades.unwrap_or_default())?)?;
     }
@@ -203,6 +206,19 @@ pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
         "outputs": output::describe(&named, output_dtype),
     });
     check::finish(args.json, summary, args.explain.then_some(&explained), report)
+}
+
+fn checked(
+    options: &Attention,
+    inputs: &AttentionInputs<Array>,
+    outputs: &AttentionOutputs<Array>,
+    storage: Storage,
+) -> Result<Report> {
+    let report = Report::new(|| baseline::judge_attention(options, inputs, outputs, storage))?;
+    match storage.cache {
+        DType::Q8 => Ok(report.with_cache_error(baseline::cache_error(options, inputs, storage)?)),
+        _ => Ok(report),
+    }
 }
 
 /// Refuses options that would change nothing.
@@ -257,10 +273,10 @@ fn on_gpu(
     gpu: &Gpu,
     options: &Attention,
     inputs: &AttentionInputs<Array>,
-    dtype: DType,
+    storage: Storage,
     explained: Option<&mut Explained>,
 ) -> Result<AttentionOutputs<Array>> {
-    let tensors = inputs.upload(gpu, dtype)?;
+    let tensors = inputs.upload(gpu, storage)?;
     if explained.is_some() {
         // Drivers compile on first use: once unmeasured.
         options.run(gpu, &tensors)?;
@@ -278,18 +294,31 @@ fn on_gpu(
     outputs.download(gpu)
 }
 
-fn explain_plan(explained: &mut Explained, p: &AttentionProblem, plan: &AttentionPlan, dtype: DType) {
+fn explain_plan(explained: &mut Explained, p: &AttentionProblem, plan: &AttentionPlan, storage: Storage) {
     let shape = format!(
-        "B {} · Hq {} · Hkv {} · Nq {} · Nk {} · D {} · Dv {}, {dtype}",
+        "B {} · Hq {} · Hkv {} · Nq {} · Nk {} · D {} · Dv {}, {storage}",
         p.batch, p.query_heads, p.kv_heads, p.queries, p.keys, p.score_dim, p.value_dim
     );
     explained.fact("problem", shape);
-    let ranges = match plan.query_ranges.len() {
-        1 => "all queries at once".to_owned(),
-        n => format!("queries in {n} ranges"),
-    };
-    let scores = explain::bytes(plan.score_bytes);
-    explained.fact("path", format!("{}, {ranges}, {scores} of scores in memory", options::path_name(plan.path)));
+    let path = options::path_name(plan.path);
+    match (plan.path, &plan.fused) {
+        (Path::Staged, reason) => {
+            let ranges = match plan.query_ranges.len() {
+                1 => "all queries at once".to_owned(),
+                n => format!("queries in {n} ranges"),
+            };
+            let scores = explain::bytes(plan.score_bytes);
+            explained.fact("path", format!("{path}, {ranges}, {scores} of scores in memory"));
+            if let Err(reason) = reason {
+                explained.fact("not fused", reason);
+            }
+        }
+        (_, Ok(fused)) => {
+            explained.fact("path", format!("{path}, {}", explain::fused(fused, p.keys)));
+            explained.fact("plan", if plan.tuned { "tuned on this device" } else { "from the table" });
+        }
+        (_, Err(_)) => {}
+    }
 }
 
 /// The compiler's own words on a user's function, without the name and the rest of the shader that it stands in.

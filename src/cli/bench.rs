@@ -21,6 +21,7 @@ use crate::failure::Outcome;
 use crate::output::{self, finite};
 use crate::progress::Steps;
 use cases::Case;
+pub(crate) use cases::numbers;
 use recurrent::Plan;
 
 /// Device times of attention and recurrences, beside the adapter's own measured ceilings

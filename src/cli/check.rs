@@ -14,13 +14,23 @@ use crate::progress::Busy;
 
 /// What the comparison found, result by result.
 #[derive(Debug)]
-pub(crate) struct Report(Verdicts);
+pub(crate) struct Report {
+    verdicts: Verdicts,
+    /// How far what an 8-bit cache loses puts the output from the exact one.
+    cache_error: Option<f64>,
+}
 
 impl Report {
     /// Runs a comparison, and shows that it takes its time.
     pub(crate) fn new(compare: impl FnOnce() -> Result<Verdicts>) -> Result<Self> {
         let _busy = Busy::new("checking against the reference");
-        compare().map(Self)
+        Ok(Self { verdicts: compare()?, cache_error: None })
+    }
+
+    /// Adds what an 8-bit cache costs.
+    pub(crate) fn with_cache_error(mut self, error: f64) -> Self {
+        self.cache_error = Some(error);
+        self
     }
 
     /// One row a result.
@@ -29,13 +39,20 @@ impl Report {
             "{:<14} {:>13} {:>13} {:>8} {:>13}\n",
             "check", "max abs error", "f32 baseline", "ratio", "tolerance"
         );
-        for (name, v) in &self.0 {
+        for (name, v) in &self.verdicts {
             let ratio = ratio(v).map_or("-".to_owned(), |r| format!("{r:.2}"));
             let state = if v.passed() { "pass" } else { "FAIL" };
             let _ = writeln!(
                 out,
                 "{name:<14} {:>13.3e} {:>13.3e} {ratio:>8} {:>13.3e}  {state}",
                 v.error, v.baseline, v.tolerance
+            );
+        }
+        if let Some(error) = self.cache_error {
+            let _ = writeln!(
+                out,
+                "{:<14} {error:>13.3e}  `output` over keys and values of q8 from that over exact ones",
+                "q8 cache"
             );
         }
         out
@@ -54,15 +71,19 @@ impl Report {
             });
             ((*name).to_owned(), value)
         };
-        json!({
-            "passed": self.0.iter().all(|(_, v)| v.passed()),
-            "outputs": Value::Object(self.0.iter().map(each).collect::<Map<_, _>>()),
-        })
+        let mut report = json!({
+            "passed": self.verdicts.iter().all(|(_, v)| v.passed()),
+            "outputs": Value::Object(self.verdicts.iter().map(each).collect::<Map<_, _>>()),
+        });
+        if let Some(error) = self.cache_error {
+            report["cache_error"] = finite(error);
+        }
+        report
     }
 
     /// Fails with the first result that is over its tolerance.
     pub(crate) fn verdict(&self) -> Outcome {
-        match self.0.iter().find(|(_, v)| !v.passed()) {
+        match self.verdicts.iter().find(|(_, v)| !v.passed()) {
             Some((name, v)) => {
                 let what = format!("`{name}` at element {}", v.worst);
                 Err(Failure::from(Error::Tolerance { what, error: v.error, tolerance: v.tolerance }))

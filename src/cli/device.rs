@@ -1,10 +1,14 @@
 //! Which device computes.
 
+use std::cell::OnceCell;
+
+use clap::builder::FalseyValueParser;
 use clap::{Args, ValueEnum};
 use regard::gpu::{Adapter, AdapterKind, Open};
 use regard::{Error, Gpu};
 
 use crate::failure::{Failure, Outcome};
+use crate::kept;
 use crate::output::note;
 
 /// Options that every command has.
@@ -18,6 +22,12 @@ pub(crate) struct DeviceArgs {
     /// Only adapters with this in their name, driver or backend (`regard info` lists them)
     #[arg(long, global = true, env = "REGARD_ADAPTER", value_name = "SUBSTRING")]
     pub(crate) adapter: Option<String>,
+    /// Plan by the built-in table, whatever `regard tune` has measured
+    #[arg(long, global = true, env = "REGARD_NO_TUNE", value_parser = FalseyValueParser::new())]
+    pub(crate) no_tune: bool,
+    /// What was opened, and the pipelines that it started with.
+    #[arg(skip)]
+    opened: OnceCell<(Gpu, Option<Vec<u8>>)>,
 }
 
 /// What computes.
@@ -105,7 +115,27 @@ impl DeviceArgs {
     /// Opens an adapter, hardware first, software too: for commands that are about adapters.
     pub(crate) fn open_adapter(&self) -> Outcome<Gpu> {
         let open = Open { adapter: self.adapter().map(str::to_owned), ..Open::default() };
-        Gpu::open(&open).map_err(|error| self.fail(error))
+        self.open_gpu(&open).map_err(|error| self.fail(error))
+    }
+
+    /// Opens an adapter with what was kept of earlier runs.
+    fn open_gpu(&self, open: &Open) -> regard::Result<Gpu> {
+        let mut pipelines = None;
+        let gpu = Gpu::open_with(open, |adapter| {
+            let kept = kept::load(adapter, !self.no_tune);
+            pipelines.clone_from(&kept.pipelines);
+            kept
+        })?;
+        // A command opens one adapter.
+        let _ = self.opened.set((gpu.clone(), pipelines));
+        Ok(gpu)
+    }
+
+    /// Keeps what this run leaves for later ones.
+    pub(crate) fn keep(&self) {
+        if let Some((gpu, pipelines)) = self.opened.get() {
+            kept::save_pipelines(gpu, pipelines.as_deref());
+        }
     }
 
     fn open_quietly(&self) -> Outcome<Device> {
@@ -116,7 +146,7 @@ impl DeviceArgs {
             Choice::Auto => {
                 // An adapter that is asked for by name is taken though it be software.
                 let hardware_only = adapter.is_none();
-                match Gpu::open(&Open { adapter: adapter.clone(), hardware_only, ..Open::default() }) {
+                match self.open_gpu(&Open { adapter: adapter.clone(), hardware_only, ..Open::default() }) {
                     Ok(gpu) => Ok(Device::Gpu(gpu)),
                     Err(error) => {
                         if adapter.is_some() || !matches!(error, Error::NoAdapter(_)) {

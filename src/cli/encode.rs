@@ -15,7 +15,7 @@ use regard::tensor::{Array, DType};
 use regard::{Error, Gpu, Result};
 use serde_json::json;
 
-use crate::attend::Storage;
+use crate::attend::ElementType;
 use crate::check::{self, Report};
 use crate::device::{Device, DeviceArgs};
 use crate::explain::{self, Explained};
@@ -61,7 +61,7 @@ pub(crate) struct Args {
     batch_first: bool,
     /// Element type of input and weight matrices on the device; states, outputs and arithmetic are f32 always
     #[arg(long, value_enum, default_value_t)]
-    dtype: Storage,
+    dtype: ElementType,
     /// Element type of the tensors written; f32 when left out
     #[arg(long, value_enum, value_name = "TYPE")]
     output_dtype: Option<OutputType>,

@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use regard::Gpu;
 use regard::gpu::Timing;
+use regard::plan::FusedPlan;
 use regard::rates::Rates;
 use regard::recording::Recording;
 use serde_json::{Value, json};
@@ -212,5 +213,21 @@ pub(crate) fn time(nanoseconds: Option<f64>) -> String {
         Some(ns) if ns < 1e6 => format!("{:.1} us", ns / 1e3),
         Some(ns) if ns < 1e9 => format!("{:.2} ms", ns / 1e6),
         Some(ns) => format!("{:.3} s", ns / 1e9),
+    }
+}
+
+/// A fused plan in words.
+pub(crate) fn fused(plan: &FusedPlan, keys: usize) -> String {
+    let tile = plan.tile;
+    let mut text = format!("{}, {} lanes, {} queries × {} keys", tile.form, tile.lanes, tile.queries, tile.keys);
+    if tile.parts > 1 {
+        let _ = write!(text, ", depth in {} parts", tile.parts);
+    }
+    if tile.subgroups {
+        text.push_str(", subgroups");
+    }
+    match plan.ranges(keys) {
+        1 => text,
+        n => text + &format!(", {n} ranges of {} keys", plan.range),
     }
 }

@@ -4,11 +4,13 @@ use std::fmt::Write;
 
 use regard::Gpu;
 use regard::gpu::{Adapter, AdapterKind};
+use regard::plan::Tuning;
 use serde_json::{Value, json};
 
 use crate::device::{Choice, DeviceArgs};
 use crate::explain::bytes;
 use crate::failure::Outcome;
+use crate::kept;
 use crate::output;
 
 /// Every adapter: driver, features, limits, and what they enable
@@ -26,16 +28,17 @@ pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
     let adapters: Vec<Adapter> =
         Gpu::adapters().into_iter().filter(|a| device.adapter().is_none_or(|wanted| a.matches(wanted))).collect();
     let taken = taken(device, &adapters);
+    let tuning = |adapter: &Adapter| kept::load(adapter, !device.no_tune).tuning;
     if args.json {
         return output::print_json(&json!({
-            "adapters": adapters.iter().map(adapter_json).collect::<Vec<_>>(),
+            "adapters": adapters.iter().map(|adapter| adapter_json(adapter, &tuning(adapter))).collect::<Vec<_>>(),
             "device": device.device.name(),
             "takes": taken.map_or(json!("cpu"), |a| json!(a.name)),
         }));
     }
     let mut out = String::new();
     for adapter in &adapters {
-        out.push_str(&adapter_text(adapter));
+        out.push_str(&adapter_text(adapter, &tuning(adapter)));
         out.push('\n');
     }
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
@@ -65,7 +68,7 @@ fn paths(adapter: &Adapter) -> Vec<&'static str> {
     paths
 }
 
-fn adapter_text(adapter: &Adapter) -> String {
+fn adapter_text(adapter: &Adapter, tuning: &Tuning) -> String {
     let caps = &adapter.caps;
     let has = |there: bool, text: String| if there { text } else { "no".to_owned() };
     let (least, most) = (caps.min_subgroup, caps.max_subgroup);
@@ -78,6 +81,7 @@ fn adapter_text(adapter: &Adapter) -> String {
         ("subgroups", has(caps.subgroups, format!("{least} to {most} lanes"))),
         ("timestamps", has(caps.timestamps, "yes: --explain and bench give device times".to_owned())),
         ("immediates", has(adapter.immediate_bytes > 0, format!("{} bytes", adapter.immediate_bytes))),
+        ("tuning", has(!tuning.is_empty(), format!("{} shapes measured by `regard tune`", tuning.len()))),
         ("caching", has(adapter.pipeline_cache, "compiled pipelines can be kept".to_owned())),
         (
             "buffers",
@@ -105,7 +109,7 @@ fn adapter_text(adapter: &Adapter) -> String {
     out
 }
 
-fn adapter_json(adapter: &Adapter) -> Value {
+fn adapter_json(adapter: &Adapter, tuning: &Tuning) -> Value {
     let caps = &adapter.caps;
     json!({
         "name": adapter.name,
@@ -113,6 +117,7 @@ fn adapter_json(adapter: &Adapter) -> Value {
         "backend": adapter.backend,
         "type": adapter.kind.to_string(),
         "paths": paths(adapter),
+        "tuned_shapes": tuning.len(),
         "features": {
             "f16": caps.f16,
             "subgroups": caps.subgroups,

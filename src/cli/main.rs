@@ -10,12 +10,14 @@ mod explain;
 mod failure;
 mod heatmap;
 mod info;
+mod kept;
 mod merge;
 mod output;
 mod picture;
 mod progress;
 mod tensors;
 mod transliterate;
+mod tune;
 mod validate;
 
 use std::ffi::OsString;
@@ -58,6 +60,7 @@ enum Command {
     Transliterate(transliterate::Args),
     Validate(validate::Args),
     Bench(bench::Args),
+    Tune(tune::Args),
 }
 
 fn main() -> ExitCode {
@@ -71,7 +74,9 @@ fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
     };
-    match run(&cli) {
+    let outcome = run(&cli);
+    cli.device.keep();
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
     }
@@ -86,6 +91,7 @@ fn run(cli: &Cli) -> Outcome {
         Some(Command::Transliterate(args)) => transliterate::run(args, &cli.device),
         Some(Command::Validate(args)) => validate::run(args, &cli.device),
         Some(Command::Bench(args)) => bench::run(args, &cli.device),
+        Some(Command::Tune(args)) => tune::run(args, &cli.device),
         None => example::run(&cli.device),
     }
 }

@@ -1,5 +1,6 @@
 //! The only part that speaks wgpu: adapters, devices, buffers, pipelines, and running recordings.
 
+mod kept;
 mod pipeline;
 mod pool;
 mod run;
@@ -9,6 +10,7 @@ mod timing;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+pub use kept::Kept;
 pub use run::{Run, Timing};
 pub use tensor::Tensor;
 
@@ -225,14 +227,22 @@ impl Gpu {
     /// # Errors
     /// [`Error::NoAdapter`] when none fits, [`Error::Gpu`] when the driver refuses.
     pub fn open(open: &Open) -> Result<Self> {
-        pollster::block_on(Self::open_async(open))
+        Self::open_with(open, |_| Kept::default())
     }
 
-    /// As [`Gpu::open`], without blocking.
+    /// As [`Gpu::open`], with what `kept` finds that earlier runs on the adapter have left.
     ///
     /// # Errors
     /// As [`Gpu::open`].
-    pub async fn open_async(open: &Open) -> Result<Self> {
+    pub fn open_with(open: &Open, kept: impl FnOnce(&Adapter) -> Kept) -> Result<Self> {
+        pollster::block_on(Self::open_async(open, kept))
+    }
+
+    /// As [`Gpu::open_with`], without blocking.
+    ///
+    /// # Errors
+    /// As [`Gpu::open`].
+    pub async fn open_async(open: &Open, kept: impl FnOnce(&Adapter) -> Kept) -> Result<Self> {
         let adapters = enumerate(&instance()).await;
         let names = adapters.iter().map(|(_, known)| known.to_string()).collect::<Vec<_>>().join("; ");
         let found = adapters.into_iter().find(|(_, known)| {
@@ -260,7 +270,7 @@ impl Gpu {
             })
             .await
             .map_err(|error| Error::Gpu(error.to_string()))?;
-        let mut gpu = Self::from_wgpu(device, queue)?;
+        let mut gpu = Self::from_wgpu_with(device, queue, kept)?;
         if let Some(inner) = Arc::get_mut(&mut gpu.inner).filter(|_| open.as_card) {
             let Caps { software, workers, .. } = Caps::default();
             inner.adapter.caps = Caps { software, workers, ..inner.adapter.caps.clone() };
@@ -285,8 +295,24 @@ impl Gpu {
     /// # Errors
     /// [`Error::Gpu`] when the device refuses a small buffer.
     pub fn from_wgpu(device: wgpu::Device, queue: wgpu::Queue) -> Result<Self> {
+        Self::from_wgpu_with(device, queue, |_| Kept::default())
+    }
+
+    /// As [`Gpu::from_wgpu`], with what `kept` finds that earlier runs on the adapter have left. Pipelines are kept for
+    /// devices that were opened with [`wgpu::Features::PIPELINE_CACHE`].
+    ///
+    /// # Errors
+    /// As [`Gpu::from_wgpu`].
+    pub fn from_wgpu_with(
+        device: wgpu::Device,
+        queue: wgpu::Queue,
+        kept: impl FnOnce(&Adapter) -> Kept,
+    ) -> Result<Self> {
         let limits = device.limits();
-        let adapter = Adapter::new(&device.adapter_info(), &limits, device.features());
+        let mut adapter = Adapter::new(&device.adapter_info(), &limits, device.features());
+        let Kept { tuning, pipelines } = kept(&adapter);
+        adapter.caps.tuning = Arc::new(tuning);
+        let cache = kept::pipeline_cache(&device, &adapter, pipelines.as_deref())?;
         let zeros = scoped(&device, || {
             device.create_buffer(&wgpu::BufferDescriptor {
                 label: Some("regard zeros"),
@@ -301,7 +327,7 @@ impl Gpu {
             queue,
             adapter,
             alignment: u64::from(alignment),
-            pipelines: Pipelines::default(),
+            pipelines: Pipelines::new(cache),
             pool: Mutex::default(),
             counters: Counters::default(),
             lost: Arc::default(),

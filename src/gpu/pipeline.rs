@@ -19,13 +19,23 @@ pub(super) struct Pipeline {
 type Entry = Arc<OnceLock<Result<Arc<Pipeline>>>>;
 
 /// All programs built so far, by variant.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Pipelines {
+    /// The driver's own, which outlives this process.
+    cache: Option<wgpu::PipelineCache>,
     entries: Mutex<HashMap<String, Entry>>,
     built: AtomicU64,
 }
 
 impl Pipelines {
+    pub(super) fn new(cache: Option<wgpu::PipelineCache>) -> Self {
+        Self { cache, entries: Mutex::default(), built: AtomicU64::default() }
+    }
+
+    pub(super) fn cache(&self) -> Option<&wgpu::PipelineCache> {
+        self.cache.as_ref()
+    }
+
     pub(super) fn built(&self) -> u64 {
         self.built.load(Ordering::Relaxed)
     }
@@ -36,13 +46,13 @@ impl Pipelines {
         entry
             .get_or_init(|| {
                 self.built.fetch_add(1, Ordering::Relaxed);
-                build(gpu, dispatch).map(Arc::new)
+                build(gpu, dispatch, self.cache()).map(Arc::new)
             })
             .clone()
     }
 }
 
-fn build(gpu: &Gpu, dispatch: &Dispatch) -> Result<Pipeline> {
+fn build(gpu: &Gpu, dispatch: &Dispatch, cache: Option<&wgpu::PipelineCache>) -> Result<Pipeline> {
     let variant = &dispatch.variant;
     if !gpu.caps().f16 && variant.aliases.iter().any(|(_, dtype)| *dtype == crate::tensor::DType::F16) {
         return Err(Error::Unsupported { feature: "f16 in shaders".into(), what: "f16 tensors".into() });
@@ -87,7 +97,7 @@ fn build(gpu: &Gpu, dispatch: &Dispatch) -> Result<Pipeline> {
                 constants: &variant.overrides,
                 ..Default::default()
             },
-            cache: None,
+            cache,
         });
         Pipeline { pipeline, layout }
     });

@@ -60,16 +60,17 @@ impl<'g> Run<'g> {
 
     /// Binds a tensor and returns its view.
     pub fn bind(&mut self, name: &str, tensor: &Tensor) -> View {
-        let element = tensor.dtype().bytes() as u64;
-        let layout = tensor.layout();
-        // The binding starts at the last aligned byte before the first element; the rest of the offset stays in the
+        let (layout, dtype) = (tensor.layout(), tensor.dtype());
+        let (block, block_bytes) = (dtype.block(), dtype.bytes_of(dtype.block()) as u64);
+        // The binding starts at the last aligned block before the first element; the rest of the offset stays in the
         // view. Buffers much larger than a binding can be used that way.
-        let start = layout.offset as u64 * element;
-        let offset = start / self.gpu.inner.alignment * self.gpu.inner.alignment;
-        let end = (layout.span() as u64 * element).max(offset + 4).next_multiple_of(4);
+        let start = dtype.bytes_of(layout.offset) as u64;
+        let unit = least_common_multiple(self.gpu.inner.alignment, block_bytes);
+        let offset = start / unit * unit;
+        let end = (dtype.bytes_of(layout.span()) as u64).max(offset + 4).next_multiple_of(4);
         let bytes = end.min(tensor.buffer().size()) - offset;
-        let view = Layout { offset: ((start - offset) / element) as usize, ..layout.clone() };
-        let view = self.recording.bound(name, view, tensor.dtype(), bytes);
+        let view = Layout { offset: ((start - offset) / block_bytes) as usize * block, ..layout.clone() };
+        let view = self.recording.bound(name, view, dtype, bytes);
         self.bound.insert(view.slot, Range { buffer: tensor.buffer().clone(), offset, bytes });
         view
     }
@@ -123,7 +124,8 @@ impl<'g> Run<'g> {
                 dense.push(tensor.clone());
                 continue;
             }
-            let (target, copy) = self.output("download", tensor.shape(), tensor.dtype())?;
+            let dtype = if tensor.dtype() == DType::Q8 { DType::F32 } else { tensor.dtype() };
+            let (target, copy) = self.output("download", tensor.shape(), dtype)?;
             let source = self.bind("download source", tensor);
             crate::kernels::copy::record(&mut self.recording, gpu.caps(), &source, &target)?;
             dense.push(copy);
@@ -350,6 +352,14 @@ impl<'g> Run<'g> {
             entries: &entries,
         })
     }
+}
+
+fn least_common_multiple(a: u64, b: u64) -> u64 {
+    let (mut gcd, mut rest) = (a, b);
+    while rest != 0 {
+        (gcd, rest) = (rest, gcd % rest);
+    }
+    a / gcd.max(1) * b
 }
 
 impl Gpu {

@@ -9,6 +9,7 @@ use half::f16;
 
 use super::{Gpu, Run, lock, scoped};
 use crate::error::{Error, Result};
+use crate::q8;
 use crate::tensor::{Array, DType, Layout};
 
 /// A strided tensor in a GPU buffer. Cloning shares the buffer.
@@ -25,8 +26,8 @@ impl Tensor {
     /// # Errors
     /// [`Error::Limit`] or [`Error::Gpu`] when the device cannot hold it.
     pub fn uninitialized(gpu: &Gpu, name: &str, shape: &[usize], dtype: DType) -> Result<Self> {
-        let elements = shape.iter().try_fold(1usize, |n, &axis| n.checked_mul(axis));
-        let bytes = elements.and_then(|n| n.checked_mul(dtype.bytes())).map_or(u64::MAX, |n| n as u64);
+        let elements = shape.iter().try_fold(1usize, |n, &axis| n.checked_mul(axis)).unwrap_or(usize::MAX);
+        let bytes = dtype.bytes_of(elements) as u64;
         let allowed = gpu.caps().max_binding_bytes.min(gpu.caps().max_buffer_bytes);
         if bytes > allowed {
             return Err(Error::Limit { what: format!("bytes of `{name}`"), needed: bytes, allowed });
@@ -34,6 +35,8 @@ impl Tensor {
         if dtype == DType::F16 && !gpu.caps().f16 {
             return Err(Error::Unsupported { feature: "f16 in shaders".into(), what: format!("`{name}`") });
         }
+        let layout = Layout::contiguous(shape);
+        dtype.check_layout(name, &layout)?;
         let buffer = scoped(gpu.device(), || {
             gpu.device().create_buffer(&wgpu::BufferDescriptor {
                 label: Some(name),
@@ -42,13 +45,14 @@ impl Tensor {
                 mapped_at_creation: false,
             })
         })?;
-        Ok(Self { buffer, layout: Layout::contiguous(shape), dtype })
+        Ok(Self { buffer, layout, dtype })
     }
 
-    /// Host data as a tensor of f32, or rounded to f16.
+    /// Host data as a tensor of f32, or rounded to f16 or q8.
     ///
     /// # Errors
-    /// [`Error::Limit`], [`Error::Unsupported`] or [`Error::Gpu`]; [`Error::Shape`] for a dtype that is not a float.
+    /// [`Error::Limit`], [`Error::Unsupported`] or [`Error::Gpu`]; [`Error::Shape`] for a dtype that is not a float,
+    /// or a last axis that is not made of whole blocks of q8.
     pub fn upload(gpu: &Gpu, name: &str, array: &Array<f32>, dtype: DType) -> Result<Self> {
         let tensor = Self::uninitialized(gpu, name, array.shape(), dtype)?;
         match dtype {
@@ -57,7 +61,8 @@ impl Tensor {
                 let halves: Vec<f16> = array.data().iter().map(|&x| f16::from_f32(x)).collect();
                 tensor.write(gpu, bytemuck::cast_slice(&halves))?;
             }
-            DType::U32 => return Err(Error::shape(name, "dtype", "f32 or f16", dtype)),
+            DType::Q8 => tensor.write(gpu, bytemuck::cast_slice(&q8::quantize(array.data())))?,
+            DType::U32 => return Err(Error::shape(name, "dtype", "f32, f16 or q8", dtype)),
         }
         Ok(tensor)
     }
@@ -91,12 +96,14 @@ impl Tensor {
     /// A tensor over an embedder's buffer, which must have usage `STORAGE` (and `COPY_SRC` to be downloaded).
     ///
     /// # Errors
-    /// [`Error::Shape`] when the layout reaches past the buffer.
+    /// [`Error::Shape`] when the layout reaches past the buffer, or cuts through blocks of q8.
     pub fn from_buffer(buffer: wgpu::Buffer, layout: Layout, dtype: DType) -> Result<Self> {
-        let holds = buffer.size() / dtype.bytes() as u64;
+        let block = dtype.block();
+        let holds = buffer.size() / dtype.bytes_of(block) as u64 * block as u64;
         if layout.checked_span()?.max(layout.offset) as u64 > holds {
             return Err(Error::shape("tensor over a buffer", "elements", format!("at most {holds}"), layout.span()));
         }
+        dtype.check_layout("tensor over a buffer", &layout)?;
         Ok(Self { buffer, layout, dtype })
     }
 
@@ -179,7 +186,7 @@ impl Tensor {
 
     /// Overwrites a dense tensor's bytes; the write happens before the next submission.
     fn write(&self, gpu: &Gpu, bytes: &[u8]) -> Result<()> {
-        let offset = self.layout.offset as u64 * self.dtype.bytes() as u64;
+        let offset = self.dtype.bytes_of(self.layout.offset) as u64;
         scoped(gpu.device(), || {
             // Writes are in units of 4 bytes; an odd number of halves is padded.
             if bytes.len().is_multiple_of(4) {
@@ -192,7 +199,7 @@ impl Tensor {
         })
     }
 
-    /// The elements in host memory as f32 (f16 widened, integers converted). Blocks until the device is done.
+    /// The elements in host memory as f32 (f16 and q8 widened, integers converted). Blocks until the device is done.
     ///
     /// # Errors
     /// [`Error::Gpu`] or [`Error::DeviceLost`].
@@ -211,9 +218,8 @@ impl Tensor {
 
     /// The bytes of the buffer that a copy command can take as they are, if there is such a range.
     pub(super) fn copyable(&self) -> Option<std::ops::Range<u64>> {
-        let element = self.dtype.bytes() as u64;
-        let start = self.layout.offset as u64 * element;
-        let end = start + self.layout.elements() as u64 * element;
+        let start = self.dtype.bytes_of(self.layout.offset) as u64;
+        let end = start + self.dtype.bytes_of(self.layout.elements()) as u64;
         let dense = self.layout.is_contiguous() && self.buffer.usage().contains(wgpu::BufferUsages::COPY_SRC);
         // Copies are in units of 4 bytes; a buffer's size is one of them.
         (dense && start.is_multiple_of(4) && end.next_multiple_of(4) <= self.buffer.size())
@@ -222,10 +228,11 @@ impl Tensor {
 
     /// The host array behind bytes read from the device.
     pub(super) fn decode(&self, raw: &[u8]) -> Result<Array<f32>> {
-        let raw = &raw[..self.layout.elements() * self.dtype.bytes()];
+        let raw = &raw[..self.dtype.bytes_of(self.layout.elements())];
         let data = match self.dtype {
             DType::F32 => bytemuck::pod_collect_to_vec::<u8, f32>(raw),
             DType::F16 => bytemuck::pod_collect_to_vec::<u8, f16>(raw).into_iter().map(f16::to_f32).collect(),
+            DType::Q8 => q8::dequantize(&bytemuck::pod_collect_to_vec(raw)),
             DType::U32 => bytemuck::pod_collect_to_vec::<u8, u32>(raw).into_iter().map(|n| n as f32).collect(),
         };
         Array::new(self.shape(), data)

@@ -16,13 +16,14 @@ params! {
         pages: PageParams,
         starts: List,
         capacity: u32,
-        elements: u32,
+        units: u32,
     }
 }
 
 /// Writes `rows` [B, H, N, D] into `cache` [B, H, C, D] from row `starts[b]` on (`[B]`, u32). Rows past the end are dropped
 /// or, with `wrap`, begin again at the front.
 ///
+/// A cache of q8 is written in whole blocks, which its layout must not cut; the last axis of the rows has whole ones too.
 /// With a block table `table` [B, pages] (u32) the cache is a pool of pages [pages, H, page size, D].
 ///
 /// # Errors
@@ -36,7 +37,7 @@ pub fn record(
     table: Option<&View>,
     wrap: bool,
 ) -> Result<()> {
-    let (&[batch, heads, count, dim], &[pool, cache_heads, size, cache_dim]) = (rows.shape(), cache.shape()) else {
+    let (&[batch, heads, _, dim], &[pool, cache_heads, size, cache_dim]) = (rows.shape(), cache.shape()) else {
         let found = format!("{:?}, {:?}", rows.shape(), cache.shape());
         return Err(Error::shape("rows, cache", "ranks", "4 and 4", found));
     };
@@ -71,14 +72,16 @@ pub fn record(
     if elements == 0 || capacity == 0 || pool == 0 {
         return Ok(());
     }
-    let plan = ElementPlan::new("an append", elements, caps)?;
+    cache.dtype.check_layout("cache", &cache.layout)?;
+    let units = elements / cache.dtype.block();
+    let plan = ElementPlan::new("an append", units, caps)?;
     let params = Params {
         rows: View4::new(rows)?,
         cache: View4::new(cache)?,
         pages,
         starts: vectors.list(0),
         capacity: capacity.min(u32::MAX as usize) as u32,
-        elements: elements as u32,
+        units: units as u32,
     };
     recording.push(Dispatch {
         variant: Variant {
@@ -95,9 +98,10 @@ pub fn record(
         params: bytemuck::bytes_of(&params).to_vec(),
         bindings: vec![Binding::Read(rows.slot), vectors.binding, Binding::Write(cache.slot)],
         grid: plan.grid,
-        iterations: 0,
+        // A pass over a block for its scale, and one for its bytes.
+        iterations: if cache.dtype.block() > 1 { 3 * cache.dtype.block() as u64 } else { 0 },
         flops: 0,
-        bytes: (batch * heads * count * dim * (rows.dtype.bytes() + cache.dtype.bytes())) as u64,
+        bytes: (rows.dtype.bytes_of(elements) + cache.dtype.bytes_of(elements)) as u64,
     });
     Ok(())
 }

@@ -4,6 +4,7 @@ use super::{View4, params};
 use crate::error::{Error, Result};
 use crate::plan::{Caps, ElementPlan};
 use crate::recording::{Binding, Dispatch, Recording, View};
+use crate::tensor::DType;
 use crate::wgsl::{Kernel, Variant};
 
 params! {
@@ -18,14 +19,17 @@ params! {
     }
 }
 
-/// Copies `source` into `target`, which has the same shape, up to four axes.
+/// Copies `source` into `target`, which has the same shape, up to four axes. Of q8 only the source may be.
 ///
 /// # Errors
-/// [`Error::Shape`] when the shapes differ, [`Error::Limit`] when the grid does not fit.
+/// [`Error::Shape`] when the shapes differ or the target is q8, [`Error::Limit`] when the grid does not fit.
 pub fn record(recording: &mut Recording, caps: &Caps, source: &View, target: &View) -> Result<()> {
     if source.shape() != target.shape() {
         let (expected, found) = (format!("{:?}", target.shape()), format!("{:?}", source.shape()));
         return Err(Error::shape("source of a copy", "shape", expected, found));
+    }
+    if target.dtype == DType::Q8 {
+        return Err(Error::shape("target of a copy", "dtype", "f32, f16 or u32", target.dtype));
     }
     let elements = source.layout.elements();
     if elements == 0 {
@@ -53,7 +57,7 @@ pub fn record(recording: &mut Recording, caps: &Caps, source: &View, target: &Vi
         grid: plan.grid,
         iterations: 0,
         flops: 0,
-        bytes: (elements * (source.dtype.bytes() + target.dtype.bytes())) as u64,
+        bytes: (source.dtype.bytes_of(elements) + target.dtype.bytes_of(elements)) as u64,
     });
     Ok(())
 }

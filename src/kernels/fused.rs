@@ -165,7 +165,7 @@ pub fn record(
         overrides.push(("ONE_SUBGROUP", switch(plan.tile.lanes <= caps.min_subgroup)));
     }
     let pairs = (p.batch * p.query_heads * p.queries * p.keys) as u64;
-    let bytes = |view: &View| (view.layout.elements() * view.dtype.bytes()) as u64;
+    let bytes = |view: &View| view.dtype.bytes_of(view.layout.elements()) as u64;
     recording.push(Dispatch {
         variant: Variant {
             kernel: cut.kernel,

@@ -66,7 +66,7 @@ pub fn record(recording: &mut Recording, caps: &Caps, table: &View, ids: &View, 
         grid: plan.grid,
         iterations: 0,
         flops: 0,
-        bytes: (elements * (table.dtype.bytes() + output.dtype.bytes()) + rows * 4) as u64,
+        bytes: (table.dtype.bytes_of(elements) + output.dtype.bytes_of(elements) + rows * 4) as u64,
     });
     Ok(())
 }

@@ -98,8 +98,8 @@ pub fn record(
             // The rows of a tile and the joins of its parts turn too.
             iterations: (last - first) as u64 + 128,
             flops: 2 * (rows * columns * (last - first)) as u64,
-            bytes: ((last - first) * (columns * w.dtype.bytes() + rows * DType::F32.bytes())
-                + rows * columns * DType::F32.bytes()) as u64,
+            bytes: (w.dtype.bytes_of((last - first) * columns)
+                + DType::F32.bytes_of((last - first) * rows + rows * columns)) as u64,
         });
     }
     Ok(())

@@ -60,7 +60,7 @@ pub fn record(recording: &mut Recording, caps: &Caps, merge: Merge, source: &Vie
         grid: plan.grid,
         iterations: 0,
         flops: 2 * elements as u64,
-        bytes: (elements * (8 + target.dtype.bytes())) as u64,
+        bytes: (8 * elements + target.dtype.bytes_of(elements)) as u64,
     });
     Ok(())
 }

@@ -91,7 +91,8 @@ pub fn record(
         pad_0: 0,
     };
     let other_dtype = other.map_or(DType::F32, |other| other.output.dtype);
-    let read_bytes = parts.count * parts.output.dtype.bytes() + other.map_or(0, |_| other_dtype.bytes());
+    let read_bytes =
+        parts.output.dtype.bytes_of(parts.count * elements) + other.map_or(0, |_| other_dtype.bytes_of(elements));
     recording.push(Dispatch {
         variant: Variant {
             kernel: Kernel::MergePartials,
@@ -116,7 +117,7 @@ pub fn record(
         grid: plan.grid,
         iterations: parts.count as u64 + 1,
         flops: (4 * parts.count * elements) as u64,
-        bytes: (elements * (read_bytes + output.dtype.bytes())) as u64,
+        bytes: (read_bytes + output.dtype.bytes_of(elements)) as u64,
     });
     Ok(())
 }

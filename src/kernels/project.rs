@@ -94,8 +94,8 @@ pub fn record(
                 pad_0: 0,
             };
             let flops = 2 * (rows * columns * (last - first)) as u64;
-            let bytes = (rows * depth * x.dtype.bytes() + columns * depth * w.dtype.bytes()) / ranges
-                + rows * columns * y.dtype.bytes();
+            let bytes = (x.dtype.bytes_of(rows * depth) + w.dtype.bytes_of(columns * depth)) / ranges
+                + y.dtype.bytes_of(rows * columns);
             recording.push(Dispatch {
                 variant: Variant {
                     kernel: Kernel::Project,

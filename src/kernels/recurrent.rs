@@ -417,8 +417,8 @@ pub fn record(
         grid: grid("a recurrent step", tiles as u64, caps)?,
         iterations: depth_turns,
         flops: 2 * (p.batch * macs * share.0 / share.1) as u64,
-        bytes: (macs * weight.dtype.bytes() * share.0 / share.1
-            + layers * p.directions * p.batch * (gate_count + 2) * units * DType::F32.bytes()) as u64,
+        bytes: (weight.dtype.bytes_of(macs) * share.0 / share.1
+            + DType::F32.bytes_of(layers * p.directions * p.batch * (gate_count + 2) * units)) as u64,
     });
     Ok(())
 }

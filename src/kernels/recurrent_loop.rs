@@ -104,8 +104,8 @@ pub fn record(recording: &mut Recording, caps: &Caps, plan: &LoopPlan, of: &Recu
             grid: grid("a recurrence", rows as u64, caps)?,
             iterations: plan.iterations(),
             flops: 2 * (steps * rows * gates * p.hidden * p.hidden) as u64,
-            bytes: (p.directions * gates * p.hidden * p.hidden * of.weight.dtype.bytes()
-                + steps * rows * (gates + 1) * p.hidden * DType::F32.bytes()) as u64,
+            bytes: (of.weight.dtype.bytes_of(p.directions * gates * p.hidden * p.hidden)
+                + DType::F32.bytes_of(steps * rows * (gates + 1) * p.hidden)) as u64,
         });
     }
     Ok(())

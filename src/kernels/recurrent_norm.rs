@@ -112,7 +112,7 @@ pub fn record(recording: &mut Recording, caps: &Caps, of: &Recurrence<'_>, step:
         grid: plan.grid,
         iterations: plan.iterations,
         flops: (40 * rows * p.hidden) as u64,
-        bytes: (12 * rows * p.hidden * DType::F32.bytes()) as u64,
+        bytes: DType::F32.bytes_of(12 * rows * p.hidden) as u64,
     });
     Ok(())
 }

@@ -127,7 +127,7 @@ pub fn record(
         grid: plan.grid,
         iterations: 40,
         flops: 3 * elements as u64,
-        bytes: (elements * (x.dtype.bytes() + output.dtype.bytes())) as u64,
+        bytes: (x.dtype.bytes_of(elements) + output.dtype.bytes_of(elements)) as u64,
     });
     Ok(())
 }

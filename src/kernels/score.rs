@@ -157,7 +157,7 @@ pub fn record(
         grid: plan.grid,
         iterations,
         flops: pairs * 2 * depth as u64,
-        bytes: ((inputs.query.layout.elements() + inputs.key.layout.elements()) * inputs.query.dtype.bytes()) as u64
+        bytes: [inputs.query, inputs.key].iter().map(|x| x.dtype.bytes_of(x.layout.elements()) as u64).sum::<u64>()
             + pairs * 4,
     });
     Ok(())

@@ -115,8 +115,8 @@ pub fn record(
             iterations: span * turns + 150,
             flops: 2 * (batch * heads * queries * dim) as u64 * span,
             bytes: (batch * heads * queries) as u64 * span * 4
-                + (batch * kv_heads * dim * value.dtype.bytes()) as u64 * span
-                + (batch * heads * queries * dim * output.dtype.bytes()) as u64,
+                + value.dtype.bytes_of(batch * kv_heads * dim) as u64 * span
+                + output.dtype.bytes_of(batch * heads * queries * dim) as u64,
         });
     }
     Ok(())

@@ -11,8 +11,8 @@ use crate::kernels::rotary::Place;
 use crate::kernels::score::Scored;
 use crate::kernels::visibility::Visibility;
 use crate::kernels::{copy, entropy, location, monotonic, project, rotary, score, softmax, weighted_sum};
-use crate::plan::{AttentionPlan, Caps};
-use crate::problem::{AttentionProblem, Role};
+use crate::plan::{AttentionPlan, Caps, Form, FusedPlan};
+use crate::problem::{AttentionProblem, Role, Storage};
 use crate::recording::{Recording, View};
 use crate::tensor::{Array, DType};
 
@@ -24,7 +24,20 @@ impl Attention {
     /// [`Error::Option`] when the request is wrong, [`Error::Limit`] when it
     /// does not fit the device.
     pub fn record(&self, run: &mut Run<'_>, inputs: &AttentionInputs<Tensor>) -> Result<AttentionOutputs<Tensor>> {
-        self.record_to(run, inputs, None)
+        self.record_to(run, inputs, None, None)
+    }
+
+    /// As [`Attention::record`], as the caller has planned it: to measure a plan, or to test one.
+    ///
+    /// # Errors
+    /// As [`Attention::record`].
+    pub fn record_planned(
+        &self,
+        run: &mut Run<'_>,
+        inputs: &AttentionInputs<Tensor>,
+        plan: &AttentionPlan,
+    ) -> Result<AttentionOutputs<Tensor>> {
+        self.record_to(run, inputs, None, Some(plan))
     }
 
     /// As [`Attention::record`], with `output` written where the caller wants it: a tensor [B, Hq, Nq, Dv] of the
@@ -39,7 +52,7 @@ impl Attention {
         inputs: &AttentionInputs<Tensor>,
         output: &Tensor,
     ) -> Result<AttentionOutputs<Tensor>> {
-        self.record_to(run, inputs, Some(output))
+        self.record_to(run, inputs, Some(output), None)
     }
 
     fn record_to(
@@ -47,13 +60,17 @@ impl Attention {
         run: &mut Run<'_>,
         inputs: &AttentionInputs<Tensor>,
         output: Option<&Tensor>,
+        plan: Option<&AttentionPlan>,
     ) -> Result<AttentionOutputs<Tensor>> {
         let problem = AttentionProblem::new(self, &inputs.map(Tensor::shape))?;
-        let element = AttentionProblem::element_type(&inputs.map(Tensor::dtype))?;
+        let storage = AttentionProblem::storage(&inputs.map(Tensor::dtype))?;
         let caps = run.gpu().caps();
-        let plan = AttentionPlan::new(self, &problem, element, caps)?;
+        let plan = match plan {
+            Some(plan) => plan.clone(),
+            None => AttentionPlan::new(self, &problem, storage, caps)?,
+        };
 
-        let shapes = problem.outputs(self, element, inputs.past_key.is_some());
+        let shapes = problem.outputs(self, storage.element, inputs.past_key.is_some());
         let made = shapes.try_map(|name, (shape, dtype)| match output.filter(|_| name == "output") {
             Some(output) if output.shape() != shape => {
                 Err(Error::shape(name, "shape", format!("{shape:?}"), format!("{:?}", output.shape())))
@@ -88,13 +105,14 @@ impl Attention {
 }
 
 impl AttentionInputs<Array<f32>> {
-    /// Uploads every tensor: query, key, value and the past as `dtype`, whole numbers and bool masks as u32, all else as
-    /// f32.
+    /// Uploads every tensor: query, key, value and the past as `storage` has it (a [`DType`] for all of them, or a
+    /// [`Storage`]), whole numbers and bool masks as u32, all else as f32.
     ///
     /// # Errors
-    /// [`Error::Shape`] for a length or index that is not a whole number in its range, [`Error::Limit`],
-    /// [`Error::Unsupported`] or [`Error::Gpu`] from the device.
-    pub fn upload(&self, gpu: &Gpu, dtype: DType) -> Result<AttentionInputs<Tensor>> {
+    /// [`Error::Shape`] for a length or index that is not a whole number in its range, or for keys and values that are not
+    /// made of whole blocks of q8; [`Error::Limit`], [`Error::Unsupported`] or [`Error::Gpu`] from the device.
+    pub fn upload(&self, gpu: &Gpu, storage: impl Into<Storage>) -> Result<AttentionInputs<Tensor>> {
+        let storage = storage.into();
         let bool_mask = matches!(self.mask, Some(Mask::Bool(_)));
         // [B, H, N, D], or [B, N, E] of a layer that has yet to project it
         let rows = |array: &Array<f32>| array.shape().iter().rev().nth(1).copied().unwrap_or(0);
@@ -115,7 +133,7 @@ impl AttentionInputs<Array<f32>> {
                 Tensor::upload_lengths(gpu, name, &entries, pages.unwrap_or(0).saturating_sub(1))
             }
             (Role::Integer, _) => Tensor::upload_u32(gpu, name, &array.map(|&x| u32::from(x != 0.0))),
-            (role, _) => Tensor::upload(gpu, name, array, role.dtype(dtype)),
+            (role, _) => Tensor::upload(gpu, name, array, role.dtype(storage)),
         })
     }
 }
@@ -146,6 +164,7 @@ pub fn record(
 ) -> Result<()> {
     let fused = plan.fused.as_ref().ok().filter(|_| plan.path != Path::Staged);
     let tile = fused.map(|fused| fused.tile.of_mask());
+    let inputs = &widened(recording, caps, options, fused, inputs)?;
     let visibility = Visibility::record(recording, caps, options, problem, inputs, tile)?;
     let (query, key) = turned(recording, caps, options, problem, inputs, &visibility, outputs.present_key.as_ref())?;
     let value = match (&inputs.past_value, &outputs.present_value) {
@@ -227,6 +246,30 @@ pub fn record(
         weighted_sum::record(recording, caps, &visibility, first, &weights, &value, &part(&outputs.output)?)?;
     }
     Ok(())
+}
+
+/// The inputs with keys and values of q8 as f32, where something reads them that reads no blocks: fused kernels and copies
+/// do, staged ones, projections and rotations do not.
+fn widened(
+    recording: &mut Recording,
+    caps: &Caps,
+    options: &Attention,
+    plan: Option<&FusedPlan>,
+    inputs: &AttentionInputs<View>,
+) -> Result<AttentionInputs<View>> {
+    let fused = plan.is_some_and(|plan| plan.tile.form != Form::Cooperative);
+    let mut wide = |name: &str, view: &View, reads_blocks: bool| -> Result<View> {
+        if view.dtype != DType::Q8 || reads_blocks {
+            return Ok(view.clone());
+        }
+        let wide = recording.scratch(name, view.shape(), DType::F32);
+        copy::record(recording, caps, view, &wide)?;
+        Ok(wide)
+    };
+    let projected = inputs.score.key_weight.is_some() || options.score == Score::Concat;
+    let key = wide("key in f32", &inputs.key, fused && !projected && options.rotary.is_none())?;
+    let value = wide("value in f32", &inputs.value, fused)?;
+    Ok(AttentionInputs { key, value, ..inputs.clone() })
 }
 
 /// The first `length` rows of a [B, H, N, D] view, and the others.

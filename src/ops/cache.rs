@@ -9,7 +9,7 @@ use crate::tensor::{Array, DType};
 /// Writes `rows` [B, H, n, D] into `cache` [B, H, C, D] in place: row k of batch row b goes to `starts[b] + k` (`[B]`, u32).
 /// Rows past the end are dropped or, with `wrap`, begin again at the front (ONNX `TensorScatter` 24, linear and circular).
 /// With a block table [B, pages] (u32) the cache is a pool [pages, H, page size, D]; rows whose entry is past the pool are
-/// dropped.
+/// dropped. A cache of q8 rounds rows of f32 or f16 on their way in ([`q8`](crate::q8)).
 ///
 /// # Errors
 /// [`Error::Shape`] when the shapes do not fit, [`Error::Limit`] when the work does not fit the device.
@@ -21,7 +21,7 @@ pub fn append(
     block_table: Option<&Tensor>,
     wrap: bool,
 ) -> Result<()> {
-    cache.dtype().check_float("cache")?;
+    cache.dtype().check_cache("cache")?;
     rows.dtype().check_float("rows")?;
     let (cache, rows, starts) = (run.bind("cache", cache), run.bind("rows", rows), run.bind("starts", starts));
     let table = block_table.map(|table| run.bind("block_table", table));
@@ -80,7 +80,7 @@ struct Pages {
 const NO_PAGE: u32 = u32::MAX;
 
 impl KvCache {
-    /// [B, Hkv, C, D] and [B, Hkv, C, Dv], empty.
+    /// [B, Hkv, C, D] and [B, Hkv, C, Dv], empty, of f32, f16 or q8 (D and Dv then multiples of 32).
     ///
     /// # Errors
     /// [`Error::Shape`] for an axis of 0, [`Error::Limit`], [`Error::Unsupported`] or [`Error::Gpu`] from the device.
@@ -115,7 +115,7 @@ impl KvCache {
         if axes.contains(&0) {
             return Err(Error::shape("cache", "axes", "at least 1 each", format!("{axes:?}")));
         }
-        dtype.check_float("cache")?;
+        dtype.check_cache("cache")?;
         Ok(Self {
             key: Tensor::uninitialized(gpu, "cached keys", &[outer, kv_heads, rows, key_dim], dtype)?,
             value: Tensor::uninitialized(gpu, "cached values", &[outer, kv_heads, rows, value_dim], dtype)?,

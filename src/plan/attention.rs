@@ -3,11 +3,12 @@
 use super::{Bucket, Caps};
 use crate::attention::{Attention, Normalize, Path, Score};
 use crate::error::{Error, Result};
-use crate::problem::AttentionProblem;
+use crate::problem::{AttentionProblem, Storage};
 use crate::tensor::DType;
 
 /// A way to compute attention without scores in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[cfg_attr(feature = "seq2seq", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "lowercase"))]
 pub enum Form {
     /// An invocation owns whole query rows and keeps them in registers; neither workgroup memory nor barriers.
     Rows,
@@ -32,6 +33,7 @@ impl std::fmt::Display for Form {
 
 /// How a fused form is cut into workgroups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "seq2seq", derive(serde::Serialize, serde::Deserialize))]
 pub struct Tile {
     /// Which kernel.
     pub form: Form,
@@ -49,6 +51,7 @@ pub struct Tile {
 
 /// How a fused attention is run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "seq2seq", derive(serde::Serialize, serde::Deserialize))]
 pub struct FusedPlan {
     /// Kernel and tile.
     pub tile: Tile,
@@ -238,6 +241,8 @@ pub struct AttentionPlan {
     pub path: Path,
     /// How they are fused, or why they are not.
     pub fused: std::result::Result<FusedPlan, String>,
+    /// Whether that was measured, not taken from the table.
+    pub tuned: bool,
     /// Staged: ranges of queries, run one after the other so that their scores fit the device's largest binding.
     pub query_ranges: Vec<(usize, usize)>,
     /// Staged: bytes of scores held at a time.
@@ -257,11 +262,19 @@ impl AttentionPlan {
     /// # Errors
     /// [`Error::Option`] when the path that was asked for cannot compute this. Staged: [`Error::Limit`] when one query's
     /// scores alone exceed the device's largest binding, or when the weights are asked for and do not fit in one.
-    pub fn new(options: &Attention, problem: &AttentionProblem, element: DType, caps: &Caps) -> Result<Self> {
-        let fused = match options.path {
+    pub fn new(
+        options: &Attention,
+        problem: &AttentionProblem,
+        storage: impl Into<Storage>,
+        caps: &Caps,
+    ) -> Result<Self> {
+        let Storage { element, cache } = storage.into();
+        let chosen = match options.path {
             Path::Staged => Err("`staged` was asked for".to_owned()),
             _ => Self::fused(options, problem, element, caps),
         };
+        let tuned = chosen.as_ref().is_ok_and(|(_, tuned)| *tuned);
+        let fused = chosen.map(|(plan, _)| plan);
         let path = match (options.path, &fused) {
             (Path::Fused | Path::Split, Err(reason)) => return Err(Error::option("path", reason.clone())),
             (Path::Auto | Path::Split, Ok(plan)) if plan.tile.form == Form::Split => Path::Split,
@@ -283,28 +296,38 @@ impl AttentionPlan {
         let staged = path == Path::Staged;
         let queries = product(&[p.batch, p.query_heads, p.queries, p.query_dim + p.value_dim]);
         let keys = product(&[p.batch, p.kv_heads, p.keys, p.key_dim + p.value_dim]);
+        let bytes =
+            |dtype: DType, elements: u64| dtype.bytes_of(usize::try_from(elements).unwrap_or(usize::MAX)) as u64;
         let ranges = (0..p.queries).step_by(chunk).map(|i| (i, (i + chunk).min(p.queries)));
         Ok(Self {
             path,
             fused,
+            tuned,
             query_ranges: if staged { ranges.collect() } else { Vec::new() },
             score_bytes: if staged { per_query * chunk as u64 } else { 0 },
             flops: (all / 4).saturating_mul(2 * (p.score_dim + p.value_dim) as u64),
-            bytes: queries.saturating_add(keys).saturating_mul(element.bytes() as u64),
+            bytes: bytes(element, queries).saturating_add(bytes(cache, keys)),
         })
     }
 
-    /// The fused plan, or why there is none.
+    /// The same problem by a fused plan of the caller's, one of [`AttentionPlan::candidates`].
+    pub fn with_fused(self, plan: FusedPlan) -> Self {
+        let path = if plan.tile.form == Form::Split { Path::Split } else { Path::Fused };
+        Self { path, fused: Ok(plan), tuned: false, query_ranges: Vec::new(), score_bytes: 0, ..self }
+    }
+
+    /// The fused plan and whether it was measured, or why there is none.
     fn fused(
         options: &Attention,
         problem: &AttentionProblem,
         element: DType,
         caps: &Caps,
-    ) -> std::result::Result<FusedPlan, String> {
+    ) -> std::result::Result<(FusedPlan, bool), String> {
         let candidates = Self::candidates(options, problem, element, caps)?;
-        let tuned = caps.tuning.get(&Bucket::new(options.score, problem, element));
-        let chosen = tuned.filter(|plan| candidates.contains(plan)).or(candidates.first());
-        chosen.copied().ok_or_else(|| "no fused kernel fits this device's limits".to_owned())
+        let bucket = Bucket::new(options.score, problem, element);
+        let tuned = caps.tuning.choose(&bucket, &candidates, problem.keys).map(|plan| (plan, true));
+        let chosen = tuned.or(candidates.first().map(|&plan| (plan, false)));
+        chosen.ok_or_else(|| "no fused kernel fits this device's limits".to_owned())
     }
 
     /// Every fused plan worth trying, the one that is taken without a measurement first; or why there is none. Those of

@@ -244,7 +244,7 @@ impl RnnPlan {
     ) -> Result<(), String> {
         let stages = stages(options, widths.projected);
         let units = widths.hidden.next_multiple_of(QUAD);
-        let bytes = (layers * widths.state * options.cell.gates() * units * element.bytes()) as u64;
+        let bytes = element.bytes_of(layers * widths.state * options.cell.gates() * units) as u64;
         let allowed = caps.max_binding_bytes.min(caps.max_buffer_bytes);
         if options.direction.count() == 2 {
             return Err("it runs one direction: the second reads each layer from its end".into());
@@ -332,7 +332,7 @@ impl RnnPlan {
             return Err(Error::option("path", format!("{path} cannot run this: {reason}")));
         }
         // X·W + b of all steps is one tensor.
-        let needed = (rows * p.directions * gates * quads * QUAD * DType::F32.bytes()) as u64;
+        let needed = DType::F32.bytes_of(rows * p.directions * gates * quads * QUAD) as u64;
         let allowed = caps.max_binding_bytes.min(caps.max_buffer_bytes);
         if needed > allowed {
             let what = "bytes of the gates' inputs of all steps (run the sequence in chunks)".to_owned();
@@ -355,7 +355,7 @@ impl RnnPlan {
             persistent: persistent.ok().filter(|_| path == RnnPath::Persistent),
             estimates,
             flops: 2 * (weights * rows) as u64,
-            bytes: ((weights + rows * p.inputs[0]) * element.bytes() + outputs * p.width * DType::F32.bytes()) as u64,
+            bytes: (element.bytes_of(weights + rows * p.inputs[0]) + DType::F32.bytes_of(outputs * p.width)) as u64,
         })
     }
 }

@@ -7,6 +7,7 @@ use crate::tensor::DType;
 
 /// Problems that one measured choice serves: powers of two, rounded up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[cfg_attr(feature = "seq2seq", derive(serde::Serialize, serde::Deserialize))]
 pub struct Bucket {
     /// tanh scores: additive, concat.
     pub additive: bool,
@@ -55,7 +56,8 @@ impl Tuning {
         Self::default()
     }
 
-    /// Notes the fastest plan of a bucket, in place of an earlier one.
+    /// Notes the fastest plan of a bucket, in place of an earlier one. A plan whose range is all keys has to say so of
+    /// every problem of the bucket: its range is at least `bucket.keys`.
     pub fn insert(&mut self, bucket: Bucket, plan: FusedPlan) {
         self.choices.insert(bucket, plan);
     }
@@ -65,8 +67,68 @@ impl Tuning {
         self.choices.get(bucket)
     }
 
+    /// The candidate for a problem of so many keys that the bucket's choice speaks for: the one of the same tile whose number
+    /// of ranges comes closest. None where nothing was measured, or the device no longer has that tile.
+    pub fn choose(&self, bucket: &Bucket, candidates: &[FusedPlan], keys: usize) -> Option<FusedPlan> {
+        let wanted = self.get(bucket)?;
+        let of_tile = candidates.iter().filter(|plan| plan.tile == wanted.tile);
+        of_tile.min_by_key(|plan| plan.ranges(keys).abs_diff(wanted.ranges(keys))).copied()
+    }
+
+    /// How many buckets have a choice.
+    pub fn len(&self) -> usize {
+        self.choices.len()
+    }
+
+    /// Whether nothing was measured.
+    pub fn is_empty(&self) -> bool {
+        self.choices.is_empty()
+    }
+
     /// Every choice, by bucket.
     pub fn iter(&self) -> impl Iterator<Item = (&Bucket, &FusedPlan)> {
         self.choices.iter()
+    }
+}
+
+impl FromIterator<(Bucket, FusedPlan)> for Tuning {
+    fn from_iter<I: IntoIterator<Item = (Bucket, FusedPlan)>>(choices: I) -> Self {
+        Self { choices: choices.into_iter().collect() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::{Form, Tile};
+
+    fn tile(form: Form, lanes: u32) -> Tile {
+        Tile { form, lanes, queries: 4, keys: 64, parts: 1, subgroups: false }
+    }
+
+    fn bucket(keys: usize) -> Bucket {
+        Bucket { additive: false, half: false, score_dim: 64, value_dim: 64, group: 4, heads: 8, queries: 1, keys }
+    }
+
+    #[test]
+    fn a_choice_speaks_for_the_nearest_candidate_of_its_tile() {
+        let (split, rows) = (tile(Form::Split, 64), tile(Form::Rows, 8));
+        let ranged = |tile, range| FusedPlan { tile, range };
+        let candidates = [ranged(rows, 900), ranged(split, 128), ranged(split, 256), ranged(split, 900)];
+        let mut tuning = Tuning::new();
+        assert_eq!(tuning.choose(&bucket(1024), &candidates, 900), None);
+        for (measured, chosen) in [
+            (ranged(split, 1024), Some(ranged(split, 900))),
+            (ranged(split, 256), Some(ranged(split, 256))),
+            (ranged(split, 100), Some(ranged(split, 128))),
+            (ranged(rows, 1024), Some(ranged(rows, 900))),
+            (ranged(tile(Form::Split, 32), 256), None),
+        ] {
+            tuning.insert(bucket(1024), measured);
+            assert_eq!(tuning.choose(&bucket(1024), &candidates, 900), chosen);
+            assert_eq!(tuning.choose(&bucket(2048), &candidates, 1200), None);
+        }
+        assert_eq!((tuning.len(), tuning.is_empty()), (1, false));
+        assert_eq!(tuning.iter().map(|(b, p)| (*b, *p)).collect::<Tuning>(), tuning);
     }
 }

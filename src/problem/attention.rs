@@ -126,19 +126,22 @@ impl AttentionProblem {
         self.query_heads / self.kv_heads
     }
 
-    /// Checks the element types of GPU tensors and returns the one that query, key, value and output share.
+    /// Checks the element types of GPU tensors and returns those that they are stored as.
     ///
     /// # Errors
     /// [`Error::Shape`] with axis `dtype`.
-    pub fn element_type(inputs: &AttentionInputs<DType>) -> Result<DType> {
-        let element = inputs.query;
-        element.check_float("query")?;
+    pub fn storage(inputs: &AttentionInputs<DType>) -> Result<Storage> {
+        inputs.query.check_float("query")?;
+        let mut storage = Storage::from(inputs.query);
+        if inputs.key == DType::Q8 {
+            storage.cache = DType::Q8;
+        }
         let bool_mask = matches!(inputs.mask, Some(Mask::Bool(_)));
         inputs.try_map(|name, &found| {
-            let wanted = Role::of(name, bool_mask).dtype(element);
+            let wanted = Role::of(name, bool_mask).dtype(storage);
             if found == wanted { Ok(()) } else { Err(Error::shape(name, "dtype", wanted, found)) }
         })?;
-        Ok(element)
+        Ok(storage)
     }
 
     /// Shape and type of every result; `has_past` tells of `past_key` and `past_value`.
@@ -164,11 +167,38 @@ impl AttentionProblem {
     }
 }
 
+/// Element types of attention's tensors on a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Storage {
+    /// Query, past, output: f32 or f16.
+    pub element: DType,
+    /// Key and value: as the query, or q8.
+    pub cache: DType,
+}
+
+impl From<DType> for Storage {
+    /// All alike.
+    fn from(element: DType) -> Self {
+        Self { element, cache: element }
+    }
+}
+
+impl std::fmt::Display for Storage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.cache == self.element {
+            true => self.element.fmt(f),
+            false => write!(f, "{}, cache {}", self.element, self.cache),
+        }
+    }
+}
+
 /// What kind of numbers an input of attention holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// Stored as the caller chose, f32 or f16: query, key, value and the past.
+    /// Stored as the caller chose, f32 or f16: query and the past.
     Stored,
+    /// Key and value, which may be q8 as well.
+    Cached,
     /// f32 always.
     Float,
     /// Whole numbers and bool masks: u32 on the GPU.
@@ -179,7 +209,8 @@ impl Role {
     /// Of the input that [`AttentionInputs::try_map`] calls by this name.
     pub fn of(name: &str, bool_mask: bool) -> Self {
         match name {
-            "query" | "key" | "value" | "past_key" | "past_value" => Self::Stored,
+            "query" | "past_key" | "past_value" => Self::Stored,
+            "key" | "value" => Self::Cached,
             "kv_lengths" | "query_lengths" | "cu_seqlens_q" | "cu_seqlens_k" | "block_mask" | "block_table" => {
                 Self::Integer
             }
@@ -189,9 +220,11 @@ impl Role {
     }
 
     /// Element type on the GPU.
-    pub fn dtype(self, element: DType) -> DType {
+    pub fn dtype(self, storage: impl Into<Storage>) -> DType {
+        let storage = storage.into();
         match self {
-            Self::Stored => element,
+            Self::Stored => storage.element,
+            Self::Cached => storage.cache,
             Self::Float => DType::F32,
             Self::Integer => DType::U32,
         }

@@ -7,7 +7,7 @@ mod attention;
 mod options;
 mod rnn;
 
-pub use attention::{AttentionProblem, Role, diagonal};
+pub use attention::{AttentionProblem, Role, Storage, diagonal};
 pub use rnn::{RnnProblem, RnnWidths};
 
 use crate::error::{Error, Result};

@@ -1,6 +1,7 @@
 //! Caches, rotary embedding and merging on the GPU, each against the reference and against doing it all at once.
 
 use regard::attention::{Attention, AttentionInputs, Causal, Rotary, RotaryLayout, Window};
+use regard::baseline::stored;
 use regard::compare::judge;
 use regard::gpu::Run;
 use regard::ops::cache::{CacheShape, KvCache, append};
@@ -290,4 +291,130 @@ fn merged_parts_are_the_whole() {
             assert!(empty.1.download(gpu).unwrap().data().iter().all(|&x| x == f32::NEG_INFINITY));
         }
     }
+}
+
+const BLOCKS: CacheShape = CacheShape { batch: 2, kv_heads: 2, capacity: 40, key_dim: 64, value_dim: 32 };
+
+/// Rows of f32 and f16 are rounded to q8 on the device exactly as on the host: every magnitude, halves of steps, blocks
+/// that are all but 0, NaN and infinities.
+#[test]
+fn an_8_bit_cache_holds_what_the_host_makes_of_its_rows() {
+    let blocks = 4000;
+    let rows = Array::from_fn(&[1, 1, blocks, 32], |k| {
+        let (block, within) = (k / 32, k % 32);
+        let size = 10f32.powi((block % 75) as i32 - 37);
+        match (block % 10, within) {
+            (7, 3) => [f32::NAN, f32::INFINITY, f32::NEG_INFINITY][block % 3],
+            (8, _) => (k * 7 % 509) as f32 * 0.5 - 127.0,
+            (9, _) => 0.0,
+            _ => ((k * k % 7919) as f32 * 0.37).sin() * size,
+        }
+    });
+    for gpu in [gpu(), minimal_gpu()] {
+        let types = if gpu.caps().f16 { vec![DType::F32, DType::F16] } else { vec![DType::F32] };
+        for dtype in types {
+            let cache = Tensor::uninitialized(gpu, "cache", rows.shape(), DType::Q8).unwrap();
+            let start = Tensor::upload_u32(gpu, "start", &Array::filled(&[1], 0)).unwrap();
+            let mut run = Run::new(gpu);
+            append(&mut run, &cache, &upload(gpu, &rows, dtype), &start, None, false).unwrap();
+            let got = run.submit_and_read(&[&cache]).unwrap().remove(0);
+            let want = stored("rows", &stored("rows", &rows, dtype).unwrap(), DType::Q8).unwrap();
+            for (k, (got, want)) in got.data().iter().zip(want.data()).enumerate() {
+                let same = got.to_bits() == want.to_bits() || (got.is_nan() && want.is_nan());
+                assert!(same, "{dtype} block {} element {}: {got} for {want}", k / 32, k % 32);
+            }
+            assert!(want.data().iter().any(|x| x.is_nan()) && want.data().iter().any(|&x| x == 0.0));
+        }
+    }
+}
+
+/// What is appended to an 8-bit cache is attended to as the values that it holds, in one piece and in pages.
+#[test]
+fn decoding_through_an_8_bit_cache_attends_to_what_it_holds() {
+    let (query, key, value) =
+        (numbers(&[2, 4, 33, 64], 1.0), numbers(&[2, 2, 33, 64], 2.0), numbers(&[2, 2, 33, 32], 3.0));
+    let options = Attention { causal: Some(Causal::TopLeft), lse: true, ..Attention::default() };
+    let kept = |array: &Array<f32>| stored("test", array, DType::Q8).unwrap();
+    let whole = AttentionInputs::new(query.clone(), kept(&key), kept(&value));
+    let oracle = reference::attention(&options, &whole.map(wide)).unwrap();
+    let baseline = reference::attention(&options, &whole).unwrap();
+    for gpu in [gpu(), minimal_gpu()] {
+        for page in [None, Some(1), Some(7), Some(16)] {
+            let mut cache = match page {
+                None => KvCache::new(gpu, BLOCKS, DType::Q8).unwrap(),
+                Some(size) => KvCache::paged(gpu, BLOCKS, size, 2 * 40usize.div_ceil(size), DType::Q8).unwrap(),
+            };
+            let mut run = Run::new(gpu);
+            let mut parts = Vec::new();
+            for (start, n) in [(0, 17), (17, 1), (18, 15)] {
+                let part = |array: &Array<f32>| upload(gpu, &cut(array, 2, start, n), DType::F32);
+                cache.append(&mut run, &part(&key), &part(&value), None).unwrap();
+                let inputs = cache.inputs(gpu, &part(&query), None).unwrap();
+                parts.push((start, n, options.record(&mut run, &inputs).unwrap().output));
+            }
+            run.submit().unwrap();
+            for (start, n, output) in parts {
+                let layout = Layout::contiguous(oracle.output.shape()).narrow(2, start, n).unwrap();
+                let want = oracle.output.gather(&layout).unwrap();
+                let what = format!("page {page:?}, step at {start}");
+                passes(&what, &output.download(gpu).unwrap(), &want, &cut(&baseline.output, 2, start, n));
+            }
+        }
+    }
+}
+
+/// Views of whole blocks are views; what would cut a block, and what reads no blocks, is refused by name.
+#[test]
+fn blocks_of_an_8_bit_tensor_stay_whole() {
+    let gpu = gpu();
+    let array = numbers(&[3, 2, 5, 64], 1.0);
+    let tensor = upload(gpu, &array, DType::Q8);
+    assert_eq!(tensor.buffer().size(), 3 * 2 * 5 * 2 * 36);
+    let kept = stored("test", &array, DType::Q8).unwrap();
+    assert_eq!(tensor.download(gpu).unwrap(), kept);
+    // Every batch row and half row by itself: offsets that no alignment of bindings divides.
+    for (b, half) in [(0, 0), (1, 1), (2, 0), (2, 1)] {
+        let view = tensor.narrow(0, b, 1).unwrap().narrow(3, 32 * half, 32).unwrap().permute(&[0, 2, 1, 3]).unwrap();
+        let want = cut(&cut(&kept, 0, b, 1), 3, 32 * half, 32).permute(&[0, 2, 1, 3]).unwrap();
+        assert_eq!(view.download(gpu).unwrap(), want, "{b} {half}");
+    }
+    let refused = |result: regard::Result<Tensor>| result.unwrap_err().to_string();
+    let q8 = |shape: &[usize]| Tensor::upload(gpu, "key", &numbers(shape, 1.0), DType::Q8);
+    assert_eq!(refused(q8(&[1, 2, 3, 40])), "`key` axis 3: expected a multiple of 32 as q8, found 40");
+    let cut_up = [
+        (tensor.narrow(3, 16, 32), "offset: expected a multiple of 32 as q8, found 16"),
+        (tensor.narrow(3, 0, 16), "axis 3: expected a multiple of 32 as q8, found 16"),
+        (tensor.permute(&[0, 1, 3, 2]), "axis 3: expected a multiple of 32 as q8, found 5"),
+        (
+            tensor.with_layout(Layout { shape: vec![2, 32], strides: vec![16, 1], offset: 0 }),
+            "stride of axis 0: expected a multiple of 32 as q8, found 16",
+        ),
+        (
+            tensor.with_layout(Layout { shape: vec![32], strides: vec![2], offset: 0 }),
+            "stride of axis 0: expected 1 as q8, found 2",
+        ),
+    ];
+    for (result, reason) in cut_up {
+        assert_eq!(refused(result), format!("`tensor over a buffer` {reason}"));
+    }
+    let shape = CacheShape { key_dim: 48, ..BLOCKS };
+    let error = KvCache::new(gpu, shape, DType::Q8).unwrap_err().to_string();
+    assert_eq!(error, "`cached keys` axis 3: expected a multiple of 32 as q8, found 48");
+
+    let (plain, half) = (upload(gpu, &array, DType::F32), upload(gpu, &array, DType::Q8));
+    let attend = |query: &Tensor, key: &Tensor, value: &Tensor| {
+        let inputs = AttentionInputs::new(query.clone(), key.clone(), value.clone());
+        Attention::default().run(gpu, &inputs).map(|outputs| outputs.output)
+    };
+    assert!(attend(&plain, &half, &half).is_ok());
+    assert_eq!(refused(attend(&half, &half, &half)), "`query` dtype: expected f32 or f16, found q8");
+    assert_eq!(refused(attend(&plain, &half, &plain)), "`value` dtype: expected q8, found f32");
+    assert_eq!(refused(attend(&plain, &plain, &half)), "`value` dtype: expected f32, found q8");
+    let mut run = Run::new(gpu);
+    let start = Tensor::upload_u32(gpu, "starts", &Array::filled(&[3], 0)).unwrap();
+    let error = append(&mut run, &plain, &half, &start, None, false).unwrap_err().to_string();
+    assert_eq!(error, "`rows` dtype: expected f32 or f16, found q8");
+    let (source, target) = (run.bind("source", &plain), run.bind("target", &half));
+    let error = regard::kernels::copy::record(run.recording_mut(), gpu.caps(), &source, &target).unwrap_err();
+    assert_eq!(error.to_string(), "`target of a copy` dtype: expected f32, f16 or u32, found q8");
 }

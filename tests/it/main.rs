@@ -26,5 +26,6 @@ mod reference;
 mod seq2seq;
 mod shaders;
 mod store;
+mod tuning;
 mod vectors;
 mod wiring;

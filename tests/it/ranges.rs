@@ -1,9 +1,8 @@
 //! The case table once more with the queries cut into short ranges, as they are when the scores outgrow a binding:
 //! whatever depends on a query's number must count from the first query of the problem.
 
-use regard::attention::{Attention, AttentionOutputs, Path};
+use regard::attention::{Attention, Path};
 use regard::gpu::Run;
-use regard::ops::attention::record;
 use regard::plan::AttentionPlan;
 use regard::problem::AttentionProblem;
 use regard::tensor::{Array, DType};
@@ -18,16 +17,9 @@ fn in_ranges(case: &cases::AttentionCase, length: usize) -> Result<f64> {
     let mut plan = AttentionPlan::new(options, &problem, DType::F32, gpu.caps())?;
     let starts = (0..problem.queries).step_by(length);
     plan.query_ranges = starts.map(|first| (first, (first + length).min(problem.queries))).collect();
-    let inputs = case.inputs.upload(gpu, DType::F32)?;
     let mut run = Run::new(gpu);
-    let views = inputs.try_map(|name, tensor| Ok::<_, Error>(run.bind(name, tensor)))?;
-    let made = problem
-        .outputs(options, DType::F32, inputs.past_key.is_some())
-        .try_map(|name, (shape, dtype)| run.output(name, shape, *dtype))?;
-    let outputs = made.try_map(|_, (view, _)| Ok::<_, Error>(view.clone()))?;
-    record(run.recording_mut(), gpu.caps(), options, &problem, &plan, &views, &outputs)?;
+    let tensors = options.record_planned(&mut run, &case.inputs.upload(gpu, DType::F32)?, &plan)?;
     run.submit()?;
-    let tensors: AttentionOutputs<_> = made.try_map(|_, (_, tensor)| Ok::<_, Error>(tensor.clone()))?;
     let ratios = validate::judge_attention(case, &tensors.download(gpu)?, DType::F32)?;
     match ratios.iter().find(|(_, ratio)| *ratio > 1.0) {
         Some((name, ratio)) => Err(Error::Tolerance { what: (*name).to_owned(), error: *ratio, tolerance: 1.0 }),

@@ -8,7 +8,7 @@ use regard::kernels;
 use regard::layers::CoverageCost;
 use regard::ops::{self, rnn::LayerWeights, rnn::StackedWeights, rnn::Weights};
 use regard::plan::{AttentionPlan, Caps, RnnPlan};
-use regard::problem::{AttentionProblem, RnnProblem, Role};
+use regard::problem::{AttentionProblem, RnnProblem, Role, Storage};
 use regard::recording::{Recording, View};
 use regard::rnn::{
     Activation, Activations, Cell, Direction, LayerNorm, Merge, NormOver, Reset, Rnn, RnnInputs, RnnOutputs, RnnPath,
@@ -18,29 +18,30 @@ use regard::tensor::{DType, Layout};
 
 fn bound(recording: &mut Recording, name: &str, shape: &[usize], dtype: DType) -> View {
     let layout = Layout::contiguous(shape);
-    let bytes = (layout.elements() * dtype.bytes()) as u64;
+    let bytes = dtype.bytes_of(layout.elements()) as u64;
     recording.bound(name, layout, dtype, bytes)
 }
 
-/// Attention over inputs of these shapes, with the dtype of query, key and value.
+/// Attention over inputs of these shapes, query, key and value stored like this.
 pub(crate) fn attention(
     caps: &Caps,
     options: &Attention,
     inputs: &AttentionInputs<Vec<usize>>,
-    dtype: DType,
+    storage: impl Into<Storage>,
 ) -> Recording {
+    let storage = storage.into();
     let problem = AttentionProblem::new(options, &inputs.map(Vec::as_slice)).unwrap();
-    let plan = AttentionPlan::new(options, &problem, dtype, caps).unwrap();
+    let plan = AttentionPlan::new(options, &problem, storage, caps).unwrap();
     let mut recording = Recording::new();
     let is_bool = matches!(inputs.mask, Some(Mask::Bool(_)));
     let views = inputs
         .try_map(|name, shape| {
-            let dtype = Role::of(name, is_bool).dtype(dtype);
+            let dtype = Role::of(name, is_bool).dtype(storage);
             Ok::<_, ()>(bound(&mut recording, name, shape, dtype))
         })
         .unwrap();
     let outputs = problem
-        .outputs(options, dtype, inputs.past_key.is_some())
+        .outputs(options, storage.element, inputs.past_key.is_some())
         .try_map(|name, (shape, dtype)| Ok::<_, ()>(bound(&mut recording, name, shape, *dtype)))
         .unwrap();
     ops::attention::record(&mut recording, caps, options, &problem, &plan, &views, &outputs).unwrap();
@@ -167,6 +168,8 @@ pub(crate) fn every_kind(caps: &Caps) -> Vec<Recording> {
             }
             all.extend(attentions(caps, &options, &inputs, dtype));
         }
+        let cached = AttentionInputs::new(vec![2, 4, 3, 64], vec![2, 2, 70, 64], vec![2, 2, 70, 32]);
+        all.push(attention(caps, &plain, &cached, Storage { element: dtype, cache: DType::Q8 }));
         let mut past = shapes(3, 2, 8);
         (past.past_key, past.past_value) = (Some(vec![2, 2, 6, 8]), Some(vec![2, 2, 6, 7]));
         all.extend(attentions(caps, &plain, &past, dtype));
@@ -243,6 +246,8 @@ pub(crate) fn every_kind(caps: &Caps) -> Vec<Recording> {
         kernels::append::record(r, caps, &new, &cache, &starts, None, false).unwrap();
         kernels::append::record(r, caps, &new, &cache, &starts, None, true).unwrap();
         kernels::append::record(r, caps, &new, &pool, &starts, Some(&table), false).unwrap();
+        let (wide, cache) = (bound(r, "wide", &[2, 3, 4, 32], dtype), bound(r, "cache", &[2, 3, 20, 32], DType::Q8));
+        kernels::append::record(r, caps, &wide, &cache, &starts, None, true).unwrap();
         let tables = [&bound(r, "cos", &[9, 4], DType::F32), &bound(r, "sin", &[9, 4], DType::F32)];
         let (turned, list) = (r.scratch("turned", &[2, 3, 4, 8], dtype), bound(r, "list", &[2, 4], DType::U32));
         let place = kernels::rotary::Place::List(&list);

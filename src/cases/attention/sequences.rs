@@ -11,6 +11,7 @@ pub(super) fn add(table: &mut Table) {
     ragged(table);
     blocks(table);
     pages(table);
+    caches(table);
 }
 
 fn query_lengths(table: &mut Table) {
@@ -251,5 +252,80 @@ fn pages(table: &mut Table) {
         case.options.normalize = Normalize::Sparsemax;
         case.inputs.score.v = Some(random.array(&[11]));
         every_output(case);
+    });
+}
+
+/// Caches whose rows are whole blocks of 32, so that they are held in 8 bits as well: in one piece and in pages, poison
+/// behind what is held.
+fn caches(table: &mut Table) {
+    let lengths = [33, 0, 70, 7];
+    let held = |case: &mut AttentionCase| {
+        case.inputs.kv_lengths = numbers(&lengths);
+        spoil(case, |b, j| j >= lengths[b]);
+    };
+    for (dim, value_dim) in [(32, 32), (64, 96), (128, 32), (32, 256)] {
+        for queries in [1, 3, 9] {
+            let size = Size { batch: 4, dim, key_dim: dim, value_dim, ..Size::rows(queries, 70) };
+            let name = format!("{queries} queries on a cache of {dim} and {value_dim}");
+            table.add(&name, size, |case, _| {
+                held(case);
+                case.options.causal = Some(Causal::TopLeft);
+            });
+            table.add(format!("{name} in pages"), size, |case, random| {
+                paged(case, random, 16, &lengths);
+                case.options.causal = Some(Causal::TopLeft);
+            });
+        }
+    }
+    let size = Size { batch: 4, dim: 32, key_dim: 32, value_dim: 64, ..Size::rows(5, 70) };
+    table.add("cache, every output", size, |case, _| {
+        held(case);
+        every_output(case);
+    });
+    table.add("cache in pages, window, ALiBi, sinks", size, |case, random| {
+        paged(case, random, 8, &lengths);
+        case.options.window = Some(Window { sink_tokens: 2, ..Window::new(Some(9), Some(0)) });
+        case.inputs.alibi_slopes = Some(random.array(&[6]).map(|x| x.abs()));
+        case.inputs.sinks = Some(random.array(&[6]));
+    });
+    table.add("cache, rotary", size, |case, _| {
+        held(case);
+        case.options.rotary = Some(Rotary::default());
+        if let Ok([cos, sin]) = Rotary::tables(100.0, 32, 80) {
+            (case.inputs.rotary_cos, case.inputs.rotary_sin) = (Some(cos), Some(sin));
+        }
+    });
+    table.add("cache, past before it", Size { queries: 2, keys: 3, ..size }, |case, random| {
+        case.inputs.past_key = Some(random.array(&[4, 3, 20, 32]));
+        case.inputs.past_value = Some(random.array(&[4, 3, 20, 64]));
+        case.options.causal = Some(Causal::TopLeft);
+    });
+    table.add("cache, general score", size, |case, random| {
+        held(case);
+        case.options.score = Score::General;
+        case.options.scale = Some(0.05);
+        case.inputs.score.weight = Some(random.array(&[32, 32]));
+    });
+    table.add("cache, additive score, projected", size, |case, random| {
+        held(case);
+        case.options.score = Score::Additive;
+        case.options.scale = Some(0.2);
+        case.inputs.score.query_weight = Some(random.array(&[12, 32]).map(|x| x * 0.2));
+        case.inputs.score.key_weight = Some(random.array(&[12, 32]).map(|x| x * 0.2));
+        case.inputs.score.v = Some(random.array(&[12]));
+    });
+    for normalize in [Normalize::Sparsemax, Normalize::Hardmax] {
+        table.add(format!("cache, cosine score, {normalize:?}"), size, |case, _| {
+            held(case);
+            case.options.score = Score::Cosine;
+            case.options.normalize = normalize;
+            every_output(case);
+        });
+    }
+    table.add("NaN in sight in a cache", Size { batch: 1, ..size }, |case, _| {
+        case.options.causal = Some(Causal::TopLeft);
+        // Query 2 and those after it see key 2.
+        case.inputs.key.data_mut()[2 * 32 + 5] = f32::NAN;
+        case.inputs.value.data_mut()[70 * 64 + 3 * 64 + 9] = f32::INFINITY;
     });
 }

@@ -73,7 +73,7 @@ pub(super) struct Options {
 /// Element type on the device.
 #[derive(Debug, Clone, Copy, Default, ValueEnum)]
 #[value(rename_all = "lower")]
-pub(crate) enum Storage {
+pub(crate) enum ElementType {
     /// Single precision.
     #[default]
     F32,
@@ -81,11 +81,27 @@ pub(crate) enum Storage {
     F16,
 }
 
-impl From<Storage> for DType {
-    fn from(storage: Storage) -> Self {
-        match storage {
-            Storage::F32 => Self::F32,
-            Storage::F16 => Self::F16,
+impl From<ElementType> for DType {
+    fn from(dtype: ElementType) -> Self {
+        match dtype {
+            ElementType::F32 => Self::F32,
+            ElementType::F16 => Self::F16,
+        }
+    }
+}
+
+/// Element type of keys and values on the device.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+#[value(rename_all = "lower")]
+pub(crate) enum CacheType {
+    /// Signed bytes in blocks of 32 that share a scale: 9 bits an element.
+    Q8,
+}
+
+impl From<CacheType> for DType {
+    fn from(dtype: CacheType) -> Self {
+        match dtype {
+            CacheType::Q8 => Self::Q8,
         }
     }
 }

@@ -36,7 +36,7 @@ pub(super) enum Prepared<'c> {
 }
 
 /// Numbers in ±`size` that differ from place to place.
-pub(super) fn numbers(shape: &[usize], seed: u32, size: f32) -> Array {
+pub(crate) fn numbers(shape: &[usize], seed: u32, size: f32) -> Array {
     let mut state = seed.wrapping_mul(747_796_405).wrapping_add(1);
     Array::from_fn(shape, |_| {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);

@@ -5,8 +5,8 @@ use regard::attention::{
     ScoreStage, Window,
 };
 use regard::problem::Role;
-use regard::reference;
-use regard::tensor::Array;
+use regard::tensor::{Array, DType};
+use regard::{baseline, reference};
 use safetensors::Dtype;
 use serde_json::json;
 
@@ -348,5 +348,36 @@ fn explain_tells_plan_and_times_and_json_has_all_of_it() {
         let dispatches = json["explain"]["dispatches"].as_array().unwrap();
         assert_eq!(dispatches.len(), if device == "gpu" { 3 } else { 0 });
         assert_eq!(folder.load("out.safetensors").dtype("output").as_deref(), Some("BF16"));
+    }
+}
+
+/// Keys and values in 8 bits: what is written is attention over what they hold, and the check says what they cost.
+#[test]
+fn an_8_bit_cache_is_judged_by_what_it_holds() {
+    let folder = Folder::new();
+    let blocks =
+        AttentionInputs::new(numbers(&[2, 4, 5, 64], 1), numbers(&[2, 2, 40, 64], 2), numbers(&[2, 2, 40, 32], 3));
+    folder.tensors("in.safetensors", &file(&blocks));
+    let held = |array: &Array| baseline::stored("test", array, DType::Q8).unwrap();
+    let rounded = AttentionInputs { key: held(&blocks.key), value: held(&blocks.value), ..blocks.clone() };
+    let output = |inputs| reference::attention(&Attention::default(), inputs).unwrap().output;
+    let (want, exact) = (output(&rounded), output(&blocks));
+    for device in DEVICES {
+        let line = format!("attend in.safetensors -o out.safetensors --cache-dtype q8 --check --device {device}");
+        let json = folder.run(&format!("{line} --json --explain")).ok().json();
+        assert_eq!(json["check"]["passed"], true);
+        let error = json["check"]["cache_error"].as_f64().unwrap();
+        let found = want.data().iter().zip(exact.data()).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!((error / f64::from(found) - 1.0).abs() < 1e-3 && 1e-5 < error && error < 1e-2, "{error} {found}");
+        close(&folder.load("out.safetensors").get("output").unwrap(), &want);
+        let ran = folder.run(&line).ok();
+        assert!(ran.stdout.contains("q8 cache"), "{}", ran.stdout);
+        assert!(!folder.run(&line.replace("--cache-dtype q8", "")).ok().stdout.contains("q8"));
+    }
+    folder.tensors("in.safetensors", &file(&inputs()));
+    for device in DEVICES {
+        let ran = folder.run(&format!("attend in.safetensors -o out.safetensors --cache-dtype q8 --device {device}"));
+        assert_eq!(ran.status, 2, "{}", ran.stderr);
+        assert_eq!(ran.refusal().0, "`key` axis 3: expected a multiple of 32 as q8, found 8");
     }
 }

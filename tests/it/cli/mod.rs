@@ -6,6 +6,7 @@ mod encode;
 mod files;
 mod refusals;
 mod transliterate;
+mod tune;
 
 use std::ffi::OsStr;
 use std::io::Write;
@@ -25,7 +26,11 @@ const DEVICES: [&str; 2] = ["cpu", "gpu"];
 
 fn regard() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_regard"));
-    command.env_remove("REGARD_DEVICE").stdin(Stdio::null());
+    command.env_remove("REGARD_DEVICE").env_remove("REGARD_NO_TUNE").stdin(Stdio::null());
+    // What it keeps goes to no folder of the user's.
+    for name in ["XDG_CACHE_HOME", "LOCALAPPDATA"] {
+        command.env(name, env!("CARGO_TARGET_TMPDIR"));
+    }
     command
 }
 

@@ -1,0 +1,375 @@
+//! `regard tune`: which plan of a fused attention is fastest on this adapter.
+
+use std::fmt::Write;
+
+use regard::attention::{Attention, AttentionInputs, Score};
+use regard::compare::judge;
+use regard::gpu::{Adapter, Run};
+use regard::plan::{AttentionPlan, Bucket, FusedPlan};
+use regard::problem::AttentionProblem;
+use regard::tensor::{Array, DType, Layout};
+use regard::{Error, Gpu, Result, Tensor, baseline, reference};
+use serde_json::{Value, json};
+
+use crate::attend::ElementType;
+use crate::bench::numbers;
+use crate::device::{Choice, DeviceArgs, adapter_json};
+use crate::explain;
+use crate::failure::{Failure, Outcome};
+use crate::kept;
+use crate::output::{self, finite, note};
+use crate::progress::Steps;
+
+/// Time the ways to run a fused attention on this adapter, and keep the fastest
+///
+/// Each kernel and tile that the adapter can run is checked against the reference, on some rows of the output, and then
+/// timed by timestamps on the device. The fastest is kept in the user's cache folder, for this adapter with this driver and
+/// for all problems of about the shape, and taken by every later command; --no-tune ignores it. `regard info` says how many
+/// shapes are tuned; `regard attend --explain` says whether a plan is.
+///
+/// Takes any adapter, hardware first, unless --device or --adapter says otherwise.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// A shape to tune in place of the built-in ones: batch rows, heads of queries, heads of keys, queries, keys, head dim
+    /// and, where it is another, value dim; can be given several times
+    #[arg(long = "shape", value_name = "B,HQ,HKV,NQ,NK,D[,DV]", value_parser = shape)]
+    shapes: Vec<Shape>,
+    /// These shapes have additive (Bahdanau) scores, over D units
+    #[arg(long, requires = "shapes")]
+    additive: bool,
+    /// Only this element type; all that the adapter has when left out
+    #[arg(long, value_enum)]
+    dtype: Option<ElementType>,
+    /// Few and small shapes, fewer runs
+    #[arg(long)]
+    quick: bool,
+    /// Print as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Plain attention of one shape.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Shape {
+    batch: usize,
+    heads: usize,
+    kv_heads: usize,
+    queries: usize,
+    keys: usize,
+    dim: usize,
+    value_dim: usize,
+}
+
+impl From<[usize; 7]> for Shape {
+    fn from([batch, heads, kv_heads, queries, keys, dim, value_dim]: [usize; 7]) -> Self {
+        Self { batch, heads, kv_heads, queries, keys, dim, value_dim }
+    }
+}
+
+impl std::fmt::Display for Shape {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { batch, heads, kv_heads, queries, keys, dim, value_dim } = self;
+        write!(f, "B{batch} H{heads}/{kv_heads} {queries}×{keys} D{dim}")?;
+        if value_dim == dim { Ok(()) } else { write!(f, " Dv{value_dim}") }
+    }
+}
+
+fn shape(text: &str) -> std::result::Result<Shape, String> {
+    let number = |text: &str| text.trim().parse().ok().filter(|&n: &usize| n > 0);
+    let numbers: Option<Vec<usize>> = text.split(',').map(number).collect();
+    match numbers.as_deref() {
+        Some(&[b, hq, hkv, nq, nk, d]) => Ok([b, hq, hkv, nq, nk, d, d].into()),
+        Some(&[b, hq, hkv, nq, nk, d, dv]) => Ok([b, hq, hkv, nq, nk, d, dv].into()),
+        _ => Err("expected six or seven numbers above 0, as in `1,32,8,1,4096,128`".to_owned()),
+    }
+}
+
+/// One problem to measure.
+struct Work {
+    shape: Shape,
+    options: Attention,
+    dtype: DType,
+}
+
+impl Work {
+    fn new(shape: Shape, additive: bool, dtype: DType) -> Self {
+        let score = if additive { Score::Additive } else { Score::ScaledDot };
+        // Sums of so many tanh would leave one key all the weight.
+        let scale = additive.then(|| 1.0 / (shape.dim as f32).sqrt());
+        Self { shape, options: Attention { score, scale, ..Attention::default() }, dtype }
+    }
+
+    fn name(&self) -> String {
+        let additive = if self.options.score == Score::Additive { "additive " } else { "" };
+        format!("{additive}{} {}", self.shape, self.dtype)
+    }
+
+    fn inputs(&self) -> AttentionInputs<Array> {
+        let Shape { batch, heads, kv_heads, queries, keys, dim, value_dim } = self.shape;
+        AttentionInputs::new(
+            numbers(&[batch, heads, queries, dim], 1, 1.7),
+            numbers(&[batch, kv_heads, keys, dim], 2, 1.7),
+            numbers(&[batch, kv_heads, keys, value_dim], 3, 1.7),
+        )
+    }
+}
+
+/// What is tuned where no one says: prompts, steps of a decoder over its cache, additive scores.
+fn usual(quick: bool) -> Vec<(Shape, bool)> {
+    let dots: Vec<[usize; 7]> = match quick {
+        true => vec![[1, 8, 8, 256, 256, 64, 64], [1, 8, 2, 1, 1024, 64, 64]],
+        false => vec![
+            [1, 8, 8, 256, 256, 64, 64],
+            [1, 8, 8, 1024, 1024, 64, 64],
+            [1, 16, 16, 2048, 2048, 64, 64],
+            [1, 8, 8, 1024, 1024, 128, 128],
+            [1, 32, 8, 2048, 2048, 128, 128],
+            [4, 16, 16, 2048, 2048, 128, 128],
+            [1, 16, 16, 4096, 4096, 128, 128],
+            [1, 8, 8, 1, 1024, 64, 64],
+            [1, 32, 8, 1, 1024, 128, 128],
+            [1, 32, 8, 1, 4096, 128, 128],
+            [1, 32, 8, 1, 16_384, 128, 128],
+            [1, 32, 8, 4, 4096, 128, 128],
+            [16, 32, 8, 1, 2048, 128, 128],
+        ],
+    };
+    let additive: Vec<[usize; 7]> = match quick {
+        true => vec![[1, 1, 1, 64, 64, 128, 128]],
+        false => vec![
+            [1, 1, 1, 128, 128, 512, 256],
+            [1, 1, 1, 512, 512, 512, 256],
+            [1, 1, 1, 1024, 1024, 512, 256],
+            [16, 1, 1, 1, 128, 512, 256],
+        ],
+    };
+    let dots = dots.into_iter().map(|shape| (shape.into(), false));
+    dots.chain(additive.into_iter().map(|shape| (shape.into(), true))).collect()
+}
+
+/// What was measured of one problem.
+struct Row {
+    name: String,
+    bucket: Bucket,
+    /// Nk.
+    keys: usize,
+    candidates: usize,
+    /// The table's choice; nanoseconds.
+    table: f64,
+    /// The fastest; nanoseconds.
+    best: f64,
+    plan: FusedPlan,
+}
+
+impl Row {
+    fn gain(&self) -> f64 {
+        self.table / self.best
+    }
+
+    fn json(&self) -> Value {
+        json!({
+            "name": self.name,
+            "bucket": self.bucket,
+            "candidates": self.candidates,
+            "table_ns": finite(self.table),
+            "best_ns": finite(self.best),
+            "gain": finite(self.gain()),
+            "plan": self.plan,
+        })
+    }
+}
+
+/// Runs the command.
+pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
+    if device.device == Choice::Cpu {
+        return Err(Error::option("device", "tune times GPU kernels: use `gpu` or `auto`").into());
+    }
+    let gpu = &device.open_adapter()?;
+    let types = match args.dtype {
+        Some(dtype) => vec![dtype.into()],
+        None if gpu.caps().f16 => vec![DType::F32, DType::F16],
+        None => vec![DType::F32],
+    };
+    let shapes = match args.shapes.is_empty() {
+        true => usual(args.quick),
+        false => args.shapes.iter().map(|&shape| (shape, args.additive)).collect(),
+    };
+    let works = shapes.iter().flat_map(|&(shape, additive)| types.iter().map(move |&t| Work::new(shape, additive, t)));
+    let works: Vec<Work> = works.collect();
+
+    let mut steps = Steps::new("shapes");
+    let mut tuning = gpu.caps().tuning.as_ref().clone();
+    let (mut rows, mut unfit, mut wrong) = (Vec::new(), Vec::new(), Vec::new());
+    for (done, work) in works.iter().enumerate() {
+        steps.set(done as u64, works.len() as u64);
+        match measure(gpu, work, args.quick, &mut wrong) {
+            Ok(row) => {
+                tuning.insert(row.bucket, row.plan);
+                rows.push(row);
+            }
+            Err(Unfit::Here(reason)) => unfit.push(format!("{}: {reason}", work.name())),
+            Err(Unfit::Failed(error)) => return Err(error.into()),
+        }
+    }
+    steps.finish();
+    let file = if rows.is_empty() { None } else { Some(kept::save_tuning(gpu.adapter(), &tuning)?) };
+    if args.json {
+        output::print_json(&json!({
+            "device": adapter_json(gpu.adapter()),
+            "timestamps": gpu.caps().timestamps,
+            "file": file,
+            "shapes": rows.iter().map(Row::json).collect::<Vec<_>>(),
+            "not_tuned": unfit,
+            "wrong": wrong,
+        }))?;
+    } else {
+        output::print(&table(&rows, gpu.adapter()))?;
+        unfit.iter().for_each(|reason| note(reason));
+        if let Some(file) = &file {
+            note(&format!("kept in {}, with {} shapes in all", file.display(), tuning.len()));
+        }
+    }
+    match wrong.first() {
+        Some(first) => Err(Failure::other(format!("{} of the plans gave wrong answers: {first}", wrong.len()))),
+        None => Ok(()),
+    }
+}
+
+/// Why a problem is not tuned.
+enum Unfit {
+    /// It cannot be run fused here.
+    Here(String),
+    /// Something went wrong.
+    Failed(Error),
+}
+
+impl From<Error> for Unfit {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Limit { .. } | Error::Unsupported { .. } => Self::Here(error.to_string()),
+            error => Self::Failed(error),
+        }
+    }
+}
+
+/// Rows of the output that are checked.
+const CHECKED: usize = 16;
+
+/// Checks and times every candidate; what is `wrong` is told and not taken.
+fn measure(gpu: &Gpu, work: &Work, quick: bool, wrong: &mut Vec<String>) -> std::result::Result<Row, Unfit> {
+    let Work { options, dtype, .. } = work;
+    let inputs = work.inputs();
+    let problem = AttentionProblem::new(options, &inputs.map(Array::shape))?;
+    let candidates = AttentionPlan::candidates(options, &problem, *dtype, gpu.caps()).map_err(Unfit::Here)?;
+    let planned = AttentionPlan::new(options, &problem, *dtype, gpu.caps())?;
+    let tensors = inputs.upload(gpu, *dtype)?;
+    // Without masks the rows know nothing of one another.
+    let some = AttentionInputs { query: rows_of(&inputs.query)?, ..inputs };
+    let oracle = reference::attention(options, &some.map(Array::cast::<f64>))?.output;
+    let rounded = baseline::attention(options, &some, *dtype)?.output;
+
+    let mut runs: Vec<Timed<'_>> = Vec::new();
+    for &plan in &candidates {
+        let mut run = Run::new(gpu);
+        let checked = record(&mut run, options, &tensors, &planned.clone().with_fused(plan))
+            .and_then(|output| run.clone().submit_and_read(&[&output]))
+            .and_then(|read| read.first().map_or_else(|| Err(Error::missing("output", "what was read back")), rows_of))
+            .and_then(|got| judge("output", &got, &oracle, &rounded, *dtype)?.check("`output`"));
+        match checked {
+            Ok(_) => runs.push(Timed { plan, run, times: Vec::new() }),
+            Err(error @ Error::Tolerance { .. }) => {
+                wrong.push(format!("{}, {}: {error}", work.name(), explain::fused(&plan, problem.keys)))
+            }
+            Err(Error::Limit { .. } | Error::Unsupported { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let (least, budget) = if quick { (3, 0.1e9) } else { (5, 0.5e9) };
+    // In turns, so that what else the machine does meets all alike.
+    let mut spent = 0.0;
+    for turn in 0..100 {
+        if turn >= least && spent > budget * runs.len() as f64 {
+            break;
+        }
+        for timed in &mut runs {
+            let took = timed.run.clone().submit_and_time()?;
+            spent += took;
+            timed.times.push(took);
+        }
+    }
+    let best = runs.iter().min_by(|a, b| a.median().total_cmp(&b.median()));
+    let table = candidates.first().and_then(|first| runs.iter().find(|timed| timed.plan == *first));
+    let Some(best) = best else { return Err(Unfit::Here("no plan for it works on this device".to_owned())) };
+    let bucket = Bucket::new(options.score, &problem, *dtype);
+    let whole = best.plan.ranges(problem.keys) == 1;
+    Ok(Row {
+        name: work.name(),
+        bucket,
+        keys: problem.keys,
+        candidates: runs.len(),
+        table: table.map_or(f64::NAN, Timed::median),
+        best: best.median(),
+        // All keys of this problem are all keys of any other.
+        plan: if whole { FusedPlan { range: bucket.keys, ..best.plan } } else { best.plan },
+    })
+}
+
+/// A plan, ready to run.
+struct Timed<'g> {
+    plan: FusedPlan,
+    run: Run<'g>,
+    /// Nanoseconds.
+    times: Vec<f64>,
+}
+
+impl Timed<'_> {
+    fn median(&self) -> f64 {
+        let mut times = self.times.clone();
+        times.sort_by(f64::total_cmp);
+        times.get(times.len() / 2).copied().unwrap_or(f64::INFINITY)
+    }
+}
+
+fn record(
+    run: &mut Run<'_>,
+    options: &Attention,
+    inputs: &AttentionInputs<Tensor>,
+    plan: &AttentionPlan,
+) -> Result<Tensor> {
+    Ok(options.record_planned(run, inputs, plan)?.output)
+}
+
+/// Some of the rows of an array [B, H, N, D], as far apart as there are, the last one with them.
+fn rows_of(array: &Array) -> Result<Array> {
+    let mut layout = Layout::contiguous(array.shape());
+    let rows = layout.shape[2];
+    let count = rows.min(CHECKED);
+    let step = rows / count;
+    layout.offset = (rows - 1 - (count - 1) * step) * layout.strides[2];
+    layout.shape[2] = count;
+    layout.strides[2] *= step;
+    array.gather(&layout)
+}
+
+fn table(rows: &[Row], device: &Adapter) -> String {
+    let width = rows.iter().map(|row| row.name.chars().count()).max().unwrap_or(0).max(5);
+    let mut out = format!("{device}\n\n");
+    let _ = writeln!(
+        out,
+        "{:<width$} {:>6} {:>12} {:>12} {:>6}  fastest plan",
+        "shape", "plans", "table µs", "fastest µs", "gain"
+    );
+    for row in rows {
+        let _ = writeln!(
+            out,
+            "{:<width$} {:>6} {:>12.1} {:>12.1} {:>6.2}  {}",
+            row.name,
+            row.candidates,
+            row.table / 1e3,
+            row.best / 1e3,
+            row.gain(),
+            explain::fused(&row.plan, row.keys),
+        );
+    }
+    out
+}

@@ -1,0 +1,107 @@
+//! What a device takes over from earlier runs, and leaves for later ones.
+
+use super::{Adapter, Gpu, scoped};
+use crate::error::Result;
+use crate::plan::Tuning;
+
+/// What earlier runs on an adapter left.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// Measured choices, in place of the planner's table.
+    pub tuning: Tuning,
+    /// Compiled pipelines, as [`Gpu::pipeline_cache_data`] gave them. Of another adapter or driver, or damaged, they are
+    /// passed over.
+    pub pipelines: Option<Vec<u8>>,
+}
+
+/// Stands in front of pipelines, and changes with the layout of what follows: a hash of the adapter, the length and a
+/// hash of the data, as u64 each (little-endian), and the data.
+const MAGIC: &[u8; 16] = b"regard pipes 1\r\n";
+/// Bytes in front of the data.
+const HEADER: usize = MAGIC.len() + 3 * 8;
+
+/// FNV-1a of 64 bits (Fowler, Noll, Vo).
+pub(super) fn hash(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3))
+}
+
+fn header(key: &str, data: &[u8]) -> Vec<u8> {
+    let numbers = [hash(key.as_bytes()), data.len() as u64, hash(data)];
+    [MAGIC.to_vec(), numbers.iter().flat_map(|n| n.to_le_bytes()).collect()].concat()
+}
+
+fn seal(key: &str, data: &[u8]) -> Vec<u8> {
+    [header(key, data), data.to_vec()].concat()
+}
+
+/// The data of what [`seal`] gave for the same key; `None` for anything else.
+fn unseal<'a>(key: &str, sealed: &'a [u8]) -> Option<&'a [u8]> {
+    let data = sealed.get(HEADER..)?;
+    (sealed[..HEADER] == header(key, data)).then_some(data)
+}
+
+impl Adapter {
+    /// A name for files about this adapter with its driver: letters, digits and dashes.
+    pub fn key(&self) -> String {
+        let whole = format!("{}\n{}\n{}", self.name, self.driver, self.backend);
+        let letter = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
+        let readable: String = self.name.chars().map(letter).take(40).collect();
+        let parts: Vec<&str> = readable.split('-').filter(|part| !part.is_empty()).collect();
+        format!("{}-{:016x}", parts.join("-"), hash(whole.as_bytes())).trim_start_matches('-').to_owned()
+    }
+}
+
+/// A cache for the pipelines of a device, filled with what was kept, where the backend has such caches.
+pub(super) fn pipeline_cache(
+    device: &wgpu::Device,
+    adapter: &Adapter,
+    kept: Option<&[u8]>,
+) -> Result<Option<wgpu::PipelineCache>> {
+    let Some(key) = cache_key(device, adapter) else { return Ok(None) };
+    let data = kept.and_then(|kept| unseal(&key, kept));
+    let descriptor = wgpu::PipelineCacheDescriptor { label: Some("regard"), data, fallback: true };
+    // SAFETY: data, if given, must come from `PipelineCache::get_data` of the same adapter. `unseal` lets nothing else
+    // through: the bytes carry the seal that `Gpu::pipeline_cache_data` alone puts on them, with a hash of the adapter's name,
+    // driver, backend and `wgpu::util::pipeline_cache_key`, and their length and own hash are right, so that they are
+    // whole. wgpu compares vendor, device and driver version once more and, by `fallback`, starts afresh where they
+    // differ.
+    #[expect(unsafe_code, reason = "wgpu has no other way to a pipeline cache; the proof is above")]
+    let cache = scoped(device, || unsafe { device.create_pipeline_cache(&descriptor) })?;
+    Ok(Some(cache))
+}
+
+/// What tells apart pipelines that can be exchanged; `None` where there are no caches.
+fn cache_key(device: &wgpu::Device, adapter: &Adapter) -> Option<String> {
+    let key = wgpu::util::pipeline_cache_key(&device.adapter_info()).filter(|_| adapter.pipeline_cache)?;
+    Some(format!("{} {key}", adapter.key()))
+}
+
+impl Gpu {
+    /// The pipelines compiled so far, for [`Kept::pipelines`] of a later run; `None` where the backend has no such cache.
+    pub fn pipeline_cache_data(&self) -> Option<Vec<u8>> {
+        let data = self.inner.pipelines.cache()?.get_data()?;
+        Some(seal(&cache_key(self.device(), self.adapter())?, &data))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_was_sealed_for_the_same_key_is_opened() {
+        let sealed = seal("a card", b"pipelines");
+        assert_eq!(unseal("a card", &sealed), Some(&b"pipelines"[..]));
+        assert_eq!(unseal("a card", &seal("a card", b"")), Some(&b""[..]));
+        assert_eq!(unseal("another card", &sealed), None);
+        for length in 0..sealed.len() {
+            assert_eq!(unseal("a card", &sealed[..length]), None, "{length} bytes");
+        }
+        for at in 0..sealed.len() {
+            let mut damaged = sealed.clone();
+            damaged[at] ^= 4;
+            assert_eq!(unseal("a card", &damaged), None, "byte {at}");
+        }
+        assert_eq!(unseal("a card", &[&sealed[..], b"x"].concat()), None);
+    }
+}

@@ -1,0 +1,135 @@
+//! What a device takes over from earlier runs: measured plans, compiled pipelines.
+
+use std::sync::Arc;
+
+use regard::attention::{Attention, AttentionInputs, Path, Score};
+use regard::gpu::{Gpu, Kept, Open};
+use regard::plan::{AttentionPlan, Bucket, Caps, FusedPlan, Tuning};
+use regard::problem::AttentionProblem;
+use regard::tensor::{Array, DType};
+use regard::{Result, validate};
+
+use crate::gpu::{all, attention, gpu, minimal_gpu};
+
+fn problem(options: &Attention, keys: usize) -> AttentionProblem {
+    let (query, key) = ([2, 8, 1, 64], [2, 2, keys, 64]);
+    AttentionProblem::new(options, &AttentionInputs::new(&query[..], &key[..], &key[..])).unwrap()
+}
+
+#[test]
+fn a_measured_plan_takes_the_place_of_the_tables() {
+    let options = Attention::default();
+    let software = Caps { software: true, workers: 4, ..Caps::default() };
+    let plan = |options: &Attention, keys: usize, dtype: DType, caps: &Caps| {
+        AttentionPlan::new(options, &problem(options, keys), dtype, caps).unwrap()
+    };
+    let candidates = AttentionPlan::candidates(&options, &problem(&options, 1000), DType::F32, &software).unwrap();
+    assert!(candidates.len() > 2);
+    let table = plan(&options, 1000, DType::F32, &software);
+    assert_eq!((table.fused.clone(), table.tuned), (Ok(candidates[0]), false));
+    for chosen in &candidates {
+        let bucket = Bucket::new(Score::ScaledDot, &problem(&options, 1000), DType::F32);
+        let tuning = Arc::new(Tuning::from_iter([(bucket, *chosen)]));
+        let tuned = Caps { tuning, ..software.clone() };
+        let found = plan(&options, 1000, DType::F32, &tuned);
+        assert_eq!((found.fused, found.tuned), (Ok(*chosen), true));
+        // Near it in the bucket, beside it in no other.
+        assert_eq!(plan(&options, 900, DType::F32, &tuned).fused.unwrap().tile, chosen.tile);
+        for (keys, dtype) in [(1025, DType::F32), (512, DType::F32), (1000, DType::F16)] {
+            assert!(!plan(&options, keys, dtype, &tuned).tuned, "{keys} {dtype}");
+        }
+        let staged = Attention { path: Path::Staged, ..options.clone() };
+        let staged = plan(&staged, 1000, DType::F32, &tuned);
+        assert!(staged.path == Path::Staged && !staged.tuned);
+    }
+    // A tile that the device has not.
+    let mut strange = candidates[0];
+    strange.tile.lanes = 7;
+    let bucket = Bucket::new(Score::ScaledDot, &problem(&options, 1000), DType::F32);
+    let tuned = Caps { tuning: Arc::new(Tuning::from_iter([(bucket, strange)])), ..software };
+    assert_eq!(plan(&options, 1000, DType::F32, &tuned), table);
+}
+
+/// Every candidate for every case of the table that can be run fused gives the oracle's answer.
+#[test]
+fn every_candidate_is_right() {
+    let fused = |case: &regard::cases::AttentionCase| -> Option<Vec<FusedPlan>> {
+        let problem = AttentionProblem::new(&case.options, &case.inputs.map(Array::shape)).unwrap();
+        AttentionPlan::candidates(&case.options, &problem, DType::F32, gpu().caps()).ok()
+    };
+    let cases = regard::cases::attention().into_iter().filter_map(|case| fused(&case).map(|plans| (case, plans)));
+    let cases = cases.flat_map(|(case, plans)| {
+        let case = Arc::new(case);
+        plans.into_iter().map(move |plan| (case.clone(), plan)).skip(1)
+    });
+    all(
+        "candidates",
+        cases.step_by(3),
+        |(case, plan)| format!("{} {plan:?}", case.name),
+        |(case, plan)| {
+            let problem = AttentionProblem::new(&case.options, &case.inputs.map(Array::shape))?;
+            let planned = AttentionPlan::new(&case.options, &problem, DType::F32, gpu().caps())?.with_fused(*plan);
+            let mut run = regard::gpu::Run::new(gpu());
+            let inputs = case.inputs.upload(gpu(), DType::F32)?;
+            let outputs = case.options.record_planned(&mut run, &inputs, &planned)?;
+            run.submit()?;
+            let ratios = validate::judge_attention(case, &outputs.download(gpu())?, DType::F32)?;
+            let worst = ratios.into_iter().map(|(_, ratio)| ratio).fold(0.0, f64::max);
+            match worst <= 1.0 {
+                true => Ok(worst),
+                false => Err(regard::Error::Tolerance { what: case.name.clone(), error: worst, tolerance: 1.0 }),
+            }
+        },
+    );
+}
+
+/// The same adapter, with what was kept.
+fn open(open: Open, kept: &Kept) -> Result<Gpu> {
+    let adapter = Some(gpu().adapter().name.clone());
+    Gpu::open_with(&Open { adapter, ..open }, |_| kept.clone())
+}
+
+#[test]
+fn pipelines_go_from_one_device_to_the_next() {
+    let x = Array::from_fn(&[1, 2, 9, 32], |k| (k as f32 * 0.37).sin());
+    let inputs = AttentionInputs::new(x.clone(), x.clone(), x);
+    let run = |gpu: &Gpu| attention(gpu, &Attention::default(), &inputs, DType::F32).unwrap();
+    let first = open(Open::default(), &Kept::default()).unwrap();
+    let want = run(&first);
+    let data = first.pipeline_cache_data();
+    assert_eq!(data.is_some(), first.adapter().pipeline_cache);
+    let damaged = data.as_ref().map(|data| data[..data.len() - 1].to_vec());
+    for pipelines in [data.clone(), damaged, Some(b"regard pipes 1\r\nnonsense".to_vec()), Some(Vec::new())] {
+        let gpu = open(Open::default(), &Kept { pipelines, ..Kept::default() }).unwrap();
+        assert_eq!(run(&gpu), want);
+        assert_eq!(gpu.pipeline_cache_data().is_some(), data.is_some());
+    }
+    // A device without the feature neither takes nor gives any.
+    let gpu = open(Open { minimal: true, ..Open::default() }, &Kept { pipelines: data, ..Kept::default() }).unwrap();
+    assert!(gpu.pipeline_cache_data().is_none() && minimal_gpu().pipeline_cache_data().is_none());
+    run(&gpu);
+}
+
+/// An embedder's device takes the same.
+#[test]
+fn tuning_reaches_the_planner() {
+    let options = Attention::default();
+    let problem = problem(&options, 300);
+    let candidates = AttentionPlan::candidates(&options, &problem, DType::F32, gpu().caps()).unwrap();
+    let last = *candidates.last().unwrap();
+    let bucket = Bucket::new(options.score, &problem, DType::F32);
+    let kept = Kept { tuning: Tuning::from_iter([(bucket, last)]), ..Kept::default() };
+    let opened = open(Open::default(), &kept).unwrap();
+    let (device, queue) = (opened.device().clone(), opened.queue().clone());
+    let mut named = String::new();
+    let embedded = Gpu::from_wgpu_with(device, queue, |adapter| {
+        named = adapter.key();
+        kept
+    });
+    assert_eq!(named, gpu().adapter().key());
+    assert!(named.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') && named.len() < 60, "{named}");
+    for gpu in [opened, embedded.unwrap()] {
+        let plan = AttentionPlan::new(&options, &problem, DType::F32, gpu.caps()).unwrap();
+        assert_eq!((plan.fused, plan.tuned), (Ok(last), true));
+    }
+}
