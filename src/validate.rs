@@ -10,7 +10,7 @@ use crate::cases::{self, AppendCase, AttentionCase, CoverageCase, LinearCase, Me
 use crate::compare::judge;
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Run, Tensor};
-use crate::kernels::{barrier_rate, coverage, fma_rate};
+use crate::kernels::{barrier_rate, coop_rate, coverage, fma_rate};
 use crate::layers::CoverageCost;
 use crate::ops::cache::append;
 use crate::ops::linear::{embed, linear};
@@ -49,6 +49,8 @@ enum Case {
     Coverage(CoverageCase),
     /// x = a·x + b so often.
     FmaRate([f32; 2], u32),
+    /// sum = left · right + sum so often, where there are cooperative matrices.
+    CoopRate(u32),
     /// So many lanes, so many turns.
     BarrierRate(usize, u32),
 }
@@ -63,6 +65,7 @@ impl Case {
             Self::Merge(case) => &case.name,
             Self::Coverage(case) => &case.name,
             Self::FmaRate(..) => "rate of multiply-adds",
+            Self::CoopRate(..) => "rate of cooperative matrices",
             Self::BarrierRate(..) => "rate of barriers",
         }
     }
@@ -100,6 +103,7 @@ pub fn run(gpu: &Gpu, quick: bool, mut progress: impl FnMut(usize, usize)) -> Re
         .chain(cases::appends().into_iter().map(Case::Append))
         .chain(cases::merges().into_iter().map(Case::Merge))
         .chain(cases::coverage().into_iter().map(Case::Coverage))
+        .chain(gpu.caps().cooperative.map(|_| Case::CoopRate(20)))
         .chain([Case::FmaRate([0.75, 0.5], 20), Case::BarrierRate(64, 50), Case::BarrierRate(256, 50)])
         .collect();
     let mut rows: BTreeMap<String, Row> = BTreeMap::new();
@@ -116,6 +120,7 @@ pub fn run(gpu: &Gpu, quick: bool, mut progress: impl FnMut(usize, usize)) -> Re
                 Case::Merge(case) => merge_case(&mut run, case, dtype),
                 Case::Coverage(case) => coverage_case(&mut run, case),
                 Case::FmaRate(factors, turns) => fma_rate_case(&mut run, *factors, *turns),
+                Case::CoopRate(turns) => coop_rate_case(&mut run, *turns),
                 Case::BarrierRate(lanes, turns) => barrier_rate_case(&mut run, *lanes, *turns),
             };
             if let Err(lost @ crate::Error::DeviceLost(_)) = ratios {
@@ -320,6 +325,17 @@ fn fma_rate_case(run: &mut Run<'_>, factors: [f32; 2], turns: u32) -> Ratios {
     let mut read = read(run, &[&tensor])?;
     let got = read.pop().ok_or_else(|| crate::Error::missing("output", "what was read back"))?;
     let oracle = Array::from_fn(got.shape(), |k| fma_rate::expected(factors, turns, k));
+    Ok(vec![("output", judge("output", &got, &oracle, &oracle.map(|&x| x as f32), DType::F32)?.ratio())])
+}
+
+fn coop_rate_case(run: &mut Run<'_>, turns: u32) -> Ratios {
+    let caps = run.gpu().caps();
+    let side = caps.cooperative.unwrap_or_default() as usize;
+    let (view, tensor) = run.output("output", &[2 * coop_rate::SUBGROUPS * side * side], DType::F32)?;
+    coop_rate::record(run.recording_mut(), caps, turns, &view)?;
+    let mut read = read(run, &[&tensor])?;
+    let got = read.pop().ok_or_else(|| crate::Error::missing("output", "what was read back"))?;
+    let oracle = Array::from_fn(got.shape(), |k| coop_rate::expected(side, turns, k));
     Ok(vec![("output", judge("output", &got, &oracle, &oracle.map(|&x| x as f32), DType::F32)?.ratio())])
 }
 

@@ -3,7 +3,7 @@
 
 use super::merge_partials::{self, Parts};
 use super::visibility::{BlockParams, List, MaskParams, PageParams, PositionParams, TileParams, Visibility};
-use super::{View4, copy, flash, flash_rows, flash_split, params, switch};
+use super::{View4, copy, flash, flash_coop, flash_rows, flash_split, params, switch};
 use crate::attention::{Attention, Score};
 use crate::error::{Error, Result};
 use crate::plan::{Caps, Form, FusedPlan, grid};
@@ -96,9 +96,9 @@ pub fn record(
     let p = problem;
     let cut = match plan.tile.form {
         Form::Rows => flash_rows::cut(options, p, plan),
+        Form::Cooperative => flash_coop::cut(caps, options, p, plan)?,
         Form::Split => flash_split::cut(options, p, plan, &fused),
         Form::Tiled => flash::cut(options, p, plan, &fused),
-        form => return Err(Error::option("path", format!("there is no `{form}` kernel"))),
     };
     if cut.iterations > caps.max_iterations {
         let what = "loop iterations of a fused attention".to_owned();

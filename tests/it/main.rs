@@ -7,6 +7,7 @@ mod cards;
 mod cases;
 mod cli;
 mod compare;
+mod cooperative;
 mod device;
 mod dispatches;
 mod fused;

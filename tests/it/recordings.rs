@@ -290,7 +290,13 @@ pub(crate) fn every_kind(caps: &Caps) -> Vec<Recording> {
             inputs.alibi_slopes = Some(vec![4]);
             inputs.sinks = Some(vec![4]);
             all.extend(attentions(caps, &options, &inputs, DType::F32));
+            let fused = Attention { weights: false, scores: None, lse: true, temperature: Some(2.0), ..options };
+            all.extend(attentions(caps, &fused, &inputs, DType::F16));
         }
+    }
+    for (dim, value_dim) in [(3, 64), (64, 65), (256, 256)] {
+        let inputs = AttentionInputs::new(vec![1, 4, 70, dim], vec![1, 2, 90, dim], vec![1, 2, 90, value_dim]);
+        all.extend(attentions(caps, &plain, &inputs, DType::F16));
     }
 
     recurrences(caps, &mut all);
@@ -313,6 +319,10 @@ pub(crate) fn every_kind(caps: &Caps) -> Vec<Recording> {
     let output = bound(&mut recording, "output", &[128], DType::F32);
     kernels::fma_rate::record(&mut recording, caps, [0.5, 1.0], 1000, &output).unwrap();
     kernels::barrier_rate::record(&mut recording, caps, 1000, &output).unwrap();
+    if caps.cooperative.is_some() {
+        let output = bound(&mut recording, "output", &[1024], DType::F32);
+        kernels::coop_rate::record(&mut recording, caps, 1000, &output).unwrap();
+    }
     all.push(recording);
 
     for dtype in [DType::F32, DType::F16] {
