@@ -3,6 +3,7 @@
 mod attend;
 mod bench;
 mod check;
+mod date;
 mod device;
 mod encode;
 mod example;
