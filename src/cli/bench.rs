@@ -3,6 +3,7 @@
 mod attention;
 mod cases;
 mod naive;
+mod plot;
 mod recurrent;
 mod report;
 mod workload;
@@ -64,9 +65,16 @@ pub(crate) struct Args {
     /// Also write the figures to this file, whole or not at all
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Also draw throughput against sequence length for each path, with the measured ceiling: attention cases that differ
+    /// in the sequence length alone
+    #[arg(long, value_name = "FILE.png|FILE.svg")]
+    plot: Option<PathBuf>,
     /// Smaller cases, fewer runs
     #[arg(long)]
     quick: bool,
+    /// Time nothing: show the table of each of these files that --json wrote, and with --plot the picture of the one file
+    #[arg(long, value_name = "FILE.json", num_args = 1.., conflicts_with_all = ["suite", "filter", "paths", "json", "quick"])]
+    show: Vec<PathBuf>,
 }
 
 /// Groups of cases.
@@ -103,10 +111,18 @@ impl Ceilings {
 
 /// Runs the command.
 pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
+    args.plot.as_deref().map(plot::format).transpose()?;
+    if !args.show.is_empty() {
+        return show(args);
+    }
     if device.device == Choice::Cpu {
         return Err(Error::option("device", "bench times GPU kernels: use `gpu` or `auto`").into());
     }
     let cases = selected(args)?;
+    let points: Vec<_> = cases.iter().filter_map(Case::point).collect();
+    if args.plot.is_some() && !plot::has_curve(points.iter().map(|(series, length)| (series.as_str(), *length))) {
+        return Err(plot::no_curve().into());
+    }
     let gpu = &device.open_adapter()?;
     let report = measure(gpu, cases, args.quick)?;
     output::print(&report.table())?;
@@ -114,7 +130,20 @@ pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
     if let Some(path) = &args.json {
         output::save(path, format!("{}\n", json(&report)?).as_bytes())?;
     }
-    Ok(())
+    // A device that could run but one length of each has nothing to plot.
+    args.plot.as_deref().map_or(Ok(()), |path| plot::save(path, &report))
+}
+
+/// What was measured before.
+fn show(args: &Args) -> Outcome {
+    let reports = args.show.iter().map(|path| Report::open(path)).collect::<regard::Result<Vec<_>>>()?;
+    let tables: Vec<String> = reports.iter().map(Report::table).collect();
+    output::print(&tables.join("\n"))?;
+    match (&args.plot, &reports[..]) {
+        (None, _) => Ok(()),
+        (Some(path), [report]) => plot::save(path, report),
+        (Some(_), _) => Err(Error::option("plot", "shows one file at a time").into()),
+    }
 }
 
 fn json(report: &Report) -> Outcome<String> {
@@ -148,7 +177,7 @@ fn measure(gpu: &Gpu, cases: Vec<Case>, quick: bool) -> Outcome<Report> {
     let mut steps = Steps::new("cases");
     let ceilings = Ceilings::measure(gpu)?;
     let costs = Costs::of(gpu.caps());
-    let recurrent = cases.iter().any(|case| case.point().is_none());
+    let recurrent = cases.iter().any(Case::is_recurrent);
     let overheads = recurrent.then(|| Overheads::measure(gpu)).transpose()?.map(|measured| Launch {
         dispatch_ns: measured.dispatch,
         barrier_ns_per_lane: measured.barrier,
@@ -156,8 +185,7 @@ fn measure(gpu: &Gpu, cases: Vec<Case>, quick: bool) -> Outcome<Report> {
         assumed_barrier_ns_per_lane: costs.barrier,
     });
     let (mut rows, mut plans, mut not_run) = (Vec::new(), Vec::new(), Vec::new());
-    let (cases, half): (Vec<Case>, Vec<Case>) =
-        cases.into_iter().partition(|case| gpu.caps().f16 || !case.is_half());
+    let (cases, half): (Vec<Case>, Vec<Case>) = cases.into_iter().partition(|case| gpu.caps().f16 || !case.is_half());
     if !half.is_empty() {
         not_run.push(format!("{} cases of f16: this device has no f16 in shaders", half.len()));
     }
@@ -250,6 +278,7 @@ fn time(gpu: &Gpu, case: &Case, ceilings: &Ceilings, quick: bool) -> Outcome<Res
         way: case.way.name().to_owned(),
         series,
         length,
+        shape: case.shape(),
         path: path.to_owned(),
         plan,
         median_ns: median,

@@ -12,7 +12,7 @@ use regard::{Error, Result, Tensor};
 use super::attention::{Attended, Planned};
 use super::naive::Naive;
 use super::recurrent::{OnGpu, Plan, Recurrent, Shape};
-use super::workload;
+use super::{report, workload};
 
 /// A way to run a case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -154,7 +154,10 @@ pub(super) fn recurrences(quick: bool) -> Vec<Case> {
     let both = |numbers| [one("lstm", &lstm, numbers), one("gru", &gru, numbers)].into_iter().flatten().collect();
     let bidirectional = |numbers| -> Vec<Case> {
         let two_ways = |options: &Rnn| options.clone().bidirectional();
-        [one("bi-lstm", &two_ways(&lstm), numbers), one("bi-gru", &two_ways(&gru), numbers)].into_iter().flatten().collect()
+        [one("bi-lstm", &two_ways(&lstm), numbers), one("bi-gru", &two_ways(&gru), numbers)]
+            .into_iter()
+            .flatten()
+            .collect()
     };
     let article = |numbers| recurrent("lstm + dot attention", shape(numbers), Recurrent::article(shape(numbers)));
     let cases: Vec<Vec<Case>> = if quick {
@@ -206,10 +209,25 @@ impl Case {
         matches!(&self.work, Work::Attention(attended) if attended.work.dtype == DType::F16)
     }
 
-    /// What it has in common with cases of another sequence length, and that length: of attention.
+    pub(super) fn is_recurrent(&self) -> bool {
+        matches!(self.work, Work::Recurrent(..))
+    }
+
+    /// What an attention has in common with others of another sequence length, and that length. llama.cpp's cases are
+    /// to be compared with its own, not with one another.
     pub(super) fn point(&self) -> Option<(String, usize)> {
         match &self.work {
-            Work::Attention(attended) => Some((attended.work.series(), attended.work.keys)),
+            Work::Attention(attended) if attended.work.kind != workload::Kind::Ggml => {
+                Some((attended.work.series(), attended.work.keys))
+            }
+            _ => None,
+        }
+    }
+
+    /// The problem, of attention.
+    pub(super) fn shape(&self) -> Option<report::Shape> {
+        match &self.work {
+            Work::Attention(attended) => Some((&attended.work).into()),
             Work::Recurrent(..) => None,
         }
     }
@@ -225,7 +243,10 @@ impl Case {
     /// Uploads what it needs, once for all ways.
     pub(super) fn prepare(&self, gpu: &Gpu) -> Result<Prepared<'_>> {
         Ok(match &self.work {
-            Work::Attention(attended) => Prepared::Attention(attended, self.way),
+            Work::Attention(attended) => {
+                attended.upload(gpu)?;
+                Prepared::Attention(attended, self.way)
+            }
             Work::Recurrent(work, path) => Prepared::Recurrent(work, Box::new(work.upload(gpu, *path)?)),
         })
     }
@@ -263,15 +284,13 @@ impl Prepared<'_> {
     /// # Errors
     /// [`Error::Tolerance`] when that is above 1.
     pub(super) fn check(&self, gpu: &Gpu, ready: &Ready<'_>, name: &str) -> Result<f64> {
-        let got: Vec<_> = ready
-            .results
-            .iter()
-            .map(|(name, tensor)| Ok((*name, tensor.download(gpu)?)))
-            .collect::<Result<_>>()?;
+        let got: Vec<_> =
+            ready.results.iter().map(|(name, tensor)| Ok((*name, tensor.download(gpu)?))).collect::<Result<_>>()?;
         let ratios = match self {
-            Self::Attention(attended, way) => {
-                got.iter().map(|(name, output)| Ok((*name, attended.judge(gpu, *way, output)?))).collect::<Result<_>>()?
-            }
+            Self::Attention(attended, way) => got
+                .iter()
+                .map(|(name, output)| Ok((*name, attended.judge(gpu, *way, output)?)))
+                .collect::<Result<_>>()?,
             Self::Recurrent(work, _) => work.judge(&got)?,
         };
         match ratios.iter().find(|(_, ratio)| *ratio > 1.0) {

@@ -3,7 +3,7 @@
 
 use regard::attention::{AttentionInputs, Mask};
 use regard::gpu::{Gpu, Tensor};
-use regard::plan::grid;
+use regard::plan::{Caps, grid};
 use regard::tensor::{Array, DType};
 use regard::{Error, Result, wgpu};
 
@@ -28,16 +28,28 @@ struct Step {
 }
 
 impl Naive {
-    /// Over a workload's inputs on the device.
+    /// Whether a device has the limits for it.
     ///
     /// # Errors
     /// [`Error::Limit`] where the scores do not fit one binding, or a row has more keys than an invocation may loop over.
-    pub(crate) fn new(gpu: &Gpu, work: &Workload, inputs: &AttentionInputs<Tensor>) -> Result<Self> {
+    pub(crate) fn check(work: &Workload, caps: &Caps) -> Result<()> {
+        let scores = (work.batch * work.query_heads * work.queries * work.keys * DType::F32.bytes()) as u64;
+        let largest = caps.max_binding_bytes.min(caps.max_buffer_bytes);
         let turns = PASSES * work.keys as u64;
-        if turns > gpu.caps().max_iterations {
-            let what = "loop iterations of a row".to_owned();
-            return Err(Error::Limit { what, needed: turns, allowed: gpu.caps().max_iterations });
+        let limits =
+            [("bytes of the scores", scores, largest), ("loop iterations of a row", turns, caps.max_iterations)];
+        match limits.into_iter().find(|(_, needed, allowed)| needed > allowed) {
+            Some((what, needed, allowed)) => Err(Error::Limit { what: what.to_owned(), needed, allowed }),
+            None => Ok(()),
         }
+    }
+
+    /// Over a workload's inputs on the device.
+    ///
+    /// # Errors
+    /// As [`Naive::check`].
+    pub(crate) fn new(gpu: &Gpu, work: &Workload, inputs: &AttentionInputs<Tensor>) -> Result<Self> {
+        Self::check(work, gpu.caps())?;
         let Workload { batch, query_heads, kv_heads, queries, keys, dim, value_dim, dtype, .. } = *work;
         let scores = Tensor::uninitialized(gpu, "scores", &[batch, query_heads, queries, keys], DType::F32)?;
         let output = Tensor::uninitialized(gpu, "output", &[batch, query_heads, queries, value_dim], dtype)?;
@@ -62,8 +74,7 @@ impl Naive {
         });
         let scale = if work.is_additive() { 1.0 } else { 1.0 / (dim as f32).sqrt() };
         let rows = (batch * query_heads * queries) as u64;
-        let entry_points =
-            [("score", rows * keys as u64), ("softmax", rows), ("weigh", rows * value_dim as u64)];
+        let entry_points = [("score", rows * keys as u64), ("softmax", rows), ("weigh", rows * value_dim as u64)];
         let step = |(entry_point, invocations): (&str, u64)| -> Result<Step> {
             let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
                 label: Some(entry_point),
@@ -75,7 +86,7 @@ impl Naive {
             });
             let grid = grid(entry_point, invocations.div_ceil(LANES), gpu.caps())?;
             let sizes = [batch, query_heads, kv_heads, queries, keys, dim, value_dim].map(|n| n as u32);
-            let flags = [!work.sees(0, 1), work.is_masked(), work.is_additive()].map(u32::from);
+            let flags = [work.is_causal(), work.is_masked(), work.is_additive()].map(u32::from);
             let width = [grid[0] * LANES as u32];
             let params: Vec<u8> = [&sizes[..], &[scale.to_bits()], &flags, &width]
                 .concat()

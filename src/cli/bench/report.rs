@@ -6,6 +6,8 @@ use std::path::Path;
 use regard::{Error, Result};
 use serde::{Deserialize, Serialize};
 
+use super::workload::Workload;
+
 /// Everything that one run of `regard bench` found. `benches/results/README.md` says what each field is.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Report {
@@ -73,6 +75,7 @@ pub(super) struct Row {
     /// Of attention: what the cases of a curve have in common, and where on it this one is.
     pub(super) series: Option<String>,
     pub(super) length: Option<usize>,
+    pub(super) shape: Option<Shape>,
     /// Which kernels ran.
     pub(super) path: String,
     pub(super) plan: Option<String>,
@@ -90,6 +93,41 @@ pub(super) struct Row {
     pub(super) floor_ns: f64,
     pub(super) times_floor: f64,
     pub(super) error_ratio: f64,
+}
+
+/// An attention problem: what `benches/peers/` runs elsewhere. Inputs follow from it (`workload.rs`).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Shape {
+    pub(super) batch: usize,
+    pub(super) query_heads: usize,
+    pub(super) kv_heads: usize,
+    pub(super) queries: usize,
+    pub(super) keys: usize,
+    pub(super) dim: usize,
+    pub(super) value_dim: usize,
+    pub(super) dtype: String,
+    pub(super) causal: bool,
+    pub(super) masked: bool,
+    pub(super) additive: bool,
+}
+
+impl From<&Workload> for Shape {
+    fn from(work: &Workload) -> Self {
+        let Workload { batch, query_heads, kv_heads, queries, keys, dim, value_dim, dtype, .. } = *work;
+        Self {
+            batch,
+            query_heads,
+            kv_heads,
+            queries,
+            keys,
+            dim,
+            value_dim,
+            dtype: dtype.to_string(),
+            causal: work.is_causal(),
+            masked: work.is_masked(),
+            additive: work.is_additive(),
+        }
+    }
 }
 
 impl Row {
@@ -139,7 +177,8 @@ impl Report {
             out.push_str(&aligned(rows, columns));
         }
         if !self.planner.is_empty() {
-            let _ = writeln!(out, "\nplan ÷ median of recurrences; multiply-adds a ns and worker that the planner assumes");
+            let _ =
+                writeln!(out, "\nplan ÷ median of recurrences; multiply-adds a ns and worker that the planner assumes");
         }
         for verdict in &self.planner {
             let ratios = &verdict.planned_over_median;
@@ -216,16 +255,17 @@ fn aligned(rows: &[&Row], columns: &[Column]) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    pub(crate) fn row(work: &str, way: &str, median_ns: f64) -> Row {
+    pub(in crate::bench) fn row(work: &str, way: &str, median_ns: f64) -> Row {
         Row {
             name: format!("{work} {way}"),
             work: work.to_owned(),
             way: way.to_owned(),
             series: None,
             length: None,
+            shape: None,
             path: "staged".to_owned(),
             plan: Some("scores in memory".to_owned()),
             median_ns,
@@ -245,7 +285,7 @@ mod tests {
         }
     }
 
-    pub(crate) fn report(cases: Vec<Row>) -> Report {
+    pub(in crate::bench) fn report(cases: Vec<Row>) -> Report {
         let text = str::to_owned;
         Report {
             regard: text("0.1.0"),

@@ -3,11 +3,13 @@
 
 use regard::attention::{Attention, AttentionInputs, Causal, Mask, Path, Score, ScoreWeights};
 use regard::compare::{Verdict, judge};
+use regard::plan::{AttentionPlan, Caps};
+use regard::problem::AttentionProblem;
 use regard::tensor::{Array, DType};
-use regard::{Result, baseline, reference};
+use regard::{Error, Result, baseline, reference};
 
 /// Numbers in ±`size` that differ from place to place: a linear congruential generator (Numerical Recipes' 32-bit
-/// factors), the upper 24 bits of each state. `benches/peers/cases.py` has the same.
+/// factors), the upper 24 bits of each state. `benches/peers/common.py` has the same.
 pub(crate) fn numbers(shape: &[usize], seed: u32, size: f32) -> Array {
     let mut state = seed.wrapping_mul(747_796_405).wrapping_add(1);
     Array::from_fn(shape, |_| {
@@ -102,6 +104,11 @@ impl Workload {
         matches!(self.kind, Kind::AdditiveStep | Kind::AdditiveSelf)
     }
 
+    /// Whether a query sees the keys up to its own only.
+    pub(crate) fn is_causal(&self) -> bool {
+        self.kind == Kind::Causal
+    }
+
     /// Whether numbers are added to the scores.
     pub(crate) fn is_masked(&self) -> bool {
         self.kind == Kind::Ggml && self.queries < self.keys
@@ -135,37 +142,66 @@ impl Workload {
     pub(crate) fn options(&self, path: Path) -> Attention {
         Attention {
             score: if self.is_additive() { Score::Additive } else { Score::ScaledDot },
-            causal: (self.kind == Kind::Causal).then_some(Causal::TopLeft),
+            causal: self.is_causal().then_some(Causal::TopLeft),
             path,
             ..Attention::default()
         }
     }
 
-    /// Seeds 1 to 5: query, key, value, mask, v. Scores are about as far apart as those of a trained model.
-    pub(crate) fn inputs(&self) -> AttentionInputs<Array> {
+    /// Each input from its shape, its seed and the size of its numbers. Scores are about as far apart as those of a
+    /// trained model.
+    fn each_input<A>(&self, make: impl Fn(&[usize], u32, f32) -> A) -> AttentionInputs<A> {
         let Self { batch, query_heads, kv_heads, queries, keys, dim, value_dim, .. } = *self;
-        let mask = self.is_masked().then(|| Mask::Float(numbers(&[1, 1, queries, keys], 4, 1.0)));
-        let v = self.is_additive().then(|| numbers(&[dim], 5, 4.0 / (dim as f32).sqrt()));
+        let v = self.is_additive().then(|| make(&[dim], 5, 4.0 / (dim as f32).sqrt()));
         AttentionInputs {
-            mask,
+            mask: self.is_masked().then(|| Mask::Float(make(&[1, 1, queries, keys], 4, 1.0))),
             score: ScoreWeights { v, ..ScoreWeights::default() },
             ..AttentionInputs::new(
-                numbers(&[batch, query_heads, queries, dim], 1, 1.7),
-                numbers(&[batch, kv_heads, keys, dim], 2, 1.7),
-                numbers(&[batch, kv_heads, keys, value_dim], 3, 1.7),
+                make(&[batch, query_heads, queries, dim], 1, 1.7),
+                make(&[batch, kv_heads, keys, dim], 2, 1.7),
+                make(&[batch, kv_heads, keys, value_dim], 3, 1.7),
             )
         }
     }
 
+    pub(crate) fn inputs(&self) -> AttentionInputs<Array> {
+        self.each_input(numbers)
+    }
+
+    /// Refuses what a device cannot hold: keys or queries larger than its largest binding.
+    ///
+    /// # Errors
+    /// [`Error::Limit`].
+    pub(crate) fn check_limits(&self, caps: &Caps) -> Result<()> {
+        let rows = (self.kv_heads * self.keys).max(self.query_heads * self.queries);
+        let needed = (self.batch * rows * self.dim.max(self.value_dim) * self.dtype.bytes()) as u64;
+        let allowed = caps.max_binding_bytes.min(caps.max_buffer_bytes);
+        if needed <= allowed {
+            return Ok(());
+        }
+        Err(Error::Limit { what: "bytes of the largest input".to_owned(), needed, allowed })
+    }
+
+    /// How it would be run on a device.
+    ///
+    /// # Errors
+    /// Why it would not.
+    pub(crate) fn plan(&self, path: Path, caps: &Caps) -> Result<AttentionPlan> {
+        let options = self.options(path);
+        let shapes = self.each_input(|shape, _, _| shape.to_vec());
+        let problem = AttentionProblem::new(&options, &shapes.map(Vec::as_slice))?;
+        AttentionPlan::new(&options, &problem, self.dtype, caps)
+    }
+
     /// Whether query i sees key j.
     pub(crate) fn sees(&self, i: usize, j: usize) -> bool {
-        self.kind != Kind::Causal || j <= i
+        !self.is_causal() || j <= i
     }
 
     /// Pairs of a query and a key that it sees, over all heads.
     pub(crate) fn pairs(&self) -> f64 {
         let (queries, keys) = (self.queries as f64, self.keys as f64);
-        let of_head = if self.kind == Kind::Causal {
+        let of_head = if self.is_causal() {
             // 1 + 2 + … up to the last key, and all keys from there on.
             let rising = queries.min(keys);
             rising * (rising + 1.0) / 2.0 + (queries - rising) * keys
@@ -188,7 +224,8 @@ impl Workload {
 
     /// As many heads and rows as the reference has time for, evenly apart, the first and the last among them.
     pub(crate) fn sample(&self) -> Sample {
-        let each = 2.0 * (self.dim + self.value_dim) as f64 + if self.is_additive() { TANH * self.dim as f64 } else { 0.0 };
+        let each =
+            2.0 * (self.dim + self.value_dim) as f64 + if self.is_additive() { TANH * self.dim as f64 } else { 0.0 };
         // The reference compares a row with hidden keys too.
         let rows = (MOST_CHECKED / (each * self.keys as f64)) as usize;
         let all = self.batch * self.query_heads;
@@ -213,7 +250,7 @@ impl Workload {
         let keys = all(self.keys);
         let mask = match &inputs.mask {
             Some(Mask::Float(mask)) => Some(Mask::Float(rows_of(mask, &[0], &sample.rows)?)),
-            _ if self.kind == Kind::Causal => {
+            _ if self.is_causal() => {
                 let sees = |at: usize| f32::from(self.sees(sample.rows[at / self.keys], at % self.keys));
                 Some(Mask::Bool(Array::from_fn(&[1, 1, sample.rows.len(), self.keys], sees)))
             }
@@ -282,28 +319,29 @@ pub(crate) fn all(quick: bool) -> Vec<Workload> {
         ];
     }
     let mut works = Vec::new();
-    for dtype in [f32, f16] {
+    let types = [f32, f16];
+    for dtype in types {
         for kind in [Prefill, Causal] {
             let shapes = [[1, 8, 1024, 64], [1, 16, 4096, 64], [1, 16, 4096, 128], [4, 16, 2048, 128]];
             works.extend(shapes.map(|shape| square(kind, shape, dtype)));
         }
         // With the 4096 above, a curve.
         works.extend([512, 1024, 2048, 8192].map(|n| square(Prefill, [1, 16, n, 64], dtype)));
-        for queries in [1, 4] {
-            works.extend((10..=16).map(|k| Workload::new(Decode, [1, 32, 8, queries, 1 << k, 128], dtype)));
-        }
-        for t in [128, 256, 512, 1024] {
-            works.push(Workload::new(AdditiveStep, [16, 1, 1, 1, t, 512], dtype));
-            works.push(square(AdditiveSelf, [1, 1, t, 512], dtype));
-        }
-        for dim in [64, 128] {
-            for (group, queries) in [(1, 1), (1, 4), (4, 1), (4, 4)] {
-                let shape = |keys| [1, 8 * group, 8, queries, keys, dim];
-                works.extend([4096, 8192, 16384].map(|keys| Workload::new(Ggml, shape(keys), dtype)));
-            }
-        }
-        works.push(square(Ggml, [1, 16, 5776, 72], dtype));
     }
+    for (dtype, queries) in types.into_iter().flat_map(|dtype| [(dtype, 1), (dtype, 4)]) {
+        works.extend((10..=16).map(|k| Workload::new(Decode, [1, 32, 8, queries, 1 << k, 128], dtype)));
+    }
+    for (dtype, t) in types.into_iter().flat_map(|dtype| [128, 256, 512, 1024].map(|t| (dtype, t))) {
+        works.push(Workload::new(AdditiveStep, [16, 1, 1, 1, t, 512], dtype));
+        works.push(square(AdditiveSelf, [1, 1, t, 512], dtype));
+    }
+    for (dtype, dim) in types.into_iter().flat_map(|dtype| [(dtype, 64), (dtype, 128)]) {
+        for (group, queries) in [(1, 1), (1, 4), (4, 1), (4, 4)] {
+            let shape = |keys| [1, 8 * group, 8, queries, keys, dim];
+            works.extend([4096, 8192, 16384].map(|keys| Workload::new(Ggml, shape(keys), dtype)));
+        }
+    }
+    works.extend(types.map(|dtype| square(Ggml, [1, 16, 5776, 72], dtype)));
     works
 }
 
@@ -346,13 +384,12 @@ mod tests {
         assert_eq!(masked.work().1, ((4 * 12 * 16) * 2 + 20 * 4) as f64);
     }
 
-    /// `benches/peers/cases.py` asserts the same numbers of its generator.
+    /// `benches/peers/common.py` asserts the same numbers of its generator.
     #[test]
     fn numbers_are_those_that_the_peers_get() {
-        let found = numbers(&[2, 3], 1, 1.7);
-        println!("{:?}", found.data());
-        let last = numbers(&[1, 2, 1000], 5, 1.0).into_data()[1999];
-        println!("{last}");
+        let first = [0.163_916_72, 1.286_133_2, -1.585_462_5, -1.501_074_1, 0.554_443_96, 0.871_012_4];
+        assert_eq!(numbers(&[2, 3], 1, 1.7).data(), first);
+        assert_eq!(numbers(&[1, 2, 1000], 5, 1.0).data()[1999], 0.648_955_6);
     }
 
     #[test]
