@@ -287,10 +287,9 @@ impl Prepared<'_> {
         let got: Vec<_> =
             ready.results.iter().map(|(name, tensor)| Ok((*name, tensor.download(gpu)?))).collect::<Result<_>>()?;
         let ratios = match self {
-            Self::Attention(attended, way) => got
-                .iter()
-                .map(|(name, output)| Ok((*name, attended.judge(gpu, *way, output)?)))
-                .collect::<Result<_>>()?,
+            Self::Attention(attended, _) => {
+                got.iter().map(|(name, output)| Ok((*name, attended.judge(gpu, output)?))).collect::<Result<_>>()?
+            }
             Self::Recurrent(work, _) => work.judge(&got)?,
         };
         match ratios.iter().find(|(_, ratio)| *ratio > 1.0) {
