@@ -1,33 +1,52 @@
-// Two partial results over disjoint keys, put together by their log-sum-exp:
+// Partial results over disjoint keys, put together by their log-sum-exp:
 //
-//   m = max(a_lse, b_lse);  A = exp(a_lse − m);  B = exp(b_lse − m)
-//   output = (A·a + B·b) / (A + B);  lse = m + ln(A + B)
+//   m = max_p lse_p;  w_p = exp(lse_p − m);  output = Σ_p w_p·output_p / Σ_p w_p;  lse = m + ln Σ_p w_p
 //
 // A part that saw no key (−∞) counts for nothing, whatever its output holds. One invocation writes one element.
 override LANES: u32 = 64u;
+override OTHER: bool = false; // there is one more part, a tensor of its own
+override LSE: bool = true;    // the joined log-sum-exp is asked for
 
 struct Params {
-    a: View, // [B, H, N, Dv]
-    b: View,
+    parts: View,     // [parts · B, H, N, Dv]
+    other: View,     // [B, H, N, Dv]
     output: View,
-    a_lse: View, // [B, H, N, 1]
-    b_lse: View,
+    parts_lse: View, // [parts · B, H, N, 1]
+    other_lse: View, // [B, H, N, 1]
     lse: View,
+    count: u32, // parts
     elements: u32,
     negative_infinity: f32,
     pad_0: u32,
-    pad_1: u32,
 }
 
-@group(0) @binding(1) var<storage, read> a: array<elem>;
-@group(0) @binding(2) var<storage, read> b: array<k_elem>;
-@group(0) @binding(3) var<storage, read> a_lse: array<f32>;
-@group(0) @binding(4) var<storage, read> b_lse: array<f32>;
+@group(0) @binding(1) var<storage, read> parts: array<elem>;
+@group(0) @binding(2) var<storage, read> other: array<k_elem>;
+@group(0) @binding(3) var<storage, read> parts_lse: array<f32>;
+@group(0) @binding(4) var<storage, read> other_lse: array<f32>;
 @group(0) @binding(5) var<storage, read_write> output: array<out_elem>;
 @group(0) @binding(6) var<storage, read_write> lse: array<f32>;
 
 fn is_empty(lse: f32) -> bool {
     return bitcast<u32>(lse) == 0xff800000u; // the bits of −∞
+}
+
+// A running sum of weighted parts, with the largest log-sum-exp so far.
+struct Sum {
+    m: f32,
+    weight: f32,
+    y: f32,
+}
+
+fn with_part(sum: Sum, lse: f32, y: f32) -> Sum {
+    if (is_empty(lse)) {
+        return sum;
+    }
+    // NaN in one part is NaN in all.
+    let m = select(max(sum.m, lse), sum.m + lse, is_nan1(sum.m) || is_nan1(lse));
+    let before = select(exp1(sum.m - m), 0.0, sum.weight == 0.0);
+    let now = exp1(lse - m);
+    return Sum(m, sum.weight * before + now, sum.y * before + now * y);
 }
 
 @compute @workgroup_size(LANES)
@@ -36,24 +55,23 @@ fn main(here: Invocation, @builtin(local_invocation_index) lane: u32) {
     if (at >= params.elements) {
         return;
     }
-    let width = params.output.shape.w;
-    let row = at / width;
-    let d = at % width;
-    let l = vec2<f32>(a_lse[row_start(params.a_lse, row)], b_lse[row_start(params.b_lse, row)]);
-    let empty = vec2<bool>(is_empty(l.x), is_empty(l.y));
-    let parts = vec2<f32>(
-        f32(a[row_start(params.a, row) + d * params.a.strides.w]),
-        f32(b[row_start(params.b, row) + d * params.b.strides.w]),
-    );
-    let known = select(l, vec2<f32>(HIDDEN), empty);
-    let m = select(max(known.x, known.y), known.x + known.y, is_nan1(known.x) || is_nan1(known.y));
-    let share = select(vec2<f32>(exp1(known.x - m), exp1(known.y - m)), vec2<f32>(0.0), empty);
-    let sum = share.x + share.y;
-    let none = all(empty);
-    let weighted = select(share * parts, vec2<f32>(0.0), empty);
-    let y = select((weighted.x + weighted.y) / sum, 0.0, none);
-    output[row_start(params.output, row) + d * params.output.strides.w] = out_elem(y);
-    if (d == 0u) {
-        lse[row_start(params.lse, row)] = select(m + log1(sum), params.negative_infinity, none);
+    let shape = params.output.shape;
+    let d = at % shape.w;
+    let row = at / shape.w;
+    let n = row % shape.z;
+    let h = (row / shape.z) % shape.y;
+    let b = row / shape.z / shape.y;
+    var sum = Sum(HIDDEN, 0.0, 0.0);
+    for (var part = 0u; part < params.count; part += 1u) {
+        let i = part * shape.x + b;
+        sum = with_part(sum, parts_lse[element(params.parts_lse, i, h, n, 0u)], f32(parts[element(params.parts, i, h, n, d)]));
+    }
+    if (OTHER) {
+        sum = with_part(sum, other_lse[row_start(params.other_lse, row)], f32(other[element(params.other, b, h, n, d)]));
+    }
+    let none = sum.weight == 0.0;
+    output[element(params.output, b, h, n, d)] = out_elem(select(sum.y / sum.weight, 0.0, none));
+    if (LSE && d == 0u) {
+        lse[row_start(params.lse, row)] = select(sum.m + log1(sum.weight), params.negative_infinity, none);
     }
 }

@@ -11,7 +11,6 @@ override SCORE: u32 = 0u; // 0 dot, 1 additive, 2 cosine
 override HAS_V: bool = false;
 override NORMED: bool = false; // v is g · v / ‖v‖
 override STAGE: u32 = 2u; // 0 after the scale, 1 after the softcap, 2 masked
-override SOFTCAP: bool = false;
 
 struct Params {
     query: View, // [B, Hq, Nq', D]
@@ -47,8 +46,8 @@ fn finish(row: Row, b: u32, h: u32, i: u32, j: u32, sum: f32) {
     }
     let at_query = params.first_query + i;
     var s = score_mod(params.scale * sum, b, h, at_query, j);
-    if (STAGE > 0u && SOFTCAP) {
-        s = params.softcap * tanh1(s / params.softcap);
+    if (STAGE > 0u) {
+        s = capped(s);
     }
     if (STAGE > 1u) {
         let m = masked(row, b, h, at_query, j);
@@ -101,7 +100,7 @@ fn main(here: Invocation, @builtin(local_invocation_index) lane: u32) {
             seen = seen || sees_any(row1, first_j, end_j) || sees_any(row2, first_j, end_j)
                 || sees_any(row3, first_j, end_j);
         }
-        if (!(seen && any_block_visible(b, h, at_query, first_j, end_j))) {
+        if (!(seen && any_block_visible(b, h, at_query, at_query + ROWS, first_j, end_j))) {
             for (var r = 0u; r < ROWS; r += 1u) {
                 hide(b, h, i + r, column);
             }

@@ -46,24 +46,6 @@ fn weighted(w: f32, v: vec4<f32>) -> vec4<f32> {
     return select(w * v, vec4<f32>(0.0), w == 0.0);
 }
 
-// The range that holds both of two ranges first .. last; an empty one counts for nothing.
-fn both(a: vec2<u32>, b: vec2<u32>) -> vec2<u32> {
-    if (b.x >= b.y) {
-        return a;
-    }
-    if (a.x >= a.y) {
-        return b;
-    }
-    return vec2<u32>(min(a.x, b.x), max(a.y, b.y));
-}
-
-// Every key that one or the other sees, and what lies between.
-fn join(a: Row, b: Row) -> Row {
-    let window = both(vec2<u32>(a.first, a.last), vec2<u32>(b.first, b.last));
-    let sinks = both(vec2<u32>(a.start, a.sinks_last), vec2<u32>(b.start, b.sinks_last));
-    return Row(a.own, sinks.x, window.x, window.y, sinks.y);
-}
-
 @compute @workgroup_size(LANES)
 fn main(here: Invocation, @builtin(local_invocation_index) lane: u32) {
     let tile = workgroup_number(here);
@@ -91,7 +73,7 @@ fn main(here: Invocation, @builtin(local_invocation_index) lane: u32) {
     let at_query = params.first_query + i;
     var row = row_of(b, at_query);
     if (ROWS == 4u) {
-        row = join(join(row, row_of(b, at_query + 1u)), join(row_of(b, at_query + 2u), row_of(b, at_query + 3u)));
+        row = join_rows(join_rows(row, row_of(b, at_query + 1u)), join_rows(row_of(b, at_query + 2u), row_of(b, at_query + 3u)));
     }
     let sinks_last = min(row.sinks_last, params.last_key);
     let firsts = vec2<u32>(max(row.start, params.first_key), max(max(row.first, sinks_last), params.first_key));
@@ -107,7 +89,7 @@ fn main(here: Invocation, @builtin(local_invocation_index) lane: u32) {
             var stop = lasts[part];
             if (BLOCKS) {
                 stop = min(stop, (j / params.blocks.keys + 1u) * params.blocks.keys);
-                if (!any_block_visible(b, h, at_query, j, stop)) {
+                if (!any_block_visible(b, h, at_query, at_query + ROWS, j, stop)) {
                     j = stop;
                     continue;
                 }

@@ -21,12 +21,16 @@ pub enum Kernel {
     Coverage,
     /// Entropy of rows of weights.
     Entropy,
+    /// Attention, an invocation for four query rows.
+    FlashRows,
     /// Measurement: multiply-adds per second.
     FmaRate,
     /// Embedding look-up.
     Gather,
     /// Keys of a location-sensitive score.
     Location,
+    /// Tiles of a mask tensor.
+    MaskTiles,
     /// Product of dense matrices.
     Matmul,
     /// Join of two directions.
@@ -64,6 +68,9 @@ const MATH: &str = shader!("common/math.wgsl");
 const ACTIVATION: &str = shader!("common/activation.wgsl");
 const HIDDEN: &str = shader!("common/hidden.wgsl");
 const MASK: &str = shader!("common/mask.wgsl");
+const PAIR: &str = shader!("common/pair.wgsl");
+const REACH: &str = shader!("common/reach.wgsl");
+const FUSED: &str = shader!("common/fused.wgsl");
 const POSITIONS: &str = shader!("common/positions.wgsl");
 const BLOCKS: &str = shader!("common/blocks.wgsl");
 const PAGES: &str = shader!("common/pages.wgsl");
@@ -78,15 +85,17 @@ const SCORE_MOD_NONE: &str = shader!("common/score_mod_none.wgsl");
 
 impl Kernel {
     /// Every kernel.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 22] = [
         Self::Append,
         Self::BarrierRate,
         Self::Copy,
         Self::Coverage,
         Self::Entropy,
+        Self::FlashRows,
         Self::FmaRate,
         Self::Gather,
         Self::Location,
+        Self::MaskTiles,
         Self::Matmul,
         Self::Merge,
         Self::MergePartials,
@@ -109,9 +118,11 @@ impl Kernel {
             Self::Copy => "copy",
             Self::Coverage => "coverage",
             Self::Entropy => "entropy",
+            Self::FlashRows => "flash_rows",
             Self::FmaRate => "fma_rate",
             Self::Gather => "gather",
             Self::Location => "location",
+            Self::MaskTiles => "mask_tiles",
             Self::Matmul => "matmul",
             Self::Merge => "merge",
             Self::MergePartials => "merge_partials",
@@ -135,9 +146,13 @@ impl Kernel {
             Self::Copy => &[LAYOUT, shader!("copy.wgsl")],
             Self::Coverage => &[LAYOUT, REDUCE_SHARED, shader!("coverage.wgsl")],
             Self::Entropy => &[LAYOUT, MATH, REDUCE_SHARED, shader!("entropy.wgsl")],
+            Self::FlashRows => {
+                &[LAYOUT, MATH, HIDDEN, POSITIONS, BLOCKS, PAGES, MASK, PAIR, REACH, FUSED, shader!("flash_rows.wgsl")]
+            }
             Self::FmaRate => &[LAYOUT, shader!("fma_rate.wgsl")],
             Self::Gather => &[LAYOUT, shader!("gather.wgsl")],
             Self::Location => &[LAYOUT, shader!("location.wgsl")],
+            Self::MaskTiles => &[LAYOUT, shader!("mask_tiles.wgsl")],
             Self::Matmul => &[LAYOUT, TILE, shader!("matmul.wgsl")],
             Self::Merge => &[LAYOUT, shader!("merge.wgsl")],
             Self::MergePartials => &[LAYOUT, MATH, HIDDEN, shader!("merge_partials.wgsl")],
@@ -147,7 +162,7 @@ impl Kernel {
             Self::RecurrentLoop => &[LAYOUT, MATH, ACTIVATION, CELL, shader!("recurrent_loop.wgsl")],
             Self::RecurrentNorm => &[LAYOUT, MATH, ACTIVATION, CELL, shader!("recurrent_norm.wgsl")],
             Self::Rotary => &[LAYOUT, POSITIONS, shader!("rotary.wgsl")],
-            Self::Score => &[LAYOUT, MATH, HIDDEN, POSITIONS, BLOCKS, PAGES, MASK, shader!("score.wgsl")],
+            Self::Score => &[LAYOUT, MATH, HIDDEN, POSITIONS, BLOCKS, PAGES, MASK, PAIR, shader!("score.wgsl")],
             Self::Softmax => &[LAYOUT, MATH, HIDDEN, REDUCE_SHARED, shader!("softmax.wgsl")],
             Self::WeightedSum => &[LAYOUT, POSITIONS, BLOCKS, PAGES, shader!("weighted_sum.wgsl")],
         }
@@ -191,7 +206,7 @@ impl Variant {
         for (alias, dtype) in &self.aliases {
             let _ = writeln!(source, "alias {alias} = {dtype};");
         }
-        if self.kernel == Kernel::Score {
+        if matches!(self.kernel, Kernel::Score | Kernel::FlashRows) {
             source.push_str(self.score_mod.as_deref().unwrap_or(SCORE_MOD_NONE));
             source.push('\n');
         }

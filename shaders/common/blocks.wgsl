@@ -21,16 +21,17 @@ fn block_visible(b: u32, h: u32, i: u32, j: u32) -> bool {
     return inside && block_mask[element(params.blocks.view, b, h, at.x, at.y)] != 0u;
 }
 
-// Whether any pair of the queries i .. i + 3 and the keys first .. last is in a visible block.
-fn any_block_visible(b: u32, h: u32, i: u32, first: u32, last: u32) -> bool {
+// Whether any pair of the queries i .. last_i and the keys first .. last is in a visible block.
+fn any_block_visible(b: u32, h: u32, i: u32, last_i: u32, first: u32, last: u32) -> bool {
     if (!BLOCKS) {
         return true;
     }
-    let step = params.blocks.keys;
-    for (var j = first; j < last; j = (j / step + 1u) * step) {
-        if (block_visible(b, h, i, j) || block_visible(b, h, i + 1u, j)
-            || block_visible(b, h, i + 2u, j) || block_visible(b, h, i + 3u, j)) {
-            return true;
+    let step = vec2<u32>(params.blocks.queries, params.blocks.keys);
+    for (var n = i; n < last_i; n = (n / step.x + 1u) * step.x) {
+        for (var j = first; j < last; j = (j / step.y + 1u) * step.y) {
+            if (block_visible(b, h, n, j)) {
+                return true;
+            }
         }
     }
     return false;

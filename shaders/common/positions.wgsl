@@ -117,3 +117,16 @@ fn sees_any(row: Row, first: u32, last: u32) -> bool {
     let sinks = row.start < last && first < row.sinks_last && row.start < row.sinks_last;
     return window || sinks;
 }
+
+// The range that holds both of two ranges first .. last; an empty one counts for nothing.
+fn both(a: vec2<u32>, b: vec2<u32>) -> vec2<u32> {
+    let joined = vec2<u32>(min(a.x, b.x), max(a.y, b.y));
+    return select(select(joined, a, b.x >= b.y), b, a.x >= a.y);
+}
+
+// Every key that one or the other sees, and what lies between.
+fn join_rows(a: Row, b: Row) -> Row {
+    let window = both(vec2<u32>(a.first, a.last), vec2<u32>(b.first, b.last));
+    let sinks = both(vec2<u32>(a.start, a.sinks_last), vec2<u32>(b.start, b.sinks_last));
+    return Row(a.own, sinks.x, window.x, window.y, sinks.y);
+}

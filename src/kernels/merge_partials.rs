@@ -1,6 +1,6 @@
 //! Partial results over disjoint keys, put together (`shaders/merge_partials.wgsl`).
 
-use super::{View4, params};
+use super::{View4, params, read, switch};
 use crate::error::{Error, Result};
 use crate::plan::{Caps, ElementPlan};
 use crate::recording::{Binding, Dispatch, Recording, View};
@@ -10,85 +10,113 @@ use crate::wgsl::{Kernel, Variant};
 params! {
     /// Uniform of `merge_partials.wgsl`.
     struct Params {
-        a: View4,
-        b: View4,
+        parts: View4,
+        other: View4,
         output: View4,
-        a_lse: View4,
-        b_lse: View4,
+        parts_lse: View4,
+        other_lse: View4,
         lse: View4,
+        count: u32,
         elements: u32,
         negative_infinity: f32,
         pad_0: u32,
-        pad_1: u32,
     }
 }
 
-/// An output [B, H, N, Dv] and the log-sum-exp [B, H, N] (f32) of its rows.
+/// Outputs of some parts with the log-sum-exp (f32) of their rows, part by part along the first axis.
 #[derive(Debug, Clone)]
-pub struct Partial {
-    /// [B, H, N, Dv].
+pub struct Parts {
+    /// [parts · B, H, N, Dv].
     pub output: View,
-    /// [B, H, N].
+    /// [parts · B, H, N].
     pub lse: View,
+    /// How many parts.
+    pub count: usize,
 }
 
-/// Two partial results, over disjoint keys, as one.
+/// The parts, and one more that is a tensor of its own, as one: `output` [B, H, N, Dv] and, if asked for, `lse` [B, H, N].
 ///
 /// # Errors
 /// [`Error::Shape`] when the shapes differ, [`Error::Limit`] when the work does not fit.
-pub fn record(recording: &mut Recording, caps: &Caps, a: &Partial, b: &Partial, whole: &Partial) -> Result<()> {
-    let &[batch, heads, rows, width] = whole.output.shape() else {
-        return Err(Error::shape("output", "rank", "4 [B, H, N, Dv]", whole.output.shape().len()));
+pub fn record(
+    recording: &mut Recording,
+    caps: &Caps,
+    parts: &Parts,
+    other: Option<&Parts>,
+    output: &View,
+    lse: Option<&View>,
+) -> Result<()> {
+    let &[batch, heads, rows, width] = output.shape() else {
+        return Err(Error::shape("output", "rank", "4 [B, H, N, Dv]", output.shape().len()));
     };
-    for part in [a, b, whole] {
-        if part.output.shape() != whole.output.shape() {
-            let (expected, found) = (format!("{:?}", whole.output.shape()), format!("{:?}", part.output.shape()));
-            return Err(Error::shape("output of a part", "shape", expected, found));
+    let check = |name: &str, view: &View, shape: &[usize]| {
+        if view.shape() == shape {
+            return Ok(());
         }
-        if part.lse.shape() != [batch, heads, rows] || part.lse.dtype != DType::F32 {
-            let found = format!("{:?} {}", part.lse.shape(), part.lse.dtype);
-            return Err(Error::shape("lse of a part", "shape", format!("[{batch}, {heads}, {rows}] f32"), found));
+        Err(Error::shape(name, "shape", format!("{shape:?}"), format!("{:?}", view.shape())))
+    };
+    for part in [Some(parts), other].into_iter().flatten() {
+        check("output of a part", &part.output, &[part.count * batch, heads, rows, width])?;
+        check("lse of a part", &part.lse, &[part.count * batch, heads, rows])?;
+        if part.lse.dtype != DType::F32 {
+            return Err(Error::shape("lse of a part", "dtype", DType::F32, part.lse.dtype));
         }
+    }
+    if let Some(lse) = lse {
+        check("lse", lse, &[batch, heads, rows])?;
     }
     let elements = batch * heads * rows * width;
     if elements == 0 {
         return Ok(());
     }
     let plan = ElementPlan::new("a merge", elements, caps)?;
-    let column = |lse: &View| View4::new(&lse.with(lse.layout.split(2, rows, 1)?));
+    let asked = lse.is_some();
+    // The binding is always there; a word of scratch stands in where no one asked.
+    let lse = lse.map_or_else(|| recording.scratch("no lse", &[1, 1, 1], DType::F32), View::clone);
+    let column = |lse: Option<&View>| match lse {
+        Some(lse) => View4::new(&lse.with(lse.layout.split(2, rows, 1)?)),
+        None => Ok(bytemuck::Zeroable::zeroed()),
+    };
+    let whole = |view: Option<&View>| view.map_or(Ok(bytemuck::Zeroable::zeroed()), View4::new);
     let params = Params {
-        a: View4::new(&a.output)?,
-        b: View4::new(&b.output)?,
-        output: View4::new(&whole.output)?,
-        a_lse: column(&a.lse)?,
-        b_lse: column(&b.lse)?,
-        lse: column(&whole.lse)?,
+        parts: View4::new(&parts.output)?,
+        other: whole(other.map(|other| &other.output))?,
+        output: View4::new(output)?,
+        parts_lse: column(Some(&parts.lse))?,
+        other_lse: column(other.map(|other| &other.lse))?,
+        lse: if asked { column(Some(&lse))? } else { bytemuck::Zeroable::zeroed() },
+        count: parts.count as u32,
         elements: elements as u32,
         negative_infinity: f32::NEG_INFINITY,
         pad_0: 0,
-        pad_1: 0,
     };
+    let other_dtype = other.map_or(DType::F32, |other| other.output.dtype);
+    let read_bytes = parts.count * parts.output.dtype.bytes() + other.map_or(0, |_| other_dtype.bytes());
     recording.push(Dispatch {
         variant: Variant {
             kernel: Kernel::MergePartials,
-            aliases: vec![("elem", a.output.dtype), ("k_elem", b.output.dtype), ("out_elem", whole.output.dtype)],
-            overrides: vec![("LANES", f64::from(plan.lanes))],
+            aliases: vec![("elem", parts.output.dtype), ("k_elem", other_dtype), ("out_elem", output.dtype)],
+            overrides: vec![
+                ("LANES", f64::from(plan.lanes)),
+                ("OTHER", switch(other.is_some())),
+                ("LSE", switch(asked)),
+            ],
             score_mod: None,
             subgroups: false,
         },
         params: bytemuck::bytes_of(&params).to_vec(),
         bindings: vec![
-            Binding::Read(a.output.slot),
-            Binding::Read(b.output.slot),
-            Binding::Read(a.lse.slot),
-            Binding::Read(b.lse.slot),
-            Binding::Write(whole.output.slot),
-            Binding::Write(whole.lse.slot),
+            Binding::Read(parts.output.slot),
+            read(other.map(|other| &other.output)),
+            Binding::Read(parts.lse.slot),
+            read(other.map(|other| &other.lse)),
+            Binding::Write(output.slot),
+            Binding::Write(lse.slot),
         ],
         grid: plan.grid,
-        iterations: 0,
-        flops: 4 * elements as u64,
-        bytes: (elements * (a.output.dtype.bytes() + b.output.dtype.bytes() + whole.output.dtype.bytes())) as u64,
+        iterations: parts.count as u64 + 1,
+        flops: (4 * parts.count * elements) as u64,
+        bytes: (elements * (read_bytes + output.dtype.bytes())) as u64,
     });
     Ok(())
 }

@@ -6,9 +6,12 @@ pub mod barrier_rate;
 pub mod copy;
 pub mod coverage;
 pub mod entropy;
+pub mod flash_rows;
 pub mod fma_rate;
+pub mod fused;
 pub mod gather;
 pub mod location;
+pub mod mask_tiles;
 pub mod matmul;
 pub mod merge;
 pub mod merge_partials;
@@ -27,7 +30,7 @@ use crate::error::{Error, Result};
 use crate::recording::{Binding, View};
 use crate::rnn::Activation;
 use crate::wgsl::Kernel;
-use visibility::{BlockParams, MaskParams, PageParams, PositionParams};
+use visibility::{BlockParams, MaskParams, PageParams, PositionParams, TileParams};
 
 /// Name and byte offset of each member of a uniform struct.
 pub type Fields = &'static [(&'static str, usize)];
@@ -79,6 +82,9 @@ pub fn uniform_structs() -> Vec<(Kernel, &'static str, Fields, usize)> {
         (Kernel::Score, "Mask", MaskParams::FIELDS, size_of::<MaskParams>()),
         (Kernel::Score, "Blocks", BlockParams::FIELDS, size_of::<BlockParams>()),
         (Kernel::Score, "Pages", PageParams::FIELDS, size_of::<PageParams>()),
+        (Kernel::FlashRows, "Tiles", TileParams::FIELDS, size_of::<TileParams>()),
+        (Kernel::FlashRows, "Params", fused::Params::FIELDS, size_of::<fused::Params>()),
+        (Kernel::MaskTiles, "Params", mask_tiles::Params::FIELDS, size_of::<mask_tiles::Params>()),
         (Kernel::Score, "Params", score::Params::FIELDS, size_of::<score::Params>()),
         (Kernel::Softmax, "Params", softmax::Params::FIELDS, size_of::<softmax::Params>()),
         (Kernel::WeightedSum, "Params", weighted_sum::Params::FIELDS, size_of::<weighted_sum::Params>()),

@@ -1,7 +1,7 @@
 //! What the kernels of attention share: who sees whom (`shaders/common/{positions,mask,blocks,pages}.wgsl`), and the
 //! short lists that come with it.
 
-use super::{View4, copy, params, read, switch};
+use super::{View4, copy, mask_tiles, params, read, switch};
 use crate::attention::{Attention, AttentionInputs, Causal, Mask};
 use crate::error::Result;
 use crate::plan::Caps;
@@ -63,6 +63,20 @@ params! {
     }
 }
 
+params! {
+    /// `Tiles` of `common/reach.wgsl`.
+    struct TileParams {
+        start: u32,
+        batch_step: u32,
+        head_step: u32,
+        query_step: u32,
+        queries: u32,
+        keys: u32,
+        columns: u32,
+        pad_0: u32,
+    }
+}
+
 impl PageParams {
     /// A block table [B, pages] in `vectors` over a pool of `count` pages of `size` keys.
     pub fn new(table: &View, size: usize, count: usize) -> Self {
@@ -103,12 +117,17 @@ impl Vectors {
     /// # Errors
     /// [`crate::Error::Limit`] when the copies do not fit the device.
     pub fn record(recording: &mut Recording, caps: &Caps, vectors: &[Option<&View>]) -> Result<Self> {
+        Self::with_room(recording, caps, vectors, 0)
+    }
+
+    /// The same with that many more words behind the vectors, which are the last view, for a kernel to fill in.
+    fn with_room(recording: &mut Recording, caps: &Caps, vectors: &[Option<&View>], room: usize) -> Result<Self> {
         let mut given = vectors.iter().flatten();
         let binding = match (given.next(), given.next()) {
-            (None, _) => Binding::Unused,
-            (Some(alone), None) => Binding::Read(alone.slot),
-            (Some(_), Some(_)) => {
-                let words = vectors.iter().flatten().map(|view| view.layout.elements()).sum();
+            (None, _) if room == 0 => Binding::Unused,
+            (Some(alone), None) if room == 0 => Binding::Read(alone.slot),
+            _ => {
+                let words = room + vectors.iter().flatten().map(|view| view.layout.elements()).sum::<usize>();
                 let all = recording.scratch("vectors", &[words], DType::U32);
                 let mut start = 0;
                 let mut views = Vec::with_capacity(vectors.len());
@@ -126,6 +145,9 @@ impl Vectors {
                     // Words are moved as they are, floats too.
                     copy::record(recording, caps, &View { dtype: DType::U32, ..(*vector).clone() }, &target)?;
                     views.push(Some(target));
+                }
+                if room > 0 {
+                    views.push(Some(all.with(all.layout.narrow(0, start, room)?)));
                 }
                 return Ok(Self { binding: Binding::Read(all.slot), views });
             }
@@ -165,6 +187,10 @@ pub struct Visibility {
     pub v: List,
     /// The index of its length g.
     pub g: u32,
+    /// Learned sinks, for fused kernels.
+    pub sinks: List,
+    /// The map of the mask's tiles, for fused kernels.
+    pub tiles: TileParams,
     overrides: [Override; 9],
 }
 
@@ -189,11 +215,14 @@ impl Visibility {
             pages: bytemuck::Zeroable::zeroed(),
             v: [0; 2],
             g: 0,
+            sinks: [0; 2],
+            tiles: bytemuck::Zeroable::zeroed(),
             overrides,
         }
     }
 
-    /// Gathers the lists of a call and fills in the parameters.
+    /// Gathers the lists of a call and fills in the parameters. For a fused kernel, with tiles of so many queries and
+    /// keys, the sinks are among the lists, and the mask tensor is looked through tile by tile.
     ///
     /// # Errors
     /// [`crate::Error::Limit`] when the work does not fit the device.
@@ -203,8 +232,17 @@ impl Visibility {
         options: &Attention,
         problem: &AttentionProblem,
         inputs: &AttentionInputs<View>,
+        fused: Option<[usize; 2]>,
     ) -> Result<Self> {
         let p = problem;
+        let masked = match &inputs.mask {
+            Some(mask) => {
+                let view = mask.tensor();
+                Some(view.with(view.layout.broadcast(&[p.batch, p.query_heads, p.queries, p.mask_keys])?))
+            }
+            None => None,
+        };
+        let map = masked.as_ref().zip(fused).map(|(mask, tile)| mask_tiles::Map::new(mask, tile));
         let lists = [
             inputs.kv_lengths.as_ref(),
             inputs.query_lengths.as_ref(),
@@ -214,8 +252,9 @@ impl Visibility {
             inputs.score.v.as_ref(),
             inputs.score.g.as_ref(),
             inputs.block_table.as_ref(),
+            inputs.sinks.as_ref().filter(|_| fused.is_some()),
         ];
-        let vectors = Vectors::record(recording, caps, &lists)?;
+        let vectors = Vectors::with_room(recording, caps, &lists, map.as_ref().map_or(0, mask_tiles::Map::words))?;
         let window = options.window.unwrap_or_default();
         let side = |keys: Option<u32>| keys.map_or(-1, |n| n.min(FARTHEST) as i32);
         let broadcast = |view: &View, shape: &[usize]| View4::new(&view.with(view.layout.broadcast(shape)?));
@@ -226,6 +265,11 @@ impl Visibility {
             Some(Mask::Bool(_)) => 1.0,
             Some(Mask::Float(_)) => 2.0,
         };
+        let mut tiles: TileParams = bytemuck::Zeroable::zeroed();
+        if let (Some(map), Some(mask), Some(target)) = (&map, &masked, vectors.view(lists.len())) {
+            mask_tiles::record(recording, caps, map, mask, mask_kind, target)?;
+            tiles = map.params(target);
+        }
         Ok(Self {
             vectors: vectors.binding,
             mask: read(inputs.mask.as_ref().map(Mask::tensor)),
@@ -245,10 +289,7 @@ impl Visibility {
                 cu_seqlens_k: vectors.list(3),
             },
             masked: MaskParams {
-                view: match &inputs.mask {
-                    Some(mask) => broadcast(mask.tensor(), &[p.batch, p.query_heads, p.queries, p.mask_keys])?,
-                    None => no_view,
-                },
+                view: masked.as_ref().map_or(Ok(no_view), View4::new)?,
                 mask_keys: p.mask_keys as u32,
                 pad_0: 0,
                 slopes: vectors.list(4),
@@ -272,6 +313,8 @@ impl Visibility {
             },
             v: vectors.list(5),
             g: vectors.list(6)[0],
+            sinks: vectors.list(8),
+            tiles,
             overrides: {
                 let values = [
                     switch(options.causal.is_some()),

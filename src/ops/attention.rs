@@ -5,6 +5,7 @@ use crate::attention::{
 };
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Run, Tensor};
+use crate::kernels::fused::{self, Fused};
 use crate::kernels::monotonic::Before;
 use crate::kernels::rotary::Place;
 use crate::kernels::score::Scored;
@@ -129,8 +130,8 @@ impl AttentionOutputs<Tensor> {
     }
 }
 
-/// Records the staged path on plain views: join the past, project, then score, softmax and weighted sum for each range
-/// of queries. The outputs are dense views that the caller has made.
+/// Records attention on plain views: join the past, project, then one fused kernel, or score, softmax and weighted sum
+/// for each range of queries. The outputs are views that the caller has made.
 ///
 /// # Errors
 /// [`Error::Limit`] when a dispatch does not fit the device.
@@ -143,8 +144,9 @@ pub fn record(
     inputs: &AttentionInputs<View>,
     outputs: &AttentionOutputs<View>,
 ) -> Result<()> {
-    debug_assert_eq!(plan.path, Path::Staged);
-    let visibility = Visibility::record(recording, caps, options, problem, inputs)?;
+    let fused = plan.fused.as_ref().ok().filter(|_| plan.path != Path::Staged);
+    let tile = fused.map(|fused| fused.tile.of_mask());
+    let visibility = Visibility::record(recording, caps, options, problem, inputs, tile)?;
     let (query, key) = turned(recording, caps, options, problem, inputs, &visibility, outputs.present_key.as_ref())?;
     let value = match (&inputs.past_value, &outputs.present_value) {
         (Some(past), Some(present)) => {
@@ -156,6 +158,19 @@ pub fn record(
         _ => inputs.value.clone(),
     };
     let (query, key) = compared(recording, caps, options.score, problem, inputs, query, key)?;
+    if let Some(plan) = fused {
+        let fused = Fused {
+            query: &query,
+            key: &key,
+            value: &value,
+            sinks: inputs.sinks.is_some(),
+            additive: [inputs.score.v.is_some(), inputs.score.g.is_some()],
+            visibility: &visibility,
+            output: &outputs.output,
+            lse: outputs.lse.as_ref(),
+        };
+        return fused::record(recording, caps, options, problem, plan, fused);
+    }
     let located = Located::record(recording, caps, options.score, problem, inputs)?;
     let mut alignment = match options.normalize {
         Normalize::Monotonic(form) => {

@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::gpu::{Run, Tensor};
-use crate::kernels::merge_partials::{self, Partial};
+use crate::kernels::merge_partials::{self, Parts};
 use crate::tensor::DType;
 
 /// Attention over all keys from attention over parts of them: outputs [B, H, N, Dv] and log-sum-exps [B, H, N] of disjoint
@@ -23,23 +23,25 @@ pub fn merge(run: &mut Run<'_>, parts: &[(&Tensor, &Tensor)]) -> Result<(Tensor,
     let caps = run.gpu().caps();
     let (output, output_tensor) = run.output("merged output", first.shape(), first.dtype())?;
     let (whole, whole_tensor) = run.output("merged lse", lse.shape(), DType::F32)?;
-    let bind = |run: &mut Run<'_>, (output, lse): (&Tensor, &Tensor)| Partial {
+    let bind = |run: &mut Run<'_>, (output, lse): (&Tensor, &Tensor)| Parts {
         output: run.bind("output of a part", output),
         lse: run.bind("lse of a part", lse),
+        count: 1,
     };
     let mut sum = bind(run, (first, lse));
-    let target = Partial { output, lse: whole };
+    let target = Parts { output, lse: whole, count: 1 };
     for (k, other) in std::iter::once(second).chain(others.iter().copied()).enumerate() {
         let other = bind(run, other);
         let recording = run.recording_mut();
         let next = match k == others.len() {
             true => target.clone(),
-            false => Partial {
+            false => Parts {
                 output: recording.scratch("merged output", first.shape(), DType::F32),
                 lse: recording.scratch("merged lse", lse.shape(), DType::F32),
+                count: 1,
             },
         };
-        merge_partials::record(recording, caps, &sum, &other, &next)?;
+        merge_partials::record(recording, caps, &sum, Some(&other), &next.output, Some(&next.lse))?;
         sum = next;
     }
     Ok((output_tensor, whole_tensor))

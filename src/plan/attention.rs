@@ -56,11 +56,56 @@ pub struct FusedPlan {
     pub range: usize,
 }
 
+impl Tile {
+    /// Queries and keys of one entry of the map of a mask.
+    pub fn of_mask(&self) -> [usize; 2] {
+        [self.queries as usize, (self.keys as usize).next_multiple_of(32)]
+    }
+}
+
 impl FusedPlan {
     /// Ranges of keys.
     pub fn ranges(&self, keys: usize) -> usize {
         keys.div_ceil(self.range.max(1)).max(1)
     }
+
+    /// Loop iterations of one invocation, all its loops together, at most.
+    pub fn iterations(&self, options: &Attention, problem: &AttentionProblem) -> u64 {
+        let Tile { queries, keys, .. } = self.tile;
+        let steps = self.range.min(problem.keys).div_ceil(keys as usize) as u64 + 1;
+        // Finding the sequence of a query takes up to 33 turns.
+        let reach = u64::from(queries) * if problem.sequences.is_some() { 34 } else { 1 };
+        steps * self.step_iterations(options) + reach + 200
+    }
+
+    /// Loop iterations of one step over `keys` keys.
+    fn step_iterations(&self, options: &Attention) -> u64 {
+        let Tile { form, queries, keys, .. } = self.tile;
+        // Looking for a visible block among those that the tile touches.
+        let blocks = |n: u32, size: usize| u64::from(n).div_ceil(size.max(1) as u64) + 2;
+        let looked = options.block_size.map_or(0, |[q, k]| blocks(queries, q) * blocks(keys, k));
+        let own = match form {
+            Form::Rows => 2 * u64::from(keys) + 3,
+            _ => u64::from(keys),
+        };
+        own + looked
+    }
+}
+
+/// Tiles by form, best guess first, and where they belong.
+const TILES: [(Where, Tile); 2] = [
+    // Eight lanes fill the vector unit of software drivers; with 8 keys a step the outputs are rescaled rarely, and
+    // the loops over them, which are not unrolled, turn seldom.
+    (Where::Software, Tile { form: Form::Rows, lanes: 8, queries: 32, keys: 8, parts: 1, subgroups: false }),
+    // Where workgroup memory is short on a card.
+    (Where::Card, Tile { form: Form::Rows, lanes: 32, queries: 128, keys: 8, parts: 1, subgroups: false }),
+];
+
+/// Devices that a tile is meant for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Where {
+    Software,
+    Card,
 }
 
 /// How an attention problem is run.
@@ -150,12 +195,30 @@ impl AttentionPlan {
         element: DType,
         caps: &Caps,
     ) -> std::result::Result<Vec<FusedPlan>, String> {
-        let _ = (element, caps);
+        let _ = element;
         if let Some(reason) = unfused(options, problem) {
             return Err(reason);
         }
-        Err("this version has no fused kernels".to_owned())
+        let here = if caps.software { Where::Software } else { Where::Card };
+        let additive = matches!(options.score, Score::Additive | Score::Concat);
+        let fits = |tile: &Tile| tile.lanes <= caps.max_invocations && !(additive && tile.form == Form::Rows);
+        let tiles = TILES.iter().filter(|(at, tile)| *at == here && fits(tile)).map(|(_, tile)| *tile);
+        let ranged = |tile: Tile| {
+            let mut plan = FusedPlan { tile, range: problem.keys };
+            let spare =
+                caps.max_iterations.saturating_sub(plan.iterations(options, problem) - steps(&plan, options, problem));
+            let most = spare / plan.step_iterations(options) * u64::from(tile.keys);
+            if (most as usize) < problem.keys {
+                plan.range = most as usize / 32 * 32;
+            }
+            (plan.range > 0).then_some(plan)
+        };
+        Ok(tiles.filter_map(ranged).collect())
     }
+}
+
+fn steps(plan: &FusedPlan, options: &Attention, problem: &AttentionProblem) -> u64 {
+    (plan.range.min(problem.keys).div_ceil(plan.tile.keys as usize) as u64 + 1) * plan.step_iterations(options)
 }
 
 /// Why an attention has no running form here, if it has none.

@@ -237,12 +237,14 @@ pub(crate) fn every_kind(caps: &Caps) -> Vec<Recording> {
         let (turned, list) = (r.scratch("turned", &[2, 3, 4, 8], dtype), bound(r, "list", &[2, 4], DType::U32));
         let place = kernels::rotary::Place::List(&list);
         kernels::rotary::record(r, caps, Rotary::default(), &new, tables, place, &turned).unwrap();
-        let mut partial = |dtype: DType| kernels::merge_partials::Partial {
+        let mut partial = |dtype: DType| kernels::merge_partials::Parts {
             output: bound(r, "output", &[2, 3, 4, 8], dtype),
             lse: bound(r, "lse", &[2, 3, 4], DType::F32),
+            count: 1,
         };
         let parts = [partial(dtype), partial(DType::F32), partial(dtype)];
-        kernels::merge_partials::record(r, caps, &parts[0], &parts[1], &parts[2]).unwrap();
+        let [a, b, whole] = &parts;
+        kernels::merge_partials::record(r, caps, a, Some(b), &whole.output, Some(&whole.lse)).unwrap();
         all.push(recording);
     }
     for mask in [Mask::Bool(vec![9]), Mask::Float(vec![2, 1, 3, 9])] {

@@ -1,0 +1,22 @@
+// The score of one pair on its way into a softmax. A kernel that includes this file has the members `scale: f32` and
+// `softcap: f32` in its `params`.
+override SOFTCAP: bool = false;
+
+// The user's term and the softcap.
+fn scored(b: u32, h: u32, i: u32, j: u32, sum: f32) -> f32 {
+    return capped(score_mod(params.scale * sum, b, h, i, j));
+}
+
+fn capped(s: f32) -> f32 {
+    if (SOFTCAP) {
+        return params.softcap * tanh1(s / params.softcap);
+    }
+    return s;
+}
+
+// With bias; HIDDEN where the mask hides the pair, at least LEAST_VISIBLE elsewhere.
+fn shown(row: Row, b: u32, h: u32, i: u32, j: u32, s: f32) -> f32 {
+    let m = masked(row, b, h, i, j);
+    let biased = s + m.bias;
+    return select(HIDDEN, select(biased, LEAST_VISIBLE, biased < LEAST_VISIBLE), m.visible);
+}

@@ -1,0 +1,247 @@
+//! What the fused kernels of attention share (`shaders/common/fused.wgsl`): operands in quads of four elements, ranges of
+//! keys and their join, parameters and bindings.
+
+use super::merge_partials::{self, Parts};
+use super::visibility::{BlockParams, List, MaskParams, PageParams, PositionParams, TileParams, Visibility};
+use super::{View4, copy, flash_rows, params, switch};
+use crate::attention::Attention;
+use crate::error::{Error, Result};
+use crate::plan::{Caps, Form, FusedPlan, grid};
+use crate::problem::AttentionProblem;
+use crate::recording::{Binding, Dispatch, Recording, View};
+use crate::tensor::{DType, Layout};
+use crate::wgsl::{Kernel, Override, Variant};
+
+params! {
+    /// `Params` of `common/fused.wgsl`.
+    struct Params {
+        query: View4,
+        key: View4,
+        value: View4,
+        output: View4,
+        lse: View4,
+        positions: PositionParams,
+        mask: MaskParams,
+        blocks: BlockParams,
+        pages: PageParams,
+        reach: TileParams,
+        batch: u32,
+        heads: u32,
+        group: u32,
+        row_tiles: u32,
+        ranges: u32,
+        range_keys: u32,
+        tiles: u32,
+        depth: u32,
+        scale: f32,
+        softcap: f32,
+        temperature: f32,
+        negative_infinity: f32,
+        v: List,
+        g: u32,
+        width: u32,
+        sinks: List,
+        pad_0: u32,
+        pad_1: u32,
+    }
+}
+
+/// What a fused kernel reads and writes, after projections.
+#[derive(Debug, Clone, Copy)]
+pub struct Fused<'a> {
+    /// [B, Hq, Nq, D].
+    pub query: &'a View,
+    /// [B, Hkv, Nk, D], or pages [pages, Hkv, page size, D].
+    pub key: &'a View,
+    /// [B, Hkv, Nk, Dv], or pages.
+    pub value: &'a View,
+    /// Whether there are learned sinks.
+    pub sinks: bool,
+    /// Whether an additive score has a v, and a g beside it.
+    pub additive: [bool; 2],
+    /// Who sees whom.
+    pub visibility: &'a Visibility,
+    /// [B, Hq, Nq, Dv].
+    pub output: &'a View,
+    /// [B, Hq, Nq].
+    pub lse: Option<&'a View>,
+}
+
+/// What is a form's own: its program, and how the work is cut.
+pub(super) struct Cut {
+    pub(super) kernel: Kernel,
+    pub(super) overrides: Vec<Override>,
+    /// Tiles of rows of one batch row and head.
+    pub(super) row_tiles: usize,
+    /// Heads of a batch row that have workgroups of their own.
+    pub(super) heads: usize,
+    /// Loop iterations of one invocation.
+    pub(super) iterations: u64,
+    /// Dimensions that query and key rows, and value rows, are padded to a multiple of.
+    pub(super) padding: [usize; 2],
+}
+
+/// Attention as planned.
+///
+/// # Errors
+/// [`Error::Limit`] when the problem does not fit the device.
+pub fn record(
+    recording: &mut Recording,
+    caps: &Caps,
+    options: &Attention,
+    problem: &AttentionProblem,
+    plan: &FusedPlan,
+    fused: Fused<'_>,
+) -> Result<()> {
+    let p = problem;
+    let cut = match plan.tile.form {
+        Form::Rows => flash_rows::cut(options, p, plan),
+        form => return Err(Error::option("path", format!("there is no `{form}` kernel"))),
+    };
+    if cut.iterations > caps.max_iterations {
+        let what = "loop iterations of a fused attention".to_owned();
+        return Err(Error::Limit { what, needed: cut.iterations, allowed: caps.max_iterations });
+    }
+    let query = packed(recording, caps, "query in quads", fused.query, cut.padding[0])?;
+    let key = packed(recording, caps, "key in quads", fused.key, cut.padding[0])?;
+    let value = packed(recording, caps, "value in quads", fused.value, cut.padding[1])?;
+    let width = value.shape()[3];
+    let rows = [p.batch, p.query_heads, p.queries];
+    let ranges = plan.ranges(p.keys);
+
+    let parts = (ranges > 1).then(|| {
+        let all = [ranges * p.batch, p.query_heads, p.queries];
+        let output = recording.scratch("outputs of ranges", &[all[0], all[1], all[2], width], DType::F32);
+        Parts { output, lse: recording.scratch("lse of ranges", &all, DType::F32), count: ranges }
+    });
+    let output = match &parts {
+        Some(parts) => parts.output.clone(),
+        None if is_packed(fused.output, cut.padding[1]) => fused.output.clone(),
+        None => recording.scratch("output in quads", &[rows[0], rows[1], rows[2], width], fused.output.dtype),
+    };
+    let lse = parts.as_ref().map(|parts| &parts.lse).or(fused.lse);
+    let keeps_lse = lse.is_some();
+    // The binding is always there; a word of scratch stands in where no one asked.
+    let lse = lse.map_or_else(|| recording.scratch("no lse", &[1, 1, 1], DType::F32), View::clone);
+    let visibility = fused.visibility;
+    let tiles = ranges * p.batch * cut.heads * cut.row_tiles;
+    let params = Params {
+        query: quads(&query)?,
+        key: quads(&key)?,
+        value: quads(&value)?,
+        output: quads(&output)?,
+        lse: match keeps_lse {
+            true => View4::new(&lse.with(lse.layout.split(2, p.queries, 1)?))?,
+            false => bytemuck::Zeroable::zeroed(),
+        },
+        positions: visibility.positions,
+        mask: visibility.masked,
+        blocks: visibility.blocks,
+        pages: visibility.pages,
+        reach: visibility.tiles,
+        batch: p.batch as u32,
+        heads: cut.heads as u32,
+        group: p.group() as u32,
+        row_tiles: cut.row_tiles as u32,
+        ranges: ranges as u32,
+        range_keys: plan.range.min(p.keys) as u32,
+        tiles: tiles as u32,
+        depth: (query.shape()[3] / 4) as u32,
+        scale: p.scale,
+        softcap: options.softcap.unwrap_or(1.0),
+        temperature: options.temperature.unwrap_or(1.0),
+        negative_infinity: f32::NEG_INFINITY,
+        v: visibility.v,
+        g: visibility.g,
+        width: (width / 4) as u32,
+        sinks: visibility.sinks,
+        pad_0: 0,
+        pad_1: 0,
+    };
+    let pairs = (p.batch * p.query_heads * p.queries * p.keys) as u64;
+    let bytes = |view: &View| (view.layout.elements() * view.dtype.bytes()) as u64;
+    recording.push(Dispatch {
+        variant: Variant {
+            kernel: cut.kernel,
+            aliases: vec![
+                ("elem", query.dtype),
+                ("k_elem", key.dtype),
+                ("v_elem", value.dtype),
+                ("out_elem", output.dtype),
+            ],
+            overrides: cut
+                .overrides
+                .into_iter()
+                .chain([
+                    ("SOFTCAP", switch(options.softcap.is_some())),
+                    ("TEMPERATURE", switch(options.temperature.is_some())),
+                    ("SINKS", switch(fused.sinks)),
+                    ("LSE", switch(keeps_lse)),
+                    ("MAPPED", switch(visibility.tiles.columns > 0)),
+                ])
+                .chain(visibility.mask_overrides().iter().copied())
+                .collect(),
+            score_mod: options.score_mod.as_ref().map(|user| user.wgsl.as_str().into()),
+            subgroups: plan.tile.subgroups,
+        },
+        params: bytemuck::bytes_of(&params).to_vec(),
+        bindings: vec![
+            Binding::Read(query.slot),
+            Binding::Read(key.slot),
+            Binding::Read(value.slot),
+            visibility.vectors,
+            visibility.mask,
+            visibility.block_mask,
+            Binding::Write(output.slot),
+            Binding::Write(lse.slot),
+        ],
+        grid: grid("a fused attention", tiles as u64, caps)?,
+        iterations: cut.iterations,
+        flops: pairs * 2 * (p.score_dim + p.value_dim) as u64,
+        bytes: bytes(&query) + bytes(&key) + bytes(&value) + bytes(&output),
+    });
+    let narrow = |view: &View| -> Result<View> { Ok(view.with(view.layout.narrow(3, 0, p.value_dim)?)) };
+    match parts {
+        Some(parts) => {
+            let parts = Parts { output: narrow(&parts.output)?, ..parts };
+            merge_partials::record(recording, caps, &parts, None, fused.output, fused.lse)
+        }
+        None if output.slot != fused.output.slot => copy::record(recording, caps, &narrow(&output)?, fused.output),
+        None => Ok(()),
+    }
+}
+
+/// Whether rows can be read in quads, and are of whole blocks of `multiple` dimensions.
+fn is_packed(view: &View, multiple: usize) -> bool {
+    let Layout { shape, strides, offset } = &view.layout;
+    let last = shape.len() - 1;
+    let aligned = |axis: usize| shape[axis] == 1 || strides[axis] % 4 == 0;
+    shape[last] % multiple == 0 && strides[last] == 1 && offset % 4 == 0 && (0..last).all(aligned)
+}
+
+/// The view as it is, or a dense copy of it with rows padded with zeros to a multiple of `multiple` dimensions.
+fn packed(recording: &mut Recording, caps: &Caps, name: &str, view: &View, multiple: usize) -> Result<View> {
+    if is_packed(view, multiple) {
+        return Ok(view.clone());
+    }
+    let mut shape = view.shape().to_vec();
+    let width = shape[3];
+    shape[3] = width.next_multiple_of(multiple);
+    let whole = recording.scratch(name, &shape, view.dtype);
+    if shape[3] != width {
+        recording.clear(whole.slot);
+    }
+    copy::record(recording, caps, view, &whole.with(whole.layout.narrow(3, 0, width)?))?;
+    Ok(whole)
+}
+
+/// A view whose last axis, strides and offset count quads of four elements.
+fn quads(view: &View) -> Result<View4> {
+    let mut quads = View4::new(view)?;
+    quads.shape[3] /= 4;
+    for axis in 0..3 {
+        quads.strides[axis] /= 4;
+    }
+    quads.offset /= 4;
+    Ok(quads)
+}
