@@ -80,7 +80,7 @@ def session(node, inputs, dtype, provider):
     # What a provider has not is refused, not quietly computed by another.
     if provider != "CPUExecutionProvider":
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-    return ort.InferenceSession(model.SerializeToString(), options, providers=[provider])
+    return ort.InferenceSession(model.SerializeToString(), options, providers=[provider], enable_fallback=False)
 
 
 def main():

@@ -40,9 +40,20 @@ pub(crate) enum Look {
     Dashed,
 }
 
-/// Colours that differ for colour-blind eyes (Okabe and Ito 2008), yellow left out, which is too pale on white.
-const COLORS: [Rgb; 7] =
-    [[0, 114, 178], [0, 158, 115], [213, 94, 0], [110, 112, 120], [204, 121, 167], [86, 180, 233], [150, 110, 0]];
+/// Colours that differ for colour-blind eyes: those of Okabe and Ito (2008) but for yellow, which is too pale on white,
+/// then three dark ones.
+const COLORS: [Rgb; 10] = [
+    [0, 114, 178],
+    [0, 158, 115],
+    [213, 94, 0],
+    [110, 112, 120],
+    [204, 121, 167],
+    [86, 180, 233],
+    [150, 110, 0],
+    [136, 34, 85],
+    [0, 90, 100],
+    [96, 130, 30],
+];
 const BAND: Rgb = [214, 222, 238];
 const BAND_WIDTH: f32 = 11.0;
 const GRID: Rgb = [232, 235, 240];
@@ -212,7 +223,7 @@ impl Axis {
     fn ticks(&self) -> Vec<f64> {
         let [first, last] = [self.ends[0].floor() as i32, self.ends[1].ceil() as i32];
         let powers = self.ends[1] - self.ends[0];
-        let between: &[f64] = if self.base == 10.0 && powers < 2.6 { &[1.0, 2.0, 5.0] } else { &[1.0] };
+        let between: &[f64] = if self.base == 10.0 && powers < 3.2 { &[1.0, 2.0, 5.0] } else { &[1.0] };
         let step = ((powers * 34.0 / f64::from(self.length)).ceil() as usize).max(1);
         let ticks = (first..=last).step_by(step).flat_map(|k| between.iter().map(move |&f| (k, f)));
         ticks

@@ -6,7 +6,7 @@ use regard::attention::{AttentionInputs, Path};
 use regard::gpu::{Gpu, Run};
 use regard::plan::{FusedPlan, Tile};
 use regard::tensor::Array;
-use regard::{Result, Tensor};
+use regard::{Error, Result, Tensor};
 
 use super::cases::{Ready, Runnable, Way};
 use super::naive::Naive;
@@ -78,6 +78,10 @@ impl Attended {
                 (Way::Staged, format!("scores in memory{ranges}{why}"))
             }
         };
+        // A row must be what it is called.
+        if way != Way::Auto && path != way {
+            return Err(Error::option("path", format!("there is no `{}` for this", way.name())));
+        }
         Ok(Planned { path: path.name(), text })
     }
 

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{Folder, run, words};
+use super::Folder;
 
 #[test]
 fn a_recurrence_has_a_row_for_each_path() {
