@@ -98,7 +98,7 @@ class Case:
                 baseline = baseline.astype(np.float16)
             ulp = np.finfo(np.float16 if self.dtype == "f16" else np.float32).eps
             error = np.abs(baseline.astype(np.float64) - oracle).max()
-            self.truth = heads, rows, oracle, 2 * error + 8 * ulp * max(1.0, np.abs(oracle).max())
+            self.truth = heads, rows, oracle, 2 * error + 8 * ulp * np.abs(oracle).max()
         heads, rows, oracle, tolerance = self.truth
         got = np.asarray(output).reshape(-1, self.queries, self.value_dim)[heads][:, rows].astype(np.float64)
         error = np.abs(got - oracle).max()

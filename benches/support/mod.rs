@@ -1,6 +1,7 @@
 //! What benchmarks share: the device, numbers, and the check of an answer before it is timed.
 
 #![allow(unreachable_pub, missing_docs)]
+#![allow(dead_code, reason = "each benchmark uses a part of it")]
 
 use std::time::Duration;
 
@@ -32,7 +33,6 @@ pub fn check(what: &str, got: &Array<f32>, want: &Array<f32>) {
 
 /// Runs a benchmark of something that tells how many nanoseconds it took; their median, none when criterion's filter
 /// leaves it out.
-#[allow(dead_code, reason = "not every benchmark times the device")]
 pub fn device_time(
     group: &mut BenchmarkGroup<'_, WallTime>,
     form: &str,
