@@ -84,9 +84,14 @@ fn forms(group: &mut BenchmarkGroup<'_, WallTime>, gpu: &Gpu, rates: &Rates, wor
         }
     };
     for (form, path) in PATHS {
-        if let Err(reason) = work.plan(path, gpu.caps()) {
-            println!("{} {form}: not run: {reason}", work.name());
-            continue;
+        match work.plan(path, gpu.caps()) {
+            Err(reason) => {
+                println!("{} {form}: not run: {reason}", work.name());
+                continue;
+            }
+            // A row must be what it is called.
+            Ok(plan) if path != Path::Auto && plan.path != path => continue,
+            Ok(_) => {}
         }
         let ready = LazyCell::new(|| {
             let (inputs, truth) = &*data;
