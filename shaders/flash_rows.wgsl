@@ -1,546 +1,392 @@
-// Attention with an online softmax (Milakov and Gimelshein 2018; Dao et al. 2022, "FlashAttention"), without workgroup memory
-// and barriers: every invocation owns four query rows and keeps them, and their outputs, in registers. All invocations
-// of a workgroup read the same keys and values at the same time.
+// Attention with an online softmax (Milakov and Gimelshein 2018; Dao et al. 2022, "FlashAttention") for devices whose lanes
+// are those of a processor's vector unit: a workgroup owns 16 query rows, which all its lanes read at the same time.
 //
-//   m = −∞, l = 0, y = 0                                 with a sink: m = sink, l = 1
+//   m = −∞, l = 0, y = 0                                  with a sink, in the first range: m = sink, l = 1
 //   for each KEYS keys that one of the rows sees:
-//     s_j = score of row and key j, masked
-//     m' = max(m, max_j s_j);  c = exp(m − m');  l = c·l;  y = c·y
-//     for each key: p = exp(s_j − m');  l += p;  y += p·v_j
+//     scores: a lane compares eight keys with the 16 rows, in registers
+//     m' = max(m, max_j s_j);  c = exp(m − m');  p_j = exp(s_j − m');  l = c·l + Σ p;  y = c·y
+//     values: a lane takes eight dimensions of the 16 rows, in registers: y += p_j·v_j
 //   output = y / l;  lse = m + ln l
 //
-// The components of a vec4 are the four rows. Head dims are counted in blocks of 16, padded with zeros.
-override LANES: u32 = 8u;
-override KEYS: u32 = 8u;         // 4 or 8
-override BLOCKS_OF_QUERY: u32 = 4u; // D / 16
-override BLOCKS_OF_VALUE: u32 = 4u; // Dv / 16
+// Rows come in fours, a vec4 or one side of a mat4x4. LANES, at least Dv / 8, comes with the spread_* file.
+override KEYS: u32 = 64u; // 8 · LANES
+override WEIGHTS: u32 = 256u; // 4 · KEYS
 
 @group(0) @binding(1) var<storage, read> query: array<vec4<elem>>;
-@group(0) @binding(2) var<storage, read> key: array<vec4<elem>>;
-@group(0) @binding(3) var<storage, read> value: array<vec4<elem>>;
+@group(0) @binding(2) var<storage, read> key: array<vec4<k_elem>>;
+@group(0) @binding(3) var<storage, read> value: array<vec4<v_elem>>;
 @group(0) @binding(4) var<storage, read> vectors: array<u32>;
 @group(0) @binding(5) var<storage, read> mask: array<u32>;
 @group(0) @binding(6) var<storage, read> block_mask: array<u32>;
 @group(0) @binding(7) var<storage, read_write> output: array<vec4<out_elem>>;
 @group(0) @binding(8) var<storage, read_write> lse: array<f32>;
 
-// 16 dimensions of four rows: each column is one dimension.
-struct Block {
-    a: mat4x4<f32>,
-    b: mat4x4<f32>,
-    c: mat4x4<f32>,
-    d: mat4x4<f32>,
+// Scores, then weights, of a step: key by key, four vec4 of rows each.
+var<workgroup> weights: array<vec4<f32>, WEIGHTS>;
+var<workgroup> rows: array<Row, 16>;
+
+fn key_row(b: u32, h: u32, j: u32) -> u32 {
+    let at = place(b, min(j, params.positions.keys - 1u));
+    return element(params.key, at.x, h, at.y, 0u);
 }
 
-fn quads_of_rows(at: vec4<u32>) -> mat4x4<f32> {
-    return transpose(mat4x4<f32>(
-        vec4<f32>(query[at.x]),
-        vec4<f32>(query[at.y]),
-        vec4<f32>(query[at.z]),
-        vec4<f32>(query[at.w]),
-    ));
+fn value_row(b: u32, h: u32, j: u32) -> u32 {
+    let at = place(b, min(j, params.positions.keys - 1u));
+    return element(params.value, at.x, h, at.y, 0u);
 }
 
-fn load(at: vec4<u32>) -> Block {
-    return Block(quads_of_rows(at), quads_of_rows(at + 1u), quads_of_rows(at + 2u), quads_of_rows(at + 3u));
+fn is_finite4(x: vec4<f32>) -> bool {
+    return all((bitcast<vec4<u32>>(x) & vec4<u32>(0x7fffffffu)) < vec4<u32>(0x7f800000u));
 }
 
-// Σ_d q[d]·k[d] of four rows with one key.
-fn product(q: Block, at: u32) -> vec4<f32> {
-    return q.a * vec4<f32>(key[at]) + q.b * vec4<f32>(key[at + 1u])
-        + q.c * vec4<f32>(key[at + 2u]) + q.d * vec4<f32>(key[at + 3u]);
-}
-
-fn outer(p: vec4<f32>, v: vec4<f32>) -> mat4x4<f32> {
-    return mat4x4<f32>(p * v.x, p * v.y, p * v.z, p * v.w);
-}
-
-fn weighted(y: Block, p: vec4<f32>, at: u32) -> Block {
-    return Block(
-        y.a + outer(p, vec4<f32>(value[at])),
-        y.b + outer(p, vec4<f32>(value[at + 1u])),
-        y.c + outer(p, vec4<f32>(value[at + 2u])),
-        y.d + outer(p, vec4<f32>(value[at + 3u])),
-    );
-}
-
-// NaN and infinity count for nothing where the weight is 0.
-fn outer_seen(p: vec4<f32>, v: vec4<f32>) -> mat4x4<f32> {
-    let zero = vec4<f32>(0.0);
-    let none = p == zero;
+// Four rows of outputs with one more key: NaN and infinity count for nothing where the weight is 0.
+fn with_key(y: mat4x4<f32>, p: vec4<f32>, v: vec4<f32>) -> mat4x4<f32> {
     return mat4x4<f32>(
-        select(p * v.x, zero, none), select(p * v.y, zero, none), select(p * v.z, zero, none), select(p * v.w, zero, none),
+        y[0] + select(p.x * v, vec4<f32>(0.0), p.x == 0.0),
+        y[1] + select(p.y * v, vec4<f32>(0.0), p.y == 0.0),
+        y[2] + select(p.z * v, vec4<f32>(0.0), p.z == 0.0),
+        y[3] + select(p.w * v, vec4<f32>(0.0), p.w == 0.0),
     );
 }
 
-fn weighted_seen(y: Block, p: vec4<f32>, at: u32) -> Block {
-    return Block(
-        y.a + outer_seen(p, vec4<f32>(value[at])),
-        y.b + outer_seen(p, vec4<f32>(value[at + 1u])),
-        y.c + outer_seen(p, vec4<f32>(value[at + 2u])),
-        y.d + outer_seen(p, vec4<f32>(value[at + 3u])),
-    );
+// Each column times one number.
+fn scaled(y: mat4x4<f32>, c: vec4<f32>) -> mat4x4<f32> {
+    return mat4x4<f32>(y[0] * c.x, y[1] * c.y, y[2] * c.z, y[3] * c.w);
 }
 
-fn scaled(y: Block, c: vec4<f32>) -> Block {
-    return Block(
-        mat4x4<f32>(y.a[0] * c, y.a[1] * c, y.a[2] * c, y.a[3] * c),
-        mat4x4<f32>(y.b[0] * c, y.b[1] * c, y.b[2] * c, y.b[3] * c),
-        mat4x4<f32>(y.c[0] * c, y.c[1] * c, y.c[2] * c, y.c[3] * c),
-        mat4x4<f32>(y.d[0] * c, y.d[1] * c, y.d[2] * c, y.d[3] * c),
-    );
+// The scores of one lane's eight keys with four rows, column by column.
+fn store_scores(own: u32, four: u32, low: mat4x4<f32>, high: mat4x4<f32>) {
+    let at = 4u * own + four;
+    weights[at] = low[0];
+    weights[at + 4u] = low[1];
+    weights[at + 8u] = low[2];
+    weights[at + 12u] = low[3];
+    weights[at + 16u] = high[0];
+    weights[at + 20u] = high[1];
+    weights[at + 24u] = high[2];
+    weights[at + 28u] = high[3];
 }
 
-fn store_quads(at: vec4<u32>, real: vec4<bool>, y: mat4x4<f32>) {
-    let rows = transpose(y);
-    if (real.x) {
-        output[at.x] = vec4<out_elem>(rows[0]);
-    }
-    if (real.y) {
-        output[at.y] = vec4<out_elem>(rows[1]);
-    }
-    if (real.z) {
-        output[at.z] = vec4<out_elem>(rows[2]);
-    }
-    if (real.w) {
-        output[at.w] = vec4<out_elem>(rows[3]);
-    }
+fn stored(at: u32) -> mat4x4<f32> {
+    return mat4x4<f32>(weights[at], weights[at + 4u], weights[at + 8u], weights[at + 12u]);
 }
 
-fn store(at: vec4<u32>, real: vec4<bool>, y: Block) {
-    store_quads(at, real, y.a);
-    store_quads(at + 1u, real, y.b);
-    store_quads(at + 2u, real, y.c);
-    store_quads(at + 3u, real, y.d);
+// Scale and softcap of four rows with four keys.
+fn scored4(s: mat4x4<f32>) -> mat4x4<f32> {
+    let scaled = s * params.scale;
+    if (SOFTCAP) {
+        return mat4x4<f32>(capped4(scaled[0]), capped4(scaled[1]), capped4(scaled[2]), capped4(scaled[3]));
+    }
+    return scaled;
+}
+
+fn largest(low: mat4x4<f32>, high: mat4x4<f32>) -> vec4<f32> {
+    return max(max(max(low[0], low[1]), max(low[2], low[3])), max(max(high[0], high[1]), max(high[2], high[3])));
+}
+
+fn exponential(s: mat4x4<f32>, m: vec4<f32>) -> mat4x4<f32> {
+    return mat4x4<f32>(weight(s[0], m), weight(s[1], m), weight(s[2], m), weight(s[3], m));
+}
+
+fn store_four(row: u32, last_row: u32, at: u32, step: u32, y: mat4x4<f32>) {
+    if (row < last_row) {
+        output[at + row * step] = vec4<out_elem>(y[0]);
+    }
+    if (row + 1u < last_row) {
+        output[at + (row + 1u) * step] = vec4<out_elem>(y[1]);
+    }
+    if (row + 2u < last_row) {
+        output[at + (row + 2u) * step] = vec4<out_elem>(y[2]);
+    }
+    if (row + 3u < last_row) {
+        output[at + (row + 3u) * step] = vec4<out_elem>(y[3]);
+    }
 }
 
 @compute @workgroup_size(LANES)
-fn main(here: Invocation, @builtin(local_invocation_index) lane: u32) {
+fn main(here: Invocation, at_lane: Lane) {
     let tile = workgroup_number(here);
     if (tile >= params.tiles) {
         return;
     }
+    let lane = number_of(at_lane);
     let stand = place_of(tile, params.heads);
     let b = stand.b;
     let h = stand.h;
-    let queries = params.positions.queries;
-    let first_i = stand.row * LANES * 4u;
-    let last_i = min(first_i + LANES * 4u, queries);
-    // Rows past the end repeat the last one and are not stored.
-    let i = vec4<u32>(first_i + lane * 4u) + vec4<u32>(0u, 1u, 2u, 3u);
-    let real = i < vec4<u32>(queries);
-    let rows = min(i, vec4<u32>(queries - 1u));
-    let row_0 = row_of(b, rows.x);
-    let row_1 = row_of(b, rows.y);
-    let row_2 = row_of(b, rows.z);
-    let row_3 = row_of(b, rows.w);
-    let reach = reach_of(b, first_i, last_i);
     let k_head = h / params.group;
+    // Rows past the end repeat the last one and are not stored.
+    let first_i = stand.row * 16u;
+    let last_i = min(first_i + 16u, params.positions.queries);
+    let most_i = vec4<u32>(last_i - 1u);
+    for (var r = lane; r < 16u; r += LANES) {
+        rows[r] = row_of(b, min(first_i + r, last_i - 1u));
+    }
+    let reach = reach_of(b, first_i, last_i);
+    let q_rows = query_rows(
+        at_lane, element(params.query, b, h, 0u, 0u), params.query.strides.z, first_i, last_i,
+    );
+    // This lane's quads of dimensions.
+    let d_0 = min(lane, params.width - 1u);
+    let d_1 = min(lane + LANES, params.width - 1u);
 
-    let q_at = element(params.query, b, h, 0u, 0u) + rows * params.query.strides.z;
-    let zero = mat4x4<f32>();
-    let none = Block(zero, zero, zero, zero);
-    var q_0 = none;
-    if (BLOCKS_OF_QUERY > 0u) {
-        q_0 = load(q_at + 0u);
-    }
-    var q_1 = none;
-    if (BLOCKS_OF_QUERY > 1u) {
-        q_1 = load(q_at + 4u);
-    }
-    var q_2 = none;
-    if (BLOCKS_OF_QUERY > 2u) {
-        q_2 = load(q_at + 8u);
-    }
-    var q_3 = none;
-    if (BLOCKS_OF_QUERY > 3u) {
-        q_3 = load(q_at + 12u);
-    }
-    var q_4 = none;
-    if (BLOCKS_OF_QUERY > 4u) {
-        q_4 = load(q_at + 16u);
-    }
-    var q_5 = none;
-    if (BLOCKS_OF_QUERY > 5u) {
-        q_5 = load(q_at + 20u);
-    }
-    var q_6 = none;
-    if (BLOCKS_OF_QUERY > 6u) {
-        q_6 = load(q_at + 24u);
-    }
-    var q_7 = none;
-    if (BLOCKS_OF_QUERY > 7u) {
-        q_7 = load(q_at + 28u);
-    }
-    var q_8 = none;
-    if (BLOCKS_OF_QUERY > 8u) {
-        q_8 = load(q_at + 32u);
-    }
-    var q_9 = none;
-    if (BLOCKS_OF_QUERY > 9u) {
-        q_9 = load(q_at + 36u);
-    }
-    var q_10 = none;
-    if (BLOCKS_OF_QUERY > 10u) {
-        q_10 = load(q_at + 40u);
-    }
-    var q_11 = none;
-    if (BLOCKS_OF_QUERY > 11u) {
-        q_11 = load(q_at + 44u);
-    }
-    var q_12 = none;
-    if (BLOCKS_OF_QUERY > 12u) {
-        q_12 = load(q_at + 48u);
-    }
-    var q_13 = none;
-    if (BLOCKS_OF_QUERY > 13u) {
-        q_13 = load(q_at + 52u);
-    }
-    var q_14 = none;
-    if (BLOCKS_OF_QUERY > 14u) {
-        q_14 = load(q_at + 56u);
-    }
-    var q_15 = none;
-    if (BLOCKS_OF_QUERY > 15u) {
-        q_15 = load(q_at + 60u);
-    }
-    var y_0 = none;
-    var y_1 = none;
-    var y_2 = none;
-    var y_3 = none;
-    var y_4 = none;
-    var y_5 = none;
-    var y_6 = none;
-    var y_7 = none;
-    var y_8 = none;
-    var y_9 = none;
-    var y_10 = none;
-    var y_11 = none;
-    var y_12 = none;
-    var y_13 = none;
-    var y_14 = none;
-    var y_15 = none;
-
-    var m = vec4<f32>(HIDDEN);
-    var l = vec4<f32>(0.0);
+    // Column f of a mat4x4 belongs to rows 4·f and on.
+    let none = vec4<f32>(HIDDEN);
+    var m = mat4x4<f32>(none, none, none, none);
+    var l = mat4x4<f32>(); // of this lane's keys
     if (SINKS && stand.range == 0u) {
-        m = vec4<f32>(sink_of(h));
-        l = vec4<f32>(1.0);
+        let sink = vec4<f32>(sink_of(h));
+        m = mat4x4<f32>(sink, sink, sink, sink);
+        let one = vec4<f32>(select(0.0, 1.0, lane == 0u));
+        l = mat4x4<f32>(one, one, one, one);
     }
+    // y_fq: column r is row 4·f + r, of the quad q of dimensions.
+    var y_00 = mat4x4<f32>();
+    var y_01 = mat4x4<f32>();
+    var y_10 = mat4x4<f32>();
+    var y_11 = mat4x4<f32>();
+    var y_20 = mat4x4<f32>();
+    var y_21 = mat4x4<f32>();
+    var y_30 = mat4x4<f32>();
+    var y_31 = mat4x4<f32>();
+    let depth = params.depth;
     let lowest = max(min(reach.any.first, reach.any.start), stand.first_key);
     let highest = min(max(reach.any.last, reach.any.sinks_last), stand.last_key);
     for (var j = lowest / KEYS * KEYS; j < highest; j += KEYS) {
         j = skip_gap(reach, j, KEYS);
-        let last_j = min(j + KEYS, highest);
         let state = tile_state(reach, b, h, first_i, last_i, j, j + KEYS);
         if (j >= highest || state == TILE_HIDDEN) {
             continue;
         }
-        let open = state == TILE_OPEN && j + KEYS <= highest && j >= stand.first_key;
+        let open = state == TILE_OPEN && j >= stand.first_key && j + KEYS <= stand.last_key;
 
-        var s_low = zero;
-        var s_high = zero;
-        for (var n = 0u; n < KEYS; n += 1u) {
-            let at = place(b, min(j + n, params.positions.keys - 1u));
-            let k_at = element(params.key, at.x, k_head, at.y, 0u);
-            var sum = vec4<f32>(0.0);
-            if (BLOCKS_OF_QUERY > 0u) {
-                sum += product(q_0, k_at + 0u);
-            }
-            if (BLOCKS_OF_QUERY > 1u) {
-                sum += product(q_1, k_at + 4u);
-            }
-            if (BLOCKS_OF_QUERY > 2u) {
-                sum += product(q_2, k_at + 8u);
-            }
-            if (BLOCKS_OF_QUERY > 3u) {
-                sum += product(q_3, k_at + 12u);
-            }
-            if (BLOCKS_OF_QUERY > 4u) {
-                sum += product(q_4, k_at + 16u);
-            }
-            if (BLOCKS_OF_QUERY > 5u) {
-                sum += product(q_5, k_at + 20u);
-            }
-            if (BLOCKS_OF_QUERY > 6u) {
-                sum += product(q_6, k_at + 24u);
-            }
-            if (BLOCKS_OF_QUERY > 7u) {
-                sum += product(q_7, k_at + 28u);
-            }
-            if (BLOCKS_OF_QUERY > 8u) {
-                sum += product(q_8, k_at + 32u);
-            }
-            if (BLOCKS_OF_QUERY > 9u) {
-                sum += product(q_9, k_at + 36u);
-            }
-            if (BLOCKS_OF_QUERY > 10u) {
-                sum += product(q_10, k_at + 40u);
-            }
-            if (BLOCKS_OF_QUERY > 11u) {
-                sum += product(q_11, k_at + 44u);
-            }
-            if (BLOCKS_OF_QUERY > 12u) {
-                sum += product(q_12, k_at + 48u);
-            }
-            if (BLOCKS_OF_QUERY > 13u) {
-                sum += product(q_13, k_at + 52u);
-            }
-            if (BLOCKS_OF_QUERY > 14u) {
-                sum += product(q_14, k_at + 56u);
-            }
-            if (BLOCKS_OF_QUERY > 15u) {
-                sum += product(q_15, k_at + 60u);
-            }
-            var s = vec4<f32>(
-                scored(b, h, i.x, j + n, sum.x),
-                scored(b, h, i.y, j + n, sum.y),
-                scored(b, h, i.z, j + n, sum.z),
-                scored(b, h, i.w, j + n, sum.w),
+        // s_fl, s_fh: of rows 4·f and on; column k is key k, or key 4 + k, of this lane.
+        let own = lane * 8u;
+        let k_0 = key_row(b, k_head, j + own);
+        let k_1 = key_row(b, k_head, j + own + 1u);
+        let k_2 = key_row(b, k_head, j + own + 2u);
+        let k_3 = key_row(b, k_head, j + own + 3u);
+        let k_4 = key_row(b, k_head, j + own + 4u);
+        let k_5 = key_row(b, k_head, j + own + 5u);
+        let k_6 = key_row(b, k_head, j + own + 6u);
+        let k_7 = key_row(b, k_head, j + own + 7u);
+        var s_0l = mat4x4<f32>();
+        var s_0h = mat4x4<f32>();
+        var s_1l = mat4x4<f32>();
+        var s_1h = mat4x4<f32>();
+        var s_2l = mat4x4<f32>();
+        var s_2h = mat4x4<f32>();
+        var s_3l = mat4x4<f32>();
+        var s_3h = mat4x4<f32>();
+        for (var quad = 0u; quad < depth; quad += 1u) {
+            let low = mat4x4<f32>(
+                vec4<f32>(key[k_0 + quad]),
+                vec4<f32>(key[k_1 + quad]),
+                vec4<f32>(key[k_2 + quad]),
+                vec4<f32>(key[k_3 + quad]),
             );
-            if (!open) {
-                s = vec4<f32>(
-                    shown(row_0, b, h, rows.x, j + n, s.x),
-                    shown(row_1, b, h, rows.y, j + n, s.y),
-                    shown(row_2, b, h, rows.z, j + n, s.z),
-                    shown(row_3, b, h, rows.w, j + n, s.w),
-                );
-                if (j + n >= last_j || j + n < stand.first_key) {
-                    s = vec4<f32>(HIDDEN);
-                }
-            }
-            s_low = mat4x4<f32>(s_low[1], s_low[2], s_low[3], s_high[0]);
-            s_high = mat4x4<f32>(s_high[1], s_high[2], s_high[3], s);
+            let high = mat4x4<f32>(
+                vec4<f32>(key[k_4 + quad]),
+                vec4<f32>(key[k_5 + quad]),
+                vec4<f32>(key[k_6 + quad]),
+                vec4<f32>(key[k_7 + quad]),
+            );
+            let q = query_fours(at_lane, q_rows, quad);
+            let q_0 = transpose(q.a);
+            s_0l += q_0 * low;
+            s_0h += q_0 * high;
+            let q_1 = transpose(q.b);
+            s_1l += q_1 * low;
+            s_1h += q_1 * high;
+            let q_2 = transpose(q.c);
+            s_2l += q_2 * low;
+            s_2h += q_2 * high;
+            let q_3 = transpose(q.d);
+            s_3l += q_3 * low;
+            s_3h += q_3 * high;
         }
-        // With four keys they are all in the upper half.
-        var most = max(max(s_high[0], s_high[1]), max(s_high[2], s_high[3]));
-        if (KEYS > 4u) {
-            most = max(most, max(max(s_low[0], s_low[1]), max(s_low[2], s_low[3])));
+        if (open && !SCORE_MOD) {
+            s_0l = scored4(s_0l);
+            s_0h = scored4(s_0h);
+            s_1l = scored4(s_1l);
+            s_1h = scored4(s_1h);
+            s_2l = scored4(s_2l);
+            s_2h = scored4(s_2h);
+            s_3l = scored4(s_3l);
+            s_3h = scored4(s_3h);
         } else {
-            s_low = s_high;
+            // Pair by pair, in workgroup memory.
+            store_scores(own, 0u, s_0l, s_0h);
+            store_scores(own, 1u, s_1l, s_1h);
+            store_scores(own, 2u, s_2l, s_2h);
+            store_scores(own, 3u, s_3l, s_3h);
+            for (var n = 4u * own; n < 4u * own + 32u; n += 1u) {
+                let four = 4u * (n % 4u);
+                let i = min(vec4<u32>(first_i + four) + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(last_i - 1u));
+                let at = j + n / 4u;
+                let sum = weights[n];
+                var s = vec4<f32>(
+                    scored(b, h, i.x, at, sum.x),
+                    scored(b, h, i.y, at, sum.y),
+                    scored(b, h, i.z, at, sum.z),
+                    scored(b, h, i.w, at, sum.w),
+                );
+                if (!open) {
+                    s = vec4<f32>(
+                        shown(rows[four], b, h, i.x, at, s.x),
+                        shown(rows[four + 1u], b, h, i.y, at, s.y),
+                        shown(rows[four + 2u], b, h, i.z, at, s.z),
+                        shown(rows[four + 3u], b, h, i.w, at, s.w),
+                    );
+                    s = select(s, none, at < stand.first_key || at >= stand.last_key);
+                }
+                weights[n] = s;
+            }
+            s_0l = stored(4u * own);
+            s_0h = stored(4u * own + 16u);
+            s_1l = stored(4u * own + 1u);
+            s_1h = stored(4u * own + 17u);
+            s_2l = stored(4u * own + 2u);
+            s_2h = stored(4u * own + 18u);
+            s_3l = stored(4u * own + 3u);
+            s_3h = stored(4u * own + 19u);
         }
-        if (any(most > m)) {
-            let next = max(m, most);
-            let c = exp_falling4(relative(m - next));
-            m = next;
-            l *= c;
-            if (BLOCKS_OF_VALUE > 0u) {
-                y_0 = scaled(y_0, c);
-            }
-            if (BLOCKS_OF_VALUE > 1u) {
-                y_1 = scaled(y_1, c);
-            }
-            if (BLOCKS_OF_VALUE > 2u) {
-                y_2 = scaled(y_2, c);
-            }
-            if (BLOCKS_OF_VALUE > 3u) {
-                y_3 = scaled(y_3, c);
-            }
-            if (BLOCKS_OF_VALUE > 4u) {
-                y_4 = scaled(y_4, c);
-            }
-            if (BLOCKS_OF_VALUE > 5u) {
-                y_5 = scaled(y_5, c);
-            }
-            if (BLOCKS_OF_VALUE > 6u) {
-                y_6 = scaled(y_6, c);
-            }
-            if (BLOCKS_OF_VALUE > 7u) {
-                y_7 = scaled(y_7, c);
-            }
-            if (BLOCKS_OF_VALUE > 8u) {
-                y_8 = scaled(y_8, c);
-            }
-            if (BLOCKS_OF_VALUE > 9u) {
-                y_9 = scaled(y_9, c);
-            }
-            if (BLOCKS_OF_VALUE > 10u) {
-                y_10 = scaled(y_10, c);
-            }
-            if (BLOCKS_OF_VALUE > 11u) {
-                y_11 = scaled(y_11, c);
-            }
-            if (BLOCKS_OF_VALUE > 12u) {
-                y_12 = scaled(y_12, c);
-            }
-            if (BLOCKS_OF_VALUE > 13u) {
-                y_13 = scaled(y_13, c);
-            }
-            if (BLOCKS_OF_VALUE > 14u) {
-                y_14 = scaled(y_14, c);
-            }
-            if (BLOCKS_OF_VALUE > 15u) {
-                y_15 = scaled(y_15, c);
-            }
+        let next = mat4x4<f32>(
+            max(m[0], reduce_max4(at_lane, largest(s_0l, s_0h))),
+            max(m[1], reduce_max4(at_lane, largest(s_1l, s_1h))),
+            max(m[2], reduce_max4(at_lane, largest(s_2l, s_2h))),
+            max(m[3], reduce_max4(at_lane, largest(s_3l, s_3h))),
+        );
+        let c_0 = exp_falling4(relative(m[0] - next[0]));
+        let c_1 = exp_falling4(relative(m[1] - next[1]));
+        let c_2 = exp_falling4(relative(m[2] - next[2]));
+        let c_3 = exp_falling4(relative(m[3] - next[3]));
+        m = next;
+        l = mat4x4<f32>(l[0] * c_0, l[1] * c_1, l[2] * c_2, l[3] * c_3);
+        // The fours take turns in the first place: a loop over names.
+        for (var four = 0u; four < 4u; four += 1u) {
+            let top = m[0];
+            let low = exponential(s_0l, top);
+            let high = exponential(s_0h, top);
+            store_scores(own, four, low, high);
+            let sum = l[0] + low[0] + low[1] + low[2] + low[3] + high[0] + high[1] + high[2] + high[3];
+            l = mat4x4<f32>(l[1], l[2], l[3], sum);
+            m = mat4x4<f32>(m[1], m[2], m[3], top);
+            s_0l = s_1l;
+            s_0h = s_1h;
+            s_1l = s_2l;
+            s_1h = s_2h;
+            s_2l = s_3l;
+            s_2h = s_3h;
         }
-        for (var n = 0u; n < KEYS; n += 1u) {
-            let at = place(b, min(j + n, params.positions.keys - 1u));
-            let v_at = element(params.value, at.x, k_head, at.y, 0u);
-            let s = s_low[0];
-            s_low = mat4x4<f32>(s_low[1], s_low[2], s_low[3], s_high[0]);
-            s_high = mat4x4<f32>(s_high[1], s_high[2], s_high[3], s);
-            var p = exp_falling4(relative(s - m));
-            if (open) {
-                l += p;
-                if (BLOCKS_OF_VALUE > 0u) {
-                    y_0 = weighted(y_0, p, v_at + 0u);
-                }
-                if (BLOCKS_OF_VALUE > 1u) {
-                    y_1 = weighted(y_1, p, v_at + 4u);
-                }
-                if (BLOCKS_OF_VALUE > 2u) {
-                    y_2 = weighted(y_2, p, v_at + 8u);
-                }
-                if (BLOCKS_OF_VALUE > 3u) {
-                    y_3 = weighted(y_3, p, v_at + 12u);
-                }
-                if (BLOCKS_OF_VALUE > 4u) {
-                    y_4 = weighted(y_4, p, v_at + 16u);
-                }
-                if (BLOCKS_OF_VALUE > 5u) {
-                    y_5 = weighted(y_5, p, v_at + 20u);
-                }
-                if (BLOCKS_OF_VALUE > 6u) {
-                    y_6 = weighted(y_6, p, v_at + 24u);
-                }
-                if (BLOCKS_OF_VALUE > 7u) {
-                    y_7 = weighted(y_7, p, v_at + 28u);
-                }
-                if (BLOCKS_OF_VALUE > 8u) {
-                    y_8 = weighted(y_8, p, v_at + 32u);
-                }
-                if (BLOCKS_OF_VALUE > 9u) {
-                    y_9 = weighted(y_9, p, v_at + 36u);
-                }
-                if (BLOCKS_OF_VALUE > 10u) {
-                    y_10 = weighted(y_10, p, v_at + 40u);
-                }
-                if (BLOCKS_OF_VALUE > 11u) {
-                    y_11 = weighted(y_11, p, v_at + 44u);
-                }
-                if (BLOCKS_OF_VALUE > 12u) {
-                    y_12 = weighted(y_12, p, v_at + 48u);
-                }
-                if (BLOCKS_OF_VALUE > 13u) {
-                    y_13 = weighted(y_13, p, v_at + 52u);
-                }
-                if (BLOCKS_OF_VALUE > 14u) {
-                    y_14 = weighted(y_14, p, v_at + 56u);
-                }
-                if (BLOCKS_OF_VALUE > 15u) {
-                    y_15 = weighted(y_15, p, v_at + 60u);
-                }
-            } else {
-                p = select(p, vec4<f32>(0.0), s == vec4<f32>(HIDDEN));
-                l += p;
-                if (BLOCKS_OF_VALUE > 0u) {
-                    y_0 = weighted_seen(y_0, p, v_at + 0u);
-                }
-                if (BLOCKS_OF_VALUE > 1u) {
-                    y_1 = weighted_seen(y_1, p, v_at + 4u);
-                }
-                if (BLOCKS_OF_VALUE > 2u) {
-                    y_2 = weighted_seen(y_2, p, v_at + 8u);
-                }
-                if (BLOCKS_OF_VALUE > 3u) {
-                    y_3 = weighted_seen(y_3, p, v_at + 12u);
-                }
-                if (BLOCKS_OF_VALUE > 4u) {
-                    y_4 = weighted_seen(y_4, p, v_at + 16u);
-                }
-                if (BLOCKS_OF_VALUE > 5u) {
-                    y_5 = weighted_seen(y_5, p, v_at + 20u);
-                }
-                if (BLOCKS_OF_VALUE > 6u) {
-                    y_6 = weighted_seen(y_6, p, v_at + 24u);
-                }
-                if (BLOCKS_OF_VALUE > 7u) {
-                    y_7 = weighted_seen(y_7, p, v_at + 28u);
-                }
-                if (BLOCKS_OF_VALUE > 8u) {
-                    y_8 = weighted_seen(y_8, p, v_at + 32u);
-                }
-                if (BLOCKS_OF_VALUE > 9u) {
-                    y_9 = weighted_seen(y_9, p, v_at + 36u);
-                }
-                if (BLOCKS_OF_VALUE > 10u) {
-                    y_10 = weighted_seen(y_10, p, v_at + 40u);
-                }
-                if (BLOCKS_OF_VALUE > 11u) {
-                    y_11 = weighted_seen(y_11, p, v_at + 44u);
-                }
-                if (BLOCKS_OF_VALUE > 12u) {
-                    y_12 = weighted_seen(y_12, p, v_at + 48u);
-                }
-                if (BLOCKS_OF_VALUE > 13u) {
-                    y_13 = weighted_seen(y_13, p, v_at + 52u);
-                }
-                if (BLOCKS_OF_VALUE > 14u) {
-                    y_14 = weighted_seen(y_14, p, v_at + 56u);
-                }
-                if (BLOCKS_OF_VALUE > 15u) {
-                    y_15 = weighted_seen(y_15, p, v_at + 60u);
-                }
+        workgroupBarrier();
+
+        y_00 = scaled(y_00, c_0);
+        y_01 = scaled(y_01, c_0);
+        y_10 = scaled(y_10, c_1);
+        y_11 = scaled(y_11, c_1);
+        y_20 = scaled(y_20, c_2);
+        y_21 = scaled(y_21, c_2);
+        y_30 = scaled(y_30, c_3);
+        y_31 = scaled(y_31, c_3);
+        var finite = true;
+        if (!open) {
+            for (var n = 0u; n < KEYS; n += 1u) {
+                let v = value_row(b, k_head, j + n);
+                finite = finite && is_finite4(vec4<f32>(value[v + d_0])) && is_finite4(vec4<f32>(value[v + d_1]));
             }
         }
+        if (finite) {
+            for (var n = 0u; n < KEYS; n += 4u) {
+                let v_0 = value_row(b, k_head, j + n);
+                let v_1 = value_row(b, k_head, j + n + 1u);
+                let v_2 = value_row(b, k_head, j + n + 2u);
+                let v_3 = value_row(b, k_head, j + n + 3u);
+                let near = mat4x4<f32>(
+                    vec4<f32>(value[v_0 + d_0]),
+                    vec4<f32>(value[v_1 + d_0]),
+                    vec4<f32>(value[v_2 + d_0]),
+                    vec4<f32>(value[v_3 + d_0]),
+                );
+                let far = mat4x4<f32>(
+                    vec4<f32>(value[v_0 + d_1]),
+                    vec4<f32>(value[v_1 + d_1]),
+                    vec4<f32>(value[v_2 + d_1]),
+                    vec4<f32>(value[v_3 + d_1]),
+                );
+                let p = weight_fours(at_lane, n);
+                let p_0 = transpose(p.a);
+                y_00 += near * p_0;
+                y_01 += far * p_0;
+                let p_1 = transpose(p.b);
+                y_10 += near * p_1;
+                y_11 += far * p_1;
+                let p_2 = transpose(p.c);
+                y_20 += near * p_2;
+                y_21 += far * p_2;
+                let p_3 = transpose(p.d);
+                y_30 += near * p_3;
+                y_31 += far * p_3;
+            }
+        } else {
+            for (var n = 0u; n < KEYS; n += 1u) {
+                let v = value_row(b, k_head, j + n);
+                let near = vec4<f32>(value[v + d_0]);
+                let far = vec4<f32>(value[v + d_1]);
+                let a = weights[n * 4u];
+                y_00 = with_key(y_00, a, near);
+                y_01 = with_key(y_01, a, far);
+                let b = weights[n * 4u + 1u];
+                y_10 = with_key(y_10, b, near);
+                y_11 = with_key(y_11, b, far);
+                let c = weights[n * 4u + 2u];
+                y_20 = with_key(y_20, c, near);
+                y_21 = with_key(y_21, c, far);
+                let d = weights[n * 4u + 3u];
+                y_30 = with_key(y_30, d, near);
+                y_31 = with_key(y_31, d, far);
+            }
+        }
+        workgroupBarrier();
     }
 
-    let share = select(1.0 / l, vec4<f32>(0.0), l == vec4<f32>(0.0));
-    let o_at = element(params.output, stand.range * params.batch + b, h, 0u, 0u) + rows * params.output.strides.z;
-    if (BLOCKS_OF_VALUE > 0u) {
-        store(o_at + 0u, real, scaled(y_0, share));
+    l = mat4x4<f32>(
+        reduce_sum4(at_lane, l[0]), reduce_sum4(at_lane, l[1]), reduce_sum4(at_lane, l[2]), reduce_sum4(at_lane, l[3]),
+    );
+    let zero = vec4<f32>(0.0);
+    let share = mat4x4<f32>(
+        select(1.0 / l[0], zero, l[0] == zero),
+        select(1.0 / l[1], zero, l[1] == zero),
+        select(1.0 / l[2], zero, l[2] == zero),
+        select(1.0 / l[3], zero, l[3] == zero),
+    );
+    let o_at = element(params.output, stand.range * params.batch + b, h, 0u, 0u);
+    let step = params.output.strides.z;
+    if (lane < params.width) {
+        store_four(first_i, last_i, o_at + lane, step, scaled(y_00, share[0]));
+        store_four(first_i + 4u, last_i, o_at + lane, step, scaled(y_10, share[1]));
+        store_four(first_i + 8u, last_i, o_at + lane, step, scaled(y_20, share[2]));
+        store_four(first_i + 12u, last_i, o_at + lane, step, scaled(y_30, share[3]));
     }
-    if (BLOCKS_OF_VALUE > 1u) {
-        store(o_at + 4u, real, scaled(y_1, share));
+    if (lane + LANES < params.width) {
+        let at = o_at + lane + LANES;
+        store_four(first_i, last_i, at, step, scaled(y_01, share[0]));
+        store_four(first_i + 4u, last_i, at, step, scaled(y_11, share[1]));
+        store_four(first_i + 8u, last_i, at, step, scaled(y_21, share[2]));
+        store_four(first_i + 12u, last_i, at, step, scaled(y_31, share[3]));
     }
-    if (BLOCKS_OF_VALUE > 2u) {
-        store(o_at + 8u, real, scaled(y_2, share));
-    }
-    if (BLOCKS_OF_VALUE > 3u) {
-        store(o_at + 12u, real, scaled(y_3, share));
-    }
-    if (BLOCKS_OF_VALUE > 4u) {
-        store(o_at + 16u, real, scaled(y_4, share));
-    }
-    if (BLOCKS_OF_VALUE > 5u) {
-        store(o_at + 20u, real, scaled(y_5, share));
-    }
-    if (BLOCKS_OF_VALUE > 6u) {
-        store(o_at + 24u, real, scaled(y_6, share));
-    }
-    if (BLOCKS_OF_VALUE > 7u) {
-        store(o_at + 28u, real, scaled(y_7, share));
-    }
-    if (BLOCKS_OF_VALUE > 8u) {
-        store(o_at + 32u, real, scaled(y_8, share));
-    }
-    if (BLOCKS_OF_VALUE > 9u) {
-        store(o_at + 36u, real, scaled(y_9, share));
-    }
-    if (BLOCKS_OF_VALUE > 10u) {
-        store(o_at + 40u, real, scaled(y_10, share));
-    }
-    if (BLOCKS_OF_VALUE > 11u) {
-        store(o_at + 44u, real, scaled(y_11, share));
-    }
-    if (BLOCKS_OF_VALUE > 12u) {
-        store(o_at + 48u, real, scaled(y_12, share));
-    }
-    if (BLOCKS_OF_VALUE > 13u) {
-        store(o_at + 52u, real, scaled(y_13, share));
-    }
-    if (BLOCKS_OF_VALUE > 14u) {
-        store(o_at + 56u, real, scaled(y_14, share));
-    }
-    if (BLOCKS_OF_VALUE > 15u) {
-        store(o_at + 60u, real, scaled(y_15, share));
-    }
-    if (LSE) {
-        let l_at = element(params.lse, stand.range * params.batch + b, h, 0u, 0u) + rows * params.lse.strides.z;
-        for (var r = 0u; r < 4u; r += 1u) {
-            if (real[r]) {
-                lse[l_at[r]] = log_sum_exp(m[r], l[r]);
-            }
+    if (LSE && lane == 0u) {
+        let l_at = element(params.lse, stand.range * params.batch + b, h, 0u, 0u);
+        for (var i = first_i; i < last_i; i += 1u) {
+            // The fours take turns in the first column.
+            lse[l_at + i * params.lse.strides.z] = log_sum_exp(m[0][0], l[0][0]);
+            m[0] = vec4<f32>(m[0].y, m[0].z, m[0].w, m[1].x);
+            m[1] = vec4<f32>(m[1].y, m[1].z, m[1].w, m[2].x);
+            m[2] = vec4<f32>(m[2].y, m[2].z, m[2].w, m[3].x);
+            m[3] = vec4<f32>(m[3].y, m[3].z, m[3].w, m[3].x);
+            l[0] = vec4<f32>(l[0].y, l[0].z, l[0].w, l[1].x);
+            l[1] = vec4<f32>(l[1].y, l[1].z, l[1].w, l[2].x);
+            l[2] = vec4<f32>(l[2].y, l[2].z, l[2].w, l[3].x);
+            l[3] = vec4<f32>(l[3].y, l[3].z, l[3].w, l[3].x);
         }
     }
 }

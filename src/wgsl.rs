@@ -21,8 +21,10 @@ pub enum Kernel {
     Coverage,
     /// Entropy of rows of weights.
     Entropy,
-    /// Attention, an invocation for four query rows.
+    /// Attention, a workgroup for 16 query rows.
     FlashRows,
+    /// Attention, ranges of keys side by side.
+    FlashSplit,
     /// Measurement: multiply-adds per second.
     FmaRate,
     /// Embedding look-up.
@@ -68,6 +70,10 @@ const MATH: &str = shader!("common/math.wgsl");
 const ACTIVATION: &str = shader!("common/activation.wgsl");
 const HIDDEN: &str = shader!("common/hidden.wgsl");
 const MASK: &str = shader!("common/mask.wgsl");
+const REDUCE4_SHARED: &str = shader!("common/reduce4_shared.wgsl");
+const REDUCE4_SUBGROUP: &str = shader!("common/reduce4_subgroup.wgsl");
+const SPREAD_DIRECT: &str = shader!("common/spread_direct.wgsl");
+const SPREAD_SUBGROUP: &str = shader!("common/spread_subgroup.wgsl");
 const PAIR: &str = shader!("common/pair.wgsl");
 const REACH: &str = shader!("common/reach.wgsl");
 const FUSED: &str = shader!("common/fused.wgsl");
@@ -85,13 +91,14 @@ const SCORE_MOD_NONE: &str = shader!("common/score_mod_none.wgsl");
 
 impl Kernel {
     /// Every kernel.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::Append,
         Self::BarrierRate,
         Self::Copy,
         Self::Coverage,
         Self::Entropy,
         Self::FlashRows,
+        Self::FlashSplit,
         Self::FmaRate,
         Self::Gather,
         Self::Location,
@@ -119,6 +126,7 @@ impl Kernel {
             Self::Coverage => "coverage",
             Self::Entropy => "entropy",
             Self::FlashRows => "flash_rows",
+            Self::FlashSplit => "flash_split",
             Self::FmaRate => "fma_rate",
             Self::Gather => "gather",
             Self::Location => "location",
@@ -138,6 +146,19 @@ impl Kernel {
         }
     }
 
+    /// How lanes talk to each other: through subgroup operations, or through workgroup memory.
+    fn lane_files(self, subgroups: bool) -> &'static [&'static str] {
+        match (self, subgroups) {
+            (Self::Matmul | Self::Recurrent, true) => &[SPLIT_SUBGROUP],
+            (Self::Matmul | Self::Recurrent, false) => &[SPLIT_SHARED],
+            (Self::FlashRows, true) => &[SPREAD_SUBGROUP, REDUCE4_SUBGROUP],
+            (Self::FlashRows, false) => &[SPREAD_DIRECT, REDUCE4_SHARED],
+            (Self::FlashSplit, true) => &[SPLIT_SUBGROUP, REDUCE4_SUBGROUP],
+            (Self::FlashSplit, false) => &[SPLIT_SHARED, REDUCE4_SHARED],
+            _ => &[],
+        }
+    }
+
     /// The shared files and the kernel's own, in order.
     fn files(self) -> &'static [&'static str] {
         match self {
@@ -148,6 +169,9 @@ impl Kernel {
             Self::Entropy => &[LAYOUT, MATH, REDUCE_SHARED, shader!("entropy.wgsl")],
             Self::FlashRows => {
                 &[LAYOUT, MATH, HIDDEN, POSITIONS, BLOCKS, PAGES, MASK, PAIR, REACH, FUSED, shader!("flash_rows.wgsl")]
+            }
+            Self::FlashSplit => {
+                &[LAYOUT, MATH, HIDDEN, POSITIONS, BLOCKS, PAGES, MASK, PAIR, REACH, FUSED, shader!("flash_split.wgsl")]
             }
             Self::FmaRate => &[LAYOUT, shader!("fma_rate.wgsl")],
             Self::Gather => &[LAYOUT, shader!("gather.wgsl")],
@@ -206,7 +230,7 @@ impl Variant {
         for (alias, dtype) in &self.aliases {
             let _ = writeln!(source, "alias {alias} = {dtype};");
         }
-        if matches!(self.kernel, Kernel::Score | Kernel::FlashRows) {
+        if matches!(self.kernel, Kernel::Score | Kernel::FlashRows | Kernel::FlashSplit) {
             source.push_str(self.score_mod.as_deref().unwrap_or(SCORE_MOD_NONE));
             source.push('\n');
         }
@@ -214,12 +238,9 @@ impl Variant {
             ParamsSpace::Uniform => PARAMS_UNIFORM,
             ParamsSpace::Storage => PARAMS_STORAGE,
         });
-        let split = match self.kernel {
-            Kernel::Matmul | Kernel::Recurrent if self.subgroups => SPLIT_SUBGROUP,
-            Kernel::Matmul | Kernel::Recurrent => SPLIT_SHARED,
-            _ => "",
-        };
-        source.push_str(split);
+        for file in self.kernel.lane_files(self.subgroups) {
+            source.push_str(file);
+        }
         for file in self.kernel.files() {
             source.push_str(file);
             source.push('\n');

@@ -31,8 +31,8 @@ struct Params {
     g: u32,
     width: u32, // Dv / 4
     sinks: List,
+    units: u32, // A of an additive score
     pad_0: u32,
-    pad_1: u32,
 }
 
 // Where a workgroup stands: its range of keys, batch row, head and tile of rows.
@@ -65,6 +65,11 @@ fn relative(s: vec4<f32>) -> vec4<f32> {
         return s / params.temperature;
     }
     return s;
+}
+
+// exp(s − m), 0 for hidden scores.
+fn weight(s: vec4<f32>, m: vec4<f32>) -> vec4<f32> {
+    return select(exp_falling4(relative(s - m)), vec4<f32>(0.0), s == vec4<f32>(HIDDEN));
 }
 
 // ln Σ exp(s) from the largest s and Σ exp(s − m).

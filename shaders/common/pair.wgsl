@@ -1,17 +1,22 @@
 // The score of one pair on its way into a softmax. A kernel that includes this file has the members `scale: f32` and
 // `softcap: f32` in its `params`.
 override SOFTCAP: bool = false;
+override SCORE_MOD: bool = false; // there is a term of the user's
 
 // The user's term and the softcap.
 fn scored(b: u32, h: u32, i: u32, j: u32, sum: f32) -> f32 {
     return capped(score_mod(params.scale * sum, b, h, i, j));
 }
 
-fn capped(s: f32) -> f32 {
+fn capped4(s: vec4<f32>) -> vec4<f32> {
     if (SOFTCAP) {
-        return params.softcap * tanh1(s / params.softcap);
+        return params.softcap * tanh4(s / params.softcap);
     }
     return s;
+}
+
+fn capped(s: f32) -> f32 {
+    return capped4(vec4<f32>(s)).x;
 }
 
 // With bias; HIDDEN where the mask hides the pair, at least LEAST_VISIBLE elsewhere.

@@ -9,6 +9,11 @@ struct Lane {
 
 var<workgroup> partial: array<mat4x4<f32>, LANES>;
 
+// The lane's number in its workgroup.
+fn number_of(lane: Lane) -> u32 {
+    return lane.id.x;
+}
+
 // Which of the LANES / PARTS columns of tiles this lane computes.
 fn column_of(lane: Lane) -> u32 {
     return lane.id.x % (LANES / PARTS);

@@ -9,6 +9,11 @@ struct Lane {
     @builtin(subgroup_invocation_id) id: u32,
 }
 
+// The lane's number in its workgroup.
+fn number_of(lane: Lane) -> u32 {
+    return lane.subgroup * lane.size + lane.id;
+}
+
 // Which of the LANES / PARTS columns of tiles this lane computes. The parts of a column are neighbours.
 fn column_of(lane: Lane) -> u32 {
     return (lane.subgroup * lane.size + lane.id) / PARTS;

@@ -3,7 +3,7 @@
 
 use super::merge_partials::{self, Parts};
 use super::visibility::{BlockParams, List, MaskParams, PageParams, PositionParams, TileParams, Visibility};
-use super::{View4, copy, flash_rows, params, switch};
+use super::{View4, copy, flash_rows, flash_split, params, switch};
 use crate::attention::Attention;
 use crate::error::{Error, Result};
 use crate::plan::{Caps, Form, FusedPlan, grid};
@@ -41,8 +41,8 @@ params! {
         g: u32,
         width: u32,
         sinks: List,
+        units: u32,
         pad_0: u32,
-        pad_1: u32,
     }
 }
 
@@ -96,6 +96,7 @@ pub fn record(
     let p = problem;
     let cut = match plan.tile.form {
         Form::Rows => flash_rows::cut(options, p, plan),
+        Form::Split => flash_split::cut(options, p, plan, &fused),
         form => return Err(Error::option("path", format!("there is no `{form}` kernel"))),
     };
     if cut.iterations > caps.max_iterations {
@@ -155,8 +156,8 @@ pub fn record(
         g: visibility.g,
         width: (width / 4) as u32,
         sinks: visibility.sinks,
+        units: p.score_dim as u32,
         pad_0: 0,
-        pad_1: 0,
     };
     let pairs = (p.batch * p.query_heads * p.queries * p.keys) as u64;
     let bytes = |view: &View| (view.layout.elements() * view.dtype.bytes()) as u64;
@@ -174,6 +175,7 @@ pub fn record(
                 .into_iter()
                 .chain([
                     ("SOFTCAP", switch(options.softcap.is_some())),
+                    ("SCORE_MOD", switch(options.score_mod.is_some())),
                     ("TEMPERATURE", switch(options.temperature.is_some())),
                     ("SINKS", switch(fused.sinks)),
                     ("LSE", switch(keeps_lse)),

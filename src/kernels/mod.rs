@@ -7,6 +7,7 @@ pub mod copy;
 pub mod coverage;
 pub mod entropy;
 pub mod flash_rows;
+pub mod flash_split;
 pub mod fma_rate;
 pub mod fused;
 pub mod gather;

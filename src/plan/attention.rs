@@ -59,7 +59,39 @@ pub struct FusedPlan {
 impl Tile {
     /// Queries and keys of one entry of the map of a mask.
     pub fn of_mask(&self) -> [usize; 2] {
-        [self.queries as usize, (self.keys as usize).next_multiple_of(32)]
+        // The rows of `Split` are not neighbouring queries only.
+        let queries = if self.form == Form::Split { 1 } else { self.queries as usize };
+        [queries, self.keys as usize]
+    }
+
+    /// Bytes of workgroup memory.
+    pub fn workgroup_bytes(&self) -> u64 {
+        const ROW: u64 = 16; // four f32
+        let (lanes, keys) = (u64::from(self.lanes), u64::from(self.keys));
+        let reduction = lanes * ROW;
+        match self.form {
+            // Weights of 16 rows, what each row sees (five words).
+            Form::Rows => keys * 4 * ROW + 16 * 20 + reduction,
+            // Weights of four rows; a matrix a lane for the outputs, and one for the parts of scores.
+            Form::Split => keys * ROW + lanes * 4 * ROW * (2 - u64::from(self.subgroups)) + reduction,
+            Form::Tiled | Form::Cooperative => 0,
+        }
+    }
+
+    /// Whether this kernel can compute the problem on that device.
+    fn fits(&self, additive: bool, problem: &AttentionProblem, caps: &Caps) -> bool {
+        let lanes = self.lanes as usize;
+        let form = match self.form {
+            Form::Rows => !additive && problem.value_dim <= 8 * lanes && (!self.subgroups || caps.min_subgroup >= 8),
+            Form::Split => {
+                let whole = self.lanes % caps.max_subgroup.max(1) == 0 && self.parts <= caps.min_subgroup;
+                problem.value_dim <= 4 * lanes && (!self.subgroups || whole)
+            }
+            Form::Tiled | Form::Cooperative => false,
+        };
+        form && self.lanes <= caps.max_invocations
+            && self.workgroup_bytes() <= u64::from(caps.max_workgroup_bytes)
+            && (!self.subgroups || caps.subgroups)
     }
 }
 
@@ -71,34 +103,92 @@ impl FusedPlan {
 
     /// Loop iterations of one invocation, all its loops together, at most.
     pub fn iterations(&self, options: &Attention, problem: &AttentionProblem) -> u64 {
-        let Tile { queries, keys, .. } = self.tile;
-        let steps = self.range.min(problem.keys).div_ceil(keys as usize) as u64 + 1;
-        // Finding the sequence of a query takes up to 33 turns.
-        let reach = u64::from(queries) * if problem.sequences.is_some() { 34 } else { 1 };
-        steps * self.step_iterations(options) + reach + 200
-    }
-
-    /// Loop iterations of one step over `keys` keys.
-    fn step_iterations(&self, options: &Attention) -> u64 {
-        let Tile { form, queries, keys, .. } = self.tile;
-        // Looking for a visible block among those that the tile touches.
-        let blocks = |n: u32, size: usize| u64::from(n).div_ceil(size.max(1) as u64) + 2;
-        let looked = options.block_size.map_or(0, |[q, k]| blocks(queries, q) * blocks(keys, k));
-        let own = match form {
-            Form::Rows => 2 * u64::from(keys) + 3,
-            _ => u64::from(keys),
-        };
-        own + looked
+        let steps = self.range.min(problem.keys).div_ceil(self.tile.keys as usize) as u64 + 1;
+        steps * self.tile.step_iterations(options, problem) + self.tile.fixed_iterations(problem)
     }
 }
 
+impl Tile {
+    /// Loop iterations before and after the steps.
+    fn fixed_iterations(&self, problem: &AttentionProblem) -> u64 {
+        // Finding the sequence of a query takes up to 33 turns.
+        let rows = u64::from(self.queries) * if problem.sequences.is_some() { 34 } else { 1 };
+        2 * rows + problem.score_dim as u64 + u64::from(self.lanes) + 200
+    }
+
+    /// Loop iterations of one step over `keys` keys; a loop's last, failing test counts too.
+    fn step_iterations(&self, options: &Attention, problem: &AttentionProblem) -> u64 {
+        let [lanes, keys, parts] = [self.lanes, self.keys, self.parts].map(u64::from);
+        let depth = problem.score_dim.div_ceil(4) as u64;
+        // Looking for a visible block among those that the tile touches.
+        let touched = |n: u32, size: usize| u64::from(n).div_ceil(size.max(1) as u64) + 2;
+        let blocks = options.block_size.map_or(0, |[q, k]| touched(self.queries, q) * touched(self.keys, k));
+        blocks
+            + match self.form {
+                Form::Rows => depth + 2 * keys + 120,
+                Form::Split => {
+                    let width = problem.value_dim.div_ceil(4).next_power_of_two() as u64;
+                    let scores = (keys * parts / (4 * lanes)).max(1) * (depth.div_ceil(parts) + 2 + parts);
+                    scores + 2 * keys.div_ceil(lanes) + keys * width / lanes + 3 * blocks + 60
+                }
+                Form::Tiled | Form::Cooperative => depth + 2 * keys + 120,
+            }
+    }
+
+    /// The plans with this tile: all keys at once if the device is busy with that, or ranges that make it so; half and
+    /// twice as many where ranges are what the form is about.
+    fn plans(self, options: &Attention, problem: &AttentionProblem, caps: &Caps, one_range: bool) -> Vec<FusedPlan> {
+        let p = problem;
+        let step = self.keys as usize;
+        let spare = caps.max_iterations.saturating_sub(self.fixed_iterations(p));
+        let steps = (spare / self.step_iterations(options, p)) as usize;
+        if steps < 2 {
+            return Vec::new();
+        }
+        let longest = ((steps - 1) * step).min(p.keys.next_multiple_of(step));
+        let workgroups = match self.form {
+            Form::Split => p.batch * p.kv_heads * (p.queries * p.group()).div_ceil(self.queries as usize),
+            _ => p.batch * p.query_heads * p.queries.div_ceil(self.queries as usize),
+        };
+        let range = |ranges: usize| p.keys.div_ceil(ranges.max(1)).next_multiple_of(step).min(longest);
+        let wanted = (WORKGROUPS_A_WORKER * caps.workers as usize).div_ceil(workgroups);
+        let ranges = match (one_range, self.form) {
+            (true, _) => vec![1],
+            (false, Form::Split) => vec![wanted, 2 * wanted, wanted / 2],
+            (false, _) => vec![wanted],
+        };
+        let mut plans: Vec<FusedPlan> = Vec::new();
+        for range in ranges.into_iter().map(range) {
+            let plan = FusedPlan { tile: self, range };
+            if !plans.contains(&plan) {
+                plans.push(plan);
+            }
+        }
+        plans
+    }
+}
+
+/// Workgroups that keep one worker busy: enough to even out those that end early.
+const WORKGROUPS_A_WORKER: usize = 4;
+
+/// Query rows for one key head up to which ranges of keys are tried first.
+const FEW_ROWS: usize = 8;
+
 /// Tiles by form, best guess first, and where they belong.
-const TILES: [(Where, Tile); 2] = [
-    // Eight lanes fill the vector unit of software drivers; with 8 keys a step the outputs are rescaled rarely, and
-    // the loops over them, which are not unrolled, turn seldom.
-    (Where::Software, Tile { form: Form::Rows, lanes: 8, queries: 32, keys: 8, parts: 1, subgroups: false }),
-    // Where workgroup memory is short on a card.
-    (Where::Card, Tile { form: Form::Rows, lanes: 32, queries: 128, keys: 8, parts: 1, subgroups: false }),
+const TILES: [(Where, Tile); 9] = [
+    // Eight lanes fill the vector unit of software drivers, 16 rows share each key and value that a lane loads. A lane
+    // keeps eight dimensions, so longer values take more lanes. With subgroups a lane loads two rows and tells the
+    // others, which measured twice as fast on Mesa 22.3, where a load costs the same whether lanes agree on it or not.
+    (Where::Software, Tile { form: Form::Rows, lanes: 8, queries: 16, keys: 64, parts: 1, subgroups: true }),
+    (Where::Software, Tile { form: Form::Rows, lanes: 8, queries: 16, keys: 64, parts: 1, subgroups: false }),
+    (Where::Software, Tile { form: Form::Rows, lanes: 16, queries: 16, keys: 128, parts: 1, subgroups: true }),
+    (Where::Software, Tile { form: Form::Rows, lanes: 16, queries: 16, keys: 128, parts: 1, subgroups: false }),
+    (Where::Software, Tile { form: Form::Rows, lanes: 32, queries: 16, keys: 256, parts: 1, subgroups: true }),
+    (Where::Software, Tile { form: Form::Rows, lanes: 32, queries: 16, keys: 256, parts: 1, subgroups: false }),
+    // A lane for each four dimensions of a value of 64, 128 and 256.
+    (Where::Software, Tile { form: Form::Split, lanes: 16, queries: 4, keys: 64, parts: 1, subgroups: false }),
+    (Where::Software, Tile { form: Form::Split, lanes: 32, queries: 4, keys: 128, parts: 1, subgroups: false }),
+    (Where::Software, Tile { form: Form::Split, lanes: 64, queries: 4, keys: 256, parts: 1, subgroups: false }),
 ];
 
 /// Devices that a tile is meant for.
@@ -141,7 +231,7 @@ impl AttentionPlan {
         };
         let path = match (options.path, &fused) {
             (Path::Fused | Path::Split, Err(reason)) => return Err(Error::option("path", reason.clone())),
-            (_, Ok(plan)) if plan.tile.form == Form::Split => Path::Split,
+            (Path::Auto | Path::Split, Ok(plan)) if plan.tile.form == Form::Split => Path::Split,
             (_, Ok(_)) => Path::Fused,
             (_, Err(_)) => Path::Staged,
         };
@@ -201,24 +291,21 @@ impl AttentionPlan {
         }
         let here = if caps.software { Where::Software } else { Where::Card };
         let additive = matches!(options.score, Score::Additive | Score::Concat);
-        let fits = |tile: &Tile| tile.lanes <= caps.max_invocations && !(additive && tile.form == Form::Rows);
-        let tiles = TILES.iter().filter(|(at, tile)| *at == here && fits(tile)).map(|(_, tile)| *tile);
-        let ranged = |tile: Tile| {
-            let mut plan = FusedPlan { tile, range: problem.keys };
-            let spare =
-                caps.max_iterations.saturating_sub(plan.iterations(options, problem) - steps(&plan, options, problem));
-            let most = spare / plan.step_iterations(options) * u64::from(tile.keys);
-            if (most as usize) < problem.keys {
-                plan.range = most as usize / 32 * 32;
-            }
-            (plan.range > 0).then_some(plan)
+        let fitting = |split: bool| {
+            let of_form = move |tile: &Tile| (tile.form == Form::Split) == split;
+            let tiles = TILES.iter().filter(|(at, _)| *at == here).map(|(_, tile)| *tile);
+            // All keys in one range is what tells fused from split where one kernel serves both.
+            let one_range = options.path == Path::Fused && split;
+            let plans = move |tile: Tile| tile.plans(options, problem, caps, one_range);
+            tiles.filter(move |tile| of_form(tile) && tile.fits(additive, problem, caps)).flat_map(plans)
         };
-        Ok(tiles.filter_map(ranged).collect())
+        let few = problem.queries * problem.group() <= FEW_ROWS;
+        Ok(match options.path {
+            Path::Split => fitting(true).collect(),
+            Path::Fused if !additive => fitting(false).chain(fitting(true)).collect(),
+            _ => fitting(few).chain(fitting(!few)).collect(),
+        })
     }
-}
-
-fn steps(plan: &FusedPlan, options: &Attention, problem: &AttentionProblem) -> u64 {
-    (plan.range.min(problem.keys).div_ceil(plan.tile.keys as usize) as u64 + 1) * plan.step_iterations(options)
 }
 
 /// Why an attention has no running form here, if it has none.

@@ -1,0 +1,29 @@
+// Reductions of four numbers each over a workgroup of LANES invocations (a power of two) through workgroup memory.
+// Every invocation must call them; every invocation gets the result. Lane comes with the split_* or spread_* file.
+var<workgroup> shared_values: array<vec4<f32>, LANES>;
+
+fn reduce_max4(at: Lane, value: vec4<f32>) -> vec4<f32> {
+    let lane = number_of(at);
+    shared_values[lane] = value;
+    workgroupBarrier();
+    for (var step = LANES / 2u; step > 0u; step = step / 2u) {
+        if (lane < step) {
+            shared_values[lane] = max(shared_values[lane], shared_values[lane + step]);
+        }
+        workgroupBarrier();
+    }
+    return workgroupUniformLoad(&shared_values[0]);
+}
+
+fn reduce_sum4(at: Lane, value: vec4<f32>) -> vec4<f32> {
+    let lane = number_of(at);
+    shared_values[lane] = value;
+    workgroupBarrier();
+    for (var step = LANES / 2u; step > 0u; step = step / 2u) {
+        if (lane < step) {
+            shared_values[lane] = shared_values[lane] + shared_values[lane + step];
+        }
+        workgroupBarrier();
+    }
+    return workgroupUniformLoad(&shared_values[0]);
+}
