@@ -27,7 +27,7 @@ use regard::tensor::DType;
 mod naive;
 mod support;
 #[path = "../src/cli/bench/workload.rs"]
-#[allow(dead_code, reason = "the command line uses more of it")]
+#[allow(dead_code, unused_imports, reason = "the command line uses more of it, and runs its tests")]
 mod workload;
 use naive::Naive;
 use support::{device_time, gpu};
