@@ -19,7 +19,7 @@ use regex_lite::Regex;
 
 use crate::device::{Choice, DeviceArgs};
 use crate::encode::path_name;
-use crate::failure::Outcome;
+use crate::failure::{Failure, Outcome};
 use crate::output;
 use crate::progress::Steps;
 use cases::{Case, How, Way};
@@ -29,12 +29,12 @@ use report::{Device, Launch, Report, Row, Verdict};
 /// Device times of attention and recurrences, beside the adapter's own measured ceilings
 ///
 /// Each case's answer is checked against the reference before it is timed (of a large problem, some rows, spread over it,
-/// first and last among them). Times are from the start of the first dispatch to the end of the last, by timestamps on
-/// the device, median and minimum of several runs; without timestamps they are from submission to completion. "compile"
-/// is by how much the first run took longer than a later one on the host's clock: drivers compile a program when it is
-/// made or when it first runs; "-" where earlier cases had all of a case's programs. The floor is the larger of
-/// operations ÷ the measured rate of multiply-adds and bytes ÷ the measured copy rate; "÷ floor" says how many times the
-/// floor the median takes.
+/// first and last among them); one that is wrong is named, and is no row. Times are from the start of the first dispatch
+/// to the end of the last, by timestamps on the device, median and minimum of several runs; without timestamps they are
+/// from submission to completion. "compile" is by how much the first run took longer than a later one on the host's
+/// clock: drivers compile a program when it is made or when it first runs; "-" where earlier cases had all of a case's
+/// programs. The floor is the larger of operations ÷ the measured rate of multiply-adds and bytes ÷ the measured copy
+/// rate; "÷ floor" says how many times the floor the median takes.
 ///
 /// Attention has one row for each path (`regard attend --path`) that the device can take, one for what is chosen,
 /// `auto`, and one for `naive`, three dispatches with an invocation for each number, which is no part of the library.
@@ -49,7 +49,7 @@ use report::{Device, Launch, Report, Row, Verdict};
 /// median, and the rate of multiply-adds that it rests on: near 1 the rate holds here, above 1 the device is faster.
 ///
 /// The whole attention suite is for graphics cards, which take about a quarter of an hour; a software driver would take
-/// hours: give it --quick, which takes less than a minute, or a --filter. Takes any adapter, hardware first, unless
+/// hours: give it --quick, which takes less than a minute beside compilation, or a --filter. Takes any adapter, hardware first, unless
 /// --device or --adapter says otherwise.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -131,7 +131,11 @@ pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
         output::save(path, format!("{}\n", json(&report)?).as_bytes())?;
     }
     // A device that could run but one length of each has nothing to plot.
-    args.plot.as_deref().map_or(Ok(()), |path| plot::save(path, &report))
+    args.plot.as_deref().map_or(Ok(()), |path| plot::save(path, &report))?;
+    match report.wrong.len() {
+        0 => Ok(()),
+        n => Err(Failure::other(format!("wrong answers, which were not timed: {n}, {}", report.wrong.join(", ")))),
+    }
 }
 
 /// What was measured before.
@@ -147,7 +151,7 @@ fn show(args: &Args) -> Outcome {
 }
 
 fn json(report: &Report) -> Outcome<String> {
-    serde_json::to_string_pretty(report).map_err(crate::failure::Failure::other)
+    serde_json::to_string_pretty(report).map_err(Failure::other)
 }
 
 /// The cases that were asked for.
@@ -184,7 +188,7 @@ fn measure(gpu: &Gpu, cases: Vec<Case>, quick: bool) -> Outcome<Report> {
         assumed_dispatch_ns: costs.dispatch,
         assumed_barrier_ns_per_lane: costs.barrier,
     });
-    let (mut rows, mut plans, mut not_run) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut rows, mut plans, mut not_run, mut wrong) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let (cases, half): (Vec<Case>, Vec<Case>) = cases.into_iter().partition(|case| gpu.caps().f16 || !case.is_half());
     if !half.is_empty() {
         not_run.push(format!("{} cases of f16: this device has no f16 in shaders", half.len()));
@@ -198,7 +202,13 @@ fn measure(gpu: &Gpu, cases: Vec<Case>, quick: bool) -> Outcome<Report> {
                 rows.push(row);
                 plans.push(how);
             }
-            Err(reason) => not_run.push(format!("{}: {reason}", case.name)),
+            Err(reason) => {
+                // The naive form takes the driver's own `exp` and `tanh`, which are no better on some.
+                if matches!(reason, Error::Tolerance { .. }) && case.way != Way::Naive {
+                    wrong.push(case.name.clone());
+                }
+                not_run.push(format!("{}: {reason}", case.name));
+            }
         }
     }
     steps.finish();
@@ -221,6 +231,7 @@ fn measure(gpu: &Gpu, cases: Vec<Case>, quick: bool) -> Outcome<Report> {
         cooperative_gflops: ceilings.cooperative,
         overheads,
         planner: verdicts(&rows, &plans, &costs),
+        wrong,
         not_run,
         cases: rows,
     })
@@ -253,8 +264,7 @@ fn time(gpu: &Gpu, case: &Case, ceilings: &Ceilings, quick: bool) -> Outcome<Res
     };
     let error_ratio = match prepared.check(gpu, &ready, &case.name) {
         Ok(ratio) => ratio,
-        // It takes the driver's own `exp` and `tanh`, which are no better on some.
-        Err(error @ Error::Tolerance { .. }) if case.way == Way::Naive => return Ok(Err(error)),
+        Err(error @ Error::Tolerance { .. }) => return Ok(Err(error)),
         Err(error) => return Err(error.into()),
     };
 

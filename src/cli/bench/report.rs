@@ -23,6 +23,8 @@ pub(super) struct Report {
     #[serde(flatten)]
     pub(super) overheads: Option<Launch>,
     pub(super) planner: Vec<Verdict>,
+    /// Cases whose answer was wrong, the naive form's left out.
+    pub(super) wrong: Vec<String>,
     pub(super) not_run: Vec<String>,
     pub(super) cases: Vec<Row>,
 }
@@ -305,6 +307,7 @@ pub(super) mod tests {
             cooperative_gflops: None,
             overheads: None,
             planner: Vec::new(),
+            wrong: Vec::new(),
             not_run: Vec::new(),
             cases,
         }
