@@ -12,9 +12,6 @@
 // The components of scores and weights are the four rows. LANES and PARTS come with the split_*.wgsl file.
 override KEYS: u32 = 128u;  // a multiple of 4 · LANES / PARTS
 override WIDTH: u32 = 32u;  // lanes along the dimensions of a value: a power of two, at least Dv / 4
-override SCORE: u32 = 0u;   // 0 dot, 1 additive
-override HAS_V: bool = false;
-override NORMED: bool = false; // v is g · v / ‖v‖
 
 @group(0) @binding(1) var<storage, read> query: array<vec4<elem>>;
 @group(0) @binding(2) var<storage, read> key: array<vec4<k_elem>>;
@@ -38,44 +35,10 @@ fn value_row(b: u32, h: u32, j: u32) -> u32 {
     return element(params.value, at.x, h, at.y, 0u);
 }
 
-// v of four neighbouring units of an additive score; the units that pad the last quad count for nothing.
-fn v_of(quad: u32) -> vec4<f32> {
-    let unit = vec4<u32>(4u * quad) + vec4<u32>(0u, 1u, 2u, 3u);
-    var v = vec4<f32>(1.0);
-    if (HAS_V) {
-        let at = min(unit, vec4<u32>(params.units - 1u));
-        v = vec4<f32>(
-            bitcast<f32>(word(params.v, at.x)),
-            bitcast<f32>(word(params.v, at.y)),
-            bitcast<f32>(word(params.v, at.z)),
-            bitcast<f32>(word(params.v, at.w)),
-        );
-    }
-    return select(vec4<f32>(0.0), v, unit < vec4<u32>(params.units));
-}
-
-// Σ over a quad of v·tanh(q + k), of each row.
-fn additive(q: mat4x4<f32>, k: vec4<f32>, v: vec4<f32>) -> vec4<f32> {
-    return vec4<f32>(
-        dot(v, tanh4(q[0] + k)), dot(v, tanh4(q[1] + k)), dot(v, tanh4(q[2] + k)), dot(v, tanh4(q[3] + k)),
-    );
-}
-
 fn rows_at(at: vec4<u32>) -> mat4x4<f32> {
     return mat4x4<f32>(
         vec4<f32>(query[at.x]), vec4<f32>(query[at.y]), vec4<f32>(query[at.z]), vec4<f32>(query[at.w]),
     );
-}
-
-// What v is multiplied with to have the length g.
-fn length_factor() -> f32 {
-    var sum = 0.0;
-    for (var quad = 0u; quad < params.depth; quad += 1u) {
-        let v = v_of(quad);
-        sum += dot(v, v);
-    }
-    let norm = sqrt(sum);
-    return select(bitcast<f32>(vectors[params.g]) / norm, 0.0, norm == 0.0);
 }
 
 // The state of a tile of keys for all four rows.
@@ -114,10 +77,7 @@ fn main(here: Invocation, at_lane: Lane) {
     let reach = reach_of(b, i.x, i.w + 1u);
     let q_at = element(params.query, b, 0u, 0u, 0u) + h * params.query.strides.y + i * params.query.strides.z;
     let columns = LANES / PARTS;
-    var factor = 1.0;
-    if (NORMED) {
-        factor = length_factor();
-    }
+    let factor = length_factor();
 
     var m = vec4<f32>(HIDDEN);
     var l = vec4<f32>(0.0); // of this lane's keys
@@ -146,16 +106,13 @@ fn main(here: Invocation, at_lane: Lane) {
             var s = mat4x4<f32>(); // column c is key c
             for (var quad = part_of(at_lane); quad < params.depth; quad += PARTS) {
                 let q = rows_at(q_at + quad);
-                let k_0 = vec4<f32>(key[k.x + quad]);
-                let k_1 = vec4<f32>(key[k.y + quad]);
-                let k_2 = vec4<f32>(key[k.z + quad]);
-                let k_3 = vec4<f32>(key[k.w + quad]);
-                if (SCORE == 1u) {
-                    let v = v_of(quad);
-                    s += mat4x4<f32>(additive(q, k_0, v), additive(q, k_1, v), additive(q, k_2, v), additive(q, k_3, v));
-                } else {
-                    s += mat4x4<f32>(k_0 * q, k_1 * q, k_2 * q, k_3 * q);
-                }
+                let keys = mat4x4<f32>(
+                    vec4<f32>(key[k.x + quad]),
+                    vec4<f32>(key[k.y + quad]),
+                    vec4<f32>(key[k.z + quad]),
+                    vec4<f32>(key[k.w + quad]),
+                );
+                s += compared(q, keys, quad);
             }
             s = join(at_lane, s);
             if (part_of(at_lane) == 0u) {

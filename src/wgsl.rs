@@ -21,6 +21,8 @@ pub enum Kernel {
     Coverage,
     /// Entropy of rows of weights.
     Entropy,
+    /// Attention, tiles in workgroup memory.
+    Flash,
     /// Attention, a workgroup for 16 query rows.
     FlashRows,
     /// Attention, ranges of keys side by side.
@@ -72,6 +74,9 @@ const HIDDEN: &str = shader!("common/hidden.wgsl");
 const MASK: &str = shader!("common/mask.wgsl");
 const REDUCE4_SHARED: &str = shader!("common/reduce4_shared.wgsl");
 const REDUCE4_SUBGROUP: &str = shader!("common/reduce4_subgroup.wgsl");
+const ADDITIVE: &str = shader!("common/additive.wgsl");
+const GROUP_SHARED: &str = shader!("common/group_shared.wgsl");
+const GROUP_SUBGROUP: &str = shader!("common/group_subgroup.wgsl");
 const SPREAD_DIRECT: &str = shader!("common/spread_direct.wgsl");
 const SPREAD_SUBGROUP: &str = shader!("common/spread_subgroup.wgsl");
 const PAIR: &str = shader!("common/pair.wgsl");
@@ -89,14 +94,22 @@ const SPLIT_SUBGROUP: &str = shader!("common/split_subgroup.wgsl");
 const REDUCE_SHARED: &str = shader!("common/reduce_shared.wgsl");
 const SCORE_MOD_NONE: &str = shader!("common/score_mod_none.wgsl");
 
+/// The files of a fused attention kernel.
+macro_rules! fused {
+    ($path:literal) => {
+        &[LAYOUT, MATH, HIDDEN, POSITIONS, BLOCKS, PAGES, MASK, PAIR, REACH, FUSED, ADDITIVE, shader!($path)]
+    };
+}
+
 impl Kernel {
     /// Every kernel.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::Append,
         Self::BarrierRate,
         Self::Copy,
         Self::Coverage,
         Self::Entropy,
+        Self::Flash,
         Self::FlashRows,
         Self::FlashSplit,
         Self::FmaRate,
@@ -125,6 +138,7 @@ impl Kernel {
             Self::Copy => "copy",
             Self::Coverage => "coverage",
             Self::Entropy => "entropy",
+            Self::Flash => "flash",
             Self::FlashRows => "flash_rows",
             Self::FlashSplit => "flash_split",
             Self::FmaRate => "fma_rate",
@@ -151,6 +165,8 @@ impl Kernel {
         match (self, subgroups) {
             (Self::Matmul | Self::Recurrent, true) => &[SPLIT_SUBGROUP],
             (Self::Matmul | Self::Recurrent, false) => &[SPLIT_SHARED],
+            (Self::Flash, true) => &[GROUP_SUBGROUP],
+            (Self::Flash, false) => &[GROUP_SHARED],
             (Self::FlashRows, true) => &[SPREAD_SUBGROUP, REDUCE4_SUBGROUP],
             (Self::FlashRows, false) => &[SPREAD_DIRECT, REDUCE4_SHARED],
             (Self::FlashSplit, true) => &[SPLIT_SUBGROUP, REDUCE4_SUBGROUP],
@@ -167,12 +183,9 @@ impl Kernel {
             Self::Copy => &[LAYOUT, shader!("copy.wgsl")],
             Self::Coverage => &[LAYOUT, REDUCE_SHARED, shader!("coverage.wgsl")],
             Self::Entropy => &[LAYOUT, MATH, REDUCE_SHARED, shader!("entropy.wgsl")],
-            Self::FlashRows => {
-                &[LAYOUT, MATH, HIDDEN, POSITIONS, BLOCKS, PAGES, MASK, PAIR, REACH, FUSED, shader!("flash_rows.wgsl")]
-            }
-            Self::FlashSplit => {
-                &[LAYOUT, MATH, HIDDEN, POSITIONS, BLOCKS, PAGES, MASK, PAIR, REACH, FUSED, shader!("flash_split.wgsl")]
-            }
+            Self::Flash => fused!("flash.wgsl"),
+            Self::FlashRows => fused!("flash_rows.wgsl"),
+            Self::FlashSplit => fused!("flash_split.wgsl"),
             Self::FmaRate => &[LAYOUT, shader!("fma_rate.wgsl")],
             Self::Gather => &[LAYOUT, shader!("gather.wgsl")],
             Self::Location => &[LAYOUT, shader!("location.wgsl")],
@@ -230,7 +243,7 @@ impl Variant {
         for (alias, dtype) in &self.aliases {
             let _ = writeln!(source, "alias {alias} = {dtype};");
         }
-        if matches!(self.kernel, Kernel::Score | Kernel::FlashRows | Kernel::FlashSplit) {
+        if matches!(self.kernel, Kernel::Score | Kernel::Flash | Kernel::FlashRows | Kernel::FlashSplit) {
             source.push_str(self.score_mod.as_deref().unwrap_or(SCORE_MOD_NONE));
             source.push('\n');
         }

@@ -1,8 +1,7 @@
 //! Fused attention for few queries, over ranges of keys (`shaders/flash_split.wgsl`).
 
-use super::fused::{Cut, Fused};
-use super::switch;
-use crate::attention::{Attention, Score};
+use super::fused::{Cut, Fused, additive_overrides};
+use crate::attention::Attention;
 use crate::plan::FusedPlan;
 use crate::problem::AttentionProblem;
 use crate::wgsl::Kernel;
@@ -13,19 +12,16 @@ pub const ROWS: usize = 4;
 pub(super) fn cut(options: &Attention, problem: &AttentionProblem, plan: &FusedPlan, fused: &Fused<'_>) -> Cut {
     let tile = plan.tile;
     let width = problem.value_dim.div_ceil(4).next_power_of_two();
-    let additive = matches!(options.score, Score::Additive | Score::Concat);
-    let [has_v, normed] = fused.additive;
+    let mut overrides = vec![
+        ("LANES", f64::from(tile.lanes)),
+        ("PARTS", f64::from(tile.parts)),
+        ("KEYS", f64::from(tile.keys)),
+        ("WIDTH", width as f64),
+    ];
+    overrides.extend(additive_overrides(options, fused));
     Cut {
         kernel: Kernel::FlashSplit,
-        overrides: vec![
-            ("LANES", f64::from(tile.lanes)),
-            ("PARTS", f64::from(tile.parts)),
-            ("KEYS", f64::from(tile.keys)),
-            ("WIDTH", width as f64),
-            ("SCORE", switch(additive)),
-            ("HAS_V", switch(has_v)),
-            ("NORMED", switch(normed)),
-        ],
+        overrides,
         row_tiles: (problem.queries * problem.group()).div_ceil(ROWS),
         heads: problem.kv_heads,
         iterations: plan.iterations(options, problem),

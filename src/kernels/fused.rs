@@ -3,8 +3,8 @@
 
 use super::merge_partials::{self, Parts};
 use super::visibility::{BlockParams, List, MaskParams, PageParams, PositionParams, TileParams, Visibility};
-use super::{View4, copy, flash_rows, flash_split, params, switch};
-use crate::attention::Attention;
+use super::{View4, copy, flash, flash_rows, flash_split, params, switch};
+use crate::attention::{Attention, Score};
 use crate::error::{Error, Result};
 use crate::plan::{Caps, Form, FusedPlan, grid};
 use crate::problem::AttentionProblem;
@@ -97,6 +97,7 @@ pub fn record(
     let cut = match plan.tile.form {
         Form::Rows => flash_rows::cut(options, p, plan),
         Form::Split => flash_split::cut(options, p, plan, &fused),
+        Form::Tiled => flash::cut(options, p, plan, &fused),
         form => return Err(Error::option("path", format!("there is no `{form}` kernel"))),
     };
     if cut.iterations > caps.max_iterations {
@@ -211,6 +212,13 @@ pub fn record(
         None if output.slot != fused.output.slot => copy::record(recording, caps, &narrow(&output)?, fused.output),
         None => Ok(()),
     }
+}
+
+/// Switches of `common/additive.wgsl`.
+pub(super) fn additive_overrides(options: &Attention, fused: &Fused<'_>) -> [Override; 3] {
+    let [has_v, normed] = fused.additive;
+    let additive = matches!(options.score, Score::Additive | Score::Concat);
+    [("SCORE", switch(additive)), ("HAS_V", switch(has_v)), ("NORMED", switch(normed))]
 }
 
 /// Whether rows can be read in quads, and are of whole blocks of `multiple` dimensions.

@@ -6,6 +6,7 @@ pub mod barrier_rate;
 pub mod copy;
 pub mod coverage;
 pub mod entropy;
+pub mod flash;
 pub mod flash_rows;
 pub mod flash_split;
 pub mod fma_rate;

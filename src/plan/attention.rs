@@ -74,8 +74,18 @@ impl Tile {
             Form::Rows => keys * 4 * ROW + 16 * 20 + reduction,
             // Weights of four rows; a matrix a lane for the outputs, and one for the parts of scores.
             Form::Split => keys * ROW + lanes * 4 * ROW * (2 - u64::from(self.subgroups)) + reduction,
-            Form::Tiled | Form::Cooperative => 0,
+            Form::Tiled => {
+                let [left, right] = self.staging().map(u64::from);
+                (left + right) * ROW + 4 + if self.subgroups { 0 } else { reduction }
+            }
+            Form::Cooperative => 0,
         }
+    }
+
+    /// `Tiled`: entries of the two staging areas, four f32 each.
+    pub fn staging(&self) -> [u32; 2] {
+        let (group, groups) = (self.keys / 4, self.queries / 4);
+        [(group * (self.queries + 1)).max(self.keys * groups), (group * (self.keys + 1)).max(self.keys * group)]
     }
 
     /// Whether this kernel can compute the problem on that device.
@@ -87,7 +97,11 @@ impl Tile {
                 let whole = self.lanes % caps.max_subgroup.max(1) == 0 && self.parts <= caps.min_subgroup;
                 problem.value_dim <= 4 * lanes && (!self.subgroups || whole)
             }
-            Form::Tiled | Form::Cooperative => false,
+            Form::Tiled => {
+                let whole = self.lanes % caps.max_subgroup.max(1) == 0 && self.keys / 4 <= caps.min_subgroup;
+                problem.value_dim <= 8 * self.keys as usize && (!self.subgroups || whole)
+            }
+            Form::Cooperative => false,
         };
         form && self.lanes <= caps.max_invocations
             && self.workgroup_bytes() <= u64::from(caps.max_workgroup_bytes)
@@ -131,7 +145,12 @@ impl Tile {
                     let scores = (keys * parts / (4 * lanes)).max(1) * (depth.div_ceil(parts) + 2 + parts);
                     scores + 2 * keys.div_ceil(lanes) + keys * width / lanes + 3 * blocks + 60
                 }
-                Form::Tiled | Form::Cooperative => depth + 2 * keys + 120,
+                Form::Tiled | Form::Cooperative => {
+                    let slices = problem.value_dim.div_ceil(self.keys as usize) as u64;
+                    // Bringing a chunk of queries and keys takes each lane four turns and some.
+                    let chunks = depth.div_ceil(keys / 4);
+                    chunks * (keys / 4 + 2 + 2 * (5 + keys * keys / 4 / lanes)) + slices * (2 * keys + 4) + 60
+                }
             }
     }
 
@@ -175,7 +194,7 @@ const WORKGROUPS_A_WORKER: usize = 4;
 const FEW_ROWS: usize = 8;
 
 /// Tiles by form, best guess first, and where they belong.
-const TILES: [(Where, Tile); 9] = [
+const TILES: [(Where, Tile); 19] = [
     // Eight lanes fill the vector unit of software drivers, 16 rows share each key and value that a lane loads. A lane
     // keeps eight dimensions, so longer values take more lanes. With subgroups a lane loads two rows and tells the
     // others, which measured twice as fast on Mesa 22.3, where a load costs the same whether lanes agree on it or not.
@@ -189,6 +208,20 @@ const TILES: [(Where, Tile); 9] = [
     (Where::Software, Tile { form: Form::Split, lanes: 16, queries: 4, keys: 64, parts: 1, subgroups: false }),
     (Where::Software, Tile { form: Form::Split, lanes: 32, queries: 4, keys: 128, parts: 1, subgroups: false }),
     (Where::Software, Tile { form: Form::Split, lanes: 64, queries: 4, keys: 256, parts: 1, subgroups: false }),
+    // 16 multiply-adds for each pair of vectors from workgroup memory. 128 lanes with 64 rows and 32 keys need 12 KiB, so
+    // that several workgroups share a processor; longer tiles read keys and values less often, shorter ones start more
+    // workgroups. Eight lanes share a row, which is within every subgroup of 8 or more.
+    (Where::Card, Tile { form: Form::Tiled, lanes: 128, queries: 64, keys: 32, parts: 1, subgroups: true }),
+    (Where::Card, Tile { form: Form::Tiled, lanes: 128, queries: 64, keys: 32, parts: 1, subgroups: false }),
+    (Where::Card, Tile { form: Form::Tiled, lanes: 256, queries: 128, keys: 32, parts: 1, subgroups: true }),
+    (Where::Card, Tile { form: Form::Tiled, lanes: 256, queries: 64, keys: 64, parts: 1, subgroups: true }),
+    (Where::Card, Tile { form: Form::Tiled, lanes: 64, queries: 32, keys: 32, parts: 1, subgroups: true }),
+    (Where::Card, Tile { form: Form::Tiled, lanes: 64, queries: 32, keys: 32, parts: 1, subgroups: false }),
+    // Eight lanes read 128 neighbouring bytes of a key in f32. 64 lanes with 128 keys keep 11 KiB.
+    (Where::Card, Tile { form: Form::Split, lanes: 64, queries: 4, keys: 128, parts: 8, subgroups: true }),
+    (Where::Card, Tile { form: Form::Split, lanes: 64, queries: 4, keys: 128, parts: 8, subgroups: false }),
+    (Where::Card, Tile { form: Form::Split, lanes: 128, queries: 4, keys: 256, parts: 8, subgroups: true }),
+    (Where::Card, Tile { form: Form::Split, lanes: 64, queries: 4, keys: 64, parts: 4, subgroups: true }),
 ];
 
 /// Devices that a tile is meant for.

@@ -1,0 +1,50 @@
+// Additive scores, Σ v·tanh(q + k) over quads of units. A kernel that includes this file includes fused.wgsl.
+override SCORE: u32 = 0u; // 0 dot, 1 additive
+override HAS_V: bool = false;
+override NORMED: bool = false; // v is g · v / ‖v‖
+
+// v of four neighbouring units; the units that pad the last quad count for nothing.
+fn v_of(quad: u32) -> vec4<f32> {
+    let unit = vec4<u32>(4u * quad) + vec4<u32>(0u, 1u, 2u, 3u);
+    var v = vec4<f32>(1.0);
+    if (HAS_V) {
+        let at = min(unit, vec4<u32>(params.units - 1u));
+        v = vec4<f32>(
+            bitcast<f32>(word(params.v, at.x)),
+            bitcast<f32>(word(params.v, at.y)),
+            bitcast<f32>(word(params.v, at.z)),
+            bitcast<f32>(word(params.v, at.w)),
+        );
+    }
+    return select(vec4<f32>(0.0), v, unit < vec4<u32>(params.units));
+}
+
+// Of one key with four queries, the columns of q.
+fn additive(q: mat4x4<f32>, k: vec4<f32>, v: vec4<f32>) -> vec4<f32> {
+    return vec4<f32>(
+        dot(v, tanh4(q[0] + k)), dot(v, tanh4(q[1] + k)), dot(v, tanh4(q[2] + k)), dot(v, tanh4(q[3] + k)),
+    );
+}
+
+// What the scores are multiplied with so that v has the length g.
+fn length_factor() -> f32 {
+    if (!NORMED) {
+        return 1.0;
+    }
+    var sum = 0.0;
+    for (var quad = 0u; quad < params.depth; quad += 1u) {
+        let v = v_of(quad);
+        sum += dot(v, v);
+    }
+    let norm = sqrt(sum);
+    return select(bitcast<f32>(vectors[params.g]) / norm, 0.0, norm == 0.0);
+}
+
+// A quad of dimensions of four queries (the columns of q) with four keys: column c is key c, components are queries.
+fn compared(q: mat4x4<f32>, k: mat4x4<f32>, quad: u32) -> mat4x4<f32> {
+    if (SCORE == 1u) {
+        let v = v_of(quad);
+        return mat4x4<f32>(additive(q, k[0], v), additive(q, k[1], v), additive(q, k[2], v), additive(q, k[3], v));
+    }
+    return transpose(q) * k;
+}

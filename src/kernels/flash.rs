@@ -1,0 +1,30 @@
+//! Fused attention, tiled through workgroup memory (`shaders/flash.wgsl`).
+
+use super::fused::{Cut, Fused, additive_overrides};
+use crate::attention::Attention;
+use crate::plan::FusedPlan;
+use crate::problem::AttentionProblem;
+use crate::wgsl::Kernel;
+
+pub(super) fn cut(options: &Attention, problem: &AttentionProblem, plan: &FusedPlan, fused: &Fused<'_>) -> Cut {
+    let tile = plan.tile;
+    let [left, right] = tile.staging();
+    let mut overrides = vec![
+        ("LANES", f64::from(tile.lanes)),
+        ("GROUP", f64::from(tile.keys / 4)),
+        ("GROUPS", f64::from(tile.queries / 4)),
+        ("KEYS", f64::from(tile.keys)),
+        ("LEFT", f64::from(left)),
+        ("RIGHT", f64::from(right)),
+        ("SLICES", problem.value_dim.div_ceil(tile.keys as usize) as f64),
+    ];
+    overrides.extend(additive_overrides(options, fused));
+    Cut {
+        kernel: Kernel::Flash,
+        overrides,
+        row_tiles: problem.queries.div_ceil(tile.queries as usize),
+        heads: problem.query_heads,
+        iterations: plan.iterations(options, problem),
+        padding: [4, 4],
+    }
+}
