@@ -59,7 +59,7 @@ pub(crate) struct Args {
     /// Only cases whose name matches this regular expression
     #[arg(long, value_name = "RE")]
     filter: Option<String>,
-    /// Only these ways to run a case
+    /// Only these ways to run a case: auto, fused, split, staged, naive; of recurrences auto, steps, wavefront, persistent
     #[arg(long, value_enum, value_delimiter = ',', value_name = "PATH,…", hide_possible_values = true)]
     paths: Vec<Way>,
     /// Also write the figures to this file, whole or not at all
@@ -90,23 +90,10 @@ enum Suite {
     All,
 }
 
-/// What a device can do at best, measured.
-struct Ceilings {
-    rates: Rates,
-    /// Multiply-adds by cooperative matrices of f16, where they may be used: 10⁹ operations a second.
-    cooperative: Option<f64>,
-}
-
-impl Ceilings {
-    fn measure(gpu: &Gpu) -> regard::Result<Self> {
-        Ok(Self { rates: Rates::measure(gpu)?, cooperative: None })
-    }
-
-    /// Nanoseconds that the work takes at least.
-    fn floor(&self, (flops, bytes): (f64, f64), half: bool) -> f64 {
-        let matrices = self.cooperative.filter(|_| half).unwrap_or(0.0);
-        (flops / self.rates.gflops.max(matrices)).max(bytes / self.rates.gbps)
-    }
+/// Nanoseconds that work takes at least: of f16 by cooperative matrices, where they are used and faster.
+fn floor(rates: &Rates, (flops, bytes): (f64, f64), half: bool) -> f64 {
+    let matrices = rates.coop_gflops.filter(|_| half).unwrap_or(0.0);
+    (flops / rates.gflops.max(matrices)).max(bytes / rates.gbps)
 }
 
 /// Runs the command.
@@ -179,7 +166,7 @@ fn selected(args: &Args) -> regard::Result<Vec<Case>> {
 /// Checks and times every case.
 fn measure(gpu: &Gpu, cases: Vec<Case>, quick: bool) -> Outcome<Report> {
     let mut steps = Steps::new("cases");
-    let ceilings = Ceilings::measure(gpu)?;
+    let rates = Rates::measure(gpu)?;
     let costs = Costs::of(gpu.caps());
     let recurrent = cases.iter().any(Case::is_recurrent);
     let overheads = recurrent.then(|| Overheads::measure(gpu)).transpose()?.map(|measured| Launch {
@@ -197,7 +184,7 @@ fn measure(gpu: &Gpu, cases: Vec<Case>, quick: bool) -> Outcome<Report> {
     // Each case is dropped when it is done, and with the last of its ways its inputs.
     for (case, done) in cases.into_iter().zip(0..) {
         steps.set(done, count);
-        match time(gpu, &case, &ceilings, quick)? {
+        match time(gpu, &case, &rates, quick)? {
             Ok((row, how)) => {
                 rows.push(row);
                 plans.push(how);
@@ -226,9 +213,9 @@ fn measure(gpu: &Gpu, cases: Vec<Case>, quick: bool) -> Outcome<Report> {
             r#type: adapter.kind.to_string(),
         },
         timestamps: gpu.caps().timestamps,
-        fma_gflops: ceilings.rates.gflops,
-        copy_gbps: ceilings.rates.gbps,
-        cooperative_gflops: ceilings.cooperative,
+        fma_gflops: rates.gflops,
+        copy_gbps: rates.gbps,
+        cooperative_gflops: rates.coop_gflops,
         overheads,
         planner: verdicts(&rows, &plans, &costs),
         wrong,
@@ -244,7 +231,7 @@ fn command() -> String {
 }
 
 /// Checks a case, then times it; or why the device cannot run it that way.
-fn time(gpu: &Gpu, case: &Case, ceilings: &Ceilings, quick: bool) -> Outcome<Result<(Row, How), Error>> {
+fn time(gpu: &Gpu, case: &Case, rates: &Rates, quick: bool) -> Outcome<Result<(Row, How), Error>> {
     let began = || -> regard::Result<_> {
         let prepared = case.prepare(gpu)?;
         let how = prepared.plan(gpu)?;
@@ -281,7 +268,7 @@ fn time(gpu: &Gpu, case: &Case, ceilings: &Ceilings, quick: bool) -> Outcome<Res
     times.sort_by(f64::total_cmp);
     let (median, minimum) = (times[times.len() / 2], times[0]);
     let (flops, bytes) = case.work()?;
-    let floor = ceilings.floor((flops, bytes), case.is_half());
+    let floor = floor(rates, (flops, bytes), case.is_half());
     let (series, length) = case.point().unzip();
     let (path, plan, recurrence) = match &how {
         How::Attention(planned) => (planned.path, Some(planned.text.clone()), None),
