@@ -23,6 +23,8 @@ override WEIGHTS: u32 = 256u; // 4 · KEYS
 // Scores, then weights, of a step: key by key, four vec4 of rows each.
 var<workgroup> weights: array<vec4<f32>, WEIGHTS>;
 var<workgroup> rows: array<Row, 16>;
+// Whether a value of a mixed tile is not finite.
+var<workgroup> wild: u32;
 
 fn key_row(b: u32, h: u32, j: u32) -> u32 {
     let at = place(b, min(j, params.positions.keys - 1u));
@@ -290,10 +292,19 @@ fn main(here: Invocation, at_lane: Lane) {
         y_31 = scaled(y_31, c_3);
         var finite = true;
         if (!open) {
+            // Lanes that talk to each other must agree on the way.
+            if (lane == 0u) {
+                wild = 0u;
+            }
+            workgroupBarrier();
             for (var n = 0u; n < KEYS; n += 1u) {
                 let v = value_row(b, k_head, j + n);
                 finite = finite && is_finite4(value_at(v + d_0)) && is_finite4(value_at(v + d_1));
             }
+            if (!finite) {
+                wild = 1u;
+            }
+            finite = workgroupUniformLoad(&wild) == 0u;
         }
         if (finite) {
             for (var n = 0u; n < KEYS; n += 4u) {

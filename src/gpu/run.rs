@@ -10,7 +10,6 @@ use super::{Gpu, Tensor, lock, scoped};
 use crate::error::{Error, Result};
 use crate::recording::{Binding, Command, Dispatch, Recording, Slot, SlotKind, View};
 use crate::tensor::{Array, DType, Layout};
-use crate::wgsl::ParamsSpace;
 
 /// A part of a buffer, as it is bound.
 #[derive(Debug, Clone)]
@@ -311,10 +310,7 @@ impl<'g> Run<'g> {
         let buffer = self.gpu.device().create_buffer(&wgpu::BufferDescriptor {
             label: Some("regard params"),
             size: bytes.len() as u64,
-            usage: match self.gpu.caps().params_space() {
-                ParamsSpace::Uniform => wgpu::BufferUsages::UNIFORM,
-                ParamsSpace::Storage => wgpu::BufferUsages::STORAGE,
-            },
+            usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::STORAGE,
             mapped_at_creation: true,
         });
         // A buffer that could not be made reports through the error scope around this call.

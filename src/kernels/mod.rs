@@ -87,6 +87,8 @@ pub fn uniform_structs() -> Vec<(Kernel, &'static str, Fields, usize)> {
         (Kernel::Score, "Blocks", BlockParams::FIELDS, size_of::<BlockParams>()),
         (Kernel::Score, "Pages", PageParams::FIELDS, size_of::<PageParams>()),
         (Kernel::FlashRows, "Tiles", TileParams::FIELDS, size_of::<TileParams>()),
+        (Kernel::Flash, "Params", fused::Params::FIELDS, size_of::<fused::Params>()),
+        (Kernel::FlashSplit, "Params", fused::Params::FIELDS, size_of::<fused::Params>()),
         (Kernel::FlashRows, "Params", fused::Params::FIELDS, size_of::<fused::Params>()),
         (Kernel::MaskTiles, "Params", mask_tiles::Params::FIELDS, size_of::<mask_tiles::Params>()),
         (Kernel::Score, "Params", score::Params::FIELDS, size_of::<score::Params>()),

@@ -75,9 +75,11 @@ impl Caps {
         caps
     }
 
-    /// Where the parameters of a dispatch are put; `shaders/common/params_*.wgsl` say why.
-    pub fn params_space(&self) -> ParamsSpace {
-        if self.software { ParamsSpace::Storage } else { ParamsSpace::Uniform }
+    /// Where the parameters of a dispatch with so many other storage buffers are put; `shaders/common/params_*.wgsl` say
+    /// why.
+    pub fn params_space(&self, buffers: usize) -> ParamsSpace {
+        let fits = buffers < self.max_storage_buffers as usize;
+        if self.software && fits { ParamsSpace::Storage } else { ParamsSpace::Uniform }
     }
 }
 
