@@ -120,6 +120,7 @@ fn main(here: Invocation, at_lane: Lane) {
     for (var r = lane; r < 16u; r += LANES) {
         rows[r] = row_of(b, min(first_i + r, last_i - 1u));
     }
+    workgroupBarrier();
     let reach = reach_of(b, first_i, last_i);
     let q_rows = query_rows(
         at_lane, element(params.query, b, h, 0u, 0u), params.query.strides.z, first_i, last_i,
