@@ -25,7 +25,7 @@ use regard::tensor::{Array, DType, Layout};
 mod naive;
 mod support;
 use naive::Naive;
-use support::{check, gpu, numbers};
+use support::{check, device_time, gpu, numbers};
 
 /// Operations that the reference takes for a check and for its own time.
 const REFERENCE_FLOPS: usize = 1 << 29;
@@ -109,19 +109,9 @@ fn bench(
     group: &mut BenchmarkGroup<'_, WallTime>,
     form: &str,
     (steps, flops_of_step, floor): (usize, usize, Option<f64>),
-    mut nanoseconds: impl FnMut() -> f64,
+    nanoseconds: impl FnMut() -> f64,
 ) {
-    let mut times = Vec::new();
-    group.bench_function(form, |b| {
-        b.iter_custom(|iterations| {
-            let times_now: Vec<f64> = (0..iterations).map(|_| nanoseconds()).collect();
-            times.extend(&times_now);
-            Duration::from_nanos(times_now.iter().sum::<f64>() as u64)
-        });
-    });
-    // None when criterion's filter leaves it out.
-    times.sort_by(f64::total_cmp);
-    if let Some(&median) = times.get(times.len() / 2) {
+    if let Some(median) = device_time(group, form, nanoseconds) {
         let flops = (steps * flops_of_step) as f64;
         let floor = floor.map_or(String::new(), |floor| format!(", {:.1} × floor", median / floor));
         println!("    {form}: {:.0} ns/step, {:.2} GFLOP/s{floor}\n", median / steps as f64, flops / median);

@@ -203,6 +203,17 @@ pub enum Path {
     Split,
 }
 
+impl std::fmt::Display for Path {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Staged => "staged",
+            Self::Fused => "fused",
+            Self::Split => "split",
+        })
+    }
+}
+
 /// A function of one score, in the reference: (score, batch, head, query, key) → score.
 pub type ScoreFn = Arc<dyn Fn(f64, usize, usize, usize, usize) -> f64 + Send + Sync>;
 

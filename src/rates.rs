@@ -3,7 +3,7 @@
 
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Run, Tensor};
-use crate::kernels::{barrier_rate, copy, fma_rate};
+use crate::kernels::{barrier_rate, coop_rate, copy, fma_rate};
 use crate::tensor::{Array, DType};
 
 /// Operations and bytes per nanosecond.
@@ -13,15 +13,18 @@ pub struct Rates {
     pub gflops: f64,
     /// Bytes read and bytes written: 10⁹ a second.
     pub gbps: f64,
+    /// As `gflops`, f16 by cooperative matrices with sums in f32, where they are used.
+    pub coop_gflops: Option<f64>,
 }
 
 impl Rates {
-    /// Measures both, growing the work until it takes long enough to be measured.
+    /// Measures all, growing the work until it takes long enough to be measured.
     ///
     /// # Errors
     /// Those of [`Run::submit`], and [`Error::Tolerance`] when an answer is wrong.
     pub fn measure(gpu: &Gpu) -> Result<Self> {
-        Ok(Self { gflops: multiply_adds(gpu)?, gbps: copy_rate(gpu)? })
+        let coop_gflops = gpu.caps().cooperative.map(|side| cooperative(gpu, side as usize)).transpose()?;
+        Ok(Self { gflops: multiply_adds(gpu)?, gbps: copy_rate(gpu)?, coop_gflops })
     }
 }
 
@@ -63,6 +66,30 @@ fn multiply_adds(gpu: &Gpu) -> Result<f64> {
         let mut run = Run::new(gpu);
         let view = run.recording_mut().scratch("rate", &[fma_rate::LANES * 64 * size as usize], DType::F32);
         fma_rate::record(run.recording_mut(), gpu.caps(), factors, turns, &view)?;
+        Ok((run.recording().dispatches().map(|d| d.flops as f64).sum(), run.submit_and_time()?))
+    })
+}
+
+fn cooperative(gpu: &Gpu, side: usize) -> Result<f64> {
+    let turns = 200;
+    let least = coop_rate::SUBGROUPS * side * side;
+    let small = Tensor::uninitialized(gpu, "rate", &[least], DType::F32)?;
+    let mut run = Run::new(gpu);
+    let view = run.bind("rate", &small);
+    coop_rate::record(run.recording_mut(), gpu.caps(), turns, &view)?;
+    let got = run.submit_and_read(&[&small])?;
+    // Whole numbers below 2²⁴, exact in any order.
+    let wrong = got.iter().flat_map(|a| a.data().iter().enumerate()).find_map(|(k, &x)| {
+        let error = f64::from(x) - coop_rate::expected(side, turns, k);
+        (error != 0.0).then_some((k, error))
+    });
+    if let Some((k, error)) = wrong {
+        return Err(Error::Tolerance { what: format!("cooperative matrices, element {k}"), error, tolerance: 0.0 });
+    }
+    best(|size| {
+        let mut run = Run::new(gpu);
+        let view = run.recording_mut().scratch("rate", &[least * 64 * size as usize], DType::F32);
+        coop_rate::record(run.recording_mut(), gpu.caps(), turns, &view)?;
         Ok((run.recording().dispatches().map(|d| d.flops as f64).sum(), run.submit_and_time()?))
     })
 }

@@ -4,19 +4,20 @@
 
 use std::collections::BTreeMap;
 
-use crate::attention::AttentionOutputs;
+use crate::attention::{Attention, AttentionOutputs, Path};
 use crate::baseline::{self, Verdicts, stored};
 use crate::cases::{self, AppendCase, AttentionCase, CoverageCase, LinearCase, MergeCase, RnnCase};
 use crate::compare::judge;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Run, Tensor};
-use crate::kernels::{barrier_rate, coverage, fma_rate};
+use crate::kernels::{barrier_rate, coop_rate, coverage, fma_rate};
 use crate::layers::CoverageCost;
 use crate::ops::cache::append;
 use crate::ops::linear::{embed, linear};
 use crate::ops::merge::merge;
 use crate::ops::rnn::GpuRnn;
-use crate::problem::Storage;
+use crate::plan::{AttentionPlan, Caps};
+use crate::problem::{AttentionProblem, Storage};
 use crate::reference::{self, Float};
 use crate::rnn::RnnOutputs;
 use crate::tensor::{Array, DType};
@@ -48,6 +49,8 @@ enum Case {
     Coverage(CoverageCase),
     /// x = a·x + b so often.
     FmaRate([f32; 2], u32),
+    /// sum = left · right + sum so often, where there are cooperative matrices.
+    CoopRate(u32),
     /// So many lanes, so many turns.
     BarrierRate(usize, u32),
 }
@@ -62,6 +65,7 @@ impl Case {
             Self::Merge(case) => &case.name,
             Self::Coverage(case) => &case.name,
             Self::FmaRate(..) => "rate of multiply-adds",
+            Self::CoopRate(..) => "rate of cooperative matrices",
             Self::BarrierRate(..) => "rate of barriers",
         }
     }
@@ -84,13 +88,14 @@ impl Case {
 /// Error ÷ tolerance of each output of a case, by name.
 type Ratios = Result<Vec<(&'static str, f64)>>;
 
-/// Runs the table; `quick` takes every fifth case. `progress` is told how many of how many are done.
+/// Runs the table, attention on every path that can compute a case; `quick` takes every fifth case. `progress` is told how many of how many are done.
 ///
 /// # Errors
 /// None of the cases' own: they are in the rows. [`crate::Error::DeviceLost`] ends the run.
 pub fn run(gpu: &Gpu, quick: bool, mut progress: impl FnMut(usize, usize)) -> Result<Vec<Row>> {
     let cases: Vec<Case> = cases::attention()
         .into_iter()
+        .flat_map(paths)
         .map(|case| Case::Attention(Box::new(case)))
         .chain(cases::recurrent().into_iter().map(Case::Recurrent))
         .chain(cases::linear().into_iter().map(Case::Linear))
@@ -98,6 +103,7 @@ pub fn run(gpu: &Gpu, quick: bool, mut progress: impl FnMut(usize, usize)) -> Re
         .chain(cases::appends().into_iter().map(Case::Append))
         .chain(cases::merges().into_iter().map(Case::Merge))
         .chain(cases::coverage().into_iter().map(Case::Coverage))
+        .chain(gpu.caps().cooperative.map(|_| Case::CoopRate(20)))
         .chain([Case::FmaRate([0.75, 0.5], 20), Case::BarrierRate(64, 50), Case::BarrierRate(256, 50)])
         .collect();
     let mut rows: BTreeMap<String, Row> = BTreeMap::new();
@@ -114,6 +120,7 @@ pub fn run(gpu: &Gpu, quick: bool, mut progress: impl FnMut(usize, usize)) -> Re
                 Case::Merge(case) => merge_case(&mut run, case, dtype),
                 Case::Coverage(case) => coverage_case(&mut run, case),
                 Case::FmaRate(factors, turns) => fma_rate_case(&mut run, *factors, *turns),
+                Case::CoopRate(turns) => coop_rate_case(&mut run, *turns),
                 Case::BarrierRate(lanes, turns) => barrier_rate_case(&mut run, *lanes, *turns),
             };
             if let Err(lost @ crate::Error::DeviceLost(_)) = ratios {
@@ -187,6 +194,19 @@ pub fn judge_rnn(case: &RnnCase, got: &RnnOutputs<Array<f32>>, dtype: DType) -> 
 /// Reads tensors through the run without consuming its recording, so that the variants can still be told.
 fn read(run: &Run<'_>, tensors: &[&Tensor]) -> Result<Vec<Array<f32>>> {
     run.clone().submit_and_read(tensors)
+}
+
+/// A case once for each path that can compute it.
+fn paths(case: AttentionCase) -> Vec<AttentionCase> {
+    let shapes = case.inputs.map(Array::shape);
+    let on = |path: Path| {
+        let options = Attention { path, ..case.options.clone() };
+        let problem = AttentionProblem::new(&options, &shapes).ok()?;
+        let plan = AttentionPlan::new(&options, &problem, DType::F32, &Caps::default());
+        let unfused = matches!(plan, Err(Error::Option { ref option, .. }) if option == "path");
+        (!unfused).then(|| AttentionCase { name: format!("{}, {path}", case.name), options, ..case.clone() })
+    };
+    [Path::Staged, Path::Fused, Path::Split].into_iter().filter_map(on).collect()
 }
 
 fn attention(run: &mut Run<'_>, case: &AttentionCase, storage: Storage) -> Ratios {
@@ -305,6 +325,17 @@ fn fma_rate_case(run: &mut Run<'_>, factors: [f32; 2], turns: u32) -> Ratios {
     let mut read = read(run, &[&tensor])?;
     let got = read.pop().ok_or_else(|| crate::Error::missing("output", "what was read back"))?;
     let oracle = Array::from_fn(got.shape(), |k| fma_rate::expected(factors, turns, k));
+    Ok(vec![("output", judge("output", &got, &oracle, &oracle.map(|&x| x as f32), DType::F32)?.ratio())])
+}
+
+fn coop_rate_case(run: &mut Run<'_>, turns: u32) -> Ratios {
+    let caps = run.gpu().caps();
+    let side = caps.cooperative.unwrap_or_default() as usize;
+    let (view, tensor) = run.output("output", &[2 * coop_rate::SUBGROUPS * side * side], DType::F32)?;
+    coop_rate::record(run.recording_mut(), caps, turns, &view)?;
+    let mut read = read(run, &[&tensor])?;
+    let got = read.pop().ok_or_else(|| crate::Error::missing("output", "what was read back"))?;
+    let oracle = Array::from_fn(got.shape(), |k| coop_rate::expected(side, turns, k));
     Ok(vec![("output", judge("output", &got, &oracle, &oracle.map(|&x| x as f32), DType::F32)?.ratio())])
 }
 

@@ -15,6 +15,8 @@ pub enum Kernel {
     Append,
     /// Measurement: workgroup barriers per second.
     BarrierRate,
+    /// Measurement: multiply-adds per second by cooperative matrices.
+    CoopRate,
     /// Strided copy.
     Copy,
     /// Running sum of alignments.
@@ -23,6 +25,8 @@ pub enum Kernel {
     Entropy,
     /// Attention, tiles in workgroup memory.
     Flash,
+    /// Attention, a workgroup for a tile of queries, by cooperative matrices.
+    FlashCoop,
     /// Attention, a workgroup for 16 query rows.
     FlashRows,
     /// Attention, ranges of keys side by side.
@@ -100,6 +104,8 @@ const WRITE_Q8: &str = shader!("common/write_q8.wgsl");
 const TILE: &str = shader!("common/tile.wgsl");
 const SPLIT_SHARED: &str = shader!("common/split_shared.wgsl");
 const SPLIT_SUBGROUP: &str = shader!("common/split_subgroup.wgsl");
+const COOP_8: &str = shader!("common/coop_8.wgsl");
+const COOP_16: &str = shader!("common/coop_16.wgsl");
 const REDUCE_SHARED: &str = shader!("common/reduce_shared.wgsl");
 const SCORE_MOD_NONE: &str = shader!("common/score_mod_none.wgsl");
 
@@ -112,13 +118,15 @@ macro_rules! fused {
 
 impl Kernel {
     /// Every kernel.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 26] = [
         Self::Append,
         Self::BarrierRate,
+        Self::CoopRate,
         Self::Copy,
         Self::Coverage,
         Self::Entropy,
         Self::Flash,
+        Self::FlashCoop,
         Self::FlashRows,
         Self::FlashSplit,
         Self::FmaRate,
@@ -144,10 +152,12 @@ impl Kernel {
         match self {
             Self::Append => "append",
             Self::BarrierRate => "barrier_rate",
+            Self::CoopRate => "coop_rate",
             Self::Copy => "copy",
             Self::Coverage => "coverage",
             Self::Entropy => "entropy",
             Self::Flash => "flash",
+            Self::FlashCoop => "flash_coop",
             Self::FlashRows => "flash_rows",
             Self::FlashSplit => "flash_split",
             Self::FmaRate => "fma_rate",
@@ -189,10 +199,12 @@ impl Kernel {
         match self {
             Self::Append => &[LAYOUT, PAGES, shader!("append.wgsl")],
             Self::BarrierRate => &[LAYOUT, shader!("barrier_rate.wgsl")],
+            Self::CoopRate => &[LAYOUT, shader!("coop_rate.wgsl")],
             Self::Copy => &[LAYOUT, shader!("copy.wgsl")],
             Self::Coverage => &[LAYOUT, REDUCE_SHARED, shader!("coverage.wgsl")],
             Self::Entropy => &[LAYOUT, MATH, REDUCE_SHARED, shader!("entropy.wgsl")],
             Self::Flash => fused!("flash.wgsl"),
+            Self::FlashCoop => fused!("flash_coop.wgsl"),
             Self::FlashRows => fused!("flash_rows.wgsl"),
             Self::FlashSplit => fused!("flash_split.wgsl"),
             Self::FmaRate => &[LAYOUT, shader!("fma_rate.wgsl")],
@@ -243,17 +255,29 @@ pub struct Variant {
 }
 
 impl Variant {
+    /// Whether it multiplies cooperative matrices: of the side that its constant SIDE says, which their type must say
+    /// too.
+    pub fn is_cooperative(&self) -> bool {
+        matches!(self.kernel, Kernel::CoopRate | Kernel::FlashCoop)
+    }
+
     /// The whole WGSL source.
     pub fn source(&self, params: ParamsSpace) -> String {
         let mut source = String::new();
-        if self.aliases.iter().any(|(_, dtype)| *dtype == DType::F16) {
+        if self.is_cooperative() || self.aliases.iter().any(|(_, dtype)| *dtype == DType::F16) {
             source.push_str("enable f16;\n");
+        }
+        if self.is_cooperative() {
+            // Matrices want all lanes of a subgroup together. naga asks for all lanes of the workgroup, which a
+            // condition on the subgroup's number does not keep together, and goes by this filter in it.
+            source.push_str("enable wgpu_cooperative_matrix;\ndiagnostic(off, derivative_uniformity);\n");
         }
         // Blocks have no type of their own.
         for (alias, dtype) in self.aliases.iter().filter(|(_, dtype)| *dtype != DType::Q8) {
             let _ = writeln!(source, "alias {alias} = {dtype};");
         }
-        if matches!(self.kernel, Kernel::Score | Kernel::Flash | Kernel::FlashRows | Kernel::FlashSplit) {
+        let user = [Kernel::Score, Kernel::Flash, Kernel::FlashCoop, Kernel::FlashRows, Kernel::FlashSplit];
+        if user.contains(&self.kernel) {
             source.push_str(self.score_mod.as_deref().unwrap_or(SCORE_MOD_NONE));
             source.push('\n');
         }
@@ -261,6 +285,10 @@ impl Variant {
             ParamsSpace::Uniform => PARAMS_UNIFORM,
             ParamsSpace::Storage => PARAMS_STORAGE,
         });
+        if self.is_cooperative() {
+            let side = self.overrides.iter().find(|(name, _)| *name == "SIDE").map(|(_, side)| *side);
+            source.push_str(if side == Some(16.0) { COOP_16 } else { COOP_8 });
+        }
         let lanes = self.kernel.lane_files(self.subgroups);
         for file in lanes.iter().chain(&self.storage_files()).chain(self.kernel.files()) {
             source.push_str(file);

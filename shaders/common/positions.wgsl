@@ -121,7 +121,7 @@ fn sees_any(row: Row, first: u32, last: u32) -> bool {
 // The range that holds both of two ranges first .. last; an empty one counts for nothing.
 fn both(a: vec2<u32>, b: vec2<u32>) -> vec2<u32> {
     let joined = vec2<u32>(min(a.x, b.x), max(a.y, b.y));
-    return select(select(joined, a, b.x >= b.y), b, a.x >= a.y);
+    return select(select(joined, b, a.x >= a.y), a, b.x >= b.y);
 }
 
 // Every key that one or the other sees, and what lies between.

@@ -1,35 +1,46 @@
 //! `regard bench`: what the adapter does, beside what it can do.
 
+mod attention;
 mod cases;
+mod naive;
+mod plot;
 mod recurrent;
+mod report;
+pub(crate) mod workload;
 
-use std::fmt::Write;
 use std::path::PathBuf;
+use std::time::Instant;
 
 use clap::ValueEnum;
-use regard::gpu::{Adapter, Run};
 use regard::plan::Costs;
 use regard::rates::{Overheads, Rates};
-use regard::rnn::RnnPath;
 use regard::{Error, Gpu};
 use regex_lite::Regex;
-use serde_json::{Value, json};
 
-use crate::device::{Choice, DeviceArgs, adapter_json};
+use crate::device::{Choice, DeviceArgs};
 use crate::encode::path_name;
-use crate::failure::Outcome;
-use crate::output::{self, finite};
+use crate::failure::{Failure, Outcome};
+use crate::output;
 use crate::progress::Steps;
-use cases::Case;
-pub(crate) use cases::numbers;
+use cases::{Case, How, Way};
 use recurrent::Plan;
+use report::{Device, Launch, Report, Row, Verdict};
 
 /// Device times of attention and recurrences, beside the adapter's own measured ceilings
 ///
-/// Each case's answer is checked against the reference before it is timed (of a large batch, some rows). Times are from
-/// the start of the first dispatch to the end of the last, by timestamps on the device, median and minimum of several
-/// runs; without timestamps they are from submission to completion. The floor is the larger of operations ÷ the measured
-/// rate of multiply-adds and bytes ÷ the measured copy rate; "÷ floor" says how many times the floor the median takes.
+/// Each case's answer is checked against the reference before it is timed (of a large problem, some rows, spread over it,
+/// first and last among them); one that is wrong is named, and is no row. Times are from the start of the first dispatch
+/// to the end of the last, by timestamps on the device, median and minimum of several runs; without timestamps they are
+/// from submission to completion. "compile" is by how much the first run took longer than a later one on the host's
+/// clock: drivers compile a program when it is made or when it first runs; "-" where earlier cases had all of a case's
+/// programs. The floor is the larger of operations ÷ the measured rate of multiply-adds and bytes ÷ the measured copy
+/// rate; "÷ floor" says how many times the floor the median takes.
+///
+/// Attention has one row for each path (`regard attend --path`) that the device can take, one for what is chosen,
+/// `auto`, and one for `naive`, three dispatches with an invocation for each number, which is no part of the library.
+/// Operations and floor count the pairs of a query and a key that are visible: half of them where a mask is causal. f16
+/// cases run where the device has f16 in shaders; their floor is by cooperative matrices where those may be used and
+/// are faster.
 ///
 /// A recurrence has one row for each way to run it (`regard encode --path`) that the device can take, and one for the way
 /// that is chosen, `auto`; "ns/step" is the median ÷ T, "plan µs" the time that the planner expects. What one more
@@ -37,7 +48,9 @@ use recurrent::Plan;
 /// what the planner assumes. Below the table stands, for each path and tile, how that expectation compares with the
 /// median, and the rate of multiply-adds that it rests on: near 1 the rate holds here, above 1 the device is faster.
 ///
-/// Takes any adapter, hardware first, unless --device or --adapter says otherwise.
+/// The whole attention suite is for graphics cards, which take about a quarter of an hour; a software driver would take
+/// hours: give it --quick, which takes less than a minute beside compilation, or a --filter. Takes any adapter, hardware first, unless
+/// --device or --adapter says otherwise.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Which cases
@@ -46,12 +59,22 @@ pub(crate) struct Args {
     /// Only cases whose name matches this regular expression
     #[arg(long, value_name = "RE")]
     filter: Option<String>,
+    /// Only these ways to run a case
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "PATH,…", hide_possible_values = true)]
+    paths: Vec<Way>,
     /// Also write the figures to this file, whole or not at all
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Also draw throughput against sequence length for each path, with the measured ceiling: attention cases that differ
+    /// in the sequence length alone
+    #[arg(long, value_name = "FILE.png|FILE.svg")]
+    plot: Option<PathBuf>,
     /// Smaller cases, fewer runs
     #[arg(long)]
     quick: bool,
+    /// Time nothing: show the table of each of these files that --json wrote, and with --plot the picture of the one file
+    #[arg(long, value_name = "FILE.json", num_args = 1.., conflicts_with_all = ["suite", "filter", "paths", "json", "quick"])]
+    show: Vec<PathBuf>,
 }
 
 /// Groups of cases.
@@ -67,241 +90,256 @@ enum Suite {
     All,
 }
 
-/// What one case took.
-#[derive(Debug)]
-struct Figures {
-    name: String,
-    /// Of a recurrence.
-    recurrence: Option<Plan>,
-    /// Nanoseconds.
-    median: f64,
-    /// Nanoseconds.
-    minimum: f64,
-    runs: usize,
-    dispatches: usize,
-    flops: f64,
-    bytes: f64,
-    /// Nanoseconds that the ceilings allow at best.
-    floor: f64,
-    /// Largest error as a share of the tolerance.
-    error: f64,
+/// What a device can do at best, measured.
+struct Ceilings {
+    rates: Rates,
+    /// Multiply-adds by cooperative matrices of f16, where they may be used: 10⁹ operations a second.
+    cooperative: Option<f64>,
 }
 
-impl Figures {
-    /// Nanoseconds of a step of a recurrence.
-    fn per_step(&self) -> Option<f64> {
-        self.recurrence.map(|plan| self.median / plan.steps as f64)
+impl Ceilings {
+    fn measure(gpu: &Gpu) -> regard::Result<Self> {
+        Ok(Self { rates: Rates::measure(gpu)?, cooperative: None })
     }
 
-    /// The name, and the path where that was left open.
-    fn title(&self) -> String {
-        match self.recurrence {
-            Some(plan) if self.name.ends_with(path_name(RnnPath::Auto)) => {
-                format!("{} ({})", self.name, path_name(plan.path))
-            }
-            _ => self.name.clone(),
-        }
+    /// Nanoseconds that the work takes at least.
+    fn floor(&self, (flops, bytes): (f64, f64), half: bool) -> f64 {
+        let matrices = self.cooperative.filter(|_| half).unwrap_or(0.0);
+        (flops / self.rates.gflops.max(matrices)).max(bytes / self.rates.gbps)
     }
 }
 
 /// Runs the command.
 pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
+    args.plot.as_deref().map(plot::format).transpose()?;
+    if !args.show.is_empty() {
+        return show(args);
+    }
     if device.device == Choice::Cpu {
         return Err(Error::option("device", "bench times GPU kernels: use `gpu` or `auto`").into());
     }
-    let filter = Regex::new(args.filter.as_deref().unwrap_or_default())
-        .map_err(|error| Error::option("filter", error.to_string()))?;
-    let cases: Vec<Case> = cases::all(args.quick)
-        .into_iter()
-        .filter(|case| match args.suite {
-            Suite::All => true,
-            Suite::Attention => !case.is_recurrent(),
-            Suite::Recurrent => case.is_recurrent(),
-        })
-        .filter(|case| filter.is_match(&case.name))
-        .collect();
-    if cases.is_empty() {
-        return Err(Error::option("filter", "no case has such a name").into());
+    let cases = selected(args)?;
+    let points: Vec<_> = cases.iter().filter_map(Case::point).collect();
+    if args.plot.is_some() && !plot::has_curve(points.iter().map(|(series, length)| (series.as_str(), *length))) {
+        return Err(plot::no_curve().into());
     }
     let gpu = &device.open_adapter()?;
+    let report = measure(gpu, cases, args.quick)?;
+    output::print(&report.table())?;
+    report.not_run.iter().for_each(|refusal| output::note(refusal));
+    if let Some(path) = &args.json {
+        output::save(path, format!("{}\n", json(&report)?).as_bytes())?;
+    }
+    // A device that could run but one length of each has nothing to plot.
+    args.plot.as_deref().map_or(Ok(()), |path| plot::save(path, &report))?;
+    match report.wrong.len() {
+        0 => Ok(()),
+        n => Err(Failure::other(format!("wrong answers, which were not timed: {n}, {}", report.wrong.join(", ")))),
+    }
+}
+
+/// What was measured before.
+fn show(args: &Args) -> Outcome {
+    let reports = args.show.iter().map(|path| Report::open(path)).collect::<regard::Result<Vec<_>>>()?;
+    let tables: Vec<String> = reports.iter().map(Report::table).collect();
+    output::print(&tables.join("\n"))?;
+    match (&args.plot, &reports[..]) {
+        (None, _) => Ok(()),
+        (Some(path), [report]) => plot::save(path, report),
+        (Some(_), _) => Err(Error::option("plot", "shows one file at a time").into()),
+    }
+}
+
+fn json(report: &Report) -> Outcome<String> {
+    serde_json::to_string_pretty(report).map_err(Failure::other)
+}
+
+/// The cases that were asked for.
+fn selected(args: &Args) -> regard::Result<Vec<Case>> {
+    let filter = Regex::new(args.filter.as_deref().unwrap_or_default())
+        .map_err(|error| Error::option("filter", error.to_string()))?;
+    let mut cases = Vec::new();
+    if args.suite != Suite::Recurrent {
+        cases.extend(cases::attentions(args.quick));
+    }
+    if args.suite != Suite::Attention {
+        cases.extend(cases::recurrences(args.quick));
+    }
+    cases.retain(|case| filter.is_match(&case.name));
+    if cases.is_empty() {
+        return Err(Error::option("filter", "no case has such a name"));
+    }
+    cases.retain(|case| args.paths.is_empty() || args.paths.contains(&case.way));
+    if cases.is_empty() {
+        return Err(Error::option("paths", "none of the cases can be run that way"));
+    }
+    Ok(cases)
+}
+
+/// Checks and times every case.
+fn measure(gpu: &Gpu, cases: Vec<Case>, quick: bool) -> Outcome<Report> {
     let mut steps = Steps::new("cases");
-    let rates = Rates::measure(gpu)?;
-    let overheads = Overheads::measure(gpu)?;
-    let (mut figures, mut refused) = (Vec::new(), Vec::new());
-    for (done, case) in cases.iter().enumerate() {
-        steps.set(done as u64, cases.len() as u64);
-        match time(gpu, case, &rates, args.quick)? {
-            Ok(times) => figures.push(times),
-            Err(reason) => refused.push(format!("{}: {reason}", case.name)),
+    let ceilings = Ceilings::measure(gpu)?;
+    let costs = Costs::of(gpu.caps());
+    let recurrent = cases.iter().any(Case::is_recurrent);
+    let overheads = recurrent.then(|| Overheads::measure(gpu)).transpose()?.map(|measured| Launch {
+        dispatch_ns: measured.dispatch,
+        barrier_ns_per_lane: measured.barrier,
+        assumed_dispatch_ns: costs.dispatch,
+        assumed_barrier_ns_per_lane: costs.barrier,
+    });
+    let (mut rows, mut plans, mut not_run, mut wrong) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (cases, half): (Vec<Case>, Vec<Case>) = cases.into_iter().partition(|case| gpu.caps().f16 || !case.is_half());
+    if !half.is_empty() {
+        not_run.push(format!("{} cases of f16: this device has no f16 in shaders", half.len()));
+    }
+    let count = cases.len() as u64;
+    // Each case is dropped when it is done, and with the last of its ways its inputs.
+    for (case, done) in cases.into_iter().zip(0..) {
+        steps.set(done, count);
+        match time(gpu, &case, &ceilings, quick)? {
+            Ok((row, how)) => {
+                rows.push(row);
+                plans.push(how);
+            }
+            Err(reason) => {
+                // The naive form takes the driver's own `exp` and `tanh`, which are no better on some.
+                if matches!(reason, Error::Tolerance { .. }) && case.way != Way::Naive {
+                    wrong.push(case.name.clone());
+                }
+                not_run.push(format!("{}: {reason}", case.name));
+            }
         }
     }
     steps.finish();
-    output::print(&table(&figures, gpu.adapter(), &rates, &overheads))?;
-    refused.iter().for_each(|refusal| output::note(refusal));
-    if let Some(path) = &args.json {
-        let planner: Vec<Value> = verdicts(&figures, gpu.adapter()).iter().map(Verdict::json).collect();
-        let figures: Vec<Value> = figures.iter().map(figures_json).collect();
-        let whole = json!({
-            "device": adapter_json(gpu.adapter()),
-            "timestamps": gpu.caps().timestamps,
-            "fma_gflops": finite(rates.gflops),
-            "copy_gbps": finite(rates.gbps),
-            "dispatch_ns": finite(overheads.dispatch),
-            "barrier_ns_per_lane": finite(overheads.barrier),
-            "planner": planner,
-            "not_run": refused,
-            "cases": figures,
-        });
-        output::save(path, format!("{whole:#}\n").as_bytes())?;
-    }
-    Ok(())
+    let adapter = gpu.adapter();
+    Ok(Report {
+        regard: env!("CARGO_PKG_VERSION").to_owned(),
+        commit: option_env!("REGARD_COMMIT").map(str::to_owned),
+        date: crate::date::today(),
+        command: command(),
+        device: Device {
+            kind: "gpu".to_owned(),
+            adapter: adapter.name.clone(),
+            driver: adapter.driver.clone(),
+            backend: adapter.backend.clone(),
+            r#type: adapter.kind.to_string(),
+        },
+        timestamps: gpu.caps().timestamps,
+        fma_gflops: ceilings.rates.gflops,
+        copy_gbps: ceilings.rates.gbps,
+        cooperative_gflops: ceilings.cooperative,
+        overheads,
+        planner: verdicts(&rows, &plans, &costs),
+        wrong,
+        not_run,
+        cases: rows,
+    })
+}
+
+/// The command line, the program by its name alone.
+fn command() -> String {
+    let arguments = std::env::args_os().skip(1).map(|argument| argument.to_string_lossy().into_owned());
+    std::iter::once("regard".to_owned()).chain(arguments).collect::<Vec<_>>().join(" ")
 }
 
 /// Checks a case, then times it; or why the device cannot run it that way.
-fn time(gpu: &Gpu, case: &Case, rates: &Rates, quick: bool) -> Outcome<Result<Figures, Error>> {
-    let prepared = case.prepare(gpu)?;
-    let mut run = Run::new(gpu);
-    match prepared.record(&mut run) {
-        Ok(()) => {}
+fn time(gpu: &Gpu, case: &Case, ceilings: &Ceilings, quick: bool) -> Outcome<Result<(Row, How), Error>> {
+    let began = || -> regard::Result<_> {
+        let prepared = case.prepare(gpu)?;
+        let how = prepared.plan(gpu)?;
+        let built = gpu.counts().pipelines;
+        let start = Instant::now();
+        let ready = prepared.record(gpu)?;
+        ready.time(gpu)?;
+        let first = start.elapsed().as_nanos() as f64;
+        let compiled = gpu.counts().pipelines > built || case.way == Way::Naive;
+        Ok((prepared, how, ready, compiled.then_some(first)))
+    };
+    let (prepared, how, ready, first) = match began() {
+        Ok(begun) => begun,
         Err(error @ (Error::Limit { .. } | Error::Unsupported { .. })) => return Ok(Err(error)),
-        Err(error @ Error::Option { .. }) if case.is_recurrent() => return Ok(Err(error)),
+        Err(error @ Error::Option { .. }) if case.way != Way::Auto => return Ok(Err(error)),
         Err(error) => return Err(error.into()),
-    }
-    let error = prepared.check(gpu, &case.name)?;
-    let (least, budget) = if quick { (3, 0.1e9) } else { (7, 1e9) };
-    let (mut times, mut spent) = (Vec::new(), 0.0);
-    let dispatches = run.recording().dispatches().count();
-    let (flops, bytes) = case.work()?;
+    };
+    let error_ratio = match prepared.check(gpu, &ready, &case.name) {
+        Ok(ratio) => ratio,
+        Err(error @ Error::Tolerance { .. }) => return Ok(Err(error)),
+        Err(error) => return Err(error.into()),
+    };
+
+    let (least, budget) = if quick { (3, 0.1e9) } else { (7, 0.5e9) };
+    let (mut times, mut spent, mut later) = (Vec::new(), 0.0, f64::INFINITY);
     // What takes seconds takes the same ones every time.
     while (times.len() < least && (times.len() < 3 || spent < 10.0 * budget)) || (spent < budget && times.len() < 100) {
-        let took = run.clone().submit_and_time()?;
+        let start = Instant::now();
+        let took = ready.time(gpu)?;
+        later = later.min(start.elapsed().as_nanos() as f64);
         spent += took;
         times.push(took);
     }
     times.sort_by(f64::total_cmp);
-    let floor = (flops / rates.gflops).max(bytes / rates.gbps);
-    let (name, recurrence) = (case.name.clone(), prepared.plan(gpu)?);
-    let (median, minimum, runs) = (times[times.len() / 2], times[0], times.len());
-    Ok(Ok(Figures { name, recurrence, median, minimum, runs, dispatches, flops, bytes, floor, error }))
+    let (median, minimum) = (times[times.len() / 2], times[0]);
+    let (flops, bytes) = case.work()?;
+    let floor = ceilings.floor((flops, bytes), case.is_half());
+    let (series, length) = case.point().unzip();
+    let (path, plan, recurrence) = match &how {
+        How::Attention(planned) => (planned.path, Some(planned.text.clone()), None),
+        How::Recurrent(plan) => (path_name(plan.path), None, Some(plan)),
+    };
+    let row = Row {
+        name: case.name.clone(),
+        work: case.work_name().to_owned(),
+        way: case.way.name().to_owned(),
+        series,
+        length,
+        shape: case.shape(),
+        path: path.to_owned(),
+        plan,
+        median_ns: median,
+        minimum_ns: minimum,
+        compile_ns: first.map(|first| (first - later).max(0.0)),
+        planned_ns: recurrence.map(|plan| plan.nanoseconds).filter(|ns| ns.is_finite()),
+        ns_per_step: recurrence.map(|plan| median / plan.steps as f64),
+        runs: times.len(),
+        dispatches: ready.dispatches(),
+        flops,
+        bytes,
+        gflops: flops / median,
+        gbps: bytes / median,
+        floor_ns: floor,
+        times_floor: median / floor,
+        error_ratio,
+    };
+    Ok(Ok((row, how)))
 }
 
-fn table(figures: &[Figures], device: &Adapter, rates: &Rates, overheads: &Overheads) -> String {
-    let assumed = Costs::of(&device.caps);
-    let width = figures.iter().map(|f| f.title().chars().count()).max().unwrap_or(0);
-    let mut out = format!(
-        "{device}\nmultiply-adds {:.1} GFLOP/s, copy {:.1} GB/s, measured here\none more dispatch {:.0} ns (the planner \
-         assumes {:.0}), a barrier {:.1} ns a lane ({:.1}), measured here\n\n",
-        rates.gflops, rates.gbps, overheads.dispatch, assumed.dispatch, overheads.barrier, assumed.barrier
-    );
-    let _ = writeln!(
-        out,
-        "{:<width$} {:>11} {:>11} {:>9} {:>9} {:>10} {:>9} {:>8} {:>8} {:>6}",
-        "case", "median µs", "min µs", "plan µs", "ns/step", "dispatches", "GFLOP/s", "GB/s", "÷ floor", "error",
-    );
-    let whole = |number: Option<f64>| number.map_or("-".to_owned(), |number| format!("{number:.0}"));
-    for f in figures {
-        let _ = writeln!(
-            out,
-            "{:<width$} {:>11.1} {:>11.1} {:>9} {:>9} {:>10} {:>9.2} {:>8.2} {:>8.1} {:>6.2}",
-            f.title(),
-            f.median / 1e3,
-            f.minimum / 1e3,
-            whole(f.recurrence.map(|plan| plan.nanoseconds / 1e3)),
-            whole(f.per_step()),
-            f.dispatches,
-            f.flops / f.median,
-            f.bytes / f.median,
-            f.median / f.floor,
-            f.error,
-        );
-    }
-    let verdicts = verdicts(figures, device);
-    if !verdicts.is_empty() {
-        let _ = writeln!(out, "\nplan ÷ median of recurrences; multiply-adds a ns and worker that the planner assumes");
-    }
-    for v in verdicts {
-        let _ = writeln!(
-            out,
-            "{:<24} {:>5.2} ({:.2} to {:.2}, rows: {})  at {:.1}",
-            v.title(),
-            v.median(),
-            v.ratios[0],
-            v.ratios[v.ratios.len() - 1],
-            v.ratios.len(),
-            v.rate
-        );
-    }
-    out
-}
-
-/// How the planner's expectation compares with the medians of one path and tile.
-struct Verdict {
-    path: RnnPath,
-    tile: Option<u32>,
-    /// Multiply-adds a ns and worker that the planner assumes of the recurrent product.
-    rate: f64,
-    /// Expectation ÷ median of each row, ascending; not empty.
-    ratios: Vec<f64>,
-}
-
-impl Verdict {
-    fn title(&self) -> String {
-        let tile = self.tile.map_or("in registers".to_owned(), |rows| format!("tile height {rows}"));
-        format!("{}, {tile}", path_name(self.path))
-    }
-
-    fn median(&self) -> f64 {
-        self.ratios[self.ratios.len() / 2]
-    }
-
-    fn json(&self) -> Value {
-        json!({
-            "path": path_name(self.path),
-            "tile_rows": self.tile,
-            "rate": finite(self.rate),
-            "planned_over_median": self.ratios.iter().map(|&ratio| finite(ratio)).collect::<Vec<_>>(),
-        })
-    }
-}
-
-/// One for each path and tile among rows that time nothing but what is planned.
-fn verdicts(figures: &[Figures], device: &Adapter) -> Vec<Verdict> {
-    let costs = Costs::of(&device.caps);
+/// One for each path and tile among recurrences that time nothing but what is planned.
+fn verdicts(rows: &[Row], plans: &[How], costs: &Costs) -> Vec<Verdict> {
+    let recurrent = |how: &How| match how {
+        How::Recurrent(plan) if plan.alone => Some(*plan),
+        _ => None,
+    };
     let mut verdicts: Vec<Verdict> = Vec::new();
-    for (plan, median) in figures.iter().filter_map(|f| Some((f.recurrence.filter(|plan| plan.alone)?, f.median))) {
-        let rate = match plan.tile {
+    for (plan, row) in plans.iter().map(recurrent).zip(rows) {
+        let Some(Plan { path, tile, nanoseconds, .. }) = plan else { continue };
+        let rate = match tile {
             None => costs.register_rate,
             Some(1) => costs.tile_rate[0],
             Some(4) => costs.tile_rate[1],
             Some(_) => costs.tile_rate[2],
         };
-        let ratio = plan.nanoseconds / median;
-        match verdicts.iter_mut().find(|v| (v.path, v.tile) == (plan.path, plan.tile)) {
-            Some(verdict) => verdict.ratios.push(ratio),
-            None => verdicts.push(Verdict { path: plan.path, tile: plan.tile, rate, ratios: vec![ratio] }),
+        let ratio = nanoseconds / row.median_ns;
+        let path = path_name(path);
+        match verdicts.iter_mut().find(|v| (v.path.as_str(), v.tile_rows) == (path, tile)) {
+            Some(verdict) => verdict.planned_over_median.push(ratio),
+            None => {
+                let path = path.to_owned();
+                verdicts.push(Verdict { path, tile_rows: tile, rate, planned_over_median: vec![ratio] });
+            }
         }
     }
-    verdicts.sort_by_key(|v| (path_name(v.path), v.tile));
-    verdicts.iter_mut().for_each(|v| v.ratios.sort_by(f64::total_cmp));
+    verdicts.sort_by(|a, b| (&a.path, a.tile_rows).cmp(&(&b.path, b.tile_rows)));
+    verdicts.iter_mut().for_each(|v| v.planned_over_median.sort_by(f64::total_cmp));
     verdicts
-}
-
-fn figures_json(f: &Figures) -> Value {
-    json!({
-        "name": f.name,
-        "median_ns": finite(f.median),
-        "minimum_ns": finite(f.minimum),
-        "path": f.recurrence.map(|plan| path_name(plan.path)),
-        "planned_ns": f.recurrence.map_or(Value::Null, |plan| finite(plan.nanoseconds)),
-        "ns_per_step": f.per_step().map_or(Value::Null, finite),
-        "runs": f.runs,
-        "dispatches": f.dispatches,
-        "flops": finite(f.flops),
-        "bytes": finite(f.bytes),
-        "gflops": finite(f.flops / f.median),
-        "gbps": finite(f.bytes / f.median),
-        "floor_ns": finite(f.floor),
-        "times_floor": finite(f.median / f.floor),
-        "error_ratio": finite(f.error),
-    })
 }

@@ -5,6 +5,7 @@ use std::cell::OnceCell;
 use clap::builder::FalseyValueParser;
 use clap::{Args, ValueEnum};
 use regard::gpu::{Adapter, AdapterKind, Open};
+use regard::plan::Rungs;
 use regard::{Error, Gpu};
 
 use crate::failure::{Failure, Outcome};
@@ -22,12 +23,30 @@ pub(crate) struct DeviceArgs {
     /// Only adapters with this in their name, driver or backend (`regard info` lists them)
     #[arg(long, global = true, env = "REGARD_ADAPTER", value_name = "SUBSTRING")]
     pub(crate) adapter: Option<String>,
+    /// Use cooperative matrices where the adapter lists some that fit (`regard info` shows them); experimental in wgpu
+    #[arg(long, global = true)]
+    pub(crate) cooperative: bool,
+    /// Leave features alone though the adapter has them: the results are the same, by other kernels
+    #[arg(long, global = true, value_enum, value_delimiter = ',', value_name = "FEATURES")]
+    pub(crate) without: Vec<Rung>,
     /// Plan by the built-in table, whatever `regard tune` has measured
     #[arg(long, global = true, env = "REGARD_NO_TUNE", value_parser = FalseyValueParser::new())]
     pub(crate) no_tune: bool,
     /// What was opened, and the pipelines that it started with.
     #[arg(skip)]
     opened: OnceCell<(Gpu, Option<Vec<u8>>)>,
+}
+
+/// A feature that kernels come with and without.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "lower")]
+pub(crate) enum Rung {
+    /// f16 in storage buffers.
+    F16,
+    /// Subgroup operations.
+    Subgroups,
+    /// Cooperative matrices.
+    Cooperative,
 }
 
 /// What computes.
@@ -114,8 +133,7 @@ impl DeviceArgs {
 
     /// Opens an adapter, hardware first, software too: for commands that are about adapters.
     pub(crate) fn open_adapter(&self) -> Outcome<Gpu> {
-        let open = Open { adapter: self.adapter().map(str::to_owned), ..Open::default() };
-        self.open_gpu(&open).map_err(|error| self.fail(error))
+        self.open_gpu(&self.wanted()).map_err(|error| self.fail(error))
     }
 
     /// Opens an adapter with what was kept of earlier runs.
@@ -138,18 +156,36 @@ impl DeviceArgs {
         }
     }
 
+    /// The adapter and features that were asked for.
+    fn wanted(&self) -> Open {
+        Open {
+            adapter: self.adapter().map(str::to_owned),
+            cooperative: self.cooperative,
+            without: self.without(),
+            ..Open::default()
+        }
+    }
+
+    /// The features to leave alone.
+    pub(crate) fn without(&self) -> Rungs {
+        Rungs {
+            f16: self.without.contains(&Rung::F16),
+            subgroups: self.without.contains(&Rung::Subgroups),
+            cooperative: self.without.contains(&Rung::Cooperative),
+        }
+    }
+
     fn open_quietly(&self) -> Outcome<Device> {
-        let adapter = self.adapter().map(str::to_owned);
         match self.device {
             Choice::Cpu => Ok(Device::Cpu),
             Choice::Gpu => Ok(Device::Gpu(self.open_adapter()?)),
             Choice::Auto => {
                 // An adapter that is asked for by name is taken though it be software.
-                let hardware_only = adapter.is_none();
-                match self.open_gpu(&Open { adapter: adapter.clone(), hardware_only, ..Open::default() }) {
+                let named = self.adapter().is_some();
+                match self.open_gpu(&Open { hardware_only: !named, ..self.wanted() }) {
                     Ok(gpu) => Ok(Device::Gpu(gpu)),
                     Err(error) => {
-                        if adapter.is_some() || !matches!(error, Error::NoAdapter(_)) {
+                        if named || !matches!(error, Error::NoAdapter(_)) {
                             note(&error.to_string());
                         }
                         Ok(Device::Cpu)

@@ -68,6 +68,16 @@ fn paths(adapter: &Adapter) -> Vec<&'static str> {
     paths
 }
 
+/// The cooperative matrices that an adapter lists, and those that `--cooperative` would use.
+fn cooperative(adapter: &Adapter) -> String {
+    let listed: Vec<_> = adapter.cooperative.iter().map(ToString::to_string).collect();
+    match (listed.is_empty(), adapter.caps.cooperative) {
+        (true, _) => "no".to_owned(),
+        (false, None) => format!("{}; none that can be used", listed.join(", ")),
+        (false, Some(side)) => format!("{}; --cooperative uses {side}×{side}×{side} f16→f32", listed.join(", ")),
+    }
+}
+
 fn adapter_text(adapter: &Adapter, tuning: &Tuning) -> String {
     let caps = &adapter.caps;
     let has = |there: bool, text: String| if there { text } else { "no".to_owned() };
@@ -79,6 +89,7 @@ fn adapter_text(adapter: &Adapter, tuning: &Tuning) -> String {
         ("paths", paths(adapter).join(", ")),
         ("f16", has(caps.f16, "yes".to_owned())),
         ("subgroups", has(caps.subgroups, format!("{least} to {most} lanes"))),
+        ("cooperative", cooperative(adapter)),
         ("timestamps", has(caps.timestamps, "yes: --explain and bench give device times".to_owned())),
         ("immediates", has(adapter.immediate_bytes > 0, format!("{} bytes", adapter.immediate_bytes))),
         ("tuning", has(!tuning.is_empty(), format!("{} shapes measured by `regard tune`", tuning.len()))),
@@ -121,6 +132,8 @@ fn adapter_json(adapter: &Adapter, tuning: &Tuning) -> Value {
         "features": {
             "f16": caps.f16,
             "subgroups": caps.subgroups,
+            "cooperative": caps.cooperative,
+            "cooperative_listed": adapter.cooperative.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "timestamps": caps.timestamps,
             "immediates": adapter.immediate_bytes > 0,
             "pipeline_cache": adapter.pipeline_cache,

@@ -2,8 +2,11 @@
 
 mod attend;
 mod bench;
+mod chart;
 mod check;
+mod date;
 mod device;
+mod drawing;
 mod encode;
 mod example;
 mod explain;

@@ -12,7 +12,7 @@ use regard::{Error, Gpu, Result, Tensor, baseline, reference};
 use serde_json::{Value, json};
 
 use crate::attend::ElementType;
-use crate::bench::numbers;
+use crate::bench::workload::numbers;
 use crate::device::{Choice, DeviceArgs, adapter_json};
 use crate::explain;
 use crate::failure::{Failure, Outcome};

@@ -1,5 +1,6 @@
 //! The only part that speaks wgpu: adapters, devices, buffers, pipelines, and running recordings.
 
+mod cooperative;
 mod kept;
 mod pipeline;
 mod pool;
@@ -10,12 +11,13 @@ mod timing;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+pub use cooperative::CooperativeShape;
 pub use kept::Kept;
 pub use run::{Run, Timing};
 pub use tensor::Tensor;
 
 use crate::error::{Error, Result};
-use crate::plan::Caps;
+use crate::plan::{Caps, Rungs};
 use pipeline::Pipelines;
 use pool::Pool;
 
@@ -43,6 +45,17 @@ pub struct Open {
     pub minimal: bool,
     /// Plan as for a graphics card, whatever the adapter is: what runs on cards can be tested where there is none.
     pub as_card: bool,
+    /// Use cooperative matrices where the adapter lists some that the kernels know. wgpu calls them experimental, so
+    /// they are used only when asked for here; nothing needs them.
+    pub cooperative: bool,
+    /// Features to leave alone though the adapter has them: each rung of the ladder can be run where there are all.
+    pub without: Rungs,
+}
+
+/// The features behind rungs of the ladder.
+fn unwanted(rungs: Rungs) -> wgpu::Features {
+    let features = [(rungs.f16, wgpu::Features::SHADER_F16), (rungs.subgroups, wgpu::Features::SUBGROUP)];
+    features.into_iter().filter(|(off, _)| *off).fold(wgpu::Features::empty(), |all, (_, feature)| all | feature)
 }
 
 /// What an adapter is and can do.
@@ -56,8 +69,10 @@ pub struct Adapter {
     pub backend: String,
     /// Discrete, integrated, virtual, software or other.
     pub kind: AdapterKind,
-    /// What the engine would use of it.
+    /// What the engine would use of it; of an open device, what it uses.
     pub caps: Caps,
+    /// Cooperative matrices that it lists.
+    pub cooperative: Vec<CooperativeShape>,
     /// Immediates (push constants) in bytes; 0 without them.
     pub immediate_bytes: u32,
     /// Whether compiled pipelines can be cached.
@@ -98,7 +113,12 @@ impl std::fmt::Display for Adapter {
 }
 
 impl Adapter {
-    fn new(info: &wgpu::AdapterInfo, limits: &wgpu::Limits, features: wgpu::Features) -> Self {
+    fn new(
+        info: &wgpu::AdapterInfo,
+        limits: &wgpu::Limits,
+        features: wgpu::Features,
+        cooperative: Vec<CooperativeShape>,
+    ) -> Self {
         let kind = match info.device_type {
             wgpu::DeviceType::DiscreteGpu => AdapterKind::Discrete,
             wgpu::DeviceType::IntegratedGpu => AdapterKind::Integrated,
@@ -130,9 +150,15 @@ impl Adapter {
                     AdapterKind::Software => std::thread::available_parallelism().map_or(1, |n| n.get() as u32),
                     _ => Caps::default().workers,
                 },
-                cooperative: None,
+                cooperative: cooperative::side(
+                    &cooperative,
+                    features,
+                    kind,
+                    [info.subgroup_min_size, info.subgroup_max_size],
+                ),
                 tuning: Default::default(),
             },
+            cooperative,
             immediate_bytes: if immediates { limits.max_immediate_size } else { 0 },
             pipeline_cache: features.contains(wgpu::Features::PIPELINE_CACHE),
         }
@@ -208,7 +234,7 @@ async fn enumerate(instance: &wgpu::Instance) -> Vec<(wgpu::Adapter, Adapter)> {
         .await
         .into_iter()
         .map(|raw| {
-            let known = Adapter::new(&raw.get_info(), &raw.limits(), raw.features());
+            let known = Adapter::new(&raw.get_info(), &raw.limits(), raw.features(), CooperativeShape::listed(&raw));
             (raw, known)
         })
         .collect();
@@ -249,7 +275,7 @@ impl Gpu {
             open.adapter.as_ref().is_none_or(|wanted| known.matches(wanted))
                 && !(open.hardware_only && known.kind == AdapterKind::Software)
         });
-        let Some((adapter, _)) = found else {
+        let Some((adapter, known)) = found else {
             return Err(Error::NoAdapter(match (&open.adapter, names.is_empty()) {
                 (_, true) => "no driver answers".to_owned(),
                 (Some(wanted), false) => format!("none is called `{wanted}`; there are: {names}"),
@@ -259,18 +285,29 @@ impl Gpu {
         let (required_features, required_limits) = if open.minimal {
             (wgpu::Features::empty(), wgpu::Limits::default())
         } else {
-            (adapter.features() & WANTED, adapter.limits())
+            let mut features = (adapter.features() & WANTED).difference(unwanted(open.without));
+            let wanted = open.cooperative && !open.without.cooperative;
+            if wanted && known.caps.without(open.without).cooperative.is_some() {
+                features |= wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
+            }
+            (features, adapter.limits())
+        };
+        let experimental_features = if required_features.intersects(wgpu::Features::all_experimental_mask()) {
+            cooperative::consent()
+        } else {
+            wgpu::ExperimentalFeatures::disabled()
         };
         let (device, queue) = adapter
             .request_device(&wgpu::DeviceDescriptor {
                 label: Some("regard"),
                 required_features,
                 required_limits,
+                experimental_features,
                 ..Default::default()
             })
             .await
             .map_err(|error| Error::Gpu(error.to_string()))?;
-        let mut gpu = Self::from_wgpu_with(device, queue, kept)?;
+        let mut gpu = Self::new(device, queue, CooperativeShape::listed(&adapter), kept)?;
         if let Some(inner) = Arc::get_mut(&mut gpu.inner).filter(|_| open.as_card) {
             let Caps { software, workers, .. } = Caps::default();
             inner.adapter.caps = Caps { software, workers, ..inner.adapter.caps.clone() };
@@ -295,21 +332,33 @@ impl Gpu {
     /// # Errors
     /// [`Error::Gpu`] when the device refuses a small buffer.
     pub fn from_wgpu(device: wgpu::Device, queue: wgpu::Queue) -> Result<Self> {
-        Self::from_wgpu_with(device, queue, |_| Kept::default())
+        Self::new(device, queue, Vec::new(), |_| Kept::default())
     }
 
-    /// As [`Gpu::from_wgpu`], with what `kept` finds that earlier runs on the adapter have left. Pipelines are kept for
-    /// devices that were opened with [`wgpu::Features::PIPELINE_CACHE`].
+    /// As [`Gpu::from_wgpu`], told the adapter that the device comes from, if it is at hand, which alone knows the shapes of its
+    /// cooperative matrices, and with what `kept` finds that earlier runs on the adapter have left. The matrices are used
+    /// if the device was opened with [`wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX`], `SHADER_F16` and `SUBGROUP`;
+    /// pipelines are kept if it was opened with [`wgpu::Features::PIPELINE_CACHE`].
     ///
     /// # Errors
     /// As [`Gpu::from_wgpu`].
     pub fn from_wgpu_with(
+        adapter: Option<&wgpu::Adapter>,
         device: wgpu::Device,
         queue: wgpu::Queue,
         kept: impl FnOnce(&Adapter) -> Kept,
     ) -> Result<Self> {
+        Self::new(device, queue, adapter.map(CooperativeShape::listed).unwrap_or_default(), kept)
+    }
+
+    fn new(
+        device: wgpu::Device,
+        queue: wgpu::Queue,
+        cooperative: Vec<CooperativeShape>,
+        kept: impl FnOnce(&Adapter) -> Kept,
+    ) -> Result<Self> {
         let limits = device.limits();
-        let mut adapter = Adapter::new(&device.adapter_info(), &limits, device.features());
+        let mut adapter = Adapter::new(&device.adapter_info(), &limits, device.features(), cooperative);
         let Kept { tuning, pipelines } = kept(&adapter);
         adapter.caps.tuning = Arc::new(tuning);
         let cache = kept::pipeline_cache(&device, &adapter, pipelines.as_deref())?;

@@ -3,7 +3,7 @@
 
 use super::merge_partials::{self, Parts};
 use super::visibility::{BlockParams, List, MaskParams, PageParams, PositionParams, TileParams, Visibility};
-use super::{View4, copy, flash, flash_rows, flash_split, params, switch};
+use super::{View4, copy, flash, flash_coop, flash_rows, flash_split, params, switch};
 use crate::attention::{Attention, Score};
 use crate::error::{Error, Result};
 use crate::plan::{Caps, Form, FusedPlan, grid};
@@ -96,9 +96,9 @@ pub fn record(
     let p = problem;
     let cut = match plan.tile.form {
         Form::Rows => flash_rows::cut(options, p, plan),
+        Form::Cooperative => flash_coop::cut(caps, options, p, plan)?,
         Form::Split => flash_split::cut(options, p, plan, &fused),
         Form::Tiled => flash::cut(options, p, plan, &fused),
-        form => return Err(Error::option("path", format!("there is no `{form}` kernel"))),
     };
     if cut.iterations > caps.max_iterations {
         let what = "loop iterations of a fused attention".to_owned();
@@ -160,6 +160,10 @@ pub fn record(
         units: p.score_dim as u32,
         pad_0: 0,
     };
+    let mut overrides = cut.overrides;
+    if plan.tile.subgroups && matches!(plan.tile.form, Form::Rows | Form::Split) {
+        overrides.push(("ONE_SUBGROUP", switch(plan.tile.lanes <= caps.min_subgroup)));
+    }
     let pairs = (p.batch * p.query_heads * p.queries * p.keys) as u64;
     let bytes = |view: &View| view.dtype.bytes_of(view.layout.elements()) as u64;
     recording.push(Dispatch {
@@ -171,8 +175,7 @@ pub fn record(
                 ("v_elem", value.dtype),
                 ("out_elem", output.dtype),
             ],
-            overrides: cut
-                .overrides
+            overrides: overrides
                 .into_iter()
                 .chain([
                     ("SOFTCAP", switch(options.softcap.is_some())),

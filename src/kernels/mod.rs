@@ -3,10 +3,12 @@
 
 pub mod append;
 pub mod barrier_rate;
+pub mod coop_rate;
 pub mod copy;
 pub mod coverage;
 pub mod entropy;
 pub mod flash;
+pub mod flash_coop;
 pub mod flash_rows;
 pub mod flash_split;
 pub mod fma_rate;
@@ -98,6 +100,8 @@ pub fn uniform_structs() -> Vec<(Kernel, &'static str, Fields, usize)> {
         (Kernel::RecurrentNorm, "Params", recurrent_norm::Params::FIELDS, size_of::<recurrent_norm::Params>()),
         (Kernel::Recurrent, "Params", recurrent::Params::FIELDS, size_of::<recurrent::Params>()),
         (Kernel::BarrierRate, "Params", barrier_rate::Params::FIELDS, size_of::<barrier_rate::Params>()),
+        (Kernel::FlashCoop, "Params", fused::Params::FIELDS, size_of::<fused::Params>()),
+        (Kernel::CoopRate, "Params", coop_rate::Params::FIELDS, size_of::<coop_rate::Params>()),
         (Kernel::FmaRate, "Params", fma_rate::Params::FIELDS, size_of::<fma_rate::Params>()),
         (Kernel::Gather, "Params", gather::Params::FIELDS, size_of::<gather::Params>()),
         (Kernel::Copy, "Params", copy::Params::FIELDS, size_of::<copy::Params>()),

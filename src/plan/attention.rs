@@ -1,6 +1,6 @@
 //! How attention is run: staged, with scores in memory, or fused, without.
 
-use super::{Bucket, Caps};
+use super::{Bucket, Caps, cooperative};
 use crate::attention::{Attention, Normalize, Path, Score};
 use crate::error::{Error, Result};
 use crate::problem::{AttentionProblem, Storage};
@@ -148,12 +148,13 @@ impl Tile {
                     let scores = (keys * parts / (4 * lanes)).max(1) * (depth.div_ceil(parts) + 2 + parts);
                     scores + 2 * keys.div_ceil(lanes) + keys * width / lanes + 3 * blocks + 60
                 }
-                Form::Tiled | Form::Cooperative => {
+                Form::Tiled => {
                     let slices = problem.value_dim.div_ceil(self.keys as usize) as u64;
                     // Bringing a chunk of queries and keys takes each lane four turns and some.
                     let chunks = depth.div_ceil(keys / 4);
                     chunks * (keys / 4 + 2 + 2 * (5 + keys * keys / 4 / lanes)) + slices * (2 * keys + 4) + 60
                 }
+                Form::Cooperative => cooperative::iterations(*self, problem),
             }
     }
 
@@ -341,7 +342,6 @@ impl AttentionPlan {
         element: DType,
         caps: &Caps,
     ) -> std::result::Result<Vec<FusedPlan>, String> {
-        let _ = element;
         if let Some(reason) = unfused(options, problem) {
             return Err(reason);
         }
@@ -353,7 +353,10 @@ impl AttentionPlan {
             // All keys in one range is what tells fused from split where one kernel serves both.
             let one_range = options.path == Path::Fused && split;
             let plans = move |tile: Tile| tile.plans(options, problem, caps, one_range);
-            tiles.filter(move |tile| of_form(tile) && tile.fits(additive, problem, caps)).flat_map(plans)
+            let tiles = tiles.filter(move |tile| of_form(tile) && tile.fits(additive, problem, caps));
+            // Whoever asks for cooperative matrices gets them.
+            let matrices = if split { Vec::new() } else { cooperative::tiles(options, problem, element, caps) };
+            matrices.into_iter().chain(tiles).flat_map(plans)
         };
         let few = problem.queries * problem.group() <= FEW_ROWS;
         Ok(match options.path {

@@ -1,10 +1,12 @@
 //! Every decision about how a problem is run, made once by pure functions of the problem and the device's limits.
 
 mod attention;
+mod cooperative;
 mod rnn;
 mod tuning;
 
 pub use attention::{AttentionPlan, Form, FusedPlan, LONGEST_HEAD, Tile};
+pub use cooperative::CooperativeCut;
 pub use rnn::{Costs, Estimate, LoopPlan, ProductPlan, RnnPlan};
 pub use tuning::{Bucket, Tuning};
 
@@ -51,7 +53,28 @@ pub struct Caps {
     pub tuning: Arc<Tuning>,
 }
 
+/// Optional features that kernels come with and without, to switch off: the rungs of a ladder from workgroup memory
+/// alone to cooperative matrices.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Rungs {
+    /// f16 in storage buffers.
+    pub f16: bool,
+    /// Subgroup operations.
+    pub subgroups: bool,
+    /// Cooperative matrices, which go with either of the others too: their tiles are f16, and a subgroup works on each.
+    pub cooperative: bool,
+}
+
 impl Caps {
+    /// The same device without these rungs.
+    pub fn without(&self, rungs: Rungs) -> Self {
+        let mut caps = self.clone();
+        caps.f16 &= !rungs.f16;
+        caps.subgroups &= !rungs.subgroups;
+        caps.cooperative = caps.cooperative.filter(|_| caps.f16 && caps.subgroups && !rungs.cooperative);
+        caps
+    }
+
     /// Where the parameters of a dispatch are put; `shaders/common/params_*.wgsl` say why.
     pub fn params_space(&self) -> ParamsSpace {
         if self.software { ParamsSpace::Storage } else { ParamsSpace::Uniform }

@@ -29,7 +29,13 @@ pub(crate) fn cards() -> [&'static Gpu; 2] {
     GPUS.get_or_init(cards).each_ref()
 }
 
-fn open(open: Open) -> Gpu {
+/// The same adapter with its cooperative matrices, if it lists some that fit.
+pub(crate) fn cooperative_gpu() -> &'static Gpu {
+    static GPU: OnceLock<Gpu> = OnceLock::new();
+    GPU.get_or_init(|| open(Open { cooperative: true, ..Open::default() }))
+}
+
+pub(crate) fn open(open: Open) -> Gpu {
     let adapter = std::env::var("REGARD_ADAPTER").ok();
     match Gpu::open(&Open { adapter, ..open }) {
         Ok(gpu) => gpu,

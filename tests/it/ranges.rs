@@ -1,6 +1,7 @@
 //! The case table once more with the queries cut into short ranges, as they are when the scores outgrow a binding:
 //! whatever depends on a query's number must count from the first query of the problem.
 
+use regard::attention::{Attention, Path};
 use regard::gpu::Run;
 use regard::plan::AttentionPlan;
 use regard::problem::AttentionProblem;
@@ -11,7 +12,7 @@ use crate::gpu::{all, gpu};
 
 fn in_ranges(case: &cases::AttentionCase, length: usize) -> Result<f64> {
     let gpu = gpu();
-    let options = &case.options;
+    let options = &Attention { path: Path::Staged, ..case.options.clone() };
     let problem = AttentionProblem::new(options, &case.inputs.map(Array::shape))?;
     let mut plan = AttentionPlan::new(options, &problem, DType::F32, gpu.caps())?;
     let starts = (0..problem.queries).step_by(length);

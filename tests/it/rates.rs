@@ -8,7 +8,7 @@ use regard::rates::{Overheads, Rates};
 use regard::tensor::{Array, DType};
 use regard::{Error, Tensor};
 
-use crate::gpu::{gpu, minimal_gpu};
+use crate::gpu::{cooperative_gpu, gpu, minimal_gpu};
 
 #[test]
 fn ceilings_and_overheads_are_numbers() {
@@ -17,6 +17,17 @@ fn ceilings_and_overheads_are_numbers() {
     let overheads = Overheads::measure(gpu()).unwrap();
     println!("{rates:?} {overheads:?}");
     assert!((0.0..1e9).contains(&overheads.dispatch) && (0.0..1e9).contains(&overheads.barrier), "{overheads:?}");
+}
+
+#[test]
+fn cooperative_matrices_have_a_rate_where_they_are_used() {
+    let gpu = cooperative_gpu();
+    let rates = Rates::measure(gpu).unwrap();
+    assert_eq!(rates.coop_gflops.is_some(), gpu.caps().cooperative.is_some());
+    assert!(rates.coop_gflops.is_none_or(|rate| rate > 0.0 && rate.is_finite()), "{rates:?}");
+    println!("{rates:?} on {}", gpu.adapter());
+    // Never without being asked for.
+    assert_eq!(self::gpu().caps().cooperative, None);
 }
 
 #[test]

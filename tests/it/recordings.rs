@@ -1,8 +1,8 @@
 //! Recordings made without a device: what the planner and the kernels' host side would send to one.
 
 use regard::attention::{
-    Attention, AttentionInputs, Causal, Mask, Monotonic, Normalize, Rotary, RotaryLayout, Score, ScoreMod, ScoreStage,
-    Window,
+    Attention, AttentionInputs, Causal, Mask, Monotonic, Normalize, Path, Rotary, RotaryLayout, Score, ScoreMod,
+    ScoreStage, Window,
 };
 use regard::kernels;
 use regard::layers::CoverageCost;
@@ -46,6 +46,16 @@ pub(crate) fn attention(
         .unwrap();
     ops::attention::record(&mut recording, caps, options, &problem, &plan, &views, &outputs).unwrap();
     recording
+}
+
+/// The same on every path that can compute it.
+fn attentions(caps: &Caps, options: &Attention, inputs: &AttentionInputs<Vec<usize>>, dtype: DType) -> Vec<Recording> {
+    let problem = AttentionProblem::new(options, &inputs.map(Vec::as_slice)).unwrap();
+    let on = |path: Path| {
+        let options = Attention { path, ..options.clone() };
+        AttentionPlan::new(&options, &problem, dtype, caps).is_ok().then(|| attention(caps, &options, inputs, dtype))
+    };
+    [Path::Staged, Path::Fused, Path::Split].into_iter().filter_map(on).collect()
 }
 
 /// What a recurrence is given beside its input.
@@ -138,7 +148,7 @@ pub(crate) fn every_kind(caps: &Caps) -> Vec<Recording> {
     let plain = Attention::default();
     for dtype in [DType::F32, DType::F16] {
         for (queries, keys, dim) in [(1, 5, 8), (1, 300, 64), (9, 70, 40), (4, 70_000, 3)] {
-            all.push(attention(caps, &plain, &shapes(queries, keys, dim), dtype));
+            all.extend(attentions(caps, &plain, &shapes(queries, keys, dim), dtype));
         }
         for score in [Score::Dot, Score::Cosine, Score::General, Score::Additive, Score::Concat] {
             let options = Attention { score, ..plain.clone() };
@@ -149,20 +159,20 @@ pub(crate) fn every_kind(caps: &Caps) -> Vec<Recording> {
                     (inputs.score.weight, inputs.score.v) = (Some(vec![5, 16]), Some(vec![5]));
                 }
                 Score::Additive => {
-                    all.push(attention(caps, &options, &inputs, dtype));
+                    all.extend(attentions(caps, &options, &inputs, dtype));
                     inputs.score.query_weight = Some(vec![5, 8]);
                     inputs.score.key_weight = Some(vec![5, 8]);
                     (inputs.score.v, inputs.score.bias) = (Some(vec![5]), Some(vec![5]));
                 }
                 _ => {}
             }
-            all.push(attention(caps, &options, &inputs, dtype));
+            all.extend(attentions(caps, &options, &inputs, dtype));
         }
         let cached = AttentionInputs::new(vec![2, 4, 3, 64], vec![2, 2, 70, 64], vec![2, 2, 70, 32]);
         all.push(attention(caps, &plain, &cached, Storage { element: dtype, cache: DType::Q8 }));
         let mut past = shapes(3, 2, 8);
         (past.past_key, past.past_value) = (Some(vec![2, 2, 6, 8]), Some(vec![2, 2, 6, 7]));
-        all.push(attention(caps, &plain, &past, dtype));
+        all.extend(attentions(caps, &plain, &past, dtype));
     }
     let normalizers = [
         Normalize::Softmax,
@@ -178,15 +188,15 @@ pub(crate) fn every_kind(caps: &Caps) -> Vec<Recording> {
         let monotonic = matches!(normalize, Normalize::Monotonic(_));
         let hard = matches!(normalize, Normalize::Hardmax | Normalize::Monotonic(Monotonic::Hard));
         let mut inputs = shapes(3, 9, 8);
-        all.push(attention(caps, &Attention { normalize, lse, ..plain.clone() }, &inputs, DType::F32));
+        all.extend(attentions(caps, &Attention { normalize, lse, ..plain.clone() }, &inputs, DType::F32));
         let temperature = (!hard).then_some(0.5);
         inputs.previous = monotonic.then(|| vec![2, 4, 1, 9]);
         let options = Attention { normalize, entropy: true, temperature, ..plain.clone() };
-        all.push(attention(caps, &options, &inputs, DType::F32));
+        all.extend(attentions(caps, &options, &inputs, DType::F32));
     }
     // Long enough for several dispatches along queries or keys.
     let monotonic = Attention { normalize: Normalize::Monotonic(Monotonic::Parallel), ..plain.clone() };
-    all.push(attention(caps, &monotonic, &shapes(2000, 300, 4), DType::F32));
+    all.extend(attentions(caps, &monotonic, &shapes(2000, 300, 4), DType::F32));
 
     for dtype in [DType::F32, DType::F16] {
         for layout in [RotaryLayout::HalfSplit, RotaryLayout::Interleaved] {
@@ -197,9 +207,9 @@ pub(crate) fn every_kind(caps: &Caps) -> Vec<Recording> {
             };
             let mut inputs = shapes(3, 2, 8);
             (inputs.rotary_cos, inputs.rotary_sin) = (Some(vec![20, 3]), Some(vec![20, 3]));
-            all.push(attention(caps, &options, &inputs, dtype));
+            all.extend(attentions(caps, &options, &inputs, dtype));
             (inputs.past_key, inputs.past_value) = (Some(vec![2, 2, 6, 8]), Some(vec![2, 2, 6, 7]));
-            all.push(attention(caps, &options, &inputs, dtype));
+            all.extend(attentions(caps, &options, &inputs, dtype));
         }
         let options = Attention { score: Score::Location, ..plain.clone() };
         let mut inputs = shapes(3, 9, 8);
@@ -208,7 +218,7 @@ pub(crate) fn every_kind(caps: &Caps) -> Vec<Recording> {
         (inputs.score.v, inputs.score.g) = (Some(vec![5]), Some(vec![1]));
         (inputs.score.location_filter, inputs.score.location_weight) = (Some(vec![2, 3]), Some(vec![5, 2]));
         inputs.previous = Some(vec![2, 4, 3, 9]);
-        all.push(attention(caps, &options, &inputs, dtype));
+        all.extend(attentions(caps, &options, &inputs, dtype));
 
         let ragged = Attention {
             causal: Some(Causal::BottomRight),
@@ -221,12 +231,12 @@ pub(crate) fn every_kind(caps: &Caps) -> Vec<Recording> {
         (inputs.cu_seqlens_q, inputs.cu_seqlens_k) = (Some(vec![6]), Some(vec![6]));
         (inputs.rotary_cos, inputs.rotary_sin) = (Some(vec![40, 4]), Some(vec![40, 4]));
         inputs.block_mask = Some(vec![1, 4, 18, 90]);
-        all.push(attention(caps, &ragged, &inputs, dtype));
+        all.extend(attentions(caps, &ragged, &inputs, dtype));
 
         let mut inputs = AttentionInputs::new(vec![2, 4, 1, 8], vec![10, 2, 16, 8], vec![10, 2, 16, 7]);
         (inputs.kv_lengths, inputs.block_table) = (Some(vec![2]), Some(vec![2, 4]));
         inputs.query_lengths = Some(vec![2]);
-        all.push(attention(caps, &plain, &inputs, dtype));
+        all.extend(attentions(caps, &plain, &inputs, dtype));
 
         let mut recording = Recording::new();
         let r = &mut recording;
@@ -253,6 +263,13 @@ pub(crate) fn every_kind(caps: &Caps) -> Vec<Recording> {
         all.push(recording);
     }
     for mask in [Mask::Bool(vec![9]), Mask::Float(vec![2, 1, 3, 9])] {
+        let inputs = AttentionInputs { mask: Some(mask.clone()), ..shapes(3, 9, 40) };
+        all.extend(attentions(
+            caps,
+            &Attention { softcap: Some(5.0), lse: true, ..plain.clone() },
+            &inputs,
+            DType::F32,
+        ));
         for stage in [ScoreStage::Raw, ScoreStage::Capped, ScoreStage::Masked] {
             let options = Attention {
                 softcap: Some(5.0),
@@ -272,8 +289,14 @@ pub(crate) fn every_kind(caps: &Caps) -> Vec<Recording> {
             inputs.kv_lengths = Some(vec![2]);
             inputs.alibi_slopes = Some(vec![4]);
             inputs.sinks = Some(vec![4]);
-            all.push(attention(caps, &options, &inputs, DType::F32));
+            all.extend(attentions(caps, &options, &inputs, DType::F32));
+            let fused = Attention { weights: false, scores: None, lse: true, temperature: Some(2.0), ..options };
+            all.extend(attentions(caps, &fused, &inputs, DType::F16));
         }
+    }
+    for (dim, value_dim) in [(3, 64), (64, 65), (256, 256)] {
+        let inputs = AttentionInputs::new(vec![1, 4, 70, dim], vec![1, 2, 90, dim], vec![1, 2, 90, value_dim]);
+        all.extend(attentions(caps, &plain, &inputs, DType::F16));
     }
 
     recurrences(caps, &mut all);
@@ -296,6 +319,10 @@ pub(crate) fn every_kind(caps: &Caps) -> Vec<Recording> {
     let output = bound(&mut recording, "output", &[128], DType::F32);
     kernels::fma_rate::record(&mut recording, caps, [0.5, 1.0], 1000, &output).unwrap();
     kernels::barrier_rate::record(&mut recording, caps, 1000, &output).unwrap();
+    if caps.cooperative.is_some() {
+        let output = bound(&mut recording, "output", &[1024], DType::F32);
+        kernels::coop_rate::record(&mut recording, caps, 1000, &output).unwrap();
+    }
     all.push(recording);
 
     for dtype in [DType::F32, DType::F16] {

@@ -19,7 +19,9 @@ fn parse(variant: &Variant, params: ParamsSpace) -> (Module, ModuleInfo) {
     let source = variant.source(params);
     let module = naga::front::wgsl::parse_str(&source)
         .unwrap_or_else(|error| panic!("{}: {}", variant.label(), error.emit_to_string(&source)));
-    let info = Validator::new(ValidationFlags::all(), Capabilities::SHADER_FLOAT16 | Capabilities::SUBGROUP)
+    let cooperative = if variant.is_cooperative() { Capabilities::COOPERATIVE_MATRIX } else { Capabilities::empty() };
+    let capabilities = Capabilities::SHADER_FLOAT16 | Capabilities::SUBGROUP | cooperative;
+    let info = Validator::new(ValidationFlags::all(), capabilities)
         .validate(&module)
         .unwrap_or_else(|error| panic!("{}: {}", variant.label(), error.emit_to_string(&source)));
     (module, info)
@@ -28,8 +30,11 @@ fn parse(variant: &Variant, params: ParamsSpace) -> (Module, ModuleInfo) {
 /// Every variant that any recording of the table uses, by key.
 fn variants() -> BTreeMap<String, Variant> {
     let card = Caps { f16: true, ..Caps::default() };
-    let caps =
-        [card.clone(), Caps { software: true, ..card.clone() }, Caps { subgroups: true, max_subgroup: 64, ..card }];
+    let software = Caps { software: true, ..card.clone() };
+    let subgroups = Caps { subgroups: true, min_subgroup: 8, max_subgroup: 64, ..card.clone() };
+    let lanes = Caps { subgroups: true, min_subgroup: 8, max_subgroup: 8, ..software.clone() };
+    let cooperative = |side: u32| Caps { cooperative: Some(side), max_subgroup: 4 * side, ..subgroups.clone() };
+    let caps = [card, software, lanes, cooperative(8), cooperative(16), subgroups];
     let mut found = BTreeMap::new();
     for caps in caps {
         for recording in recordings::every_kind(&caps) {
@@ -62,11 +67,14 @@ fn every_variant_lowers_for_every_backend() {
         let options = msl::Options { lang_version: (2, 4), ..Default::default() };
         msl::write_string(&module, &info, &options, &msl::PipelineOptions::default())
             .unwrap_or_else(|error| panic!("{name}, MSL: {error}"));
-        let options = hlsl::Options { shader_model: hlsl::ShaderModel::V6_2, ..Default::default() };
-        let mut text = String::new();
-        hlsl::Writer::new(&mut text, &options, &hlsl::PipelineOptions::default())
-            .write(&module, &info, None)
-            .unwrap_or_else(|error| panic!("{name}, HLSL: {error}"));
+        // naga's HLSL back end has no cooperative matrices: wgpu offers them on Vulkan and Metal alone.
+        if !variant.is_cooperative() {
+            let options = hlsl::Options { shader_model: hlsl::ShaderModel::V6_2, ..Default::default() };
+            let mut text = String::new();
+            hlsl::Writer::new(&mut text, &options, &hlsl::PipelineOptions::default())
+                .write(&module, &info, None)
+                .unwrap_or_else(|error| panic!("{name}, HLSL: {error}"));
+        }
 
         let mut layouter = Layouter::default();
         layouter.update(module.to_ctx()).unwrap();
@@ -115,6 +123,8 @@ fn tint_accepts_every_kernel_where_it_is_installed() {
     }
     let sources: BTreeSet<(String, String)> = variants()
         .into_values()
+        // Browsers have no such matrices; `enable wgpu_cooperative_matrix` is naga's own.
+        .filter(|variant| !variant.is_cooperative())
         .map(|variant| {
             let enable = if variant.subgroups { "enable subgroups;\n" } else { "" };
             // naga has subgroup operations without that line, and does not know it.

@@ -134,7 +134,7 @@ fn tuning_reaches_the_planner() {
     let opened = open(Open::default(), &kept).unwrap();
     let (device, queue) = (opened.device().clone(), opened.queue().clone());
     let mut named = String::new();
-    let embedded = Gpu::from_wgpu_with(device, queue, |adapter| {
+    let embedded = Gpu::from_wgpu_with(None, device, queue, |adapter| {
         named = adapter.key();
         kept
     });

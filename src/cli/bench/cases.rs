@@ -1,58 +1,130 @@
-//! What is timed.
+//! What is timed: attention and recurrences, a case for each way to run each of them.
 
 use std::rc::Rc;
 
-use regard::attention::{Attention, AttentionInputs, Causal, Score};
-use regard::cases::AttentionCase;
+use clap::ValueEnum;
+use regard::attention::Path;
 use regard::gpu::{Gpu, Run};
-use regard::plan::AttentionPlan;
-use regard::problem::AttentionProblem;
 use regard::rnn::{Cell, Reset, Rnn, RnnPath};
-use regard::tensor::{Array, DType};
-use regard::{Error, Tensor, validate};
+use regard::tensor::DType;
+use regard::{Error, Result, Tensor};
 
+use super::attention::{Attended, Planned};
+use super::naive::Naive;
 use super::recurrent::{OnGpu, Plan, Recurrent, Shape};
-use crate::encode::path_name;
-use crate::failure::Outcome;
+use super::{report, workload};
 
-/// One piece of work with its inputs on the host.
-#[derive(Clone)]
+/// A way to run a case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "lower")]
+pub(super) enum Way {
+    /// What the planner chooses.
+    Auto,
+    /// Attention without scores in memory.
+    Fused,
+    /// The same, ranges of keys side by side.
+    Split,
+    /// Attention with scores in memory.
+    Staged,
+    /// Attention with an invocation for each number, nothing kept: not the library's.
+    Naive,
+    /// A recurrence, a dispatch a step.
+    Steps,
+    /// A recurrence, layers side by side.
+    Wavefront,
+    /// A recurrence, the loop over time in the shader.
+    Persistent,
+}
+
+impl Way {
+    /// As it stands on the command line.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Fused => "fused",
+            Self::Split => "split",
+            Self::Staged => "staged",
+            Self::Naive => "naive",
+            Self::Steps => "steps",
+            Self::Wavefront => "wavefront",
+            Self::Persistent => "persistent",
+        }
+    }
+
+    /// The library's path of attention, if it is one.
+    pub(super) fn attention(self) -> Option<Path> {
+        match self {
+            Self::Auto => Some(Path::Auto),
+            Self::Fused => Some(Path::Fused),
+            Self::Split => Some(Path::Split),
+            Self::Staged => Some(Path::Staged),
+            _ => None,
+        }
+    }
+
+    fn of_recurrence(path: RnnPath) -> Self {
+        match path {
+            RnnPath::Auto => Self::Auto,
+            RnnPath::Steps => Self::Steps,
+            RnnPath::Wavefront => Self::Wavefront,
+            RnnPath::Persistent => Self::Persistent,
+        }
+    }
+}
+
+/// One piece of work, run one way.
 pub(super) struct Case {
+    /// The work, then the way.
     pub(super) name: String,
+    pub(super) way: Way,
     work: Work,
 }
 
-#[derive(Clone)]
+/// Inputs and truth are made once for all ways, and freed with the last of them.
 enum Work {
-    Attention(Rc<AttentionCase>),
-    /// Weights and truth are the same for every path.
+    Attention(Rc<Attended>),
     Recurrent(Rc<Recurrent>, RnnPath),
 }
 
-/// A case with its inputs on the device.
-pub(super) enum Prepared<'c> {
-    Attention(&'c AttentionCase, Box<AttentionInputs<Tensor>>),
-    Recurrent(&'c Recurrent, Box<OnGpu>),
+/// Recorded work that can be run again and again, and what it gives.
+pub(super) struct Ready<'g> {
+    pub(super) work: Runnable<'g>,
+    pub(super) results: Vec<(&'static str, Tensor)>,
 }
 
-/// Numbers in ±`size` that differ from place to place.
-pub(crate) fn numbers(shape: &[usize], seed: u32, size: f32) -> Array {
-    let mut state = seed.wrapping_mul(747_796_405).wrapping_add(1);
-    Array::from_fn(shape, |_| {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        ((state >> 8) as f32 / (1 << 23) as f32 - 1.0) * size
-    })
+pub(super) enum Runnable<'g> {
+    Recorded(Run<'g>),
+    Naive(Naive),
 }
 
-/// B, Hq, Hkv, Nq, Nk, D.
-fn attention(label: &str, [b, hq, hkv, nq, nk, d]: [usize; 6], options: Attention) -> Case {
-    let name = format!("attention {label} B{b} H{hq}/{hkv} {nq}×{nk} D{d}");
-    let inputs = AttentionInputs::new(
-        numbers(&[b, hq, nq, d], 1, 1.7),
-        numbers(&[b, hkv, nk, d], 2, 1.7),
-        numbers(&[b, hkv, nk, d], 3, 1.7),
-    );
-    Case { name: name.clone(), work: Work::Attention(Rc::new(AttentionCase { name, options, inputs })) }
+impl Ready<'_> {
+    /// Runs it; nanoseconds on the device.
+    ///
+    /// # Errors
+    /// As [`Run::submit`].
+    pub(super) fn time(&self, gpu: &Gpu) -> Result<f64> {
+        match &self.work {
+            Runnable::Recorded(run) => run.clone().submit_and_time(),
+            Runnable::Naive(naive) => gpu.time(|encoder| {
+                naive.encode(encoder);
+                Ok(())
+            }),
+        }
+    }
+
+    pub(super) fn dispatches(&self) -> usize {
+        match &self.work {
+            Runnable::Recorded(run) => run.recording().dispatches().count(),
+            Runnable::Naive(naive) => naive.dispatches(),
+        }
+    }
+}
+
+/// How a case is run on a device.
+#[derive(Debug, Clone)]
+pub(super) enum How {
+    Attention(Planned),
+    Recurrent(Plan),
 }
 
 /// One case for each way to run it.
@@ -60,9 +132,10 @@ fn recurrent(label: &str, shape: Shape, work: Recurrent) -> Vec<Case> {
     let Shape { steps, batch, hidden, layers } = shape;
     let layers = if layers == 1 { String::new() } else { format!(" L{layers}") };
     let work = Rc::new(work);
-    let case = |path| Case {
-        name: format!("{label} T{steps} B{batch} H{hidden}{layers} {}", path_name(path)),
-        work: Work::Recurrent(work.clone(), path),
+    let case = |path| {
+        let way = Way::of_recurrence(path);
+        let name = format!("{label} T{steps} B{batch} H{hidden}{layers} {}", way.name());
+        Case { name, way, work: Work::Recurrent(work.clone(), path) }
     };
     work.paths().into_iter().map(case).collect()
 }
@@ -72,131 +145,178 @@ fn shape([steps, batch, hidden, layers]: [usize; 4]) -> Shape {
     Shape { steps, batch, hidden, layers }
 }
 
-fn recurrences(quick: bool) -> Vec<Case> {
+/// Recurrences; smaller ones when quick.
+pub(super) fn recurrences(quick: bool) -> Vec<Case> {
     let [lstm, gru, rnn] = [Cell::Lstm, Cell::Gru { reset: Reset::After }, Cell::Rnn].map(Rnn::new);
     let one = |label: &str, options: &Rnn, numbers| {
         recurrent(label, shape(numbers), Recurrent::new(options.clone(), shape(numbers)))
     };
-    let both = |numbers| [one("lstm", &lstm, numbers), one("gru", &gru, numbers)].concat();
-    let bidirectional = |numbers| {
+    let both = |numbers| [one("lstm", &lstm, numbers), one("gru", &gru, numbers)].into_iter().flatten().collect();
+    let bidirectional = |numbers| -> Vec<Case> {
         let two_ways = |options: &Rnn| options.clone().bidirectional();
-        [one("bi-lstm", &two_ways(&lstm), numbers), one("bi-gru", &two_ways(&gru), numbers)].concat()
+        [one("bi-lstm", &two_ways(&lstm), numbers), one("bi-gru", &two_ways(&gru), numbers)]
+            .into_iter()
+            .flatten()
+            .collect()
     };
     let article = |numbers| recurrent("lstm + dot attention", shape(numbers), Recurrent::article(shape(numbers)));
-    if quick {
-        return [
+    let cases: Vec<Vec<Case>> = if quick {
+        vec![
             both([32, 1, 64, 1]),
             both([32, 8, 64, 2]),
             one("rnn", &rnn, [32, 8, 64, 1]),
             bidirectional([32, 8, 64, 1]),
             article([32, 8, 64, 1]),
         ]
-        .concat();
-    }
-    [
-        both([1, 1, 256, 1]),
-        both([128, 1, 256, 1]),
-        both([128, 16, 256, 1]),
-        both([128, 64, 256, 1]),
-        both([512, 1, 128, 1]),
-        both([100, 64, 512, 4]),
-        one("rnn", &rnn, [128, 16, 256, 1]),
-        bidirectional([128, 16, 256, 1]),
-        article([128, 16, 256, 1]),
-    ]
-    .concat()
+    } else {
+        vec![
+            both([1, 1, 256, 1]),
+            both([128, 1, 256, 1]),
+            both([128, 16, 256, 1]),
+            both([128, 64, 256, 1]),
+            both([512, 1, 128, 1]),
+            both([100, 64, 512, 4]),
+            one("rnn", &rnn, [128, 16, 256, 1]),
+            bidirectional([128, 16, 256, 1]),
+            article([128, 16, 256, 1]),
+        ]
+    };
+    cases.into_iter().flatten().collect()
 }
 
-/// Every case; smaller ones when quick.
-pub(super) fn all(quick: bool) -> Vec<Case> {
-    [attentions(quick), recurrences(quick)].concat()
-}
-
-fn attentions(quick: bool) -> Vec<Case> {
-    let plain = Attention::default();
-    let causal = Attention { causal: Some(Causal::TopLeft), ..plain.clone() };
-    let additive = Attention { score: Score::Additive, ..plain.clone() };
-    if quick {
-        return vec![
-            attention("plain", [1, 4, 4, 128, 128, 64], plain.clone()),
-            attention("causal", [1, 4, 4, 128, 128, 64], causal),
-            attention("decode", [1, 8, 2, 1, 512, 64], plain),
-            attention("additive", [1, 1, 1, 32, 64, 64], additive),
-        ];
-    }
-    vec![
-        attention("plain", [1, 8, 8, 128, 128, 64], plain.clone()),
-        attention("plain", [1, 8, 8, 1024, 1024, 64], plain.clone()),
-        attention("causal", [1, 8, 8, 1024, 1024, 64], causal),
-        attention("plain", [1, 8, 8, 512, 512, 128], plain.clone()),
-        attention("gqa", [1, 32, 8, 256, 256, 128], plain.clone()),
-        attention("decode", [1, 32, 8, 1, 2048, 128], plain.clone()),
-        attention("decode", [16, 32, 8, 1, 512, 128], plain),
-        attention("additive", [8, 1, 1, 32, 64, 256], additive),
-    ]
+/// Attention; smaller and fewer problems when quick.
+pub(super) fn attentions(quick: bool) -> Vec<Case> {
+    let of_work = |work: workload::Workload| {
+        let name = work.name();
+        let work = Rc::new(Attended::new(work));
+        Attended::ways().map(|way| Case {
+            name: format!("{name} {}", way.name()),
+            way,
+            work: Work::Attention(work.clone()),
+        })
+    };
+    workload::all(quick).into_iter().flat_map(of_work).collect()
 }
 
 impl Case {
+    /// The name without the way.
+    pub(super) fn work_name(&self) -> &str {
+        self.name.strip_suffix(self.way.name()).unwrap_or(&self.name).trim_end()
+    }
+
+    /// Query, key and value of f16.
+    pub(super) fn is_half(&self) -> bool {
+        matches!(&self.work, Work::Attention(attended) if attended.work.dtype == DType::F16)
+    }
+
     pub(super) fn is_recurrent(&self) -> bool {
         matches!(self.work, Work::Recurrent(..))
     }
 
-    /// Operations and bytes that any solution needs.
-    pub(super) fn work(&self) -> Outcome<(f64, f64)> {
+    /// What an attention has in common with others of another sequence length, and that length. llama.cpp's cases are
+    /// to be compared with its own, not with one another.
+    pub(super) fn point(&self) -> Option<(String, usize)> {
         match &self.work {
-            Work::Attention(case) => {
-                let problem = AttentionProblem::new(&case.options, &case.inputs.map(Array::shape))?;
-                let plan = AttentionPlan::new(&case.options, &problem, DType::F32, &Default::default())?;
-                // A causal mask on a square hides half of the pairs.
-                let share = if case.options.causal.is_some() { 0.5 } else { 1.0 };
-                Ok((plan.flops as f64 * share, plan.bytes as f64))
+            Work::Attention(attended) if attended.work.kind != workload::Kind::Ggml => {
+                Some((attended.work.series(), attended.work.keys))
             }
-            Work::Recurrent(work, _) => Ok(work.work()?),
+            _ => None,
         }
     }
 
-    /// Uploads the inputs.
-    pub(super) fn prepare(&self, gpu: &Gpu) -> Outcome<Prepared<'_>> {
+    /// The problem, of attention.
+    pub(super) fn shape(&self) -> Option<report::Shape> {
+        match &self.work {
+            Work::Attention(attended) => Some((&attended.work).into()),
+            Work::Recurrent(..) => None,
+        }
+    }
+
+    /// Operations and bytes that any solution needs.
+    pub(super) fn work(&self) -> Result<(f64, f64)> {
+        match &self.work {
+            Work::Attention(attended) => Ok(attended.work.work()),
+            Work::Recurrent(work, _) => work.work(),
+        }
+    }
+
+    /// Uploads what it needs, once for all ways.
+    pub(super) fn prepare(&self, gpu: &Gpu) -> Result<Prepared<'_>> {
         Ok(match &self.work {
-            Work::Attention(case) => Prepared::Attention(case, Box::new(case.inputs.upload(gpu, DType::F32)?)),
+            Work::Attention(attended) => {
+                attended.upload(gpu)?;
+                Prepared::Attention(attended, self.way)
+            }
             Work::Recurrent(work, path) => Prepared::Recurrent(work, Box::new(work.upload(gpu, *path)?)),
         })
     }
 }
 
+/// A case with its inputs on the device.
+pub(super) enum Prepared<'c> {
+    Attention(&'c Attended, Way),
+    Recurrent(&'c Recurrent, Box<OnGpu>),
+}
+
 impl Prepared<'_> {
-    /// How a recurrence is run on this device.
-    pub(super) fn plan(&self, gpu: &Gpu) -> regard::Result<Option<Plan>> {
+    /// How it is run on this device.
+    pub(super) fn plan(&self, gpu: &Gpu) -> Result<How> {
         match self {
-            Self::Attention(..) => Ok(None),
-            Self::Recurrent(work, on_gpu) => work.plan(on_gpu, gpu).map(Some),
+            Self::Attention(attended, way) => attended.plan(gpu, *way).map(How::Attention),
+            Self::Recurrent(work, on_gpu) => work.plan(on_gpu, gpu).map(How::Recurrent),
         }
     }
 
     /// Records the work once.
-    pub(super) fn record(&self, run: &mut Run<'_>) -> regard::Result<()> {
+    pub(super) fn record<'g>(&self, gpu: &'g Gpu) -> Result<Ready<'g>> {
         match self {
-            Self::Attention(case, inputs) => drop(case.options.record(run, inputs)?),
-            Self::Recurrent(_, on_gpu) => drop(on_gpu.record(run)?),
+            Self::Attention(attended, way) => attended.record(gpu, *way),
+            Self::Recurrent(_, on_gpu) => {
+                let mut run = Run::new(gpu);
+                let results = on_gpu.record(&mut run)?;
+                Ok(Ready { work: Runnable::Recorded(run), results })
+            }
         }
-        Ok(())
     }
 
-    /// Runs once and compares with the reference; the largest error as a share of the tolerance.
-    pub(super) fn check(&self, gpu: &Gpu, name: &str) -> Outcome<f64> {
+    /// What a run left against the reference; the largest error as a share of the tolerance.
+    ///
+    /// # Errors
+    /// [`Error::Tolerance`] when that is above 1.
+    pub(super) fn check(&self, gpu: &Gpu, ready: &Ready<'_>, name: &str) -> Result<f64> {
+        let got: Vec<_> =
+            ready.results.iter().map(|(name, tensor)| Ok((*name, tensor.download(gpu)?))).collect::<Result<_>>()?;
         let ratios = match self {
-            Self::Attention(case, inputs) => {
-                let got = case.options.run(gpu, inputs)?.download(gpu)?;
-                validate::judge_attention(case, &got, DType::F32)?
+            Self::Attention(attended, _) => {
+                got.iter().map(|(name, output)| Ok((*name, attended.judge(gpu, output)?))).collect::<Result<_>>()?
             }
-            Self::Recurrent(work, on_gpu) => work.judge(&on_gpu.run(gpu)?)?,
+            Self::Recurrent(work, _) => work.judge(&got)?,
         };
         match ratios.iter().find(|(_, ratio)| *ratio > 1.0) {
             Some((output, ratio)) => {
                 let what = format!("`{output}` of {name}, as a share of the tolerance");
-                Err(Error::Tolerance { what, error: *ratio, tolerance: 1.0 }.into())
+                Err(Error::Tolerance { what, error: *ratio, tolerance: 1.0 })
             }
             None => Ok(ratios.iter().map(|(_, ratio)| *ratio).fold(0.0, f64::max)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_end_with_the_way() {
+        for quick in [false, true] {
+            let cases = [attentions(quick), recurrences(quick)].into_iter().flatten().collect::<Vec<_>>();
+            let names: BTreeSet<&str> = cases.iter().map(|case| case.name.as_str()).collect();
+            assert_eq!(names.len(), cases.len());
+            for case in &cases {
+                assert_eq!(format!("{} {}", case.work_name(), case.way.name()), case.name);
+            }
         }
     }
 }

@@ -13,7 +13,7 @@ use regard::rnn::{Cell, Rnn, RnnInputs, RnnOutputs, RnnPath, RnnStack, RnnWeight
 use regard::tensor::{Array, DType, Layout};
 use regard::{Result, Tensor};
 
-use super::cases::numbers;
+use super::workload::numbers;
 
 /// Operations that the reference may take for a check; rows of a batch are left out beyond that.
 const MOST_CHECKED: f64 = 3e9;
@@ -228,13 +228,5 @@ impl OnGpu {
             results.push((ATTENDED, dot().record(run, &inputs)?.output));
         }
         Ok(results)
-    }
-
-    /// Runs once and reads the results back.
-    pub(super) fn run(&self, gpu: &Gpu) -> Result<Named> {
-        let mut run = Run::new(gpu);
-        let results = self.record(&mut run)?;
-        run.submit()?;
-        results.into_iter().map(|(name, tensor)| Ok((name, tensor.download(gpu)?))).collect()
     }
 }

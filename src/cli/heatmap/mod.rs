@@ -1,14 +1,9 @@
 //! Heat maps of attention weights: a PNG or SVG picture, or shaded cells for a terminal.
 //!
-//! [`scene`] decides once where everything goes; [`png`] and [`svg`] only draw what it lists. [`terminal`] has a
-//! layout of its own, counted in characters.
+//! [`scene`] decides once where everything goes. [`terminal`] has a layout of its own, counted in characters.
 
-mod font;
-mod label;
-mod png;
 mod ramp;
 mod scene;
-mod svg;
 mod terminal;
 
 use clap::ValueEnum;
@@ -69,18 +64,18 @@ impl Scale {
 }
 
 impl Heatmap {
-    /// The bytes of a PNG file, at most [`png::MAX_SIDE`] pixels a side. Matrices too large for that show the largest
+    /// The bytes of a PNG file, at most [`MAX_SIDE`](crate::drawing::MAX_SIDE) pixels a side. Matrices too large for that show the largest
     /// weight of each block of cells, and say so.
     ///
     /// # Errors
     /// When the panels do not fit even so.
     pub(crate) fn png(&self) -> Result<Vec<u8>, String> {
-        png::encode(&scene::arrange(self))
+        scene::arrange(self).png()
     }
 
     /// The same picture as an SVG document. Its text is set in whatever fonts the reader has, but for marks alone.
     pub(crate) fn svg(&self) -> String {
-        svg::document(&self.title, &scene::arrange(self))
+        scene::arrange(self).svg(&self.title)
     }
 
     /// Lines for a terminal of `width` characters: 24-bit background shades, or with `color` off, ` ░▒▓█`.

@@ -1,8 +1,7 @@
 //! Colours of weights.
 
 use super::{Scale, Shown};
-
-pub(super) type Rgb = [u8; 3];
+use crate::drawing::{Fill, Rgb};
 
 /// White to deep blue. CIE lightness falls by the same amount, 9.8, from each point to the next, so equal steps of
 /// weight look equal, also in grey print.
@@ -21,11 +20,6 @@ const POINTS: [Rgb; 9] = [
 /// Weights that are missing or not finite: an orange the ramp does not come near, also for colour-blind eyes.
 pub(super) const MARKED: Rgb = [230, 92, 0];
 
-/// The lines that hidden cells are hatched with, on white: a pattern stays apart from every weight in grey print too.
-pub(super) const HATCH: Rgb = [190, 194, 200];
-/// From one line of the hatching to the next, along either axis.
-pub(super) const HATCH_STEP: f32 = 5.0;
-
 /// What a cell is painted with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Paint {
@@ -33,7 +27,7 @@ pub(super) enum Paint {
     Level(u8),
     /// [`MARKED`].
     NotFinite,
-    /// Hatched in [`HATCH`].
+    /// Hatched.
     Hidden,
 }
 
@@ -45,12 +39,12 @@ impl Paint {
         }
     }
 
-    /// None where it is hatched.
-    pub(super) fn color(self) -> Option<Rgb> {
+    /// As it is drawn.
+    pub(super) fn fill(self) -> Fill {
         match self {
-            Self::Level(level) => Some(color(level)),
-            Self::NotFinite => Some(MARKED),
-            Self::Hidden => None,
+            Self::Level(level) => Fill::Color(color(level)),
+            Self::NotFinite => Fill::Color(MARKED),
+            Self::Hidden => Fill::Hatched,
         }
     }
 }

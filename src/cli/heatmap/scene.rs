@@ -1,64 +1,10 @@
 //! The layout of a picture: what is drawn, and where.
 
-use super::png::MAX_SIDE;
-use super::ramp::{LEVELS, Paint};
-use super::{Blocks, Curve, Heatmap, Panel, Scale, font, label};
-
-/// Everything in a picture, back to front, in units of the SVG document; y grows downward.
-pub(super) struct Scene<'a> {
-    pub(super) width: f32,
-    pub(super) height: f32,
-    pub(super) scale: Scale,
-    pub(super) items: Vec<Item<'a>>,
-}
-
-pub(super) enum Item<'a> {
-    Text(Text),
-    /// A short thin line at an axis: its corner, width and height.
-    Tick(f32, f32, f32, f32),
-    /// The outline of a rectangle.
-    Frame(f32, f32, f32, f32),
-    /// A rectangle of one paint.
-    Swatch(f32, f32, f32, f32, Paint),
-    Cells(Cells<'a>),
-}
-
-/// A matrix of square cells from a corner.
-pub(super) struct Cells<'a> {
-    pub(super) x: f32,
-    pub(super) y: f32,
-    pub(super) side: f32,
-    pub(super) blocks: Blocks<'a>,
-}
-
-pub(super) struct Text {
-    /// The baseline's point that `anchor` says.
-    pub(super) x: f32,
-    pub(super) y: f32,
-    pub(super) size: f32,
-    pub(super) anchor: Anchor,
-    /// Turned a quarter to the left: it is read upward.
-    pub(super) upward: bool,
-    pub(super) text: String,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Anchor {
-    Start,
-    Middle,
-    End,
-}
-
-impl Anchor {
-    /// How much of a text's width comes before the anchor.
-    pub(super) fn before(self, width: f32) -> f32 {
-        match self {
-            Self::Start => 0.0,
-            Self::Middle => width / 2.0,
-            Self::End => width,
-        }
-    }
-}
+use super::ramp::{self, LEVELS, Paint};
+use super::{Blocks, Curve, Heatmap, Panel, Scale};
+use crate::drawing::{
+    Anchor, Cells, HALF_LETTER, Item, LEADING, MAX_SIDE, SEPARATED_CELL, Scene, font, label, text, upward,
+};
 
 const TITLE: f32 = 24.0;
 const PANEL_TITLE: f32 = 18.0;
@@ -76,15 +22,6 @@ const GAP: f32 = 5.0;
 /// Cells smaller than this have numbers at intervals in place of a label each.
 const LABELLED_CELL: f32 = 11.0;
 const LARGEST_CELL: f32 = 48.0;
-/// Cells smaller than this have no lines between them.
-pub(super) const SEPARATED_CELL: f32 = 12.0;
-/// How wide such a line is.
-pub(super) const LINE: f32 = 1.0;
-
-/// From the baseline to the middle of capitals and of most letters, against the size.
-const HALF_LETTER: f32 = 0.34;
-/// How much higher than its size a line of text is apart from the next.
-const LEADING: f32 = 1.35;
 
 /// A label longer than this is cut. Longer than a letter and its marks, it is a special token and set smaller.
 const LABEL_CHARACTERS: usize = 14;
@@ -230,7 +167,7 @@ impl<'a> Layout<'a> {
         let (first_x, first_y) = (columns.first().copied().unwrap_or(left), rows.first().copied().unwrap_or(bottom));
 
         for (i, placed) in self.panels.iter().enumerate() {
-            placed.draw(columns[i % self.across], rows[i / self.across], self.cell, &mut items);
+            placed.draw(columns[i % self.across], rows[i / self.across], self.cell, scale, &mut items);
         }
         if !self.panels.is_empty() {
             // The names are put at the middle of all the cells.
@@ -260,7 +197,7 @@ impl<'a> Layout<'a> {
             bottom += 10.0 + SCALE;
             items.push(text(MARGIN, bottom, SCALE, Anchor::Start, note));
         }
-        Scene { width: width.ceil(), height: (bottom + MARGIN).ceil(), scale, items }
+        Scene { width: width.ceil(), height: (bottom + MARGIN).ceil(), items }
     }
 }
 
@@ -274,7 +211,7 @@ fn draw_scale(map: &Heatmap, x: f32, y: f32, room: f32, scale: Scale, items: &mu
     for i in 0..height as usize {
         let share = 1.0 - i as f32 / (height - 1.0);
         let level = (share * f32::from(LEVELS)).round() as u8;
-        items.push(Item::Swatch(x, y + i as f32, WIDTH, 1.0, Paint::Level(level)));
+        items.push(Item::Swatch(x, y + i as f32, WIDTH, 1.0, Paint::Level(level).fill()));
     }
     let (numbers, name) = match scale.curve {
         Curve::Linear => ([0.0, 0.2, 0.4, 0.6, 0.8, 1.0], "attention weight"),
@@ -297,7 +234,7 @@ fn draw_scale(map: &Heatmap, x: f32, y: f32, room: f32, scale: Scale, items: &mu
     let mut bottom = y + height;
     for (paint, name) in others {
         bottom += WIDTH;
-        items.push(Item::Swatch(x, bottom, WIDTH, WIDTH, paint));
+        items.push(Item::Swatch(x, bottom, WIDTH, WIDTH, paint.fill()));
         items.push(Item::Frame(x, bottom, WIDTH, WIDTH));
         right = right.max(x + WIDTH + 9.0 + font::width(name, SCALE));
         let baseline = bottom + WIDTH / 2.0 + SCALE * HALF_LETTER;
@@ -334,7 +271,7 @@ impl<'a> Placed<'a> {
         self.above + self.height
     }
 
-    fn draw(&self, x: f32, y: f32, cell: f32, items: &mut Vec<Item<'a>>) {
+    fn draw(&self, x: f32, y: f32, cell: f32, scale: Scale, items: &mut Vec<Item<'a>>) {
         let room = self.full_width() - self.left;
         let title = font::fit(&self.panel.title, PANEL_TITLE, room);
         // A title wider than its cells starts with them, so that it stays clear of the panel before.
@@ -348,7 +285,9 @@ impl<'a> Placed<'a> {
         if self.blocks.rows == 0 || self.blocks.columns == 0 {
             items.push(text(x + self.width / 2.0, y + 22.0, SCALE, Anchor::Middle, EMPTY.to_owned()));
         } else {
-            items.push(Item::Cells(Cells { x, y, side: cell, blocks: self.blocks }));
+            let blocks @ Blocks { rows, columns, .. } = self.blocks;
+            let fill = Box::new(move |row, column| Paint::of(blocks.shown(row, column), scale).fill());
+            items.push(Item::Cells(Cells { x, y, side: cell, rows, columns, fill, ground: ramp::color(0) }));
         }
         items.push(Item::Frame(x, y, self.width, self.height));
 
@@ -435,12 +374,4 @@ impl Mark {
     fn depth(&self) -> f32 {
         if self.text.bytes().all(|b| b.is_ascii_digit()) { 0.0 } else { self.size * 0.3 }
     }
-}
-
-fn text<'a>(x: f32, y: f32, size: f32, anchor: Anchor, text: String) -> Item<'a> {
-    Item::Text(Text { x, y, size, anchor, upward: false, text })
-}
-
-fn upward<'a>(x: f32, y: f32, size: f32, anchor: Anchor, text: String) -> Item<'a> {
-    Item::Text(Text { x, y, size, anchor, upward: true, text })
 }

@@ -1,7 +1,8 @@
 //! Shaded cells in a terminal.
 
-use super::ramp::{self, Rgb};
-use super::{Blocks, Heatmap, Panel, Scale, label};
+use super::ramp;
+use super::{Blocks, Heatmap, Panel, Scale};
+use crate::drawing::{Rgb, label};
 
 /// Without colour: the nearest quarter of full scale.
 const SHADES: [char; 5] = [' ', '░', '▒', '▓', '█'];

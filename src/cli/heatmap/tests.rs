@@ -1,4 +1,5 @@
 use super::*;
+use crate::drawing::{Cells, HATCH, Item, Scene, font, label};
 
 fn strings(labels: &[&str]) -> Vec<String> {
     labels.iter().map(|&l| l.to_owned()).collect()
@@ -32,15 +33,15 @@ fn decode(map: &Heatmap) -> image::RgbImage {
 }
 
 /// The pixel at a place of the layout, a large picture's own or one of two by two.
-fn pixel(picture: &image::RgbImage, scene: &scene::Scene, x: f32, y: f32) -> [u8; 3] {
+fn pixel(picture: &image::RgbImage, scene: &Scene, x: f32, y: f32) -> [u8; 3] {
     let pixels = picture.width() as f32 / scene.width;
     picture.get_pixel((x * pixels) as u32, (y * pixels) as u32).0
 }
 
 /// The first matrix of a picture.
-fn cells<'a>(scene: &'a scene::Scene<'a>) -> &'a scene::Cells<'a> {
+fn cells<'a>(scene: &'a Scene<'a>) -> &'a Cells<'a> {
     let found = scene.items.iter().find_map(|item| match item {
-        scene::Item::Cells(cells) => Some(cells),
+        Item::Cells(cells) => Some(cells),
         _ => None,
     });
     found.unwrap()
@@ -108,7 +109,7 @@ fn hidden_cells_are_hatched() {
         let inside = (4..cells.side as u32 - 4).flat_map(|x| (4..cells.side as u32 - 4).map(move |y| (x, y)));
         let found: std::collections::BTreeSet<_> =
             inside.map(|(x, y)| pixel(&picture, &scene, corner[0] + x as f32, corner[1] + y as f32)).collect();
-        let want = if hidden { vec![ramp::HATCH, [255; 3]] } else { vec![ramp::shade(one.weights[at])] };
+        let want = if hidden { vec![HATCH, [255; 3]] } else { vec![ramp::shade(one.weights[at])] };
         assert_eq!(found.into_iter().collect::<Vec<_>>(), want, "cell {at}");
     }
     let svg = map.svg();
@@ -146,12 +147,12 @@ fn the_scale_has_even_decimals() {
             .items
             .iter()
             .filter_map(|i| match i {
-                scene::Item::Tick(_, y, ..) => Some(*y),
+                Item::Tick(_, y, ..) => Some(*y),
                 _ => None,
             })
             .collect();
         let texts = scene.items.iter().filter_map(|item| match item {
-            scene::Item::Text(text) if text.text.parse::<f32>().is_ok() => Some(text.text.clone()),
+            Item::Text(text) if text.text.parse::<f32>().is_ok() => Some(text.text.clone()),
             _ => None,
         });
         texts.zip(ticks).collect()
@@ -237,8 +238,9 @@ fn large_matrices_stay_within_bounds() {
     assert!(picture.width() <= 4000);
     let scene = scene::arrange(&map);
     let cells = cells(&scene);
-    let (row, column) = (7 / cells.blocks.block, 8999 / cells.blocks.block);
-    assert!(cells.blocks.block > 1);
+    let block = 9000_usize.div_ceil(cells.columns);
+    let (row, column) = (7 / block, 8999 / block);
+    assert!(block > 1);
     let found = pixel(&picture, &scene, cells.x + column as f32, cells.y + row as f32);
     assert_eq!(found, ramp::shade(1.0));
 }

@@ -1,7 +1,7 @@
 //! What is shown for a vocabulary token, and the facts about characters that takes.
 
 /// Carries a combining mark that stands alone.
-pub(super) const CIRCLE: char = '\u{25cc}';
+pub(crate) const CIRCLE: char = '\u{25cc}';
 
 /// Combining marks, in order. Those of the Indian scripts from U+0900 to U+0D7F lie at the same places of every block
 /// and are found by [`indic_mark`].
@@ -95,12 +95,12 @@ fn indic_mark(c: char) -> bool {
 }
 
 /// Whether a character combines with the one before it.
-pub(super) fn is_mark(c: char) -> bool {
+pub(crate) fn is_mark(c: char) -> bool {
     within(&MARKS, c) || indic_mark(c)
 }
 
 /// Whether a mark is written before the letter it follows in the text.
-pub(super) fn is_written_before(c: char) -> bool {
+pub(crate) fn is_written_before(c: char) -> bool {
     matches!(
         u32::from(c),
         0x093f | 0x094e | 0x09bf | 0x09c7 | 0x09c8 | 0x0bc6..=0x0bc8 | 0x17c1..=0x17c3
@@ -108,7 +108,7 @@ pub(super) fn is_written_before(c: char) -> bool {
 }
 
 /// The two halves of a mark that is written on both sides of its letter, where each is a character too.
-pub(super) fn halves(c: char) -> Option<[char; 2]> {
+pub(crate) fn halves(c: char) -> Option<[char; 2]> {
     Some(match u32::from(c) {
         0x09cb => ['\u{9c7}', '\u{9be}'],
         0x09cc => ['\u{9c7}', '\u{9d7}'],
@@ -120,17 +120,17 @@ pub(super) fn halves(c: char) -> Option<[char; 2]> {
 }
 
 /// Whether the glyph of a mark has the dotted circle inside: those of Khmer that are written on both sides.
-pub(super) fn holds_carrier(c: char) -> bool {
+pub(crate) fn holds_carrier(c: char) -> bool {
     matches!(u32::from(c), 0x17be..=0x17c0 | 0x17c4 | 0x17c5)
 }
 
 /// Whether a character is written from right to left.
-pub(super) fn is_right_to_left(c: char) -> bool {
+pub(crate) fn is_right_to_left(c: char) -> bool {
     matches!(u32::from(c), 0x0590..=0x08ff | 0xfb1d..=0xfdff | 0xfe70..=0xfeff | 0x10800..=0x10fff | 0x1e800..=0x1efff)
 }
 
 /// Terminal columns a text takes.
-pub(super) fn columns(text: &str) -> usize {
+pub(crate) fn columns(text: &str) -> usize {
     text.chars()
         .map(|c| match c {
             '\u{200b}'..='\u{200f}' => 0,
@@ -142,7 +142,7 @@ pub(super) fn columns(text: &str) -> usize {
 }
 
 /// What is shown for a token: itself, except that a mark alone gets a carrier and what cannot be seen gets a name.
-pub(super) fn shown(token: &str) -> String {
+pub(crate) fn shown(token: &str) -> String {
     let mut text = String::new();
     for (i, c) in token.chars().enumerate() {
         match c {
@@ -168,12 +168,12 @@ pub(super) fn shown(token: &str) -> String {
 }
 
 /// A character's number, for those that cannot be drawn.
-pub(super) fn code(c: char) -> String {
+pub(crate) fn code(c: char) -> String {
     format!("U+{:04X}", u32::from(c))
 }
 
 /// The text in at most `limit` characters and their marks, its middle cut out; the end of a `<TOKEN>` stays.
-pub(super) fn shorten(text: &str, limit: usize) -> String {
+pub(crate) fn shorten(text: &str, limit: usize) -> String {
     let clusters = clusters(text);
     if clusters.len() <= limit {
         return text.to_owned();
@@ -184,7 +184,7 @@ pub(super) fn shorten(text: &str, limit: usize) -> String {
 }
 
 /// Characters with the marks that follow them.
-pub(super) fn clusters(text: &str) -> Vec<&str> {
+pub(crate) fn clusters(text: &str) -> Vec<&str> {
     let mut starts: Vec<usize> = text.char_indices().filter(|&(_, c)| !is_mark(c)).map(|(i, _)| i).collect();
     if !text.is_empty() && starts.first() != Some(&0) {
         starts.insert(0, 0);
@@ -194,12 +194,12 @@ pub(super) fn clusters(text: &str) -> Vec<&str> {
 }
 
 /// The numbers of a whole axis, when all its labels are plain numbers.
-pub(super) fn are_numbers(labels: &[String]) -> bool {
+pub(crate) fn are_numbers(labels: &[String]) -> bool {
     !labels.is_empty() && labels.iter().all(|l| !l.is_empty() && l.len() <= 9 && l.bytes().all(|b| b.is_ascii_digit()))
 }
 
 /// Every how many cells of `cell` units a number is written, so that numbers `needed` units wide stay apart.
-pub(super) fn tick_step(cell: f32, needed: f32) -> usize {
+pub(crate) fn tick_step(cell: f32, needed: f32) -> usize {
     let mut decade = 1;
     loop {
         for factor in [1, 2, 5] {

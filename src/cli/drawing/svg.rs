@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use super::png::{FRAME, INK, SEPARATOR};
-use super::ramp::{self, HATCH, HATCH_STEP, Paint, Rgb};
-use super::scene::{Anchor, Cells, Item, LINE, SEPARATED_CELL, Scene, Text};
-use super::{Scale, font};
+use super::{
+    Anchor, Cells, FRAME, Fill, HATCH, HATCH_STEP, INK, Item, LINE, Line, Rgb, SEPARATED_CELL, SEPARATOR, Scene, Text,
+    font,
+};
 
 /// Noto first, which the layout is measured in; then what systems without it are likely to have.
 const FAMILIES: &str = "'Noto Sans','Noto Sans Arabic','Noto Sans Khmer','Noto Sans Devanagari','Noto Sans Bengali',\
@@ -57,7 +57,11 @@ pub(super) fn document(title: &str, scene: &Scene) -> String {
                 // A little longer than it is high, so that no white shows between the steps of the scale.
                 line(&mut out, format_args!("{}", rect(x, y, w, h + 0.2, &fill(paint))));
             }
-            Item::Cells(cells) => write_cells(&mut out, cells, scene.scale),
+            Item::Cells(cells) => write_cells(&mut out, cells),
+            Item::Line(stroke) => write_line(&mut out, stroke),
+            Item::Polygon(corners, color) => {
+                line(&mut out, format_args!("<polygon points=\"{}\" fill=\"{}\"/>", points(corners), hex(*color)))
+            }
         }
     }
     out.push_str("</svg>\n");
@@ -113,21 +117,42 @@ fn write_text(out: &mut String, text: &Text) {
     );
 }
 
-fn fill(paint: Paint) -> String {
-    paint.color().map_or("url(#hidden)".to_owned(), hex)
+fn fill(paint: Fill) -> String {
+    match paint {
+        Fill::Color(color) => hex(color),
+        Fill::Hatched => "url(#hidden)".to_owned(),
+    }
 }
 
-/// Cells of one colour are one path; the colour of zero is painted once below all others.
-fn write_cells(out: &mut String, cells: &Cells, scale: Scale) {
-    let Cells { x, y, side, blocks } = *cells;
-    let (columns, rows) = (blocks.columns, blocks.rows);
+fn points(points: &[[f32; 2]]) -> String {
+    points.iter().map(|[x, y]| format!("{x:.1},{y:.1}")).collect::<Vec<_>>().join(" ")
+}
+
+fn write_line(out: &mut String, stroke: &Line) {
+    let dash = stroke.dash.map_or(String::new(), |[on, off]| format!(" stroke-dasharray=\"{on} {off}\""));
+    let cap = if stroke.dash.is_some() { "butt" } else { "round" };
+    line(
+        out,
+        format_args!(
+            "<polyline points=\"{}\" fill=\"none\" stroke=\"{}\" stroke-width=\"{}\" stroke-linecap=\"{cap}\" \
+             stroke-linejoin=\"round\"{dash}/>",
+            points(&stroke.points),
+            hex(stroke.color),
+            stroke.width
+        ),
+    );
+}
+
+/// Cells of one colour are one path; the ground is painted once below all others.
+fn write_cells(out: &mut String, cells: &Cells) {
+    let Cells { x, y, side, rows, columns, ground, .. } = *cells;
     let (width, height) = (columns as f32 * side, rows as f32 * side);
-    let mut paths: BTreeMap<Paint, String> = BTreeMap::new();
+    let mut paths: BTreeMap<Fill, String> = BTreeMap::new();
     for row in 0..rows {
-        let paints: Vec<_> = (0..columns).map(|c| Paint::of(blocks.shown(row, c), scale)).collect();
+        let paints: Vec<_> = (0..columns).map(|column| (cells.fill)(row, column)).collect();
         let mut column = 0;
         for run in paints.chunk_by(|a, b| a == b) {
-            if run[0] != Paint::Level(0) {
+            if run[0] != Fill::Color(ground) {
                 let path = paths.entry(run[0]).or_default();
                 let (from, length) = (column as f32 * side, run.len() as f32 * side);
                 path.push_str(&format!("M{from} {}h{length}v{side}H{from}z", row as f32 * side));
@@ -140,7 +165,7 @@ fn write_cells(out: &mut String, cells: &Cells, scale: Scale) {
         format_args!(
             "<g transform=\"translate({x} {y})\" shape-rendering=\"crispEdges\">\n\
              <rect width=\"{width}\" height=\"{height}\" fill=\"{}\"/>",
-            hex(ramp::color(0))
+            hex(ground)
         ),
     );
     for (paint, path) in paths {
@@ -157,7 +182,7 @@ fn write_cells(out: &mut String, cells: &Cells, scale: Scale) {
 }
 
 /// A text that may stand in an element or attribute. Characters XML does not allow become U+FFFD.
-pub(super) fn escaped(text: &str) -> String {
+fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         match c {

@@ -29,14 +29,14 @@ static FACES: LazyLock<Vec<FontRef<'static>>> = LazyLock::new(|| {
 const CODE_SIZE: f32 = 0.62;
 
 /// One line of text, its glyphs placed from the pen's start at the origin; y grows downward from the baseline.
-pub(super) struct Line {
+pub(crate) struct Line {
     glyphs: Vec<(usize, Glyph)>,
     /// Pixels from the start to the end of the pen's way, or of the ink where that reaches further.
     pub(super) width: f32,
 }
 
 /// The ink of a line: how much of each pixel is covered, 0..=1.
-pub(super) struct Mask {
+pub(crate) struct Mask {
     /// Pixels from the line's start to the left edge; may be negative.
     pub(super) left: i32,
     /// Pixels from the baseline down to the top edge; negative as a rule.
@@ -52,24 +52,24 @@ fn face_of(c: char) -> Option<usize> {
 }
 
 /// Whether a text is a mark on a carrier, both of which the fonts have.
-pub(super) fn is_carried_mark(text: &str) -> bool {
+pub(crate) fn is_carried_mark(text: &str) -> bool {
     let mut characters = text.chars();
     characters.next() == Some(CIRCLE) && characters.next().is_some_and(|c| label::is_mark(c) && face_of(c).is_some())
 }
 
 /// Whether every character of a text has a glyph.
 #[cfg(test)]
-pub(super) fn covers(text: &str) -> bool {
+pub(crate) fn covers(text: &str) -> bool {
     text.chars().all(|c| face_of(c).is_some())
 }
 
 /// The width of a text, in pixels.
-pub(super) fn width(text: &str, size: f32) -> f32 {
+pub(crate) fn width(text: &str, size: f32) -> f32 {
     set(text, size).width
 }
 
 /// The text in at most `limit` pixels, its end cut off where it is longer.
-pub(super) fn fit(text: &str, size: f32, limit: f32) -> String {
+pub(crate) fn fit(text: &str, size: f32, limit: f32) -> String {
     let clusters = label::clusters(text);
     if clusters.len() <= 1 || width(text, size) <= limit {
         return text.to_owned();
@@ -88,7 +88,7 @@ pub(super) fn fit(text: &str, size: f32, limit: f32) -> String {
 }
 
 /// Sets a text in one line, `size` pixels to the em.
-pub(super) fn set(text: &str, size: f32) -> Line {
+pub(crate) fn set(text: &str, size: f32) -> Line {
     let mut setter = Setter { glyphs: Vec::new(), pen: 0.0, right: 0.0, base: None };
     let mut characters = text.chars().peekable();
     while let Some(c) = characters.next() {
@@ -179,7 +179,7 @@ impl Setter {
 
 impl Line {
     /// The line's outline as SVG path data.
-    pub(super) fn path(&self) -> String {
+    pub(crate) fn path(&self) -> String {
         let mut data = String::new();
         for (face, glyph) in &self.glyphs {
             let font = &FACES[*face];
@@ -206,7 +206,7 @@ impl Line {
     }
 
     /// The line's ink; none for a text of spaces.
-    pub(super) fn mask(self) -> Option<Mask> {
+    pub(crate) fn mask(self) -> Option<Mask> {
         let outlines: Vec<_> =
             self.glyphs.into_iter().filter_map(|(face, glyph)| FACES[face].outline_glyph(glyph)).collect();
         let first = outlines.first()?.px_bounds();

@@ -1,0 +1,69 @@
+//! The device's rate of multiply-adds by cooperative matrices (`shaders/coop_rate.wgsl`): the ceiling of attention in
+//! f16.
+
+use super::params;
+use crate::error::{Error, Result};
+use crate::plan::{Caps, grid};
+use crate::recording::{Binding, Dispatch, Recording, View};
+use crate::wgsl::{Kernel, Variant};
+
+params! {
+    /// Uniform of `coop_rate.wgsl`.
+    struct Params {
+        turns: u32,
+        pad_0: u32,
+        pad_1: u32,
+        pad_2: u32,
+    }
+}
+
+/// Subgroups of a workgroup that work.
+pub const SUBGROUPS: usize = 2;
+/// Products of matrices of one subgroup in one turn of its loop: 8 chains, twice.
+const PER_TURN: u64 = 16;
+
+/// Runs `turns` turns of sum = left · right + sum in every subgroup; `output` `[N]` (f32), N a multiple of
+/// [`SUBGROUPS`] matrices, gets the sums of the chains.
+///
+/// # Errors
+/// [`Error::Unsupported`] without cooperative matrices, [`Error::Limit`] when the grid does not fit the device.
+pub fn record(recording: &mut Recording, caps: &Caps, turns: u32, output: &View) -> Result<()> {
+    let Some(side) = caps.cooperative else {
+        return Err(Error::Unsupported { feature: "cooperative matrices".into(), what: "their rate".into() });
+    };
+    let elements = output.layout.elements();
+    let subgroups = elements / (side * side) as usize;
+    recording.push(Dispatch {
+        variant: Variant {
+            kernel: Kernel::CoopRate,
+            aliases: vec![],
+            overrides: vec![
+                ("SIDE", f64::from(side)),
+                ("LANES", f64::from(SUBGROUPS as u32 * caps.max_subgroup)),
+                ("SUBGROUPS", SUBGROUPS as f64),
+            ],
+            score_mod: None,
+            subgroups: true,
+        },
+        params: bytemuck::bytes_of(&Params { turns, pad_0: 0, pad_1: 0, pad_2: 0 }).to_vec(),
+        bindings: vec![Binding::Write(output.slot)],
+        grid: grid("the rate of cooperative matrices", (subgroups / SUBGROUPS) as u64, caps)?,
+        iterations: u64::from(turns) + 6 * u64::from(side * side),
+        flops: 2 * u64::from(side).pow(3) * PER_TURN * u64::from(turns) * subgroups as u64,
+        bytes: 4 * elements as u64,
+    });
+    Ok(())
+}
+
+/// What [`record`] leaves with matrices of this side, by the element's number.
+pub fn expected(side: usize, turns: u32, element: usize) -> f64 {
+    let area = side * side;
+    let (row, column) = (element % area / side, element % side);
+    // The factors stand one after the other, the left ones first.
+    let factor = |n: usize, row: usize, column: usize| ((n * area + row * side + column) % 3) as f64;
+    let product = |left: usize, right: usize| -> f64 {
+        (0..side).map(|k| factor(left, row, k) * factor(2 + right, k, column)).sum()
+    };
+    let chains = (0..2).flat_map(|left| (0..4).map(move |right| product(left, right)));
+    2.0 * f64::from(turns) * chains.sum::<f64>()
+}

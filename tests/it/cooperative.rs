@@ -1,0 +1,301 @@
+//! Attention by cooperative matrices: the whole table in f16 where the adapter lists matrices that fit, the rung below
+//! where it lists none; and what is peculiar to products of whole matrices.
+
+use regard::attention::{Attention, AttentionInputs, AttentionOutputs, Causal, Path, Rotary, Score, Window};
+use regard::cases::{self, AttentionCase};
+use regard::gpu::{Open, Run};
+use regard::ops::attention::record;
+use regard::plan::{AttentionPlan, Caps, Form, Rungs};
+use regard::problem::AttentionProblem;
+use regard::tensor::{Array, DType};
+use regard::validate::judge_attention;
+use regard::{Error, Gpu, Result};
+
+use crate::gpu::{all, cooperative_gpu, gpu, open};
+
+type Outputs = AttentionOutputs<Array<f32>>;
+
+fn plan(case: &AttentionCase, caps: &Caps) -> Result<AttentionPlan> {
+    let problem = AttentionProblem::new(&case.options, &case.inputs.map(Array::shape))?;
+    AttentionPlan::new(&case.options, &problem, DType::F16, caps)
+}
+
+fn form(plan: &AttentionPlan) -> Option<Form> {
+    plan.fused.as_ref().ok().map(|fused| fused.tile.form)
+}
+
+/// The cases of the table without what asks for scores in memory, as far as they can be fused on these caps.
+fn fused(caps: &Caps) -> Vec<(AttentionCase, AttentionPlan)> {
+    let without_scores = |mut case: AttentionCase| {
+        let options = &mut case.options;
+        (options.weights, options.entropy, options.scores, options.path) = (false, false, None, Path::Fused);
+        case
+    };
+    let planned = |case: AttentionCase| plan(&case, caps).ok().map(|plan| (case, plan));
+    cases::attention().into_iter().map(without_scores).filter_map(planned).collect()
+}
+
+/// In f16, as planned.
+fn run(gpu: &Gpu, case: &AttentionCase, plan: &AttentionPlan) -> Result<Outputs> {
+    let problem = AttentionProblem::new(&case.options, &case.inputs.map(Array::shape))?;
+    let inputs = case.inputs.upload(gpu, DType::F16)?;
+    let mut run = Run::new(gpu);
+    let views = inputs.try_map(|name, tensor| Ok::<_, Error>(run.bind(name, tensor)))?;
+    let made = problem
+        .outputs(&case.options, DType::F16, inputs.past_key.is_some())
+        .try_map(|name, (shape, dtype)| run.output(name, shape, *dtype))?;
+    let outputs = made.try_map(|_, (view, _)| Ok::<_, Error>(view.clone()))?;
+    record(run.recording_mut(), gpu.caps(), &case.options, &problem, plan, &views, &outputs)?;
+    run.submit()?;
+    made.try_map(|_, (_, tensor)| tensor.download(gpu))
+}
+
+fn judged(case: &AttentionCase, got: &Outputs) -> Result<f64> {
+    let ratios = judge_attention(case, got, DType::F16)?;
+    ratios.into_iter().try_fold(0.0f64, |worst, (name, ratio)| match ratio {
+        ratio if ratio > 1.0 => Err(Error::Gpu(format!("{name}: {ratio:.2} times the tolerance"))),
+        ratio => Ok(worst.max(ratio)),
+    })
+}
+
+fn bits(outputs: &Outputs) -> Vec<Vec<u32>> {
+    outputs.named().map(|(_, array)| array.data().iter().map(|x| x.to_bits()).collect()).collect()
+}
+
+/// Twice, with the same bits.
+fn checked(gpu: &Gpu, case: &AttentionCase, plan: &AttentionPlan) -> Result<f64> {
+    let first = run(gpu, case, plan)?;
+    match bits(&first) == bits(&run(gpu, case, plan)?) {
+        true => judged(case, &first),
+        false => Err(Error::Gpu(format!("other bits the second time, {:?}", form(plan)))),
+    }
+}
+
+/// Says whether there are matrices: without them the tests here are about the rung below.
+fn has_matrices(gpu: &Gpu) -> bool {
+    match gpu.caps().cooperative {
+        Some(side) => println!("matrices of {side} × {side} on {}", gpu.adapter()),
+        None => println!("{} lists no cooperative matrices that fit", gpu.adapter()),
+    }
+    gpu.caps().cooperative.is_some()
+}
+
+#[test]
+fn the_whole_table_in_f16() {
+    let gpu = cooperative_gpu();
+    let cases = fused(gpu.caps());
+    if has_matrices(gpu) {
+        let cases: Vec<_> = cases.into_iter().filter(|(_, plan)| form(plan) == Some(Form::Cooperative)).collect();
+        assert!(cases.len() > 100, "{} cases", cases.len());
+        all("by matrices", cases, |(case, _)| case.name.clone(), |(case, plan)| checked(gpu, case, plan));
+        return;
+    }
+    // The next rung, with the answers of a device that was never asked for matrices. Other tests run the whole table
+    // on it.
+    let plain = self::gpu();
+    assert!(cases.iter().all(|(case, plan)| self::plan(case, plain.caps()).unwrap() == *plan));
+    all(
+        "the rung below",
+        cases.into_iter().step_by(12),
+        |(case, _)| case.name.clone(),
+        |(case, plan)| {
+            let got = run(gpu, case, plan)?;
+            match bits(&got) == bits(&run(plain, case, plan)?) {
+                true => judged(case, &got),
+                false => Err(Error::Gpu("other bits than without asking for matrices".into())),
+            }
+        },
+    );
+}
+
+/// Numbers of variance 1 or so.
+fn numbers(seed: u64, shape: &[usize]) -> Array<f32> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    Array::from_fn(shape, |_| {
+        // xorshift64*
+        state ^= state >> 12;
+        state ^= state << 25;
+        state ^= state >> 27;
+        (state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 40) as f32 / (1 << 22) as f32 - 2.0
+    })
+}
+
+fn case(name: &str, [heads, kv_heads, queries, keys, dim, value_dim]: [usize; 6]) -> AttentionCase {
+    let inputs = AttentionInputs::new(
+        numbers(1, &[1, heads, queries, dim]),
+        numbers(2, &[1, kv_heads, keys, dim]),
+        numbers(3, &[1, kv_heads, keys, value_dim]),
+    );
+    let options = Attention { path: Path::Fused, lse: true, ..Attention::default() };
+    AttentionCase { name: name.to_owned(), options, inputs }
+}
+
+/// Element `d` of every head's row `j`.
+fn set(array: &mut Array<f32>, j: usize, d: usize, x: f32) {
+    let [heads, rows, width] = [1, 2, 3].map(|axis| array.shape()[axis]);
+    (0..heads).for_each(|h| array.data_mut()[(h * rows + j) * width + d] = x);
+}
+
+/// What a product of whole matrices does to the neighbours of a bad number, and what becomes of sums whose reference
+/// moves.
+#[test]
+fn bad_numbers_stay_in_their_rows_and_growing_scores_are_followed() {
+    let gpu = cooperative_gpu();
+    has_matrices(gpu);
+    let mut cases = Vec::new();
+
+    // Values that some queries of a tile see and others do not.
+    let mut poisoned = case("NaN and infinity in values behind the diagonal", [4, 2, 40, 53, 24, 33]);
+    poisoned.options.causal = Some(Causal::TopLeft);
+    set(&mut poisoned.inputs.value, 20, 3, f32::NAN);
+    set(&mut poisoned.inputs.value, 20, 31, f32::INFINITY);
+    set(&mut poisoned.inputs.value, 35, 31, f32::NEG_INFINITY);
+    set(&mut poisoned.inputs.value, 50, 0, f32::NAN);
+    cases.push(poisoned.clone());
+    poisoned.name = "the same in a window".to_owned();
+    poisoned.options.window = Some(Window::new(Some(9), Some(0)));
+    cases.push(poisoned);
+    let mut keys = case("NaN in keys behind the diagonal", [2, 2, 40, 40, 24, 70]);
+    keys.options.causal = Some(Causal::TopLeft);
+    set(&mut keys.inputs.key, 21, 5, f32::NAN);
+    cases.push(keys);
+    let mut query = case("NaN in one query", [2, 1, 19, 40, 24, 20]);
+    set(&mut query.inputs.query, 7, 5, f32::NAN);
+    cases.push(query);
+
+    // Each tile of keys outdoes the one before for some rows, by little and by much.
+    for (name, factor) in [("scores grow slowly", 0.03), ("scores grow fast", 0.6), ("scores fall", -0.3)] {
+        let mut growing = case(name, [2, 1, 33, 150, 64, 40]);
+        growing.inputs.query = growing.inputs.query.map(|x| x.abs());
+        let rows = growing.inputs.key.shape()[2];
+        growing.inputs.key =
+            Array::from_fn(&[1, 1, rows, 64], |k| growing.inputs.key.data()[k] * 0.3 + factor * (k / 64) as f32 / 15.0);
+        cases.push(growing.clone());
+        growing.name = format!("{name}, with sinks and a temperature");
+        growing.inputs.sinks = Some(Array::from_fn(&[2], |h| 3.0 * h as f32));
+        growing.options.temperature = Some(0.5);
+        // Where every row still gives it a weight that f16 can hold.
+        let seen = if factor < 0.0 { 3 } else { 140 };
+        set(&mut growing.inputs.value, seen, 0, f32::NAN);
+        cases.push(growing);
+    }
+    // Most of the weight is in many small weights.
+    let mut flat = case("one key above ten thousand", [1, 1, 3, 10_000, 16, 16]);
+    flat.inputs.key = Array::from_fn(&[1, 1, 10_000, 16], |k| if k < 16 { 4.0 } else { 0.01 * (k % 7) as f32 });
+    flat.inputs.query = Array::filled(&[1, 1, 3, 16], 0.6);
+    cases.push(flat);
+
+    all(
+        "bad numbers and growing scores",
+        cases,
+        |case| case.name.clone(),
+        |case| {
+            let plan = plan(case, gpu.caps())?;
+            assert_eq!(form(&plan) == Some(Form::Cooperative), gpu.caps().cooperative.is_some());
+            let mut worst = checked(gpu, case, &plan)?;
+            // And in ranges of keys that are joined.
+            let mut ranges = plan;
+            if let Ok(fused) = &mut ranges.fused {
+                fused.range = fused.tile.keys as usize;
+            }
+            if case.inputs.key.shape()[2] < 1000 {
+                worst = worst.max(checked(gpu, case, &ranges)?);
+            }
+            Ok(worst)
+        },
+    );
+}
+
+/// Every tile that the plan lists, so that what measurements choose is tested too.
+#[test]
+fn every_tile_gives_the_same_answers() {
+    let gpu = cooperative_gpu();
+    let there = has_matrices(gpu);
+    let sizes = [[2, 1, 70, 90, 40, 24], [4, 2, 33, 129, 64, 80], [1, 1, 64, 64, 128, 128], [2, 2, 21, 45, 200, 250]];
+    let mut cases = Vec::new();
+    for size in sizes {
+        let mut case = case(&format!("{size:?}"), size);
+        case.options.causal = Some(Causal::BottomRight);
+        let problem = AttentionProblem::new(&case.options, &case.inputs.map(Array::shape)).unwrap();
+        let candidates = AttentionPlan::candidates(&case.options, &problem, DType::F16, gpu.caps()).unwrap();
+        let tiles = candidates.into_iter().filter(|fused| fused.tile.form == Form::Cooperative);
+        let plans: Vec<_> =
+            tiles.map(|fused| AttentionPlan { fused: Ok(fused), ..plan(&case, gpu.caps()).unwrap() }).collect();
+        assert_eq!(plans.len() > 1, there);
+        cases.extend(plans.into_iter().map(|plan| (case.clone(), plan)));
+    }
+    if there {
+        all(
+            "tiles",
+            cases,
+            |(case, plan)| format!("{} {:?}", case.name, plan.fused),
+            |(case, plan)| checked(gpu, case, plan),
+        );
+    }
+}
+
+#[test]
+fn rungs_are_switched_off_from_outside() {
+    let f16 = Rungs { f16: true, ..Rungs::default() };
+    let subgroups = Rungs { subgroups: true, ..Rungs::default() };
+    let cooperative = Rungs { cooperative: true, ..Rungs::default() };
+    let asked = |without: Rungs| open(Open { cooperative: true, without, ..Open::default() });
+    let all = gpu().caps();
+    for without in [f16, subgroups, cooperative] {
+        let caps = asked(without).caps().clone();
+        assert_eq!(caps.cooperative, None);
+        assert_eq!((caps.f16, caps.subgroups), (all.f16 && !without.f16, all.subgroups && !without.subgroups));
+        assert_eq!(caps, cooperative_gpu().caps().without(without));
+    }
+    // What was switched off is not there for the caller either.
+    let device = asked(f16);
+    let refused = regard::Tensor::upload(&device, "x", &Array::filled(&[4], 1.0), DType::F16)
+        .and_then(|tensor| tensor.download(&device));
+    assert!(refused.is_err() || !device.device().features().contains(wgpu::Features::SHADER_F16));
+}
+
+/// What the planner does on cards with matrices of 8 and 16, without one.
+#[test]
+fn plans_take_matrices_for_dot_products_in_f16_alone() {
+    let caps = |side: u32, bytes: u32| Caps {
+        f16: true,
+        subgroups: true,
+        cooperative: Some(side),
+        min_subgroup: 32,
+        max_subgroup: 32,
+        max_workgroup_bytes: bytes,
+        max_invocations: 1024,
+        ..Caps::default()
+    };
+    let first = |options: &Attention, dims: [usize; 2], dtype: DType, caps: &Caps| {
+        let (q, k, v) = ([1, 8, 512, dims[0]], [1, 2, 1024, dims[0]], [1, 2, 1024, dims[1]]);
+        let mut inputs = AttentionInputs::new(&q[..], &k[..], &v[..]);
+        (inputs.rotary_cos, inputs.rotary_sin) = match options.rotary {
+            Some(_) => (Some(&[2048, 8][..]), Some(&[2048, 8][..])),
+            None => (None, None),
+        };
+        let problem = AttentionProblem::new(options, &inputs).unwrap();
+        AttentionPlan::candidates(options, &problem, dtype, caps).unwrap().first().map(|plan| plan.tile)
+    };
+    let plain = Attention { path: Path::Fused, ..Attention::default() };
+    for side in [8, 16] {
+        for bytes in [16 << 10, 32 << 10, 48 << 10] {
+            let caps = caps(side, bytes);
+            for dims in [[64, 64], [80, 40], [128, 128], [192, 128], [256, 256]] {
+                let tile = first(&plain, dims, DType::F16, &caps).filter(|tile| tile.form == Form::Cooperative);
+                // Rows of 256 leave no room in 16 KiB.
+                assert_eq!(tile.is_some(), bytes > 16 << 10 || dims[0] < 256, "{side} {dims:?} {tile:?}");
+                assert!(tile.is_none_or(|tile| (tile.queries % side, tile.keys % side) == (0, 0)));
+            }
+            let is_matrices = |options: &Attention, dtype: DType| {
+                first(options, [64, 64], dtype, &caps).is_some_and(|tile| tile.form == Form::Cooperative)
+            };
+            assert!(is_matrices(&plain, DType::F16) && !is_matrices(&plain, DType::F32));
+            assert!(!is_matrices(&Attention { score: Score::Additive, ..plain.clone() }, DType::F16));
+            assert!(!is_matrices(&Attention { rotary: Some(Rotary::default()), ..plain.clone() }, DType::F16));
+        }
+    }
+    // More workgroup memory, larger tiles.
+    let queries = |bytes: u32| first(&plain, [128, 128], DType::F16, &caps(16, bytes)).unwrap().queries;
+    assert_eq!([queries(16 << 10), queries(32 << 10), queries(48 << 10)], [16, 32, 64]);
+}
