@@ -70,7 +70,7 @@ impl DType {
         let cut = layout.shape.iter().zip(&layout.strides).take(last).position(|(&n, s)| n > 1 && s % block != 0);
         match cut {
             Some(axis) => Err(Error::shape(name, format!("stride of axis {axis}"), whole, layout.strides[axis])),
-            None if layout.offset % block != 0 => Err(Error::shape(name, "offset", whole, layout.offset)),
+            None if !layout.offset.is_multiple_of(block) => Err(Error::shape(name, "offset", whole, layout.offset)),
             None => Ok(()),
         }
     }
