@@ -97,11 +97,11 @@ impl Tile {
         let form = match self.form {
             Form::Rows => !additive && problem.value_dim <= 8 * lanes && (!self.subgroups || caps.min_subgroup >= 8),
             Form::Split => {
-                let whole = self.lanes % caps.max_subgroup.max(1) == 0 && self.parts <= caps.min_subgroup;
+                let whole = self.lanes.is_multiple_of(caps.max_subgroup.max(1)) && self.parts <= caps.min_subgroup;
                 problem.value_dim <= 4 * lanes && (!self.subgroups || whole)
             }
             Form::Tiled => {
-                let whole = self.lanes % caps.max_subgroup.max(1) == 0 && self.keys / 4 <= caps.min_subgroup;
+                let whole = self.lanes.is_multiple_of(caps.max_subgroup.max(1)) && self.keys / 4 <= caps.min_subgroup;
                 problem.value_dim <= 8 * self.keys as usize && (!self.subgroups || whole)
             }
             Form::Cooperative => false,
