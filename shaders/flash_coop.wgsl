@@ -29,8 +29,7 @@ const LIFT = 256.0; // keeps weights far below the largest one from the end of f
 const PAD = 8u;     // elements between rows, so that rows start in different banks
 
 @group(0) @binding(1) var<storage, read> query: array<vec4<elem>>;
-@group(0) @binding(2) var<storage, read> key: array<vec4<k_elem>>;
-@group(0) @binding(3) var<storage, read> value: array<vec4<v_elem>>;
+// 2 and 3 are key and value: common/key_*.wgsl, value_*.wgsl
 @group(0) @binding(4) var<storage, read> vectors: array<u32>;
 @group(0) @binding(5) var<storage, read> mask: array<u32>;
 @group(0) @binding(6) var<storage, read> block_mask: array<u32>;
@@ -99,7 +98,7 @@ fn stage_keys(lane: u32, here: Step) {
         var x = vec4<f16>();
         if (here.j + n >= here.first && here.j + n < here.last) {
             let at = place(here.b, here.j + n);
-            x = vec4<f16>(key[element(params.key, at.x, here.head, at.y, quad)]);
+            x = vec4<f16>(key_at(element(params.key, at.x, here.head, at.y, quad)));
         }
         put(n, quad, x);
     }
@@ -116,7 +115,7 @@ fn stage_values(lane: u32, here: Step, open: bool) {
         var x = vec4<f16>();
         if (here.j + n >= here.first && here.j + n < here.last) {
             let at = place(here.b, here.j + n);
-            x = vec4<f16>(value[element(params.value, at.x, here.head, at.y, quad)]);
+            x = vec4<f16>(value_at(element(params.value, at.x, here.head, at.y, quad)));
             let bad = not_finite(vec4<f32>(x));
             if (!open && any(bad)) {
                 atomicOr(&flags, POISON);
@@ -184,7 +183,7 @@ fn renew(lane: u32, here: Step, c: u32, poisoned: bool) {
             for (var j = here.first; j < here.last; j += 1u) {
                 let p = f32(weights[at.x * WEIGHT_STEP + j - here.j]);
                 let spot = place(here.b, j);
-                let v = f32(value[element(params.value, spot.x, here.head, spot.y, at.y / 4u)][at.y % 4u]);
+                let v = value_at(element(params.value, spot.x, here.head, spot.y, at.y / 4u))[at.y % 4u];
                 if (p != 0.0 && not_finite(vec4<f32>(v)).x) {
                     y += p * v;
                 }

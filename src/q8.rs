@@ -55,7 +55,7 @@ fn scale(block: &[f32]) -> f32 {
 
 /// q of an element.
 fn step(x: f32, scale: f32) -> i8 {
-    if scale.is_nan() || scale <= 0.0 {
+    if scale == 0.0 || scale.is_nan() {
         return 0;
     }
     let size = x.abs();

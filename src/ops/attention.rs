@@ -11,7 +11,7 @@ use crate::kernels::rotary::Place;
 use crate::kernels::score::Scored;
 use crate::kernels::visibility::Visibility;
 use crate::kernels::{copy, entropy, location, monotonic, project, rotary, score, softmax, weighted_sum};
-use crate::plan::{AttentionPlan, Caps, Form, FusedPlan};
+use crate::plan::{AttentionPlan, Caps};
 use crate::problem::{AttentionProblem, Role, Storage};
 use crate::recording::{Recording, View};
 use crate::tensor::{Array, DType};
@@ -164,7 +164,7 @@ pub fn record(
 ) -> Result<()> {
     let fused = plan.fused.as_ref().ok().filter(|_| plan.path != Path::Staged);
     let tile = fused.map(|fused| fused.tile.of_mask());
-    let inputs = &widened(recording, caps, options, fused, inputs)?;
+    let inputs = &widened(recording, caps, options, fused.is_some(), inputs)?;
     let visibility = Visibility::record(recording, caps, options, problem, inputs, tile)?;
     let (query, key) = turned(recording, caps, options, problem, inputs, &visibility, outputs.present_key.as_ref())?;
     let value = match (&inputs.past_value, &outputs.present_value) {
@@ -254,10 +254,9 @@ fn widened(
     recording: &mut Recording,
     caps: &Caps,
     options: &Attention,
-    plan: Option<&FusedPlan>,
+    fused: bool,
     inputs: &AttentionInputs<View>,
 ) -> Result<AttentionInputs<View>> {
-    let fused = plan.is_some_and(|plan| plan.tile.form != Form::Cooperative);
     let mut wide = |name: &str, view: &View, reads_blocks: bool| -> Result<View> {
         if view.dtype != DType::Q8 || reads_blocks {
             return Ok(view.clone());

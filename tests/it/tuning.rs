@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use regard::attention::{Attention, AttentionInputs, Path, Score};
-use regard::gpu::{Gpu, Kept, Open};
+use regard::cases::AttentionCase;
+use regard::gpu::{Gpu, Kept, Open, Run};
 use regard::plan::{AttentionPlan, Bucket, Caps, FusedPlan, Tuning};
-use regard::problem::AttentionProblem;
+use regard::problem::{AttentionProblem, Storage};
 use regard::tensor::{Array, DType};
-use regard::{Result, validate};
+use regard::{Error, Result, cases, validate};
 
-use crate::gpu::{all, attention, gpu, minimal_gpu};
+use crate::gpu::{all, attention, cards, gpu, minimal_gpu};
 
 fn problem(options: &Attention, keys: usize) -> AttentionProblem {
     let (query, key) = ([2, 8, 1, 64], [2, 2, keys, 64]);
@@ -50,37 +51,48 @@ fn a_measured_plan_takes_the_place_of_the_tables() {
     assert_eq!(plan(&options, 1000, DType::F32, &tuned), table);
 }
 
-/// Every candidate for every case of the table that can be run fused gives the oracle's answer.
+/// The candidates in turn, on this device and as on a card, give the oracle's answers, and read keys and values of 8 bits
+/// in place.
 #[test]
-fn every_candidate_is_right() {
-    let fused = |case: &regard::cases::AttentionCase| -> Option<Vec<FusedPlan>> {
+fn candidates_are_right_over_caches_of_every_storage() {
+    let plans = |gpu: &Gpu, case: &AttentionCase| {
         let problem = AttentionProblem::new(&case.options, &case.inputs.map(Array::shape)).unwrap();
-        AttentionPlan::candidates(&case.options, &problem, DType::F32, gpu().caps()).ok()
+        AttentionPlan::candidates(&case.options, &problem, DType::F32, gpu.caps()).unwrap_or_default()
     };
-    let cases = regard::cases::attention().into_iter().filter_map(|case| fused(&case).map(|plans| (case, plans)));
-    let cases = cases.flat_map(|(case, plans)| {
-        let case = Arc::new(case);
-        plans.into_iter().map(move |plan| (case.clone(), plan)).skip(1)
-    });
-    all(
-        "candidates",
-        cases.step_by(3),
-        |(case, plan)| format!("{} {plan:?}", case.name),
-        |(case, plan)| {
-            let problem = AttentionProblem::new(&case.options, &case.inputs.map(Array::shape))?;
-            let planned = AttentionPlan::new(&case.options, &problem, DType::F32, gpu().caps())?.with_fused(*plan);
-            let mut run = regard::gpu::Run::new(gpu());
-            let inputs = case.inputs.upload(gpu(), DType::F32)?;
-            let outputs = case.options.record_planned(&mut run, &inputs, &planned)?;
-            run.submit()?;
-            let ratios = validate::judge_attention(case, &outputs.download(gpu())?, DType::F32)?;
-            let worst = ratios.into_iter().map(|(_, ratio)| ratio).fold(0.0, f64::max);
-            match worst <= 1.0 {
-                true => Ok(worst),
-                false => Err(regard::Error::Tolerance { what: case.name.clone(), error: worst, tolerance: 1.0 }),
+    let table: Vec<AttentionCase> =
+        cases::attention().into_iter().filter(|c| cases::in_blocks(&[&c.inputs.key, &c.inputs.value])).collect();
+    let mut work = Vec::new();
+    for (gpu, case) in [gpu(), cards()[0]].into_iter().flat_map(|gpu| table.iter().map(move |case| (gpu, case))) {
+        let plans = plans(gpu, case);
+        for (k, cache) in [DType::F32, DType::Q8].into_iter().enumerate() {
+            if !plans.is_empty() {
+                work.push((gpu, case, plans[(work.len() + k) % plans.len()], Storage { element: DType::F32, cache }));
             }
-        },
-    );
+        }
+    }
+    let mut tiles: Vec<_> = work.iter().map(|(_, _, plan, _)| (plan.tile.form, plan.tile.lanes)).collect();
+    tiles.sort();
+    tiles.dedup();
+    println!("{tiles:?}");
+    assert!(tiles.len() > 6 && work.len() > 100, "{} runs of {tiles:?}", work.len());
+    let name = |(_, case, plan, storage): &(&Gpu, &AttentionCase, FusedPlan, Storage)| {
+        format!("{} {storage} {plan:?}", case.name)
+    };
+    all("candidates", work, name, |&(gpu, case, plan, storage)| {
+        let problem = AttentionProblem::new(&case.options, &case.inputs.map(Array::shape))?;
+        let planned = AttentionPlan::new(&case.options, &problem, storage, gpu.caps())?.with_fused(plan);
+        let mut run = Run::new(gpu);
+        let outputs = case.options.record_planned(&mut run, &case.inputs.upload(gpu, storage)?, &planned)?;
+        let in_place = run.recording().dispatches().any(|d| d.variant.aliases.contains(&("v_elem", DType::Q8)));
+        assert_eq!(in_place, storage.cache == DType::Q8 && case.inputs.past_value.is_none(), "{}", case.name);
+        run.submit()?;
+        let ratios = validate::judge_attention(case, &outputs.download(gpu)?, storage)?;
+        let worst = ratios.into_iter().map(|(_, ratio)| ratio).fold(0.0, f64::max);
+        match worst <= 1.0 {
+            true => Ok(worst),
+            false => Err(Error::Tolerance { what: case.name.clone(), error: worst, tolerance: 1.0 }),
+        }
+    });
 }
 
 /// The same adapter, with what was kept.

@@ -335,6 +335,10 @@ fn explain_tells_plan_and_times_and_json_has_all_of_it() {
     let folder = Folder::new();
     folder.tensors("in.safetensors", &file(&inputs()));
     let ran = folder.run("attend in.safetensors --explain --check --device gpu").ok();
+    for wanted in ["fused", "lanes", "from the table"] {
+        assert!(ran.stderr.contains(wanted), "no {wanted} in\n{}", ran.stderr);
+    }
+    let ran = folder.run("attend in.safetensors --explain --check --device gpu --path staged").ok();
     for wanted in ["staged", "floor", "score elem=f32", "softmax", "weighted_sum", "workgroups", "time"] {
         assert!(ran.stderr.contains(wanted), "no {wanted} in\n{}", ran.stderr);
     }
