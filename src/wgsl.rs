@@ -305,7 +305,7 @@ impl Variant {
             Kernel::Copy => vec![READ_PLAIN],
             Kernel::Append if is_q8("out_elem") => vec![Q8, WRITE_Q8],
             Kernel::Append => vec![WRITE_PLAIN],
-            Kernel::Flash | Kernel::FlashRows | Kernel::FlashSplit => vec![
+            Kernel::Flash | Kernel::FlashCoop | Kernel::FlashRows | Kernel::FlashSplit => vec![
                 if is_q8("k_elem") || is_q8("v_elem") { Q8 } else { "" },
                 if is_q8("k_elem") { KEY_Q8 } else { KEY_PLAIN },
                 if is_q8("v_elem") { VALUE_Q8 } else { VALUE_PLAIN },

@@ -11,7 +11,7 @@ use crate::kernels::rotary::Place;
 use crate::kernels::score::Scored;
 use crate::kernels::visibility::Visibility;
 use crate::kernels::{copy, entropy, location, monotonic, project, rotary, score, softmax, weighted_sum};
-use crate::plan::{AttentionPlan, Caps, Form, FusedPlan};
+use crate::plan::{AttentionPlan, Caps, FusedPlan};
 use crate::problem::{AttentionProblem, Role, Storage};
 use crate::recording::{Recording, View};
 use crate::tensor::{Array, DType};
@@ -257,7 +257,7 @@ fn widened(
     plan: Option<&FusedPlan>,
     inputs: &AttentionInputs<View>,
 ) -> Result<AttentionInputs<View>> {
-    let fused = plan.is_some_and(|plan| plan.tile.form != Form::Cooperative);
+    let fused = plan.is_some();
     let mut wide = |name: &str, view: &View, reads_blocks: bool| -> Result<View> {
         if view.dtype != DType::Q8 || reads_blocks {
             return Ok(view.clone());
