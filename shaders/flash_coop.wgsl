@@ -11,9 +11,8 @@
 // score only when that is LAG ahead (as FlashAttention 4 does), until then c = 1 and p ≤ e^LAG. Numerator and
 // denominator of the output add up the same rounded weights; the log-sum-exp adds up the exact ones.
 //
-// A hidden value may be NaN or infinite, and 0 · NaN is NaN. Where some pair of a tile is hidden such values count as 0 in
-// the product, and are added on the way through workgroup memory to the rows that see them with a weight that is not 0 in
-// f16.
+// A hidden value may be NaN or infinite, and 0 · NaN is NaN. Such values count as 0 in the product, and are added on
+// the way through workgroup memory to the rows that see them with a weight that is not 0 in f16.
 override LANES: u32 = 32u;  // STRIPS · GROUPS times the longest subgroup: where they are shorter, some own nothing
 override STRIPS: u32 = 2u;
 override GROUPS: u32 = 1u;
@@ -29,7 +28,6 @@ const LIFT = 256.0; // keeps weights far below the largest one from the end of f
 const PAD = 8u;     // elements between rows, so that rows start in different banks
 
 @group(0) @binding(1) var<storage, read> query: array<vec4<elem>>;
-// 2 and 3 are key and value: common/key_*.wgsl, value_*.wgsl
 @group(0) @binding(4) var<storage, read> vectors: array<u32>;
 @group(0) @binding(5) var<storage, read> mask: array<u32>;
 @group(0) @binding(6) var<storage, read> block_mask: array<u32>;
@@ -104,11 +102,12 @@ fn stage_keys(lane: u32, here: Step) {
     }
 }
 
-fn not_finite(x: vec4<f32>) -> vec4<bool> {
-    return (bitcast<vec4<u32>>(x) & vec4<u32>(0x7f800000u)) == vec4<u32>(0x7f800000u);
+// Numbers too large for f16 are none of its either.
+fn not_finite(x: vec4<f16>) -> vec4<bool> {
+    return (bitcast<vec4<u32>>(vec4<f32>(x)) & vec4<u32>(0x7f800000u)) == vec4<u32>(0x7f800000u);
 }
 
-fn stage_values(lane: u32, here: Step, open: bool) {
+fn stage_values(lane: u32, here: Step) {
     for (var e = lane; e < KEYS * params.width; e += LANES) {
         let n = e / params.width;
         let quad = e % params.width;
@@ -116,8 +115,8 @@ fn stage_values(lane: u32, here: Step, open: bool) {
         if (here.j + n >= here.first && here.j + n < here.last) {
             let at = place(here.b, here.j + n);
             x = vec4<f16>(value_at(element(params.value, at.x, here.head, at.y, quad)));
-            let bad = not_finite(vec4<f32>(x));
-            if (!open && any(bad)) {
+            let bad = not_finite(x);
+            if (any(bad)) {
                 atomicOr(&flags, POISON);
                 x = select(x, vec4<f16>(), bad);
             }
@@ -184,7 +183,7 @@ fn renew(lane: u32, here: Step, c: u32, poisoned: bool) {
                 let p = f32(weights[at.x * WEIGHT_STEP + j - here.j]);
                 let spot = place(here.b, j);
                 let v = value_at(element(params.value, spot.x, here.head, spot.y, at.y / 4u))[at.y % 4u];
-                if (p != 0.0 && not_finite(vec4<f32>(v)).x) {
+                if (p != 0.0 && not_finite(vec4<f16>(f16(v))).x) {
                     y += p * v;
                 }
             }
@@ -301,7 +300,7 @@ fn main(here: Invocation, at: Lane) {
         }
         workgroupBarrier();
 
-        stage_values(lane, step, open);
+        stage_values(lane, step);
         var most = HIDDEN;
         for (var n = part; n < KEYS; n += PARTS) {
             let s_at = r * SCORE_STEP + n;

@@ -6,7 +6,7 @@ use regard::cases::{self, AttentionCase};
 use regard::gpu::{Open, Run};
 use regard::ops::attention::record;
 use regard::plan::{AttentionPlan, Caps, Form, Rungs};
-use regard::problem::AttentionProblem;
+use regard::problem::{AttentionProblem, Storage};
 use regard::tensor::{Array, DType};
 use regard::validate::judge_attention;
 use regard::{Error, Gpu, Result};
@@ -35,10 +35,10 @@ fn fused(caps: &Caps) -> Vec<(AttentionCase, AttentionPlan)> {
     cases::attention().into_iter().map(without_scores).filter_map(planned).collect()
 }
 
-/// In f16, as planned.
-fn run(gpu: &Gpu, case: &AttentionCase, plan: &AttentionPlan) -> Result<Outputs> {
+/// As planned.
+fn run(gpu: &Gpu, case: &AttentionCase, plan: &AttentionPlan, storage: Storage) -> Result<Outputs> {
     let problem = AttentionProblem::new(&case.options, &case.inputs.map(Array::shape))?;
-    let inputs = case.inputs.upload(gpu, DType::F16)?;
+    let inputs = case.inputs.upload(gpu, storage)?;
     let mut run = Run::new(gpu);
     let views = inputs.try_map(|name, tensor| Ok::<_, Error>(run.bind(name, tensor)))?;
     let made = problem
@@ -50,8 +50,8 @@ fn run(gpu: &Gpu, case: &AttentionCase, plan: &AttentionPlan) -> Result<Outputs>
     made.try_map(|_, (_, tensor)| tensor.download(gpu))
 }
 
-fn judged(case: &AttentionCase, got: &Outputs) -> Result<f64> {
-    let ratios = judge_attention(case, got, DType::F16)?;
+fn judged(case: &AttentionCase, got: &Outputs, storage: Storage) -> Result<f64> {
+    let ratios = judge_attention(case, got, storage)?;
     ratios.into_iter().try_fold(0.0f64, |worst, (name, ratio)| match ratio {
         ratio if ratio > 1.0 => Err(Error::Gpu(format!("{name}: {ratio:.2} times the tolerance"))),
         ratio => Ok(worst.max(ratio)),
@@ -62,13 +62,19 @@ fn bits(outputs: &Outputs) -> Vec<Vec<u32>> {
     outputs.named().map(|(_, array)| array.data().iter().map(|x| x.to_bits()).collect()).collect()
 }
 
-/// Twice, with the same bits.
+/// Twice, with the same bits; keys and values in blocks of 8 bits too where their rows are made of whole ones.
 fn checked(gpu: &Gpu, case: &AttentionCase, plan: &AttentionPlan) -> Result<f64> {
-    let first = run(gpu, case, plan)?;
-    match bits(&first) == bits(&run(gpu, case, plan)?) {
-        true => judged(case, &first),
-        false => Err(Error::Gpu(format!("other bits the second time, {:?}", form(plan)))),
+    let blocks = cases::in_blocks(&[&case.inputs.key, &case.inputs.value]).then_some(DType::Q8);
+    let mut worst = 0.0f64;
+    for cache in [Some(DType::F16), blocks].into_iter().flatten() {
+        let storage = Storage { element: DType::F16, cache };
+        let first = run(gpu, case, plan, storage)?;
+        if bits(&first) != bits(&run(gpu, case, plan, storage)?) {
+            return Err(Error::Gpu(format!("other bits the second time, {:?}", form(plan))));
+        }
+        worst = worst.max(judged(case, &first, storage)?);
     }
+    Ok(worst)
 }
 
 /// Says whether there are matrices: without them the tests here are about the rung below.
@@ -99,9 +105,9 @@ fn the_whole_table_in_f16() {
         cases.into_iter().step_by(12),
         |(case, _)| case.name.clone(),
         |(case, plan)| {
-            let got = run(gpu, case, plan)?;
-            match bits(&got) == bits(&run(plain, case, plan)?) {
-                true => judged(case, &got),
+            let got = run(gpu, case, plan, DType::F16.into())?;
+            match bits(&got) == bits(&run(plain, case, plan, DType::F16.into())?) {
+                true => judged(case, &got, DType::F16.into()),
                 false => Err(Error::Gpu("other bits than without asking for matrices".into())),
             }
         },

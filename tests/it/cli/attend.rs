@@ -385,3 +385,23 @@ fn an_8_bit_cache_is_judged_by_what_it_holds() {
         assert_eq!(ran.refusal().0, "`key` axis 3: expected a multiple of 32 as q8, found 8");
     }
 }
+
+#[test]
+fn features_are_left_alone_or_taken_as_asked() {
+    let folder = Folder::new();
+    folder.tensors("in.safetensors", &file(&inputs()));
+    let run = |options: &str| folder.run(&format!("attend in.safetensors --check --device gpu {options}"));
+    for options in
+        ["--cooperative", "--without subgroups", "--without f16,subgroups", "--cooperative --without cooperative"]
+    {
+        run(options).ok();
+    }
+    // Half precision is there unless it is switched off; matrices of it may be asked for anywhere.
+    if run("--dtype f16").status == 0 {
+        run("--dtype f16 --cooperative").ok();
+        run("--dtype f16 --without subgroups").ok();
+        let ran = run("--dtype f16 --without f16");
+        assert!(ran.status == 1 && ran.stderr.contains("f16"), "{} {}", ran.status, ran.stderr);
+    }
+    assert_eq!(run("--without nothing").status, 2);
+}

@@ -229,6 +229,10 @@ fn info_lists_adapters_and_what_they_enable() {
         assert!(adapter["paths"].as_array().unwrap().iter().any(|path| path == "staged attention f32"));
         assert!(adapter["limits"]["binding_bytes"].as_u64().unwrap() >= 128 << 20);
         assert!(adapter["features"]["f16"].is_boolean());
+        // Matrices of one side can be used; what is listed is shown whether it can be or not.
+        let (side, listed) = (&adapter["features"]["cooperative"], &adapter["features"]["cooperative_listed"]);
+        let shape = |n: &Value| format!("{n}×{n}×{n} f16→f32");
+        assert!(side.is_null() || listed.as_array().unwrap().iter().any(|s| *s == shape(side)), "{side} {listed}");
     }
     let name = adapters[0]["name"].as_str().unwrap();
     let text = run(["info"]).ok();
