@@ -88,7 +88,8 @@ impl Case {
 /// Error ÷ tolerance of each output of a case, by name.
 type Ratios = Result<Vec<(&'static str, f64)>>;
 
-/// Runs the table, attention on every path that can compute a case; `quick` takes every fifth case. `progress` is told how many of how many are done.
+/// Runs the table, attention on every path that can compute a case; `quick` takes every fifth case. `progress` is told
+/// how many of how many are done.
 ///
 /// # Errors
 /// None of the cases' own: they are in the rows. [`crate::Error::DeviceLost`] ends the run.
