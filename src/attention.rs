@@ -9,7 +9,8 @@
 //! w(i, :) = normalize over the visible j of s / τ       softmax unless told otherwise
 //! y_i = Σ_j w(i, j) · v_j                               over the j of weight above 0
 //! ```
-//! A value of weight 0 contributes nothing, NaN and infinity too.
+//! A hidden value contributes nothing, NaN and infinity too; nor does a visible one whose weight is 0, except that on the
+//! fused paths a weight that vanishes in f32 is not told from a small one: 0 · ∞ is NaN there.
 //!
 //! A row that sees no key has weights 0, output 0, entropy 0 and log-sum-exp −∞ (that of its sink, if it has one):
 //! decided by the mask, never by the scores.

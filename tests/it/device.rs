@@ -1,7 +1,7 @@
 //! The device layer: one build per pipeline, one submission per sequence, steady memory, errors instead of panics,
 //! an embedder's own device, buffers and encoder.
 
-use regard::attention::{Attention, AttentionInputs, Score, ScoreMod};
+use regard::attention::{Attention, AttentionInputs, Path, Score, ScoreMod};
 use regard::gpu::{Gpu, Open, Run};
 use regard::ops::rnn::GpuRnn;
 use regard::rnn::{Cell, Rnn, RnnInputs, RnnPath, RnnWeights};
@@ -40,13 +40,14 @@ fn device_with(limits: impl Fn(&mut wgpu::Limits)) -> (wgpu::Device, wgpu::Queue
 fn threads_share_one_build_of_each_pipeline() {
     let gpu = Gpu::open(&Open { adapter: Some(gpu().adapter().name.clone()), ..Open::default() }).unwrap();
     let inputs = qkv(5, 9);
-    let want = reference::attention(&Attention::default(), &inputs).unwrap().output;
+    let staged = Attention { path: Path::Staged, ..Attention::default() };
+    let want = reference::attention(&staged, &inputs).unwrap().output;
     std::thread::scope(|scope| {
         for _ in 0..8 {
             scope.spawn(|| {
                 for _ in 0..5 {
                     let uploaded = inputs.upload(&gpu, DType::F32).unwrap();
-                    let got = Attention::default().run(&gpu, &uploaded).unwrap();
+                    let got = staged.run(&gpu, &uploaded).unwrap();
                     close(&got.output.download(&gpu).unwrap(), &want);
                 }
             });
@@ -284,7 +285,7 @@ fn scores_larger_than_a_binding_are_computed_in_ranges() {
     let (device, queue) = device_with(|limits| limits.max_storage_buffer_binding_size = 64 << 10);
     let small = Gpu::from_wgpu(device, queue).unwrap();
     let inputs = qkv(70, 90);
-    let options = Attention { causal: Some(Default::default()), lse: true, ..Attention::default() };
+    let options = Attention { causal: Some(Default::default()), lse: true, path: Path::Staged, ..Attention::default() };
     let uploaded = inputs.upload(&small, DType::F32).unwrap();
     let mut run = Run::new(&small);
     let got = options.record(&mut run, &uploaded).unwrap();

@@ -58,6 +58,32 @@ fn attentions(caps: &Caps, options: &Attention, inputs: &AttentionInputs<Vec<usi
     [Path::Staged, Path::Fused, Path::Split].into_iter().filter_map(on).collect()
 }
 
+/// No memory for scores: beside the partial results of ranges nothing but copies of operands may be needed.
+#[test]
+fn scratch_of_fused_attention_grows_with_the_rows() {
+    for software in [false, true] {
+        let caps = Caps { software, max_binding_bytes: 1 << 30, max_buffer_bytes: 1 << 30, ..Caps::default() };
+        let scratch = |n: usize, path: Path, mask: Option<Mask<Vec<usize>>>| {
+            let shape = vec![1, 1, n, 64];
+            let inputs = AttentionInputs { mask, ..AttentionInputs::new(shape.clone(), shape.clone(), shape) };
+            let options = Attention { path, lse: true, ..Attention::default() };
+            attention(&caps, &options, &inputs, DType::F32).scratch_bytes()
+        };
+        for path in [Path::Fused, Path::Split, Path::Auto] {
+            for n in [1 << 12, 1 << 14, 1 << 16] {
+                // Outputs and log-sum-exp in f32 of at most a handful of ranges.
+                let (found, rows) = (scratch(n, path, None), n as u64 * 65 * 4);
+                assert!(found <= 16 * rows, "{path}, {n}: {found} bytes for {rows} of output");
+            }
+            // A mask of all pairs is N² by itself; the map of its tiles is a small part of that.
+            let n = 4096;
+            let mapped = scratch(n, path, Some(Mask::Bool(vec![n, n]))) - scratch(n, path, None);
+            assert!(mapped <= (n * n * 4) as u64 / 32, "{path}: {mapped} bytes");
+        }
+        assert!(scratch(4096, Path::Staged, None) >= 4096 * 4096 * 4);
+    }
+}
+
 /// What a recurrence is given beside its input.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Given {

@@ -405,3 +405,23 @@ fn features_are_left_alone_or_taken_as_asked() {
     }
     assert_eq!(run("--without nothing").status, 2);
 }
+
+#[test]
+fn every_path_gives_the_answer_or_says_why_it_cannot() {
+    let folder = Folder::new();
+    folder.tensors("in.safetensors", &file(&inputs()));
+    let run = |options: &str| folder.run(&format!("attend in.safetensors --check --device gpu {options}"));
+    for path in ["auto", "staged", "fused", "split"] {
+        run(&format!("--path {path} --causal --lse")).ok();
+    }
+    for path in ["fused", "split"] {
+        for (options, reason) in [("--weights", "the weights"), ("--normalize sparsemax", "only softmax")] {
+            let ran = run(&format!("--path {path} {options}"));
+            assert!(ran.status == 2 && ran.stderr.starts_with("error: option `path`: "), "{}", ran.stderr);
+            assert!(ran.stderr.contains(reason), "{}", ran.stderr);
+        }
+    }
+    // Left to itself the planner takes the staged path, and says so.
+    let ran = run("--explain --weights").ok();
+    assert!(ran.stderr.contains("staged") && ran.stderr.contains("the weights are asked for"), "{}", ran.stderr);
+}

@@ -54,8 +54,6 @@ fn misshapen_tensors_are_named_with_axis_expected_and_found() {
         (good(), "--q-heads 3", "option `q-heads`: 3, but the tensors have 2"),
         (good(), "--softcap -1", "option `softcap`: must be above 0"),
         (good(), "--scale nan", "option `scale`: must be finite"),
-        (good(), "--path fused", "option `path`: this version has no `fused` kernels"),
-        (good(), "--path split", "option `path`: this version has no `split` kernels"),
         (good(), "--lse --normalize hardmax", "option `lse`: belongs to softmax and sample only"),
         (good(), "--seed 3", "option `seed`: belongs to `--normalize sample`: add that, or leave it out"),
         (good(), "--temperature 0", "option `temperature`: must be above 0"),
