@@ -139,7 +139,10 @@ impl Adapter {
                 max_invocations: limits.max_compute_invocations_per_workgroup.min(limits.max_compute_workgroup_size_x),
                 max_workgroups: limits.max_compute_workgroups_per_dimension,
                 max_storage_buffers: limits.max_storage_buffers_per_shader_stage,
-                max_iterations: Caps::default().max_iterations,
+                max_iterations: match kind {
+                    AdapterKind::Software => Caps::default().max_iterations,
+                    _ => 1 << 30,
+                },
                 f16: features.contains(wgpu::Features::SHADER_F16),
                 subgroups: features.contains(wgpu::Features::SUBGROUP),
                 min_subgroup: info.subgroup_min_size,

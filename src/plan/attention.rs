@@ -180,10 +180,15 @@ impl Tile {
             (false, Form::Split) => vec![wanted, 2 * wanted, wanted / 2],
             (false, _) => vec![wanted],
         };
+        // The outputs of all ranges are one tensor of f32.
+        let row_bytes = 4 * p.value_dim.next_multiple_of(4) as u64;
+        let whole = row_bytes.saturating_mul((p.batch * p.query_heads) as u64).saturating_mul(p.queries as u64);
+        let allowed = caps.max_binding_bytes.min(caps.max_buffer_bytes);
         let mut plans: Vec<FusedPlan> = Vec::new();
         for range in ranges.into_iter().map(range) {
             let plan = FusedPlan { tile: self, range };
-            if !plans.contains(&plan) {
+            let ranges = plan.ranges(p.keys) as u64;
+            if !plans.contains(&plan) && (ranges == 1 || whole.saturating_mul(ranges) <= allowed) {
                 plans.push(plan);
             }
         }

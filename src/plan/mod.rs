@@ -31,7 +31,7 @@ pub struct Caps {
     /// Storage buffers that one shader can bind.
     pub max_storage_buffers: u32,
     /// Loop iterations that one invocation may run, all its loops together. Mesa 22.3's software driver ends an
-    /// invocation without a word after 65,535, so nothing here relies on more.
+    /// invocation without a word after 65,535, so nothing relies on more on a device that runs on the CPU.
     pub max_iterations: u64,
     /// f16 in storage buffers.
     pub f16: bool,
