@@ -5,6 +5,7 @@ use crate::attention::{Attention, Normalize, Path, Score};
 use crate::error::{Error, Result};
 use crate::problem::{AttentionProblem, Storage};
 use crate::tensor::DType;
+use crate::wgsl::ParamsSpace;
 
 /// A way to compute attention without scores in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -259,6 +260,9 @@ pub struct AttentionPlan {
     pub bytes: u64,
 }
 
+/// Storage buffers of a fused kernel beside its parameters.
+const FUSED_BUFFERS: usize = 8;
+
 /// The longest head dim of a fused kernel: both it and the value's are kept in registers or workgroup memory.
 pub const LONGEST_HEAD: usize = 256;
 
@@ -349,6 +353,11 @@ impl AttentionPlan {
     ) -> std::result::Result<Vec<FusedPlan>, String> {
         if let Some(reason) = unfused(options, problem) {
             return Err(reason);
+        }
+        if options.path == Path::Auto && caps.params_space(FUSED_BUFFERS) == ParamsSpace::Uniform && caps.software {
+            return Err(
+                "this CPU driver compiles fused kernels anew at each call where storage buffers are short".into()
+            );
         }
         let here = if caps.software { Where::Software } else { Where::Card };
         let additive = matches!(options.score, Score::Additive | Score::Concat);

@@ -62,7 +62,8 @@ fn attentions(caps: &Caps, options: &Attention, inputs: &AttentionInputs<Vec<usi
 #[test]
 fn scratch_of_fused_attention_grows_with_the_rows() {
     for software in [false, true] {
-        let caps = Caps { software, max_binding_bytes: 1 << 30, max_buffer_bytes: 1 << 30, ..Caps::default() };
+        let large = Caps { max_binding_bytes: 1 << 30, max_buffer_bytes: 1 << 30, ..Caps::default() };
+        let caps = Caps { software, max_storage_buffers: 16, ..large };
         let scratch = |n: usize, path: Path, mask: Option<Mask<Vec<usize>>>| {
             let shape = vec![1, 1, n, 64];
             let inputs = AttentionInputs { mask, ..AttentionInputs::new(shape.clone(), shape.clone(), shape) };

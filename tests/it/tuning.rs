@@ -20,7 +20,7 @@ fn problem(options: &Attention, keys: usize) -> AttentionProblem {
 #[test]
 fn a_measured_plan_takes_the_place_of_the_tables() {
     let options = Attention::default();
-    let software = Caps { software: true, workers: 4, ..Caps::default() };
+    let software = Caps { software: true, workers: 4, max_storage_buffers: 16, ..Caps::default() };
     let plan = |options: &Attention, keys: usize, dtype: DType, caps: &Caps| {
         AttentionPlan::new(options, &problem(options, keys), dtype, caps).unwrap()
     };
