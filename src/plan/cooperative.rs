@@ -35,7 +35,7 @@ pub struct CooperativeCut {
 }
 
 impl CooperativeCut {
-    /// The cut that belongs to a tile of [`tiles`].
+    /// The cut that belongs to a tile of `tiles`.
     pub fn new(tile: Tile, problem: &AttentionProblem, caps: &Caps) -> Option<Self> {
         let side = caps.cooperative?;
         let strips = tile.queries / side;
