@@ -1,16 +1,22 @@
 // Attention with an online softmax (Milakov and Gimelshein 2018; Dao et al. 2022, "FlashAttention") for devices whose lanes
-// are those of a processor's vector unit: a workgroup owns 16 query rows, which all its lanes read at the same time.
+// are those of a processor's vector unit: a workgroup of eight lanes owns 16 or 32 query rows, which all lanes read at the
+// same time.
 //
 //   m = −∞, l = 0, y = 0                                  with a sink, in the first range: m = sink, l = 1
-//   for each KEYS keys that one of the rows sees:
-//     scores: a lane compares eight keys with the 16 rows, in registers
+//   for each 64 keys that one of the rows sees:
+//     scores: a lane compares eight keys with the rows, in registers
 //     m' = max(m, max_j s_j);  c = exp(m − m');  p_j = exp(s_j − m');  l = c·l + Σ p;  y = c·y
-//     values: a lane takes eight dimensions of the 16 rows, in registers: y += p_j·v_j
+//     values: a lane takes eight of 64 dimensions of the rows, in registers: y += p_j·v_j; then of the next 64
 //   output = y / l;  lse = m + ln l
 //
-// Rows come in fours, a vec4 or one side of a mat4x4. LANES, at least Dv / 8, comes with the spread_* file.
-override KEYS: u32 = 64u; // 8 · LANES
-override WEIGHTS: u32 = 256u; // 4 · KEYS
+// Rows come in fours, a vec4 or one side of a mat4x4, and fours in bands of 16. Software drivers run both sides of a
+// condition, the one without effect, and a loop's body at least once: what is seldom wanted is a loop with a short body, in
+// which the fours take turns in the first place.
+const KEYS = 64u;
+override BANDS: u32 = 1u; // 1 or 2
+override FOURS: u32 = 4u; // 4 · BANDS
+override WEIGHTS: u32 = 256u; // KEYS · FOURS
+override PARTS: u32 = 1u; // 64 dimensions of a value each: 1, 2 or 4
 
 @group(0) @binding(1) var<storage, read> query: array<vec4<elem>>;
 // 2 and 3 are key and value: common/key_*.wgsl, value_*.wgsl
@@ -20,24 +26,72 @@ override WEIGHTS: u32 = 256u; // 4 · KEYS
 @group(0) @binding(7) var<storage, read_write> output: array<vec4<out_elem>>;
 @group(0) @binding(8) var<storage, read_write> lse: array<f32>;
 
-// Scores, then weights, of a step: key by key, four vec4 of rows each.
+// Scores, then weights, of a step: key by key, a vec4 for each four rows.
 var<workgroup> weights: array<vec4<f32>, WEIGHTS>;
-var<workgroup> rows: array<Row, 16>;
+var<workgroup> rows: array<Row, 32>;
 // Whether a value of a mixed tile is not finite.
 var<workgroup> wild: u32;
 
-fn key_row(b: u32, h: u32, j: u32) -> u32 {
-    let at = place(b, min(j, params.positions.keys - 1u));
-    return element(params.key, at.x, h, at.y, 0u);
+// Scores of a band with eight keys of a lane: a column is a key, each matrix has four of the rows.
+struct Scores {
+    low: Fours,
+    high: Fours,
 }
 
-fn value_row(b: u32, h: u32, j: u32) -> u32 {
-    let at = place(b, min(j, params.positions.keys - 1u));
-    return element(params.value, at.x, h, at.y, 0u);
+// Outputs of a band, eight dimensions of a lane: a column is a row, each matrix has four dimensions of four rows.
+struct Outputs {
+    near: Fours,
+    far: Fours,
+}
+
+// Of both bands; of one band, the second counts for nothing.
+struct Step {
+    a: Scores,
+    b: Scores,
+}
+
+struct Part {
+    a: Outputs,
+    b: Outputs,
+}
+
+// A number a row: column f of a mat4x4 belongs to rows 4·f and on of its band.
+struct Numbers {
+    a: mat4x4<f32>,
+    b: mat4x4<f32>,
+}
+
+fn row_at(view: View, b: u32, h: u32, j: u32, keys: u32) -> u32 {
+    let at = place(b, min(j, keys - 1u));
+    return element(view, at.x, h, at.y, 0u);
 }
 
 fn is_finite4(x: vec4<f32>) -> bool {
     return all((bitcast<vec4<u32>>(x) & vec4<u32>(0x7fffffffu)) < vec4<u32>(0x7f800000u));
+}
+
+// q · k of rows and keys, four dimensions more.
+fn with_quad(s: Scores, q: Fours, low: mat4x4<f32>, high: mat4x4<f32>) -> Scores {
+    let a = transpose(q.a);
+    let b = transpose(q.b);
+    let c = transpose(q.c);
+    let d = transpose(q.d);
+    return Scores(
+        Fours(s.low.a + a * low, s.low.b + b * low, s.low.c + c * low, s.low.d + d * low),
+        Fours(s.high.a + a * high, s.high.b + b * high, s.high.c + c * high, s.high.d + d * high),
+    );
+}
+
+// y + p · v, four keys more.
+fn with_four(y: Outputs, p: Fours, near: mat4x4<f32>, far: mat4x4<f32>) -> Outputs {
+    let a = transpose(p.a);
+    let b = transpose(p.b);
+    let c = transpose(p.c);
+    let d = transpose(p.d);
+    return Outputs(
+        Fours(y.near.a + near * a, y.near.b + near * b, y.near.c + near * c, y.near.d + near * d),
+        Fours(y.far.a + far * a, y.far.b + far * b, y.far.c + far * c, y.far.d + far * d),
+    );
 }
 
 // Four rows of outputs with one more key: NaN and infinity count for nothing where the weight is 0.
@@ -50,43 +104,160 @@ fn with_key(y: mat4x4<f32>, p: vec4<f32>, v: vec4<f32>) -> mat4x4<f32> {
     );
 }
 
+fn with_key16(y: Fours, p: mat4x4<f32>, v: vec4<f32>) -> Fours {
+    return Fours(with_key(y.a, p[0], v), with_key(y.b, p[1], v), with_key(y.c, p[2], v), with_key(y.d, p[3], v));
+}
+
 // Each column times one number.
 fn scaled(y: mat4x4<f32>, c: vec4<f32>) -> mat4x4<f32> {
     return mat4x4<f32>(y[0] * c.x, y[1] * c.y, y[2] * c.z, y[3] * c.w);
 }
 
+fn scaled16(y: Fours, c: mat4x4<f32>) -> Fours {
+    return Fours(scaled(y.a, c[0]), scaled(y.b, c[1]), scaled(y.c, c[2]), scaled(y.d, c[3]));
+}
+
+fn scaled_outputs(y: Outputs, c: mat4x4<f32>) -> Outputs {
+    return Outputs(scaled16(y.near, c), scaled16(y.far, c));
+}
+
 // The scores of one lane's eight keys with four rows, column by column.
-fn store_scores(own: u32, four: u32, low: mat4x4<f32>, high: mat4x4<f32>) {
-    let at = 4u * own + four;
+fn store_scores(at: u32, low: mat4x4<f32>, high: mat4x4<f32>) {
     weights[at] = low[0];
-    weights[at + 4u] = low[1];
-    weights[at + 8u] = low[2];
-    weights[at + 12u] = low[3];
-    weights[at + 16u] = high[0];
-    weights[at + 20u] = high[1];
-    weights[at + 24u] = high[2];
-    weights[at + 28u] = high[3];
+    weights[at + FOURS] = low[1];
+    weights[at + 2u * FOURS] = low[2];
+    weights[at + 3u * FOURS] = low[3];
+    weights[at + 4u * FOURS] = high[0];
+    weights[at + 5u * FOURS] = high[1];
+    weights[at + 6u * FOURS] = high[2];
+    weights[at + 7u * FOURS] = high[3];
 }
 
 fn stored(at: u32) -> mat4x4<f32> {
-    return mat4x4<f32>(weights[at], weights[at + 4u], weights[at + 8u], weights[at + 12u]);
+    return mat4x4<f32>(weights[at], weights[at + FOURS], weights[at + 2u * FOURS], weights[at + 3u * FOURS]);
 }
 
-// Scale and softcap of four rows with four keys.
-fn scored4(s: mat4x4<f32>) -> mat4x4<f32> {
-    let scaled = s * params.scale;
+// Scale and softcap.
+fn scored4(s: mat4x4<f32>, scale: f32) -> mat4x4<f32> {
+    let scaled = s * scale;
     if (SOFTCAP) {
         return mat4x4<f32>(capped4(scaled[0]), capped4(scaled[1]), capped4(scaled[2]), capped4(scaled[3]));
     }
     return scaled;
 }
 
-fn largest(low: mat4x4<f32>, high: mat4x4<f32>) -> vec4<f32> {
+fn scored16(s: Fours, scale: f32) -> Fours {
+    return Fours(scored4(s.a, scale), scored4(s.b, scale), scored4(s.c, scale), scored4(s.d, scale));
+}
+
+fn scored_band(s: Scores, scale: f32) -> Scores {
+    return Scores(scored16(s.low, scale), scored16(s.high, scale));
+}
+
+fn largest4(low: mat4x4<f32>, high: mat4x4<f32>) -> vec4<f32> {
     return max(max(max(low[0], low[1]), max(low[2], low[3])), max(max(high[0], high[1]), max(high[2], high[3])));
+}
+
+fn largest16(lane: Lane, s: Scores, m: mat4x4<f32>) -> mat4x4<f32> {
+    return mat4x4<f32>(
+        max(m[0], reduce_max4(lane, largest4(s.low.a, s.high.a))),
+        max(m[1], reduce_max4(lane, largest4(s.low.b, s.high.b))),
+        max(m[2], reduce_max4(lane, largest4(s.low.c, s.high.c))),
+        max(m[3], reduce_max4(lane, largest4(s.low.d, s.high.d))),
+    );
+}
+
+// The largest score of each row so far.
+fn largest(lane: Lane, s: Step, m: Numbers) -> Numbers {
+    let a = largest16(lane, s.a, m.a);
+    if (BANDS == 1u) {
+        return Numbers(a, m.b);
+    }
+    return Numbers(a, largest16(lane, s.b, m.b));
+}
+
+fn falling(m: mat4x4<f32>, next: mat4x4<f32>) -> mat4x4<f32> {
+    return mat4x4<f32>(
+        exp_falling4(relative(m[0] - next[0])),
+        exp_falling4(relative(m[1] - next[1])),
+        exp_falling4(relative(m[2] - next[2])),
+        exp_falling4(relative(m[3] - next[3])),
+    );
+}
+
+fn products(l: mat4x4<f32>, c: mat4x4<f32>) -> mat4x4<f32> {
+    return mat4x4<f32>(l[0] * c[0], l[1] * c[1], l[2] * c[2], l[3] * c[3]);
 }
 
 fn exponential(s: mat4x4<f32>, m: vec4<f32>) -> mat4x4<f32> {
     return mat4x4<f32>(weight(s[0], m), weight(s[1], m), weight(s[2], m), weight(s[3], m));
+}
+
+fn total(low: mat4x4<f32>, high: mat4x4<f32>) -> vec4<f32> {
+    return low[0] + low[1] + low[2] + low[3] + high[0] + high[1] + high[2] + high[3];
+}
+
+// Columns, or fours, moved up by one; a new one at the end.
+fn turned4(m: mat4x4<f32>, last: vec4<f32>) -> mat4x4<f32> {
+    return mat4x4<f32>(m[1], m[2], m[3], last);
+}
+
+fn turned16(s: Fours, last: mat4x4<f32>) -> Fours {
+    return Fours(s.b, s.c, s.d, last);
+}
+
+fn turned(n: Numbers, last: vec4<f32>) -> Numbers {
+    if (BANDS == 1u) {
+        return Numbers(turned4(n.a, last), n.b);
+    }
+    return Numbers(turned4(n.a, n.b[0]), turned4(n.b, last));
+}
+
+fn turned_step(s: Step, low: mat4x4<f32>, high: mat4x4<f32>) -> Step {
+    if (BANDS == 1u) {
+        return Step(Scores(turned16(s.a.low, low), turned16(s.a.high, high)), s.b);
+    }
+    return Step(
+        Scores(turned16(s.a.low, s.b.low.a), turned16(s.a.high, s.b.high.a)),
+        Scores(turned16(s.b.low, low), turned16(s.b.high, high)),
+    );
+}
+
+fn turned_part(y: Part, near: mat4x4<f32>, far: mat4x4<f32>) -> Part {
+    if (BANDS == 1u) {
+        return Part(Outputs(turned16(y.a.near, near), turned16(y.a.far, far)), y.b);
+    }
+    return Part(
+        Outputs(turned16(y.a.near, y.b.near.a), turned16(y.a.far, y.b.far.a)),
+        Outputs(turned16(y.b.near, near), turned16(y.b.far, far)),
+    );
+}
+
+fn reduced(lane: Lane, l: mat4x4<f32>) -> mat4x4<f32> {
+    return mat4x4<f32>(
+        reduce_sum4(lane, l[0]), reduce_sum4(lane, l[1]), reduce_sum4(lane, l[2]), reduce_sum4(lane, l[3]),
+    );
+}
+
+fn inverse(l: mat4x4<f32>) -> mat4x4<f32> {
+    let zero = vec4<f32>(0.0);
+    return mat4x4<f32>(
+        select(1.0 / l[0], zero, l[0] == zero),
+        select(1.0 / l[1], zero, l[1] == zero),
+        select(1.0 / l[2], zero, l[2] == zero),
+        select(1.0 / l[3], zero, l[3] == zero),
+    );
+}
+
+fn shifted16(m: mat4x4<f32>, last: f32) -> mat4x4<f32> {
+    return mat4x4<f32>(
+        vec4<f32>(m[0].yzw, m[1].x), vec4<f32>(m[1].yzw, m[2].x), vec4<f32>(m[2].yzw, m[3].x), vec4<f32>(m[3].yzw, last),
+    );
+}
+
+// The numbers of all rows moved up by one.
+fn shifted(n: Numbers) -> Numbers {
+    return Numbers(shifted16(n.a, n.b[0].x), shifted16(n.b, 0.0));
 }
 
 fn store_four(row: u32, last_row: u32, at: u32, step: u32, y: mat4x4<f32>) {
@@ -116,10 +287,9 @@ fn main(here: Invocation, at_lane: Lane) {
     let h = stand.h;
     let k_head = h / params.group;
     // Rows past the end repeat the last one and are not stored.
-    let first_i = stand.row * 16u;
-    let last_i = min(first_i + 16u, params.positions.queries);
-    let most_i = vec4<u32>(last_i - 1u);
-    for (var r = lane; r < 16u; r += LANES) {
+    let first_i = stand.row * 16u * BANDS;
+    let last_i = min(first_i + 16u * BANDS, params.positions.queries);
+    for (var r = lane; r < 16u * BANDS; r += LANES) {
         rows[r] = row_of(b, min(first_i + r, last_i - 1u));
     }
     workgroupBarrier();
@@ -127,30 +297,30 @@ fn main(here: Invocation, at_lane: Lane) {
     let q_rows = query_rows(
         at_lane, element(params.query, b, h, 0u, 0u), params.query.strides.z, first_i, last_i,
     );
-    // This lane's quads of dimensions.
-    let d_0 = min(lane, params.width - 1u);
-    let d_1 = min(lane + LANES, params.width - 1u);
+    // Read once: a load costs as much as many multiplications.
+    let key_view = params.key;
+    let value_view = params.value;
+    let keys = params.positions.keys;
+    let depth = params.depth;
+    let width = params.width;
+    let scale = params.scale;
 
-    // Column f of a mat4x4 belongs to rows 4·f and on.
     let none = vec4<f32>(HIDDEN);
-    var m = mat4x4<f32>(none, none, none, none);
-    var l = mat4x4<f32>(); // of this lane's keys
+    var most = mat4x4<f32>(none, none, none, none);
+    var count = mat4x4<f32>();
     if (SINKS && stand.range == 0u) {
         let sink = vec4<f32>(sink_of(h));
-        m = mat4x4<f32>(sink, sink, sink, sink);
+        most = mat4x4<f32>(sink, sink, sink, sink);
         let one = vec4<f32>(select(0.0, 1.0, lane == 0u));
-        l = mat4x4<f32>(one, one, one, one);
+        count = mat4x4<f32>(one, one, one, one);
     }
-    // y_fq: column r is row 4·f + r, of the quad q of dimensions.
-    var y_00 = mat4x4<f32>();
-    var y_01 = mat4x4<f32>();
-    var y_10 = mat4x4<f32>();
-    var y_11 = mat4x4<f32>();
-    var y_20 = mat4x4<f32>();
-    var y_21 = mat4x4<f32>();
-    var y_30 = mat4x4<f32>();
-    var y_31 = mat4x4<f32>();
-    let depth = params.depth;
+    var m = Numbers(most, most);
+    var l = Numbers(count, count); // of this lane's keys
+    // The first is the part at hand.
+    var y_0 = Part();
+    var y_1 = Part();
+    var y_2 = Part();
+    var y_3 = Part();
     let lowest = max(min(reach.any.first, reach.any.start), stand.first_key);
     let highest = min(max(reach.any.last, reach.any.sinks_last), stand.last_key);
     for (var j = lowest / KEYS * KEYS; j < highest; j += KEYS) {
@@ -161,243 +331,180 @@ fn main(here: Invocation, at_lane: Lane) {
         }
         let open = state == TILE_OPEN && j >= stand.first_key && j + KEYS <= stand.last_key;
 
-        // s_fl, s_fh: of rows 4·f and on; column k is key k, or key 4 + k, of this lane.
         let own = lane * 8u;
-        let k_0 = key_row(b, k_head, j + own);
-        let k_1 = key_row(b, k_head, j + own + 1u);
-        let k_2 = key_row(b, k_head, j + own + 2u);
-        let k_3 = key_row(b, k_head, j + own + 3u);
-        let k_4 = key_row(b, k_head, j + own + 4u);
-        let k_5 = key_row(b, k_head, j + own + 5u);
-        let k_6 = key_row(b, k_head, j + own + 6u);
-        let k_7 = key_row(b, k_head, j + own + 7u);
-        var s_0l = mat4x4<f32>();
-        var s_0h = mat4x4<f32>();
-        var s_1l = mat4x4<f32>();
-        var s_1h = mat4x4<f32>();
-        var s_2l = mat4x4<f32>();
-        var s_2h = mat4x4<f32>();
-        var s_3l = mat4x4<f32>();
-        var s_3h = mat4x4<f32>();
+        let k_0 = row_at(key_view, b, k_head, j + own, keys);
+        let k_1 = row_at(key_view, b, k_head, j + own + 1u, keys);
+        let k_2 = row_at(key_view, b, k_head, j + own + 2u, keys);
+        let k_3 = row_at(key_view, b, k_head, j + own + 3u, keys);
+        let k_4 = row_at(key_view, b, k_head, j + own + 4u, keys);
+        let k_5 = row_at(key_view, b, k_head, j + own + 5u, keys);
+        let k_6 = row_at(key_view, b, k_head, j + own + 6u, keys);
+        let k_7 = row_at(key_view, b, k_head, j + own + 7u, keys);
+        var s = Step();
         for (var quad = 0u; quad < depth; quad += 1u) {
-            let low = mat4x4<f32>(
-                key_at(k_0 + quad),
-                key_at(k_1 + quad),
-                key_at(k_2 + quad),
-                key_at(k_3 + quad),
-            );
-            let high = mat4x4<f32>(
-                key_at(k_4 + quad),
-                key_at(k_5 + quad),
-                key_at(k_6 + quad),
-                key_at(k_7 + quad),
-            );
-            let q = query_fours(at_lane, q_rows, quad);
-            let q_0 = transpose(q.a);
-            s_0l += q_0 * low;
-            s_0h += q_0 * high;
-            let q_1 = transpose(q.b);
-            s_1l += q_1 * low;
-            s_1h += q_1 * high;
-            let q_2 = transpose(q.c);
-            s_2l += q_2 * low;
-            s_2h += q_2 * high;
-            let q_3 = transpose(q.d);
-            s_3l += q_3 * low;
-            s_3h += q_3 * high;
-        }
-        if (open && !SCORE_MOD) {
-            s_0l = scored4(s_0l);
-            s_0h = scored4(s_0h);
-            s_1l = scored4(s_1l);
-            s_1h = scored4(s_1h);
-            s_2l = scored4(s_2l);
-            s_2h = scored4(s_2h);
-            s_3l = scored4(s_3l);
-            s_3h = scored4(s_3h);
-        } else {
-            // Pair by pair, in workgroup memory.
-            store_scores(own, 0u, s_0l, s_0h);
-            store_scores(own, 1u, s_1l, s_1h);
-            store_scores(own, 2u, s_2l, s_2h);
-            store_scores(own, 3u, s_3l, s_3h);
-            for (var n = 4u * own; n < 4u * own + 32u; n += 1u) {
-                let four = 4u * (n % 4u);
-                let i = min(vec4<u32>(first_i + four) + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(last_i - 1u));
-                let at = j + n / 4u;
-                let sum = weights[n];
-                var s = vec4<f32>(
-                    scored(b, h, i.x, at, sum.x),
-                    scored(b, h, i.y, at, sum.y),
-                    scored(b, h, i.z, at, sum.z),
-                    scored(b, h, i.w, at, sum.w),
-                );
-                if (!open) {
-                    s = vec4<f32>(
-                        shown(rows[four], b, h, i.x, at, s.x),
-                        shown(rows[four + 1u], b, h, i.y, at, s.y),
-                        shown(rows[four + 2u], b, h, i.z, at, s.z),
-                        shown(rows[four + 3u], b, h, i.w, at, s.w),
-                    );
-                    s = select(s, none, at < stand.first_key || at >= stand.last_key);
-                }
-                weights[n] = s;
+            let low = mat4x4<f32>(key_at(k_0 + quad), key_at(k_1 + quad), key_at(k_2 + quad), key_at(k_3 + quad));
+            let high = mat4x4<f32>(key_at(k_4 + quad), key_at(k_5 + quad), key_at(k_6 + quad), key_at(k_7 + quad));
+            s.a = with_quad(s.a, query_fours(q_rows.a, quad), low, high);
+            if (BANDS > 1u) {
+                s.b = with_quad(s.b, query_fours(q_rows.b, quad), low, high);
             }
-            s_0l = stored(4u * own);
-            s_0h = stored(4u * own + 16u);
-            s_1l = stored(4u * own + 1u);
-            s_1h = stored(4u * own + 17u);
-            s_2l = stored(4u * own + 2u);
-            s_2h = stored(4u * own + 18u);
-            s_3l = stored(4u * own + 3u);
-            s_3h = stored(4u * own + 19u);
         }
-        let next = mat4x4<f32>(
-            max(m[0], reduce_max4(at_lane, largest(s_0l, s_0h))),
-            max(m[1], reduce_max4(at_lane, largest(s_1l, s_1h))),
-            max(m[2], reduce_max4(at_lane, largest(s_2l, s_2h))),
-            max(m[3], reduce_max4(at_lane, largest(s_3l, s_3h))),
-        );
-        let c_0 = exp_falling4(relative(m[0] - next[0]));
-        let c_1 = exp_falling4(relative(m[1] - next[1]));
-        let c_2 = exp_falling4(relative(m[2] - next[2]));
-        let c_3 = exp_falling4(relative(m[3] - next[3]));
+        if (!SCORE_MOD) {
+            s = Step(scored_band(s.a, scale), scored_band(s.b, scale));
+        }
+        // Pair by pair, in workgroup memory.
+        if (!open || SCORE_MOD) {
+            for (var four = 0u; four < FOURS; four += 1u) {
+                let start = FOURS * own + four;
+                store_scores(start, s.a.low.a, s.a.high.a);
+                for (var k = 0u; k < 8u; k += 1u) {
+                    let n = start + FOURS * k;
+                    let r = 4u * four;
+                    let i = min(vec4<u32>(first_i + r) + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(last_i - 1u));
+                    let at = j + own + k;
+                    var score = weights[n];
+                    if (SCORE_MOD) {
+                        score = vec4<f32>(
+                            scored(b, h, i.x, at, score.x),
+                            scored(b, h, i.y, at, score.y),
+                            scored(b, h, i.z, at, score.z),
+                            scored(b, h, i.w, at, score.w),
+                        );
+                    }
+                    if (!open) {
+                        score = vec4<f32>(
+                            shown(rows[r], b, h, i.x, at, score.x),
+                            shown(rows[r + 1u], b, h, i.y, at, score.y),
+                            shown(rows[r + 2u], b, h, i.z, at, score.z),
+                            shown(rows[r + 3u], b, h, i.w, at, score.w),
+                        );
+                        score = select(score, none, at < stand.first_key || at >= stand.last_key);
+                    }
+                    weights[n] = score;
+                }
+                s = turned_step(s, stored(start), stored(start + 4u * FOURS));
+            }
+        }
+        let next = largest(at_lane, s, m);
+        let c = Numbers(falling(m.a, next.a), falling(m.b, next.b));
         m = next;
-        l = mat4x4<f32>(l[0] * c_0, l[1] * c_1, l[2] * c_2, l[3] * c_3);
-        // The fours take turns in the first place: a loop over names.
-        for (var four = 0u; four < 4u; four += 1u) {
-            let top = m[0];
-            let low = exponential(s_0l, top);
-            let high = exponential(s_0h, top);
-            store_scores(own, four, low, high);
-            let sum = l[0] + low[0] + low[1] + low[2] + low[3] + high[0] + high[1] + high[2] + high[3];
-            l = mat4x4<f32>(l[1], l[2], l[3], sum);
-            m = mat4x4<f32>(m[1], m[2], m[3], top);
-            s_0l = s_1l;
-            s_0h = s_1h;
-            s_1l = s_2l;
-            s_1h = s_2h;
-            s_2l = s_3l;
-            s_2h = s_3h;
+        l = Numbers(products(l.a, c.a), products(l.b, c.b));
+        for (var four = 0u; four < FOURS; four += 1u) {
+            let top = m.a[0];
+            let low = exponential(s.a.low.a, top);
+            let high = exponential(s.a.high.a, top);
+            store_scores(FOURS * own + four, low, high);
+            l = turned(l, l.a[0] + total(low, high));
+            m = turned(m, top);
+            s = turned_step(s, low, high);
         }
         workgroupBarrier();
 
-        y_00 = scaled(y_00, c_0);
-        y_01 = scaled(y_01, c_0);
-        y_10 = scaled(y_10, c_1);
-        y_11 = scaled(y_11, c_1);
-        y_20 = scaled(y_20, c_2);
-        y_21 = scaled(y_21, c_2);
-        y_30 = scaled(y_30, c_3);
-        y_31 = scaled(y_31, c_3);
-        var finite = true;
-        if (!open) {
-            // Lanes that talk to each other must agree on the way.
-            if (lane == 0u) {
-                wild = 0u;
+        for (var part = 0u; part < PARTS; part += 1u) {
+            // This lane's quads of dimensions.
+            let d_0 = min(16u * part + lane, width - 1u);
+            let d_1 = min(16u * part + lane + 8u, width - 1u);
+            y_0 = Part(scaled_outputs(y_0.a, c.a), scaled_outputs(y_0.b, c.b));
+            var finite = true;
+            if (!open) {
+                // Lanes that talk to each other must agree on the way.
+                if (lane == 0u) {
+                    wild = 0u;
+                }
+                workgroupBarrier();
+                for (var n = 0u; n < KEYS; n += 1u) {
+                    let v = row_at(value_view, b, k_head, j + n, keys);
+                    finite = finite && is_finite4(value_at(v + d_0)) && is_finite4(value_at(v + d_1));
+                }
+                if (!finite) {
+                    wild = 1u;
+                }
+                finite = workgroupUniformLoad(&wild) == 0u;
             }
-            workgroupBarrier();
-            for (var n = 0u; n < KEYS; n += 1u) {
-                let v = value_row(b, k_head, j + n);
-                finite = finite && is_finite4(value_at(v + d_0)) && is_finite4(value_at(v + d_1));
+            if (finite) {
+                for (var n = 0u; n < KEYS; n += 4u) {
+                    let v_0 = row_at(value_view, b, k_head, j + n, keys);
+                    let v_1 = row_at(value_view, b, k_head, j + n + 1u, keys);
+                    let v_2 = row_at(value_view, b, k_head, j + n + 2u, keys);
+                    let v_3 = row_at(value_view, b, k_head, j + n + 3u, keys);
+                    let near = mat4x4<f32>(
+                        value_at(v_0 + d_0), value_at(v_1 + d_0), value_at(v_2 + d_0), value_at(v_3 + d_0),
+                    );
+                    let far = mat4x4<f32>(
+                        value_at(v_0 + d_1), value_at(v_1 + d_1), value_at(v_2 + d_1), value_at(v_3 + d_1),
+                    );
+                    let p = weight_bands(at_lane, n);
+                    y_0.a = with_four(y_0.a, p.a, near, far);
+                    if (BANDS > 1u) {
+                        y_0.b = with_four(y_0.b, p.b, near, far);
+                    }
+                }
             }
             if (!finite) {
-                wild = 1u;
+                // A key with one band, then with the other.
+                for (var n = 0u; n < BANDS * KEYS; n += 1u) {
+                    let v = row_at(value_view, b, k_head, j + n / BANDS, keys);
+                    let p = mat4x4<f32>(
+                        weights[4u * n], weights[4u * n + 1u], weights[4u * n + 2u], weights[4u * n + 3u],
+                    );
+                    let near = with_key16(y_0.a.near, p, value_at(v + d_0));
+                    let far = with_key16(y_0.a.far, p, value_at(v + d_1));
+                    let band = Outputs(near, far);
+                    if (BANDS == 1u) {
+                        y_0.a = band;
+                    } else {
+                        y_0 = Part(y_0.b, band);
+                    }
+                }
             }
-            finite = workgroupUniformLoad(&wild) == 0u;
-        }
-        if (finite) {
-            for (var n = 0u; n < KEYS; n += 4u) {
-                let v_0 = value_row(b, k_head, j + n);
-                let v_1 = value_row(b, k_head, j + n + 1u);
-                let v_2 = value_row(b, k_head, j + n + 2u);
-                let v_3 = value_row(b, k_head, j + n + 3u);
-                let near = mat4x4<f32>(
-                    value_at(v_0 + d_0),
-                    value_at(v_1 + d_0),
-                    value_at(v_2 + d_0),
-                    value_at(v_3 + d_0),
-                );
-                let far = mat4x4<f32>(
-                    value_at(v_0 + d_1),
-                    value_at(v_1 + d_1),
-                    value_at(v_2 + d_1),
-                    value_at(v_3 + d_1),
-                );
-                let p = weight_fours(at_lane, n);
-                let p_0 = transpose(p.a);
-                y_00 += near * p_0;
-                y_01 += far * p_0;
-                let p_1 = transpose(p.b);
-                y_10 += near * p_1;
-                y_11 += far * p_1;
-                let p_2 = transpose(p.c);
-                y_20 += near * p_2;
-                y_21 += far * p_2;
-                let p_3 = transpose(p.d);
-                y_30 += near * p_3;
-                y_31 += far * p_3;
+            // The parts take turns as well.
+            let done = y_0;
+            if (PARTS > 1u) {
+                y_0 = y_1;
+                y_1 = done;
             }
-        } else {
-            for (var n = 0u; n < KEYS; n += 1u) {
-                let v = value_row(b, k_head, j + n);
-                let near = value_at(v + d_0);
-                let far = value_at(v + d_1);
-                let a = weights[n * 4u];
-                y_00 = with_key(y_00, a, near);
-                y_01 = with_key(y_01, a, far);
-                let b = weights[n * 4u + 1u];
-                y_10 = with_key(y_10, b, near);
-                y_11 = with_key(y_11, b, far);
-                let c = weights[n * 4u + 2u];
-                y_20 = with_key(y_20, c, near);
-                y_21 = with_key(y_21, c, far);
-                let d = weights[n * 4u + 3u];
-                y_30 = with_key(y_30, d, near);
-                y_31 = with_key(y_31, d, far);
+            if (PARTS > 2u) {
+                y_1 = y_2;
+                y_2 = y_3;
+                y_3 = done;
             }
         }
         workgroupBarrier();
     }
 
-    l = mat4x4<f32>(
-        reduce_sum4(at_lane, l[0]), reduce_sum4(at_lane, l[1]), reduce_sum4(at_lane, l[2]), reduce_sum4(at_lane, l[3]),
-    );
-    let zero = vec4<f32>(0.0);
-    let share = mat4x4<f32>(
-        select(1.0 / l[0], zero, l[0] == zero),
-        select(1.0 / l[1], zero, l[1] == zero),
-        select(1.0 / l[2], zero, l[2] == zero),
-        select(1.0 / l[3], zero, l[3] == zero),
-    );
+    l.a = reduced(at_lane, l.a);
+    if (BANDS > 1u) {
+        l.b = reduced(at_lane, l.b);
+    }
+    let share = Numbers(inverse(l.a), inverse(l.b));
     let o_at = element(params.output, stand.range * params.batch + b, h, 0u, 0u);
     let step = params.output.strides.z;
-    if (lane < params.width) {
-        store_four(first_i, last_i, o_at + lane, step, scaled(y_00, share[0]));
-        store_four(first_i + 4u, last_i, o_at + lane, step, scaled(y_10, share[1]));
-        store_four(first_i + 8u, last_i, o_at + lane, step, scaled(y_20, share[2]));
-        store_four(first_i + 12u, last_i, o_at + lane, step, scaled(y_30, share[3]));
-    }
-    if (lane + LANES < params.width) {
-        let at = o_at + lane + LANES;
-        store_four(first_i, last_i, at, step, scaled(y_01, share[0]));
-        store_four(first_i + 4u, last_i, at, step, scaled(y_11, share[1]));
-        store_four(first_i + 8u, last_i, at, step, scaled(y_21, share[2]));
-        store_four(first_i + 12u, last_i, at, step, scaled(y_31, share[3]));
+    for (var part = 0u; part < PARTS; part += 1u) {
+        let d = 16u * part + lane;
+        y_0 = Part(scaled_outputs(y_0.a, share.a), scaled_outputs(y_0.b, share.b));
+        for (var four = first_i; four < first_i + 4u * FOURS; four += 4u) {
+            if (d < width) {
+                store_four(four, last_i, o_at + d, step, y_0.a.near.a);
+            }
+            if (d + 8u < width) {
+                store_four(four, last_i, o_at + d + 8u, step, y_0.a.far.a);
+            }
+            y_0 = turned_part(y_0, y_0.a.near.a, y_0.a.far.a);
+        }
+        if (PARTS > 1u) {
+            y_0 = y_1;
+        }
+        if (PARTS > 2u) {
+            y_1 = y_2;
+            y_2 = y_3;
+        }
     }
     if (LSE && lane == 0u) {
         let l_at = element(params.lse, stand.range * params.batch + b, h, 0u, 0u);
         for (var i = first_i; i < last_i; i += 1u) {
-            // The fours take turns in the first column.
-            lse[l_at + i * params.lse.strides.z] = log_sum_exp(m[0][0], l[0][0]);
-            m[0] = vec4<f32>(m[0].y, m[0].z, m[0].w, m[1].x);
-            m[1] = vec4<f32>(m[1].y, m[1].z, m[1].w, m[2].x);
-            m[2] = vec4<f32>(m[2].y, m[2].z, m[2].w, m[3].x);
-            m[3] = vec4<f32>(m[3].y, m[3].z, m[3].w, m[3].x);
-            l[0] = vec4<f32>(l[0].y, l[0].z, l[0].w, l[1].x);
-            l[1] = vec4<f32>(l[1].y, l[1].z, l[1].w, l[2].x);
-            l[2] = vec4<f32>(l[2].y, l[2].z, l[2].w, l[3].x);
-            l[3] = vec4<f32>(l[3].y, l[3].z, l[3].w, l[3].x);
+            lse[l_at + i * params.lse.strides.z] = log_sum_exp(m.a[0][0], l.a[0][0]);
+            m = shifted(m);
+            l = shifted(l);
         }
     }
 }

@@ -1,5 +1,5 @@
-// The 16 rows that all lanes of a workgroup need at the same time, read by every lane.
-override LANES: u32 = 8u;
+// The rows that all lanes of a workgroup need at the same time, read by every lane.
+const LANES = 8u;
 
 struct Lane {
     @builtin(local_invocation_index) index: u32,
@@ -17,24 +17,40 @@ struct Fours {
     d: mat4x4<f32>,
 }
 
-// Where the rows of a tile of queries begin.
-struct QueryRows {
+// Of two bands of 16 rows.
+struct Bands {
+    a: Fours,
+    b: Fours,
+}
+
+// Where the rows of a band begin: a column of four rows.
+struct Starts {
     a: vec4<u32>,
     b: vec4<u32>,
     c: vec4<u32>,
     d: vec4<u32>,
 }
 
+// Of both bands.
+struct QueryRows {
+    a: Starts,
+    b: Starts,
+}
+
 // Rows past the last one repeat it.
-fn query_rows(lane: Lane, start: u32, step: u32, first: u32, last: u32) -> QueryRows {
+fn starts(start: u32, step: u32, first: u32, last: u32) -> Starts {
     let most = vec4<u32>(last - 1u);
     let row = vec4<u32>(first) + vec4<u32>(0u, 1u, 2u, 3u);
-    return QueryRows(
+    return Starts(
         start + step * min(row, most),
         start + step * min(row + 4u, most),
         start + step * min(row + 8u, most),
         start + step * min(row + 12u, most),
     );
+}
+
+fn query_rows(lane: Lane, start: u32, step: u32, first: u32, last: u32) -> QueryRows {
+    return QueryRows(starts(start, step, first, last), starts(start, step, first + 16u, last));
 }
 
 fn query_quads(at: vec4<u32>) -> mat4x4<f32> {
@@ -43,18 +59,26 @@ fn query_quads(at: vec4<u32>) -> mat4x4<f32> {
     );
 }
 
-// A quad of dimensions of all rows: a column is a row.
-fn query_fours(lane: Lane, rows: QueryRows, quad: u32) -> Fours {
+// A quad of dimensions of the rows of a band: a column is a row.
+fn query_fours(rows: Starts, quad: u32) -> Fours {
     return Fours(
         query_quads(rows.a + quad), query_quads(rows.b + quad), query_quads(rows.c + quad), query_quads(rows.d + quad),
     );
 }
 
 fn weight_four(at: u32) -> mat4x4<f32> {
-    return mat4x4<f32>(weights[at], weights[at + 4u], weights[at + 8u], weights[at + 12u]);
+    return mat4x4<f32>(weights[at], weights[at + FOURS], weights[at + 2u * FOURS], weights[at + 3u * FOURS]);
+}
+
+fn weight_fours(at: u32) -> Fours {
+    return Fours(weight_four(at), weight_four(at + 1u), weight_four(at + 2u), weight_four(at + 3u));
 }
 
 // The weights of four keys from key n on: a column is a key, each matrix has four of the rows.
-fn weight_fours(lane: Lane, n: u32) -> Fours {
-    return Fours(weight_four(4u * n), weight_four(4u * n + 1u), weight_four(4u * n + 2u), weight_four(4u * n + 3u));
+fn weight_bands(lane: Lane, n: u32) -> Bands {
+    let band = weight_fours(FOURS * n);
+    if (BANDS == 1u) {
+        return Bands(band, band);
+    }
+    return Bands(band, weight_fours(FOURS * n + 4u));
 }

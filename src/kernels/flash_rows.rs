@@ -1,26 +1,25 @@
-//! Fused attention, 16 query rows a workgroup (`shaders/flash_rows.wgsl`).
+//! Fused attention, 16 or 32 query rows a workgroup (`shaders/flash_rows.wgsl`).
 
 use super::fused::Cut;
 use crate::attention::Attention;
-use crate::plan::FusedPlan;
+use crate::plan::{FusedPlan, Tile};
 use crate::problem::AttentionProblem;
 use crate::wgsl::Kernel;
 
-/// Query rows of a workgroup.
-pub const ROWS: usize = 16;
-/// Keys, and then dimensions, of a lane.
-pub const PER_LANE: usize = 8;
+/// Query rows of a band, of which a workgroup has one or two.
+const BAND: u32 = 16;
 
 pub(super) fn cut(options: &Attention, problem: &AttentionProblem, plan: &FusedPlan) -> Cut {
     let tile = plan.tile;
     Cut {
         kernel: Kernel::FlashRows,
         overrides: vec![
-            ("LANES", f64::from(tile.lanes)),
-            ("KEYS", f64::from(tile.keys)),
-            ("WEIGHTS", f64::from(4 * tile.keys)),
+            ("BANDS", f64::from(tile.queries / BAND)),
+            ("FOURS", f64::from(tile.queries / 4)),
+            ("WEIGHTS", f64::from(tile.keys * tile.queries / 4)),
+            ("PARTS", Tile::passes(problem) as f64),
         ],
-        row_tiles: problem.queries.div_ceil(ROWS),
+        row_tiles: problem.queries.div_ceil(tile.queries as usize),
         heads: problem.query_heads,
         iterations: plan.iterations(options, problem),
         padding: [4, 4],

@@ -11,7 +11,7 @@ use crate::wgsl::ParamsSpace;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[cfg_attr(feature = "seq2seq", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "lowercase"))]
 pub enum Form {
-    /// An invocation owns whole query rows and keeps them in registers; neither workgroup memory nor barriers.
+    /// For processors' vector units: eight lanes share 16 or 32 query rows; a lane owns keys, then dimensions, in registers.
     Rows,
     /// A workgroup owns a tile of queries; keys and values pass through workgroup memory.
     Tiled,
@@ -74,8 +74,8 @@ impl Tile {
         let (lanes, keys) = (u64::from(self.lanes), u64::from(self.keys));
         let reduction = lanes * ROW;
         match self.form {
-            // Weights of 16 rows, what each row sees (five words).
-            Form::Rows => keys * 4 * ROW + 16 * 20 + reduction,
+            // Weights of the rows, what each of 32 rows sees (five words), a word.
+            Form::Rows => keys * u64::from(self.queries / 4) * ROW + 32 * 20 + reduction + 4,
             // Weights of four rows; a matrix a lane for the outputs, and one for the parts of scores.
             Form::Split => keys * ROW + lanes * 4 * ROW * (2 - u64::from(self.subgroups)) + reduction,
             Form::Tiled => {
@@ -86,17 +86,29 @@ impl Tile {
         }
     }
 
+    /// `Rows`: times that a step goes through its values, 64 dimensions at a time: 1, 2 or 4.
+    pub fn passes(problem: &AttentionProblem) -> usize {
+        problem.value_dim.div_ceil(64).next_power_of_two()
+    }
+
     /// `Tiled`: entries of the two staging areas, four f32 each.
     pub fn staging(&self) -> [u32; 2] {
         let (group, groups) = (self.keys / 4, self.queries / 4);
         [(group * (self.queries + 1)).max(self.keys * groups), (group * (self.keys + 1)).max(self.keys * group)]
     }
 
+    /// Whether the problem is too small to repay this tile's longer compilation.
+    fn is_too_long(&self, problem: &AttentionProblem) -> bool {
+        let axes = [problem.batch, problem.query_heads, problem.queries, problem.keys];
+        let pairs = axes.into_iter().fold(1, usize::saturating_mul);
+        self.form == Form::Rows && self.queries > 16 && pairs < MANY_PAIRS
+    }
+
     /// Whether this kernel can compute the problem on that device.
     fn fits(&self, additive: bool, problem: &AttentionProblem, caps: &Caps) -> bool {
         let lanes = self.lanes as usize;
         let form = match self.form {
-            Form::Rows => !additive && problem.value_dim <= 8 * lanes && (!self.subgroups || caps.min_subgroup >= 8),
+            Form::Rows => !additive && (!self.subgroups || caps.min_subgroup >= 8),
             Form::Split => {
                 let whole = self.lanes.is_multiple_of(caps.max_subgroup.max(1)) && self.parts <= caps.min_subgroup;
                 problem.value_dim <= 4 * lanes && (!self.subgroups || whole)
@@ -143,7 +155,11 @@ impl Tile {
         let blocks = options.block_size.map_or(0, |[q, k]| touched(self.queries, q) * touched(self.keys, k));
         blocks
             + match self.form {
-                Form::Rows => depth + 2 * keys + 120,
+                Form::Rows => {
+                    // Looking for values that are not finite, keys one by one where there are some.
+                    let per_part = keys + keys / 4 + keys * u64::from(self.queries / 16) + 6;
+                    depth + Self::passes(problem) as u64 * per_part + 10 * u64::from(self.queries / 4) + 60
+                }
                 Form::Split => {
                     let width = problem.value_dim.div_ceil(4).next_power_of_two() as u64;
                     let scores = (keys * parts / (4 * lanes)).max(1) * (depth.div_ceil(parts) + 2 + parts);
@@ -203,17 +219,18 @@ const WORKGROUPS_A_WORKER: usize = 4;
 /// Query rows for one key head up to which ranges of keys are tried first.
 const FEW_ROWS: usize = 8;
 
+/// Pairs of query and key from which on 32 rows repay their longer compilation.
+const MANY_PAIRS: usize = 1 << 20;
+
 /// Tiles by form, best guess first, and where they belong.
-const TILES: [(Where, Tile); 19] = [
-    // Eight lanes fill the vector unit of software drivers, 16 rows share each key and value that a lane loads. A lane
-    // keeps eight dimensions, so longer values take more lanes. With subgroups a lane loads two rows and tells the
-    // others, which measured twice as fast on Mesa 22.3, where a load costs the same whether lanes agree on it or not.
+const TILES: [(Where, Tile); 17] = [
+    // Eight lanes fill the vector unit of software drivers, and 32 rows share each key and value that a lane loads: a
+    // quarter less time than 16, for three seconds more of compilation, so long problems only. With subgroups a lane
+    // loads some of the rows and tells the others: on Mesa 22.3 a load costs the same whether lanes agree on it or not.
+    (Where::Software, Tile { form: Form::Rows, lanes: 8, queries: 32, keys: 64, parts: 1, subgroups: true }),
     (Where::Software, Tile { form: Form::Rows, lanes: 8, queries: 16, keys: 64, parts: 1, subgroups: true }),
+    (Where::Software, Tile { form: Form::Rows, lanes: 8, queries: 32, keys: 64, parts: 1, subgroups: false }),
     (Where::Software, Tile { form: Form::Rows, lanes: 8, queries: 16, keys: 64, parts: 1, subgroups: false }),
-    (Where::Software, Tile { form: Form::Rows, lanes: 16, queries: 16, keys: 128, parts: 1, subgroups: true }),
-    (Where::Software, Tile { form: Form::Rows, lanes: 16, queries: 16, keys: 128, parts: 1, subgroups: false }),
-    (Where::Software, Tile { form: Form::Rows, lanes: 32, queries: 16, keys: 256, parts: 1, subgroups: true }),
-    (Where::Software, Tile { form: Form::Rows, lanes: 32, queries: 16, keys: 256, parts: 1, subgroups: false }),
     // A lane for each four dimensions of a value of 64, 128 and 256.
     (Where::Software, Tile { form: Form::Split, lanes: 16, queries: 4, keys: 64, parts: 1, subgroups: false }),
     (Where::Software, Tile { form: Form::Split, lanes: 32, queries: 4, keys: 128, parts: 1, subgroups: false }),
@@ -362,12 +379,14 @@ impl AttentionPlan {
         let here = if caps.software { Where::Software } else { Where::Card };
         let additive = matches!(options.score, Score::Additive | Score::Concat);
         let fitting = |split: bool| {
-            let of_form = move |tile: &Tile| (tile.form == Form::Split) == split;
+            let of_form = |tile: &Tile| (tile.form == Form::Split) == split;
             let tiles = TILES.iter().filter(|(at, _)| *at == here).map(|(_, tile)| *tile);
             // All keys in one range is what tells fused from split where one kernel serves both.
             let one_range = options.path == Path::Fused && split;
             let plans = move |tile: Tile| tile.plans(options, problem, caps, one_range);
-            let tiles = tiles.filter(move |tile| of_form(tile) && tile.fits(additive, problem, caps));
+            let mut tiles: Vec<Tile> =
+                tiles.filter(|tile| of_form(tile) && tile.fits(additive, problem, caps)).collect();
+            tiles.sort_by_key(|tile| tile.is_too_long(problem));
             // Whoever asks for cooperative matrices gets them.
             let matrices = if split { Vec::new() } else { cooperative::tiles(options, problem, element, caps) };
             matrices.into_iter().chain(tiles).flat_map(plans)

@@ -2,9 +2,10 @@
 //! itself is in `kernels.rs`. Rungs that differ little take every third case, all of them where `REGARD_WHOLE_TABLE` is
 //! set.
 
-use regard::attention::{Attention, Path};
+use regard::attention::{Attention, AttentionOutputs, Path};
 use regard::gpu::Gpu;
-use regard::plan::AttentionPlan;
+use regard::gpu::Run;
+use regard::plan::{AttentionPlan, Form};
 use regard::problem::AttentionProblem;
 use regard::tensor::{Array, DType};
 use regard::{Error, Result, cases, validate};
@@ -20,8 +21,11 @@ fn on(case: &cases::AttentionCase, path: Path) -> Option<cases::AttentionCase> {
 }
 
 fn run(gpu: &Gpu, case: &cases::AttentionCase, dtype: DType) -> Result<f64> {
-    let outputs = crate::gpu::attention(gpu, &case.options, &case.inputs, dtype)?;
-    let ratios = validate::judge_attention(case, &outputs, dtype)?;
+    judge(case, &crate::gpu::attention(gpu, &case.options, &case.inputs, dtype)?, dtype)
+}
+
+fn judge(case: &cases::AttentionCase, outputs: &AttentionOutputs<Array>, dtype: DType) -> Result<f64> {
+    let ratios = validate::judge_attention(case, outputs, dtype)?;
     match ratios.iter().find(|(_, ratio)| *ratio > 1.0) {
         Some((name, ratio)) => Err(Error::Tolerance { what: (*name).to_owned(), error: *ratio, tolerance: 1.0 }),
         None => Ok(ratios.into_iter().map(|(_, ratio)| ratio).fold(0.0, f64::max)),
@@ -55,5 +59,36 @@ fn cards_in_half_precision() {
     if card.caps().f16 {
         table("fused on a card, f16", card, Path::Fused, DType::F16, 3);
         table("split on a card, f16", card, Path::Split, DType::F16, 3);
+    }
+}
+
+/// CPU drivers give long problems to a tile that the table's cases are too small for.
+#[test]
+fn processors_by_long_tiles() {
+    let gpu = gpu();
+    let whole = std::env::var_os("REGARD_WHOLE_TABLE").is_some();
+    // Compiling one takes seconds.
+    let every = if whole { 1 } else { 24 };
+    let planned = |case: &cases::AttentionCase, dtype: DType| {
+        let problem = AttentionProblem::new(&case.options, &case.inputs.map(Array::shape)).unwrap();
+        let plans = AttentionPlan::candidates(&case.options, &problem, dtype, gpu.caps()).unwrap_or_default();
+        let long = plans.into_iter().find(|plan| plan.tile.form == Form::Rows && plan.tile.queries > 16)?;
+        Some(AttentionPlan::new(&case.options, &problem, dtype, gpu.caps()).unwrap().with_fused(long))
+    };
+    for dtype in [DType::F32, DType::F16].into_iter().take(if whole { 2 } else { 1 }) {
+        let fitting = cases::attention().into_iter().filter_map(|case| planned(&case, dtype).map(|plan| (case, plan)));
+        let work: Vec<_> = fitting.step_by(every).collect();
+        assert_eq!(work.len() * every > 150, gpu.caps().software, "{} cases", work.len());
+        all(
+            &format!("long tiles, {dtype}"),
+            work,
+            |(case, _)| case.name.clone(),
+            |(case, plan)| {
+                let mut run = Run::new(gpu);
+                let outputs = case.options.record_planned(&mut run, &case.inputs.upload(gpu, dtype)?, plan)?;
+                run.submit()?;
+                judge(case, &outputs.download(gpu)?, dtype)
+            },
+        );
     }
 }
