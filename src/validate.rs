@@ -88,19 +88,35 @@ impl Case {
 /// Error ÷ tolerance of each output of a case, by name.
 type Ratios = Result<Vec<(&'static str, f64)>>;
 
-/// Runs the table, attention on every path that can compute a case; `quick` takes every fifth case. `progress` is told
-/// how many of how many are done.
+/// Cases of attention, recurrences and linear layers to take from the table; the few others are always taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sample {
+    /// The first one.
+    pub first: usize,
+    /// How many from one to the next; 1 or more.
+    pub step: usize,
+}
+
+impl Sample {
+    /// Every case.
+    pub const ALL: Self = Self { first: 0, step: 1 };
+    /// Every fifth case.
+    pub const QUICK: Self = Self { first: 0, step: 5 };
+}
+
+/// Runs the table, attention on every path that can compute a case. `progress` is told how many of how many are done.
 ///
 /// # Errors
 /// None of the cases' own: they are in the rows. [`crate::Error::DeviceLost`] ends the run.
-pub fn run(gpu: &Gpu, quick: bool, mut progress: impl FnMut(usize, usize)) -> Result<Vec<Row>> {
+pub fn run(gpu: &Gpu, sample: Sample, mut progress: impl FnMut(usize, usize)) -> Result<Vec<Row>> {
     let cases: Vec<Case> = cases::attention()
         .into_iter()
         .flat_map(paths)
         .map(|case| Case::Attention(Box::new(case)))
         .chain(cases::recurrent().into_iter().map(Case::Recurrent))
         .chain(cases::linear().into_iter().map(Case::Linear))
-        .step_by(if quick { 5 } else { 1 })
+        .skip(sample.first)
+        .step_by(sample.step.max(1))
         .chain(cases::appends().into_iter().map(Case::Append))
         .chain(cases::merges().into_iter().map(Case::Merge))
         .chain(cases::coverage().into_iter().map(Case::Coverage))

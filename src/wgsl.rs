@@ -27,7 +27,7 @@ pub enum Kernel {
     Flash,
     /// Attention, a workgroup for a tile of queries, by cooperative matrices.
     FlashCoop,
-    /// Attention, a workgroup for 16 query rows.
+    /// Attention, a workgroup for 16 or 32 query rows.
     FlashRows,
     /// Attention, ranges of keys side by side.
     FlashSplit,

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use regard::gpu::Adapter;
-use regard::validate::{self, Row};
+use regard::validate::{self, Row, Sample};
 use serde_json::json;
 
 use crate::device::{Choice, DeviceArgs, adapter_json};
@@ -37,7 +37,8 @@ pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
     }
     let gpu = &device.open_adapter()?;
     let mut steps = Steps::new("cases");
-    let rows = validate::run(gpu, args.quick, |done, all| steps.set(done as u64, all as u64))?;
+    let sample = if args.quick { Sample::QUICK } else { Sample::ALL };
+    let rows = validate::run(gpu, sample, |done, all| steps.set(done as u64, all as u64))?;
     steps.finish();
     let failed = rows.iter().filter(|row| !row.failures.is_empty()).count();
     if args.json {
