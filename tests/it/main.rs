@@ -10,6 +10,7 @@ mod compare;
 mod cooperative;
 mod device;
 mod dispatches;
+mod embedding;
 mod fused;
 mod golden;
 mod gpu;
