@@ -15,9 +15,14 @@ use crate::gpu::{all, cooperative_gpu, gpu, open};
 
 type Outputs = AttentionOutputs<Array<f32>>;
 
+/// What matrices are made of; f32 where the device has no f16.
+fn element(caps: &Caps) -> DType {
+    if caps.f16 { DType::F16 } else { DType::F32 }
+}
+
 fn plan(case: &AttentionCase, caps: &Caps) -> Result<AttentionPlan> {
     let problem = AttentionProblem::new(&case.options, &case.inputs.map(Array::shape))?;
-    AttentionPlan::new(&case.options, &problem, DType::F16, caps)
+    AttentionPlan::new(&case.options, &problem, element(caps), caps)
 }
 
 fn form(plan: &AttentionPlan) -> Option<Form> {
@@ -42,7 +47,7 @@ fn run(gpu: &Gpu, case: &AttentionCase, plan: &AttentionPlan, storage: Storage) 
     let mut run = Run::new(gpu);
     let views = inputs.try_map(|name, tensor| Ok::<_, Error>(run.bind(name, tensor)))?;
     let made = problem
-        .outputs(&case.options, DType::F16, inputs.past_key.is_some())
+        .outputs(&case.options, storage.element, inputs.past_key.is_some())
         .try_map(|name, (shape, dtype)| run.output(name, shape, *dtype))?;
     let outputs = made.try_map(|_, (view, _)| Ok::<_, Error>(view.clone()))?;
     record(run.recording_mut(), gpu.caps(), &case.options, &problem, plan, &views, &outputs)?;
@@ -66,8 +71,9 @@ fn bits(outputs: &Outputs) -> Vec<Vec<u32>> {
 fn checked(gpu: &Gpu, case: &AttentionCase, plan: &AttentionPlan) -> Result<f64> {
     let blocks = cases::in_blocks(&[&case.inputs.key, &case.inputs.value]).then_some(DType::Q8);
     let mut worst = 0.0f64;
-    for cache in [Some(DType::F16), blocks].into_iter().flatten() {
-        let storage = Storage { element: DType::F16, cache };
+    let element = element(gpu.caps());
+    for cache in [Some(element), blocks].into_iter().flatten() {
+        let storage = Storage { element, cache };
         let first = run(gpu, case, plan, storage)?;
         if bits(&first) != bits(&run(gpu, case, plan, storage)?) {
             return Err(Error::Gpu(format!("other bits the second time, {:?}", form(plan))));
@@ -105,9 +111,10 @@ fn the_whole_table_in_f16() {
         cases.into_iter().step_by(12),
         |(case, _)| case.name.clone(),
         |(case, plan)| {
-            let got = run(gpu, case, plan, DType::F16.into())?;
-            match bits(&got) == bits(&run(plain, case, plan, DType::F16.into())?) {
-                true => judged(case, &got, DType::F16.into()),
+            let storage = element(gpu.caps()).into();
+            let got = run(gpu, case, plan, storage)?;
+            match bits(&got) == bits(&run(plain, case, plan, storage)?) {
+                true => judged(case, &got, storage),
                 false => Err(Error::Gpu("other bits than without asking for matrices".into())),
             }
         },
@@ -223,7 +230,7 @@ fn every_tile_gives_the_same_answers() {
         let mut case = case(&format!("{size:?}"), size);
         case.options.causal = Some(Causal::BottomRight);
         let problem = AttentionProblem::new(&case.options, &case.inputs.map(Array::shape)).unwrap();
-        let candidates = AttentionPlan::candidates(&case.options, &problem, DType::F16, gpu.caps()).unwrap();
+        let candidates = AttentionPlan::candidates(&case.options, &problem, element(gpu.caps()), gpu.caps()).unwrap();
         let tiles = candidates.into_iter().filter(|fused| fused.tile.form == Form::Cooperative);
         let plans: Vec<_> =
             tiles.map(|fused| AttentionPlan { fused: Ok(fused), ..plan(&case, gpu.caps()).unwrap() }).collect();
