@@ -70,27 +70,25 @@ fn is_finite4(x: vec4<f32>) -> bool {
     return all((bitcast<vec4<u32>>(x) & vec4<u32>(0x7fffffffu)) < vec4<u32>(0x7f800000u));
 }
 
+fn transposed(x: Fours) -> Fours {
+    return Fours(transpose(x.a), transpose(x.b), transpose(x.c), transpose(x.d));
+}
+
 // q · k of rows and keys, four dimensions more.
-fn with_quad(s: Scores, q: Fours, low: mat4x4<f32>, high: mat4x4<f32>) -> Scores {
-    let a = transpose(q.a);
-    let b = transpose(q.b);
-    let c = transpose(q.c);
-    let d = transpose(q.d);
+fn with_quad(s: Scores, quad: Fours, low: mat4x4<f32>, high: mat4x4<f32>) -> Scores {
+    let q = transposed(quad);
     return Scores(
-        Fours(s.low.a + a * low, s.low.b + b * low, s.low.c + c * low, s.low.d + d * low),
-        Fours(s.high.a + a * high, s.high.b + b * high, s.high.c + c * high, s.high.d + d * high),
+        Fours(s.low.a + q.a * low, s.low.b + q.b * low, s.low.c + q.c * low, s.low.d + q.d * low),
+        Fours(s.high.a + q.a * high, s.high.b + q.b * high, s.high.c + q.c * high, s.high.d + q.d * high),
     );
 }
 
 // y + p · v, four keys more.
-fn with_four(y: Outputs, p: Fours, near: mat4x4<f32>, far: mat4x4<f32>) -> Outputs {
-    let a = transpose(p.a);
-    let b = transpose(p.b);
-    let c = transpose(p.c);
-    let d = transpose(p.d);
+fn with_four(y: Outputs, four: Fours, near: mat4x4<f32>, far: mat4x4<f32>) -> Outputs {
+    let p = transposed(four);
     return Outputs(
-        Fours(y.near.a + near * a, y.near.b + near * b, y.near.c + near * c, y.near.d + near * d),
-        Fours(y.far.a + far * a, y.far.b + far * b, y.far.c + far * c, y.far.d + far * d),
+        Fours(y.near.a + near * p.a, y.near.b + near * p.b, y.near.c + near * p.c, y.near.d + near * p.d),
+        Fours(y.far.a + far * p.a, y.far.b + far * p.b, y.far.c + far * p.c, y.far.d + far * p.d),
     );
 }
 

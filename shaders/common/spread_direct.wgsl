@@ -66,12 +66,8 @@ fn query_fours(rows: Starts, quad: u32) -> Fours {
     );
 }
 
-fn weight_four(at: u32) -> mat4x4<f32> {
-    return mat4x4<f32>(weights[at], weights[at + FOURS], weights[at + 2u * FOURS], weights[at + 3u * FOURS]);
-}
-
 fn weight_fours(at: u32) -> Fours {
-    return Fours(weight_four(at), weight_four(at + 1u), weight_four(at + 2u), weight_four(at + 3u));
+    return Fours(stored(at), stored(at + 1u), stored(at + 2u), stored(at + 3u));
 }
 
 // The weights of four keys from key n on: a column is a key, each matrix has four of the rows.

@@ -73,11 +73,14 @@ fn candidates_are_right_over_caches_of_every_storage() {
             }
         }
     }
-    let mut tiles: Vec<_> = work.iter().map(|(_, _, plan, _)| (plan.tile.form, plan.tile.lanes)).collect();
+    let mut tiles: Vec<_> = work
+        .iter()
+        .map(|(_, _, FusedPlan { tile, .. }, _)| (tile.form, tile.lanes, tile.queries, tile.subgroups))
+        .collect();
     tiles.sort();
     tiles.dedup();
     println!("{tiles:?}");
-    assert!(tiles.len() > 4 && work.len() > 100, "{} runs of {tiles:?}", work.len());
+    assert!(tiles.len() > 6 && work.len() > 100, "{} runs of {tiles:?}", work.len());
     let name = |(_, case, plan, storage): &(&Gpu, &AttentionCase, FusedPlan, Storage)| {
         format!("{} {storage} {plan:?}", case.name)
     };
