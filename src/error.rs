@@ -61,6 +61,9 @@ pub enum Error {
     /// wgpu or the driver refused or failed.
     #[error("GPU: {0}")]
     Gpu(String),
+    /// The GPU's memory, or the driver's on the host, has run out; nothing was submitted, and less may fit.
+    #[error("the GPU's memory has run out: {0}")]
+    OutOfMemory(String),
     /// The device is gone (driver reset, unplugged, destroyed).
     #[error("the GPU device was lost: {0}")]
     DeviceLost(String),
@@ -146,6 +149,7 @@ impl Error {
             | Self::NoAdapter(_)
             | Self::Unsupported { .. }
             | Self::Gpu(_)
+            | Self::OutOfMemory(_)
             | Self::DeviceLost(_)
             | Self::Tolerance { .. } => false,
         }
@@ -159,7 +163,7 @@ impl Error {
                  or run on the CPU with `--device cpu`",
             ),
             Self::Unsupported { feature, .. } if feature.contains("f16") => Some("store the tensors as f32"),
-            Self::Limit { .. } => Some("use a smaller batch or a shorter sequence"),
+            Self::Limit { .. } | Self::OutOfMemory(_) => Some("use a smaller batch or a shorter sequence"),
             _ => None,
         }
     }

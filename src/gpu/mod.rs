@@ -1,7 +1,9 @@
 //! The only part that speaks wgpu: adapters, devices, buffers, pipelines, and running recordings.
 
 mod cooperative;
+mod faults;
 mod kept;
+mod map;
 mod pipeline;
 mod pool;
 mod run;
@@ -18,6 +20,7 @@ pub use tensor::Tensor;
 
 use crate::error::{Error, Result};
 use crate::plan::{Caps, Rungs};
+use faults::{Faults, scoped};
 use pipeline::Pipelines;
 use pool::Pool;
 
@@ -212,10 +215,7 @@ struct Inner {
     pipelines: Pipelines,
     pool: Mutex<Pool>,
     counters: Counters,
-    /// Why the device is gone, once it is.
-    lost: Arc<Mutex<Option<String>>>,
-    /// An error outside of any call of this crate, to be told by the next one.
-    uncaptured: Arc<Mutex<Option<String>>>,
+    faults: Arc<Faults>,
     /// A few zero bytes for bindings that a variant does not use.
     zeros: wgpu::Buffer,
 }
@@ -316,21 +316,15 @@ impl Gpu {
             inner.adapter.caps = Caps { software, workers, ..inner.adapter.caps.clone() };
         }
         // An embedder's own device keeps the embedder's callbacks; this one is ours.
-        let lost = gpu.inner.lost.clone();
-        gpu.inner.device.set_device_lost_callback(move |reason, message| {
-            *lock(&lost) = Some(format!("{reason:?} {message}"));
-        });
-        let uncaptured = gpu.inner.uncaptured.clone();
-        gpu.inner.device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
-            *lock(&uncaptured) = Some(error.to_string());
-        }));
+        gpu.inner.faults.watch(gpu.device());
         Ok(gpu)
     }
 
     /// Works on an embedder's device, with whatever limits and features it was opened with.
     ///
-    /// The device keeps the embedder's callbacks. wgpu tells of a lost device through one of them only, so call
-    /// [`Gpu::mark_lost`] there; until then work on a lost device seems to succeed and reading it back fails.
+    /// The device keeps the embedder's callbacks. That it is lost is found out by whatever is submitted, encoded, uploaded
+    /// or read next, which gives [`Error::DeviceLost`]; [`Gpu::mark_lost`], called from the embedder's device-lost
+    /// callback, ends asynchronous reads as well when nobody calls anything any more.
     ///
     /// # Errors
     /// [`Error::Gpu`] when the device refuses a small buffer.
@@ -382,8 +376,7 @@ impl Gpu {
             pipelines: Pipelines::new(cache),
             pool: Mutex::default(),
             counters: Counters::default(),
-            lost: Arc::default(),
-            uncaptured: Arc::default(),
+            faults: Arc::default(),
             zeros,
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -424,42 +417,5 @@ impl Gpu {
     /// Gives scratch memory that is not in use back to the driver.
     pub fn trim(&self) {
         lock(&self.inner.pool).trim();
-    }
-
-    /// Waits until everything submitted so far is done.
-    ///
-    /// # Errors
-    /// [`Error::DeviceLost`] or [`Error::Gpu`].
-    pub fn wait(&self) -> Result<()> {
-        self.inner.device.poll(wgpu::PollType::wait_indefinitely()).map_err(|error| Error::Gpu(error.to_string()))?;
-        self.check_lost()
-    }
-
-    /// From an embedder's device-lost callback: every later call gives [`Error::DeviceLost`] with this reason.
-    pub fn mark_lost(&self, reason: &str) {
-        *lock(&self.inner.lost) = Some(reason.to_owned());
-    }
-
-    fn check_lost(&self) -> Result<()> {
-        if let Some(message) = &*lock(&self.inner.lost) {
-            return Err(Error::DeviceLost(message.clone()));
-        }
-        match lock(&self.inner.uncaptured).take() {
-            Some(message) => Err(Error::Gpu(message)),
-            None => Ok(()),
-        }
-    }
-}
-
-/// Runs wgpu calls so that their errors come back instead of reaching a handler.
-fn scoped<T>(device: &wgpu::Device, f: impl FnOnce() -> T) -> Result<T> {
-    let validation = device.push_error_scope(wgpu::ErrorFilter::Validation);
-    let memory = device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
-    let internal = device.push_error_scope(wgpu::ErrorFilter::Internal);
-    let value = f();
-    let errors = [internal.pop(), memory.pop(), validation.pop()].map(pollster::block_on);
-    match errors.into_iter().flatten().next() {
-        Some(error) => Err(Error::Gpu(error.to_string())),
-        None => Ok(value),
     }
 }

@@ -14,6 +14,7 @@ use crate::wgsl::ParamsSpace;
 pub(super) struct Pipeline {
     pub(super) pipeline: wgpu::ComputePipeline,
     pub(super) layout: wgpu::BindGroupLayout,
+    pub(super) label: String,
 }
 
 type Entry = Arc<OnceLock<Result<Arc<Pipeline>>>>;
@@ -40,15 +41,20 @@ impl Pipelines {
         self.built.load(Ordering::Relaxed)
     }
 
-    /// The program of a dispatch, built now if nobody has yet.
+    /// The program of a dispatch, built now if nobody has yet. A build that fails does so for everyone who waits for it,
+    /// and is then forgotten: memory may be there the next time, and users' programs that do not compile do not pile up.
     pub(super) fn get(&self, gpu: &Gpu, dispatch: &Dispatch) -> Result<Arc<Pipeline>> {
-        let entry = lock(&self.entries).entry(dispatch.variant.key()).or_default().clone();
-        entry
-            .get_or_init(|| {
-                self.built.fetch_add(1, Ordering::Relaxed);
-                build(gpu, dispatch, self.cache()).map(Arc::new)
-            })
-            .clone()
+        let key = dispatch.variant.key();
+        let entry = lock(&self.entries).entry(key.clone()).or_default().clone();
+        let built = entry.get_or_init(|| {
+            let built = build(gpu, dispatch, self.cache()).map(Arc::new);
+            match &built {
+                Ok(_) => drop(self.built.fetch_add(1, Ordering::Relaxed)),
+                Err(_) => drop(lock(&self.entries).remove(&key)),
+            }
+            built
+        });
+        built.clone()
     }
 }
 
@@ -99,7 +105,7 @@ fn build(gpu: &Gpu, dispatch: &Dispatch, cache: Option<&wgpu::PipelineCache>) ->
             },
             cache,
         });
-        Pipeline { pipeline, layout }
+        Pipeline { pipeline, layout, label: label.clone() }
     });
     match (built, &variant.score_mod) {
         // The kernel itself always compiles, so what fails beside a user's function is that function.

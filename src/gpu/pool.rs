@@ -3,73 +3,86 @@
 //! Only memory that the GPU alone writes comes from here. Command buffers run one after the other on the queue and
 //! every scratch tensor is written before it is read, so two recordings may share a buffer in any order.
 
-use std::collections::HashMap;
-
-use crate::error::Result;
-
-/// Free buffers by size.
+/// Buffers that nobody uses, and how much is in use.
 #[derive(Debug, Default)]
 pub(super) struct Pool {
-    free: HashMap<u64, Vec<wgpu::Buffer>>,
-    bytes: u64,
+    /// The longest unused first.
+    free: Vec<wgpu::Buffer>,
+    /// Bytes taken and not given back, now and at most so far.
+    taken: u64,
+    most: u64,
 }
 
-/// Sizes step by an eighth of a power of two, so that at most an eighth is wasted and few sizes exist.
-fn bucket(bytes: u64) -> u64 {
+/// The size of a buffer that is made for so many bytes. Sizes step by an eighth of a power of two, so that at most an
+/// eighth is wasted and few sizes exist.
+pub(super) fn size(bytes: u64, limit: u64) -> u64 {
     let step = (bytes.next_power_of_two() / 8).max(256);
-    bytes.next_multiple_of(step)
+    bytes.next_multiple_of(step).min(limit).max(bytes)
 }
 
 impl Pool {
-    /// Bytes of all buffers made here, in use or free.
+    /// Bytes of all buffers made for this pool, in use or free.
     pub(super) fn bytes(&self) -> u64 {
-        self.bytes
+        self.taken + self.free_bytes()
     }
 
-    /// A buffer of at least this size, its contents undefined.
-    pub(super) fn take(&mut self, device: &wgpu::Device, bytes: u64, limit: u64) -> Result<wgpu::Buffer> {
-        let size = bucket(bytes).min(limit).max(bytes);
-        if let Some(buffer) = self.free.get_mut(&size).and_then(Vec::pop) {
-            return Ok(buffer);
-        }
-        let buffer = super::scoped(device, || {
-            device.create_buffer(&wgpu::BufferDescriptor {
-                label: Some("regard scratch"),
-                size,
-                usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST,
-                mapped_at_creation: false,
-            })
-        })?;
-        self.bytes += size;
-        Ok(buffer)
+    fn free_bytes(&self) -> u64 {
+        self.free.iter().map(wgpu::Buffer::size).sum()
     }
 
-    /// A buffer that is not needed any more.
+    /// The smallest free buffer of at least this size and at most twice that, its contents undefined.
+    pub(super) fn take(&mut self, size: u64) -> Option<wgpu::Buffer> {
+        let fits = |(_, buffer): &(usize, &wgpu::Buffer)| (size..=2 * size).contains(&buffer.size());
+        let (index, _) = self.free.iter().enumerate().filter(fits).min_by_key(|(_, buffer)| buffer.size())?;
+        let buffer = self.free.remove(index);
+        self.lend(&buffer);
+        Some(buffer)
+    }
+
+    /// Counts a buffer that was made because none was free.
+    pub(super) fn lend(&mut self, buffer: &wgpu::Buffer) {
+        self.taken += buffer.size();
+        self.most = self.most.max(self.taken);
+    }
+
+    /// A buffer that is not needed any more. Free ones together hold at most twice what was in use at once; what has
+    /// been unused longest goes first.
     pub(super) fn give(&mut self, buffer: wgpu::Buffer) {
-        self.free.entry(buffer.size()).or_default().push(buffer);
+        self.taken -= buffer.size();
+        self.free.push(buffer);
+        let mut excess = self.free_bytes().saturating_sub(2 * self.most);
+        while excess > 0 {
+            excess = excess.saturating_sub(self.free.remove(0).size());
+        }
     }
 
     /// Drops the free buffers.
     pub(super) fn trim(&mut self) {
-        let freed: u64 = self.free.values().flatten().map(wgpu::Buffer::size).sum();
-        self.bytes -= freed;
         self.free.clear();
+        self.most = self.taken;
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::bucket;
+    use super::size;
 
     #[test]
-    fn buckets_are_few_and_tight() {
-        assert_eq!(bucket(1), 256);
-        assert_eq!(bucket(4096), 4096);
-        assert_eq!(bucket(4097), 5120);
+    fn sizes_are_few_and_tight() {
+        let size = |bytes| size(bytes, u64::MAX);
+        assert_eq!(size(1), 256);
+        assert_eq!(size(4096), 4096);
+        assert_eq!(size(4097), 5120);
         for bytes in [300, 5000, 70_000, 1_000_000, 123_456_789u64] {
-            let size = bucket(bytes);
-            assert!(size >= bytes && size - bytes <= (bytes / 4).max(256), "{bytes} -> {size}");
-            assert_eq!(bucket(size), size);
+            let size_of = size(bytes);
+            assert!(size_of >= bytes && size_of - bytes <= (bytes / 4).max(256), "{bytes} -> {size_of}");
+            assert_eq!(size(size_of), size_of);
         }
+    }
+
+    #[test]
+    fn a_size_stays_within_the_limit() {
+        assert_eq!(size(1000, 1004), 1004);
+        assert_eq!(size(1000, 100), 1000);
     }
 }

@@ -133,13 +133,13 @@ impl<'g> Run<'g> {
         let total: u64 = ranges.iter().map(|range| range.end - range.start).sum();
         let mut encoder = gpu.encoder("regard read")?;
         self.encode_with(&mut encoder, None)?;
-        let staging = scoped(gpu.device(), || {
-            let staging = gpu.device().create_buffer(&wgpu::BufferDescriptor {
-                label: Some("regard read"),
-                size: total.max(4),
-                usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
-                mapped_at_creation: false,
-            });
+        let staging = gpu.buffer(&wgpu::BufferDescriptor {
+            label: Some("regard read"),
+            size: total.max(4),
+            usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        })?;
+        scoped(gpu.device(), || {
             let mut to = 0;
             for (tensor, range) in dense.iter().zip(&ranges) {
                 let bytes = range.end - range.start;
@@ -148,11 +148,10 @@ impl<'g> Run<'g> {
                 }
                 to += bytes;
             }
-            staging
         })?;
         gpu.submit(encoder)?;
         gpu.inner.counters.downloads.fetch_add(1, Ordering::Relaxed);
-        let raw = super::tensor::map(gpu, &staging, total.max(4), block).await?;
+        let raw = super::map::map(gpu, &staging, total.max(4), block).await?;
         let mut from = 0;
         dense
             .iter()
@@ -205,31 +204,52 @@ impl<'g> Run<'g> {
         encoded
     }
 
-    /// Every slot that a command names must be one of this recording, with something in it.
+    /// Every slot that a command names must be one of this recording, with something in it that can be bound there.
     fn check_bound(&self) -> Result<()> {
-        let check = |slot: Slot| match self.bound.contains_key(&slot) {
-            true => Ok(()),
-            false => {
-                let name = self.recording.slots().get(slot.0 as usize).map_or("slot of another run", |s| &s.name);
-                Err(Error::missing(name, "a tensor bound to its slot"))
+        let name = |slot: Slot| self.recording.slots().get(slot.0 as usize).map_or("slot of another run", |s| &s.name);
+        let find = |slot: Slot| {
+            let range =
+                self.bound.get(&slot).ok_or_else(|| Error::missing(name(slot), "a tensor bound to its slot"))?;
+            let usage = range.buffer.usage();
+            match usage.contains(wgpu::BufferUsages::STORAGE) {
+                true => Ok(range),
+                false => Err(Error::shape(name(slot), "buffer usage", "STORAGE", format!("{usage:?}"))),
             }
         };
-        self.recording.commands().iter().try_for_each(|command| match command {
-            Command::Clear(slot) => check(*slot),
-            Command::Dispatch(dispatch) => dispatch.bindings.iter().try_for_each(|binding| match binding {
-                Binding::Read(slot) | Binding::Write(slot) => check(*slot),
-                Binding::Unused => Ok(()),
-            }),
-        })
+        for command in self.recording.commands() {
+            let dispatch = match command {
+                Command::Dispatch(dispatch) => dispatch,
+                Command::Clear(slot) => {
+                    find(*slot)?;
+                    continue;
+                }
+            };
+            let (mut read, mut written) = (Vec::new(), Vec::new());
+            for binding in &dispatch.bindings {
+                match *binding {
+                    Binding::Read(slot) => read.push((slot, find(slot)?)),
+                    Binding::Write(slot) => written.push((slot, find(slot)?)),
+                    Binding::Unused => {}
+                }
+            }
+            // WebGPU lets a dispatch either read a buffer or write it, whole, wherever in it the tensors lie.
+            for (slot, range) in &written {
+                if let Some((other, _)) = read.iter().find(|(_, read)| read.buffer == range.buffer) {
+                    let expected =
+                        format!("another buffer than that of `{}`, which the same dispatch reads", name(*other));
+                    return Err(Error::shape(name(*slot), "buffer", expected, "the same"));
+                }
+            }
+        }
+        Ok(())
     }
 
     fn take_scratch(&mut self, taken: &mut Vec<wgpu::Buffer>) -> Result<()> {
         let gpu = self.gpu;
         let limit = gpu.caps().max_binding_bytes.min(gpu.caps().max_buffer_bytes);
-        let mut pool = lock(&gpu.inner.pool);
         for (index, info) in self.recording.slots().iter().enumerate() {
             if info.kind == SlotKind::Scratch {
-                let buffer = pool.take(gpu.device(), info.bytes, limit)?;
+                let buffer = gpu.scratch(info.bytes, limit)?;
                 self.bound.insert(Slot(index as u32), Range { buffer: buffer.clone(), offset: 0, bytes: info.bytes });
                 taken.push(buffer);
             }
@@ -251,10 +271,23 @@ impl<'g> Run<'g> {
             pipelines.push(again.map_or_else(|| gpu.inner.pipelines.get(gpu, dispatch), Ok)?);
             last = Some(&dispatch.variant);
         }
+        // All that can be refused is made before the encoder is touched.
+        let (offsets, groups) = scoped(gpu.device(), || {
+            let (params, offsets) = self.params()?;
+            let mut made: HashMap<(*const Pipeline, &[Binding], usize), wgpu::BindGroup> = HashMap::new();
+            let mut groups = Vec::with_capacity(pipelines.len());
+            for (dispatch, pipeline) in self.recording.dispatches().zip(&pipelines) {
+                let size = dispatch.params.len();
+                let key = (Arc::as_ptr(pipeline), dispatch.bindings.as_slice(), size);
+                let make = || self.bind_group(pipeline, &dispatch.bindings, &params, size as u64);
+                groups.push(made.entry(key).or_insert_with(make).clone());
+            }
+            Some((offsets, groups))
+        })?
+        .ok_or_else(|| gpu.fault("the parameters could not be written"))?;
         scoped(gpu.device(), || {
-            let (params, offsets) = self.params();
-            let mut groups: HashMap<(*const Pipeline, &[Binding], usize), wgpu::BindGroup> = HashMap::new();
             let mut pass: Option<wgpu::ComputePass<'static>> = None;
+            let mut set = None;
             let mut number = 0;
             for command in self.recording.commands() {
                 let dispatch = match command {
@@ -279,16 +312,15 @@ impl<'g> Run<'g> {
                             end_of_pass_write_index: Some(2 * number as u32 + 1),
                         }),
                     });
-                    pass = Some(begun.forget_lifetime());
+                    (pass, set) = (Some(begun.forget_lifetime()), None);
                 }
-                let size = dispatch.params.len();
-                let key = (Arc::as_ptr(pipeline), dispatch.bindings.as_slice(), size);
-                let group = groups
-                    .entry(key)
-                    .or_insert_with(|| self.bind_group(pipeline, &dispatch.bindings, &params, size as u64));
                 if let Some(pass) = &mut pass {
-                    pass.set_pipeline(&pipeline.pipeline);
-                    pass.set_bind_group(0, &*group, &[offsets[number]]);
+                    if set != Some(Arc::as_ptr(pipeline)) {
+                        pass.insert_debug_marker(&pipeline.label);
+                        pass.set_pipeline(&pipeline.pipeline);
+                        set = Some(Arc::as_ptr(pipeline));
+                    }
+                    pass.set_bind_group(0, &groups[number], &[offsets[number]]);
                     pass.dispatch_workgroups(dispatch.grid[0], dispatch.grid[1], 1);
                 }
                 number += 1;
@@ -297,8 +329,8 @@ impl<'g> Run<'g> {
         })
     }
 
-    /// All `params` in one buffer, and where each dispatch's start.
-    fn params(&self) -> (wgpu::Buffer, Vec<u32>) {
+    /// All `params` in one buffer, and where each dispatch's start; nothing when the device does not take them.
+    fn params(&self) -> Option<(wgpu::Buffer, Vec<u32>)> {
         let mut bytes = Vec::new();
         let mut offsets = Vec::new();
         for dispatch in self.recording.dispatches() {
@@ -313,12 +345,10 @@ impl<'g> Run<'g> {
             usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::STORAGE,
             mapped_at_creation: true,
         });
-        // A buffer that could not be made reports through the error scope around this call.
-        if let Ok(mut mapped) = buffer.slice(..).get_mapped_range_mut() {
-            mapped.copy_from_slice(&bytes);
-        }
+        // A buffer that could not be made reports through the error scope around this call, if the device is there.
+        buffer.slice(..).get_mapped_range_mut().ok()?.copy_from_slice(&bytes);
         buffer.unmap();
-        (buffer, offsets)
+        Some((buffer, offsets))
     }
 
     fn bind_group(
@@ -343,7 +373,7 @@ impl<'g> Run<'g> {
             entries.push(wgpu::BindGroupEntry { binding: index as u32 + 1, resource });
         }
         self.gpu.device().create_bind_group(&wgpu::BindGroupDescriptor {
-            label: Some("regard"),
+            label: Some(&pipeline.label),
             layout: &pipeline.layout,
             entries: &entries,
         })
@@ -362,16 +392,5 @@ impl Gpu {
     pub(super) fn encoder(&self, label: &str) -> Result<wgpu::CommandEncoder> {
         let descriptor = wgpu::CommandEncoderDescriptor { label: Some(label) };
         scoped(self.device(), || self.device().create_command_encoder(&descriptor))
-    }
-
-    /// Submits a finished encoder.
-    pub(super) fn submit(&self, encoder: wgpu::CommandEncoder) -> Result<()> {
-        scoped(self.device(), || {
-            self.queue().submit([encoder.finish()]);
-        })?;
-        self.inner.counters.submits.fetch_add(1, Ordering::Relaxed);
-        // Lets finished work be freed; never waits.
-        let _ = self.device().poll(wgpu::PollType::Poll);
-        self.check_lost()
     }
 }

@@ -1,13 +1,8 @@
 //! Tensors in GPU memory: upload, views, download.
 
-use std::future::Future;
-use std::pin::Pin;
-use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll, Waker};
-
 use half::f16;
 
-use super::{Gpu, Run, lock, scoped};
+use super::{Gpu, Run, scoped};
 use crate::error::{Error, Result};
 use crate::q8;
 use crate::tensor::{Array, DType, Layout};
@@ -37,13 +32,12 @@ impl Tensor {
         }
         let layout = Layout::contiguous(shape);
         dtype.check_layout(name, &layout)?;
-        let buffer = scoped(gpu.device(), || {
-            gpu.device().create_buffer(&wgpu::BufferDescriptor {
-                label: Some(name),
-                size: bytes.max(4).next_multiple_of(4),
-                usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST,
-                mapped_at_creation: false,
-            })
+        gpu.check_lost()?;
+        let buffer = gpu.buffer(&wgpu::BufferDescriptor {
+            label: Some(name),
+            size: bytes.max(4).next_multiple_of(4),
+            usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
         })?;
         Ok(Self { buffer, layout, dtype })
     }
@@ -186,17 +180,16 @@ impl Tensor {
 
     /// Overwrites a dense tensor's bytes; the write happens before the next submission.
     fn write(&self, gpu: &Gpu, bytes: &[u8]) -> Result<()> {
+        // Writes are in units of 4 bytes; an odd number of halves is padded with zeros.
+        let Some(size) = wgpu::BufferSize::new(bytes.len().next_multiple_of(4) as u64) else { return Ok(()) };
         let offset = self.dtype.bytes_of(self.layout.offset) as u64;
-        scoped(gpu.device(), || {
-            // Writes are in units of 4 bytes; an odd number of halves is padded.
-            if bytes.len().is_multiple_of(4) {
-                gpu.queue().write_buffer(&self.buffer, offset, bytes);
-            } else {
-                let mut padded = bytes.to_vec();
-                padded.resize(bytes.len().next_multiple_of(4), 0);
-                gpu.queue().write_buffer(&self.buffer, offset, &padded);
-            }
-        })
+        let written = scoped(gpu.device(), || {
+            let mut staged = gpu.queue().write_buffer_with(&self.buffer, offset, size)?;
+            staged.slice(..bytes.len()).copy_from_slice(bytes);
+            staged.slice(bytes.len()..).fill(0);
+            Some(())
+        })?;
+        written.ok_or_else(|| gpu.fault("an upload was passed over"))
     }
 
     /// The elements in host memory as f32 (f16 and q8 widened, integers converted). Blocks until the device is done.
@@ -241,58 +234,5 @@ impl Tensor {
     async fn fetch(&self, gpu: &Gpu, block: bool) -> Result<Array<f32>> {
         let mut read = Run::new(gpu).read(&[self], block).await?;
         read.pop().ok_or_else(|| Error::missing("tensor", "what was read back"))
-    }
-}
-
-/// Maps a staging buffer and copies its bytes out. With `block` the device is waited for, else the callback wakes.
-pub(super) async fn map(gpu: &Gpu, staging: &wgpu::Buffer, bytes: u64, block: bool) -> Result<Vec<u8>> {
-    let mapped = Mapped::default();
-    let shared = mapped.shared.clone();
-    staging.slice(..bytes).map_async(wgpu::MapMode::Read, move |result| {
-        // The lock is gone before the waker runs: an executor may poll the future from inside it.
-        let waker = {
-            let mut state = lock(&shared);
-            state.result = Some(result.map_err(|error| Error::Gpu(error.to_string())));
-            state.waker.take()
-        };
-        if let Some(waker) = waker {
-            waker.wake();
-        }
-    });
-    if block {
-        gpu.wait()?;
-    }
-    mapped.await?;
-    let view = staging.slice(..bytes).get_mapped_range().map_err(|error| Error::Gpu(error.to_string()))?;
-    let out = view.to_vec();
-    drop(view);
-    staging.unmap();
-    Ok(out)
-}
-
-/// Resolves when the mapping callback has run.
-#[derive(Default)]
-struct Mapped {
-    shared: Arc<Mutex<MapState>>,
-}
-
-#[derive(Default)]
-struct MapState {
-    result: Option<Result<()>>,
-    waker: Option<Waker>,
-}
-
-impl Future for Mapped {
-    type Output = Result<()>;
-
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut state = lock(&self.shared);
-        match state.result.take() {
-            Some(result) => Poll::Ready(result),
-            None => {
-                state.waker = Some(context.waker().clone());
-                Poll::Pending
-            }
-        }
     }
 }

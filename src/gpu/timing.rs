@@ -97,7 +97,7 @@ impl Stamps {
     /// How long each piece took, once that has been submitted. Blocks until the device is done.
     pub(super) fn nanoseconds(&self, gpu: &Gpu) -> Result<Vec<f64>> {
         let bytes = 16 * self.pieces as u64;
-        let raw = pollster::block_on(super::tensor::map(gpu, &self.staging, bytes, true))?;
+        let raw = pollster::block_on(super::map::map(gpu, &self.staging, bytes, true))?;
         let ticks: Vec<u64> = bytemuck::pod_collect_to_vec(&raw);
         let period = f64::from(gpu.queue().get_timestamp_period());
         Ok(ticks.chunks_exact(2).map(|pair| pair[1].saturating_sub(pair[0]) as f64 * period).collect())

@@ -1,0 +1,188 @@
+//! What goes wrong on a device, as errors.
+//!
+//! wgpu tells of invalid calls, of memory that has run out and of failures inside the driver through error scopes; of a
+//! lost device it tells the callback of whoever opened it, and from then on passes over every call without a word. So
+//! each call runs in scopes ([`scoped`]), and what a lost device leaves undone is looked at: a submission that is not
+//! known afterwards, a buffer that cannot be written ([`is_lost`]). That needs no callback and holds for an embedder's
+//! device too.
+
+use std::error::Error as _;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, Weak};
+
+use super::map::Read;
+use super::{Gpu, lock, pool};
+use crate::error::{Error, Result};
+
+/// Runs wgpu calls so that their errors come back instead of reaching a handler. Scopes belong to the calling thread, and
+/// their futures are ready at once on native backends.
+pub(super) fn scoped<T>(device: &wgpu::Device, f: impl FnOnce() -> T) -> Result<T> {
+    let (value, error) = in_scopes(device, f);
+    match error {
+        None => Ok(value),
+        // What was made on a lost device is invalid wherever it is used.
+        Some(error) if is_lost(device) => Err(Error::DeviceLost(error.to_string())),
+        Some(error @ wgpu::Error::OutOfMemory { .. }) => Err(Error::OutOfMemory(whole(&error))),
+        Some(error) => Err(Error::Gpu(error.to_string())),
+    }
+}
+
+fn in_scopes<T>(device: &wgpu::Device, f: impl FnOnce() -> T) -> (T, Option<wgpu::Error>) {
+    let validation = device.push_error_scope(wgpu::ErrorFilter::Validation);
+    let internal = device.push_error_scope(wgpu::ErrorFilter::Internal);
+    let memory = device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+    let value = f();
+    // Without memory the calls behind the first fail too, as invalid: the first is what counts.
+    let errors = [memory.pop(), internal.pop(), validation.pop()].map(pollster::block_on);
+    (value, errors.into_iter().flatten().next())
+}
+
+/// An error with its causes; of memory that has run out, wgpu's own text says nothing else.
+fn whole(error: &wgpu::Error) -> String {
+    let causes = std::iter::successors(error.source(), |&cause| cause.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+/// True when the device takes no more work: a buffer that is neither refused nor there to be written was passed over.
+pub(super) fn is_lost(device: &wgpu::Device) -> bool {
+    let descriptor = wgpu::BufferDescriptor {
+        label: Some("regard probe"),
+        size: 16,
+        usage: wgpu::BufferUsages::MAP_WRITE | wgpu::BufferUsages::COPY_SRC,
+        mapped_at_creation: true,
+    };
+    let probe = || device.create_buffer(&descriptor).slice(..).get_mapped_range_mut().is_err();
+    matches!(in_scopes(device, probe), (true, None))
+}
+
+/// What is known to be wrong with a device.
+#[derive(Debug, Default)]
+pub(super) struct Faults {
+    /// Why the device is gone, once it is.
+    lost: Mutex<Option<String>>,
+    /// An error outside of any call of this crate, to be told by the next one.
+    uncaptured: Mutex<Option<String>>,
+    /// Reads that wait for the device.
+    reads: Mutex<Vec<Weak<Read>>>,
+}
+
+impl Faults {
+    /// Takes the callbacks of a device that is this crate's own.
+    pub(super) fn watch(self: &Arc<Self>, device: &wgpu::Device) {
+        let faults = self.clone();
+        device.set_device_lost_callback(move |reason, message| {
+            faults.lose(format!("{reason:?} {message}").trim_end());
+        });
+        let faults = self.clone();
+        device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
+            *lock(&faults.uncaptured) = Some(error.to_string());
+        }));
+    }
+
+    /// The device is gone; the first reason is kept, and reads that wait end.
+    fn lose(&self, reason: &str) {
+        lock(&self.lost).get_or_insert_with(|| reason.to_owned());
+        let reads = std::mem::take(&mut *lock(&self.reads));
+        reads.iter().filter_map(Weak::upgrade).for_each(|read| read.end(false));
+    }
+
+    /// Ends this read when the device is lost.
+    pub(super) fn watch_read(&self, read: &Arc<Read>) {
+        let mut reads = lock(&self.reads);
+        reads.retain(|read| read.strong_count() > 0);
+        reads.push(Arc::downgrade(read));
+    }
+}
+
+impl Gpu {
+    /// Waits until everything submitted so far is done.
+    ///
+    /// # Errors
+    /// [`Error::DeviceLost`] or [`Error::Gpu`].
+    pub fn wait(&self) -> Result<()> {
+        self.poll(wgpu::PollType::wait_indefinitely()).map_err(|error| Error::Gpu(error.to_string()))?;
+        self.check_lost()
+    }
+
+    /// From an embedder's device-lost callback: every later call gives [`Error::DeviceLost`] with this reason, and reads
+    /// that wait for the device end with it.
+    pub fn mark_lost(&self, reason: &str) {
+        *lock(&self.inner.faults.lost) = Some(reason.to_owned());
+        self.inner.faults.lose(reason);
+    }
+
+    pub(super) fn check_lost(&self) -> Result<()> {
+        if let Some(reason) = &*lock(&self.inner.faults.lost) {
+            return Err(Error::DeviceLost(reason.clone()));
+        }
+        match lock(&self.inner.faults.uncaptured).take() {
+            Some(message) => Err(Error::Gpu(message)),
+            None => Ok(()),
+        }
+    }
+
+    /// The error behind something that failed without one: the device is lost, or it is this.
+    pub(super) fn fault(&self, what: &str) -> Error {
+        // Tells this crate's own callback, which knows the reason.
+        let _ = self.poll(wgpu::PollType::Poll);
+        if is_lost(self.device()) {
+            self.inner.faults.lose("it takes no more work");
+        }
+        self.check_lost().err().unwrap_or_else(|| Error::Gpu(what.to_owned()))
+    }
+
+    /// Lets what is done be freed and its callbacks run, after waiting for it if told so. A device that is found lost is
+    /// marked so.
+    pub(super) fn poll(&self, how: wgpu::PollType) -> std::result::Result<(), wgpu::PollError> {
+        // wgpu 30 has no error for a driver that fails while it is polled: it panics, with none of its locks held.
+        match catch_unwind(AssertUnwindSafe(|| self.device().poll(how))) {
+            Ok(polled) => polled.map(|_| ()),
+            Err(_) => {
+                self.inner.faults.lose("the driver failed while it was waited for");
+                Ok(())
+            }
+        }
+    }
+
+    /// Submits a finished encoder.
+    pub(super) fn submit(&self, encoder: wgpu::CommandEncoder) -> Result<()> {
+        let submission = scoped(self.device(), || self.queue().submit([encoder.finish()]))?;
+        // Frees what is done, without waiting. A submission that a lost device has passed over is not known.
+        let known =
+            wgpu::PollType::Wait { submission_index: Some(submission), timeout: Some(std::time::Duration::ZERO) };
+        if let Err(wgpu::PollError::WrongSubmissionIndex(..)) = self.poll(known) {
+            return Err(self.fault("the device does not know what was submitted"));
+        }
+        self.inner.counters.submits.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        self.check_lost()
+    }
+
+    /// A scratch buffer of at least this size, its contents undefined.
+    pub(super) fn scratch(&self, bytes: u64, limit: u64) -> Result<wgpu::Buffer> {
+        let size = pool::size(bytes, limit);
+        if let Some(buffer) = lock(&self.inner.pool).take(size) {
+            return Ok(buffer);
+        }
+        let buffer = self.buffer(&wgpu::BufferDescriptor {
+            label: Some("regard scratch"),
+            size,
+            usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        })?;
+        lock(&self.inner.pool).lend(&buffer);
+        Ok(buffer)
+    }
+
+    /// A buffer; where memory has run out, once more after scratch memory has been given back.
+    pub(super) fn buffer(&self, descriptor: &wgpu::BufferDescriptor<'_>) -> Result<wgpu::Buffer> {
+        let make = || scoped(self.device(), || self.device().create_buffer(descriptor));
+        match make() {
+            Err(Error::OutOfMemory(_)) => {
+                self.trim();
+                let _ = self.poll(wgpu::PollType::Poll);
+                make()
+            }
+            made => made,
+        }
+    }
+}
