@@ -100,6 +100,12 @@ impl Gpu {
     /// # Errors
     /// [`Error::DeviceLost`] or [`Error::Gpu`].
     pub fn wait(&self) -> Result<()> {
+        self.wait_unchecked()?;
+        if is_lost(self.device()) { Err(self.fault("the device is lost")) } else { Ok(()) }
+    }
+
+    /// As [`Gpu::wait`], for what would fail by itself on a device that is lost but has not said so.
+    pub(super) fn wait_unchecked(&self) -> Result<()> {
         self.poll(wgpu::PollType::wait_indefinitely()).map_err(|error| Error::Gpu(error.to_string()))?;
         self.check_lost()
     }

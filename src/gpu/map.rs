@@ -61,7 +61,7 @@ pub(super) async fn map(gpu: &Gpu, staging: &wgpu::Buffer, bytes: u64, block: bo
         staging.slice(..bytes).map_async(wgpu::MapMode::Read, move |result| callback.end(result.is_ok()));
     })?;
     if block {
-        gpu.wait()?;
+        gpu.wait_unchecked()?;
     }
     if !read.ended().await {
         return Err(gpu.fault("a buffer could not be mapped"));

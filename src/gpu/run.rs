@@ -17,6 +17,8 @@ struct Range {
     buffer: wgpu::Buffer,
     offset: u64,
     bytes: u64,
+    /// A tensor's that another [`Gpu`] made.
+    foreign: bool,
 }
 
 /// A recording on its way to a device: tensors are bound to its slots, then it is encoded and submitted once.
@@ -70,7 +72,8 @@ impl<'g> Run<'g> {
         let bytes = end.min(tensor.buffer().size()) - offset;
         let view = Layout { offset: ((start - offset) / block_bytes) as usize * block, ..layout.clone() };
         let view = self.recording.bound(name, view, dtype, bytes);
-        self.bound.insert(view.slot, Range { buffer: tensor.buffer().clone(), offset, bytes });
+        let foreign = !tensor.may_be_of(self.gpu);
+        self.bound.insert(view.slot, Range { buffer: tensor.buffer().clone(), offset, bytes, foreign });
         view
     }
 
@@ -119,6 +122,9 @@ impl<'g> Run<'g> {
         // A tensor that cannot be copied as it lies is made dense first.
         let mut dense = Vec::with_capacity(tensors.len());
         for &tensor in tensors {
+            if !tensor.may_be_of(gpu) {
+                return Err(another_device("download source"));
+            }
             if tensor.copyable().is_some() {
                 dense.push(tensor.clone());
                 continue;
@@ -210,6 +216,9 @@ impl<'g> Run<'g> {
         let find = |slot: Slot| {
             let range =
                 self.bound.get(&slot).ok_or_else(|| Error::missing(name(slot), "a tensor bound to its slot"))?;
+            if range.foreign {
+                return Err(another_device(name(slot)));
+            }
             let usage = range.buffer.usage();
             match usage.contains(wgpu::BufferUsages::STORAGE) {
                 true => Ok(range),
@@ -250,7 +259,10 @@ impl<'g> Run<'g> {
         for (index, info) in self.recording.slots().iter().enumerate() {
             if info.kind == SlotKind::Scratch {
                 let buffer = gpu.scratch(info.bytes, limit)?;
-                self.bound.insert(Slot(index as u32), Range { buffer: buffer.clone(), offset: 0, bytes: info.bytes });
+                self.bound.insert(
+                    Slot(index as u32),
+                    Range { buffer: buffer.clone(), offset: 0, bytes: info.bytes, foreign: false },
+                );
                 taken.push(buffer);
             }
         }
@@ -378,6 +390,15 @@ impl<'g> Run<'g> {
             entries: &entries,
         })
     }
+}
+
+fn another_device(tensor: &str) -> Error {
+    Error::shape(
+        tensor,
+        "device",
+        "a tensor of this `Gpu`, or over an embedder's buffer",
+        "one that another `Gpu` made",
+    )
 }
 
 fn least_common_multiple(a: u64, b: u64) -> u64 {

@@ -1,8 +1,10 @@
 //! Tensors in GPU memory: upload, views, download.
 
+use std::sync::{Arc, Weak};
+
 use half::f16;
 
-use super::{Gpu, Run, scoped};
+use super::{Gpu, Inner, Run, scoped};
 use crate::error::{Error, Result};
 use crate::q8;
 use crate::tensor::{Array, DType, Layout};
@@ -11,6 +13,9 @@ use crate::tensor::{Array, DType, Layout};
 #[derive(Debug, Clone)]
 pub struct Tensor {
     buffer: wgpu::Buffer,
+    /// Whose it is, unless the buffer is an embedder's. wgpu tells devices of one instance apart; buffers of two
+    /// instances have the same numbers, and it takes one for the other.
+    owner: Option<Weak<Inner>>,
     layout: Layout,
     dtype: DType,
 }
@@ -39,7 +44,7 @@ impl Tensor {
             usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST,
             mapped_at_creation: false,
         })?;
-        Ok(Self { buffer, layout, dtype })
+        Ok(Self { buffer, owner: Some(Arc::downgrade(&gpu.inner)), layout, dtype })
     }
 
     /// Host data as a tensor of f32, or rounded to f16 or q8.
@@ -87,18 +92,28 @@ impl Tensor {
         Self::upload_u32(gpu, name, &Array::new(array.shape(), data)?)
     }
 
-    /// A tensor over an embedder's buffer, which must have usage `STORAGE` (and `COPY_SRC` to be downloaded).
+    /// A tensor over an embedder's buffer, which must have usage `STORAGE` (and `COPY_SRC` to be downloaded without another
+    /// copy on the device) and be of the device that it is used with.
     ///
     /// # Errors
     /// [`Error::Shape`] when the layout reaches past the buffer, or cuts through blocks of q8.
     pub fn from_buffer(buffer: wgpu::Buffer, layout: Layout, dtype: DType) -> Result<Self> {
+        Self::over(buffer, None, layout, dtype)
+    }
+
+    fn over(buffer: wgpu::Buffer, owner: Option<Weak<Inner>>, layout: Layout, dtype: DType) -> Result<Self> {
         let block = dtype.block();
         let holds = buffer.size() / dtype.bytes_of(block) as u64 * block as u64;
         if layout.checked_span()?.max(layout.offset) as u64 > holds {
             return Err(Error::shape("tensor over a buffer", "elements", format!("at most {holds}"), layout.span()));
         }
         dtype.check_layout("tensor over a buffer", &layout)?;
-        Ok(Self { buffer, layout, dtype })
+        Ok(Self { buffer, owner, layout, dtype })
+    }
+
+    /// False for a tensor that another [`Gpu`] made.
+    pub(super) fn may_be_of(&self, gpu: &Gpu) -> bool {
+        self.owner.as_ref().is_none_or(|owner| std::ptr::eq(owner.as_ptr(), Arc::as_ptr(&gpu.inner)))
     }
 
     /// Length of each axis.
@@ -126,7 +141,7 @@ impl Tensor {
     /// # Errors
     /// [`Error::Shape`] when the layout reaches past the buffer.
     pub fn with_layout(&self, layout: Layout) -> Result<Self> {
-        Self::from_buffer(self.buffer.clone(), layout, self.dtype)
+        Self::over(self.buffer.clone(), self.owner.clone(), layout, self.dtype)
     }
 
     /// The axes in another order, without a copy; see [`Layout::permute`].

@@ -9,7 +9,7 @@ use regard::tensor::{Array, DType, Layout};
 use regard::wgpu;
 use regard::{Error, Tensor, reference};
 
-use crate::gpu::{gpu, minimal_gpu};
+use crate::gpu::{device_with, gpu, minimal_gpu};
 
 fn wave(shape: &[usize], f: f32) -> Array<f32> {
     Array::from_fn(shape, |i| (i as f32 * f).sin())
@@ -23,17 +23,6 @@ fn close(got: &Array<f32>, want: &Array<f32>) {
     assert_eq!(got.shape(), want.shape());
     let worst = got.data().iter().zip(want.data()).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
     assert!(worst < 1e-5, "off by {worst}");
-}
-
-/// The test adapter's own device with limits of the test's choosing.
-fn device_with(limits: impl Fn(&mut wgpu::Limits)) -> (wgpu::Device, wgpu::Queue) {
-    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
-    let adapters = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::all()));
-    let adapter = adapters.into_iter().find(|a| a.get_info().name == gpu().adapter().name).unwrap();
-    let mut required_limits = wgpu::Limits::default();
-    limits(&mut required_limits);
-    let descriptor = wgpu::DeviceDescriptor { required_limits, ..Default::default() };
-    pollster::block_on(adapter.request_device(&descriptor)).unwrap()
 }
 
 #[test]
@@ -339,35 +328,6 @@ fn a_users_score_function_runs_or_is_refused_with_the_compilers_words() {
     assert!(matches!(&error, Error::Option { option, reason } if option == "score_mod" && reason.contains("scores")));
     // The device is unharmed.
     Attention::default().run(gpu(), &inputs.upload(gpu(), DType::F32).unwrap()).unwrap();
-}
-
-#[test]
-fn a_destroyed_device_is_an_error() {
-    let gpu = Gpu::open(&Open { adapter: Some(gpu().adapter().name.clone()), ..Open::default() }).unwrap();
-    let inputs = qkv(3, 5).upload(&gpu, DType::F32).unwrap();
-    gpu.device().destroy();
-    let _ = gpu.device().poll(wgpu::PollType::Poll);
-    assert!(matches!(Attention::default().run(&gpu, &inputs), Err(Error::DeviceLost(_) | Error::Gpu(_))));
-    assert!(inputs.query.download(&gpu).is_err());
-
-    // wgpu tells only the embedder's callback; reading back still fails, and after that callback so does everything.
-    let (device, queue) = device_with(|_| {});
-    let gpu = Gpu::from_wgpu(device.clone(), queue).unwrap();
-    let inputs = qkv(3, 5).upload(&gpu, DType::F32).unwrap();
-    device.destroy();
-    assert!(inputs.query.download(&gpu).is_err());
-    gpu.mark_lost("destroyed");
-    assert_eq!(Attention::default().run(&gpu, &inputs).unwrap_err(), Error::DeviceLost("destroyed".into()));
-}
-
-#[test]
-fn an_error_of_the_callers_own_is_told_once_and_ends_nothing() {
-    let gpu = Gpu::open(&Open { adapter: Some(gpu().adapter().name.clone()), ..Open::default() }).unwrap();
-    let inputs = qkv(3, 5).upload(&gpu, DType::F32).unwrap();
-    let (size, usage) = (16, wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::STORAGE);
-    let _ = gpu.device().create_buffer(&wgpu::BufferDescriptor { label: None, size, usage, mapped_at_creation: false });
-    assert!(matches!(Attention::default().run(&gpu, &inputs), Err(Error::Gpu(_))));
-    assert!(Attention::default().run(&gpu, &inputs).is_ok());
 }
 
 /// Shapes that no memory could hold reach the door through layouts that repeat one element.

@@ -7,7 +7,7 @@ use regard::gpu::{Gpu, Open};
 use regard::ops::rnn::GpuRnn;
 use regard::rnn::{Rnn, RnnInputs, RnnOutputs, RnnStack};
 use regard::tensor::{Array, DType};
-use regard::{Error, Result};
+use regard::{Error, Result, wgpu};
 
 /// Any adapter, the one named in `REGARD_ADAPTER` if there is such a variable. A machine without one fails here, with
 /// the line that installs a software driver: GPU tests are never skipped.
@@ -41,6 +41,23 @@ pub(crate) fn open(open: Open) -> Gpu {
         Ok(gpu) => gpu,
         Err(error) => panic!("{error}\nhint: {}", error.hint().unwrap_or("none")),
     }
+}
+
+/// The test adapter's own device with limits of the test's choosing.
+pub(crate) fn device_with(limits: impl Fn(&mut wgpu::Limits)) -> (wgpu::Device, wgpu::Queue) {
+    let [device] = devices_with(limits);
+    device
+}
+
+/// Several such devices of one instance.
+pub(crate) fn devices_with<const N: usize>(limits: impl Fn(&mut wgpu::Limits)) -> [(wgpu::Device, wgpu::Queue); N] {
+    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
+    let adapters = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::all()));
+    let adapter = adapters.into_iter().find(|a| a.get_info().name == gpu().adapter().name).unwrap();
+    let mut required_limits = wgpu::Limits::default();
+    limits(&mut required_limits);
+    let descriptor = wgpu::DeviceDescriptor { required_limits, ..Default::default() };
+    std::array::from_fn(|_| pollster::block_on(adapter.request_device(&descriptor)).unwrap())
 }
 
 pub(crate) fn attention(

@@ -11,6 +11,7 @@ mod cooperative;
 mod device;
 mod dispatches;
 mod embedding;
+mod faults;
 mod fused;
 mod golden;
 mod gpu;
