@@ -17,24 +17,35 @@ use crate::error::{Error, Result};
 /// Runs wgpu calls so that their errors come back instead of reaching a handler. Scopes belong to the calling thread, and
 /// their futures are ready at once on native backends.
 pub(super) fn scoped<T>(device: &wgpu::Device, f: impl FnOnce() -> T) -> Result<T> {
-    let (value, error) = in_scopes(device, f);
-    match error {
-        None => Ok(value),
+    match in_scopes(device, f) {
+        Ok((value, None)) => Ok(value),
         // What was made on a lost device is invalid wherever it is used.
-        Some(error) if is_lost(device) => Err(Error::DeviceLost(error.to_string())),
-        Some(error @ wgpu::Error::OutOfMemory { .. }) => Err(Error::OutOfMemory(whole(&error))),
-        Some(error) => Err(Error::Gpu(error.to_string())),
+        Ok((_, Some(error))) if is_lost(device) => Err(Error::DeviceLost(error.to_string())),
+        Ok((_, Some(error @ wgpu::Error::OutOfMemory { .. }))) => Err(Error::OutOfMemory(whole(&error))),
+        Ok((_, Some(error))) => Err(Error::Gpu(error.to_string())),
+        Err(Panicked) => Err(Error::DeviceLost("the driver failed where wgpu relies on it".to_owned())),
     }
 }
 
-fn in_scopes<T>(device: &wgpu::Device, f: impl FnOnce() -> T) -> (T, Option<wgpu::Error>) {
+/// wgpu 30 panics where it has no error for a driver that fails: while it polls, or begins commands of its own. It holds
+/// no lock then, but what it knows of the device may be anything, so the device counts as lost.
+struct Panicked;
+
+fn caught<T>(f: impl FnOnce() -> T) -> std::result::Result<T, Panicked> {
+    catch_unwind(AssertUnwindSafe(f)).map_err(|_| Panicked)
+}
+
+fn in_scopes<T>(
+    device: &wgpu::Device,
+    f: impl FnOnce() -> T,
+) -> std::result::Result<(T, Option<wgpu::Error>), Panicked> {
     let validation = device.push_error_scope(wgpu::ErrorFilter::Validation);
     let internal = device.push_error_scope(wgpu::ErrorFilter::Internal);
     let memory = device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
-    let value = f();
+    let value = caught(f);
     // Without memory the calls behind the first fail too, as invalid: the first is what counts.
     let errors = [memory.pop(), internal.pop(), validation.pop()].map(pollster::block_on);
-    (value, errors.into_iter().flatten().next())
+    Ok((value?, errors.into_iter().flatten().next()))
 }
 
 /// An error with its causes; of memory that has run out, wgpu's own text says nothing else.
@@ -52,7 +63,7 @@ pub(super) fn is_lost(device: &wgpu::Device) -> bool {
         mapped_at_creation: true,
     };
     let probe = || device.create_buffer(&descriptor).slice(..).get_mapped_range_mut().is_err();
-    matches!(in_scopes(device, probe), (true, None))
+    matches!(in_scopes(device, probe), Ok((true, None)) | Err(Panicked))
 }
 
 /// What is known to be wrong with a device.
@@ -140,19 +151,29 @@ impl Gpu {
     /// Lets what is done be freed and its callbacks run, after waiting for it if told so. A device that is found lost is
     /// marked so.
     pub(super) fn poll(&self, how: wgpu::PollType) -> std::result::Result<(), wgpu::PollError> {
-        // wgpu 30 has no error for a driver that fails while it is polled: it panics, with none of its locks held.
-        match catch_unwind(AssertUnwindSafe(|| self.device().poll(how))) {
-            Ok(polled) => polled.map(|_| ()),
-            Err(_) => {
+        caught(|| self.device().poll(how)).map_or_else(
+            |Panicked| {
                 self.inner.faults.lose("the driver failed while it was waited for");
                 Ok(())
-            }
+            },
+            |polled| polled.map(drop),
+        )
+    }
+
+    /// Runs wgpu calls so that their errors come back. A device that is found lost is marked so.
+    pub(super) fn scoped<T>(&self, f: impl FnOnce() -> T) -> Result<T> {
+        let done = scoped(self.device(), f);
+        if let Err(Error::DeviceLost(reason)) = &done {
+            self.inner.faults.lose(reason);
+            // The reason that the driver gave, if it was the first.
+            self.check_lost()?;
         }
+        done
     }
 
     /// Submits a finished encoder.
     pub(super) fn submit(&self, encoder: wgpu::CommandEncoder) -> Result<()> {
-        let submission = scoped(self.device(), || self.queue().submit([encoder.finish()]))?;
+        let submission = self.scoped(|| self.queue().submit([encoder.finish()]))?;
         // Frees what is done, without waiting. A submission that a lost device has passed over is not known.
         let known =
             wgpu::PollType::Wait { submission_index: Some(submission), timeout: Some(std::time::Duration::ZERO) };
@@ -181,7 +202,7 @@ impl Gpu {
 
     /// A buffer; where memory has run out, once more after scratch memory has been given back.
     pub(super) fn buffer(&self, descriptor: &wgpu::BufferDescriptor<'_>) -> Result<wgpu::Buffer> {
-        let make = || scoped(self.device(), || self.device().create_buffer(descriptor));
+        let make = || self.scoped(|| self.device().create_buffer(descriptor));
         match make() {
             Err(Error::OutOfMemory(_)) => {
                 self.trim();

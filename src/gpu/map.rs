@@ -4,7 +4,7 @@ use std::future::poll_fn;
 use std::sync::{Arc, Mutex};
 use std::task::{Poll, Waker};
 
-use super::{Gpu, lock, scoped};
+use super::{Gpu, lock};
 use crate::error::Result;
 
 /// A mapping that has been asked for.
@@ -57,7 +57,7 @@ pub(super) async fn map(gpu: &Gpu, staging: &wgpu::Buffer, bytes: u64, block: bo
     // A device lost before that does not end it any more.
     gpu.check_lost()?;
     let callback = read.clone();
-    scoped(gpu.device(), || {
+    gpu.scoped(|| {
         staging.slice(..bytes).map_async(wgpu::MapMode::Read, move |result| callback.end(result.is_ok()));
     })?;
     if block {
@@ -66,7 +66,7 @@ pub(super) async fn map(gpu: &Gpu, staging: &wgpu::Buffer, bytes: u64, block: bo
     if !read.ended().await {
         return Err(gpu.fault("a buffer could not be mapped"));
     }
-    let copied = scoped(gpu.device(), || {
+    let copied = gpu.scoped(|| {
         let copied = staging.slice(..bytes).get_mapped_range().map(|view| view.to_vec());
         staging.unmap();
         copied

@@ -4,10 +4,13 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
-use super::{Gpu, lock, scoped};
+use super::{Gpu, lock};
 use crate::error::{Error, Result};
 use crate::recording::{Binding, Dispatch};
 use crate::wgsl::ParamsSpace;
+
+/// Binding of the number of a part's first workgroup, as in `common/layout.wgsl`: behind every kernel's buffers.
+pub(super) const FIRST_WORKGROUP: u32 = 16;
 
 /// A compute pipeline with the layout of its one bind group.
 #[derive(Debug)]
@@ -72,7 +75,7 @@ fn build(gpu: &Gpu, dispatch: &Dispatch, cache: Option<&wgpu::PipelineCache>) ->
     }
     let device = gpu.device();
     let label = variant.label();
-    let built = scoped(device, || {
+    let built = gpu.scoped(|| {
         let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
             label: Some(&label),
             source: wgpu::ShaderSource::Wgsl(variant.source(space).into()),
@@ -81,7 +84,8 @@ fn build(gpu: &Gpu, dispatch: &Dispatch, cache: Option<&wgpu::PipelineCache>) ->
             ParamsSpace::Uniform => wgpu::BufferBindingType::Uniform,
             ParamsSpace::Storage => wgpu::BufferBindingType::Storage { read_only: true },
         };
-        let mut entries = vec![layout_entry(0, params, true)];
+        let uniform = wgpu::BufferBindingType::Uniform;
+        let mut entries = vec![layout_entry(0, params, true), layout_entry(FIRST_WORKGROUP, uniform, true)];
         for (index, binding) in dispatch.bindings.iter().enumerate() {
             let read_only = !matches!(binding, Binding::Write(_));
             let ty = wgpu::BufferBindingType::Storage { read_only };

@@ -4,7 +4,7 @@ use std::sync::{Arc, Weak};
 
 use half::f16;
 
-use super::{Gpu, Inner, Run, scoped};
+use super::{Gpu, Inner, Run};
 use crate::error::{Error, Result};
 use crate::q8;
 use crate::tensor::{Array, DType, Layout};
@@ -198,7 +198,7 @@ impl Tensor {
         // Writes are in units of 4 bytes; an odd number of halves is padded with zeros.
         let Some(size) = wgpu::BufferSize::new(bytes.len().next_multiple_of(4) as u64) else { return Ok(()) };
         let offset = self.dtype.bytes_of(self.layout.offset) as u64;
-        let written = scoped(gpu.device(), || {
+        let written = gpu.scoped(|| {
             let mut staged = gpu.queue().write_buffer_with(&self.buffer, offset, size)?;
             staged.slice(..bytes.len()).copy_from_slice(bytes);
             staged.slice(bytes.len()..).fill(0);

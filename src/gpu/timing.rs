@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{Gpu, Run, scoped};
+use super::{Gpu, Run};
 use crate::error::Result;
 
 impl Run<'_> {
@@ -25,7 +25,7 @@ impl Gpu {
     pub fn time(&self, encode: impl FnOnce(&mut wgpu::CommandEncoder) -> Result<()>) -> Result<f64> {
         self.check_lost()?;
         let mut encoder = self.encoder("regard timed")?;
-        let stamps = self.caps().timestamps.then(|| Stamps::new(self.device(), 1)).transpose()?;
+        let stamps = self.caps().timestamps.then(|| Stamps::new(self, 1)).transpose()?;
         // A pass of its own with nothing in it: its stamp waits for what came before and nothing else.
         let mark = |encoder: &mut wgpu::CommandEncoder, index: u32| {
             if let Some(Stamps { queries: query_set, .. }) = &stamps {
@@ -67,8 +67,9 @@ pub(super) struct Stamps {
 
 impl Stamps {
     /// For that many pieces, at least one.
-    pub(super) fn new(device: &wgpu::Device, pieces: usize) -> Result<Self> {
-        scoped(device, || {
+    pub(super) fn new(gpu: &Gpu, pieces: usize) -> Result<Self> {
+        let device = gpu.device();
+        gpu.scoped(|| {
             let queries = device.create_query_set(&wgpu::QuerySetDescriptor {
                 label: Some("regard timestamps"),
                 ty: wgpu::QueryType::Timestamp,

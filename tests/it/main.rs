@@ -20,6 +20,7 @@ mod gpu_recurrences;
 mod gpu_vectors;
 mod kernels;
 mod layers;
+mod long_work;
 mod properties;
 mod ranges;
 mod rates;
