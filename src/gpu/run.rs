@@ -93,7 +93,7 @@ impl<'g> Run<'g> {
     /// Makes a dense tensor for a result and binds it.
     ///
     /// # Errors
-    /// [`Error::Limit`] or [`Error::Gpu`] when the device cannot hold it.
+    /// [`Error::Limit`], [`Error::OutOfMemory`] or [`Error::Gpu`] when the device cannot hold it.
     pub fn output(&mut self, name: &str, shape: &[usize], dtype: DType) -> Result<(View, Tensor)> {
         let tensor = Tensor::uninitialized(self.gpu, name, shape, dtype)?;
         Ok((self.bind(name, &tensor), tensor))
@@ -102,7 +102,9 @@ impl<'g> Run<'g> {
     /// Encodes into the caller's encoder; nothing is submitted.
     ///
     /// # Errors
-    /// [`Error::Limit`], [`Error::Unsupported`] or [`Error::Gpu`]; the encoder may then hold part of the work.
+    /// [`Error::Limit`], [`Error::Unsupported`], [`Error::Shape`] for a tensor that cannot be bound, [`Error::OutOfMemory`],
+    /// [`Error::Gpu`] or [`Error::DeviceLost`]; the encoder is then as it was. That the encoder is another device's shows only
+    /// where it is finished.
     pub fn encode(self, encoder: &mut wgpu::CommandEncoder) -> Result<()> {
         self.encode_with(encoder, None)
     }
@@ -110,7 +112,7 @@ impl<'g> Run<'g> {
     /// Encodes and submits, once. Does not wait.
     ///
     /// # Errors
-    /// [`Error::Limit`], [`Error::Unsupported`], [`Error::Gpu`] or [`Error::DeviceLost`].
+    /// As [`Run::encode`].
     pub fn submit(self) -> Result<()> {
         let gpu = self.gpu;
         gpu.check_lost()?;

@@ -24,7 +24,7 @@ impl Tensor {
     /// A dense tensor whose contents are undefined until something writes it.
     ///
     /// # Errors
-    /// [`Error::Limit`] or [`Error::Gpu`] when the device cannot hold it.
+    /// [`Error::Limit`], [`Error::OutOfMemory`], [`Error::Gpu`] or [`Error::DeviceLost`] when the device cannot hold it.
     pub fn uninitialized(gpu: &Gpu, name: &str, shape: &[usize], dtype: DType) -> Result<Self> {
         let elements = shape.iter().try_fold(1usize, |n, &axis| n.checked_mul(axis)).unwrap_or(usize::MAX);
         let bytes = dtype.bytes_of(elements) as u64;

@@ -4,6 +4,7 @@ mod attend;
 mod bench;
 mod encode;
 mod files;
+mod killed;
 mod refusals;
 mod transliterate;
 mod tune;
