@@ -303,20 +303,18 @@ impl<'g> Run<'g> {
             last = Some(&dispatch.variant);
         }
         // All that can be refused is made before the encoder is touched.
-        let (launches, groups) = gpu
-            .scoped(|| {
-                let (params, launches) = self.params()?;
-                let mut made: HashMap<(*const Pipeline, &[Binding], usize), wgpu::BindGroup> = HashMap::new();
-                let mut groups = Vec::with_capacity(pipelines.len());
-                for (dispatch, pipeline) in self.recording.dispatches().zip(&pipelines) {
-                    let size = dispatch.params.len();
-                    let key = (Arc::as_ptr(pipeline), dispatch.bindings.as_slice(), size);
-                    let make = || self.bind_group(pipeline, &dispatch.bindings, &params, size as u64);
-                    groups.push(made.entry(key).or_insert_with(make).clone());
-                }
-                Some((launches, groups))
-            })?
-            .ok_or_else(|| gpu.fault("the parameters could not be written"))?;
+        let (params, launches) = self.params()?;
+        let groups = gpu.scoped(|| {
+            let mut made: HashMap<(*const Pipeline, &[Binding], usize), wgpu::BindGroup> = HashMap::new();
+            let mut groups = Vec::with_capacity(pipelines.len());
+            for (dispatch, pipeline) in self.recording.dispatches().zip(&pipelines) {
+                let size = dispatch.params.len();
+                let key = (Arc::as_ptr(pipeline), dispatch.bindings.as_slice(), size);
+                let make = || self.bind_group(pipeline, &dispatch.bindings, &params, size as u64);
+                groups.push(made.entry(key).or_insert_with(make).clone());
+            }
+            groups
+        })?;
         gpu.scoped(|| {
             let mut pass: Option<wgpu::ComputePass<'static>> = None;
             let mut set = None;
@@ -365,8 +363,8 @@ impl<'g> Run<'g> {
         })
     }
 
-    /// All `params` in one buffer, and how each dispatch is launched; nothing when the device does not take them.
-    fn params(&self) -> Option<(wgpu::Buffer, Vec<Launch>)> {
+    /// All `params` in one buffer, and how each dispatch is launched.
+    fn params(&self) -> Result<(wgpu::Buffer, Vec<Launch>)> {
         let unit = self.gpu.inner.alignment.max(16) as usize;
         let mut bytes: Vec<u8> = Vec::new();
         let mut append = |data: &[u8]| {
@@ -386,16 +384,23 @@ impl<'g> Run<'g> {
             Launch { params, parts: parts.collect() }
         };
         let launches = self.recording.dispatches().map(&mut launch).collect();
-        let buffer = self.gpu.device().create_buffer(&wgpu::BufferDescriptor {
+        let (needed, allowed) = (bytes.len() as u64, self.gpu.caps().max_buffer_bytes);
+        if needed > allowed {
+            return Err(Error::Limit { what: "bytes of the parameters of all dispatches".into(), needed, allowed });
+        }
+        let buffer = self.gpu.buffer(&wgpu::BufferDescriptor {
             label: Some("regard params"),
-            size: bytes.len() as u64,
+            size: needed,
             usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::STORAGE,
             mapped_at_creation: true,
-        });
-        // A buffer that could not be made reports through the error scope around this call, if the device is there.
-        buffer.slice(..).get_mapped_range_mut().ok()?.copy_from_slice(&bytes);
-        buffer.unmap();
-        Some((buffer, launches))
+        })?;
+        let written = self.gpu.scoped(|| {
+            buffer.slice(..).get_mapped_range_mut().ok()?.copy_from_slice(&bytes);
+            buffer.unmap();
+            Some(())
+        })?;
+        written.ok_or_else(|| self.gpu.fault("the parameters could not be written"))?;
+        Ok((buffer, launches))
     }
 
     fn bind_group(

@@ -39,3 +39,16 @@ fn the_library_alone_needs_wgpu_and_a_handful() {
     let allowed = ["bytemuck_derive", "half", "pollster", "zerocopy", "zerocopy-derive"];
     assert!(more.iter().all(|name| allowed.contains(name)), "{more:?}");
 }
+
+/// Everything may be made on one thread and used on another, and shared.
+#[test]
+fn everything_is_send_and_sync() {
+    fn shared<T: Send + Sync>() {}
+    use regard::attention::{Attention, AttentionInputs, AttentionOutputs};
+    use regard::ops::{attentive::GpuAttentiveEncoder, cache::KvCache, decoder::GpuAttentionDecoder, rnn::GpuRnn};
+    use regard::rnn::RnnInputs;
+    use regard::{Error, Gpu, Tensor, gpu::Run, recording::Recording, tensor::Array};
+    shared::<(Gpu, Tensor, Run<'_>, Recording, Error, Array)>();
+    shared::<(Attention, AttentionInputs<Tensor>, AttentionOutputs<Tensor>, RnnInputs<Tensor>)>();
+    shared::<(KvCache, GpuRnn, GpuAttentiveEncoder, GpuAttentionDecoder)>();
+}

@@ -36,25 +36,24 @@ fn more_workgroups_than_a_dimension_holds_are_folded() {
 #[test]
 fn odd_limits_are_kept_to_or_refused_with_the_number() {
     type Set = fn(&mut Limits);
-    let sets: [(&str, Set); 5] = [
-        ("16 invocations, 4 KiB of workgroup memory", |limits| {
+    let sets: [(&str, Set); 4] = [
+        ("16 invocations, 4 KiB of workgroup memory, rows of 16 workgroups", |limits| {
             limits.max_compute_invocations_per_workgroup = 16;
             limits.max_compute_workgroup_size_x = 16;
             limits.max_compute_workgroup_storage_size = 4096;
-        }),
-        ("64 invocations, rows of 16 workgroups", |limits| {
-            limits.max_compute_invocations_per_workgroup = 64;
             limits.max_compute_workgroups_per_dimension = 16;
         }),
-        ("256 invocations, but 32 in x", |limits| limits.max_compute_workgroup_size_x = 32),
         ("bindings of 4 KiB in buffers of 8", |limits| {
             limits.max_storage_buffer_binding_size = 4 << 10;
             limits.max_buffer_size = 8 << 10;
         }),
         ("4 storage buffers", |limits| limits.max_storage_buffers_per_shader_stage = 4),
+        ("256 invocations, but 32 in x", |limits| limits.max_compute_workgroup_size_x = 32),
     ];
-    let step = if std::env::var_os("REGARD_WHOLE_TABLE").is_some() { 1 } else { 61 };
-    for (number, (name, set)) in sets.into_iter().enumerate() {
+    // The first sets and a few cases; all where the variable is set.
+    let whole = std::env::var_os("REGARD_WHOLE_TABLE").is_some();
+    let (count, step) = if whole { (4, 1) } else { (3, 151) };
+    for (number, (name, set)) in sets.into_iter().take(count).enumerate() {
         let gpu = limited(set);
         let rows = validate::run(&gpu, Sample { first: number * 7 % step, step }, |_, _| {}).unwrap();
         let (mut right, mut refused) = (0, 0);

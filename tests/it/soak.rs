@@ -11,9 +11,9 @@ use crate::gpu::open;
 #[test]
 fn mixed_calls_from_many_threads_are_right_and_leave_nothing_behind() {
     let gpu = open(Open::default());
-    let soak = Soak::new(&gpu, 101).unwrap();
-    let warm = soak.run(&gpu, 600, 8, |_| {});
-    let done = soak.run(&gpu, 1200, 8, |_| {});
+    let soak = Soak::new(&gpu, 307).unwrap();
+    let warm = soak.run(&gpu, 500, 8, |_| {});
+    let done = soak.run(&gpu, 1500, 8, |_| {});
     println!("{} kinds; {warm:?}, then {done:?}", soak.kinds());
     assert_eq!((warm.wrong, done.wrong), (0, 0));
     assert!(warm.refused > 0 && done.refused > warm.refused);
