@@ -15,6 +15,7 @@ fn mixed_calls_from_many_threads_are_right_and_leave_nothing_behind() {
     let warm = soak.run(&gpu, 500, 8, |_| {});
     let done = soak.run(&gpu, 1500, 8, |_| {});
     println!("{} kinds; {warm:?}, then {done:?}", soak.kinds());
+    assert_eq!((warm.calls, done.calls), (500, 1500));
     assert_eq!((warm.wrong, done.wrong), (0, 0));
     assert!(warm.refused > 0 && done.refused > warm.refused);
     assert!(done.pipelines <= warm.pipelines + warm.pipelines / 10, "{done:?}");
