@@ -29,6 +29,7 @@ pub struct Run<'g> {
 
 /// What one dispatch was and how long it took.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct Timing {
     /// The dispatch.
     pub dispatch: Dispatch,
