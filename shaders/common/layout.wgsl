@@ -26,7 +26,10 @@ struct Invocation {
     @builtin(num_workgroups) count: vec3<u32>,
 }
 
+// A long dispatch is run in parts: the number of the part's first workgroup.
+@group(0) @binding(16) var<uniform> first_workgroup: u32;
+
 // Grids are folded into two dimensions; this is the workgroup's number in the unfolded one.
 fn workgroup_number(here: Invocation) -> u32 {
-    return here.workgroup.x + here.workgroup.y * here.count.x;
+    return first_workgroup + here.workgroup.x + here.workgroup.y * here.count.x;
 }

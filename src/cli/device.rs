@@ -1,6 +1,7 @@
 //! Which device computes.
 
 use std::cell::OnceCell;
+use std::time::Duration;
 
 use clap::builder::FalseyValueParser;
 use clap::{Args, ValueEnum};
@@ -29,6 +30,10 @@ pub(crate) struct DeviceArgs {
     /// Leave features alone though the adapter has them: the results are the same, by other kernels
     #[arg(long, global = true, value_enum, value_delimiter = ',', value_name = "FEATURES")]
     pub(crate) without: Vec<Rung>,
+    /// Run a dispatch in parts if a slow device of its kind would take longer for it, in milliseconds, so that no driver
+    /// takes the device for hung and a desktop stays fluid; the results are the same to the bit
+    #[arg(long, global = true, env = "REGARD_LONGEST_DISPATCH", default_value_t = 500, value_name = "MS")]
+    pub(crate) longest_dispatch: u32,
     /// Plan by the built-in table, whatever `regard tune` has measured
     #[arg(long, global = true, env = "REGARD_NO_TUNE", value_parser = FalseyValueParser::new())]
     pub(crate) no_tune: bool,
@@ -144,6 +149,7 @@ impl DeviceArgs {
             pipelines.clone_from(&kept.pipelines);
             kept
         })?;
+        let gpu = gpu.with_longest_dispatch(Duration::from_millis(self.longest_dispatch.into()));
         // A command opens one adapter.
         let _ = self.opened.set((gpu.clone(), pipelines));
         Ok(gpu)

@@ -42,6 +42,7 @@ impl Floor {
 struct Row {
     label: String,
     grid: [u32; 2],
+    /// Dispatches; a long one is run in parts, each of which counts.
     count: u64,
     flops: u64,
     bytes: u64,
@@ -69,12 +70,13 @@ impl Explained {
     /// Adds what was run.
     pub(crate) fn timings(&mut self, timings: &[Timing]) {
         // A recurrence alternates between few programs; they are told apart by where they first stand.
-        for Timing { dispatch, nanoseconds, .. } in timings {
+        for Timing { dispatch, parts, nanoseconds, .. } in timings {
+            let parts = *parts as u64;
             let label = dispatch.variant.label();
             let known = self.rows.iter_mut().find(|row| row.label == label && row.grid == dispatch.grid);
             match known {
                 Some(row) => {
-                    row.count += 1;
+                    row.count += parts;
                     row.flops += dispatch.flops;
                     row.bytes += dispatch.bytes;
                     row.iterations = row.iterations.max(dispatch.iterations);
@@ -83,7 +85,7 @@ impl Explained {
                 None => self.rows.push(Row {
                     label,
                     grid: dispatch.grid,
-                    count: 1,
+                    count: parts,
                     flops: dispatch.flops,
                     bytes: dispatch.bytes,
                     iterations: dispatch.iterations,

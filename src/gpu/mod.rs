@@ -10,6 +10,7 @@ mod timing;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 pub use cooperative::CooperativeShape;
 pub use kept::Kept;
@@ -17,7 +18,7 @@ pub use run::{Run, Timing};
 pub use tensor::Tensor;
 
 use crate::error::{Error, Result};
-use crate::plan::{Caps, Rungs};
+use crate::plan::{Caps, Pace, Rungs};
 use pipeline::Pipelines;
 use pool::Pool;
 
@@ -161,6 +162,12 @@ impl Adapter {
                     kind,
                     [info.subgroup_min_size, info.subgroup_max_size],
                 ),
+                pace: match kind {
+                    AdapterKind::Discrete => Pace::DISCRETE,
+                    AdapterKind::Software => Pace::SOFTWARE,
+                    _ => Pace::INTEGRATED,
+                },
+                longest_dispatch: Caps::default().longest_dispatch,
                 tuning: Default::default(),
             },
             cooperative,
@@ -203,13 +210,14 @@ struct Counters {
 #[derive(Debug, Clone)]
 pub struct Gpu {
     inner: Arc<Inner>,
+    /// What this handle plans by.
+    adapter: Arc<Adapter>,
 }
 
 #[derive(Debug)]
 struct Inner {
     device: wgpu::Device,
     queue: wgpu::Queue,
-    adapter: Adapter,
     /// Alignment of storage and uniform offsets, in bytes.
     alignment: u64,
     pipelines: Pipelines,
@@ -314,9 +322,10 @@ impl Gpu {
             .await
             .map_err(|error| Error::Gpu(error.to_string()))?;
         let mut gpu = Self::new(device, queue, CooperativeShape::listed(&adapter), kept)?;
-        if let Some(inner) = Arc::get_mut(&mut gpu.inner).filter(|_| open.as_card) {
+        if open.as_card {
             let Caps { software, workers, .. } = Caps::default();
-            inner.adapter.caps = Caps { software, workers, ..inner.adapter.caps.clone() };
+            let caps = &mut Arc::make_mut(&mut gpu.adapter).caps;
+            *caps = Caps { software, workers, ..caps.clone() };
         }
         // An embedder's own device keeps the embedder's callbacks; this one is ours.
         let lost = gpu.inner.lost.clone();
@@ -380,7 +389,6 @@ impl Gpu {
         let inner = Inner {
             device,
             queue,
-            adapter,
             alignment: u64::from(alignment),
             pipelines: Pipelines::new(cache),
             pool: Mutex::default(),
@@ -389,17 +397,25 @@ impl Gpu {
             uncaptured: Arc::default(),
             zeros,
         };
-        Ok(Self { inner: Arc::new(inner) })
+        Ok(Self { inner: Arc::new(inner), adapter: Arc::new(adapter) })
+    }
+
+    /// The same device, with another limit to how long one dispatch may take: [`Caps::longest_dispatch`]. Shorter leaves
+    /// the device to others more often, such as to a desktop that it draws; [`Duration::MAX`] never cuts a dispatch.
+    #[must_use]
+    pub fn with_longest_dispatch(mut self, longest: Duration) -> Self {
+        Arc::make_mut(&mut self.adapter).caps.longest_dispatch = longest;
+        self
     }
 
     /// What this device is and can do.
     pub fn adapter(&self) -> &Adapter {
-        &self.inner.adapter
+        &self.adapter
     }
 
     /// The limits that the planner goes by.
     pub fn caps(&self) -> &Caps {
-        &self.inner.adapter.caps
+        &self.adapter.caps
     }
 
     /// The device underneath.

@@ -9,6 +9,9 @@ use crate::error::{Error, Result};
 use crate::recording::{Binding, Dispatch};
 use crate::wgsl::ParamsSpace;
 
+/// Binding of the number of a part's first workgroup, as in `common/layout.wgsl`: behind every kernel's buffers.
+pub(super) const FIRST_WORKGROUP: u32 = 16;
+
 /// A compute pipeline with the layout of its one bind group.
 #[derive(Debug)]
 pub(super) struct Pipeline {
@@ -75,7 +78,8 @@ fn build(gpu: &Gpu, dispatch: &Dispatch, cache: Option<&wgpu::PipelineCache>) ->
             ParamsSpace::Uniform => wgpu::BufferBindingType::Uniform,
             ParamsSpace::Storage => wgpu::BufferBindingType::Storage { read_only: true },
         };
-        let mut entries = vec![layout_entry(0, params, true)];
+        let uniform = wgpu::BufferBindingType::Uniform;
+        let mut entries = vec![layout_entry(0, params, true), layout_entry(FIRST_WORKGROUP, uniform, true)];
         for (index, binding) in dispatch.bindings.iter().enumerate() {
             let read_only = !matches!(binding, Binding::Write(_));
             let ty = wgpu::BufferBindingType::Storage { read_only };

@@ -4,10 +4,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::pipeline::Pipeline;
+use super::pipeline::{FIRST_WORKGROUP, Pipeline};
 use super::timing::Stamps;
 use super::{Gpu, Tensor, lock, scoped};
 use crate::error::{Error, Result};
+use crate::plan;
 use crate::recording::{Binding, Command, Dispatch, Recording, Slot, SlotKind, View};
 use crate::tensor::{Array, DType, Layout};
 
@@ -27,13 +28,25 @@ pub struct Run<'g> {
     bound: HashMap<Slot, Range>,
 }
 
+/// Bytes of the number of a part's first workgroup: a u32 and padding.
+const FIRST_BYTES: u64 = 16;
+
+/// How a dispatch is launched: where its parameters lie in the buffer of them, in bytes, and for each part where the
+/// number of its first workgroup lies, and its grid.
+struct Launch {
+    params: u32,
+    parts: Vec<(u32, [u32; 2])>,
+}
+
 /// What one dispatch was and how long it took.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Timing {
     /// The dispatch.
     pub dispatch: Dispatch,
-    /// Device time in nanoseconds; `None` where the device has no timestamps.
+    /// Parts that it was run in: [`plan::parts()`].
+    pub parts: usize,
+    /// Device time in nanoseconds, of all parts; `None` where the device has no timestamps.
     pub nanoseconds: Option<f64>,
 }
 
@@ -186,7 +199,11 @@ impl<'g> Run<'g> {
         gpu.wait()?;
         let times = stamps.map_or(Ok(Vec::new()), |stamps| stamps.nanoseconds(gpu))?;
         let times = times.into_iter().map(Some).chain(std::iter::repeat(None));
-        Ok(dispatches.into_iter().zip(times).map(|(dispatch, nanoseconds)| Timing { dispatch, nanoseconds }).collect())
+        let timing = |(dispatch, nanoseconds)| {
+            let parts = plan::parts(&dispatch, gpu.caps()).len();
+            Timing { dispatch, parts, nanoseconds }
+        };
+        Ok(dispatches.into_iter().zip(times).map(timing).collect())
     }
 
     fn encode_with(
@@ -253,10 +270,10 @@ impl<'g> Run<'g> {
             last = Some(&dispatch.variant);
         }
         scoped(gpu.device(), || {
-            let (params, offsets) = self.params();
+            let (params, launches) = self.params();
             let mut groups: HashMap<(*const Pipeline, &[Binding], usize), wgpu::BindGroup> = HashMap::new();
             let mut pass: Option<wgpu::ComputePass<'static>> = None;
-            let mut number = 0;
+            let (mut number, mut dispatches) = (0, 0);
             for command in self.recording.commands() {
                 let dispatch = match command {
                     Command::Dispatch(dispatch) => dispatch,
@@ -289,25 +306,40 @@ impl<'g> Run<'g> {
                     .or_insert_with(|| self.bind_group(pipeline, &dispatch.bindings, &params, size as u64));
                 if let Some(pass) = &mut pass {
                     pass.set_pipeline(&pipeline.pipeline);
-                    pass.set_bind_group(0, &*group, &[offsets[number]]);
-                    pass.dispatch_workgroups(dispatch.grid[0], dispatch.grid[1], 1);
+                    let launch = &launches[number];
+                    for (first, [x, y]) in &launch.parts {
+                        pass.set_bind_group(0, &*group, &[launch.params, *first]);
+                        pass.dispatch_workgroups(*x, *y, 1);
+                    }
+                    dispatches += launch.parts.len();
                 }
                 number += 1;
             }
-            gpu.inner.counters.dispatches.fetch_add(number as u64, Ordering::Relaxed);
+            gpu.inner.counters.dispatches.fetch_add(dispatches as u64, Ordering::Relaxed);
         })
     }
 
-    /// All `params` in one buffer, and where each dispatch's start.
-    fn params(&self) -> (wgpu::Buffer, Vec<u32>) {
-        let mut bytes = Vec::new();
-        let mut offsets = Vec::new();
-        for dispatch in self.recording.dispatches() {
-            offsets.push(bytes.len() as u32);
-            bytes.extend_from_slice(&dispatch.params);
-            bytes.resize(bytes.len().next_multiple_of(self.gpu.inner.alignment.max(16) as usize), 0);
-        }
-        bytes.resize(bytes.len().max(16), 0);
+    /// All `params` in one buffer, and how each dispatch is launched.
+    fn params(&self) -> (wgpu::Buffer, Vec<Launch>) {
+        let unit = self.gpu.inner.alignment.max(16) as usize;
+        let mut bytes: Vec<u8> = Vec::new();
+        let mut append = |data: &[u8]| {
+            let offset = bytes.len();
+            bytes.extend_from_slice(data);
+            bytes.resize(bytes.len().next_multiple_of(unit), 0);
+            offset as u32
+        };
+        // What is not cut starts at workgroup 0, which all of them share.
+        let zero = append(&[0; FIRST_BYTES as usize]);
+        let mut launch = |dispatch: &Dispatch| {
+            let params = append(&dispatch.params);
+            let parts = plan::parts(dispatch, self.gpu.caps()).into_iter().map(|part| match part.first {
+                0 => (zero, part.grid),
+                first => (append(bytemuck::cast_slice(&[first, 0, 0, 0])), part.grid),
+            });
+            Launch { params, parts: parts.collect() }
+        };
+        let launches = self.recording.dispatches().map(&mut launch).collect();
         let buffer = self.gpu.device().create_buffer(&wgpu::BufferDescriptor {
             label: Some("regard params"),
             size: bytes.len() as u64,
@@ -319,7 +351,7 @@ impl<'g> Run<'g> {
             mapped.copy_from_slice(&bytes);
         }
         buffer.unmap();
-        (buffer, offsets)
+        (buffer, launches)
     }
 
     fn bind_group(
@@ -332,7 +364,10 @@ impl<'g> Run<'g> {
         let resource = |buffer, offset, bytes| {
             wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer, offset, size: wgpu::BufferSize::new(bytes) })
         };
-        let mut entries = vec![wgpu::BindGroupEntry { binding: 0, resource: resource(params, 0, size) }];
+        let mut entries = vec![
+            wgpu::BindGroupEntry { binding: 0, resource: resource(params, 0, size) },
+            wgpu::BindGroupEntry { binding: FIRST_WORKGROUP, resource: resource(params, 0, FIRST_BYTES) },
+        ];
         for (index, binding) in bindings.iter().enumerate() {
             let resource = match binding {
                 Binding::Read(slot) | Binding::Write(slot) => {

@@ -3,7 +3,7 @@
 
 use super::merge_partials::{self, Parts};
 use super::visibility::{BlockParams, List, MaskParams, PageParams, PositionParams, TileParams, Visibility};
-use super::{View4, copy, flash, flash_coop, flash_rows, flash_split, params, switch};
+use super::{TANH_FLOPS, View4, copy, flash, flash_coop, flash_rows, flash_split, params, switch};
 use crate::attention::{Attention, Score};
 use crate::error::{Error, Result};
 use crate::plan::{Caps, Form, FusedPlan, grid};
@@ -164,6 +164,7 @@ pub fn record(
     if plan.tile.subgroups && matches!(plan.tile.form, Form::Rows | Form::Split) {
         overrides.push(("ONE_SUBGROUP", switch(plan.tile.lanes <= caps.min_subgroup)));
     }
+    let tanhs = if is_additive(options) { p.score_dim as u64 } else { 0 };
     let pairs = (p.batch * p.query_heads * p.queries * p.keys) as u64;
     let bytes = |view: &View| view.dtype.bytes_of(view.layout.elements()) as u64;
     recording.push(Dispatch {
@@ -203,7 +204,7 @@ pub fn record(
         ],
         grid: grid("a fused attention", tiles as u64, caps)?,
         iterations: cut.iterations,
-        flops: pairs * 2 * (p.score_dim + p.value_dim) as u64,
+        flops: pairs * (2 * (p.score_dim + p.value_dim) as u64 + tanhs * TANH_FLOPS),
         bytes: bytes(&query) + bytes(&key) + bytes(&value) + bytes(&output),
     });
     let narrow = |view: &View| -> Result<View> { Ok(view.with(view.layout.narrow(3, 0, p.value_dim)?)) };
@@ -220,8 +221,12 @@ pub fn record(
 /// Switches of `common/additive.wgsl`.
 pub(super) fn additive_overrides(options: &Attention, fused: &Fused<'_>) -> [Override; 3] {
     let [has_v, normed] = fused.additive;
-    let additive = matches!(options.score, Score::Additive | Score::Concat);
-    [("SCORE", switch(additive)), ("HAS_V", switch(has_v)), ("NORMED", switch(normed))]
+    [("SCORE", switch(is_additive(options))), ("HAS_V", switch(has_v)), ("NORMED", switch(normed))]
+}
+
+/// Whether scores are v·tanh(q + k).
+fn is_additive(options: &Attention) -> bool {
+    matches!(options.score, Score::Additive | Score::Concat)
 }
 
 /// Whether rows can be read in quads, and are of whole blocks of `multiple` dimensions.

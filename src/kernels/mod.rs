@@ -186,6 +186,9 @@ pub(crate) fn vector(view: Option<&View>) -> [u32; 2] {
     view.map_or([0, 0], |view| [view.layout.offset as u32, view.layout.strides.first().map_or(0, |&s| s as u32)])
 }
 
+/// Operations of one tanh of `common/math.wgsl`.
+pub(crate) const TANH_FLOPS: u64 = 26;
+
 /// 1 or 0, as `override` constants take switches.
 pub(crate) fn switch(on: bool) -> f64 {
     f64::from(u8::from(on))

@@ -1,7 +1,7 @@
 //! Attention scores (`shaders/score.wgsl`).
 
 use super::visibility::{BlockParams, List, MaskParams, PageParams, PositionParams, Visibility};
-use super::{View4, params, switch};
+use super::{TANH_FLOPS, View4, params, switch};
 use crate::attention::{Attention, Score, ScoreStage, ScoreWeights};
 use crate::error::{Error, Result};
 use crate::plan::{Caps, TILE_COLUMNS, TilePlan};
@@ -156,7 +156,7 @@ pub fn record(
         ],
         grid: plan.grid,
         iterations,
-        flops: pairs * 2 * depth as u64,
+        flops: pairs * (2 + if kind == 1 { TANH_FLOPS } else { 0 }) * depth as u64,
         bytes: [inputs.query, inputs.key].iter().map(|x| x.dtype.bytes_of(x.layout.elements()) as u64).sum::<u64>()
             + pairs * 4,
     });

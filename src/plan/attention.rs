@@ -186,7 +186,10 @@ impl Tile {
         if steps < 2 {
             return Vec::new();
         }
-        let longest = ((steps - 1) * step).min(p.keys.next_multiple_of(step));
+        // A workgroup is never cut, so its work stays short on the slowest devices too.
+        let a_step = 2 * u64::from(self.queries * self.keys) * (p.score_dim + p.value_dim).max(1) as u64;
+        let short = (LONGEST_WORKGROUP / a_step).max(1) as usize;
+        let longest = ((steps - 1).min(short) * step).min(p.keys.next_multiple_of(step));
         let workgroups = match self.form {
             Form::Split => p.batch * p.kv_heads * (p.queries * p.group()).div_ceil(self.queries as usize),
             _ => p.batch * p.query_heads * p.queries.div_ceil(self.queries as usize),
@@ -216,6 +219,9 @@ impl Tile {
 
 /// Workgroups that keep one worker busy: enough to even out those that end early.
 const WORKGROUPS_A_WORKER: usize = 4;
+
+/// Multiplications and additions of one workgroup at most: a second or less where a workgroup does six in a ns.
+const LONGEST_WORKGROUP: u64 = 1 << 32;
 
 /// Query rows for one key head up to which ranges of keys are tried first.
 const FEW_ROWS: usize = 8;
@@ -321,7 +327,9 @@ impl AttentionPlan {
             let needed = if keeps_scores { all } else { per_query };
             return Err(Error::Limit { what: what.to_owned(), needed, allowed });
         }
-        let chunk = if keeps_scores { p.queries } else { ((allowed / per_query) as usize).clamp(1, p.queries) };
+        // Shaders count the elements of a tensor in 32 bits.
+        let scores = allowed.min(4 * u64::from(u32::MAX));
+        let chunk = if keeps_scores { p.queries } else { ((scores / per_query) as usize).clamp(1, p.queries) };
         let staged = path == Path::Staged;
         let queries = product(&[p.batch, p.query_heads, p.queries, p.query_dim + p.value_dim]);
         let keys = product(&[p.batch, p.kv_heads, p.keys, p.key_dim + p.value_dim]);

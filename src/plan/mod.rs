@@ -2,15 +2,18 @@
 
 mod attention;
 mod cooperative;
+mod parts;
 mod rnn;
 mod tuning;
 
 pub use attention::{AttentionPlan, Form, FusedPlan, LONGEST_HEAD, Tile};
 pub use cooperative::CooperativeCut;
+pub use parts::{Pace, Part, parts};
 pub use rnn::{Costs, Estimate, LoopPlan, ProductPlan, RnnPlan};
 pub use tuning::{Bucket, Tuning};
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::wgsl::ParamsSpace;
@@ -49,6 +52,12 @@ pub struct Caps {
     pub workers: u32,
     /// Rows, columns and depth of the square cooperative matrices (f16 · f16 + f32) that may be used, 8 or 16.
     pub cooperative: Option<u32>,
+    /// What the device manages at least, as far as its kind tells.
+    pub pace: Pace,
+    /// How long one dispatch may take. Drivers reset a device that does not answer, Windows' after two seconds by
+    /// default; dispatches that would take longer than this at the device's [`Pace`] are run in [parts](parts()), which
+    /// changes no bit of the result.
+    pub longest_dispatch: Duration,
     /// What was measured to be fastest here.
     pub tuning: Arc<Tuning>,
 }
@@ -83,6 +92,10 @@ impl Caps {
     }
 }
 
+/// How long one dispatch may take unless the embedder says otherwise: a quarter of the shortest common watchdog, so that
+/// a device may be four times slower than its kind is taken to be.
+pub const LONGEST_DISPATCH: Duration = Duration::from_millis(500);
+
 impl Default for Caps {
     /// WebGPU's default limits and no optional feature.
     fn default() -> Self {
@@ -102,6 +115,8 @@ impl Default for Caps {
             software: false,
             workers: 64,
             cooperative: None,
+            pace: Pace::INTEGRATED,
+            longest_dispatch: LONGEST_DISPATCH,
             tuning: Arc::default(),
         }
     }

@@ -123,7 +123,7 @@ pub struct LoopPlan {
     pub parts: u32,
     /// Blocks of four steps of the depth in a lane's registers.
     pub chunks: u32,
-    /// Ranges of steps, one dispatch each, so that no invocation turns too often.
+    /// Ranges of steps, one dispatch each, so that no invocation turns too often and no dispatch takes too long.
     pub ranges: Vec<(usize, usize)>,
 }
 
@@ -166,13 +166,21 @@ impl LoopPlan {
         }
         // Turns of one step: the loop over time and the joins of the parts, each with the turn that ends it.
         let turns = 2 + 2 * (parts as u64 + 1);
-        let range = ((caps.max_iterations.saturating_sub(8) / turns) as usize).max(1);
-        Ok(Self {
-            units: units as u32,
-            parts: parts as u32,
-            chunks: chunks as u32,
-            ranges: (0..problem.steps).step_by(range).map(|t| (t, (t + range).min(problem.steps))).collect(),
-        })
+        let few = (caps.max_iterations.saturating_sub(8) / turns) as usize;
+        let plan = Self { units: units as u32, parts: parts as u32, chunks: chunks as u32, ranges: Vec::new() };
+        // A workgroup cannot be cut, so the time that one takes for its row is.
+        let short = (caps.longest_dispatch.as_nanos() as f64 / plan.step_time(options, problem, caps)) as usize;
+        let range = few.min(short).max(1);
+        let ranges = (0..problem.steps).step_by(range).map(|t| (t, (t + range).min(problem.steps))).collect();
+        Ok(Self { ranges, ..plan })
+    }
+
+    /// Nanoseconds of one step of one row by the cost model.
+    fn step_time(&self, options: &Rnn, problem: &RnnProblem, caps: &Caps) -> f64 {
+        let costs = Costs::of(caps);
+        let passes = if stages(options, problem.projected) > 1 { 2.0 } else { 1.0 };
+        let macs = (problem.state * options.cell.gates().max(QUAD) * problem.hidden) as f64;
+        passes * (macs / costs.register_rate + 3.0 * costs.barrier * f64::from(self.lanes()))
     }
 
     /// Lanes of the workgroup.
@@ -305,10 +313,8 @@ impl RnnPlan {
 
         let persistent = LoopPlan::new(options, p, caps);
         let loop_time = persistent.as_ref().map_err(Clone::clone).map(|plan| {
-            let passes = if stages > 1 { 2.0 } else { 1.0 };
             let turns = (p.batch * p.directions).div_ceil(caps.workers.max(1) as usize) as f64;
-            let macs = product(p.state, gates.max(QUAD) * p.hidden, 1);
-            let step = passes * (macs / costs.register_rate + 3.0 * costs.barrier * f64::from(plan.lanes()));
+            let step = plan.step_time(options, p, caps);
             all_inputs + p.layers as f64 * (plan.ranges.len() as f64 * costs.dispatch + turns * p.steps as f64 * step)
         });
         let estimates = vec![

@@ -19,6 +19,7 @@ mod gpu_recurrences;
 mod gpu_vectors;
 mod kernels;
 mod layers;
+mod long_work;
 mod properties;
 mod ranges;
 mod rates;

@@ -1,0 +1,110 @@
+//! Long work: a dispatch that would keep the device busy for too long is run in parts.
+
+use std::time::Duration;
+
+use super::Caps;
+use crate::recording::Dispatch;
+
+/// What a device manages at least. Assumed by kind, with room to spare, since wgpu tells no speed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pace {
+    /// Multiplications and additions per ns.
+    pub flops: u32,
+    /// Bytes read and written per ns.
+    pub bytes: u32,
+}
+
+impl Pace {
+    /// A slow card of the last ten years, at a third of its peak.
+    pub const DISCRETE: Self = Self { flops: 1000, bytes: 50 };
+    /// A small GPU beside a processor.
+    pub const INTEGRATED: Self = Self { flops: 100, bytes: 5 };
+    /// Two processor cores.
+    pub const SOFTWARE: Self = Self { flops: 5, bytes: 2 };
+
+    /// How long work takes at this pace.
+    pub fn time(self, flops: u64, bytes: u64) -> Duration {
+        let [flops, bytes] = [flops / u64::from(self.flops.max(1)), bytes / u64::from(self.bytes.max(1))];
+        Duration::from_nanos(flops.saturating_add(bytes))
+    }
+}
+
+/// Some neighbouring workgroups of a dispatch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Part {
+    /// Number of the first one.
+    pub first: u32,
+    /// Workgroups in x and y.
+    pub grid: [u32; 2],
+}
+
+/// The parts that a dispatch is run in, one after the other: as many as make each short enough, down to a workgroup each.
+/// Together they are all of its workgroups, each once, so that every number is computed as in one dispatch.
+pub fn parts(dispatch: &Dispatch, caps: &Caps) -> Vec<Part> {
+    let [x, y] = dispatch.grid;
+    let whole = vec![Part { first: 0, grid: [x, y] }];
+    let takes = caps.pace.time(dispatch.flops, dispatch.bytes).as_nanos();
+    let workgroups = u128::from(x) * u128::from(y);
+    let most = workgroups * caps.longest_dispatch.as_nanos() / takes.max(1);
+    if most >= workgroups {
+        return whole;
+    }
+    // Less than `workgroups`, which are fewer than 2³²; whole rows of the grid, or parts of one.
+    let most = most.max(1) as u32;
+    let pieces = |n: u32, most: u32| (0..n).step_by(most as usize).map(move |first| (first, most.min(n - first)));
+    if most >= x {
+        return pieces(y, most / x).map(|(row, rows)| Part { first: row * x, grid: [x, rows] }).collect();
+    }
+    (0..y)
+        .flat_map(|row| pieces(x, most).map(move |(first, n)| Part { first: row * x + first, grid: [n, 1] }))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wgsl::{Kernel, Variant};
+
+    fn dispatch(grid: [u32; 2], flops: u64, bytes: u64) -> Dispatch {
+        let variant = Variant {
+            kernel: Kernel::Copy,
+            aliases: Vec::new(),
+            overrides: Vec::new(),
+            score_mod: None,
+            subgroups: false,
+        };
+        Dispatch { variant, params: Vec::new(), bindings: Vec::new(), grid, iterations: 0, flops, bytes }
+    }
+
+    #[test]
+    fn parts_are_short_and_hold_every_workgroup_once() {
+        let caps = Caps { longest_dispatch: Duration::from_micros(7), ..Caps::default() };
+        for grid in [[1, 1], [5, 1], [64, 3], [1000, 17], [65_535, 2]] {
+            let [x, y] = grid.map(u64::from);
+            for (flops, bytes) in [(0, 0), (1 << 10, 3 << 10), (1 << 20, 1 << 14), (1 << 24, 1 << 20), (1 << 50, 0)] {
+                let dispatch = dispatch(grid, flops, bytes);
+                let parts = parts(&dispatch, &caps);
+                let mut next = 0;
+                for Part { first, grid: [columns, rows] } in &parts {
+                    assert_eq!(u64::from(*first), next, "{grid:?}");
+                    // The number of a workgroup is counted in rows of the part's own width.
+                    assert!(*rows == 1 || u64::from(*columns) == x);
+                    let count = u64::from(*columns) * u64::from(*rows);
+                    let share = |n: u64| (u128::from(n) * u128::from(count)).div_ceil(u128::from(x * y)) as u64;
+                    let takes = caps.pace.time(share(flops), share(bytes));
+                    assert!(count == 1 || takes <= caps.longest_dispatch + Duration::from_nanos(2), "{takes:?}");
+                    next += count;
+                }
+                assert_eq!(next, x * y);
+                assert_eq!(parts.len() == 1, x * y == 1 || caps.pace.time(flops, bytes) <= caps.longest_dispatch);
+            }
+        }
+    }
+
+    #[test]
+    fn ordinary_work_is_one_dispatch() {
+        // Attention of 1×8×4096×64 on the slowest of cards.
+        let flops = 4 * 8 * 4096 * 4096 * 64;
+        assert_eq!(parts(&dispatch([512, 1], flops, 8 << 20), &Caps::default()).len(), 1);
+    }
+}

@@ -1,0 +1,135 @@
+//! Dispatches that would take too long are run in parts, and every bit of the result stays.
+
+use std::time::Duration;
+
+use regard::attention::{Attention, AttentionInputs, Causal, Monotonic, Normalize, Path, Score};
+use regard::gpu::{Gpu, Run};
+use regard::ops::rnn::GpuRnn;
+use regard::plan::{Caps, Pace, RnnPlan, parts};
+use regard::rnn::{Cell, Reset, Rnn, RnnInputs, RnnPath, RnnWeights};
+use regard::tensor::{Array, DType};
+
+use crate::gpu::gpu;
+use crate::recordings::{self, Given};
+
+fn wave(shape: &[usize], f: f32) -> Array<f32> {
+    Array::from_fn(shape, |i| (i as f32 * f).sin())
+}
+
+/// The shared device, with dispatches of one workgroup, of some, and of all.
+fn handles() -> Vec<Gpu> {
+    let some = [2, 20, 200, 2000].map(Duration::from_micros);
+    let limits = [Duration::ZERO].into_iter().chain(some).chain([Duration::MAX]);
+    limits.map(|longest| gpu().clone().with_longest_dispatch(longest)).collect()
+}
+
+/// Runs the same recording on every handle: the parts that it took, and all bits of the results.
+fn in_parts(record: impl Fn(&mut Run<'_>) -> Vec<regard::Tensor>) -> Vec<(usize, Vec<Vec<u32>>)> {
+    let run = |gpu: &Gpu| {
+        let mut run = Run::new(gpu);
+        let outputs = record(&mut run);
+        let count = run.recording().dispatches().map(|dispatch| parts(dispatch, gpu.caps()).len()).sum();
+        let read = run.submit_and_read(&outputs.iter().collect::<Vec<_>>()).unwrap();
+        (count, read.iter().map(|array| array.data().iter().map(|x| x.to_bits()).collect()).collect())
+    };
+    handles().iter().map(run).collect()
+}
+
+fn check(what: &str, runs: &[(usize, Vec<Vec<u32>>)]) {
+    let counts: Vec<usize> = runs.iter().map(|(count, _)| *count).collect();
+    println!("{what}: {counts:?} dispatches");
+    let (most, least) = (counts[0], counts[counts.len() - 1]);
+    assert!(counts.is_sorted_by(|a, b| a >= b) && counts.iter().any(|&n| most > n && n > least), "{what}: {counts:?}");
+    assert!(runs.windows(2).all(|pair| pair[0].1 == pair[1].1), "{what}: other bits");
+}
+
+#[test]
+fn attention_in_parts_has_the_same_bits() {
+    let mut inputs =
+        AttentionInputs::new(wave(&[2, 4, 150, 32], 0.31), wave(&[2, 2, 300, 32], 0.73), wave(&[2, 2, 300, 32], 1.17));
+    inputs.kv_lengths = Array::new(&[2], vec![300.0, 211.0]).ok();
+    let plain = Attention { causal: Some(Causal::BottomRight), lse: true, ..Attention::default() };
+    let weighed = Attention { weights: true, entropy: true, lse: false, ..plain.clone() };
+    let monotonic = Normalize::Monotonic(Monotonic::Recursive);
+    for (what, options) in [
+        ("fused", Attention { path: Path::Fused, ..plain.clone() }),
+        ("split", Attention { path: Path::Split, ..plain.clone() }),
+        ("additive", Attention { score: Score::Additive, path: Path::Split, ..plain.clone() }),
+        ("staged", weighed.clone()),
+        // In place, each row after the one before it.
+        ("monotonic", Attention { normalize: monotonic, ..weighed }),
+    ] {
+        let runs = in_parts(|run| {
+            let uploaded = inputs.upload(run.gpu(), DType::F32).unwrap();
+            let outputs = options.record(run, &uploaded).unwrap();
+            outputs.named().map(|(_, tensor)| tensor.clone()).collect()
+        });
+        check(what, &runs);
+    }
+}
+
+#[test]
+fn recurrences_in_parts_have_the_same_bits() {
+    let weights = |inputs: usize| RnnWeights::new(wave(&[4 * 20, inputs], 0.3), wave(&[4 * 20, 20], 0.7));
+    let inputs = RnnInputs::new(wave(&[60, 9, 12], 0.2));
+    for path in [RnnPath::Steps, RnnPath::Wavefront, RnnPath::Persistent] {
+        let options = Rnn { path, ..Rnn::new(Cell::Lstm) };
+        let runs = in_parts(|run| {
+            let stack = vec![vec![weights(12)], vec![weights(20)]];
+            let rnn = GpuRnn::upload(run.gpu(), &options, &stack, DType::F32).unwrap();
+            let uploaded = inputs.upload(run.gpu(), DType::F32).unwrap();
+            let outputs = rnn.record(run, &uploaded).unwrap();
+            outputs.named().map(|(_, tensor)| tensor.clone()).collect()
+        });
+        check(&format!("{path:?}"), &runs);
+    }
+}
+
+/// A loop over time inside a dispatch is cut by steps: its workgroup is one, whatever the length.
+#[test]
+fn long_loops_over_time_are_cut_by_steps() {
+    let given = Given { lengths: true, bias: true, peephole: false, initial: true, norms: false, projection: None };
+    let options = Rnn { path: RnnPath::Persistent, ..Rnn::new(Cell::Gru { reset: Reset::Before }) };
+    for pace in [Pace::DISCRETE, Pace::SOFTWARE] {
+        let software = pace == Pace::SOFTWARE;
+        let plan = |longest| -> RnnPlan {
+            let caps = Caps { software, pace, longest_dispatch: longest, ..Caps::default() };
+            recordings::rnn(&caps, &options, [3000, 2, 6, 60, 1], given, DType::F32).1
+        };
+        assert_eq!(plan(Duration::MAX).dispatches, 1);
+        let [short, shorter] = [2000, 1000].map(|micros| plan(Duration::from_micros(micros)).dispatches);
+        assert!(short > 1 && shorter > short, "{short}, {shorter}");
+    }
+}
+
+/// What a call of a million keys, or of a batch that fills a card for seconds, comes to on paper.
+#[test]
+fn no_dispatch_of_a_large_problem_is_long() {
+    for pace in [Pace::DISCRETE, Pace::INTEGRATED, Pace::SOFTWARE] {
+        let caps = Caps {
+            pace,
+            software: pace == Pace::SOFTWARE,
+            max_iterations: if pace == Pace::SOFTWARE { 65_000 } else { 1 << 30 },
+            max_binding_bytes: 16 << 30,
+            max_buffer_bytes: 16 << 30,
+            ..Caps::default()
+        };
+        for [batch, heads, queries, keys] in [[1, 32, 16_384, 16_384], [1, 1, 64, 1 << 20], [4, 8, 1, 1 << 19]] {
+            let shape = [batch, heads, queries, keys];
+            let [query, key] = [queries, keys].map(|n| vec![batch, heads, n, 128]);
+            let inputs = AttentionInputs::new(query, key.clone(), key);
+            let recording = recordings::attention(&caps, &Attention::default(), &inputs, DType::F32);
+            for dispatch in recording.dispatches() {
+                let workgroups = u64::from(dispatch.grid[0]) * u64::from(dispatch.grid[1]);
+                for part in parts(dispatch, &caps) {
+                    let share = u64::from(part.grid[0]) * u64::from(part.grid[1]);
+                    let [flops, bytes] = [dispatch.flops, dispatch.bytes].map(|n| n / workgroups * share);
+                    let takes = caps.pace.time(flops, bytes);
+                    // A single workgroup has a processor to itself, not the whole device.
+                    assert!(takes <= caps.longest_dispatch || share == 1, "{pace:?}, {shape:?}: {takes:?}");
+                    assert!(dispatch.flops / workgroups <= 1 << 32, "{pace:?}, {shape:?}");
+                }
+            }
+        }
+    }
+}
