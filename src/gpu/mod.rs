@@ -259,7 +259,12 @@ async fn enumerate(instance: &wgpu::Instance) -> Vec<(wgpu::Adapter, Adapter)> {
 impl Gpu {
     /// Every adapter, best first.
     pub fn adapters() -> Vec<Adapter> {
-        pollster::block_on(async { enumerate(&instance()).await.into_iter().map(|(_, known)| known).collect() })
+        pollster::block_on(Self::adapters_async())
+    }
+
+    /// As [`Gpu::adapters`], without blocking.
+    pub async fn adapters_async() -> Vec<Adapter> {
+        enumerate(&instance()).await.into_iter().map(|(_, known)| known).collect()
     }
 
     /// Opens an adapter: hardware first, software next.

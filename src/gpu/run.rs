@@ -125,6 +125,15 @@ impl<'g> Run<'g> {
         pollster::block_on(self.read(tensors, true))
     }
 
+    /// As [`Run::submit_and_read`], without blocking: submits at the first poll, and is ready once the device has been
+    /// polled past the copies (`device.poll` on native; browsers poll by themselves).
+    ///
+    /// # Errors
+    /// As [`Run::submit`].
+    pub async fn submit_and_read_async(self, tensors: &[&Tensor]) -> Result<Vec<Array<f32>>> {
+        self.read(tensors, false).await
+    }
+
     /// Encodes and submits once; with `block` the device is waited for, else the future wakes when it has been polled
     /// past the copies.
     pub(super) async fn read(mut self, tensors: &[&Tensor], block: bool) -> Result<Vec<Array<f32>>> {

@@ -265,18 +265,25 @@ fn an_embedders_device_buffer_and_encoder_are_enough() {
     close(&got.output.download(&gpu).unwrap(), &want.output);
 }
 
+/// An executor may move what waits for a device from thread to thread; nothing is ready before the device is polled.
 #[test]
 fn reading_without_blocking_ends_when_the_device_is_polled() {
-    let tensor = Tensor::upload(gpu(), "x", &wave(&[3, 4], 0.5), DType::F32).unwrap();
-    let poller = std::thread::spawn(|| {
-        for _ in 0..1000 {
-            gpu().wait().unwrap();
-            std::thread::sleep(std::time::Duration::from_millis(1));
-        }
-    });
-    let got = pollster::block_on(tensor.download_async(gpu())).unwrap();
-    assert_eq!(got, wave(&[3, 4], 0.5));
-    drop(poller);
+    fn movable<F: Future + Send>(future: F) -> std::pin::Pin<Box<F>> {
+        Box::pin(future)
+    }
+    // A device of its own: what other tests do polls the shared one.
+    let gpu = Gpu::open(&Open { adapter: Some(gpu().adapter().name.clone()), ..Open::default() }).unwrap();
+    let tensor = Tensor::upload(&gpu, "x", &wave(&[3, 4], 0.5), DType::F32).unwrap();
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    let mut one = movable(tensor.download_async(&gpu));
+    let (tensors, run) = ([&tensor, &tensor], Run::new(&gpu));
+    let mut two = movable(run.submit_and_read_async(&tensors));
+    assert!(one.as_mut().poll(&mut context).is_pending() && two.as_mut().poll(&mut context).is_pending());
+    assert_eq!(gpu.counts().submits, 2);
+    gpu.wait().unwrap();
+    let want = wave(&[3, 4], 0.5);
+    assert_eq!(pollster::block_on(one).unwrap(), want);
+    assert_eq!(pollster::block_on(two).unwrap(), [want.clone(), want]);
 }
 
 #[test]
