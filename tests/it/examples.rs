@@ -6,7 +6,14 @@ use std::process::Command;
 fn run(name: &str) -> String {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
-    command.current_dir(env!("CARGO_MANIFEST_DIR")).args(["run", "--quiet", "--offline", "--locked", "--example", name]);
+    command.current_dir(env!("CARGO_MANIFEST_DIR")).args([
+        "run",
+        "--quiet",
+        "--offline",
+        "--locked",
+        "--example",
+        name,
+    ]);
     if !cfg!(debug_assertions) {
         command.arg("--release");
     }
