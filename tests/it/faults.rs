@@ -41,7 +41,7 @@ fn devices() -> [Gpu; 2] {
 /// One of a few calls, each with programs of its own, whose answer is checked where there is one.
 fn call(gpu: &Gpu, number: usize) -> Result<()> {
     if number % 3 == 2 {
-        let options = Rnn::new(if number % 2 == 0 { Cell::Lstm } else { Cell::Rnn });
+        let options = Rnn::new(if number.is_multiple_of(2) { Cell::Lstm } else { Cell::Rnn });
         let weights =
             RnnWeights::new(wave(&[8 * options.cell.gates(), 5], 0.3), wave(&[8 * options.cell.gates(), 8], 0.7));
         let (stack, inputs) = (vec![vec![weights]], RnnInputs::new(wave(&[6, 2, 5], 0.2)));
@@ -52,8 +52,8 @@ fn call(gpu: &Gpu, number: usize) -> Result<()> {
     }
     // A dimension of its own is a program of its own.
     let inputs = qkv(1 + number % 7, 4 * (1 + number % 5));
-    let path = if number % 2 == 0 { Path::Staged } else { Path::Auto };
-    let options = Attention { path, causal: (number % 4 == 0).then_some(Causal::TopLeft), ..Attention::default() };
+    let path = if number.is_multiple_of(2) { Path::Staged } else { Path::Auto };
+    let options = Attention { path, causal: (number.is_multiple_of(4)).then_some(Causal::TopLeft), ..Attention::default() };
     let got = options.run(gpu, &inputs.upload(gpu, DType::F32)?)?.output.download(gpu)?;
     same(&got, &reference::attention(&options, &inputs).unwrap().output);
     Ok(())
