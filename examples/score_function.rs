@@ -15,7 +15,7 @@ use regard::{Gpu, compare, reference};
 const WORDS: [&str; 9] = ["rain", "fell", ";", "we", "stayed", "inside", ";", "nobody", "called"];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    // Words after the second and sixth are of the next clause; another clause costs 4, each word between costs 0.5.
+    // A clause ends with its semicolon, the words numbered 2 and 6; another clause costs 4, each word of distance 0.5.
     let wgsl = "
         fn clause(k: u32) -> u32 {
             return select(0u, 1u, k > 2u) + select(0u, 1u, k > 6u);

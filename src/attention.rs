@@ -35,6 +35,7 @@ use crate::tensor::Array;
 
 /// How a query and a key are compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Score {
     /// q·k / √D (Vaswani et al. 2017, "Attention Is All You Need", eq. 1).
     #[default]
@@ -59,6 +60,7 @@ pub enum Score {
 
 /// How the scores of a row become weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Normalize {
     /// exp(s − max) / Σ exp(s − max): soft attention.
     #[default]
@@ -179,6 +181,7 @@ impl Rotary {
 
 /// A stage at which the scores can be had (ONNX `qk_matmul_output_mode` 0, 1, 2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum ScoreStage {
     /// After the scale (and `score_mod`). Tokens in no sequence of a ragged batch, and keys in pages past `kv_lengths`,
     /// have scores of no meaning before the mask.

@@ -20,6 +20,7 @@ const FLOOR_ULPS: f64 = 8.0;
 
 /// What a comparison found.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub struct Verdict {
     /// Largest absolute difference between the result and the oracle.
     pub error: f64,

@@ -32,7 +32,7 @@
 //! | [`compare`], [`baseline`], [`validate`] | how far a result may be from the truth, and every kernel held against it |
 //! | [`rates`] | what a device can do, measured |
 //! | [`q8`] | 8-bit storage of keys and values |
-//! | [`problem`], [`plan`], [`recording`], [`kernels`], [`wgsl`] | the way from options to shaders, without a device |
+//! | [`problem`], [`plan`], [`recording`], [`wgsl`] | the way from options to shaders, without a device |
 
 pub mod attention;
 pub mod baseline;
@@ -41,6 +41,7 @@ pub mod cases;
 pub mod compare;
 pub mod error;
 pub mod gpu;
+#[doc(hidden)]
 pub mod kernels;
 pub mod layers;
 pub mod ops;

@@ -7,7 +7,8 @@ use crate::kernels::{barrier_rate, coop_rate, copy, fma_rate};
 use crate::tensor::{Array, DType};
 
 /// Operations and bytes per nanosecond.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub struct Rates {
     /// Multiply-adds, counted as two operations: 10⁹ a second.
     pub gflops: f64,
@@ -128,7 +129,8 @@ fn copy_rate(gpu: &Gpu) -> Result<f64> {
 
 /// What launching and waiting costs, in nanoseconds: two of the [costs](crate::plan::Costs) that the planner of
 /// recurrences assumes.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub struct Overheads {
     /// From one dispatch to the next one that needs its result, in one pass.
     pub dispatch: f64,

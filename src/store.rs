@@ -22,6 +22,7 @@ const LONGEST_HEADER: u64 = 100_000_000;
 
 /// What the elements of a stored tensor are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Kind {
     /// F16, BF16, F32 or F64.
     Float,
@@ -238,6 +239,7 @@ impl<'de> Visitor<'de> for UniqueNames {
 
 /// Element type of float tensors in a file that is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum FloatType {
     /// IEEE single precision: exact.
     #[default]

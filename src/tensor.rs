@@ -5,6 +5,7 @@ use crate::q8;
 
 /// Element type of a tensor in GPU memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum DType {
     /// IEEE single precision, 4 bytes.
     F32,

@@ -24,6 +24,7 @@ use crate::tensor::{Array, DType};
 
 /// What the cases say of one variant.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct Row {
     /// The kernel.
     pub kernel: &'static str,
@@ -192,6 +193,7 @@ fn ratios(verdicts: Verdicts) -> Vec<(&'static str, f64)> {
 ///
 /// # Errors
 /// Those of the reference.
+#[doc(hidden)]
 pub fn judge_attention(
     case: &AttentionCase,
     got: &AttentionOutputs<Array<f32>>,
@@ -204,6 +206,7 @@ pub fn judge_attention(
 ///
 /// # Errors
 /// Those of the reference.
+#[doc(hidden)]
 pub fn judge_rnn(case: &RnnCase, got: &RnnOutputs<Array<f32>>, dtype: DType) -> Ratios {
     baseline::judge_rnn(&case.options, &case.stack, &case.inputs, got, dtype).map(ratios)
 }

@@ -10,6 +10,7 @@ use crate::tensor::DType;
 
 /// The kernels, one per file in `shaders/`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
 pub enum Kernel {
     /// Rows into a cache.
     Append,

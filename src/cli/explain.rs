@@ -70,7 +70,7 @@ impl Explained {
     /// Adds what was run.
     pub(crate) fn timings(&mut self, timings: &[Timing]) {
         // A recurrence alternates between few programs; they are told apart by where they first stand.
-        for Timing { dispatch, parts, nanoseconds } in timings {
+        for Timing { dispatch, parts, nanoseconds, .. } in timings {
             let parts = *parts as u64;
             let label = dispatch.variant.label();
             let known = self.rows.iter_mut().find(|row| row.label == label && row.grid == dispatch.grid);

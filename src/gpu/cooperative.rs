@@ -5,6 +5,7 @@ use super::AdapterKind;
 /// A product of cooperative matrices that an adapter lists: [rows, depth] · [depth, columns] + [rows, columns], by one
 /// subgroup.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct CooperativeShape {
     /// Rows, columns, depth.
     pub size: [u32; 3],

@@ -64,6 +64,7 @@ fn unwanted(rungs: Rungs) -> wgpu::Features {
 
 /// What an adapter is and can do.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Adapter {
     /// Name of the device.
     pub name: String,
@@ -85,6 +86,7 @@ pub struct Adapter {
 
 /// The kind of an adapter, best first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
 pub enum AdapterKind {
     /// A card with its own memory.
     Discrete,
@@ -186,6 +188,7 @@ impl Adapter {
 
 /// How often something happened on a device since it was opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub struct Counts {
     /// Submissions to the queue.
     pub submits: u64,

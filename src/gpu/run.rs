@@ -42,6 +42,7 @@ struct Launch {
 
 /// What one dispatch was and how long it took.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct Timing {
     /// The dispatch.
     pub dispatch: Dispatch,

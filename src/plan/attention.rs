@@ -10,6 +10,7 @@ use crate::wgsl::ParamsSpace;
 /// A way to compute attention without scores in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[cfg_attr(feature = "seq2seq", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "lowercase"))]
+#[non_exhaustive]
 pub enum Form {
     /// For processors' vector units: eight lanes share 16 or 32 query rows; a lane owns keys, then dimensions, in registers.
     Rows,
@@ -266,6 +267,7 @@ enum Where {
 
 /// How an attention problem is run.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct AttentionPlan {
     /// Which kernels.
     pub path: Path,

@@ -115,6 +115,7 @@ impl ProductPlan {
 
 /// How the loop over time runs inside one dispatch.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct LoopPlan {
     /// H rounded up to a multiple of 4.
     pub units: u32,
@@ -201,6 +202,7 @@ impl LoopPlan {
 
 /// What a path would take, or why it cannot be taken.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct Estimate {
     /// The path.
     pub path: RnnPath,
@@ -212,6 +214,7 @@ pub struct Estimate {
 
 /// How a recurrence is run.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct RnnPlan {
     /// The path taken, never [`RnnPath::Auto`].
     pub path: RnnPath,

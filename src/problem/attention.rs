@@ -8,6 +8,7 @@ use crate::tensor::DType;
 
 /// Attention with its numbers checked.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct AttentionProblem {
     /// B: batch rows.
     pub batch: usize,

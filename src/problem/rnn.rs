@@ -6,6 +6,7 @@ use crate::rnn::{Cell, Merge, NormOver, Rnn, RnnInputs, RnnPath, RnnStack, Steps
 
 /// A recurrence with its numbers checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct RnnProblem {
     /// T: steps.
     pub steps: usize,
@@ -175,6 +176,7 @@ impl RnnProblem {
 
 /// Widths of a stack.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct RnnWidths {
     /// I of each layer.
     pub inputs: Vec<usize>,

@@ -72,6 +72,7 @@ pub enum Reset {
 
 /// Activation functions of ONNX's recurrent operators, with their parameters.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub enum Activation {
     /// 1 / (1 + e^−x).
     Sigmoid,

@@ -232,8 +232,7 @@ fn every_tile_gives_the_same_answers() {
         let problem = AttentionProblem::new(&case.options, &case.inputs.map(Array::shape)).unwrap();
         let candidates = AttentionPlan::candidates(&case.options, &problem, element(gpu.caps()), gpu.caps()).unwrap();
         let tiles = candidates.into_iter().filter(|fused| fused.tile.form == Form::Cooperative);
-        let plans: Vec<_> =
-            tiles.map(|fused| AttentionPlan { fused: Ok(fused), ..plan(&case, gpu.caps()).unwrap() }).collect();
+        let plans: Vec<_> = tiles.map(|fused| plan(&case, gpu.caps()).unwrap().with_fused(fused)).collect();
         assert_eq!(plans.len() > 1, there);
         cases.extend(plans.into_iter().map(|plan| (case.clone(), plan)));
     }

@@ -3,7 +3,9 @@
 mod sequence;
 mod weights;
 
+#[doc(hidden)]
 pub use sequence::record;
+#[doc(hidden)]
 pub use weights::{LayerWeights, StackedWeights, Weights};
 
 use crate::error::{Error, Result};

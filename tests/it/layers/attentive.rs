@@ -68,7 +68,7 @@ fn case(name: &str, rnn: Rnn, attention: Attention, [steps, batch, queries, inpu
             weights.score.weight = Some(matrix([10, 6 + width], 26));
             weights.score.v = Some(numbers(&[10], 27.0, 1.0));
         }
-        Score::ScaledDot | Score::Dot | Score::Cosine => {}
+        _ => {}
     }
     let mut inputs = AttentiveInputs::new(
         RnnInputs::new(numbers(&[steps, batch, input], 31.0, 1.7)),
