@@ -221,10 +221,25 @@ pub type ScoreFn = Arc<dyn Fn(f64, usize, usize, usize, usize) -> f64 + Send + S
 /// A user's own term, applied to each score after the scale.
 #[derive(Clone)]
 pub struct ScoreMod {
-    /// WGSL source with `fn score_mod(score: f32, b: u32, h: u32, i: u32, j: u32) -> f32`.
+    /// WGSL source with `fn score_mod(score: f32, b: u32, h: u32, i: u32, j: u32) -> f32`, and the functions, constants,
+    /// structs and aliases that it uses. It is checked alone, so that errors name its own lines, and refused
+    /// if it has anything else at module scope (bindings, variables, entry points, `override`, `enable`), a name that
+    /// is the kernel's or WGSL's, barriers or subgroup operations, or is of a size that compilers choke on. Its loops
+    /// have to end: nobody bounds them, and a device takes one that does not for a hang.
     pub wgsl: String,
     /// The same function for the reference; without it the reference refuses.
     pub reference: Option<ScoreFn>,
+}
+
+impl ScoreMod {
+    /// Checks the WGSL as every use of it does.
+    ///
+    /// # Errors
+    /// [`Error::Option`] of `score_mod` with the compiler's words, the line, the column and the text there, or the reason
+    /// why it is refused.
+    pub fn check(&self) -> Result<()> {
+        crate::wgsl::check_score_mod(&self.wgsl)
+    }
 }
 
 impl std::fmt::Debug for ScoreMod {

@@ -140,6 +140,11 @@ impl Recording {
         &self.slots
     }
 
+    /// One slot; none for a slot of another recording that has more of them.
+    pub fn info(&self, slot: Slot) -> Option<&SlotInfo> {
+        self.slots.get(slot.0 as usize)
+    }
+
     /// All commands, in order.
     pub fn commands(&self) -> &[Command] {
         &self.commands

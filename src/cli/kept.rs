@@ -75,7 +75,8 @@ pub(crate) fn load_tuning(adapter: &Adapter) -> Tuning {
     })
 }
 
-fn parse(bytes: &[u8]) -> Result<Tuning, String> {
+/// The choices in a file.
+pub(crate) fn parse(bytes: &[u8]) -> Result<Tuning, String> {
     let damaged = |error: serde_json::Error| format!("it cannot be read ({error})");
     let Versioned { version } = serde_json::from_slice(bytes).map_err(damaged)?;
     if version != VERSION {

@@ -5,6 +5,7 @@ mod kept;
 mod pipeline;
 mod pool;
 mod run;
+mod seal;
 mod tensor;
 mod timing;
 

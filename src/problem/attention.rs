@@ -2,7 +2,7 @@
 
 use super::options::{check_blocks, check_options, check_previous, check_rotary, check_score, paged, ragged};
 use super::{nonzero, rank4, same, vector};
-use crate::attention::{Attention, AttentionInputs, AttentionOutputs, Causal, Mask, Score};
+use crate::attention::{Attention, AttentionInputs, AttentionOutputs, Causal, Mask, Score, ScoreMod};
 use crate::error::{Error, Result};
 use crate::tensor::DType;
 
@@ -97,6 +97,7 @@ impl AttentionProblem {
         let score_dim = check_score(options.score, inputs, query_dim, key_dim)?;
         check_previous(options, inputs.previous, [batch, query_heads, queries, keys])?;
         check_options(options, inputs)?;
+        options.score_mod.as_ref().map_or(Ok(()), ScoreMod::check)?;
         let longest = if sequences.is_some() { 1 } else { keys.max(past + queries) };
         check_rotary(options, inputs, query_dim.min(key_dim), longest)?;
         let scale = options.scale.unwrap_or(match options.score {
