@@ -57,6 +57,16 @@ pub(crate) fn check(source: &str) -> Result<()> {
             return refused(at(source, Some(declaration.start), &reason));
         }
     }
+    Validator::new(ValidationFlags::all(), Capabilities::empty()).validate(&module).or_else(|error| {
+        let place = error.spans().next().and_then(|(span, _)| span.to_range());
+        let mut words = error.as_inner().to_string();
+        let mut cause = std::error::Error::source(error.as_inner());
+        while let Some(inner) = cause {
+            words = format!("{words}: {inner}");
+            cause = inner.source();
+        }
+        refused(at(source, place.map(|place| place.start), &words))
+    })?;
     let functions = || module.functions.iter().map(|(_, function)| function);
     let Some(function) = functions().find(|function| function.name.as_deref() == Some("score_mod")) else {
         return refused(format!("has no `{SIGNATURE}`"));
@@ -70,16 +80,6 @@ pub(crate) fn check(source: &str) -> Result<()> {
     if !has_signature(&module, function) {
         return refused(format!("`score_mod` has other parameters or another result: expected `{SIGNATURE}`"));
     }
-    Validator::new(ValidationFlags::all(), Capabilities::empty()).validate(&module).or_else(|error| {
-        let place = error.spans().next().and_then(|(span, _)| span.to_range());
-        let mut words = error.as_inner().to_string();
-        let mut cause = std::error::Error::source(error.as_inner());
-        while let Some(inner) = cause {
-            words = format!("{words}: {inner}");
-            cause = inner.source();
-        }
-        refused(at(source, place.map(|place| place.start), &words))
-    })?;
     check_size(&module)?;
     functions().try_for_each(|function| {
         let name = function.name.as_deref().unwrap_or_default();
@@ -202,7 +202,9 @@ impl Declaration<'_> {
     fn reason(&self) -> Option<String> {
         match self.keyword {
             "fn" | "const" | "struct" | "alias" if self.name == "score_mod" => None,
-            "fn" | "const" | "struct" | "alias" if BUILTIN_IDENTIFIERS.contains(&self.name) => {
+            "fn" | "const" | "struct" | "alias"
+                if BUILTIN_IDENTIFIERS.contains(&self.name) || COOPERATIVE.contains(&self.name) =>
+            {
                 Some(format!("`{}` is a name of WGSL's own: choose another", self.name))
             }
             "fn" | "const" | "struct" | "alias" if kernel_names().contains(self.name) => {
@@ -218,8 +220,11 @@ impl Declaration<'_> {
     }
 }
 
-/// Names at module scope of the kernels that take a score function in, and what they use of names that naga's list of
-/// predeclared ones lacks.
+/// What the cooperative kernel uses of names that naga's list of predeclared ones lacks.
+const COOPERATIVE: [&str; 7] =
+    ["coop_mat8x8", "coop_mat16x16", "coopLoad", "coopLoadT", "coopMultiplyAdd", "coopStore", "coopStoreT"];
+
+/// Names at module scope of the kernels that take a score function in.
 fn kernel_names() -> &'static HashSet<&'static str> {
     static NAMES: OnceLock<HashSet<&'static str>> = OnceLock::new();
     NAMES.get_or_init(|| {

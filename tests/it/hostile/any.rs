@@ -37,10 +37,18 @@ pub(crate) fn store(data: &[u8]) -> bool {
 
 /// Every place in a JSON document.
 fn places(value: &mut Value) -> Vec<&mut Value> {
+    let is_leaf = match &*value {
+        Value::Array(items) => items.is_empty(),
+        Value::Object(fields) => fields.is_empty(),
+        _ => true,
+    };
+    if is_leaf {
+        return vec![value];
+    }
     match value {
-        Value::Array(items) if !items.is_empty() => items.iter_mut().flat_map(places).collect(),
-        Value::Object(fields) if !fields.is_empty() => fields.values_mut().flat_map(places).collect(),
-        leaf => vec![leaf],
+        Value::Array(items) => items.iter_mut().flat_map(places).collect(),
+        Value::Object(fields) => fields.values_mut().flat_map(places).collect(),
+        _ => Vec::new(),
     }
 }
 

@@ -57,11 +57,8 @@ fn places(dispatch: &Dispatch) -> Vec<Place> {
 fn read_places(dispatch: &Dispatch) -> Vec<Place> {
     let module = naga::front::wgsl::parse_str(&dispatch.variant.source(ParamsSpace::Uniform)).unwrap();
     let variable_of = |name: &str| {
-        let wanted = variable(name).to_owned();
-        module.global_variables.iter().map(|(_, variable)| variable).find(|variable| {
-            let found = variable.name.as_deref().unwrap_or_default();
-            found == wanted || found.trim_end_matches('_') == wanted.trim_end_matches('_')
-        })
+        let mut all = module.global_variables.iter().map(|(_, variable)| variable);
+        all.find(|found| found.name.as_deref() == Some(variable(name)))
     };
     let params =
         module.global_variables.iter().find(|(_, variable)| variable.name.as_deref() == Some("params")).unwrap();

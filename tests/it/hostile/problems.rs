@@ -1,6 +1,7 @@
 //! Any attention, recurrence or cache, in any shapes, strides, types and options, on any device: recorded without one.
 
 use arbitrary::{Result, Unstructured};
+use regard::Error;
 use regard::attention::{
     Attention, AttentionInputs, AttentionOutputs, Causal, Mask, Monotonic, Normalize, Path, Rotary, RotaryLayout,
     Score, ScoreMod, ScoreStage, Window,
@@ -253,12 +254,14 @@ fn any_attention(u: &mut Unstructured<'_>) -> Result<(Attention, AttentionInputs
     inputs.mask = maybe(u, |u| {
         let one = |u: &mut Unstructured<'_>, n: usize| Ok::<_, arbitrary::Error>(if u.arbitrary()? { n } else { 1 });
         let full = [one(u, batch)?, one(u, heads)?, one(u, queries)?, one(u, all)?];
-        let shape = bent(u, &full[u.choose_index(4)?..])?;
+        let first = u.choose_index(4)?;
+        let shape = bent(u, &full[first..])?;
         Ok(if u.arbitrary()? { Mask::Bool(shape) } else { Mask::Float(shape) })
     })?;
     if let Some([q, k]) = options.block_size {
+        let lead = [pick(u, &[1, batch])?, pick(u, &[1, heads])?];
         let blocks = [queries.div_ceil(q.max(1)), all.div_ceil(k.max(1))];
-        inputs.block_mask = Some(bent(u, &[pick(u, &[1, batch])?, pick(u, &[1, heads])?, blocks[0], blocks[1]])?);
+        inputs.block_mask = Some(bent(u, &[lead[0], lead[1], blocks[0], blocks[1]])?);
     }
     if options.rotary.is_some() {
         let (positions, pairs) = (all.max(queries).saturating_add(axis(u)?), pick(u, &[1, dim / 2])?);
@@ -446,7 +449,7 @@ pub(crate) fn rnn(u: &mut Unstructured<'_>) -> Result<Option<usize>> {
         };
         let view = view(u, &mut recording, name, shape, kind, true).unwrap_or(None);
         odd |= view.is_none();
-        Ok(view)
+        Ok::<_, Error>(view)
     });
     let Ok(views) = views else { return Ok(None) };
     if odd {
