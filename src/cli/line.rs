@@ -60,3 +60,70 @@ fn causal_values(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
     }
     joined
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::failure::from_clap;
+
+    /// Whatever stands in a command line: options, or an error for standard error, or help.
+    #[test]
+    fn any_command_line_is_read_or_refused() {
+        let word = prop::sample::select(vec![
+            "attend",
+            "encode",
+            "merge",
+            "info",
+            "transliterate",
+            "validate",
+            "bench",
+            "tune",
+            "help",
+            "--help",
+            "-o",
+            "x",
+            "--causal",
+            "--causal=",
+            "top-left",
+            "bottom-right",
+            "--window",
+            "--window=-1,0",
+            "--block-size",
+            "64,",
+            "--scale",
+            "--softcap=nan",
+            "--rotary-width",
+            "18446744073709551616",
+            "-1",
+            "1e308",
+            "--shape",
+            "1,2,3,4,5,6",
+            "--cell",
+            "lstm",
+            "--activations",
+            ",,",
+            "--set",
+            "=",
+            "--filter",
+            "(",
+            "--device",
+            "cpu",
+            "--without",
+            "f16,,",
+            "--",
+            "",
+            "\u{0}",
+            "é",
+        ]);
+        proptest!(|(words in prop::collection::vec(word, 0..8))| {
+            let args = std::iter::once("regard").chain(words).map(OsString::from);
+            if let Err(error) = parse(args)
+                && error.use_stderr()
+            {
+                drop(from_clap(&error));
+            }
+        });
+    }
+}

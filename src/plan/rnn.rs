@@ -16,6 +16,9 @@ const LANES_WANTED: usize = 16_384;
 /// Parts of the depth at most; more would leave each with too little to do between the joins.
 const MOST_PARTS: usize = 8;
 
+/// Dispatches of a layer whose loop over time is inside them.
+const MOST_RANGES: usize = 1 << 16;
+
 /// What the parts of a recurrence cost. `regard bench --suite recurrent` measures the first two on the device at hand.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Costs {
@@ -166,6 +169,9 @@ impl LoopPlan {
         // Turns of one step: the loop over time and the joins of the parts, each with the turn that ends it.
         let turns = 2 + 2 * (parts as u64 + 1);
         let range = ((caps.max_iterations.saturating_sub(8) / turns) as usize).max(1);
+        if problem.steps.div_ceil(range) > MOST_RANGES {
+            return Err(format!("{} steps take more than {MOST_RANGES} dispatches of {range}", problem.steps));
+        }
         Ok(Self {
             units: units as u32,
             parts: parts as u32,

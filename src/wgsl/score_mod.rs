@@ -11,7 +11,7 @@ use wgpu::naga;
 use naga::front::wgsl::parse_str;
 use naga::keywords::wgsl::BUILTIN_IDENTIFIERS;
 use naga::valid::{Capabilities, ValidationFlags, Validator};
-use naga::{Block, Function, Module, Scalar, Statement, TypeInner};
+use naga::{Block, Expression, Function, Module, Scalar, Statement, TypeInner};
 
 use super::Kernel;
 use crate::error::{Error, Result};
@@ -83,7 +83,7 @@ pub(crate) fn check(source: &str) -> Result<()> {
     check_size(&module)?;
     functions().try_for_each(|function| {
         let name = function.name.as_deref().unwrap_or_default();
-        match foreign(&function.body) {
+        match foreign(function) {
             Some(what) => refused(format!("`{name}` uses {what}: a score is computed by each invocation alone")),
             None => Ok(()),
         }
@@ -161,9 +161,12 @@ fn each_statement(block: &Block, f: &mut impl FnMut(&Statement)) {
 
 /// What a function does beside computing a value: talk to other invocations, end one, or reach resources. Not all
 /// lanes of a workgroup come to the call, so a barrier in it would hold those that do forever.
-fn foreign(body: &Block) -> Option<&'static str> {
+fn foreign(function: &Function) -> Option<&'static str> {
+    if function.expressions.iter().any(|(_, expression)| matches!(expression, Expression::Derivative { .. })) {
+        return Some("a derivative");
+    }
     let mut found = None;
-    each_statement(body, &mut |statement| {
+    each_statement(&function.body, &mut |statement| {
         let what = match statement {
             Statement::Emit(_)
             | Statement::Block(_)
@@ -202,12 +205,12 @@ impl Declaration<'_> {
     fn reason(&self) -> Option<String> {
         match self.keyword {
             "fn" | "const" | "struct" | "alias" if self.name == "score_mod" => None,
-            "fn" | "const" | "struct" | "alias"
-                if BUILTIN_IDENTIFIERS.contains(&self.name) || COOPERATIVE.contains(&self.name) =>
-            {
+            "fn" | "const" | "struct" | "alias" if BUILTIN_IDENTIFIERS.contains(&self.name) => {
                 Some(format!("`{}` is a name of WGSL's own: choose another", self.name))
             }
-            "fn" | "const" | "struct" | "alias" if kernel_names().contains(self.name) => {
+            "fn" | "const" | "struct" | "alias"
+                if COOPERATIVE.contains(&self.name) || kernel_names().contains(self.name) =>
+            {
                 Some(format!("`{}` is a name of the kernel's own: choose another", self.name))
             }
             "fn" | "const" | "struct" | "alias" | "const_assert" => None,
@@ -221,8 +224,18 @@ impl Declaration<'_> {
 }
 
 /// What the cooperative kernel uses of names that naga's list of predeclared ones lacks.
-const COOPERATIVE: [&str; 7] =
-    ["coop_mat8x8", "coop_mat16x16", "coopLoad", "coopLoadT", "coopMultiplyAdd", "coopStore", "coopStoreT"];
+const COOPERATIVE: [&str; 10] = [
+    "coop_mat8x8",
+    "coop_mat16x16",
+    "coopLoad",
+    "coopLoadT",
+    "coopMultiplyAdd",
+    "coopStore",
+    "coopStoreT",
+    "A",
+    "B",
+    "C",
+];
 
 /// Names at module scope of the kernels that take a score function in.
 fn kernel_names() -> &'static HashSet<&'static str> {

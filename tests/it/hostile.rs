@@ -33,7 +33,7 @@ fn a_score_function_is_told_its_own_lines() {
         ("// é\n/* é */ fn f() -> f32 { return 1u; }", "line 2, column"),
         ("fn score_mod(score: f32", "line 1, column 24: fn score_mod"),
         ("fn f() { f(); }", "line 1, column"),
-        ("fn f() { g(); }\nfn g() { f(); }", "line 1, column"),
+        ("fn f() { g(); }\nfn g() { f(); }", "is cyclic, line "),
         ("fn f() {} /* never closed", "line 1, column 11: fn f()"),
     ] {
         let error = check(wgsl).unwrap_err();
@@ -260,4 +260,31 @@ fn no_problem_panics_or_reaches_past_its_buffers() {
     });
     println!("{recorded} recorded, {refused} refused");
     assert!(recorded > 200 && refused > 200, "{recorded} recorded, {refused} refused");
+}
+
+/// Three blocks: two consents that wgpu asks for, and an environment variable that is set before there are threads.
+#[test]
+fn unsafe_code_is_counted_and_proven_and_shaders_are_checked_at_run_time() {
+    fn files(folder: &std::path::Path, out: &mut Vec<std::path::PathBuf>) {
+        for entry in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+            if entry.is_dir() { files(&entry, out) } else { out.push(entry) }
+        }
+    }
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut all = Vec::new();
+    files(&root, &mut all);
+    let mut found = BTreeSet::new();
+    for path in all.iter().filter(|path| path.extension().is_some_and(|ending| ending == "rs")) {
+        let text = std::fs::read_to_string(path).unwrap();
+        assert!(!text.contains("create_shader_module_trusted"), "{}", path.display());
+        let blocks = text.matches("unsafe {").count();
+        assert!(!text.contains("unsafe fn") && !text.contains("unsafe impl"), "{}", path.display());
+        assert_eq!(blocks, text.matches("// SAFETY: ").count(), "{}", path.display());
+        if blocks > 0 {
+            let name = path.strip_prefix(&root).unwrap().to_string_lossy().replace('\\', "/");
+            found.insert((name, blocks));
+        }
+    }
+    let known = ["cli/device.rs", "gpu/cooperative.rs", "gpu/kept.rs"].map(|name| (name.to_owned(), 1));
+    assert_eq!(found, BTreeSet::from(known));
 }

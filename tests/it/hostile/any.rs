@@ -58,7 +58,7 @@ pub(crate) fn card(data: &[u8], weights: &[u8], cards: &[&str]) -> bool {
     let text = match data {
         [1, which, edits @ ..] => {
             let mut card: Value = serde_json::from_str(cards[usize::from(*which) % cards.len()]).unwrap();
-            for edit in edits.chunks(6) {
+            for edit in edits.chunks(6).take(20) {
                 let mut number = [0; 8];
                 number[..edit.len()].copy_from_slice(edit);
                 let number = u64::from_le_bytes(number);

@@ -27,10 +27,12 @@ thread_local! {
 /// Which variable a view describes, where it is not called the same.
 fn variable(path: &str) -> &str {
     match path {
-        "mask.view" => "mask",
+        "mask.view" | "view" => "mask",
         "blocks.view" => "block_mask",
-        "target_view" => "target_",
-        other => other.trim_end_matches("_view"),
+        "target_view" => "destination",
+        "cos" => "cosines",
+        "sin" => "sines",
+        same => same,
     }
 }
 

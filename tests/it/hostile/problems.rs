@@ -279,11 +279,20 @@ fn any_attention(u: &mut Unstructured<'_>) -> Result<(Attention, AttentionInputs
     Ok((options, inputs))
 }
 
+/// Whether a device that ends its invocations early makes honest work of long axes: a dispatch for every few turns.
+fn is_slow(caps: &Caps, axes: &[usize]) -> bool {
+    caps.max_iterations < 1000 && axes.iter().any(|&n| n > 5000)
+}
+
 /// Any attention; how many dispatches it came to, none where it was refused.
 pub(crate) fn attention(u: &mut Unstructured<'_>) -> Result<Option<usize>> {
     let caps = caps(u)?;
     let (options, inputs) = any_attention(u)?;
     let Ok(problem) = AttentionProblem::new(&options, &inputs.map(Vec::as_slice)) else { return Ok(None) };
+    let [dims, units] = [&inputs.query, &inputs.key].map(|shape| shape.iter().copied().max().unwrap_or(0));
+    if is_slow(&caps, &[dims, units, problem.keys, problem.score_dim, problem.value_dim]) {
+        return Ok(None);
+    }
     let element = pick(u, &[DType::F32, DType::F32, DType::F16])?;
     let cache = if once_in(u, 4)? { DType::Q8 } else { element };
     let is_bool = matches!(inputs.mask, Some(Mask::Bool(_)));
@@ -400,7 +409,7 @@ pub(crate) fn rnn(u: &mut Unstructured<'_>) -> Result<Option<usize>> {
     let Ok(problem) = RnnProblem::new(&options, &shapes, &inputs.map(Vec::as_slice)) else { return Ok(None) };
     let dtype = pick(u, &[DType::F32, DType::F16])?;
     let Ok(plan) = RnnPlan::new(&options, &problem, dtype, &caps) else { return Ok(None) };
-    if plan.dispatches > MOST_COMMANDS {
+    if plan.dispatches > MOST_COMMANDS || is_slow(&caps, &[steps, batch, input, hidden, state]) {
         return Ok(None);
     }
     let mut recording = Recording::new();
