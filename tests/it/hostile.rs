@@ -102,10 +102,10 @@ fn a_score_function_keeps_to_itself() {
         (format!("{HEAD} {} {} return score; }}", "{".repeat(500), "}".repeat(500)), "nesting limit"),
         // Each function calls the one before it twice.
         (
-            (1..20).fold("fn f0(x: f32) -> f32 { return x; }".to_owned(), |all, n| {
-                format!("{all}\nfn f{n}(x: f32) -> f32 {{ return f{0}(x) + f{0}(x); }}", n - 1)
+            (1..20).fold("fn twice0(x: f32) -> f32 { return x; }".to_owned(), |all, n| {
+                format!("{all}\nfn twice{n}(x: f32) -> f32 {{ return twice{0}(x) + twice{0}(x); }}", n - 1)
             }) + HEAD
-                + " return f19(score); }",
+                + " return twice19(score); }",
             "expressions, those of the functions that it calls included",
         ),
     ] {
