@@ -20,6 +20,10 @@
 //! alignment is [`Causal::BottomRight`], else the length of the past. Causal hides j > own(i), a window keeps
 //! own(i) − left ≤ j ≤ own(i) + right. Negative positions are legal: such a query sees nothing under a causal mask.
 //!
+//! Lists on the device. `upload` refuses a length, an end or a page that is out of range. In tensors of the caller's own no
+//! host looks at them; shaders take what is out of range as each input below says, and read and write nothing outside
+//! the tensors.
+//!
 //! Ragged batches. With `cu_seqlens_q` and `cu_seqlens_k` the batch axis is 1 and the sequences lie one behind the
 //! other: sequence n has queries `cu_seqlens_q[n] .. cu_seqlens_q[n + 1]` and keys likewise. A query sees keys of its own
 //! sequence only, and positions count from the sequence's start: K and Q above are the sequence's own, and the offset
@@ -224,10 +228,25 @@ pub type ScoreFn = Arc<dyn Fn(f64, usize, usize, usize, usize) -> f64 + Send + S
 /// A user's own term, applied to each score after the scale.
 #[derive(Clone)]
 pub struct ScoreMod {
-    /// WGSL source with `fn score_mod(score: f32, b: u32, h: u32, i: u32, j: u32) -> f32`.
+    /// WGSL source with `fn score_mod(score: f32, b: u32, h: u32, i: u32, j: u32) -> f32`, and the functions, constants,
+    /// structs and aliases that it uses. It is checked alone, so that errors name its own lines, and refused
+    /// if it has anything else at module scope (bindings, variables, entry points, `override`, `enable`), a name that
+    /// is the kernel's or WGSL's, barriers or subgroup operations, or is of a size that compilers choke on. Its loops
+    /// have to end: nobody bounds them, and a device takes one that does not for a hang.
     pub wgsl: String,
     /// The same function for the reference; without it the reference refuses.
     pub reference: Option<ScoreFn>,
+}
+
+impl ScoreMod {
+    /// Checks the WGSL as every use of it does.
+    ///
+    /// # Errors
+    /// [`Error::Option`] of `score_mod` with the compiler's words, the line, the column and the text there, or the reason
+    /// why it is refused.
+    pub fn check(&self) -> Result<()> {
+        crate::wgsl::check_score_mod(&self.wgsl)
+    }
 }
 
 impl std::fmt::Debug for ScoreMod {
@@ -374,20 +393,21 @@ pub struct AttentionInputs<A> {
     pub past_key: Option<A>,
     /// Values [B, Hkv, P, Dv] that stand before `value`.
     pub past_value: Option<A>,
-    /// `[B]`: how many keys of each batch row are real.
+    /// `[B]`: how many keys of each batch row are real; more than Nk are Nk.
     pub kv_lengths: Option<A>,
-    /// `[B]`: how many queries of each batch row are real; the others see no key.
+    /// `[B]`: how many queries of each batch row are real; the others see no key. More than Nq are Nq.
     pub query_lengths: Option<A>,
-    /// `[S + 1]`: where each of S sequences begins among the queries, and where the last one ends. B is 1 then.
+    /// `[S + 1]`: where each of S sequences begins among the queries, and where the last one ends. B is 1 then. Ends past
+    /// the last token mean the last token. Of a list that descends nothing is said of which tokens see which.
     pub cu_seqlens_q: Option<A>,
-    /// `[S + 1]`: the same among the keys.
+    /// `[S + 1]`: the same among the keys; a sequence that ends before it begins has none.
     pub cu_seqlens_k: Option<A>,
     /// [B, Hq, ⌈Nq / block⌉, ⌈Nk / block⌉], each axis but the last two may be 1: a zero hides every pair of a block, which
     /// is then not computed (PyTorch FlexAttention's `BlockMask`). The block is [`Attention::block_size`].
     pub block_mask: Option<A>,
     /// [B, pages]: which page of `key` [page count, Hkv, page size, D] and `value` holds each stretch of a batch row's
     /// keys (vLLM, FlashAttention `block_table`). Nk is pages · page size; `kv_lengths` says how many are real. Entries
-    /// past the last real key mean nothing; those past the page count read the last page.
+    /// past the last real key mean nothing; those past the page count read the last page. `upload` refuses these.
     pub block_table: Option<A>,
     /// [positions, width / 2]: cosines of [`Attention::rotary`].
     pub rotary_cos: Option<A>,

@@ -120,7 +120,7 @@ impl Recording {
     /// A dense tensor that lives for this recording only.
     pub fn scratch(&mut self, name: &str, shape: &[usize], dtype: DType) -> View {
         let layout = Layout::contiguous(shape);
-        let bytes = dtype.bytes_of(layout.elements()).max(4).next_multiple_of(4) as u64;
+        let bytes = (dtype.bytes_of(layout.elements()).max(4) as u64).div_ceil(4).saturating_mul(4);
         let slot = self.slot(name, bytes, SlotKind::Scratch);
         View { slot, layout, dtype }
     }
@@ -138,6 +138,11 @@ impl Recording {
     /// All slots, by number.
     pub fn slots(&self) -> &[SlotInfo] {
         &self.slots
+    }
+
+    /// One slot; none for a slot of another recording that has more of them.
+    pub fn info(&self, slot: Slot) -> Option<&SlotInfo> {
+        self.slots.get(slot.0 as usize)
     }
 
     /// All commands, in order.

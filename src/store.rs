@@ -20,6 +20,9 @@ use crate::tensor::Array;
 /// Longest header read. The format's own limit.
 const LONGEST_HEADER: u64 = 100_000_000;
 
+/// Bytes of a text that someone wrote or a program printed: labels, sources, figures.
+pub const LONGEST_TEXT: u64 = 64 << 20;
+
 /// What the elements of a stored tensor are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -294,6 +297,28 @@ pub fn save<'a>(path: &Path, tensors: impl IntoIterator<Item = (&'a str, &'a Arr
     let tensors: Vec<_> = tensors.into_iter().map(|(name, array)| (name, Output { array, dtype })).collect();
     let bytes = safetensors::serialize(tensors, None).map_err(|e| Error::file(path, e))?;
     write_whole(path, &bytes)
+}
+
+/// A file's content, if it is of at most so many bytes: what has no end, such as a device, is not read to it.
+///
+/// # Errors
+/// [`Error::File`] when it cannot be read, or is longer.
+pub fn read_whole(path: &Path, most: u64) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path).map_err(|e| Error::file(path, e))?;
+    file.take(most.saturating_add(1)).read_to_end(&mut bytes).map_err(|e| Error::file(path, e))?;
+    if bytes.len() as u64 > most {
+        return Err(Error::file(path, format!("more than {most} bytes")));
+    }
+    Ok(bytes)
+}
+
+/// As [`read_whole`], of a text.
+///
+/// # Errors
+/// As [`read_whole`], and for what is no UTF-8.
+pub fn read_text(path: &Path, most: u64) -> Result<String> {
+    String::from_utf8(read_whole(path, most)?).map_err(|e| Error::file(path, e.utf8_error()))
 }
 
 /// Writes a file whole or not at all: into a temporary file in the same folder, then renamed. What is there and no

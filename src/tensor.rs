@@ -102,9 +102,9 @@ pub struct Layout {
 impl Layout {
     /// Row-major and dense.
     pub fn contiguous(shape: &[usize]) -> Self {
-        let mut strides = vec![1; shape.len()];
+        let mut strides = vec![1usize; shape.len()];
         for axis in (0..shape.len().saturating_sub(1)).rev() {
-            strides[axis] = strides[axis + 1] * shape[axis + 1].max(1);
+            strides[axis] = strides[axis + 1].saturating_mul(shape[axis + 1].max(1));
         }
         Self { shape: shape.to_vec(), strides, offset: 0 }
     }
@@ -116,7 +116,7 @@ impl Layout {
 
     /// Number of elements.
     pub fn elements(&self) -> usize {
-        self.shape.iter().product()
+        self.shape.iter().fold(1, |all, &n| all.saturating_mul(n))
     }
 
     /// One past the largest index used; 0 for an empty tensor.
@@ -150,12 +150,12 @@ impl Layout {
 
     /// True when the elements lie densely in row-major order.
     pub fn is_contiguous(&self) -> bool {
-        let mut expected = 1;
+        let mut expected = 1usize;
         for (&n, &s) in self.shape.iter().zip(&self.strides).rev() {
             if n != 1 && s != expected {
                 return false;
             }
-            expected *= n;
+            expected = expected.saturating_mul(n);
         }
         true
     }
@@ -201,7 +201,7 @@ impl Layout {
         }
         let mut out = self.clone();
         out.shape[axis] = length;
-        out.offset += start * self.strides[axis];
+        out.offset = out.offset.saturating_add(start.saturating_mul(self.strides[axis]));
         Ok(out)
     }
 
@@ -217,7 +217,7 @@ impl Layout {
         let mut out = self.clone();
         out.shape[axis] = inner;
         out.shape.insert(axis, outer);
-        out.strides.insert(axis, inner * self.strides[axis]);
+        out.strides.insert(axis, inner.saturating_mul(self.strides[axis]));
         Ok(out)
     }
 
@@ -226,7 +226,7 @@ impl Layout {
     /// # Errors
     /// When the layout is not contiguous or the number of elements differs.
     pub fn reshape(&self, shape: &[usize]) -> Result<Self> {
-        let wanted: usize = shape.iter().product();
+        let wanted = shape.iter().fold(1usize, |all, &n| all.saturating_mul(n));
         if wanted != self.elements() {
             return Err(Error::shape("tensor", "elements", wanted, self.elements()));
         }
@@ -402,8 +402,9 @@ impl<T: Clone> Array<T> {
     /// # Errors
     /// When the layout reaches past the data.
     pub fn gather(&self, layout: &Layout) -> Result<Self> {
-        if layout.span() > self.data.len() {
-            return Err(Error::shape("array", "elements", format!("at least {}", layout.span()), self.data.len()));
+        let span = layout.checked_span()?;
+        if span > self.data.len() {
+            return Err(Error::shape("array", "elements", format!("at least {span}"), self.data.len()));
         }
         let mut index = vec![0usize; layout.rank()];
         let mut data = Vec::with_capacity(layout.elements());

@@ -3,8 +3,12 @@
 //! Files are plain WGSL and are only concatenated. What differs between variants is said in one of three ways:
 //! `override` constants for numbers and switches, aliases in the header for element types, and a choice of files.
 
+mod score_mod;
+
 use std::fmt::Write;
 use std::sync::Arc;
+
+pub(crate) use score_mod::check as check_score_mod;
 
 use crate::tensor::DType;
 
@@ -148,6 +152,9 @@ impl Kernel {
         Self::WeightedSum,
     ];
 
+    /// Those that call a `score_mod`.
+    const SCORING: [Self; 5] = [Self::Score, Self::Flash, Self::FlashCoop, Self::FlashRows, Self::FlashSplit];
+
     /// Name of the shader file without its ending.
     pub fn name(self) -> &'static str {
         match self {
@@ -193,6 +200,15 @@ impl Kernel {
             (Self::FlashSplit, false) => &[SPLIT_SHARED, REDUCE4_SHARED],
             _ => &[],
         }
+    }
+
+    /// Every text that may stand in the source of one of its variants, one after the other.
+    fn every_text(self) -> impl Iterator<Item = &'static str> {
+        // As `Variant::source` writes them, of any type.
+        const HEADER: &str = "alias elem = f32; alias k_elem = f32; alias v_elem = f32; alias out_elem = f32;";
+        let storage = [HEADER, PARAMS_UNIFORM, COOP_8, Q8, KEY_PLAIN, VALUE_PLAIN, KEY_Q8, VALUE_Q8];
+        let lanes = [self.lane_files(false), self.lane_files(true), self.files()].into_iter().flatten();
+        storage.into_iter().chain(lanes.copied())
     }
 
     /// The shared files and the kernel's own, in order.
@@ -277,8 +293,7 @@ impl Variant {
         for (alias, dtype) in self.aliases.iter().filter(|(_, dtype)| *dtype != DType::Q8) {
             let _ = writeln!(source, "alias {alias} = {dtype};");
         }
-        let user = [Kernel::Score, Kernel::Flash, Kernel::FlashCoop, Kernel::FlashRows, Kernel::FlashSplit];
-        if user.contains(&self.kernel) {
+        if Kernel::SCORING.contains(&self.kernel) {
             source.push_str(self.score_mod.as_deref().unwrap_or(SCORE_MOD_NONE));
             source.push('\n');
         }

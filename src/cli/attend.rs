@@ -158,7 +158,7 @@ pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
     if args.present {
         add_past(&mut inputs)?;
     }
-    let problem = AttentionProblem::new(&options, &inputs.map(Array::shape))?;
+    let problem = AttentionProblem::new(&options, &inputs.map(Array::shape)).map_err(blame_wgsl)?;
     let labels = picture::Labels::read([args.query_labels.as_deref(), args.key_labels.as_deref()], &problem)?;
     if args.check && options.score_mod.is_some() {
         let reason = "the reference cannot run WGSL, so `--check` has nothing to compare with: leave one of them out";
@@ -179,7 +179,7 @@ pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
             Device::Cpu => baseline::attention(&options, &inputs, storage)?,
             Device::Gpu(gpu) => {
                 let timed = args.explain.then_some(&mut explained);
-                let outputs = on_gpu(gpu, &options, &inputs, storage, timed).map_err(|e| blame_wgsl(&options, e))?;
+                let outputs = on_gpu(gpu, &options, &inputs, storage, timed)?;
                 if args.explain {
                     let plan = AttentionPlan::new(&options, &problem, storage, gpu.caps())?;
                     explain_plan(&mut explained, &problem, &plan, storage);
@@ -321,23 +321,12 @@ fn explain_plan(explained: &mut Explained, p: &AttentionProblem, plan: &Attentio
     }
 }
 
-/// The compiler's own words on a user's function, without the name and the rest of the shader that it stands in.
-fn blame_wgsl(options: &Attention, error: Error) -> Error {
-    let (Some(score_mod), Error::Option { option, reason }) = (&options.score_mod, &error) else {
-        return error;
-    };
-    let Some((_, message)) = reason.split_once("error: ").filter(|_| option == "score_mod") else {
-        return error;
-    };
-    let what = message.lines().next().unwrap_or_default().trim();
-    // The compiler quotes lines of the whole shader; the one that is the user's says where.
-    let quoted = |line: &&str| !line.trim().is_empty() && message.contains(line.trim_end());
-    let place = score_mod.wgsl.lines().zip(1..).find(|(line, _)| quoted(line)).map(|(line, n)| (n, line.trim()));
-    let at = match place {
-        Some((n, line)) => format!(", line {n}: {line}"),
-        None => ", where `fn score_mod(score: f32, b: u32, h: u32, i: u32, j: u32) -> f32` is called".to_owned(),
-    };
-    Error::option("score-wgsl", format!("{what}{at}"))
+/// An error about a user's function under the name that the option has here.
+fn blame_wgsl(error: Error) -> Error {
+    match error {
+        Error::Option { option, reason } if option == "score_mod" => Error::option("score-wgsl", reason),
+        other => other,
+    }
 }
 
 /// The results that were asked for, by name.

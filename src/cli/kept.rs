@@ -11,6 +11,9 @@ use serde::{Deserialize, Serialize};
 use crate::failure::{Failure, Outcome};
 use crate::output::note;
 
+/// Bytes of a file that is still read: a driver's pipelines are some megabytes.
+const LONGEST: u64 = 1 << 30;
+
 /// Changes with the meaning of what is in the file.
 const VERSION: u32 = 1;
 
@@ -61,21 +64,22 @@ fn pipelines_file(adapter: &Adapter) -> Option<PathBuf> {
 pub(crate) fn load(adapter: &Adapter, wanted: bool) -> Kept {
     Kept {
         tuning: if wanted { load_tuning(adapter) } else { Tuning::new() },
-        pipelines: pipelines_file(adapter).and_then(|path| std::fs::read(path).ok()),
+        pipelines: pipelines_file(adapter).and_then(|path| store::read_whole(&path, LONGEST).ok()),
     }
 }
 
 /// The choices for an adapter; a file that is not understood is told of and counts as none.
 pub(crate) fn load_tuning(adapter: &Adapter) -> Tuning {
     let Some(path) = tuning_file(adapter) else { return Tuning::new() };
-    let Ok(bytes) = std::fs::read(&path) else { return Tuning::new() };
+    let Ok(bytes) = store::read_whole(&path, LONGEST) else { return Tuning::new() };
     parse(&bytes).unwrap_or_else(|reason| {
         note(&format!("{} is not used: {reason}; `regard tune` makes it anew", path.display()));
         Tuning::new()
     })
 }
 
-fn parse(bytes: &[u8]) -> Result<Tuning, String> {
+/// The choices in a file.
+pub(crate) fn parse(bytes: &[u8]) -> Result<Tuning, String> {
     let damaged = |error: serde_json::Error| format!("it cannot be read ({error})");
     let Versioned { version } = serde_json::from_slice(bytes).map_err(damaged)?;
     if version != VERSION {

@@ -6,7 +6,7 @@ use regard::attention::{Attention, AttentionInputs, AttentionOutputs, ScoreStage
 use regard::problem::AttentionProblem;
 use regard::seq2seq::Transliteration;
 use regard::tensor::Array;
-use regard::{Error, reference};
+use regard::{Error, reference, store};
 
 use crate::failure::{Failure, Outcome};
 use crate::heatmap::{Curve, Heatmap, Panel};
@@ -31,7 +31,7 @@ impl Labels {
 
 fn labels(file: Option<&Path>, count: usize) -> regard::Result<Vec<String>> {
     let Some(path) = file else { return Ok((0..count).map(|i| i.to_string()).collect()) };
-    let text = std::fs::read_to_string(path).map_err(|error| Error::file(path, error))?;
+    let text = store::read_text(path, store::LONGEST_TEXT)?;
     let lines: Vec<String> = text.lines().map(str::to_owned).collect();
     if lines.len() == count {
         Ok(lines)

@@ -74,14 +74,23 @@ impl std::fmt::Display for Shape {
     }
 }
 
+/// Elements of one tensor: 2 GiB of f32, as much as devices bind.
+const MOST_ELEMENTS: usize = 1 << 29;
+
 fn shape(text: &str) -> std::result::Result<Shape, String> {
     let number = |text: &str| text.trim().parse().ok().filter(|&n: &usize| n > 0);
     let numbers: Option<Vec<usize>> = text.split(',').map(number).collect();
-    match numbers.as_deref() {
-        Some(&[b, hq, hkv, nq, nk, d]) => Ok([b, hq, hkv, nq, nk, d, d].into()),
-        Some(&[b, hq, hkv, nq, nk, d, dv]) => Ok([b, hq, hkv, nq, nk, d, dv].into()),
-        _ => Err("expected six or seven numbers above 0, as in `1,32,8,1,4096,128`".to_owned()),
+    let [b, hq, hkv, nq, nk, d, dv] = match numbers.as_deref() {
+        Some(&[b, hq, hkv, nq, nk, d]) => [b, hq, hkv, nq, nk, d, d],
+        Some(&[b, hq, hkv, nq, nk, d, dv]) => [b, hq, hkv, nq, nk, d, dv],
+        _ => return Err("expected six or seven numbers above 0, as in `1,32,8,1,4096,128`".to_owned()),
+    };
+    for tensor in [[b, hq, nq, d], [b, hkv, nk, d], [b, hq, nq, dv], [b, hkv, nk, dv]] {
+        if tensor.into_iter().fold(1, usize::saturating_mul) > MOST_ELEMENTS {
+            return Err(format!("a tensor {tensor:?} has more than {MOST_ELEMENTS} elements"));
+        }
     }
+    Ok([b, hq, hkv, nq, nk, d, dv].into())
 }
 
 /// One problem to measure.

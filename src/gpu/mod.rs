@@ -7,6 +7,7 @@ mod map;
 mod pipeline;
 mod pool;
 mod run;
+mod seal;
 mod tensor;
 mod timing;
 

@@ -65,7 +65,7 @@ pub fn record(
                 let found = format!("{:?} {}", table.shape(), table.dtype);
                 return Err(Error::shape("block_table", "shape", format!("[{batch}, pages] u32"), found));
             }
-            (PageParams::new(table, size, pool), row_pages * size)
+            (PageParams::new(table, size, pool), row_pages.saturating_mul(size))
         }
     };
     let elements = rows.layout.elements();

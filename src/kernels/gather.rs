@@ -28,13 +28,14 @@ pub fn record(recording: &mut Recording, caps: &Caps, table: &View, ids: &View, 
     let (&[_, width], &[rows]) = (table.shape(), ids.shape()) else {
         return Err(Error::shape("table, ids", "ranks", "2 and 1", format!("{:?}, {:?}", table.shape(), ids.shape())));
     };
+    table.dtype.check_float("table")?;
     if table.layout.elements() == 0 {
         return Err(Error::shape("table", "elements", "at least 1", 0));
     }
     if ids.dtype != DType::U32 {
         return Err(Error::shape("ids", "dtype", DType::U32, ids.dtype));
     }
-    if output.shape().last() != Some(&width) || output.layout.elements() != rows * width {
+    if output.shape().last() != Some(&width) || output.layout.elements() != rows.saturating_mul(width) {
         return Err(Error::shape(
             "output",
             "shape",

@@ -59,6 +59,7 @@ pub fn record(
     let &[batch, _, rows, dim] = x.shape() else {
         return Err(Error::shape("x", "rank", "4 [B, H, N, D]", x.shape().len()));
     };
+    x.dtype.check_float("x")?;
     if output.shape() != x.shape() {
         let (expected, found) = (format!("{:?}", x.shape()), format!("{:?}", output.shape()));
         return Err(Error::shape("output", "shape", expected, found));

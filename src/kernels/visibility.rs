@@ -127,7 +127,8 @@ impl Vectors {
             (None, _) if room == 0 => Binding::Unused,
             (Some(alone), None) if room == 0 => Binding::Read(alone.slot),
             _ => {
-                let words = room + vectors.iter().flatten().map(|view| view.layout.elements()).sum::<usize>();
+                let elements = vectors.iter().flatten().map(|view| view.layout.elements());
+                let words = elements.fold(room, usize::saturating_add);
                 let all = recording.scratch("vectors", &[words], DType::U32);
                 let mut start = 0;
                 let mut views = Vec::with_capacity(vectors.len());

@@ -8,8 +8,9 @@ use crate::tensor::{Array, DType};
 
 /// Writes `rows` [B, H, n, D] into `cache` [B, H, C, D] in place: row k of batch row b goes to `starts[b] + k` (`[B]`, u32).
 /// Rows past the end are dropped or, with `wrap`, begin again at the front (ONNX `TensorScatter` 24, linear and circular).
+/// A start is taken as it is, and a row for which start + k does not fit in 32 bits is past the end.
 /// With a block table [B, pages] (u32) the cache is a pool [pages, H, page size, D]; rows whose entry is past the pool are
-/// dropped. A cache of q8 rounds rows of f32 or f16 on their way in ([`q8`](crate::q8)).
+/// dropped. Where rows share a page and a place, one of them stands there. A cache of q8 rounds rows of f32 or f16 on their way in ([`q8`](crate::q8)).
 ///
 /// # Errors
 /// [`Error::Shape`] when the shapes do not fit, [`Error::Limit`] when the work does not fit the device.

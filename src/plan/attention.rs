@@ -189,7 +189,7 @@ impl Tile {
         // A workgroup is never cut, so its work stays short on the slowest devices too.
         let a_step = 2 * u64::from(self.queries * self.keys) * (p.score_dim + p.value_dim).max(1) as u64;
         let short = (LONGEST_WORKGROUP / a_step).max(1) as usize;
-        let longest = ((steps - 1).min(short) * step).min(p.keys.next_multiple_of(step));
+        let longest = (steps - 1).min(short).saturating_mul(step).min(p.keys.next_multiple_of(step));
         let workgroups = match self.form {
             Form::Split => p.batch * p.kv_heads * (p.queries * p.group()).div_ceil(self.queries as usize),
             _ => p.batch * p.query_heads * p.queries.div_ceil(self.queries as usize),
@@ -288,6 +288,9 @@ pub struct AttentionPlan {
 /// Storage buffers of a fused kernel beside its parameters.
 const FUSED_BUFFERS: usize = 8;
 
+/// Ranges of queries of a staged attention, each of which is some dispatches.
+const MOST_RANGES: usize = 1 << 16;
+
 /// The longest head dim of a fused kernel: both it and the value's are kept in registers or workgroup memory.
 pub const LONGEST_HEAD: usize = 256;
 
@@ -331,6 +334,11 @@ impl AttentionPlan {
         let scores = allowed.min(4 * u64::from(u32::MAX));
         let chunk = if keeps_scores { p.queries } else { ((scores / per_query) as usize).clamp(1, p.queries) };
         let staged = path == Path::Staged;
+        if staged && p.queries / chunk >= MOST_RANGES {
+            let what = "ranges of queries whose scores fit the device".to_owned();
+            let (needed, allowed) = (p.queries.div_ceil(chunk) as u64, MOST_RANGES as u64);
+            return Err(Error::Limit { what, needed, allowed });
+        }
         let queries = product(&[p.batch, p.query_heads, p.queries, p.query_dim + p.value_dim]);
         let keys = product(&[p.batch, p.kv_heads, p.keys, p.key_dim + p.value_dim]);
         let bytes =

@@ -180,7 +180,7 @@ impl TilePlan {
         let row_tiles = rows.div_ceil(TILE_ROWS);
         let column_tiles = columns.div_ceil(TILE_COLUMNS * lanes);
         let workgroups = (batches * row_tiles * column_tiles) as u64;
-        let chunk = caps.max_iterations as usize;
+        let chunk = (caps.max_iterations as usize).max(1);
         Ok(Self {
             lanes: lanes as u32,
             rows: if rows == 1 { 1 } else { TILE_ROWS as u32 },

@@ -16,6 +16,9 @@ const LANES_WANTED: usize = 16_384;
 /// Parts of the depth at most; more would leave each with too little to do between the joins.
 const MOST_PARTS: usize = 8;
 
+/// Dispatches of a layer whose loop over time is inside them.
+const MOST_RANGES: usize = 1 << 16;
+
 /// What the parts of a recurrence cost. `regard bench --suite recurrent` measures the first two on the device at hand.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Costs {
@@ -171,6 +174,9 @@ impl LoopPlan {
         // A workgroup cannot be cut, so the time that one takes for its row is.
         let short = (caps.longest_dispatch.as_nanos() as f64 / plan.step_time(options, problem, caps)) as usize;
         let range = few.min(short).max(1);
+        if problem.steps.div_ceil(range) > MOST_RANGES {
+            return Err(format!("{} steps take more than {MOST_RANGES} dispatches of {range}", problem.steps));
+        }
         let ranges = (0..problem.steps).step_by(range).map(|t| (t, (t + range).min(problem.steps))).collect();
         Ok(Self { ranges, ..plan })
     }

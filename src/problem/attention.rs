@@ -1,8 +1,8 @@
 //! Attention with its numbers checked.
 
 use super::options::{check_blocks, check_options, check_previous, check_rotary, check_score, paged, ragged};
-use super::{nonzero, rank4, same, vector};
-use crate::attention::{Attention, AttentionInputs, AttentionOutputs, Causal, Mask, Score};
+use super::{bounded, nonzero, rank4, same, vector};
+use crate::attention::{Attention, AttentionInputs, AttentionOutputs, Causal, Mask, Score, ScoreMod};
 use crate::error::{Error, Result};
 use crate::tensor::DType;
 
@@ -98,6 +98,20 @@ impl AttentionProblem {
         let score_dim = check_score(options.score, inputs, query_dim, key_dim)?;
         check_previous(options, inputs.previous, [batch, query_heads, queries, keys])?;
         check_options(options, inputs)?;
+        options.score_mod.as_ref().map_or(Ok(()), ScoreMod::check)?;
+        let heads = [batch, query_heads];
+        let dims = score_dim + query_dim + key_dim + value_dim;
+        // Pairs, what projections make of rows, and what a location-sensitive score makes of a key for each query.
+        let filter = inputs.score.location_filter.map_or(1, |shape| shape.iter().product());
+        bounded(
+            "an attention",
+            &[
+                &[&heads[..], &[queries, keys, dims]].concat(),
+                &[&heads[..], &[queries.max(keys), score_dim, query_dim + key_dim]].concat(),
+                &[&heads[..], &[queries, keys, if inputs.previous.is_some() { score_dim } else { 1 }, filter]].concat(),
+                &[inputs.key[0], kv_heads, new_keys, dims],
+            ],
+        )?;
         let longest = if sequences.is_some() { 1 } else { keys.max(past + queries) };
         check_rotary(options, inputs, query_dim.min(key_dim), longest)?;
         let scale = options.scale.unwrap_or(match options.score {

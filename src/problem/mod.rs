@@ -20,6 +20,19 @@ fn rank4(name: &str, expected: &str, shape: &[usize]) -> Result<[usize; 4]> {
     Ok(found)
 }
 
+/// Multiply-adds of one problem: no device ends so many, and no product of axes further on overflows.
+const MOST_WORK: u64 = 1 << 56;
+
+/// Refuses a problem of more work than that, given as terms that are products.
+fn bounded(what: &str, terms: &[&[usize]]) -> Result<()> {
+    let product = |term: &&[usize]| term.iter().fold(1u64, |all, &n| all.saturating_mul(n as u64));
+    let needed = terms.iter().map(product).fold(0, u64::saturating_add);
+    if needed <= MOST_WORK {
+        return Ok(());
+    }
+    Err(Error::Limit { what: format!("multiply-adds of {what}"), needed, allowed: MOST_WORK })
+}
+
 /// The longest axis there can be: sums and products of two of them do not overflow.
 const LONGEST: u64 = 1 << 31;
 

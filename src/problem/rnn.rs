@@ -1,6 +1,6 @@
 //! A recurrence with its numbers checked.
 
-use super::{Role, nonzero, same, vector};
+use super::{Role, bounded, nonzero, same, vector};
 use crate::error::{Error, Result};
 use crate::rnn::{Cell, Merge, NormOver, Rnn, RnnInputs, RnnPath, RnnStack, Steps};
 
@@ -54,6 +54,9 @@ impl RnnProblem {
             return Err(Error::option("initial_c", "only an LSTM has a cell state"));
         }
         vector("lengths", inputs.lengths, batch, "batch")?;
+        let widest = widths.iter().copied().max().unwrap_or(0) + state;
+        let gates = options.cell.gates();
+        bounded("a recurrence", &[&[steps, batch, layers, directions, gates, hidden.next_multiple_of(4), widest]])?;
         Ok(Self {
             steps,
             batch,

@@ -408,7 +408,8 @@ pub struct RnnInputs<A> {
     pub initial_h: Option<A>,
     /// LSTM: [layers · directions, B, H]; zeros when absent.
     pub initial_c: Option<A>,
-    /// `[B]`: how many steps of each row are real; 0 is allowed.
+    /// `[B]`: how many steps of each row are real; 0 is allowed. `upload` refuses more than T; in a tensor of the caller's
+    /// own more than T are T.
     pub lengths: Option<A>,
 }
 

@@ -27,7 +27,7 @@ pub use text::{Prepared, Source, SourceText};
 
 use crate::error::{Error, Result};
 use crate::rnn::RnnStack;
-use crate::store::Store;
+use crate::store::{Store, read_text};
 use crate::tensor::Array;
 use search::Hypothesis;
 use text::Symbols;
@@ -54,11 +54,7 @@ impl Model {
     /// [`Error::File`] when a file cannot be read, [`Error::Card`] when the card is wrong or contradicts the tensors.
     pub fn from_folder(folder: &Path) -> Result<Self> {
         let path = folder.join("model.json");
-        let length = std::fs::metadata(&path).map_err(|e| Error::file(&path, e))?.len();
-        if length > LONGEST_CARD {
-            return Err(Error::file(&path, format!("{length} bytes, a card has at most {LONGEST_CARD}")));
-        }
-        let json = std::fs::read_to_string(&path).map_err(|e| Error::file(&path, e))?;
+        let json = read_text(&path, LONGEST_CARD)?;
         let card = Card::parse(&folder.display().to_string(), &json)?;
         let file = Path::new(&card.weights.file);
         if file.file_name() != Some(file.as_os_str()) {

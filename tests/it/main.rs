@@ -19,6 +19,7 @@ mod gpu;
 mod gpu_properties;
 mod gpu_recurrences;
 mod gpu_vectors;
+mod hostile;
 mod kernels;
 mod layers;
 mod limits;

@@ -7,7 +7,7 @@ use regard::attention::{
     Attention, Causal, Monotonic, Normalize, Path, Rotary, RotaryLayout, Score, ScoreMod, ScoreStage, Window,
 };
 use regard::tensor::{Array, DType};
-use regard::{Error, Result};
+use regard::{Error, Result, store};
 
 /// Base of the rotary angles where none is given (Su et al. 2021).
 const ROTARY_BASE: f64 = 10_000.0;
@@ -314,11 +314,7 @@ impl Options {
 
     fn score_mod(&self) -> Result<Option<ScoreMod>> {
         let Some(path) = &self.score_wgsl else { return Ok(None) };
-        let wgsl = std::fs::read_to_string(path).map_err(|error| Error::file(path, error))?;
-        if !wgsl.contains("score_mod") {
-            let expected = "expected `fn score_mod(score: f32, b: u32, h: u32, i: u32, j: u32) -> f32`, found none";
-            return Err(Error::file(path, expected));
-        }
+        let wgsl = store::read_text(path, store::LONGEST_TEXT)?;
         Ok(Some(ScoreMod { wgsl, reference: None }))
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::path::Path;
 
-use regard::{Error, Result};
+use regard::{Error, Result, store};
 use serde::{Deserialize, Serialize};
 
 use super::workload::Workload;
@@ -145,7 +145,7 @@ impl Report {
     /// # Errors
     /// [`Error::File`] for a file that is something else.
     pub(super) fn open(path: &Path) -> Result<Self> {
-        let bytes = std::fs::read(path).map_err(|error| Error::file(path, error))?;
+        let bytes = store::read_whole(path, store::LONGEST_TEXT)?;
         serde_json::from_slice(&bytes)
             .map_err(|error| Error::file(path, format!("not what `regard bench --json` writes: {error}")))
     }

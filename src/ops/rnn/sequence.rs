@@ -56,6 +56,16 @@ impl Sequence<'_> {
         (rows, padded)
     }
 
+    /// Where the states of so many layers lie, which shaders index with 32 bits.
+    fn state_layout(&self, layers: usize) -> Result<StateLayout> {
+        let layout = StateLayout::new(self.options, self.problem);
+        let (needed, allowed) = (layers.saturating_mul(layout.layer) as u64, u64::from(u32::MAX));
+        if needed > allowed {
+            return Err(Error::Limit { what: "elements of the state of a recurrence".into(), needed, allowed });
+        }
+        Ok(layout)
+    }
+
     /// A scratch tensor [T, B, width] that lies as [width, T·B], which is how products read it.
     fn depth_first(&self, recording: &mut Recording, name: &str, width: usize) -> View {
         let (_, rows) = self.rows();
@@ -175,7 +185,7 @@ impl Sequence<'_> {
     /// Layer after layer.
     fn layers(&self, recording: &mut Recording) -> Result<()> {
         let p = self.problem;
-        let layout = StateLayout::new(self.options, p);
+        let layout = self.state_layout(1)?;
         let mut input = self.first_input(recording)?;
         // The same memory for every layer.
         let gates = self.gates(recording);
@@ -248,7 +258,7 @@ impl Sequence<'_> {
     /// All layers at once, each a step behind the one below it.
     fn wavefront(&self, recording: &mut Recording) -> Result<()> {
         let p = self.problem;
-        let layout = StateLayout::new(self.options, p);
+        let layout = self.state_layout(p.layers)?;
         let Some(stack) = &self.weights.stacked else {
             return Err(Error::missing("weights of all layers", "in one piece, for a wavefront"));
         };

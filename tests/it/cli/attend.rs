@@ -325,9 +325,12 @@ fn a_score_function_in_wgsl_runs_on_the_gpu_alone() {
     refused("attend in.safetensors -o out.safetensors --score-wgsl mod.wgsl --device cpu", "`--device gpu`");
     refused("attend in.safetensors --check --score-wgsl mod.wgsl --device gpu", "nothing to compare with");
     folder.write("mod.wgsl", wgsl.replace("score *", "scor *"));
-    refused("attend in.safetensors -o out.safetensors --score-wgsl mod.wgsl --device gpu", "line 2: return scor *");
+    refused(
+        "attend in.safetensors -o out.safetensors --score-wgsl mod.wgsl --device gpu",
+        "line 2, column 12: return scor *",
+    );
     folder.write("mod.wgsl", "fn other() {}");
-    refused("attend in.safetensors -o out.safetensors --score-wgsl mod.wgsl --device gpu", "fn score_mod(score: f32");
+    refused("attend in.safetensors -o out.safetensors --score-wgsl mod.wgsl --device cpu", "fn score_mod(score: f32");
 }
 
 #[test]

@@ -196,6 +196,11 @@ fn wrong_options_are_one_line_and_a_hint() {
             "invalid value 'country' for '--set <KEY=VALUE>': expected KEY=VALUE",
             "`--help`",
         ),
+        (
+            "tune --shape 4294967295,4294967295,1,1,1,1",
+            "invalid value '4294967295,4294967295,1,1,1,1' for '--shape <B,HQ,HKV,NQ,NK,D[,DV]>': a tensor",
+            "`--help`",
+        ),
         ("transliterate --show --json x", "the argument '--show' cannot be used with '--json'", "`--help`"),
     ] {
         let ran = run(words(args));
@@ -334,6 +339,28 @@ fn tensors_that_nothing_reads_are_told_about() {
     let ran = folder.run("attend in.safetensors -o out.safetensors --device cpu").ok();
     assert!(ran.stderr.starts_with("warning: in.safetensors has tensors that `attend`"), "{}", ran.stderr);
     assert!(ran.stderr.contains("`kv_length`"));
+}
+
+/// What never ends is no text: it is not read to its end.
+#[cfg(unix)]
+#[test]
+fn texts_without_end_are_refused() {
+    let folder = Folder::new();
+    folder.tensors("in.safetensors", &good());
+    std::fs::create_dir(folder.path("model")).unwrap();
+    std::os::unix::fs::symlink("/dev/zero", folder.path("model/model.json")).unwrap();
+    for (line, path) in [
+        ("attend in.safetensors --device cpu --heatmap a.png --query-labels /dev/zero", "/dev/zero"),
+        ("attend in.safetensors --device gpu -o a.safetensors --score-wgsl /dev/zero", "/dev/zero"),
+        ("bench --show /dev/zero", "/dev/zero"),
+        ("transliterate --model model --device cpu x", "model"),
+    ] {
+        let ran = folder.run(line);
+        assert_eq!(ran.status, 2, "{line}: {}", ran.stderr);
+        let error = ran.refusal().0;
+        assert!(error.starts_with(path) && error.contains(": more than "), "{line}: {}", ran.stderr);
+    }
+    assert_eq!(folder.names(), ["in.safetensors", "model"]);
 }
 
 #[test]
