@@ -372,7 +372,10 @@ fn terms_apply_in_order() {
     inputs.alibi_slopes = Some(Array::new(&[4], vec![0.5, 0.25, 0.0, 1.0]).unwrap());
     inputs.mask = Some(Mask::Float(numbers(&[3, 4], 4.0)));
     let score_mod = ScoreMod {
-        wgsl: String::new(),
+        wgsl: "fn score_mod(s: f32, b: u32, h: u32, i: u32, j: u32) -> f32 {
+            return s + f32(1000u * b + 100u * h + 10u * i + j) / 500.0;
+        }"
+        .to_owned(),
         reference: Some(std::sync::Arc::new(|s, b, h, i, j| s + (1000 * b + 100 * h + 10 * i + j) as f64 / 500.0)),
     };
     let mut options = Attention { scale: Some(0.3), score_mod: Some(score_mod), softcap: Some(2.0), ..full() };
