@@ -38,6 +38,9 @@ pub struct Part {
     pub grid: [u32; 2],
 }
 
+/// Parts that a dispatch is run in, about: more would take longer to list than to compute.
+const MOST_PARTS: u128 = 1 << 16;
+
 /// The parts that a dispatch is run in, one after the other: as many as make each short enough, down to a workgroup each.
 /// Together they are all of its workgroups, each once, so that every number is computed as in one dispatch.
 pub fn parts(dispatch: &Dispatch, caps: &Caps) -> Vec<Part> {
@@ -49,6 +52,7 @@ pub fn parts(dispatch: &Dispatch, caps: &Caps) -> Vec<Part> {
     if most >= workgroups {
         return whole;
     }
+    let most = most.max(workgroups / MOST_PARTS);
     // Less than `workgroups`, which are fewer than 2³²; whole rows of the grid, or parts of one.
     let most = most.max(1) as u32;
     let pieces = |n: u32, most: u32| (0..n).step_by(most as usize).map(move |first| (first, most.min(n - first)));
@@ -79,7 +83,7 @@ mod tests {
     #[test]
     fn parts_are_short_and_hold_every_workgroup_once() {
         let caps = Caps { longest_dispatch: Duration::from_micros(7), ..Caps::default() };
-        for grid in [[1, 1], [5, 1], [64, 3], [1000, 17], [65_535, 2]] {
+        for grid in [[1, 1], [5, 1], [64, 3], [1000, 17], [65_535, 2], [1000, 60_000]] {
             let [x, y] = grid.map(u64::from);
             for (flops, bytes) in [(0, 0), (1 << 10, 3 << 10), (1 << 20, 1 << 14), (1 << 24, 1 << 20), (1 << 50, 0)] {
                 let dispatch = dispatch(grid, flops, bytes);
@@ -92,10 +96,12 @@ mod tests {
                     let count = u64::from(*columns) * u64::from(*rows);
                     let share = |n: u64| (u128::from(n) * u128::from(count)).div_ceil(u128::from(x * y)) as u64;
                     let takes = caps.pace.time(share(flops), share(bytes));
-                    assert!(count == 1 || takes <= caps.longest_dispatch + Duration::from_nanos(2), "{takes:?}");
+                    let short = takes <= caps.longest_dispatch + Duration::from_nanos(2);
+                    assert!(short || count == 1 || parts.len() >= 1 << 16, "{takes:?}");
                     next += count;
                 }
                 assert_eq!(next, x * y);
+                assert!(parts.len() <= 2 << 16);
                 assert_eq!(parts.len() == 1, x * y == 1 || caps.pace.time(flops, bytes) <= caps.longest_dispatch);
             }
         }
