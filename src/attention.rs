@@ -62,6 +62,13 @@ pub enum Score {
     Location,
 }
 
+impl Score {
+    /// v·tanh(q + k) of the projections as they are; a location-sensitive score has keys of its own for each query.
+    pub(crate) fn is_additive(self) -> bool {
+        matches!(self, Self::Additive | Self::Concat)
+    }
+}
+
 /// How the scores of a row become weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]

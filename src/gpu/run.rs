@@ -241,7 +241,7 @@ impl<'g> Run<'g> {
 
     /// Every slot that a command names must be one of this recording, with something in it that can be bound there.
     fn check_bound(&self) -> Result<()> {
-        let name = |slot: Slot| self.recording.slots().get(slot.0 as usize).map_or("slot of another run", |s| &s.name);
+        let name = |slot: Slot| self.recording.info(slot).map_or("slot of another run", |s| &s.name);
         let find = |slot: Slot| {
             let range =
                 self.bound.get(&slot).ok_or_else(|| Error::missing(name(slot), "a tensor bound to its slot"))?;

@@ -4,7 +4,7 @@
 use super::merge_partials::{self, Parts};
 use super::visibility::{BlockParams, List, MaskParams, PageParams, PositionParams, TileParams, Visibility};
 use super::{TANH_FLOPS, View4, copy, flash, flash_coop, flash_rows, flash_split, params, switch};
-use crate::attention::{Attention, Score};
+use crate::attention::Attention;
 use crate::error::{Error, Result};
 use crate::plan::{Caps, Form, FusedPlan, grid};
 use crate::problem::AttentionProblem;
@@ -164,7 +164,7 @@ pub fn record(
     if plan.tile.subgroups && matches!(plan.tile.form, Form::Rows | Form::Split) {
         overrides.push(("ONE_SUBGROUP", switch(plan.tile.lanes <= caps.min_subgroup)));
     }
-    let tanhs = if is_additive(options) { p.score_dim as u64 } else { 0 };
+    let tanhs = if options.score.is_additive() { p.score_dim as u64 } else { 0 };
     let pairs = (p.batch * p.query_heads * p.queries * p.keys) as u64;
     let bytes = |view: &View| view.dtype.bytes_of(view.layout.elements()) as u64;
     recording.push(Dispatch {
@@ -221,12 +221,7 @@ pub fn record(
 /// Switches of `common/additive.wgsl`.
 pub(super) fn additive_overrides(options: &Attention, fused: &Fused<'_>) -> [Override; 3] {
     let [has_v, normed] = fused.additive;
-    [("SCORE", switch(is_additive(options))), ("HAS_V", switch(has_v)), ("NORMED", switch(normed))]
-}
-
-/// Whether scores are v·tanh(q + k).
-fn is_additive(options: &Attention) -> bool {
-    matches!(options.score, Score::Additive | Score::Concat)
+    [("SCORE", switch(options.score.is_additive())), ("HAS_V", switch(has_v)), ("NORMED", switch(normed))]
 }
 
 /// Whether rows can be read in quads, and are of whole blocks of `multiple` dimensions.

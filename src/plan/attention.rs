@@ -395,7 +395,7 @@ impl AttentionPlan {
             );
         }
         let here = if caps.software { Where::Software } else { Where::Card };
-        let additive = matches!(options.score, Score::Additive | Score::Concat);
+        let additive = options.score.is_additive();
         let fitting = |split: bool| {
             let of_form = |tile: &Tile| (tile.form == Form::Split) == split;
             let tiles = TILES.iter().filter(|(at, _)| *at == here).map(|(_, tile)| *tile);
@@ -431,7 +431,7 @@ fn unfused(options: &Attention, problem: &AttentionProblem) -> Option<String> {
     if let Some((_, reason)) = asked.into_iter().find(|(unfit, _)| *unfit) {
         return Some(reason.to_owned());
     }
-    let additive = matches!(options.score, Score::Additive | Score::Concat);
+    let additive = options.score.is_additive();
     let long = |name: &str, dim: usize| format!("a {name} of {dim} exceeds the {LONGEST_HEAD} of the fused kernels");
     match (problem.score_dim, problem.value_dim) {
         (dim, _) if dim > LONGEST_HEAD && !additive => Some(long("head dim", dim)),

@@ -32,7 +32,7 @@ impl Bucket {
     pub fn new(score: Score, problem: &AttentionProblem, element: DType) -> Self {
         let up = |n: usize| n.next_power_of_two();
         Self {
-            additive: matches!(score, Score::Additive | Score::Concat),
+            additive: score.is_additive(),
             half: element == DType::F16,
             score_dim: up(problem.score_dim.max(32)),
             value_dim: up(problem.value_dim.max(32)),
