@@ -78,7 +78,12 @@ impl Case {
             Self::Append(case) => cases::in_blocks(&[&case.cache]),
             _ => false,
         };
-        let elements = [Some(DType::F32), f16.then_some(DType::F16)];
+        let f32_only = match self {
+            Self::Attention(case) => case.f32_only,
+            Self::Recurrent(case) => case.f32_only,
+            _ => false,
+        };
+        let elements = [Some(DType::F32), (f16 && !f32_only).then_some(DType::F16)];
         let cached = |element: DType| {
             [Some(element), q8.then_some(DType::Q8)].map(|cache| Some(Storage { element, cache: cache? }))
         };

@@ -72,7 +72,7 @@ fn part(array: &Array, axis: usize, start: usize, length: usize) -> Result<Array
 
 /// A case of the table on each path that takes it in turn.
 fn attention(case: AttentionCase, path: Path, gpu: &Gpu) -> Result<Call> {
-    let AttentionCase { name, mut options, inputs } = case;
+    let AttentionCase { name, mut options, inputs, .. } = case;
     let problem = AttentionProblem::new(&options, &inputs.map(Array::shape))?;
     options.path = path;
     if AttentionPlan::new(&options, &problem, Storage::from(DType::F32), gpu.caps()).is_err() {

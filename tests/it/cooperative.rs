@@ -140,7 +140,7 @@ fn case(name: &str, [heads, kv_heads, queries, keys, dim, value_dim]: [usize; 6]
         numbers(3, &[1, kv_heads, keys, value_dim]),
     );
     let options = Attention { path: Path::Fused, lse: true, ..Attention::default() };
-    AttentionCase { name: name.to_owned(), options, inputs }
+    AttentionCase { name: name.to_owned(), options, inputs, f32_only: false }
 }
 
 /// Element `d` of every head's row `j`.

@@ -147,7 +147,7 @@ impl Shape {
         inputs: &AttentionInputs<Array<f32>>,
         got: &AttentionOutputs<Array<f32>>,
     ) -> Result<()> {
-        let case = AttentionCase { name: String::new(), options: options.clone(), inputs: inputs.clone() };
+        let case = AttentionCase { name: String::new(), options: options.clone(), inputs: inputs.clone(), f32_only: false };
         for (name, ratio) in judge_attention(&case, got, self.dtype())? {
             if ratio > 1.0 {
                 return Err(wrong(format!("{name}: {ratio:.2} times the tolerance")));

@@ -1,6 +1,7 @@
 //! Attention cases: sizes, masks, positions, poison here; what is a subject of its own in a file of its own.
 
 mod alignment;
+mod extremes;
 mod positions;
 mod sequences;
 mod terms;
@@ -18,6 +19,8 @@ pub struct AttentionCase {
     pub options: Attention,
     /// Host tensors.
     pub inputs: AttentionInputs<Array<f32>>,
+    /// Has numbers that f16 does not hold.
+    pub f32_only: bool,
 }
 
 /// Sizes of one case; the defaults differ on every axis.
@@ -92,7 +95,7 @@ impl Table {
             random.array(&[batch, kv_heads, keys, value_dim]),
         );
         let options = Attention { lse: true, ..Attention::default() };
-        let mut case = AttentionCase { name, options, inputs };
+        let mut case = AttentionCase { name, options, inputs, f32_only: false };
         edit(&mut case, &mut random);
         self.0.push(case);
     }
@@ -109,6 +112,7 @@ pub fn attention() -> Vec<AttentionCase> {
     positions::add(&mut table);
     sequences::add(&mut table);
     alignment::add(&mut table);
+    extremes::add(&mut table);
     table.0
 }
 

@@ -182,7 +182,7 @@ fn blocks(table: &mut Table) {
 
 /// Pages of a cache in no order; the pages of no row, the rest of a row's last page and the pages that stand in the table
 /// past it are poison.
-fn paged(case: &mut AttentionCase, random: &mut Random, size: usize, lengths: &[usize]) {
+pub(super) fn paged(case: &mut AttentionCase, random: &mut Random, size: usize, lengths: &[usize]) {
     let pages = lengths.iter().map(|n| n.div_ceil(size)).max().unwrap_or(0) + 1;
     let used: usize = lengths.iter().map(|n| n.div_ceil(size)).sum();
     // Page 0 and the last one belong to no one.

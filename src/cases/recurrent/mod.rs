@@ -17,6 +17,8 @@ pub struct RnnCase {
     pub stack: RnnStack<Array<f32>>,
     /// Host tensors.
     pub inputs: RnnInputs<Array<f32>>,
+    /// Has numbers that f16 does not hold.
+    pub f32_only: bool,
 }
 
 const CELLS: [(&str, Cell); 4] = [
@@ -65,7 +67,7 @@ impl Table {
         };
         let stack = (0..layers).map(&mut layer).collect();
         let inputs = RnnInputs::new(random.array(&[steps, batch, width]));
-        let mut case = RnnCase { name, options, stack, inputs };
+        let mut case = RnnCase { name, options, stack, inputs, f32_only: false };
         edit(&mut case, &mut random);
         self.0.push(case);
     }
