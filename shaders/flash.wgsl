@@ -1,13 +1,14 @@
 // Attention with an online softmax (Milakov and Gimelshein 2018; Dao et al. 2022, "FlashAttention"), tiled for graphics cards:
 // a workgroup owns 4 · GROUPS query rows; queries, keys and values pass through workgroup memory.
 //
-//   m = −∞, l = 0, y = 0                                  with a sink, in the first range: m = sink, l = 1
+//   m = −∞, l = 0, y = 0
 //   for each 4 · GROUP keys that one of the rows sees:
 //     for each GROUP quads of dimensions: bring queries and keys; a lane compares 4 rows with 4 keys
 //     m' = max(m, max_j s_j);  c = exp(m − m');  p_j = exp(s_j − m');  l = c·l + Σ p;  y = c·y
 //     weights go where the queries were
 //     for each GROUP quads of dimensions: bring values; a lane adds to 4 rows and 4 dimensions, y += p_j·v_j
-//   output = y / l;  lse = m + ln l
+//   with a sink, m' = max(m, sink);  l = exp(m − m')·l + exp(sink − m');  y = exp(m − m')·y
+//   output = y / l;  lse = m + ln l;  of one range of keys, m and l, and no sink
 //
 // A lane is column `c` of GROUP in row group `g` of GROUPS: its rows are g, g + GROUPS, …, its keys c, c + GROUP, …, so
 // that neighbouring lanes read neighbouring words. Components of scores and weights are the lane's four rows. LANES and
@@ -24,7 +25,7 @@ override SLICES: u32 = 2u;    // Dv / (4 · GROUP), rounded up
 @group(0) @binding(5) var<storage, read> mask: array<u32>;
 @group(0) @binding(6) var<storage, read> block_mask: array<u32>;
 @group(0) @binding(7) var<storage, read_write> output: array<vec4<out_elem>>;
-@group(0) @binding(8) var<storage, read_write> lse: array<f32>;
+@group(0) @binding(8) var<storage, read_write> stats: array<f32>;
 
 // Quads of queries, GROUP of them, each of all rows and one entry apart from the next so that no two lanes that write
 // meet in a bank; then weights, key by key, a vec4 for each row group.
@@ -175,10 +176,6 @@ fn main(here: Invocation, at_lane: Lane) {
 
     var m = hidden;
     var l = vec4<f32>(0.0); // of this lane's keys
-    if (SINKS && stand.range == 0u) {
-        m = vec4<f32>(sink_of(h));
-        l = vec4<f32>(select(0.0, 1.0, c == 0u));
-    }
     var y_0 = mat4x4<f32>();
     var y_1 = mat4x4<f32>();
     var y_2 = mat4x4<f32>();
@@ -278,8 +275,8 @@ fn main(here: Invocation, at_lane: Lane) {
         }
     }
 
-    l = group_sum4(at_lane, l);
-    let share = select(1.0 / l, vec4<f32>(0.0), l == vec4<f32>(0.0));
+    let end = row_end(m, group_sum4(at_lane, l), sink_of(vec4<u32>(h)));
+    let share = end.share;
     let o_at = element(params.output, stand.range * params.batch + b, h, 0u, 0u) + i * params.output.strides.z;
     if (SLICES > 0u) {
         store(scaled(y_0, share), o_at, real, 0u * GROUP + c);
@@ -305,11 +302,10 @@ fn main(here: Invocation, at_lane: Lane) {
     if (SLICES > 7u) {
         store(scaled(y_7, share), o_at, real, 7u * GROUP + c);
     }
-    if (LSE && c == 0u) {
-        let l_at = element(params.lse, stand.range * params.batch + b, h, 0u, 0u);
+    if (c == 0u) {
         for (var r = 0u; r < 4u; r += 1u) {
             if (real[r]) {
-                lse[l_at + i[r] * params.lse.strides.z] = log_sum_exp(m[r], l[r]);
+                store_stats(stand, h, i[r], end.m[r], end.l[r]);
             }
         }
     }

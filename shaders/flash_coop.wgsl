@@ -5,7 +5,7 @@
 //     S = Q·Kᵀ                 each subgroup SCORES matrices of its strip, into `scores`
 //     s = S masked; m follows max s;  p = exp(s − m);  l += p;  P = p in f16, into `weights`
 //     Y = c·Y + P·V            each subgroup COLUMNS matrices of its strip, which stay in its registers
-//   output = Y / Σ P;  lse = m + ln l
+//   with a sink, as flash.wgsl has it;  output = Y / Σ P;  lse = m + ln l
 //
 // Elements of a matrix cannot be reached, so c·Y is a way through workgroup memory. It is rare: m follows the largest
 // score only when that is LAG ahead (as FlashAttention 4 does), until then c = 1 and p ≤ e^LAG. Numerator and
@@ -32,7 +32,7 @@ const PAD = 8u;     // elements between rows, so that rows start in different ba
 @group(0) @binding(5) var<storage, read> mask: array<u32>;
 @group(0) @binding(6) var<storage, read> block_mask: array<u32>;
 @group(0) @binding(7) var<storage, read_write> output: array<vec4<out_elem>>;
-@group(0) @binding(8) var<storage, read_write> lse: array<f32>;
+@group(0) @binding(8) var<storage, read_write> stats: array<f32>;
 
 override QUERY_STEP: u32 = 4u * QUERY_QUADS + PAD;
 override TILE_STEP: u32 = WIDEST + PAD;
@@ -262,13 +262,6 @@ fn main(here: Invocation, at: Lane) {
     var m = HIDDEN;
     var l = 0.0;     // of this lane's keys
     var total = 0.0; // of their weights as they are multiplied
-    if (SINKS && stand.range == 0u) {
-        m = sink_of(h);
-        if (part == 0u) {
-            l = 1.0;
-            total = LIFT;
-        }
-    }
     var y0 = sum_matrix();
     var y1 = sum_matrix();
     var y2 = sum_matrix();
@@ -318,7 +311,7 @@ fn main(here: Invocation, at: Lane) {
             most = max(most, subgroupShuffleXor(most, distance));
         }
         var c = 1.0;
-        if (m == HIDDEN) {
+        if (m <= MINUS_INFINITY) {
             m = most; // nothing to multiply yet
         } else if (relative(vec4<f32>(most - m)).x > LAG) {
             c = exp_falling4(relative(vec4<f32>(m - most))).x;
@@ -332,7 +325,7 @@ fn main(here: Invocation, at: Lane) {
         }
         for (var n = part; n < KEYS; n += PARTS) {
             let s = scores[r * SCORE_STEP + n];
-            let p = select(exp_falling4(relative(vec4<f32>(s - m))).x, 0.0, s == HIDDEN);
+            let p = weight(vec4<f32>(s), vec4<f32>(m)).x;
             let weight = f16(LIFT * p);
             weights[r * WEIGHT_STEP + n] = weight;
             l += p;
@@ -400,9 +393,11 @@ fn main(here: Invocation, at: Lane) {
         l += subgroupShuffleXor(l, distance);
         total += subgroupShuffleXor(total, distance);
     }
+    let sink = sink_of(vec4<u32>(h));
+    let end = row_end(vec4<f32>(m), vec4<f32>(l), sink);
     workgroupBarrier();
     if (part == 0u) {
-        factors[r] = select(1.0 / total, 0.0, total == 0.0);
+        factors[r] = row_end(vec4<f32>(m), vec4<f32>(total / LIFT), sink).share.x / LIFT;
     }
     let part_of_batch = stand.range * params.batch + b;
     let y_at = element(params.output, part_of_batch, h, 0u, 0u);
@@ -428,7 +423,7 @@ fn main(here: Invocation, at: Lane) {
     if (COLUMNS > 7u) {
         finish(subgroup, lane, y_at, first_i, 7u, y7);
     }
-    if (LSE && part == 0u && first_i + r < queries) {
-        lse[element(params.lse, part_of_batch, h, first_i + r, 0u)] = log_sum_exp(m, l);
+    if (part == 0u && first_i + r < queries) {
+        store_stats(stand, h, first_i + r, end.m.x, end.l.x);
     }
 }

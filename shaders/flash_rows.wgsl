@@ -2,12 +2,13 @@
 // are those of a processor's vector unit: a workgroup of eight lanes owns 16 or 32 query rows, which all lanes read at the
 // same time.
 //
-//   m = −∞, l = 0, y = 0                                  with a sink, in the first range: m = sink, l = 1
+//   m = −∞, l = 0, y = 0
 //   for each 64 keys that one of the rows sees:
 //     scores: a lane compares eight keys with the rows, in registers
 //     m' = max(m, max_j s_j);  c = exp(m − m');  p_j = exp(s_j − m');  l = c·l + Σ p;  y = c·y
 //     values: a lane takes eight of 64 dimensions of the rows, in registers: y += p_j·v_j; then of the next 64
-//   output = y / l;  lse = m + ln l
+//   with a sink, m' = max(m, sink);  l = exp(m − m')·l + exp(sink − m');  y = exp(m − m')·y
+//   output = y / l;  lse = m + ln l;  of one range of keys, m and l, and no sink
 //
 // Rows come in fours, a vec4 or one side of a mat4x4, and fours in bands of 16. Software drivers run both sides of a
 // condition, the one without effect, and a loop's body at least once: what is seldom wanted is a loop with a short body, in
@@ -24,7 +25,7 @@ override PARTS: u32 = 1u; // 64 dimensions of a value each: 1, 2 or 4
 @group(0) @binding(5) var<storage, read> mask: array<u32>;
 @group(0) @binding(6) var<storage, read> block_mask: array<u32>;
 @group(0) @binding(7) var<storage, read_write> output: array<vec4<out_elem>>;
-@group(0) @binding(8) var<storage, read_write> lse: array<f32>;
+@group(0) @binding(8) var<storage, read_write> stats: array<f32>;
 
 // Scores, then weights, of a step: key by key, a vec4 for each four rows.
 var<workgroup> weights: array<vec4<f32>, WEIGHTS>;
@@ -135,13 +136,15 @@ fn stored(at: u32) -> mat4x4<f32> {
     return mat4x4<f32>(weights[at], weights[at + FOURS], weights[at + 2u * FOURS], weights[at + 3u * FOURS]);
 }
 
-// Scale and softcap.
+// Scale and softcap, of visible pairs.
 fn scored4(s: mat4x4<f32>, scale: f32) -> mat4x4<f32> {
     let scaled = s * scale;
-    if (SOFTCAP) {
-        return mat4x4<f32>(capped4(scaled[0]), capped4(scaled[1]), capped4(scaled[2]), capped4(scaled[3]));
-    }
-    return scaled;
+    return mat4x4<f32>(
+        visible4(capped4(scaled[0])),
+        visible4(capped4(scaled[1])),
+        visible4(capped4(scaled[2])),
+        visible4(capped4(scaled[3])),
+    );
 }
 
 fn scored16(s: Fours, scale: f32) -> Fours {
@@ -237,13 +240,21 @@ fn reduced(lane: Lane, l: mat4x4<f32>) -> mat4x4<f32> {
     );
 }
 
-fn inverse(l: mat4x4<f32>) -> mat4x4<f32> {
-    let zero = vec4<f32>(0.0);
-    return mat4x4<f32>(
-        select(1.0 / l[0], zero, l[0] == zero),
-        select(1.0 / l[1], zero, l[1] == zero),
-        select(1.0 / l[2], zero, l[2] == zero),
-        select(1.0 / l[3], zero, l[3] == zero),
+// 16 rows at their end: m, l and what the outputs are to be multiplied with.
+struct Ends {
+    m: mat4x4<f32>,
+    l: mat4x4<f32>,
+    share: mat4x4<f32>,
+}
+
+fn ends(m: mat4x4<f32>, l: mat4x4<f32>, sink: vec4<f32>) -> Ends {
+    let a = row_end(m[0], l[0], sink);
+    let b = row_end(m[1], l[1], sink);
+    let c = row_end(m[2], l[2], sink);
+    let d = row_end(m[3], l[3], sink);
+    return Ends(
+        mat4x4<f32>(a.m, b.m, c.m, d.m), mat4x4<f32>(a.l, b.l, c.l, d.l),
+        mat4x4<f32>(a.share, b.share, c.share, d.share),
     );
 }
 
@@ -304,16 +315,9 @@ fn main(here: Invocation, at_lane: Lane) {
     let scale = params.scale;
 
     let none = vec4<f32>(HIDDEN);
-    var most = mat4x4<f32>(none, none, none, none);
-    var count = mat4x4<f32>();
-    if (SINKS && stand.range == 0u) {
-        let sink = vec4<f32>(sink_of(h));
-        most = mat4x4<f32>(sink, sink, sink, sink);
-        let one = vec4<f32>(select(0.0, 1.0, lane == 0u));
-        count = mat4x4<f32>(one, one, one, one);
-    }
-    var m = Numbers(most, most);
-    var l = Numbers(count, count); // of this lane's keys
+    let lowest_scores = mat4x4<f32>(none, none, none, none);
+    var m = Numbers(lowest_scores, lowest_scores);
+    var l = Numbers(); // of this lane's keys
     // The first is the part at hand.
     var y_0 = Part();
     var y_1 = Part();
@@ -470,11 +474,17 @@ fn main(here: Invocation, at_lane: Lane) {
         workgroupBarrier();
     }
 
-    l.a = reduced(at_lane, l.a);
+    let sink = sink_of(vec4<u32>(h));
+    let end = ends(m.a, reduced(at_lane, l.a), sink);
+    var share = Numbers(end.share, end.share);
+    m.a = end.m;
+    l.a = end.l;
     if (BANDS > 1u) {
-        l.b = reduced(at_lane, l.b);
+        let second = ends(m.b, reduced(at_lane, l.b), sink);
+        share.b = second.share;
+        m.b = second.m;
+        l.b = second.l;
     }
-    let share = Numbers(inverse(l.a), inverse(l.b));
     let o_at = element(params.output, stand.range * params.batch + b, h, 0u, 0u);
     let step = params.output.strides.z;
     for (var part = 0u; part < PARTS; part += 1u) {
@@ -497,10 +507,9 @@ fn main(here: Invocation, at_lane: Lane) {
             y_2 = y_3;
         }
     }
-    if (LSE && lane == 0u) {
-        let l_at = element(params.lse, stand.range * params.batch + b, h, 0u, 0u);
+    if ((LSE || MAX_SUM > 0u) && lane == 0u) {
         for (var i = first_i; i < last_i; i += 1u) {
-            lse[l_at + i * params.lse.strides.z] = log_sum_exp(m.a[0][0], l.a[0][0]);
+            store_stats(stand, h, i, m.a[0][0], l.a[0][0]);
             m = shifted(m);
             l = shifted(l);
         }

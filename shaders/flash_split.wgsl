@@ -2,12 +2,13 @@
 // workgroup takes one range and four rows: the queries of the heads that share one key head are its rows, so that each
 // key and value is read once for all of them.
 //
-//   m = −∞, l = 0, y = 0                                  with a sink, in the first range: m = sink, l = 1
+//   m = −∞, l = 0, y = 0
 //   for each KEYS keys of the range that one of the rows sees:
 //     scores: a lane compares four keys with the four rows, PARTS neighbouring lanes share the depth
 //     m' = max(m, max_j s_j);  c = exp(m − m');  p_j = exp(s_j − m');  l = c·l + Σ p;  y = c·y
 //     values: a lane takes four dimensions, y += p_j·v_j; the lanes left over share the keys
-//   output = y / l;  lse = m + ln l
+//   with a sink, m' = max(m, sink);  l = exp(m − m')·l + exp(sink − m');  y = exp(m − m')·y
+//   output = y / l;  lse = m + ln l;  of one range of keys, m and l, and no sink
 //
 // The components of scores and weights are the four rows. LANES and PARTS come with the split_*.wgsl file.
 override KEYS: u32 = 128u;  // a multiple of 4 · LANES / PARTS
@@ -19,7 +20,7 @@ override WIDTH: u32 = 32u;  // lanes along the dimensions of a value: a power of
 @group(0) @binding(5) var<storage, read> mask: array<u32>;
 @group(0) @binding(6) var<storage, read> block_mask: array<u32>;
 @group(0) @binding(7) var<storage, read_write> output: array<vec4<out_elem>>;
-@group(0) @binding(8) var<storage, read_write> lse: array<f32>;
+@group(0) @binding(8) var<storage, read_write> stats: array<f32>;
 
 var<workgroup> weights: array<vec4<f32>, KEYS>;
 var<workgroup> outputs: array<mat4x4<f32>, LANES>;
@@ -80,10 +81,6 @@ fn main(here: Invocation, at_lane: Lane) {
 
     var m = vec4<f32>(HIDDEN);
     var l = vec4<f32>(0.0); // of this lane's keys
-    if (SINKS && stand.range == 0u) {
-        m = vec4<f32>(sink_of(h.x), sink_of(h.y), sink_of(h.z), sink_of(h.w));
-        l = select(vec4<f32>(0.0), vec4<f32>(1.0), lane == 0u);
-    }
     var y = mat4x4<f32>(); // column r is row r
     let d = lane % WIDTH;
     let lowest = max(min(reach.any.first, reach.any.start), stand.first_key);
@@ -173,7 +170,7 @@ fn main(here: Invocation, at_lane: Lane) {
         workgroupBarrier();
     }
 
-    l = reduce_sum4(at_lane, l);
+    let end = row_end(m, reduce_sum4(at_lane, l), sink_of(h));
     outputs[lane] = y;
     workgroupBarrier();
     let o_at = element(params.output, stand.range * params.batch + b, 0u, 0u, 0u)
@@ -182,7 +179,7 @@ fn main(here: Invocation, at_lane: Lane) {
         for (var other = lane + WIDTH; other < LANES; other += WIDTH) {
             y += outputs[other];
         }
-        let share = select(1.0 / l, vec4<f32>(0.0), l == vec4<f32>(0.0));
+        let share = end.share;
         if (real.x) {
             output[o_at.x + lane] = vec4<out_elem>(y[0] * share.x);
         }
@@ -196,9 +193,7 @@ fn main(here: Invocation, at_lane: Lane) {
             output[o_at.w + lane] = vec4<out_elem>(y[3] * share.w);
         }
     }
-    if (LSE && lane < 4u && real[lane]) {
-        let l_at = element(params.lse, stand.range * params.batch + b, 0u, 0u, 0u)
-            + h[lane] * params.lse.strides.y + i[lane] * params.lse.strides.z;
-        lse[l_at] = log_sum_exp(m[lane], l[lane]);
+    if (lane < 4u && real[lane]) {
+        store_stats(stand, h[lane], i[lane], end.m[lane], end.l[lane]);
     }
 }

@@ -1,52 +1,70 @@
-// Partial results over disjoint keys, put together by their log-sum-exp:
+// Partial results over disjoint keys, put together by the largest score m and the sum l of each:
 //
-//   m = max_p lse_p;  w_p = exp(lse_p − m);  output = Σ_p w_p·output_p / Σ_p w_p;  lse = m + ln Σ_p w_p
+//   m = max_p m_p;  w_p = exp(m_p − m)·l_p;  output = Σ_p w_p·output_p / Σ_p w_p;  l = Σ_p w_p;  then the sink
 //
-// A part that saw no key (−∞) counts for nothing, whatever its output holds. One invocation writes one element.
+// A part's log-sum-exp alone stands for m_p with l_p = 1. A part that saw no key (l = 0, or −∞) counts for nothing,
+// whatever its output holds. One invocation writes one element.
 override LANES: u32 = 64u;
-override OTHER: bool = false; // there is one more part, a tensor of its own
-override LSE: bool = true;    // the joined log-sum-exp is asked for
+override OTHER: bool = false;       // there is one more part, a tensor of its own
+override PARTS_PAIRS: bool = false; // m and l are known of the parts; of the other one
+override OTHER_PAIRS: bool = false;
+override LSE: bool = true;          // the joined log-sum-exp is asked for
+override MAX_SUM: u32 = 0u;         // the joined m and l are: 1 as the caller gets them, 2 to be joined further
 
 struct Params {
-    parts: View,     // [parts · B, H, N, Dv]
-    other: View,     // [B, H, N, Dv]
+    parts: View,       // [parts · B, H, N, Dv]
+    other: View,       // [B, H, N, Dv]
     output: View,
-    parts_lse: View, // [parts · B, H, N, 1]
-    other_lse: View, // [B, H, N, 1]
-    lse: View,
+    parts_stats: View, // [parts · B, H, N, 1 or 2]
+    other_stats: View, // [B, H, N, 1 or 2]
+    lse: View,         // [B, H, N, 1]
+    max_sum: View,     // [B, H, N, 2]
     count: u32, // parts
     elements: u32,
     negative_infinity: f32,
+    not_a_number: f32,
+    sinks: vec2<u32>, // where they lie in `vectors`: index of the first, distance between neighbours
+    temperature: f32,
     pad_0: u32,
 }
 
 @group(0) @binding(1) var<storage, read> parts: array<elem>;
 @group(0) @binding(2) var<storage, read> other: array<k_elem>;
-@group(0) @binding(3) var<storage, read> parts_lse: array<f32>;
-@group(0) @binding(4) var<storage, read> other_lse: array<f32>;
+@group(0) @binding(3) var<storage, read> parts_stats: array<f32>;
+@group(0) @binding(4) var<storage, read> other_stats: array<f32>;
 @group(0) @binding(5) var<storage, read_write> output: array<out_elem>;
 @group(0) @binding(6) var<storage, read_write> lse: array<f32>;
+@group(0) @binding(7) var<storage, read_write> max_sum: array<f32>;
+@group(0) @binding(8) var<storage, read> vectors: array<u32>;
 
 fn is_empty(lse: f32) -> bool {
     return bitcast<u32>(lse) == 0xff800000u; // the bits of −∞
 }
 
-// A running sum of weighted parts, with the largest log-sum-exp so far.
+// Parts put together so far: m, l and Σ exp(m_p − m)·l_p·output_p.
 struct Sum {
     m: f32,
-    weight: f32,
+    l: f32,
     y: f32,
 }
 
-fn with_part(sum: Sum, lse: f32, y: f32) -> Sum {
-    if (is_empty(lse)) {
-        return sum;
-    }
+fn part_of_lse(lse: f32, y: f32) -> Sum {
+    return Sum(lse, select(1.0, 0.0, is_empty(lse)), y);
+}
+
+fn exp_relative(x: f32) -> f32 {
+    return exp1(relative(vec4<f32>(x)).x);
+}
+
+fn joined(sum: Sum, part: Sum) -> Sum {
     // NaN in one part is NaN in all.
-    let m = select(max(sum.m, lse), sum.m + lse, is_nan1(sum.m) || is_nan1(lse));
-    let before = select(exp1(sum.m - m), 0.0, sum.weight == 0.0);
-    let now = exp1(lse - m);
-    return Sum(m, sum.weight * before + now, sum.y * before + now * y);
+    let m = select(max(sum.m, part.m), sum.m + part.m, is_nan1(sum.m) || is_nan1(part.m));
+    if (part.l == 0.0) {
+        return Sum(m, sum.l, sum.y);
+    }
+    let before = select(exp_relative(sum.m - m), 0.0, sum.l == 0.0);
+    let now = exp_relative(part.m - m) * part.l;
+    return Sum(m, sum.l * before + now, select(sum.y * before, 0.0, sum.l == 0.0) + now * part.y);
 }
 
 @compute @workgroup_size(LANES)
@@ -64,14 +82,39 @@ fn main(here: Invocation, @builtin(local_invocation_index) lane: u32) {
     var sum = Sum(HIDDEN, 0.0, 0.0);
     for (var part = 0u; part < params.count; part += 1u) {
         let i = part * shape.x + b;
-        sum = with_part(sum, parts_lse[element(params.parts_lse, i, h, n, 0u)], f32(parts[element(params.parts, i, h, n, d)]));
+        let stats = element(params.parts_stats, i, h, n, 0u);
+        let y = f32(parts[element(params.parts, i, h, n, d)]);
+        if (PARTS_PAIRS) {
+            sum = joined(sum, Sum(parts_stats[stats], parts_stats[stats + params.parts_stats.strides.w], y));
+        } else {
+            sum = joined(sum, part_of_lse(parts_stats[stats], y));
+        }
     }
     if (OTHER) {
-        sum = with_part(sum, other_lse[row_start(params.other_lse, row)], f32(other[element(params.other, b, h, n, d)]));
+        let stats = row_start(params.other_stats, row);
+        let y = f32(other[element(params.other, b, h, n, d)]);
+        if (OTHER_PAIRS) {
+            sum = joined(sum, Sum(other_stats[stats], other_stats[stats + params.other_stats.strides.w], y));
+        } else {
+            sum = joined(sum, part_of_lse(other_stats[stats], y));
+        }
     }
-    let none = sum.weight == 0.0;
-    output[element(params.output, b, h, n, d)] = out_elem(select(sum.y / sum.weight, 0.0, none));
-    if (LSE && d == 0u) {
-        lse[row_start(params.lse, row)] = select(sum.m + log1(sum.weight), params.negative_infinity, none);
+    var sink = 0.0;
+    if (SINKS) {
+        sink = bitcast<f32>(vectors[params.sinks.x + h * params.sinks.y]);
+    }
+    let end = ended(vec4<f32>(sum.m), vec4<f32>(sum.l), vec4<f32>(sink));
+    output[element(params.output, b, h, n, d)] = out_elem(select(sum.y * end.share.x, 0.0, end.share.x == 0.0));
+    if (d > 0u) {
+        return;
+    }
+    if (LSE) {
+        lse[row_start(params.lse, row)] = log_sum_exp(end.m.x, end.l.x);
+    }
+    if (MAX_SUM > 0u) {
+        let pair = select(vec2<f32>(sum.m, sum.l), max_and_sum(end.m.x, end.l.x), MAX_SUM == 1u);
+        let to = row_start(params.max_sum, row);
+        max_sum[to] = pair.x;
+        max_sum[to + params.max_sum.strides.w] = pair.y;
     }
 }

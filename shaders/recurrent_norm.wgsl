@@ -4,8 +4,9 @@
 //   over gates     pre = LN(x + U·h) + b + b', over each gate alone
 //   c' = f∘c + i∘g        h' = o∘act(LN(c'))        what the next step sees is c' or LN(c')
 //
-// LN(v) = (v − mean) / √(variance + ε) ∘ gain + shift. One workgroup has one batch row of one direction; a lane has
-// every LANES-th quad of units.
+// LN(v) = (v − mean) / √(variance + ε) ∘ gain + shift, of numbers brought near 1 by a power of two c, so that no sum or
+// square overflows or vanishes: (c·v − mean(c·v)) / √(variance(c·v) + c²·ε). One workgroup has one batch row of one
+// direction; a lane has every LANES-th quad of units.
 override LANES: u32 = 64u;
 override OVER_GATES: bool = false;
 override CARRY: bool = false; // LN(c') is what the next step sees
@@ -50,22 +51,28 @@ struct Params {
 
 var<workgroup> shared_sums: array<vec4<f32>, LANES>;
 
-fn reduce(lane: u32, value: vec4<f32>) -> vec4<f32> {
+fn reduce(lane: u32, value: vec4<f32>, largest: bool) -> vec4<f32> {
     shared_sums[lane] = value;
     workgroupBarrier();
     for (var step = LANES / 2u; step > 0u; step = step / 2u) {
         if (lane < step) {
-            shared_sums[lane] = shared_sums[lane] + shared_sums[lane + step];
+            let a = shared_sums[lane];
+            let b = shared_sums[lane + step];
+            shared_sums[lane] = select(a + b, max(a, b), largest);
         }
         workgroupBarrier();
     }
     return workgroupUniformLoad(&shared_sums[0]);
 }
 
-// 1 / √x with a Newton step, as drivers' roots differ.
-fn inverse_root(x: vec4<f32>) -> vec4<f32> {
+// 1 / √(variance + c²·ε), the larger of the two taken out of the root, with a Newton step, as drivers' roots differ.
+fn inverse_deviation(variance: vec4<f32>, c: vec4<f32>) -> vec4<f32> {
+    let longer = max(max(sqrt(variance), c * sqrt(params.epsilon)), vec4<f32>(1.2e-38));
+    let share = c / longer;
+    // About 1 to 2; where all numbers are the same, there may be nothing left of either.
+    let x = max(variance / longer / longer + share * params.epsilon * share, vec4<f32>(0.25));
     let r = 1.0 / sqrt(x);
-    return r * (1.5 - 0.5 * x * r * r);
+    return r * (1.5 - 0.5 * x * r * r) / longer;
 }
 
 // Sum of the components that are units.
@@ -79,6 +86,13 @@ fn vector(direction: u32, row: u32, quad: u32) -> vec4<f32> {
         return vec4<f32>(0.0);
     }
     return vectors[params.vectors_start + (direction * params.vector_rows + row) * params.quads + quad];
+}
+
+// The largest of the components that are units.
+fn largest(quad: u32, value: vec4<f32>) -> f32 {
+    let unit = vec4<u32>(quad * 4u) + vec4<u32>(0u, 1u, 2u, 3u);
+    let x = select(vec4<f32>(0.0), abs(value), unit < vec4<u32>(params.units));
+    return max(max(x.x, x.y), max(x.z, x.w));
 }
 
 // value · (1 / deviation) ∘ gain + shift; `row` is the gain's.
@@ -119,16 +133,30 @@ fn main(here: Invocation, @builtin(local_invocation_index) lane: u32) {
     let u = params.sums + tile * 4u * params.quads;
     let c_at = params.row_state + tile * params.quads;
 
-    // Means: of x and U·h over products, of each gate's sum over gates.
+    // Of x and U·h over products, of each gate's sum over gates: powers of two, means, deviations.
+    var most = vec4<f32>(0.0);
+    for (var quad = lane; quad < params.quads; quad += LANES) {
+        for (var k = 0u; k < 4u; k += 1u) {
+            let gate_x = gates[x + k * params.quads + quad];
+            let gate_u = load(u + k * params.quads + quad);
+            if (OVER_GATES) {
+                let own = vec4<u32>(k) == vec4<u32>(0u, 1u, 2u, 3u);
+                most = max(most, select(vec4<f32>(0.0), vec4<f32>(largest(quad, gate_x + gate_u)), own));
+            } else {
+                most = max(most, vec4<f32>(largest(quad, gate_x), largest(quad, gate_u), 0.0, 0.0));
+            }
+        }
+    }
+    let c = scale_of4(reduce(lane, most, true));
     var sum = vec4<f32>(0.0);
     for (var quad = lane; quad < params.quads; quad += LANES) {
         for (var k = 0u; k < 4u; k += 1u) {
             let gate_x = gates[x + k * params.quads + quad];
             let gate_u = load(u + k * params.quads + quad);
             if (OVER_GATES) {
-                sum += select(vec4<f32>(0.0), vec4<f32>(total(quad, gate_x + gate_u)), vec4<u32>(k) == vec4<u32>(0u, 1u, 2u, 3u));
+                sum += select(vec4<f32>(0.0), vec4<f32>(total(quad, (gate_x + gate_u) * c[k])), vec4<u32>(k) == vec4<u32>(0u, 1u, 2u, 3u));
             } else {
-                sum += vec4<f32>(total(quad, gate_x), total(quad, gate_u), 0.0, 0.0);
+                sum += vec4<f32>(total(quad, gate_x * c.x), total(quad, gate_u * c.y), 0.0, 0.0);
             }
         }
     }
@@ -136,36 +164,36 @@ fn main(here: Invocation, @builtin(local_invocation_index) lane: u32) {
     if (!OVER_GATES) {
         count = count * 4.0;
     }
-    let mean = reduce(lane, sum) / count;
+    let mean = reduce(lane, sum, false) / count;
     var squares = vec4<f32>(0.0);
     for (var quad = lane; quad < params.quads; quad += LANES) {
         for (var k = 0u; k < 4u; k += 1u) {
             let gate_x = gates[x + k * params.quads + quad];
             let gate_u = load(u + k * params.quads + quad);
             if (OVER_GATES) {
-                let off = gate_x + gate_u - mean[k];
+                let off = (gate_x + gate_u) * c[k] - mean[k];
                 squares += select(vec4<f32>(0.0), vec4<f32>(total(quad, off * off)), vec4<u32>(k) == vec4<u32>(0u, 1u, 2u, 3u));
             } else {
-                let off_x = gate_x - mean.x;
-                let off_u = gate_u - mean.y;
+                let off_x = gate_x * c.x - mean.x;
+                let off_u = gate_u * c.y - mean.y;
                 squares += vec4<f32>(total(quad, off_x * off_x), total(quad, off_u * off_u), 0.0, 0.0);
             }
         }
     }
-    let inverse = inverse_root(reduce(lane, squares) / count + params.epsilon);
+    let inverse = inverse_deviation(reduce(lane, squares, false) / count, c);
 
     // c', kept where the sums of gate 0 were, beside the output gate's in those of gate 3.
-    var cell_sum = vec4<f32>(0.0);
+    var cell_most = vec4<f32>(0.0);
     for (var quad = lane; quad < params.quads; quad += LANES) {
         for (var k = 0u; k < 4u; k += 1u) {
             let gate_x = gates[x + k * params.quads + quad];
             let gate_u = load(u + k * params.quads + quad);
             var value = vec4<f32>(0.0);
             if (OVER_GATES) {
-                value = scaled(direction, 8u + k, 4u, quad, gate_x + gate_u - mean[k], inverse[k]);
+                value = scaled(direction, 8u + k, 4u, quad, (gate_x + gate_u) * c[k] - mean[k], inverse[k]);
             } else {
-                value = scaled(direction, k, 4u, quad, gate_x - mean.x, inverse.x)
-                    + scaled(direction, 8u + k, 4u, quad, gate_u - mean.y, inverse.y);
+                value = scaled(direction, k, 4u, quad, gate_x * c.x - mean.x, inverse.x)
+                    + scaled(direction, 8u + k, 4u, quad, gate_u * c.y - mean.y, inverse.y);
             }
             if (HAS_BIAS) {
                 value += vector(direction, k, quad) + vector(direction, 4u + k, quad);
@@ -182,19 +210,24 @@ fn main(here: Invocation, @builtin(local_invocation_index) lane: u32) {
         }
         let next = lstm_cell(direction, i, f, g, old);
         save(u + quad, next);
-        cell_sum.x += total(quad, next);
+        cell_most.x = max(cell_most.x, largest(quad, next));
     }
-    let cell_mean = reduce(lane, cell_sum).x / f32(params.units);
+    let cell_c = scale_of4(reduce(lane, cell_most, true)).x;
+    var cell_sum = vec4<f32>(0.0);
+    for (var quad = lane; quad < params.quads; quad += LANES) {
+        cell_sum.x += total(quad, load(u + quad) * cell_c);
+    }
+    let cell_mean = reduce(lane, cell_sum, false).x / f32(params.units);
     var cell_squares = vec4<f32>(0.0);
     for (var quad = lane; quad < params.quads; quad += LANES) {
-        let off = load(u + quad) - cell_mean;
+        let off = load(u + quad) * cell_c - cell_mean;
         cell_squares.x += total(quad, off * off);
     }
-    let cell_inverse = inverse_root(reduce(lane, cell_squares) / f32(params.units) + params.epsilon).x;
+    let cell_inverse = inverse_deviation(reduce(lane, cell_squares, false) / f32(params.units), vec4<f32>(cell_c)).x;
 
     for (var quad = lane; quad < params.quads; quad += LANES) {
         let next = load(u + quad);
-        let normal = scaled(direction, 16u, 1u, quad, next - cell_mean, cell_inverse);
+        let normal = scaled(direction, 16u, 1u, quad, next * cell_c - cell_mean, cell_inverse);
         var carried = next;
         if (CARRY) {
             carried = normal;

@@ -52,7 +52,7 @@ fn finish(row: Row, b: u32, h: u32, i: u32, j: u32, sum: f32) {
     if (STAGE > 1u) {
         let m = masked(row, b, h, at_query, j);
         s = s + m.bias;
-        s = select(s, LEAST_VISIBLE, s < LEAST_VISIBLE && params.hidden == HIDDEN);
+        s = select(s, visible1(s), params.hidden == HIDDEN);
         s = select(params.hidden, s, m.visible);
     }
     scores[element(params.scores, b, h, i, j)] = s;
@@ -69,6 +69,14 @@ fn hide(b: u32, h: u32, i: u32, column: vec4<u32>) {
 fn key_row(b: u32, h: u32, j: u32) -> u32 {
     let at = place(b, j);
     return element(params.key, at.x, h, at.y, 0u);
+}
+
+fn queries_at(at: vec4<u32>) -> vec4<f32> {
+    return vec4<f32>(f32(query[at.x]), f32(query[at.y]), f32(query[at.z]), f32(query[at.w]));
+}
+
+fn keys_at(at: vec4<u32>) -> vec4<f32> {
+    return vec4<f32>(f32(key[at.x]), f32(key[at.y]), f32(key[at.z]), f32(key[at.w]));
 }
 
 @compute @workgroup_size(LANES)
@@ -124,6 +132,27 @@ fn main(here: Invocation, @builtin(local_invocation_index) lane: u32) {
     let q_step = params.query.strides.w;
     let k_step = params.key.strides.w;
 
+    // Where there is a division by lengths, the vectors are brought near 1 first.
+    var q_scale = vec4<f32>(1.0);
+    var k_scale = vec4<f32>(1.0);
+    var v_scale = 1.0;
+    if (SCORE == 2u || NORMED) {
+        var q_largest = vec4<f32>(0.0);
+        var k_largest = vec4<f32>(0.0);
+        var v_largest = 0.0;
+        for (var d = 0u; d < params.depth; d += 1u) {
+            if (SCORE == 2u) {
+                q_largest = max(q_largest, abs(queries_at(q + d * q_step)));
+                k_largest = max(k_largest, abs(keys_at(k + d * k_step)));
+            } else {
+                v_largest = max(v_largest, abs(bitcast<f32>(word(params.v, d))));
+            }
+        }
+        q_scale = scale_of4(q_largest);
+        k_scale = scale_of4(k_largest);
+        v_scale = scale_of1(v_largest);
+    }
+
     var s0 = vec4<f32>(0.0);
     var s1 = vec4<f32>(0.0);
     var s2 = vec4<f32>(0.0);
@@ -132,14 +161,15 @@ fn main(here: Invocation, @builtin(local_invocation_index) lane: u32) {
     var kk = vec4<f32>(0.0);
     var vv = 0.0;
     for (var d = 0u; d < params.depth; d += 1u) {
-        let q_at = q + d * q_step;
-        let k_at = k + d * k_step;
-        let kd = vec4<f32>(f32(key[k_at.x]), f32(key[k_at.y]), f32(key[k_at.z]), f32(key[k_at.w]));
-        let qd = vec4<f32>(f32(query[q_at.x]), f32(query[q_at.y]), f32(query[q_at.z]), f32(query[q_at.w]));
+        var kd = keys_at(k + d * k_step);
+        var qd = queries_at(q + d * q_step);
         if (SCORE == 1u) {
             var vd = 1.0;
             if (HAS_V) {
                 vd = bitcast<f32>(word(params.v, d));
+            }
+            if (NORMED) {
+                vd *= v_scale;
             }
             s0 += vd * tanh4(qd.x + kd);
             s1 += vd * tanh4(qd.y + kd);
@@ -149,6 +179,10 @@ fn main(here: Invocation, @builtin(local_invocation_index) lane: u32) {
                 vv += vd * vd;
             }
         } else {
+            if (SCORE == 2u) {
+                qd *= q_scale;
+                kd *= k_scale;
+            }
             s0 += qd.x * kd;
             s1 += qd.y * kd;
             s2 += qd.z * kd;
@@ -168,7 +202,6 @@ fn main(here: Invocation, @builtin(local_invocation_index) lane: u32) {
         s3 *= factor;
     }
     if (SCORE == 2u) {
-        // Norms are multiplied after their roots so that the product neither overflows nor vanishes early.
         let qn = sqrt(qq);
         let kn = sqrt(kk);
         s0 = select(s0 / qn.x / kn, vec4<f32>(0.0), vec4<f32>(qn.x) * kn == vec4<f32>(0.0));

@@ -1,4 +1,4 @@
-// Scores to weights, in place, one workgroup a row; hidden scores (HIDDEN) get weight 0.
+// Scores to weights, in place, one workgroup a row; hidden scores get weight 0 (common/hidden.wgsl).
 //
 // Where there is a temperature, s stands for (s − m) / temperature: scores over a small one may not be numbers any more.
 //
@@ -7,17 +7,17 @@
 //   sample     w = 1 at argmax (s + Gumbel noise), one draw from the softmax
 //   sparsemax  w = max(s − τ, 0) with τ such that Σ w = 1, by Newton's method from below
 //
-// A NaN among the visible scores of a row makes all its visible weights NaN.
-// A row without a visible key gets weights 0 and lse = −∞ (handed over as params.negative_infinity).
+// A NaN among the visible scores of a row makes all its visible weights NaN, and so do scores of −∞ without any other,
+// but for hardmax. A row without a visible key gets weights 0.
 override NORMALIZE: u32 = 0u; // 0 softmax, 1 hardmax, 2 sample, 3 sparsemax
-override SINKS: bool = false;
-override LSE: bool = false;
-override TEMPERATURE: bool = false;
+override LSE: bool = false;     // the log-sum-exp is asked for
+override MAX_SUM: bool = false; // the largest score and the sum are
 override SPARSEMAX_STEPS: u32 = 64u;
 
 struct Params {
-    scores: View, // [B, Hq, Nq', Nk]
-    lse: View,    // [B, Hq, Nq', 1]
+    scores: View,  // [B, Hq, Nq', Nk]
+    lse: View,     // [B, Hq, Nq', 1]
+    max_sum: View, // [B, Hq, Nq', 2]
     rows: u32,
     seed: u32,
     queries: u32,     // Nq of the whole problem
@@ -34,7 +34,8 @@ struct Params {
 
 @group(0) @binding(1) var<storage, read_write> scores: array<f32>;
 @group(0) @binding(2) var<storage, read_write> lse: array<f32>;
-@group(0) @binding(3) var<storage, read> sinks: array<f32>;
+@group(0) @binding(3) var<storage, read_write> max_sum: array<f32>;
+@group(0) @binding(4) var<storage, read> sinks: array<f32>;
 
 // PCG output function as a hash (Jarzynski and Olano 2020).
 fn pcg(x: u32) -> u32 {
@@ -54,12 +55,13 @@ fn hidden(s: f32) -> bool {
     return s == HIDDEN;
 }
 
+fn weightless(s: f32) -> bool {
+    return s <= MINUS_INFINITY;
+}
+
 // s − most, over the temperature.
-fn relative(s: f32, most: f32) -> f32 {
-    if (TEMPERATURE) {
-        return (s - most) / params.temperature;
-    }
-    return s - most;
+fn distance_to(most: f32, s: f32) -> f32 {
+    return relative(vec4<f32>(s - most)).x;
 }
 
 @compute @workgroup_size(LANES)
@@ -74,13 +76,11 @@ fn main(here: Invocation, @builtin(local_invocation_index) lane: u32) {
     let h = (row / params.scores.shape.z) % params.scores.shape.y;
 
     // A softmax carries NaN along by its sum; the others would lose it in comparisons.
-    if (NORMALIZE != 0u && has_nan(lane, base, step, keys)) {
+    if (NORMALIZE != 0u && is_undefined(lane, base, step, keys)) {
         for (var j = lane; j < keys; j += LANES) {
             scores[base + j * step] = select(params.not_a_number, 0.0, hidden(scores[base + j * step]));
         }
-        if (LSE && lane == 0u) {
-            lse[row_start(params.lse, row)] = params.not_a_number;
-        }
+        tell(lane, row, 0.0, params.not_a_number);
         return;
     }
 
@@ -97,7 +97,7 @@ fn main(here: Invocation, @builtin(local_invocation_index) lane: u32) {
             let s = scores[base + j * step];
             var noisy = s;
             if (NORMALIZE == 2u) {
-                noisy = relative(s, most) + gumbel(whole_row, j);
+                noisy = distance_to(most, s) + gumbel(whole_row, j);
             }
             if (!hidden(s) && (best_j == 0xffffffffu || noisy > best)) {
                 best = noisy;
@@ -105,15 +105,10 @@ fn main(here: Invocation, @builtin(local_invocation_index) lane: u32) {
             }
         }
         let chosen = reduce_argmax(lane, best, best_j);
-        if (NORMALIZE == 1u || !LSE) {
-            for (var j = lane; j < keys; j += LANES) {
-                scores[base + j * step] = select(0.0, 1.0, j == chosen);
-            }
-            return;
+        if (LSE || MAX_SUM) {
+            let m = softmax_max(lane, base, step, keys);
+            tell(lane, row, m, softmax_sum(lane, base, step, keys, m));
         }
-        let m = softmax_max(lane, base, step, keys);
-        let l = softmax_sum(lane, base, step, keys, m);
-        write_lse(lane, row, m, l);
         for (var j = lane; j < keys; j += LANES) {
             scores[base + j * step] = select(0.0, 1.0, j == chosen);
         }
@@ -131,8 +126,8 @@ fn main(here: Invocation, @builtin(local_invocation_index) lane: u32) {
             var support = 0.0;
             for (var j = lane; j < keys; j += LANES) {
                 let s = scores[base + j * step];
-                if (!hidden(s) && relative(s, m) > tau) {
-                    sum += relative(s, m);
+                if (!hidden(s) && distance_to(m, s) > tau) {
+                    sum += distance_to(m, s);
                     support += 1.0;
                 }
             }
@@ -146,34 +141,34 @@ fn main(here: Invocation, @builtin(local_invocation_index) lane: u32) {
         }
         for (var j = lane; j < keys; j += LANES) {
             let s = scores[base + j * step];
-            scores[base + j * step] = select(max(relative(s, m) - tau, 0.0), 0.0, hidden(s));
+            scores[base + j * step] = select(max(distance_to(m, s) - tau, 0.0), 0.0, hidden(s));
         }
         return;
     }
 
-    var top = m;
-    var extra = 0.0;
+    var sink = 0.0;
     if (SINKS) {
-        let sink = sinks[params.sinks_start + h * params.sinks_step];
-        top = max(m, sink);
-        extra = exp1(relative(sink, top));
+        sink = sinks[params.sinks_start + h * params.sinks_step];
     }
-    let l = softmax_sum(lane, base, step, keys, top) + extra;
-    if (LSE) {
-        write_lse(lane, row, top, l);
-    }
+    let end = ended(vec4<f32>(m), vec4<f32>(softmax_sum(lane, base, step, keys, m)), vec4<f32>(sink));
+    tell(lane, row, end.m.x, end.l.x);
     for (var j = lane; j < keys; j += LANES) {
         let s = scores[base + j * step];
-        scores[base + j * step] = select(exp1(relative(s, top)) / l, 0.0, hidden(s));
+        let p = select(exp1(distance_to(m, s)), 0.0, weightless(s));
+        scores[base + j * step] = select(p * end.share.x, 0.0, hidden(s));
     }
 }
 
-fn has_nan(lane: u32, base: u32, step: u32, keys: u32) -> bool {
-    var found = 0.0;
+// Whether a score is NaN, or all that are not hidden are −∞ and the weights depend on their differences.
+fn is_undefined(lane: u32, base: u32, step: u32, keys: u32) -> bool {
+    var nan = 0.0;
     for (var j = lane; j < keys; j += LANES) {
-        found = select(found, 1.0, is_nan1(scores[base + j * step]));
+        nan = select(nan, 1.0, is_nan1(scores[base + j * step]));
     }
-    return reduce_max(lane, found) > 0.0;
+    if (reduce_max(lane, nan) > 0.0) {
+        return true;
+    }
+    return NORMALIZE != 1u && softmax_max(lane, base, step, keys) == MINUS_INFINITY;
 }
 
 fn softmax_max(lane: u32, base: u32, step: u32, keys: u32) -> f32 {
@@ -188,17 +183,20 @@ fn softmax_sum(lane: u32, base: u32, step: u32, keys: u32, top: f32) -> f32 {
     var sum = 0.0;
     for (var j = lane; j < keys; j += LANES) {
         let s = scores[base + j * step];
-        sum += select(exp1(relative(s, top)), 0.0, hidden(s));
+        sum += select(exp1(distance_to(top, s)), 0.0, weightless(s));
     }
     return reduce_sum(lane, sum);
 }
 
-fn write_lse(lane: u32, row: u32, top: f32, l: f32) {
-    if (lane == 0u) {
-        var shift = top;
-        if (TEMPERATURE) {
-            shift = top / params.temperature;
-        }
-        lse[row_start(params.lse, row)] = select(shift + log1(l), params.negative_infinity, l == 0.0);
+// What is asked for beside the weights.
+fn tell(lane: u32, row: u32, m: f32, l: f32) {
+    if (LSE && lane == 0u) {
+        lse[row_start(params.lse, row)] = log_sum_exp(m, l);
+    }
+    if (MAX_SUM && lane == 0u) {
+        let at = row_start(params.max_sum, row);
+        let pair = max_and_sum(m, l);
+        max_sum[at] = pair.x;
+        max_sum[at + params.max_sum.strides.w] = pair.y;
     }
 }

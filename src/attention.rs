@@ -291,6 +291,9 @@ pub struct Attention {
     pub weights: bool,
     /// Also return the log-sum-exp (natural) of each row [B, Hq, Nq].
     pub lse: bool,
+    /// Also return the largest score and the sum of each row [B, Hq, Nq, 2]: m = max s/τ and l = Σ exp(s/τ − m), sinks
+    /// included. Their log-sum-exp is m + ln l, which in one f32 keeps the less of l the larger |m| is.
+    pub max_sum: bool,
     /// Also return the entropy −Σ_j w_j · ln w_j (nats) of each row's weights [B, Hq, Nq].
     pub entropy: bool,
     /// Also return the scores [B, Hq, Nq, Nk] at this stage.
@@ -523,6 +526,9 @@ pub struct AttentionOutputs<A> {
     pub weights: Option<A>,
     /// [B, Hq, Nq], if asked for, sinks included; −∞ for a row that sees no key and has no sink.
     pub lse: Option<A>,
+    /// [B, Hq, Nq, 2], if asked for, sinks included; (−∞, 0) for a row that sees no key and has no sink, two NaN where
+    /// either is.
+    pub max_sum: Option<A>,
     /// [B, Hq, Nq], if asked for; 0 for a row that sees no key.
     pub entropy: Option<A>,
     /// [B, Hq, Nq, Nk], if asked for.
@@ -539,6 +545,7 @@ impl<A> AttentionOutputs<A> {
         let optional = [
             ("weights", &self.weights),
             ("lse", &self.lse),
+            ("max_sum", &self.max_sum),
             ("entropy", &self.entropy),
             ("scores", &self.scores),
             ("present_key", &self.present_key),
@@ -563,6 +570,7 @@ impl<A> AttentionOutputs<A> {
             output,
             weights: opt("weights", &self.weights)?,
             lse: opt("lse", &self.lse)?,
+            max_sum: opt("max_sum", &self.max_sum)?,
             entropy: opt("entropy", &self.entropy)?,
             scores: opt("scores", &self.scores)?,
             present_key: opt("present_key", &self.present_key)?,

@@ -14,7 +14,7 @@ use crate::kernels::{barrier_rate, coop_rate, coverage, fma_rate};
 use crate::layers::CoverageCost;
 use crate::ops::cache::append;
 use crate::ops::linear::{embed, linear};
-use crate::ops::merge::merge;
+use crate::ops::merge::{merge, merge_max_sum};
 use crate::ops::rnn::GpuRnn;
 use crate::plan::{AttentionPlan, Caps};
 use crate::problem::{AttentionProblem, Storage};
@@ -299,24 +299,31 @@ fn append_case(run: &mut Run<'_>, case: &AppendCase, storage: Storage) -> Ratios
 
 fn merge_case(run: &mut Run<'_>, case: &MergeCase, dtype: DType) -> Ratios {
     let gpu = run.gpu();
-    let tensors = case.parts.iter().map(|(output, lse)| {
-        Ok((Tensor::upload(gpu, "output", output, dtype)?, Tensor::upload(gpu, "lse", lse, DType::F32)?))
+    let by_lse = case.parts.iter().all(|(_, stats)| stats.shape().len() == 3);
+    let tensors = case.parts.iter().map(|(output, stats)| {
+        Ok((Tensor::upload(gpu, "output", output, dtype)?, Tensor::upload(gpu, "stats", stats, DType::F32)?))
     });
     let tensors: Vec<_> = tensors.collect::<Result<_>>()?;
-    let parts: Vec<_> = tensors.iter().map(|(output, lse)| (output, lse)).collect();
-    let (output, lse) = merge(run, &parts)?;
-    let [got_output, got_lse] = read(run, &[&output, &lse])?
+    let parts: Vec<_> = tensors.iter().map(|(output, stats)| (output, stats)).collect();
+    let (output, stats) = if by_lse { merge(run, &parts) } else { merge_max_sum(run, &parts) }?;
+    let [got_output, got_stats] = read(run, &[&output, &stats])?
         .try_into()
-        .map_err(|_| crate::Error::missing("merged output and lse", "what was read back"))?;
-    let wide: Vec<_> = case.parts.iter().map(|(output, lse)| (widened(output), widened(lse))).collect();
-    let (oracle, oracle_lse) = reference::merge(&wide.iter().map(|(o, l)| (o, l)).collect::<Vec<_>>())?;
-    let narrow = case.parts.iter().map(|(output, lse)| Ok((stored("output", output, dtype)?, lse.clone())));
-    let narrow = narrow.collect::<Result<Vec<_>>>()?;
-    let (baseline, baseline_lse) = reference::merge(&narrow.iter().map(|(o, l)| (o, l)).collect::<Vec<_>>())?;
+        .map_err(|_| crate::Error::missing("merged output and stats", "what was read back"))?;
+    let wide: Vec<_> = case.parts.iter().map(|(output, stats)| (widened(output), widened(stats))).collect();
+    let (oracle, oracle_stats) = merged(by_lse, &wide)?;
+    let narrow = case.parts.iter().map(|(output, stats)| Ok((stored("output", output, dtype)?, stats.clone())));
+    let (baseline, baseline_stats) = merged(by_lse, &narrow.collect::<Result<Vec<_>>>()?)?;
+    let name = if by_lse { "lse" } else { "max_sum" };
     Ok(vec![
         ("output", judge("output", &got_output, &oracle, &stored("output", &baseline, dtype)?, dtype)?.ratio()),
-        ("lse", judge("lse", &got_lse, &oracle_lse, &baseline_lse, DType::F32)?.ratio()),
+        (name, judge(name, &got_stats, &oracle_stats, &baseline_stats, DType::F32)?.ratio()),
     ])
+}
+
+/// The reference's.
+fn merged<T: Float>(by_lse: bool, parts: &[(Array<T>, Array<T>)]) -> Result<(Array<T>, Array<T>)> {
+    let parts: Vec<_> = parts.iter().map(|(output, stats)| (output, stats)).collect();
+    if by_lse { reference::merge(&parts) } else { reference::merge_max_sum(&parts) }
 }
 
 fn coverage_case(run: &mut Run<'_>, case: &CoverageCase) -> Ratios {

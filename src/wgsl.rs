@@ -90,6 +90,7 @@ const SPREAD_DIRECT: &str = shader!("common/spread_direct.wgsl");
 const SPREAD_SUBGROUP: &str = shader!("common/spread_subgroup.wgsl");
 const PAIR: &str = shader!("common/pair.wgsl");
 const REACH: &str = shader!("common/reach.wgsl");
+const ONLINE_SOFTMAX: &str = shader!("common/online_softmax.wgsl");
 const FUSED: &str = shader!("common/fused.wgsl");
 const POSITIONS: &str = shader!("common/positions.wgsl");
 const BLOCKS: &str = shader!("common/blocks.wgsl");
@@ -117,7 +118,21 @@ const SCORE_MOD_NONE: &str = shader!("common/score_mod_none.wgsl");
 /// The files of a fused attention kernel.
 macro_rules! fused {
     ($path:literal) => {
-        &[LAYOUT, MATH, HIDDEN, POSITIONS, BLOCKS, PAGES, MASK, PAIR, REACH, FUSED, ADDITIVE, shader!($path)]
+        &[
+            LAYOUT,
+            MATH,
+            HIDDEN,
+            POSITIONS,
+            BLOCKS,
+            PAGES,
+            MASK,
+            PAIR,
+            REACH,
+            ONLINE_SOFTMAX,
+            FUSED,
+            ADDITIVE,
+            shader!($path),
+        ]
     };
 }
 
@@ -230,7 +245,7 @@ impl Kernel {
             Self::MaskTiles => &[LAYOUT, shader!("mask_tiles.wgsl")],
             Self::Matmul => &[LAYOUT, TILE, shader!("matmul.wgsl")],
             Self::Merge => &[LAYOUT, shader!("merge.wgsl")],
-            Self::MergePartials => &[LAYOUT, MATH, HIDDEN, shader!("merge_partials.wgsl")],
+            Self::MergePartials => &[LAYOUT, MATH, HIDDEN, ONLINE_SOFTMAX, shader!("merge_partials.wgsl")],
             Self::Monotonic => &[LAYOUT, MATH, HIDDEN, REDUCE_SHARED, shader!("monotonic.wgsl")],
             Self::Project => &[LAYOUT, MATH, ACTIVATION, shader!("project.wgsl")],
             Self::Recurrent => &[LAYOUT, MATH, ACTIVATION, CELL, TILE, shader!("recurrent.wgsl")],
@@ -238,7 +253,7 @@ impl Kernel {
             Self::RecurrentNorm => &[LAYOUT, MATH, ACTIVATION, CELL, shader!("recurrent_norm.wgsl")],
             Self::Rotary => &[LAYOUT, POSITIONS, shader!("rotary.wgsl")],
             Self::Score => &[LAYOUT, MATH, HIDDEN, POSITIONS, BLOCKS, PAGES, MASK, PAIR, shader!("score.wgsl")],
-            Self::Softmax => &[LAYOUT, MATH, HIDDEN, REDUCE_SHARED, shader!("softmax.wgsl")],
+            Self::Softmax => &[LAYOUT, MATH, HIDDEN, REDUCE_SHARED, ONLINE_SOFTMAX, shader!("softmax.wgsl")],
             Self::WeightedSum => &[LAYOUT, POSITIONS, BLOCKS, PAGES, shader!("weighted_sum.wgsl")],
         }
     }

@@ -89,7 +89,7 @@ fn attention(case: AttentionCase, path: Path, gpu: &Gpu) -> Result<Call> {
 }
 
 fn recurrence(case: RnnCase) -> Result<Call> {
-    let RnnCase { name, options, stack, inputs } = case;
+    let RnnCase { name, options, stack, inputs, .. } = case;
     let stack_wide = stack.iter().map(|layer| layer.iter().map(|w| w.map(wide)).collect()).collect();
     let oracle = reference::rnn(&options, &stack_wide, &inputs.map(wide))?;
     let baseline = baseline::rnn(&options, &stack, &inputs, DType::F32)?;

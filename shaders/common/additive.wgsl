@@ -3,6 +3,9 @@ override SCORE: u32 = 0u; // 0 dot, 1 additive
 override HAS_V: bool = false;
 override NORMED: bool = false; // v is g · v / ‖v‖
 
+// Brings v near 1, where it is divided by its length.
+var<private> v_scale: f32 = 1.0;
+
 // v of four neighbouring units; the units that pad the last quad count for nothing.
 fn v_of(quad: u32) -> vec4<f32> {
     let unit = vec4<u32>(4u * quad) + vec4<u32>(0u, 1u, 2u, 3u);
@@ -16,6 +19,9 @@ fn v_of(quad: u32) -> vec4<f32> {
             bitcast<f32>(word(params.v, at.w)),
         );
     }
+    if (NORMED) {
+        v *= v_scale;
+    }
     return select(vec4<f32>(0.0), v, unit < vec4<u32>(params.units));
 }
 
@@ -26,11 +32,16 @@ fn additive(q: mat4x4<f32>, k: vec4<f32>, v: vec4<f32>) -> vec4<f32> {
     );
 }
 
-// What the scores are multiplied with so that v has the length g.
+// What the scores are multiplied with so that v has the length g; before any of them, as it sets the scale of v.
 fn length_factor() -> f32 {
     if (!NORMED) {
         return 1.0;
     }
+    var largest = vec4<f32>(0.0);
+    for (var quad = 0u; quad < params.depth; quad += 1u) {
+        largest = max(largest, abs(v_of(quad)));
+    }
+    v_scale = scale_of1(max(max(largest.x, largest.y), max(largest.z, largest.w)));
     var sum = 0.0;
     for (var quad = 0u; quad < params.depth; quad += 1u) {
         let v = v_of(quad);

@@ -1,7 +1,6 @@
-// What the fused kernels of attention share: parameters, where a workgroup stands, the running softmax.
-override SINKS: bool = false;
-override LSE: bool = false;
-override TEMPERATURE: bool = false;
+// What the fused kernels of attention share: parameters, where a workgroup stands, the end of a row.
+override LSE: bool = false;    // the log-sum-exp of each row is asked for
+override MAX_SUM: u32 = 0u;    // its largest score and sum: 1 as the caller gets them, 2 of one range of keys
 
 // Views of query, key, value and output count quads of 4 elements along their last axis, and in strides and offset.
 struct Params {
@@ -9,7 +8,7 @@ struct Params {
     key: View,    // [B, Hkv, Nk, D / 4], or pages [pages, Hkv, page size, D / 4]
     value: View,
     output: View, // [ranges · B, Hq, Nq, Dv / 4]
-    lse: View,    // [ranges · B, Hq, Nq, 1]
+    stats: View,  // [ranges · B, Hq, Nq, 1 or 2]: log-sum-exp, or largest score and sum
     positions: Positions,
     mask: Mask,
     blocks: Blocks,
@@ -32,7 +31,7 @@ struct Params {
     width: u32, // Dv / 4
     sinks: List,
     units: u32, // A of an additive score
-    pad_0: u32,
+    not_a_number: f32,
 }
 
 // Where a workgroup stands: its range of keys, batch row, head and tile of rows.
@@ -55,30 +54,36 @@ fn place_of(tile: u32, heads: u32) -> Place {
     return Place(range, bh / heads, bh % heads, tile % params.row_tiles, first, last);
 }
 
-fn sink_of(h: u32) -> f32 {
-    return bitcast<f32>(word(params.sinks, h));
-}
-
-// A difference of scores on its way into the exponential function.
-fn relative(s: vec4<f32>) -> vec4<f32> {
-    if (TEMPERATURE) {
-        return s / params.temperature;
+fn sink_of(h: vec4<u32>) -> vec4<f32> {
+    if (!SINKS || MAX_SUM == 2u) {
+        return vec4<f32>(0.0);
     }
-    return s;
+    return bitcast<vec4<f32>>(
+        vec4<u32>(word(params.sinks, h.x), word(params.sinks, h.y), word(params.sinks, h.z), word(params.sinks, h.w)),
+    );
 }
 
-// exp(s − m), 0 for hidden scores.
-fn weight(s: vec4<f32>, m: vec4<f32>) -> vec4<f32> {
-    return select(exp_falling4(relative(s - m)), vec4<f32>(0.0), s == vec4<f32>(HIDDEN));
-}
-
-// ln Σ exp(s) from the largest s and Σ exp(s − m).
-fn log_sum_exp(m: f32, l: f32) -> f32 {
-    var shift = m;
-    if (TEMPERATURE) {
-        shift = m / params.temperature;
+// The end of four rows; of one range of keys, which the sink is not part of.
+fn row_end(m: vec4<f32>, l: vec4<f32>, sink: vec4<f32>) -> Softmax {
+    if (MAX_SUM == 2u) {
+        return Softmax(m, l, select(1.0 / l, vec4<f32>(0.0), l == vec4<f32>(0.0)));
     }
-    return select(shift + log1(l), params.negative_infinity, l == 0.0);
+    return ended(m, l, sink);
+}
+
+// What is told of query i, from its m and l at the end.
+fn store_stats(stand: Place, h: u32, i: u32, m: f32, l: f32) {
+    let at = element(params.stats, stand.range * params.batch + stand.b, h, i, 0u);
+    if (MAX_SUM == 2u) {
+        stats[at] = m;
+        stats[at + params.stats.strides.w] = l;
+    } else if (MAX_SUM == 1u) {
+        let pair = max_and_sum(m, l);
+        stats[at] = pair.x;
+        stats[at + params.stats.strides.w] = pair.y;
+    } else if (LSE) {
+        stats[at] = log_sum_exp(m, l);
+    }
 }
 
 // From a tile of keys that lies between the sink tokens and the window to the first one of the window.

@@ -1,4 +1,17 @@
-// Scores of hidden keys, and the least score a visible key can have: visible scores are raised to it, so that the mask
-// alone decides what is hidden. Finite, because WGSL has no infinite constants and compilers may assume there are none.
+// Scores on their way into a softmax. The mask alone decides what is hidden, so a hidden pair has a score of its own,
+// HIDDEN; a visible one of −∞ has MINUS_INFINITY, and every other visible one at least LEAST_VISIBLE. All are finite,
+// because WGSL has no infinite constants and compilers may assume that there are none.
 const HIDDEN = -3.4028234e38;
+const MINUS_INFINITY = -3.4028232e38;
 const LEAST_VISIBLE = -3.402823e38;
+
+// Of visible pairs.
+fn visible4(s: vec4<f32>) -> vec4<f32> {
+    let infinite = bitcast<vec4<u32>>(s) == vec4<u32>(0xff800000u); // the bits of −∞
+    let least = select(vec4<f32>(LEAST_VISIBLE), vec4<f32>(MINUS_INFINITY), infinite);
+    return select(s, least, s < vec4<f32>(LEAST_VISIBLE));
+}
+
+fn visible1(s: f32) -> f32 {
+    return visible4(vec4<f32>(s)).x;
+}

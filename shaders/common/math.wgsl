@@ -17,6 +17,16 @@ fn power_of_two(k: vec4<f32>) -> vec4<f32> {
     return bitcast<vec4<f32>>((vec4<i32>(k) + 127) << vec4<u32>(23u));
 }
 
+// A power of two that brings numbers of at most `largest` near 1, so that their squares neither overflow nor vanish.
+fn scale_of4(largest: vec4<f32>) -> vec4<f32> {
+    let exponent = vec4<i32>((bitcast<vec4<u32>>(largest) >> vec4<u32>(23u)) & vec4<u32>(255u));
+    return bitcast<vec4<f32>>(clamp(254 - exponent, vec4<i32>(1), vec4<i32>(227)) << vec4<u32>(23u));
+}
+
+fn scale_of1(largest: f32) -> f32 {
+    return scale_of4(vec4<f32>(largest)).x;
+}
+
 // e^r − 1 for |r| ≤ ln 2 / 2: the Taylor series to r^8, remainder below 1e-9 of the value.
 fn expm1_reduced(r: vec4<f32>) -> vec4<f32> {
     var p = 1.0 + r * 0.125;

@@ -105,32 +105,41 @@ fn blocks(what: &str, random: &mut Random, shape: &[usize]) -> Array<f32> {
     rows
 }
 
-/// Outputs and log-sum-exps of parts.
+/// Outputs of parts, and what is known of their softmaxes.
 #[derive(Debug, Clone)]
 pub struct MergeCase {
     /// Unique in the table.
     pub name: String,
-    /// [B, H, N, Dv] and [B, H, N].
+    /// [B, H, N, Dv], and log-sum-exps [B, H, N] or largest scores and sums [B, H, N, 2].
     pub parts: Vec<(Array<f32>, Array<f32>)>,
 }
 
 /// Two to five parts, some of which saw nothing and hold poison.
 pub fn merges() -> Vec<MergeCase> {
-    let part = |random: &mut Random, spread: f32| {
+    let part = |random: &mut Random, spread: f32, level: Option<f32>| {
         let mut output = random.array(&[2, 3, 5, 7]);
-        let mut lse = random.array(&[2, 3, 5]).map(|x| x * spread);
+        let mut max = random.array(&[2, 3, 5]).map(|x| x * spread);
+        let mut sum = max.map(|_| 1.0 + random.below(1000) as f32);
+        if let Some(level) = level {
+            max.data_mut().iter_mut().for_each(|x| *x = level + x.round());
+        }
         for row in 0..30 {
             if random.below(4) == 0 {
-                lse.data_mut()[row] = f32::NEG_INFINITY;
+                (max.data_mut()[row], sum.data_mut()[row]) = (f32::NEG_INFINITY, 0.0);
                 output.data_mut()[row * 7..][..7].iter_mut().enumerate().for_each(|(d, x)| *x = POISON[(row + d) % 5]);
             }
         }
-        (output, lse)
+        let pairs = Array::from_fn(&[2, 3, 5, 2], |k| if k % 2 == 0 { max.data()[k / 2] } else { sum.data()[k / 2] });
+        (output, if level.is_some() { pairs } else { max })
     };
-    let case = |(count, spread): (usize, f32)| {
-        let name = format!("merge of {count} parts, spread {spread}");
+    let case = |(count, spread, level): (usize, f32, Option<f32>)| {
+        let by = level.map_or("log-sum-exp".to_owned(), |level| format!("max and sum near {level:e}"));
+        let name = format!("merge of {count} parts by {by}, spread {spread}");
         let mut random = Random::new(&name);
-        MergeCase { parts: (0..count).map(|_| part(&mut random, spread)).collect(), name }
+        MergeCase { parts: (0..count).map(|_| part(&mut random, spread, level)).collect(), name }
     };
-    [(2, 1.0), (2, 50.0), (3, 1.0), (5, 4.0), (3, 1e4)].map(case).into()
+    let by_lse = [(2, 1.0), (2, 50.0), (3, 1.0), (5, 4.0), (3, 1e4)].map(|(count, spread)| (count, spread, None));
+    let by_max_sum = [(2, 1.0, 0.0), (2, 0.0, 1e4), (3, 2.0, -1e6), (5, 4.0, 1e8), (3, 50.0, 0.0), (4, 0.0, f32::MIN)];
+    let by_max_sum = by_max_sum.map(|(count, spread, level)| (count, spread, Some(level)));
+    by_lse.into_iter().chain(by_max_sum).map(case).collect()
 }

@@ -1,7 +1,7 @@
 //! What the fused kernels of attention share (`shaders/common/fused.wgsl`): operands in quads of four elements, ranges of
 //! keys and their join, parameters and bindings.
 
-use super::merge_partials::{self, Parts};
+use super::merge_partials::{self, Joined, Parts, Stats, Terms};
 use super::visibility::{BlockParams, List, MaskParams, PageParams, PositionParams, TileParams, Visibility};
 use super::{TANH_FLOPS, View4, copy, flash, flash_coop, flash_rows, flash_split, params, switch};
 use crate::attention::Attention;
@@ -19,7 +19,7 @@ params! {
         key: View4,
         value: View4,
         output: View4,
-        lse: View4,
+        stats: View4,
         positions: PositionParams,
         mask: MaskParams,
         blocks: BlockParams,
@@ -42,7 +42,7 @@ params! {
         width: u32,
         sinks: List,
         units: u32,
-        pad_0: u32,
+        not_a_number: f32,
     }
 }
 
@@ -65,6 +65,8 @@ pub struct Fused<'a> {
     pub output: &'a View,
     /// [B, Hq, Nq].
     pub lse: Option<&'a View>,
+    /// [B, Hq, Nq, 2].
+    pub max_sum: Option<&'a View>,
 }
 
 /// What is a form's own: its program, and how the work is cut.
@@ -111,20 +113,26 @@ pub fn record(
     let rows = [p.batch, p.query_heads, p.queries];
     let ranges = plan.ranges(p.keys);
 
-    let parts = (ranges > 1).then(|| {
+    // A kernel tells one or the other of a row; both are told where ranges are joined.
+    let joined = ranges > 1 || (fused.lse.is_some() && fused.max_sum.is_some());
+    let parts = joined.then(|| {
         let all = [ranges * p.batch, p.query_heads, p.queries];
         let output = recording.scratch("outputs of ranges", &[all[0], all[1], all[2], width], DType::F32);
-        Parts { output, lse: recording.scratch("lse of ranges", &all, DType::F32), count: ranges }
+        let max_sum = recording.scratch("max and sum of ranges", &[all[0], all[1], all[2], 2], DType::F32);
+        Parts { output, stats: Stats::MaxSum(max_sum), count: ranges }
     });
     let output = match &parts {
         Some(parts) => parts.output.clone(),
         None if is_packed(fused.output, cut.padding[1]) => fused.output.clone(),
         None => recording.scratch("output in quads", &[rows[0], rows[1], rows[2], width], fused.output.dtype),
     };
-    let lse = parts.as_ref().map(|parts| &parts.lse).or(fused.lse);
-    let keeps_lse = lse.is_some();
-    // The binding is always there; a word of scratch stands in where no one asked.
-    let lse = lse.map_or_else(|| recording.scratch("no lse", &[1, 1, 1], DType::F32), View::clone);
+    // The binding is always there; words of scratch stand in where no one asked.
+    let (stats, max_sum) = match (&parts, fused.max_sum, fused.lse) {
+        (Some(parts), ..) => (parts.stats.view().clone(), 2),
+        (None, Some(max_sum), _) => (max_sum.clone(), 1),
+        (None, None, Some(lse)) => (lse.with(lse.layout.split(2, p.queries, 1)?), 0),
+        (None, None, None) => (recording.scratch("no stats", &[1, 1, 1, 1], DType::F32), 0),
+    };
     let visibility = fused.visibility;
     let tiles = ranges * p.batch * cut.heads * cut.row_tiles;
     let params = Params {
@@ -132,10 +140,7 @@ pub fn record(
         key: quads(&key)?,
         value: quads(&value)?,
         output: quads(&output)?,
-        lse: match keeps_lse {
-            true => View4::new(&lse.with(lse.layout.split(2, p.queries, 1)?))?,
-            false => bytemuck::Zeroable::zeroed(),
-        },
+        stats: View4::new(&stats)?,
         positions: visibility.positions,
         mask: visibility.masked,
         blocks: visibility.blocks,
@@ -158,7 +163,7 @@ pub fn record(
         width: (width / 4) as u32,
         sinks: visibility.sinks,
         units: p.score_dim as u32,
-        pad_0: 0,
+        not_a_number: f32::NAN,
     };
     let mut overrides = cut.overrides;
     if plan.tile.subgroups && matches!(plan.tile.form, Form::Rows | Form::Split) {
@@ -183,7 +188,8 @@ pub fn record(
                     ("SCORE_MOD", switch(options.score_mod.is_some())),
                     ("TEMPERATURE", switch(options.temperature.is_some())),
                     ("SINKS", switch(fused.sinks)),
-                    ("LSE", switch(keeps_lse)),
+                    ("LSE", switch(!joined && fused.lse.is_some())),
+                    ("MAX_SUM", f64::from(max_sum)),
                     ("MAPPED", switch(visibility.tiles.columns > 0)),
                 ])
                 .chain(visibility.mask_overrides().iter().copied())
@@ -200,7 +206,7 @@ pub fn record(
             visibility.mask,
             visibility.block_mask,
             Binding::Write(output.slot),
-            Binding::Write(lse.slot),
+            Binding::Write(stats.slot),
         ],
         grid: grid("a fused attention", tiles as u64, caps)?,
         iterations: cut.iterations,
@@ -211,7 +217,13 @@ pub fn record(
     match parts {
         Some(parts) => {
             let parts = Parts { output: narrow(&parts.output)?, ..parts };
-            merge_partials::record(recording, caps, &parts, None, fused.output, fused.lse)
+            let terms = Terms {
+                temperature: options.temperature,
+                sinks: fused.sinks.then_some((visibility.vectors, visibility.sinks)),
+            };
+            let target =
+                Joined { output: fused.output, lse: fused.lse, max_sum: fused.max_sum.map(|view| (view, false)) };
+            merge_partials::record(recording, caps, &parts, None, target, terms)
         }
         None if output.slot != fused.output.slot => copy::record(recording, caps, &narrow(&output)?, fused.output),
         None => Ok(()),

@@ -1,5 +1,6 @@
 //! Partial results over disjoint keys, put together (`shaders/merge_partials.wgsl`).
 
+use super::visibility::List;
 use super::{View4, params, read, switch};
 use crate::error::{Error, Result};
 use crate::plan::{Caps, ElementPlan};
@@ -13,28 +14,78 @@ params! {
         parts: View4,
         other: View4,
         output: View4,
-        parts_lse: View4,
-        other_lse: View4,
+        parts_stats: View4,
+        other_stats: View4,
         lse: View4,
+        max_sum: View4,
         count: u32,
         elements: u32,
         negative_infinity: f32,
+        not_a_number: f32,
+        sinks: List,
+        temperature: f32,
         pad_0: u32,
     }
 }
 
-/// Outputs of some parts with the log-sum-exp (f32) of their rows, part by part along the first axis.
+/// What is known of the softmax of each row of some parts, f32.
+#[derive(Debug, Clone)]
+pub enum Stats {
+    /// Log-sum-exp [parts · B, H, N].
+    LogSumExp(View),
+    /// Largest score and sum [parts · B, H, N, 2].
+    MaxSum(View),
+}
+
+impl Stats {
+    /// The tensor.
+    pub fn view(&self) -> &View {
+        match self {
+            Self::LogSumExp(view) | Self::MaxSum(view) => view,
+        }
+    }
+
+    /// With one or two numbers a row on its last axis.
+    fn columns(&self, rows: usize) -> Result<View4> {
+        match self {
+            Self::LogSumExp(lse) => View4::new(&lse.with(lse.layout.split(2, rows, 1)?)),
+            Self::MaxSum(max_sum) => View4::new(max_sum),
+        }
+    }
+}
+
+/// Outputs of some parts with what is known of their softmaxes, part by part along the first axis.
 #[derive(Debug, Clone)]
 pub struct Parts {
     /// [parts · B, H, N, Dv].
     pub output: View,
-    /// [parts · B, H, N].
-    pub lse: View,
+    /// Of each row.
+    pub stats: Stats,
     /// How many parts.
     pub count: usize,
 }
 
-/// The parts, and one more that is a tensor of its own, as one: `output` [B, H, N, Dv] and, if asked for, `lse` [B, H, N].
+/// Where the parts go, put together.
+#[derive(Debug, Clone, Copy)]
+pub struct Joined<'a> {
+    /// [B, H, N, Dv].
+    pub output: &'a View,
+    /// [B, H, N], if asked for.
+    pub lse: Option<&'a View>,
+    /// [B, H, N, 2], if asked for; and whether it is to be joined with further parts, not for the caller.
+    pub max_sum: Option<(&'a View, bool)>,
+}
+
+/// What the softmax of all keys has that those of the parts left out.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Terms {
+    /// That the scores behind largest ones and sums are yet to be divided by.
+    pub temperature: Option<f32>,
+    /// `[H]`: a binding, and the list in it.
+    pub sinks: Option<(Binding, List)>,
+}
+
+/// The parts, and one more that is a tensor of its own, as one.
 ///
 /// # Errors
 /// [`Error::Shape`] when the shapes differ, [`Error::Limit`] when the work does not fit.
@@ -43,9 +94,10 @@ pub fn record(
     caps: &Caps,
     parts: &Parts,
     other: Option<&Parts>,
-    output: &View,
-    lse: Option<&View>,
+    joined: Joined<'_>,
+    terms: Terms,
 ) -> Result<()> {
+    let Joined { output, lse, max_sum } = joined;
     let &[batch, heads, rows, width] = output.shape() else {
         return Err(Error::shape("output", "rank", "4 [B, H, N, Dv]", output.shape().len()));
     };
@@ -56,40 +108,59 @@ pub fn record(
         Err(Error::shape(name, "shape", format!("{shape:?}"), format!("{:?}", view.shape())))
     };
     for part in [Some(parts), other].into_iter().flatten() {
-        check("output of a part", &part.output, &[part.count * batch, heads, rows, width])?;
-        check("lse of a part", &part.lse, &[part.count * batch, heads, rows])?;
-        if part.lse.dtype != DType::F32 {
-            return Err(Error::shape("lse of a part", "dtype", DType::F32, part.lse.dtype));
+        let all = part.count * batch;
+        check("output of a part", &part.output, &[all, heads, rows, width])?;
+        let (name, shape) = match part.stats {
+            Stats::LogSumExp(_) => ("lse of a part", &[all, heads, rows][..]),
+            Stats::MaxSum(_) => ("max_sum of a part", &[all, heads, rows, 2][..]),
+        };
+        check(name, part.stats.view(), shape)?;
+        if part.stats.view().dtype != DType::F32 {
+            return Err(Error::shape(name, "dtype", DType::F32, part.stats.view().dtype));
         }
     }
     if let Some(lse) = lse {
         check("lse", lse, &[batch, heads, rows])?;
+    }
+    if let Some((max_sum, _)) = max_sum {
+        check("max_sum", max_sum, &[batch, heads, rows, 2])?;
     }
     let elements = batch * heads * rows * width;
     if elements == 0 {
         return Ok(());
     }
     let plan = ElementPlan::new("a merge", elements, caps)?;
-    let asked = lse.is_some();
-    // The binding is always there; a word of scratch stands in where no one asked.
-    let lse = lse.map_or_else(|| recording.scratch("no lse", &[1, 1, 1], DType::F32), View::clone);
-    let column = |lse: Option<&View>| match lse {
-        Some(lse) => View4::new(&lse.with(lse.layout.split(2, rows, 1)?)),
-        None => Ok(bytemuck::Zeroable::zeroed()),
+    let asked = [lse.is_some() as u32, max_sum.map_or(0, |(_, further)| 1 + u32::from(further))];
+    // The bindings are always there; words of scratch stand in where no one asked.
+    let lse = match lse {
+        Some(lse) => lse.with(lse.layout.split(2, rows, 1)?),
+        None => recording.scratch("no lse", &[1, 1, 1, 1], DType::F32),
     };
-    let whole = |view: Option<&View>| view.map_or(Ok(bytemuck::Zeroable::zeroed()), View4::new);
+    let max_sum = match max_sum {
+        Some((max_sum, _)) => max_sum.clone(),
+        None => recording.scratch("no max and sum", &[1, 1, 1, 2], DType::F32),
+    };
+    let none = Ok(bytemuck::Zeroable::zeroed());
     let params = Params {
         parts: View4::new(&parts.output)?,
-        other: whole(other.map(|other| &other.output))?,
+        other: other.map_or(none, |other| View4::new(&other.output))?,
         output: View4::new(output)?,
-        parts_lse: column(Some(&parts.lse))?,
-        other_lse: column(other.map(|other| &other.lse))?,
-        lse: if asked { column(Some(&lse))? } else { bytemuck::Zeroable::zeroed() },
+        parts_stats: parts.stats.columns(rows)?,
+        other_stats: match other {
+            Some(other) => other.stats.columns(rows)?,
+            None => bytemuck::Zeroable::zeroed(),
+        },
+        lse: View4::new(&lse)?,
+        max_sum: View4::new(&max_sum)?,
         count: parts.count as u32,
         elements: elements as u32,
         negative_infinity: f32::NEG_INFINITY,
+        not_a_number: f32::NAN,
+        sinks: terms.sinks.map_or([0; 2], |(_, list)| list),
+        temperature: terms.temperature.unwrap_or(1.0),
         pad_0: 0,
     };
+    let are_pairs = |parts: &Parts| switch(matches!(parts.stats, Stats::MaxSum(_)));
     let other_dtype = other.map_or(DType::F32, |other| other.output.dtype);
     let read_bytes =
         parts.output.dtype.bytes_of(parts.count * elements) + other.map_or(0, |_| other_dtype.bytes_of(elements));
@@ -100,7 +171,12 @@ pub fn record(
             overrides: vec![
                 ("LANES", f64::from(plan.lanes)),
                 ("OTHER", switch(other.is_some())),
-                ("LSE", switch(asked)),
+                ("PARTS_PAIRS", are_pairs(parts)),
+                ("OTHER_PAIRS", other.map_or(0.0, are_pairs)),
+                ("LSE", f64::from(asked[0])),
+                ("MAX_SUM", f64::from(asked[1])),
+                ("SINKS", switch(terms.sinks.is_some())),
+                ("TEMPERATURE", switch(terms.temperature.is_some())),
             ],
             score_mod: None,
             subgroups: false,
@@ -109,10 +185,12 @@ pub fn record(
         bindings: vec![
             Binding::Read(parts.output.slot),
             read(other.map(|other| &other.output)),
-            Binding::Read(parts.lse.slot),
-            read(other.map(|other| &other.lse)),
+            Binding::Read(parts.stats.view().slot),
+            read(other.map(|other| other.stats.view())),
             Binding::Write(output.slot),
             Binding::Write(lse.slot),
+            Binding::Write(max_sum.slot),
+            terms.sinks.map_or(Binding::Unused, |(vectors, _)| vectors),
         ],
         grid: plan.grid,
         iterations: parts.count as u64 + 1,

@@ -86,7 +86,9 @@ pub fn record(
     let plan = tiles("the scores", batch * heads, queries, keys, depth, caps)?;
     // Besides the depth: finding the sequence of four queries, and the blocks that a tile touches.
     let blocks = if inputs.visibility.is_blocked() { plan.lanes as usize * TILE_COLUMNS + 1 } else { 0 };
-    let iterations = (depth + 4 * 33 + blocks) as u64;
+    // Vectors that are divided by their lengths are gone through once more.
+    let passes = if options.score == Score::Cosine || inputs.weights.g.is_some() { 2 } else { 1 };
+    let iterations = (passes * depth + 4 * 33 + blocks) as u64;
     if iterations > caps.max_iterations {
         return Err(Error::Limit {
             what: "loop iterations of the scores over the head dim".into(),

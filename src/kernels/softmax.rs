@@ -13,6 +13,7 @@ params! {
     struct Params {
         scores: View4,
         lse: View4,
+        max_sum: View4,
         rows: u32,
         seed: u32,
         queries: u32,
@@ -28,8 +29,16 @@ params! {
     }
 }
 
-/// Turns scores [B, Hq, Nq', Nk] (f32, hidden ones marked) into weights, in place; `lse` [B, Hq, Nq'] (f32) gets the
-/// log-sum-exp, `sinks` `[Hq]` take part. `queries` is Nq of the whole problem, `first_query` the number in it of the
+/// What a softmax tells of its rows beside their weights, f32.
+#[derive(Debug, Clone, Copy)]
+pub struct Stats<'a> {
+    /// Log-sum-exp [B, Hq, Nq'].
+    pub lse: Option<&'a View>,
+    /// Largest score and sum [B, Hq, Nq', 2].
+    pub max_sum: Option<&'a View>,
+}
+
+/// Turns scores [B, Hq, Nq', Nk] (f32, hidden ones marked) into weights, in place; `sinks` `[Hq]` take part. `queries` is Nq of the whole problem, `first_query` the number in it of the
 /// first query here: the random draw of a row depends on its number, not on how the work was cut.
 ///
 /// # Errors
@@ -42,18 +51,22 @@ pub fn record(
     queries: usize,
     first_query: usize,
     scores: &View,
-    lse: Option<&View>,
+    stats: Stats<'_>,
     sinks: Option<&View>,
 ) -> Result<()> {
     let &[batch, heads, ranged, keys] = scores.shape() else {
         return Err(Error::shape("scores", "rank", 4, scores.shape().len()));
     };
     let rows = batch * heads * ranged;
-    if let Some(lse) = lse
-        && lse.shape() != [batch, heads, ranged]
+    let Stats { lse, max_sum } = stats;
+    for (name, stat, shape) in
+        [("lse", lse, &[batch, heads, ranged][..]), ("max_sum", max_sum, &[batch, heads, ranged, 2])]
     {
-        let expected = format!("[{batch}, {heads}, {ranged}]");
-        return Err(Error::shape("lse", "shape", expected, format!("{:?}", lse.shape())));
+        if let Some(stat) = stat
+            && stat.shape() != shape
+        {
+            return Err(Error::shape(name, "shape", format!("{shape:?}"), format!("{:?}", stat.shape())));
+        }
     }
     let (mode, seed, passes) = match options.normalize {
         Normalize::Softmax => (0, 0, 3),
@@ -65,15 +78,18 @@ pub fn record(
         }
     };
     let plan = RowPlan::new("a softmax", rows, keys, passes, caps)?;
-    // The binding is always there; a word of scratch stands in where no one asked.
-    let lse_view = match lse {
+    // The bindings are always there; words of scratch stand in where no one asked.
+    let asked = [lse.is_some(), max_sum.is_some()];
+    let lse = match lse {
         Some(lse) => lse.with(lse.layout.split(2, ranged, 1)?),
         None => recording.scratch("no lse", &[1, 1, 1, 1], DType::F32),
     };
+    let max_sum = max_sum.cloned().unwrap_or_else(|| recording.scratch("no max and sum", &[1, 1, 1, 2], DType::F32));
     let [sinks_start, sinks_step] = vector(sinks);
     let params = Params {
         scores: View4::new(scores)?,
-        lse: View4::new(&lse_view)?,
+        lse: View4::new(&lse)?,
+        max_sum: View4::new(&max_sum)?,
         rows: rows as u32,
         seed,
         queries: queries as u32,
@@ -95,7 +111,8 @@ pub fn record(
                 ("LANES", f64::from(plan.lanes)),
                 ("NORMALIZE", f64::from(mode)),
                 ("SINKS", switch(sinks.is_some())),
-                ("LSE", switch(lse.is_some())),
+                ("LSE", switch(asked[0])),
+                ("MAX_SUM", switch(asked[1])),
                 ("TEMPERATURE", switch(options.temperature.is_some())),
                 ("SPARSEMAX_STEPS", f64::from(SPARSEMAX_STEPS)),
             ],
@@ -103,7 +120,12 @@ pub fn record(
             subgroups: false,
         },
         params: bytemuck::bytes_of(&params).to_vec(),
-        bindings: vec![Binding::Write(scores.slot), Binding::Write(lse_view.slot), read(sinks)],
+        bindings: vec![
+            Binding::Write(scores.slot),
+            Binding::Write(lse.slot),
+            Binding::Write(max_sum.slot),
+            read(sinks),
+        ],
         grid: plan.grid,
         iterations: plan.iterations,
         flops: 4 * (rows * keys) as u64,

@@ -154,6 +154,8 @@ pub struct AttentiveOutputs<A> {
     pub weights: Option<A>,
     /// [B, Q], if asked for.
     pub lse: Option<A>,
+    /// [B, Q, 2], if asked for.
+    pub max_sum: Option<A>,
     /// [B, Q], if asked for.
     pub entropy: Option<A>,
     /// e [B, Q, T], if asked for.
@@ -165,8 +167,13 @@ pub struct AttentiveOutputs<A> {
 impl<A> AttentiveOutputs<A> {
     /// The tensors there are, by name.
     pub fn named(&self) -> impl Iterator<Item = (&'static str, &A)> {
-        let optional =
-            [("weights", &self.weights), ("lse", &self.lse), ("entropy", &self.entropy), ("scores", &self.scores)];
+        let optional = [
+            ("weights", &self.weights),
+            ("lse", &self.lse),
+            ("max_sum", &self.max_sum),
+            ("entropy", &self.entropy),
+            ("scores", &self.scores),
+        ];
         let some = optional.into_iter().filter_map(|(name, a)| Some((name, a.as_ref()?)));
         std::iter::once(("context", &self.context)).chain(some).chain(self.encoded.named())
     }

@@ -401,6 +401,7 @@ fn check_options(decoder: &AttentionDecoder) -> Result<()> {
         ("rotary", attention.rotary.is_some(), "a decoder's query has no position in the memory"),
         ("block_size", attention.block_size.is_some(), "a decoder has no block mask"),
         ("lse", attention.lse, "a decoder gives back output and alignments: leave it out"),
+        ("max_sum", attention.max_sum, "a decoder gives back output and alignments: leave it out"),
         ("entropy", attention.entropy, "a decoder gives back output and alignments: leave it out"),
         ("scores", attention.scores.is_some(), "a decoder gives back output and alignments: leave it out"),
     ];

@@ -187,6 +187,7 @@ pub fn record(
             visibility: &visibility,
             output: &outputs.output,
             lse: outputs.lse.as_ref(),
+            max_sum: outputs.max_sum.as_ref(),
         };
         return fused::record(recording, caps, options, problem, plan, fused);
     }
@@ -236,8 +237,10 @@ pub fn record(
             Some(alignment) => alignment.advance(recording, caps, &visibility, options.temperature, &weights)?,
             None => {
                 let lse = outputs.lse.as_ref().map(part).transpose()?;
+                let max_sum = outputs.max_sum.as_ref().map(part).transpose()?;
+                let stats = softmax::Stats { lse: lse.as_ref(), max_sum: max_sum.as_ref() };
                 let sinks = inputs.sinks.as_ref();
-                softmax::record(recording, caps, options, problem.queries, first, &weights, lse.as_ref(), sinks)?;
+                softmax::record(recording, caps, options, problem.queries, first, &weights, stats, sinks)?;
             }
         }
         if let Some(entropy) = &outputs.entropy {

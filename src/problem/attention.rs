@@ -174,6 +174,7 @@ impl AttentionProblem {
             output: ([&rows[..], &[self.value_dim]].concat(), element),
             weights: optional(options.weights, &pairs),
             lse: optional(options.lse, &rows),
+            max_sum: optional(options.max_sum, &[&rows[..], &[2]].concat()),
             entropy: optional(options.entropy, &rows),
             scores: optional(options.scores.is_some(), &pairs),
             present_key: present(self.key_dim),

@@ -306,8 +306,11 @@ pub(super) fn check_options(options: &Attention, inputs: &AttentionInputs<&[usiz
     if inputs.sinks.is_some() && options.normalize != Normalize::Softmax {
         return Err(Error::option("sinks", "take part in a softmax only: use `normalize = softmax`"));
     }
-    if options.lse && !matches!(options.normalize, Normalize::Softmax | Normalize::Sample { .. }) {
-        return Err(Error::option("lse", "belongs to softmax and sample only"));
+    let stats = [("lse", options.lse), ("max_sum", options.max_sum)];
+    if let Some((name, _)) = stats.into_iter().find(|(_, asked)| *asked)
+        && !matches!(options.normalize, Normalize::Softmax | Normalize::Sample { .. })
+    {
+        return Err(Error::option(name, "belongs to softmax and sample only"));
     }
     Ok(())
 }

@@ -37,6 +37,7 @@ pub fn attentive_encoder<T: Float>(
         context: attended.output.reshape(&[p.batch, p.queries, p.width])?,
         weights: pairs(attended.weights)?,
         lse: rows(attended.lse)?,
+        max_sum: attended.max_sum.map(|x| x.reshape(&[p.batch, p.queries, 2])).transpose()?,
         entropy: rows(attended.entropy)?,
         scores: pairs(attended.scores)?,
         encoded,

@@ -125,6 +125,11 @@ pub(super) fn product<T: Float>(x: &[T], matrix: &[T], columns: usize, bias: Opt
     y
 }
 
+/// The largest |x|; 0 of none.
+pub(super) fn largest<T: Float>(x: &[T]) -> T {
+    x.iter().fold(T::ZERO, |largest, x| largest.max(x.abs()))
+}
+
 /// y += a·x.
 pub(super) fn add_scaled<T: Float>(y: &mut [T], a: T, x: &[T]) {
     for (y, &x) in y.iter_mut().zip(x) {

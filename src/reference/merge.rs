@@ -1,6 +1,7 @@
 //! Results over parts of the keys, put together.
 
 use super::linear::add_scaled;
+use super::normalize::LogSumExp;
 use super::{Float, parallel};
 use crate::error::{Error, Result};
 use crate::tensor::Array;
@@ -17,35 +18,63 @@ use crate::tensor::Array;
 /// # Errors
 /// [`Error::Missing`] without a part, [`Error::Shape`] when the parts differ in shape.
 pub fn merge<T: Float>(partials: &[(&Array<T>, &Array<T>)]) -> Result<(Array<T>, Array<T>)> {
+    let alone = |lse: &[T]| LogSumExp { max: lse[0], sum: if lse[0] == T::NEG_INFINITY { T::ZERO } else { T::ONE } };
+    let (output, sums) = joined(partials, "log-sum-exp", &[], alone)?;
+    let lse = sums.iter().map(|sum| sum.value()).collect();
+    Ok((output, Array::new(partials[0].1.shape(), lse)?))
+}
+
+/// The same from largest scores m and sums l [B, H, N, 2]; a part of sum 0 saw no key.
+/// ```text
+/// m = max m_p,  w_p = l_p · exp(m_p − m),  output = Σ_p w_p · output_p / Σ_p w_p,  l = Σ_p w_p
+/// ```
+///
+/// # Errors
+/// As [`merge`].
+pub fn merge_max_sum<T: Float>(partials: &[(&Array<T>, &Array<T>)]) -> Result<(Array<T>, Array<T>)> {
+    let (output, sums) = joined(partials, "max_sum", &[2], |pair| LogSumExp { max: pair[0], sum: pair[1] })?;
+    let pairs = sums.iter().flat_map(|sum| sum.pair()).collect();
+    Ok((output, Array::new(partials[0].1.shape(), pairs)?))
+}
+
+/// The output, and the largest score and sum of each row; `stats` reads those of a part from its second tensor, which has
+/// the rows and `columns` for its shape.
+fn joined<T: Float>(
+    partials: &[(&Array<T>, &Array<T>)],
+    name: &str,
+    columns: &[usize],
+    stats: impl Fn(&[T]) -> LogSumExp<T> + Sync,
+) -> Result<(Array<T>, Vec<LogSumExp<T>>)> {
     let &[(first, _), ..] = partials else {
-        return Err(Error::missing("partials", "at least one output and its log-sum-exp"));
+        return Err(Error::missing("partials", format!("at least one output and its {name}")));
     };
     let &[batch, heads, n, dim] = first.shape() else {
         return Err(Error::shape("partials[0] output", "rank", "4 [B, H, N, Dv]", first.shape().len()));
     };
-    let (shape, rows) = ([batch, heads, n, dim], [batch, heads, n]);
-    for (k, (output, lse)) in partials.iter().enumerate() {
-        let pairs = [("output", output.shape(), &shape[..]), ("log-sum-exp", lse.shape(), &rows[..])];
+    let (shape, rows) = ([batch, heads, n, dim], [&[batch, heads, n], columns].concat());
+    for (k, (output, stats)) in partials.iter().enumerate() {
+        let pairs = [("output", output.shape(), &shape[..]), (name, stats.shape(), &rows[..])];
         if let Some((name, found, wanted)) = pairs.into_iter().find(|(_, found, wanted)| found != wanted) {
             let name = format!("partials[{k}] {name}");
             return Err(Error::shape(name, "shape", format!("{wanted:?}"), format!("{found:?}")));
         }
     }
+    let width = columns.iter().product::<usize>();
     let merged = parallel::map(batch * heads * n, |row| {
         let parts = || {
             let all = partials.iter().copied();
-            all.map(|(output, lse)| (&output.data()[row * dim..][..dim], lse.data()[row]))
-                .filter(|&(_, lse)| lse != T::NEG_INFINITY)
+            all.map(|(output, of)| (&output.data()[row * dim..][..dim], stats(&of.data()[row * width..][..width])))
+                .filter(|(_, part)| part.sum != T::ZERO)
         };
-        let m = parts().map(|(_, lse)| lse).fold(T::NEG_INFINITY, T::max);
-        let sum: T = parts().map(|(_, lse)| (lse - m).exp()).sum();
+        let max = parts().map(|(_, part)| part.max).fold(T::NEG_INFINITY, T::max);
+        let weight = |part: LogSumExp<T>| part.sum * (part.max - max).exp();
+        let sum: T = parts().map(|(_, part)| weight(part)).sum();
         let mut out = vec![T::ZERO; dim];
-        for (output, lse) in parts() {
-            let weight = (lse - m).exp() / sum;
-            add_scaled(&mut out, weight, output);
+        for (output, part) in parts() {
+            add_scaled(&mut out, weight(part) / sum, output);
         }
-        (out, m + sum.ln())
+        (out, LogSumExp { max, sum })
     });
-    let (outputs, lse): (Vec<_>, Vec<_>) = merged.into_iter().unzip();
-    Ok((Array::new(&shape, outputs.concat())?, Array::new(&rows, lse)?))
+    let (outputs, sums): (Vec<_>, Vec<_>) = merged.into_iter().unzip();
+    Ok((Array::new(&shape, outputs.concat())?, sums))
 }

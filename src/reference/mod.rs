@@ -26,7 +26,7 @@ pub use cache::append;
 pub use decoder::{attention_decoder, coverage};
 pub use float::Float;
 pub use linear::{activate, embed, linear};
-pub use merge::merge;
+pub use merge::{merge, merge_max_sum};
 pub use multi_head::multi_head;
 pub use normalize::{gumbel, hardmax, log_softmax, softmax, sparsemax};
 pub use rnn::rnn;

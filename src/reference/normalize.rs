@@ -71,6 +71,11 @@ impl<T: Float> LogSumExp<T> {
     pub(super) fn value(self) -> T {
         self.max + self.sum.ln()
     }
+
+    /// Both; NaN twice where either is.
+    pub(super) fn pair(self) -> [T; 2] {
+        if self.sum.is_nan() { [T::NAN; 2] } else { [self.max, self.sum] }
+    }
 }
 
 /// Over a row and, if there is one, a sink.

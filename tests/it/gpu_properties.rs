@@ -9,7 +9,7 @@ use regard::attention::{
 };
 use regard::cases::AttentionCase;
 use regard::gpu::Run;
-use regard::ops::merge::merge;
+use regard::ops::merge::{merge, merge_max_sum};
 use regard::tensor::{Array, DType, Layout};
 use regard::validate::judge_attention;
 use regard::{Error, Result, Tensor};
@@ -147,7 +147,8 @@ impl Shape {
         inputs: &AttentionInputs<Array<f32>>,
         got: &AttentionOutputs<Array<f32>>,
     ) -> Result<()> {
-        let case = AttentionCase { name: String::new(), options: options.clone(), inputs: inputs.clone(), f32_only: false };
+        let case =
+            AttentionCase { name: String::new(), options: options.clone(), inputs: inputs.clone(), f32_only: false };
         for (name, ratio) in judge_attention(&case, got, self.dtype())? {
             if ratio > 1.0 {
                 return Err(wrong(format!("{name}: {ratio:.2} times the tolerance")));
@@ -399,17 +400,27 @@ fn permuted_keys_permute_the_weights() {
     });
 }
 
-/// Parts of the keys, each its own call, put together on the GPU.
+/// Parts of the keys, each its own call, put together on the GPU: by log-sum-exp, and by largest score and sum, which
+/// scores of any size leave exact.
 #[test]
 fn split_keys_merge_to_the_whole() {
     let cuts = proptest::collection::vec(0.0..1.0f64, 1..4);
-    hold(20, (shape(), cuts, proptest::option::of(any::<bool>())), |(shape, cuts, mask)| {
-        let options = Attention { lse: true, ..Attention::default() };
+    let level = proptest::sample::select(vec![0.0, 0.0, 1e4, -1e6, 1e8, -1e9, f32::MIN]);
+    hold(30, (shape(), cuts, proptest::option::of(any::<bool>()), level), |(shape, cuts, mask, level)| {
+        let apart = level != 0.0 || mask.is_none();
+        let options = Attention { lse: !apart, max_sum: apart, ..Attention::default() };
         let mut inputs = shape.inputs();
         inputs.mask = mask.map(|float| match float {
             true => MaskShape::FULL.floats(&shape),
             false => MaskShape::FULL.bools(&shape),
         });
+        if level != 0.0 {
+            // Whole numbers on top of one large one.
+            inputs.query.data_mut().fill(0.0);
+            let [batch, heads, queries, keys] = shape.full();
+            let mask = shape.numbers(4, &[batch, heads, queries, keys]).map(|x| x.round() + level);
+            inputs.mask = Some(Mask::Float(mask));
+        }
         let mut ends: Vec<usize> = cuts.iter().map(|cut| (cut * shape.keys as f64) as usize).collect();
         ends.extend([0, shape.keys]);
         ends.sort_unstable();
@@ -431,14 +442,16 @@ fn split_keys_merge_to_the_whole() {
                 None => None,
             };
             let got = options.record(&mut run, &part)?;
-            parts.push((got.output, got.lse.ok_or_else(|| wrong("no lse"))?));
+            parts.push((got.output, got.lse.or(got.max_sum).ok_or_else(|| wrong("nothing to merge by"))?));
         }
-        let parts: Vec<_> = parts.iter().map(|(output, lse)| (output, lse)).collect();
-        let (output, lse) = merge(&mut run, &parts)?;
+        let parts: Vec<_> = parts.iter().map(|(output, stats)| (output, stats)).collect();
+        let (output, stats) = if apart { merge_max_sum(&mut run, &parts) } else { merge(&mut run, &parts) }?;
         run.submit()?;
+        let stats = stats.download(gpu())?;
         let got = AttentionOutputs {
             output: output.download(gpu())?,
-            lse: Some(lse.download(gpu())?),
+            lse: (!apart).then(|| stats.clone()),
+            max_sum: apart.then_some(stats),
             weights: None,
             entropy: None,
             scores: None,

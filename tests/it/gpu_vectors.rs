@@ -21,7 +21,8 @@ fn normalized(gpu: &Gpu, op: &str, x: &Array<f32>) -> Result<Array<f32>> {
         _ => (Normalize::Softmax, Some(&lse)),
     };
     let options = Attention { normalize, ..Attention::default() };
-    softmax::record(run.recording_mut(), gpu.caps(), &options, shape[2], 0, &scores, lse, None)?;
+    let stats = softmax::Stats { lse, max_sum: None };
+    softmax::record(run.recording_mut(), gpu.caps(), &options, shape[2], 0, &scores, stats, None)?;
     run.submit()?;
     let (weights, sums) = (rows.download(gpu)?, sums.download(gpu)?);
     let found = match op {

@@ -279,14 +279,19 @@ pub(crate) fn every_kind(caps: &Caps) -> Vec<Recording> {
         let (turned, list) = (r.scratch("turned", &[2, 3, 4, 8], dtype), bound(r, "list", &[2, 4], DType::U32));
         let place = kernels::rotary::Place::List(&list);
         kernels::rotary::record(r, caps, Rotary::default(), &new, tables, place, &turned).unwrap();
-        let mut partial = |dtype: DType| kernels::merge_partials::Parts {
-            output: bound(r, "output", &[2, 3, 4, 8], dtype),
-            lse: bound(r, "lse", &[2, 3, 4], DType::F32),
-            count: 1,
+        use kernels::merge_partials::{Joined, Parts, Stats, Terms};
+        let mut partial = |dtype: DType| {
+            let lse = Stats::LogSumExp(bound(r, "lse", &[2, 3, 4], DType::F32));
+            Parts { output: bound(r, "output", &[2, 3, 4, 8], dtype), stats: lse, count: 1 }
         };
-        let parts = [partial(dtype), partial(DType::F32), partial(dtype)];
-        let [a, b, whole] = &parts;
-        kernels::merge_partials::record(r, caps, a, Some(b), &whole.output, Some(&whole.lse)).unwrap();
+        let [a, b, whole] = &[partial(dtype), partial(DType::F32), partial(dtype)];
+        let pair = bound(r, "max_sum", &[2, 3, 4, 2], DType::F32);
+        for (lse, max_sum) in
+            [(Some(whole.stats.view()), None), (None, Some((&pair, true))), (None, Some((&pair, false)))]
+        {
+            let joined = Joined { output: &whole.output, lse, max_sum };
+            kernels::merge_partials::record(r, caps, a, Some(b), joined, Terms::default()).unwrap();
+        }
         all.push(recording);
     }
     for mask in [Mask::Bool(vec![9]), Mask::Float(vec![2, 1, 3, 9])] {

@@ -41,9 +41,11 @@ fn levels(table: &mut Table) {
             let size = narrow(queries, keys);
             table.add(format!("every score {level:e}, {queries} queries, {keys} keys"), size, |case, _| {
                 flat(case, |_| level);
+                case.options.max_sum = true;
             });
             table.add(format!("scores of {level:e} and more, {queries} queries, {keys} keys"), size, |case, _| {
                 flat(case, |j| if j % 3 == 0 { above(level) } else { level });
+                (case.options.lse, case.options.max_sum) = (false, k % 2 == 0);
             });
         }
     }
@@ -97,7 +99,7 @@ fn forms(table: &mut Table) {
     for temperature in [0.25, 3.0] {
         table.add(format!("scores of 1e6 and more, temperature {temperature}"), size, |case, _| {
             flat(case, levels);
-            case.options.temperature = Some(temperature);
+            (case.options.temperature, case.options.max_sum) = (Some(temperature), true);
         });
     }
     table.add("scores of 1e6 and more by a score function", size, |case, _| {
@@ -110,6 +112,7 @@ fn forms(table: &mut Table) {
     });
     table.add("sinks beside scores of 1e6 and more", size, |case, _| {
         flat(case, levels);
+        case.options.max_sum = true;
         case.inputs.sinks = Array::new(&[2], vec![LEVEL, above(LEVEL)]).ok();
     });
     // tanh is 1 for every unit, −1 in one for every third key, which is worth 2 · 0.5.
@@ -130,10 +133,7 @@ fn raised() -> ScoreMod {
     return score + 1e6 + f32(j % 2u);
 }
 ";
-    ScoreMod {
-        wgsl: wgsl.to_owned(),
-        reference: Some(Arc::new(|score, _, _, _, j| score + 1e6 + (j % 2) as f64)),
-    }
+    ScoreMod { wgsl: wgsl.to_owned(), reference: Some(Arc::new(|score, _, _, _, j| score + 1e6 + (j % 2) as f64)) }
 }
 
 /// Scores of −∞ in sight: they weigh 0, and a row that has no other is NaN.
@@ -157,7 +157,10 @@ fn infinities(table: &mut Table) {
             key[0] = if is_infinite(j % count) { f32::NEG_INFINITY } else { key[0] };
         }
     };
-    table.add("NaN in the row of scores of minus infinity", size, |case, _| one_row(case));
+    table.add("NaN in the row of scores of minus infinity", size, |case, _| {
+        one_row(case);
+        case.options.max_sum = true;
+    });
     table.add("NaN in the row of scores of minus infinity, causal", size, |case, _| {
         one_row(case);
         case.options.causal = Some(Causal::BottomRight);
@@ -181,6 +184,7 @@ fn infinities(table: &mut Table) {
             case.options.normalize = normalize;
             (case.options.weights, case.options.entropy) = (true, true);
             case.options.lse = normalize != Normalize::Sparsemax;
+            case.options.max_sum = case.options.lse;
         });
     }
     table.add("a row of scores of minus infinity, hardmax", size, |case, random| {
@@ -206,11 +210,15 @@ fn infinities(table: &mut Table) {
 /// Infinite sinks: a row that sees nothing stays 0.
 fn sinks(table: &mut Table) {
     for (name, causal) in [("", None), (", causal", Some(Causal::BottomRight))] {
-        table.add(format!("NaN in rows beside an infinite sink{name}"), Size { batch: 2, ..narrow(5, 200) }, |case, _| {
-            case.inputs.sinks = Array::new(&[2], vec![f32::INFINITY, 0.5]).ok();
-            case.inputs.kv_lengths = numbers(&[0, 190]);
-            case.options.causal = causal;
-        });
+        table.add(
+            format!("NaN in rows beside an infinite sink{name}"),
+            Size { batch: 2, ..narrow(5, 200) },
+            |case, _| {
+                case.inputs.sinks = Array::new(&[2], vec![f32::INFINITY, 0.5]).ok();
+                case.inputs.kv_lengths = numbers(&[0, 190]);
+                (case.options.causal, case.options.max_sum) = (causal, true);
+            },
+        );
     }
     table.add("sinks of minus infinity", Size { batch: 2, ..narrow(5, 200) }, |case, _| {
         case.inputs.sinks = Array::new(&[2], vec![f32::NEG_INFINITY, 0.5]).ok();

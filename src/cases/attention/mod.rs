@@ -78,6 +78,7 @@ fn every_output(case: &mut AttentionCase) {
     (case.options.weights, case.options.entropy) = (true, true);
     case.options.scores = Some(ScoreStage::Masked);
     case.options.lse = matches!(case.options.normalize, Normalize::Softmax | Normalize::Sample { .. });
+    case.options.max_sum = case.options.lse;
 }
 
 #[derive(Default)]

@@ -21,7 +21,7 @@ mod visibility;
 use super::cache::{join, unpage};
 use super::linear::{add_scaled, transpose};
 use super::monotonic::monotonic_row;
-use super::normalize::{entropy, gumbel, hardmax_row, log_sum_exp, softmax_row, sparsemax_row};
+use super::normalize::{LogSumExp, entropy, gumbel, hardmax_row, log_sum_exp, softmax_row, sparsemax_row};
 use super::rotary::turn;
 use super::{Float, lengths, parallel};
 use crate::attention::{
@@ -99,7 +99,13 @@ pub fn attention<T: Float>(
             rows.iter().flat_map(|row| &row.output).copied().collect(),
         )?,
         weights: gather(options.weights, p.keys, |row| &row.weights)?,
-        lse: number(options.lse, |row| row.lse)?,
+        lse: number(options.lse, |row| row.sum.value())?,
+        max_sum: match options.max_sum {
+            true => {
+                Some(Array::new(&[&per_row[..], &[2]].concat(), rows.iter().flat_map(|row| row.sum.pair()).collect())?)
+            }
+            false => None,
+        },
         entropy: number(options.entropy, |row| row.entropy)?,
         scores: gather(options.scores.is_some(), p.keys, |row| &row.scores)?,
         present_key: had_past.then_some(key),
@@ -112,7 +118,7 @@ struct Row<T> {
     output: Vec<T>,
     /// If asked for.
     weights: Vec<T>,
-    lse: T,
+    sum: LogSumExp<T>,
     entropy: T,
     /// At the stage asked for.
     scores: Vec<T>,
@@ -234,11 +240,14 @@ impl<T: Float> Context<'_, T> {
                 for (s, &j) in row.iter_mut().zip(&visible.keys) {
                     *s += T::from_f32(gumbel(seed, index as u32, j as u32));
                 }
-                hardmax_row(&mut row);
+                // There is no softmax to draw from.
+                let none = !row.is_empty() && row.iter().all(|&s| s == T::NEG_INFINITY);
+                if none { row.fill(T::NAN) } else { hardmax_row(&mut row) }
             }
             Normalize::Softmax | Normalize::Monotonic(_) => softmax_row(&mut row, sum),
         }
-        self.finish(visible, &row, self.kv_head(b, h), sum.value() + shift)
+        let sum = LogSumExp { max: sum.max + shift, ..sum };
+        self.finish(visible, &row, self.kv_head(b, h), sum)
     }
 
     /// A row that scans on from `alignment`, and leaves its own there.
@@ -254,11 +263,11 @@ impl<T: Float> Context<'_, T> {
         let all = monotonic_row(form, &visible.scatter(&scores, T::NEG_INFINITY, keys), alignment);
         let row: Vec<T> = visible.keys.iter().map(|&j| if nan { T::NAN } else { all[j] }).collect();
         *alignment = visible.scatter(&row, T::ZERO, keys);
-        self.finish(visible, &row, self.kv_head(b, h), T::NAN)
+        self.finish(visible, &row, self.kv_head(b, h), LogSumExp { max: T::NAN, sum: T::NAN })
     }
 
     /// `weights` of the visible keys to the row's results.
-    fn finish(&self, visible: Visible<T>, weights: &[T], kv_head: usize, lse: T) -> Row<T> {
+    fn finish(&self, visible: Visible<T>, weights: &[T], kv_head: usize, sum: LogSumExp<T>) -> Row<T> {
         let p = self.problem;
         let mut output = vec![T::ZERO; p.value_dim];
         for (&j, &weight) in visible.keys.iter().zip(weights).filter(|(_, weight)| **weight != T::ZERO) {
@@ -266,7 +275,7 @@ impl<T: Float> Context<'_, T> {
         }
         let entropy = entropy(weights);
         let weights = if self.options.weights { visible.scatter(weights, T::ZERO, p.keys) } else { Vec::new() };
-        Row { output, weights, lse, entropy, scores: visible.asked }
+        Row { output, weights, sum, entropy, scores: visible.asked }
     }
 }
 

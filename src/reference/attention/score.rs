@@ -1,7 +1,7 @@
 //! How a query is compared with every key.
 
 use super::super::Float;
-use super::super::linear::{add_scaled, product, transpose};
+use super::super::linear::{add_scaled, largest, product, transpose};
 use crate::attention::{Score, ScoreWeights};
 use crate::problem::AttentionProblem;
 use crate::tensor::Array;
@@ -42,11 +42,7 @@ pub(super) fn side<T: Float>(
     };
     let through = |row: &[T]| match &matrix {
         Some(matrix) => product(row, matrix, p.score_dim, bias),
-        None if score == Score::Cosine => {
-            let norm = norm(row);
-            let norm = if norm == T::ZERO { T::ONE } else { norm };
-            row.iter().map(|&x| x / norm).collect()
-        }
+        None if score == Score::Cosine => unit(row),
         None => row.to_vec(),
     };
     rows.chunks_exact(width).flat_map(through).collect()
@@ -58,12 +54,20 @@ pub(super) fn direction<T: Float>(weights: &ScoreWeights<Array<T>>) -> Option<Ve
     let Some(g) = &weights.g else {
         return Some(v.to_vec());
     };
-    let (g, norm) = (g.data()[0], norm(v));
-    Some(v.iter().map(|&v| if norm == T::ZERO { T::ZERO } else { g * v / norm }).collect())
+    let g = g.data()[0];
+    Some(unit(v).into_iter().map(|v| g * v).collect())
 }
 
-fn norm<T: Float>(row: &[T]) -> T {
-    row.iter().map(|&x| x * x).sum::<T>().sqrt()
+/// x / ‖x‖; a vector without a direction stays 0. Divided by its largest element first, so that squares neither overflow
+/// nor vanish (Blue 1978, "A Portable Fortran Program to Find the Euclidean Norm of a Vector").
+fn unit<T: Float>(row: &[T]) -> Vec<T> {
+    let largest = largest(row);
+    if largest == T::ZERO {
+        return row.to_vec();
+    }
+    let scaled: Vec<T> = row.iter().map(|&x| x / largest).collect();
+    let norm = scaled.iter().map(|&x| x * x).sum::<T>().sqrt();
+    scaled.into_iter().map(|x| x / norm).collect()
 }
 
 /// One query [score_dim] against `keys` [score_dim, Nk], both after their side: the scores [Nk] before the scale.

@@ -217,6 +217,7 @@ fn any_attention(u: &mut Unstructured<'_>) -> Result<(Attention, AttentionInputs
         path: pick(u, &[Path::Auto, Path::Auto, Path::Staged, Path::Fused, Path::Split])?,
         weights: once_in(u, 4)?,
         lse: once_in(u, 4)?,
+        max_sum: once_in(u, 4)?,
         entropy: once_in(u, 4)?,
         scores: pick(u, &[None, None, Some(ScoreStage::Raw), Some(ScoreStage::Capped), Some(ScoreStage::Masked)])?,
     };
