@@ -10,6 +10,9 @@
 //! with the oracle in f64 and, as baseline, the same plain code in f32: FlashAttention's own rule (Dao et al. 2022,
 //! `tests/test_flash_attn.py`). The floor is a few units in the last place of the tensor's largest element, for tensors
 //! so small that the baseline happens to be exact.
+//!
+//! The baseline is judged too. Where plain f32 is itself a thousandth of the tensor's size or more from the oracle, twice
+//! its error would let anything through, and a pass says nothing: [`Verdict::is_sound`].
 
 use crate::error::{Error, Result};
 use crate::reference::Float;
@@ -17,6 +20,9 @@ use crate::tensor::{Array, DType};
 
 /// Units in the last place that the floor allows.
 const FLOOR_ULPS: f64 = 8.0;
+
+/// Share of the tensor's size from which on the baseline's error leaves nothing to judge by.
+const UNSOUND: f64 = 1e-3;
 
 /// What a comparison found.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -26,6 +32,9 @@ pub struct Verdict {
     pub error: f64,
     /// The same of the baseline.
     pub baseline: f64,
+    /// How far f32 arithmetic itself is from the oracle: the baseline's error over the oracle's largest element, ∞ where
+    /// one of the two is a finite number and the other is not.
+    pub baseline_relative: f64,
     /// The largest error that passes.
     pub tolerance: f64,
     /// Row-major index of the worst element.
@@ -36,6 +45,11 @@ impl Verdict {
     /// True when the error is within the tolerance.
     pub fn passed(&self) -> bool {
         self.error <= self.tolerance
+    }
+
+    /// False where f32 itself is so far off that passing says nothing.
+    pub fn is_sound(&self) -> bool {
+        self.baseline_relative < UNSOUND
     }
 
     /// Error over tolerance: at most 1 for a pass.
@@ -73,6 +87,7 @@ pub fn judge(
     same_shape(name, got, oracle)?;
     same_shape(name, baseline, oracle)?;
     let (error, worst) = largest(got, oracle, |difference, _| difference);
+    let baseline_relative = relative_error(baseline, oracle);
     // Where the baseline itself overflows it grants nothing.
     let (baseline, _) =
         largest(baseline, oracle, |difference, _| if difference.is_finite() { difference } else { 0.0 });
@@ -81,7 +96,14 @@ pub fn judge(
         DType::F32 | DType::U32 | DType::Q8 => f64::from(f32::EPSILON),
     };
     let size = oracle.data().iter().filter(|x| x.is_finite()).fold(1.0, |size: f64, x| size.max(x.abs()));
-    Ok(Verdict { error, baseline, tolerance: 2.0 * baseline + FLOOR_ULPS * ulp * size, worst })
+    Ok(Verdict { error, baseline, baseline_relative, tolerance: 2.0 * baseline + FLOOR_ULPS * ulp * size, worst })
+}
+
+/// The largest difference of `baseline` from the oracle over the oracle's largest element.
+pub(crate) fn relative_error(baseline: &Array<f32>, oracle: &Array<f64>) -> f64 {
+    let (error, _) = largest(baseline, oracle, |difference, _| difference);
+    let size = oracle.data().iter().filter(|x| x.is_finite()).fold(0.0, |size: f64, x| size.max(x.abs()));
+    if error == 0.0 { 0.0 } else { error / size }
 }
 
 /// `got` against numbers from elsewhere: each element within `atol + rtol · |want|`.
@@ -99,7 +121,7 @@ pub fn close<T: Float, U: Float>(name: &str, got: &Array<T>, want: &Array<U>, rt
         _ => difference / (atol + rtol * want.abs()),
     };
     let (error, worst) = largest(got, want, share);
-    Ok(Verdict { error, baseline: 0.0, tolerance: 1.0, worst })
+    Ok(Verdict { error, baseline: 0.0, baseline_relative: 0.0, tolerance: 1.0, worst })
 }
 
 fn same_shape<T, U>(name: &str, got: &Array<T>, want: &Array<U>) -> Result<()> {

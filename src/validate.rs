@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use crate::attention::{Attention, AttentionOutputs, Path};
 use crate::baseline::{self, Verdicts, stored};
 use crate::cases::{self, AppendCase, AttentionCase, CoverageCase, LinearCase, MergeCase, RnnCase};
-use crate::compare::judge;
+use crate::compare::{Verdict, judge};
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Run, Tensor};
 use crate::kernels::{barrier_rate, coop_rate, coverage, fma_rate};
@@ -38,6 +38,23 @@ pub struct Row {
     pub worst_case: String,
     /// Cases that failed, with the reason.
     pub failures: Vec<String>,
+    /// Cases that say nothing, because f32 arithmetic itself is a thousandth or more from the truth, with the number.
+    pub unsound: Vec<String>,
+}
+
+impl Row {
+    fn add(&mut self, case: &str, output: &str, verdict: &Verdict) {
+        let ratio = verdict.ratio();
+        if ratio > self.worst {
+            (self.worst, self.worst_case) = (ratio, case.to_owned());
+        }
+        if ratio > 1.0 {
+            self.failures.push(format!("{case}, {output}: {ratio:.2} times the tolerance"));
+        } else if !verdict.is_sound() {
+            let off = verdict.baseline_relative;
+            self.unsound.push(format!("{case}, {output}: f32 arithmetic itself is off by {off:.1e}"));
+        }
+    }
 }
 
 /// One case, ready to run.
@@ -91,9 +108,6 @@ impl Case {
     }
 }
 
-/// Error ÷ tolerance of each output of a case, by name.
-type Ratios = Result<Vec<(&'static str, f64)>>;
-
 /// Cases of attention, recurrences and linear layers to take from the table; the few others are always taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sample {
@@ -135,7 +149,7 @@ pub fn run(gpu: &Gpu, sample: Sample, mut progress: impl FnMut(usize, usize)) ->
         for storage in case.storages(gpu.caps().f16) {
             let dtype = storage.element;
             let mut run = Run::new(gpu);
-            let ratios = match case {
+            let verdicts = match case {
                 Case::Attention(case) => attention(&mut run, case, storage),
                 Case::Recurrent(case) => recurrent(&mut run, case, dtype),
                 Case::Linear(case) => linear_case(&mut run, case, dtype),
@@ -146,14 +160,14 @@ pub fn run(gpu: &Gpu, sample: Sample, mut progress: impl FnMut(usize, usize)) ->
                 Case::CoopRate(turns) => coop_rate_case(&mut run, *turns),
                 Case::BarrierRate(lanes, turns) => barrier_rate_case(&mut run, *lanes, *turns),
             };
-            if let Err(lost @ crate::Error::DeviceLost(_)) = ratios {
+            if let Err(lost @ crate::Error::DeviceLost(_)) = verdicts {
                 return Err(lost);
             }
             let name = format!("{} {storage}", case.name());
             let mut used: BTreeMap<String, &'static str> =
                 run.recording().dispatches().map(|d| (d.variant.label(), d.variant.kernel.name())).collect();
             // A case that fails before it has recorded anything must not go unseen.
-            if ratios.is_err() && used.is_empty() {
+            if verdicts.is_err() && used.is_empty() {
                 used.insert(format!("none {name}"), "none");
             }
             for (label, kernel) in used {
@@ -164,20 +178,12 @@ pub fn run(gpu: &Gpu, sample: Sample, mut progress: impl FnMut(usize, usize)) ->
                     worst: 0.0,
                     worst_case: String::new(),
                     failures: Vec::new(),
+                    unsound: Vec::new(),
                 });
                 row.cases += 1;
-                match &ratios {
+                match &verdicts {
                     Err(error) => row.failures.push(format!("{name}: {error}")),
-                    Ok(ratios) => {
-                        for (output, ratio) in ratios {
-                            if *ratio > row.worst {
-                                (row.worst, row.worst_case) = (*ratio, name.clone());
-                            }
-                            if *ratio > 1.0 {
-                                row.failures.push(format!("{name}, {output}: {ratio:.2} times the tolerance"));
-                            }
-                        }
-                    }
+                    Ok(verdicts) => verdicts.iter().for_each(|(output, verdict)| row.add(&name, output, verdict)),
                 }
             }
         }
@@ -190,11 +196,7 @@ fn widened(array: &Array<f32>) -> Array<f64> {
     array.map(|&x| f64::from_f32(x))
 }
 
-fn ratios(verdicts: Verdicts) -> Vec<(&'static str, f64)> {
-    verdicts.into_iter().map(|(name, verdict)| (name, verdict.ratio())).collect()
-}
-
-/// Every output of an attention against the reference, as [`baseline::judge_attention`].
+/// Error ÷ tolerance of every output of an attention, as [`baseline::judge_attention`].
 ///
 /// # Errors
 /// Those of the reference.
@@ -203,17 +205,9 @@ pub fn judge_attention(
     case: &AttentionCase,
     got: &AttentionOutputs<Array<f32>>,
     storage: impl Into<Storage>,
-) -> Ratios {
-    baseline::judge_attention(&case.options, &case.inputs, got, storage).map(ratios)
-}
-
-/// Every output of a recurrence against the reference, as [`baseline::judge_rnn`].
-///
-/// # Errors
-/// Those of the reference.
-#[doc(hidden)]
-pub fn judge_rnn(case: &RnnCase, got: &RnnOutputs<Array<f32>>, dtype: DType) -> Ratios {
-    baseline::judge_rnn(&case.options, &case.stack, &case.inputs, got, dtype).map(ratios)
+) -> Result<Vec<(&'static str, f64)>> {
+    let verdicts = baseline::judge_attention(&case.options, &case.inputs, got, storage)?;
+    Ok(verdicts.into_iter().map(|(name, verdict)| (name, verdict.ratio())).collect())
 }
 
 /// Reads tensors through the run without consuming its recording, so that the variants can still be told.
@@ -234,17 +228,17 @@ fn paths(case: AttentionCase) -> Vec<AttentionCase> {
     [Path::Staged, Path::Fused, Path::Split].into_iter().filter_map(on).collect()
 }
 
-fn attention(run: &mut Run<'_>, case: &AttentionCase, storage: Storage) -> Ratios {
+fn attention(run: &mut Run<'_>, case: &AttentionCase, storage: Storage) -> Result<Verdicts> {
     let inputs = case.inputs.upload(run.gpu(), storage)?;
     let outputs = case.options.record(run, &inputs)?;
     let tensors: Vec<_> = outputs.named().map(|(_, tensor)| tensor).collect();
     let mut read = read(run, &tensors)?.into_iter();
     let missing = |name: &str| crate::Error::missing(name, "what was read back");
     let got = outputs.try_map(|name, _| read.next().ok_or_else(|| missing(name)))?;
-    judge_attention(case, &got, storage)
+    baseline::judge_attention(&case.options, &case.inputs, &got, storage)
 }
 
-fn recurrent(run: &mut Run<'_>, case: &RnnCase, dtype: DType) -> Ratios {
+fn recurrent(run: &mut Run<'_>, case: &RnnCase, dtype: DType) -> Result<Verdicts> {
     let rnn = GpuRnn::upload(run.gpu(), &case.options, &case.stack, dtype)?;
     let outputs = rnn.record(run, &case.inputs.upload(run.gpu(), dtype)?)?;
     let mut tensors = vec![&outputs.output, &outputs.final_h];
@@ -256,10 +250,10 @@ fn recurrent(run: &mut Run<'_>, case: &RnnCase, dtype: DType) -> Ratios {
         final_h: next()?,
         final_c: outputs.final_c.as_ref().map(|_| next()).transpose()?,
     };
-    judge_rnn(case, &got, dtype)
+    baseline::judge_rnn(&case.options, &case.stack, &case.inputs, &got, dtype)
 }
 
-fn linear_case(run: &mut Run<'_>, case: &LinearCase, dtype: DType) -> Ratios {
+fn linear_case(run: &mut Run<'_>, case: &LinearCase, dtype: DType) -> Result<Verdicts> {
     let gpu = run.gpu();
     let table = Tensor::upload(gpu, "table", &case.table, dtype)?;
     let ids = Tensor::upload_u32(gpu, "ids", &Array::new(&[case.ids.len()], case.ids.clone())?)?;
@@ -277,10 +271,10 @@ fn linear_case(run: &mut Run<'_>, case: &LinearCase, dtype: DType) -> Ratios {
         let x = reference::embed(&stored("table", &case.table, dtype)?, &case.ids)?;
         reference::linear(&x, &stored("weight", &case.weight, dtype)?, case.bias.as_ref(), case.activation)?
     };
-    Ok(vec![("y", judge("y", &got, &oracle, &baseline, DType::F32)?.ratio())])
+    Ok(vec![("y", judge("y", &got, &oracle, &baseline, DType::F32)?)])
 }
 
-fn append_case(run: &mut Run<'_>, case: &AppendCase, storage: Storage) -> Ratios {
+fn append_case(run: &mut Run<'_>, case: &AppendCase, storage: Storage) -> Result<Verdicts> {
     let gpu = run.gpu();
     let cache = Tensor::upload(gpu, "cache", &case.cache, storage.cache)?;
     let rows = Tensor::upload(gpu, "rows", &case.rows, storage.element)?;
@@ -294,10 +288,10 @@ fn append_case(run: &mut Run<'_>, case: &AppendCase, storage: Storage) -> Ratios
     let rows = stored("rows", &stored("rows", &case.rows, storage.element)?, storage.cache)?;
     let want = reference::append(&before, &rows, &starts, case.wrap)?;
     // Copies are exact, and so is the rounding to q8.
-    Ok(vec![("cache", judge("cache", &case.in_one_piece(&got), &widened(&want), &want, DType::F32)?.ratio())])
+    Ok(vec![("cache", judge("cache", &case.in_one_piece(&got), &widened(&want), &want, DType::F32)?)])
 }
 
-fn merge_case(run: &mut Run<'_>, case: &MergeCase, dtype: DType) -> Ratios {
+fn merge_case(run: &mut Run<'_>, case: &MergeCase, dtype: DType) -> Result<Verdicts> {
     let gpu = run.gpu();
     let by_lse = case.parts.iter().all(|(_, stats)| stats.shape().len() == 3);
     let tensors = case.parts.iter().map(|(output, stats)| {
@@ -315,8 +309,8 @@ fn merge_case(run: &mut Run<'_>, case: &MergeCase, dtype: DType) -> Ratios {
     let (baseline, baseline_stats) = merged(by_lse, &narrow.collect::<Result<Vec<_>>>()?)?;
     let name = if by_lse { "lse" } else { "max_sum" };
     Ok(vec![
-        ("output", judge("output", &got_output, &oracle, &stored("output", &baseline, dtype)?, dtype)?.ratio()),
-        (name, judge(name, &got_stats, &oracle_stats, &baseline_stats, DType::F32)?.ratio()),
+        ("output", judge("output", &got_output, &oracle, &stored("output", &baseline, dtype)?, dtype)?),
+        (name, judge(name, &got_stats, &oracle_stats, &baseline_stats, DType::F32)?),
     ])
 }
 
@@ -326,7 +320,7 @@ fn merged<T: Float>(by_lse: bool, parts: &[(Array<T>, Array<T>)]) -> Result<(Arr
     if by_lse { reference::merge(&parts) } else { reference::merge_max_sum(&parts) }
 }
 
-fn coverage_case(run: &mut Run<'_>, case: &CoverageCase) -> Ratios {
+fn coverage_case(run: &mut Run<'_>, case: &CoverageCase) -> Result<Verdicts> {
     let gpu = run.gpu();
     let upload = |array: &Array<f32>| Tensor::upload(gpu, "alignment", array, DType::F32);
     let (alignment, before) = (upload(&case.alignment)?, case.before.as_ref().map(upload).transpose()?);
@@ -343,24 +337,24 @@ fn coverage_case(run: &mut Run<'_>, case: &CoverageCase) -> Ratios {
     let before = case.before.as_ref().map(widened);
     let (oracle, oracle_cost) = reference::coverage(&widened(&case.alignment), before.as_ref(), of)?;
     let (baseline, baseline_cost) = reference::coverage(&case.alignment, case.before.as_ref(), of)?;
-    let mut found = vec![("coverage", judge("coverage", &got, &oracle, &baseline, DType::F32)?.ratio())];
+    let mut found = vec![("coverage", judge("coverage", &got, &oracle, &baseline, DType::F32)?)];
     if case.cost.is_some() {
-        found.push(("cost", judge("cost", &got_cost, &oracle_cost, &baseline_cost, DType::F32)?.ratio()));
+        found.push(("cost", judge("cost", &got_cost, &oracle_cost, &baseline_cost, DType::F32)?));
     }
     Ok(found)
 }
 
-fn fma_rate_case(run: &mut Run<'_>, factors: [f32; 2], turns: u32) -> Ratios {
+fn fma_rate_case(run: &mut Run<'_>, factors: [f32; 2], turns: u32) -> Result<Verdicts> {
     let (view, tensor) = run.output("output", &[2 * fma_rate::LANES], DType::F32)?;
     let caps = run.gpu().caps();
     fma_rate::record(run.recording_mut(), caps, factors, turns, &view)?;
     let mut read = read(run, &[&tensor])?;
     let got = read.pop().ok_or_else(|| crate::Error::missing("output", "what was read back"))?;
     let oracle = Array::from_fn(got.shape(), |k| fma_rate::expected(factors, turns, k));
-    Ok(vec![("output", judge("output", &got, &oracle, &oracle.map(|&x| x as f32), DType::F32)?.ratio())])
+    Ok(vec![("output", judge("output", &got, &oracle, &oracle.map(|&x| x as f32), DType::F32)?)])
 }
 
-fn coop_rate_case(run: &mut Run<'_>, turns: u32) -> Ratios {
+fn coop_rate_case(run: &mut Run<'_>, turns: u32) -> Result<Verdicts> {
     let caps = run.gpu().caps();
     let side = caps.cooperative.unwrap_or_default() as usize;
     let (view, tensor) = run.output("output", &[2 * coop_rate::SUBGROUPS * side * side], DType::F32)?;
@@ -368,15 +362,15 @@ fn coop_rate_case(run: &mut Run<'_>, turns: u32) -> Ratios {
     let mut read = read(run, &[&tensor])?;
     let got = read.pop().ok_or_else(|| crate::Error::missing("output", "what was read back"))?;
     let oracle = Array::from_fn(got.shape(), |k| coop_rate::expected(side, turns, k));
-    Ok(vec![("output", judge("output", &got, &oracle, &oracle.map(|&x| x as f32), DType::F32)?.ratio())])
+    Ok(vec![("output", judge("output", &got, &oracle, &oracle.map(|&x| x as f32), DType::F32)?)])
 }
 
-fn barrier_rate_case(run: &mut Run<'_>, lanes: usize, turns: u32) -> Ratios {
+fn barrier_rate_case(run: &mut Run<'_>, lanes: usize, turns: u32) -> Result<Verdicts> {
     let (view, tensor) = run.output("output", &[lanes], DType::F32)?;
     let caps = run.gpu().caps();
     barrier_rate::record(run.recording_mut(), caps, turns, &view)?;
     let mut read = read(run, &[&tensor])?;
     let got = read.pop().ok_or_else(|| crate::Error::missing("output", "what was read back"))?;
     let oracle = Array::from_fn(got.shape(), |k| barrier_rate::expected(lanes, turns, k));
-    Ok(vec![("output", judge("output", &got, &oracle, &oracle.map(|&x| x as f32), DType::F32)?.ratio())])
+    Ok(vec![("output", judge("output", &got, &oracle, &oracle.map(|&x| x as f32), DType::F32)?)])
 }

@@ -61,6 +61,10 @@ pub(crate) struct Args {
     /// Also write `lse` [B, Hq, Nq], the natural log-sum-exp of each row
     #[arg(long)]
     lse: bool,
+    /// Also write `max_sum` [B, Hq, Nq, 2], the largest score m of each row and Σ e^(score − m): exact where scores are so
+    /// large that one log-sum-exp is not, which `regard merge` then goes by
+    #[arg(long)]
+    max_sum: bool,
     /// Also write `entropy` [B, Hq, Nq] of each row of weights, in nats
     #[arg(long)]
     entropy: bool,
@@ -146,6 +150,7 @@ pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
     let options = Attention {
         weights: args.weights || args.heatmap.is_some(),
         lse: args.lse,
+        max_sum: args.max_sum,
         entropy: args.entropy,
         scores: args.scores.map(ScoreStage::from),
         ..args.options.attention()?
@@ -237,6 +242,7 @@ fn refuse_unused(args: &Args) -> Result<()> {
     let results = [
         ("weights", args.weights),
         ("lse", args.lse),
+        ("max-sum", args.max_sum),
         ("entropy", args.entropy),
         ("present", args.present),
         ("scores", args.scores.is_some()),

@@ -41,11 +41,22 @@ impl Report {
         );
         for (name, v) in &self.verdicts {
             let ratio = ratio(v).map_or("-".to_owned(), |r| format!("{r:.2}"));
-            let state = if v.passed() { "pass" } else { "FAIL" };
+            let state = match (v.passed(), v.is_sound()) {
+                (false, _) => "FAIL",
+                (true, true) => "pass",
+                (true, false) => "no verdict",
+            };
             let _ = writeln!(
                 out,
                 "{name:<14} {:>13.3e} {:>13.3e} {ratio:>8} {:>13.3e}  {state}",
                 v.error, v.baseline, v.tolerance
+            );
+        }
+        for (name, v) in self.verdicts.iter().filter(|(_, v)| !v.is_sound()) {
+            let _ = writeln!(
+                out,
+                "`{name}`: f32 arithmetic itself is off by {:.1e} of the largest element here, so being as exact says nothing",
+                v.baseline_relative
             );
         }
         if let Some(error) = self.cache_error {
@@ -66,13 +77,18 @@ impl Report {
                 "baseline_error": finite(v.baseline),
                 "ratio": ratio(v).map_or(Value::Null, finite),
                 "tolerance": finite(v.tolerance),
+                "baseline_relative_error": finite(v.baseline_relative),
                 "worst_element": v.worst,
-                "passed": v.passed(),
+                "passed": passed(v),
             });
             ((*name).to_owned(), value)
         };
         let mut report = json!({
-            "passed": self.verdicts.iter().all(|(_, v)| v.passed()),
+            "passed": match self.verdicts.iter().map(|(_, v)| passed(v)).collect::<Vec<_>>() {
+                each if each.contains(&Some(false)) => Some(false),
+                each if each.contains(&None) => None,
+                _ => Some(true),
+            },
             "outputs": Value::Object(self.verdicts.iter().map(each).collect::<Map<_, _>>()),
         });
         if let Some(error) = self.cache_error {
@@ -91,6 +107,11 @@ impl Report {
             None => Ok(()),
         }
     }
+}
+
+/// Whether it is within the tolerance; nothing where that would say nothing.
+fn passed(v: &Verdict) -> Option<bool> {
+    (!v.passed() || v.is_sound()).then_some(v.passed())
 }
 
 /// The error over the baseline's; none where both are exact.

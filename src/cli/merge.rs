@@ -1,10 +1,11 @@
 //! `regard merge`: attention over all keys from attention over parts of them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use regard::baseline::Verdicts;
 use regard::gpu::Run;
-use regard::ops::merge::merge;
+use regard::ops::merge::{merge, merge_max_sum};
+use regard::reference::Float;
 use regard::tensor::{Array, DType};
 use regard::{Error, Gpu, Result, Tensor, compare, reference};
 use serde_json::json;
@@ -19,9 +20,12 @@ use crate::tensors::Input;
 
 /// Attention over all keys, from attention over parts of them
 ///
-/// Each file holds `output` and `lse` as `regard attend --lse` writes them for one part of the keys, all for the same
-/// queries. Writes `output` and `lse` of all keys together: parts are weighted by e^lse, one that saw no key counts for
-/// nothing. The order of the files is of no importance.
+/// Each file holds `output` and `lse`, or better `max_sum`, as `regard attend` writes them for one part of the keys, all for
+/// the same queries. Writes `output` and `lse` of all keys together, and `max_sum` where every part has it: parts are
+/// weighted by e^lse, one that saw no key counts for nothing. The order of the files is of no importance.
+///
+/// A log-sum-exp is rounded to one f32, which is exact to 1e-7 of itself: at 1000 weights of parts are off by 1e-4, at 1e6
+/// by 0.1. The largest score and the sum of `max_sum` are exact whatever the scores.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLES)]
 pub(crate) struct Args {
@@ -45,27 +49,38 @@ pub(crate) struct Args {
 
 const EXAMPLES: &str = "\
 Example:
-  regard attend first.safetensors -o a.safetensors --lse
-  regard attend second.safetensors -o b.safetensors --lse
+  regard attend first.safetensors -o a.safetensors --max-sum
+  regard attend second.safetensors -o b.safetensors --max-sum
   regard merge a.safetensors b.safetensors -o all.safetensors";
 
-/// An output [B, H, N, Dv] and its log-sum-exp [B, H, N].
+/// An output [B, H, N, Dv], and its log-sum-exp [B, H, N] or its largest scores and sums [B, H, N, 2].
 type Part<T> = (Array<T>, Array<T>);
+
+/// What parts are weighted by.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum By {
+    LogSumExp,
+    MaxSum,
+}
 
 /// Runs the command.
 pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
     output::refuse_dtype(args.output.as_deref(), args.output_dtype)?;
-    let (parts, form) = read(&args.parts)?;
+    let (parts, by, form) = read(&args.parts)?;
     let device = device.open()?;
-    let (merged, lse) = {
+    let (merged, stats) = {
         let _busy = Busy::new("computing");
         match &device {
-            Device::Cpu => reference::merge(&borrowed(&parts))?,
-            Device::Gpu(gpu) => on_gpu(gpu, &parts)?,
+            Device::Cpu => on_cpu(by, &parts)?,
+            Device::Gpu(gpu) => on_gpu(gpu, by, &parts)?,
         }
     };
-    let report = args.check.then(|| Report::new(|| judge(&parts, &merged, &lse))).transpose()?;
-    let named = vec![("output", form.join(&merged)?), ("lse", lse)];
+    let report = args.check.then(|| Report::new(|| judge(by, &parts, &merged, &stats))).transpose()?;
+    let mut named = vec![("output", form.join(&merged)?)];
+    match by {
+        By::LogSumExp => named.push(("lse", stats)),
+        By::MaxSum => named.extend([("lse", log_sum_exp(&stats)), ("max_sum", stats)]),
+    }
     let output_dtype = args.output_dtype.unwrap_or_default();
     if let Some(path) = &args.output {
         output::save_tensors(path, &named, output_dtype)?;
@@ -79,15 +94,26 @@ pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
     check::finish(args.json, summary, None, report)
 }
 
-/// The parts, and how the output of the first came.
-fn read(paths: &[PathBuf]) -> Outcome<(Vec<Part<f32>>, Form)> {
+/// The parts, what they are weighted by, and how the output of the first came.
+fn read(paths: &[PathBuf]) -> Outcome<(Vec<Part<f32>>, By, Form)> {
+    let inputs = paths.iter().map(|path| Input::open(path)).collect::<Outcome<Vec<_>>>()?;
+    let by = if inputs.iter().all(|input| input.has("max_sum")) { By::MaxSum } else { By::LogSumExp };
     let mut forms = Vec::new();
     let mut parts: Vec<Part<f32>> = Vec::new();
-    for path in paths {
-        let input = Input::open(path)?;
+    for (input, path) in inputs.iter().zip(paths) {
         let output = input.require("output", "[B, H, N, Dv], as `regard attend` writes it")?;
-        let lse = input.require("lse", "[B, H, N], as `regard attend --lse` writes it")?;
-        let (output, form) = Form::of_output(output, lse.shape())?;
+        let stats = match by {
+            By::MaxSum => input.require("max_sum", "[B, H, N, 2], as `regard attend --max-sum` writes it")?,
+            By::LogSumExp => input.require("lse", "[B, H, N], as `regard attend --lse` writes it")?,
+        };
+        let rows = match (by, stats.shape()) {
+            (By::MaxSum, [rows @ .., 2]) => rows,
+            (By::MaxSum, shape) => {
+                return Err(Error::shape("max_sum", "shape", "[B, H, N, 2]", format!("{shape:?}")).into());
+            }
+            (By::LogSumExp, shape) => shape,
+        };
+        let (output, form) = Form::of_output(output, rows)?;
         if let Some((first, _)) = parts.first()
             && first.shape() != output.shape()
         {
@@ -95,37 +121,70 @@ fn read(paths: &[PathBuf]) -> Outcome<(Vec<Part<f32>>, Form)> {
             let found = format!("{:?} in {}", output.shape(), path.display());
             return Err(Error::shape("output", "shape", expected, found).into());
         }
+        if by == By::LogSumExp {
+            note_large(path, &stats);
+        }
         forms.push(form);
-        parts.push((output, lse));
+        parts.push((output, stats));
     }
     match forms.first() {
-        Some(&form) => Ok((parts, form)),
+        Some(&form) => Ok((parts, by, form)),
         None => Err(Error::missing("PART.safetensors", "two files at least").into()),
     }
 }
 
-fn borrowed<T>(parts: &[Part<T>]) -> Vec<(&Array<T>, &Array<T>)> {
-    parts.iter().map(|(output, lse)| (output, lse)).collect()
+/// Says so where a log-sum-exp is so large that weights of parts are off by a thousandth or more.
+fn note_large(path: &Path, lse: &Array) {
+    let largest = lse.data().iter().filter(|x| x.is_finite()).fold(0.0, |most: f32, x| most.max(x.abs()));
+    if largest * f32::EPSILON / 2.0 >= 1e-3 {
+        eprintln!(
+            "note: `lse` in {} reaches {largest:.1e}, where one f32 is exact to {:.0e}: give each part `max_sum` \
+             (`regard attend --max-sum`)",
+            path.display(),
+            largest * f32::EPSILON / 2.0
+        );
+    }
 }
 
-fn on_gpu(gpu: &Gpu, parts: &[Part<f32>]) -> Result<Part<f32>> {
-    let upload = |(output, lse): &Part<f32>| -> Result<(Tensor, Tensor)> {
-        Ok((Tensor::upload(gpu, "output", output, DType::F32)?, Tensor::upload(gpu, "lse", lse, DType::F32)?))
+/// m + ln l of each row.
+fn log_sum_exp(max_sum: &Array) -> Array {
+    let shape = max_sum.shape();
+    Array::from_fn(&shape[..shape.len() - 1], |row| max_sum.data()[2 * row] + max_sum.data()[2 * row + 1].ln())
+}
+
+fn borrowed<T>(parts: &[Part<T>]) -> Vec<(&Array<T>, &Array<T>)> {
+    parts.iter().map(|(output, stats)| (output, stats)).collect()
+}
+
+fn on_cpu<T: Float>(by: By, parts: &[Part<T>]) -> Result<Part<T>> {
+    match by {
+        By::LogSumExp => reference::merge(&borrowed(parts)),
+        By::MaxSum => reference::merge_max_sum(&borrowed(parts)),
+    }
+}
+
+fn on_gpu(gpu: &Gpu, by: By, parts: &[Part<f32>]) -> Result<Part<f32>> {
+    let upload = |(output, stats): &Part<f32>| -> Result<(Tensor, Tensor)> {
+        Ok((Tensor::upload(gpu, "output", output, DType::F32)?, Tensor::upload(gpu, "stats", stats, DType::F32)?))
     };
     let tensors = parts.iter().map(upload).collect::<Result<Vec<_>>>()?;
-    let borrowed: Vec<_> = tensors.iter().map(|(output, lse)| (output, lse)).collect();
+    let borrowed: Vec<_> = tensors.iter().map(|(output, stats)| (output, stats)).collect();
     let mut run = Run::new(gpu);
-    let (output, lse) = merge(&mut run, &borrowed)?;
+    let (output, stats) = match by {
+        By::LogSumExp => merge(&mut run, &borrowed)?,
+        By::MaxSum => merge_max_sum(&mut run, &borrowed)?,
+    };
     run.submit()?;
-    Ok((output.download(gpu)?, lse.download(gpu)?))
+    Ok((output.download(gpu)?, stats.download(gpu)?))
 }
 
-fn judge(parts: &[Part<f32>], output: &Array, lse: &Array) -> Result<Verdicts> {
+fn judge(by: By, parts: &[Part<f32>], output: &Array, stats: &Array) -> Result<Verdicts> {
     let widened = |array: &Array| array.map(|&x| f64::from(x));
-    let wide: Vec<_> = parts.iter().map(|(output, lse)| (widened(output), widened(lse))).collect();
-    let (oracle, baseline) = (reference::merge(&borrowed(&wide))?, reference::merge(&borrowed(parts))?);
+    let wide: Vec<_> = parts.iter().map(|(output, stats)| (widened(output), widened(stats))).collect();
+    let (oracle, baseline) = (on_cpu(by, &wide)?, on_cpu(by, parts)?);
+    let name = if by == By::MaxSum { "max_sum" } else { "lse" };
     Ok(vec![
         ("output", compare::judge("output", output, &oracle.0, &baseline.0, DType::F32)?),
-        ("lse", compare::judge("lse", lse, &oracle.1, &baseline.1, DType::F32)?),
+        (name, compare::judge(name, stats, &oracle.1, &baseline.1, DType::F32)?),
     ])
 }

@@ -131,6 +131,22 @@ fn a_bad_baseline_grants_nothing() {
     assert!(!judge("y", &got, &oracle(), &with(3, f32::NAN), DType::F32).unwrap().passed());
 }
 
+/// Twice the error of a baseline that is far off would let anything through.
+#[test]
+fn a_pass_beside_a_baseline_that_is_far_off_says_nothing() {
+    let size = oracle().data().iter().fold(0.0, |size: f64, x| size.max(x.abs()));
+    let by = |share: f64| with(3, (oracle().data()[3] + share * size) as f32);
+    let judged = |baseline: &Array<f32>| judge("y", baseline, &oracle(), baseline, DType::F32).unwrap();
+    assert!(judged(&by(1e-4)).is_sound() && judged(&by(1e-4)).passed());
+    let far = judged(&by(0.02));
+    assert!(far.passed() && !far.is_sound(), "{far:?}");
+    assert!((far.baseline_relative - 0.02).abs() < 1e-4, "{far:?}");
+    assert!(!judged(&with(3, f32::INFINITY)).is_sound() && !judged(&with(3, f32::NAN)).is_sound());
+    // A tensor of small numbers is judged by its own size.
+    let (small, wrong) = (Array::filled(&[2, 3], 1e-30), Array::filled(&[2, 3], 2e-30));
+    assert!(!judge("y", &wrong, &small, &wrong, DType::F32).unwrap().is_sound());
+}
+
 #[test]
 fn half_precision_allows_its_own_rounding_and_no_more() {
     let half = |x: f32| half::f16::from_f32(x).to_f32();

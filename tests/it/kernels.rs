@@ -18,6 +18,8 @@ fn check(rows: &[Row], whole: bool) {
         println!("{}: {} variants, worst error ÷ tolerance {worst:.2}", kernel.name(), of_kernel.len());
         assert!(!whole || !of_kernel.is_empty(), "no case runs `{}`", kernel.name());
     }
+    let unsound: Vec<_> = rows.iter().flat_map(|row| &row.unsound).collect();
+    assert!(unsound.is_empty(), "{unsound:?}");
     let failures: Vec<_> = rows.iter().flat_map(|row| &row.failures).collect();
     let unique: std::collections::BTreeSet<_> = failures.into_iter().collect();
     let list: Vec<_> = unique.iter().map(|s| s.as_str()).collect();

@@ -280,6 +280,26 @@ fn every_option_agrees_with_the_reference_on_both_devices() {
     }
 }
 
+/// Scores of 10^8 and 10^8 + 1 are one in f32: being as exact as that is no pass.
+#[test]
+fn a_check_says_where_f32_itself_is_far_off() {
+    let folder = Folder::new();
+    let key = Array::from_fn(&[1, 1, 6, 2], |k| if k % 2 == 0 { 1e4 } else { (k / 2 % 2) as f32 });
+    let value = Array::from_fn(&[1, 1, 6, 3], |k| (k / 3 % 2) as f32);
+    let inputs = AttentionInputs::new(Array::new(&[1, 1, 1, 2], vec![1e4, 1.0]).unwrap(), key, value);
+    folder.tensors("in.safetensors", &file(&inputs));
+    for device in DEVICES {
+        let line = format!("attend in.safetensors --scale 1 --check --device {device}");
+        let ran = folder.run(&line).ok();
+        assert!(!ran.stdout.contains("pass"), "{}", ran.stdout);
+        // 1/2 in place of e / (1 + e) = 0.731
+        assert!(ran.stdout.contains("f32 arithmetic itself is off by 3.2e-1"), "{}", ran.stdout);
+        let check = folder.run(&format!("{line} --json")).ok().json()["check"].clone();
+        assert!(check["passed"].is_null() && check["outputs"]["output"]["passed"].is_null(), "{check}");
+        assert!(check["outputs"]["output"]["baseline_relative_error"].as_f64().unwrap() > 0.3, "{check}");
+    }
+}
+
 #[test]
 fn check_passes_and_prints_each_result() {
     let folder = Folder::new();

@@ -1,8 +1,8 @@
 //! What `regard attend` reads and writes: ranks, ragged batches, element types, parts, pictures; and what it never reads.
 
 use regard::attention::{Attention, AttentionInputs, Causal, Mask};
-use regard::reference;
 use regard::tensor::{Array, Layout};
+use regard::{compare, reference};
 use safetensors::Dtype;
 use serde_json::json;
 
@@ -125,6 +125,51 @@ fn parts_of_the_keys_merge_to_all_of_them() {
     assert_eq!(ran.status, 2, "{}", ran.stderr);
     let ran = folder.run("merge a.out.safetensors all.safetensors -o out.safetensors --device cpu");
     assert!(ran.status == 2 && ran.refusal().0.starts_with("`output`: expected"), "{}", ran.stderr);
+}
+
+/// By largest score and sum, which scores of any size leave exact; by log-sum-exp there is a note.
+#[test]
+fn parts_with_large_scores_merge_by_largest_score_and_sum() {
+    let folder = Folder::new();
+    let mut all = inputs();
+    all.query.data_mut().fill(0.0);
+    let part = |first: usize, count: usize| {
+        let keys = |a: &Array| a.gather(&Layout::contiguous(a.shape()).narrow(2, first, count).unwrap()).unwrap();
+        let mut part = AttentionInputs::new(all.query.clone(), keys(&all.key), keys(&all.value));
+        part.mask = Some(Mask::Float(Array::filled(&[1], -1e9)));
+        part
+    };
+    for (name, first, count) in [("a", 0, 6), ("b", 6, 1)] {
+        folder.tensors(&format!("{name}.safetensors"), &file(&part(first, count)));
+        let line = format!("attend {name}.safetensors -o {name}.out.safetensors --device cpu");
+        folder.run(&format!("{line} --max-sum")).ok();
+        folder.run(&format!("attend {name}.safetensors -o {name}.lse.safetensors --lse --device cpu")).ok();
+    }
+    // All scores are the same.
+    let want = reference::attention(&Attention::default(), &all).unwrap().output;
+    for device in DEVICES {
+        let line = format!("merge a.out.safetensors b.out.safetensors -o out.safetensors --check --device {device}");
+        let ran = folder.run(&line).ok();
+        assert!(
+            ran.stdout.matches("pass").count() == 2 && !ran.stderr.contains("note:"),
+            "{}{}",
+            ran.stdout,
+            ran.stderr
+        );
+        let out = folder.load("out.safetensors");
+        close(&out.get("output").unwrap(), &want);
+        let pairs = out.get("max_sum").unwrap();
+        assert_eq!(pairs.shape(), [2, 4, 5, 2]);
+        assert!(pairs.data().chunks(2).all(|pair| pair == [-1e9, 7.0]), "{pairs:?}");
+        let line = format!("merge a.lse.safetensors b.lse.safetensors -o out.safetensors --device {device}");
+        let ran = folder.run(&line).ok();
+        let notes: Vec<_> = ran.stderr.lines().filter(|line| line.starts_with("note: `lse` in ")).collect();
+        assert!(notes.len() == 2 && notes[0].contains("a.lse.safetensors"), "{}", ran.stderr);
+        let output = folder.load("out.safetensors").get("output").unwrap();
+        assert!(compare::close("output", &output, &want, 1e-2, 1e-2).unwrap().error > 1.0);
+    }
+    let ran = folder.run("merge a.out.safetensors b.lse.safetensors -o out.safetensors --device cpu");
+    assert!(ran.status == 2 && ran.refusal().0.starts_with("`lse`"), "{}", ran.stderr);
 }
 
 /// NaN, infinities and huge numbers where nothing may look: hidden keys and values, padding, other pages.
