@@ -13,7 +13,8 @@
 //! fused paths a weight that vanishes in f32 is not told from a small one: 0 · ∞ is NaN there.
 //!
 //! A row that sees no key has weights 0, output 0, entropy 0 and log-sum-exp −∞ (that of its sink, if it has one):
-//! decided by the mask, never by the scores.
+//! decided by the mask, never by the scores. A visible score of −∞ weighs 0; a row that sees scores of −∞ only, and has no
+//! finite sink, is NaN where its weights depend on their differences (all but hardmax and monotonic ones).
 //!
 //! Positions. A batch row has K keys (Nk, or its `kv_lengths`) and Q queries (Nq, or its `query_lengths`). The query's
 //! own position among the keys is own(i) = i + offset with offset = K − Q where lengths are given for the keys or the
@@ -213,7 +214,7 @@ pub enum Path {
     Staged,
     /// One kernel with an online softmax (Dao et al. 2022, "FlashAttention"); memory grows with Nq + Nk.
     Fused,
-    /// Fused, for few queries: ranges of keys side by side, joined by their log-sum-exp (Dao et al. 2023,
+    /// Fused, for few queries: ranges of keys side by side, joined by largest score and sum (Dao et al. 2023,
     /// "Flash-Decoding").
     Split,
 }

@@ -18,7 +18,7 @@ pub enum Form {
     Tiled,
     /// As `Tiled`, products by cooperative matrices.
     Cooperative,
-    /// Few queries, the query heads of one key head as rows; ranges of keys side by side, joined by their log-sum-exp.
+    /// Few queries, the query heads of one key head as rows; ranges of keys side by side, joined by largest score and sum.
     Split,
 }
 
@@ -57,7 +57,7 @@ pub struct Tile {
 pub struct FusedPlan {
     /// Kernel and tile.
     pub tile: Tile,
-    /// Keys of one range; ranges are computed side by side and joined by their log-sum-exp. Nk or more for one range.
+    /// Keys of one range; ranges are computed side by side and joined. Nk or more for one range.
     pub range: usize,
 }
 
