@@ -427,7 +427,8 @@ pub struct AttentionInputs<A> {
     /// The alignment before each query: [B, Hq, Nq, Nk] for [`Score::Location`]; [B, Hq, 1, Nk], before the first, for
     /// [`Normalize::Monotonic`]. Read at the K keys of the batch row, 0 beyond them.
     pub previous: Option<A>,
-    /// `[Hq]`: ALiBi slopes (Press et al. 2022).
+    /// `[Hq]`: ALiBi slopes (Press et al. 2022); or [B, Hq] where batch rows have slopes of their own, which are [S, Hq] in
+    /// a ragged batch.
     pub alibi_slopes: Option<A>,
     /// `[Hq]`: a learned logit that takes part in each row's softmax and has no value ("attention sink"). Where keys are cut
     /// into parts to be merged later, give it to one part only.

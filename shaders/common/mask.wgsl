@@ -6,8 +6,8 @@ override ALIBI: bool = false;
 struct Mask {
     view: View,      // broadcast over [B, Hq, Nq, Nk]: repeated axes have stride 0
     mask_keys: u32,  // columns of the mask; keys past them are hidden
-    pad_0: u32,
-    slopes: List,
+    slope_step: u32, // words between two rows of slopes; 0 where all share one
+    slopes: List,    // of the heads: the first row, or the only one
 }
 
 // What is added to the score of a visible pair, and whether it is visible.
@@ -20,7 +20,8 @@ struct Masked {
 fn masked(row: Row, b: u32, h: u32, i: u32, j: u32) -> Masked {
     var out = Masked(0.0, j < params.mask.mask_keys && sees(row, j) && block_visible(b, h, i, j));
     if (ALIBI) {
-        out.bias = -bitcast<f32>(word(params.mask.slopes, h)) * f32(abs(i32(j) - row.own));
+        let slope = vectors[params.mask.slopes.x + row.sequence * params.mask.slope_step + h * params.mask.slopes.y];
+        out.bias = -bitcast<f32>(slope) * f32(abs(i32(j) - row.own));
     }
     if (MASK != 0u && out.visible) {
         let bits = mask[element(params.mask.view, b, h, i, j)];

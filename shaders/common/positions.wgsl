@@ -35,6 +35,7 @@ struct Row {
     first: u32,
     last: u32,
     sinks_last: u32,
+    sequence: u32, // the batch row, or the sequence of a ragged batch
 }
 
 // The last sequence that begins at n or before: empty ones in front of it are passed over.
@@ -59,8 +60,10 @@ fn row_of(b: u32, i: u32) -> Row {
     var local = i;
     var offset = params.positions.offset;
     var real = true;
+    var sequence = b;
     if (SEQUENCES) {
         let n = sequence_of(params.positions.cu_seqlens_q, i);
+        sequence = n;
         let first_query = word(params.positions.cu_seqlens_q, n);
         let last_query = min(word(params.positions.cu_seqlens_q, n + 1u), params.positions.queries);
         real = first_query <= i && i < last_query;
@@ -104,7 +107,7 @@ fn row_of(b: u32, i: u32) -> Row {
         last = 0;
         sinks_last = 0;
     }
-    return Row(own, start, u32(first), u32(max(last, first)), u32(max(sinks_last, i32(start))));
+    return Row(own, start, u32(first), u32(max(last, first)), u32(max(sinks_last, i32(start))), sequence);
 }
 
 fn sees(row: Row, j: u32) -> bool {
@@ -128,5 +131,5 @@ fn both(a: vec2<u32>, b: vec2<u32>) -> vec2<u32> {
 fn join_rows(a: Row, b: Row) -> Row {
     let window = both(vec2<u32>(a.first, a.last), vec2<u32>(b.first, b.last));
     let sinks = both(vec2<u32>(a.start, a.sinks_last), vec2<u32>(b.start, b.sinks_last));
-    return Row(a.own, sinks.x, window.x, window.y, sinks.y);
+    return Row(a.own, sinks.x, window.x, window.y, sinks.y, a.sequence);
 }

@@ -117,7 +117,7 @@ Tensors:
   kv_lengths, query_lengths   [B]: how many keys and queries of a batch row are real
   block_mask                  [B or 1, Hq or 1, Nq / Q, Nk / K] rounded up; BOOL or U8: false = hidden and not
                               computed; with --block-size Q,K
-  alibi_slopes                [Hq]: slope times distance is taken from a score
+  alibi_slopes                [Hq] or [B, Hq]: slope times distance is taken from a score
   sinks                       [Hq]: one more logit in each row of the softmax, without a value
   rotary_cos, rotary_sin      [positions, width / 2], in place of --rotary-base and --rotary-width
   previous                    the alignment before, for --score location and --normalize monotonic-...

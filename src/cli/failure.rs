@@ -48,6 +48,14 @@ impl Failure {
         }
     }
 
+    /// With words before the message.
+    pub(crate) fn among(self, words: &str) -> Self {
+        match self {
+            Self::Message { error, hint, status } => Self::Message { error: format!("{words}: {error}"), hint, status },
+            Self::ClosedPipe => self,
+        }
+    }
+
     /// A failure that is not the request's.
     pub(crate) fn other(error: impl ToString) -> Self {
         Self::Message { error: error.to_string(), hint: None, status: OTHER }

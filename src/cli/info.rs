@@ -1,10 +1,14 @@
 //! `regard info`: every adapter and what the engine makes of it.
 
+mod ways;
+
 use std::fmt::Write;
+use std::sync::Arc;
+use std::time::Duration;
 
 use regard::Gpu;
 use regard::gpu::{Adapter, AdapterKind};
-use regard::plan::Tuning;
+use regard::plan::{Caps, Rungs};
 use serde_json::{Value, json};
 
 use crate::device::{Choice, DeviceArgs};
@@ -12,10 +16,14 @@ use crate::explain::bytes;
 use crate::failure::Outcome;
 use crate::kept;
 use crate::output;
+use ways::Ways;
 
 /// Every adapter: driver, features, limits, and what they enable
 ///
-/// Hardware comes first. --adapter shows only those whose name, driver or backend has it.
+/// Hardware comes first. --adapter shows only those whose name, driver or backend has it. The ways to compute attention
+/// and recurrences are the planner's: those that run in each element type, how many hidden units a recurrence may have
+/// on each path, and what `auto` takes for a few typical problems. --without, --cooperative, --longest-dispatch and what
+/// `regard tune` has measured count, as for every other command.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Print as JSON
@@ -28,21 +36,28 @@ pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
     let adapters: Vec<Adapter> =
         Gpu::adapters().into_iter().filter(|a| device.adapter().is_none_or(|wanted| a.matches(wanted))).collect();
     let taken = taken(device, &adapters);
-    let tuning = |adapter: &Adapter| kept::load(adapter, !device.no_tune).tuning;
+    let mut told = Vec::with_capacity(adapters.len());
+    for adapter in &adapters {
+        let mut has = adapter.clone();
+        has.caps = caps(adapter, device);
+        let unasked = Rungs { cooperative: !device.cooperative, ..Rungs::default() };
+        let ways = Ways::of(&has.caps, &has.caps.without(unasked))?;
+        told.push((has, ways));
+    }
     if args.json {
         return output::print_json(&json!({
-            "adapters": adapters.iter().map(|adapter| adapter_json(adapter, &tuning(adapter))).collect::<Vec<_>>(),
+            "adapters": told.iter().map(|(adapter, ways)| adapter_json(adapter, ways)).collect::<Vec<_>>(),
             "device": device.device.name(),
             "takes": taken.map_or(json!("cpu"), |a| json!(a.name)),
         }));
     }
     let mut out = String::new();
-    for adapter in &adapters {
-        out.push_str(&adapter_text(adapter, &tuning(adapter)));
+    for (adapter, ways) in &told {
+        out.push_str(&adapter_text(adapter, ways));
         out.push('\n');
     }
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let _ = writeln!(out, "CPU\n  reference    f32, f64 (for --check) on {threads} threads\n");
+    let _ = writeln!(out, "CPU\n  reference      f32, f64 (for --check) on {threads} threads\n");
     let name = taken.map_or("the CPU".to_owned(), |a| a.name.clone());
     let _ = writeln!(out, "`--device {}` takes {name}", device.device.name());
     output::print(&out)?;
@@ -59,13 +74,13 @@ fn taken<'a>(device: &DeviceArgs, adapters: &'a [Adapter]) -> Option<&'a Adapter
     adapters.first().filter(|_| device.device != Choice::Cpu).filter(fits)
 }
 
-/// What can run on it.
-fn paths(adapter: &Adapter) -> Vec<&'static str> {
-    let mut paths = vec!["staged attention f32", "recurrent f32"];
-    if adapter.caps.f16 {
-        paths.extend(["staged attention f16", "recurrent f16"]);
+/// What the planner goes by on an adapter, by the options of every command; cooperative matrices if there are any.
+fn caps(adapter: &Adapter, device: &DeviceArgs) -> Caps {
+    Caps {
+        tuning: Arc::new(kept::load(adapter, !device.no_tune).tuning),
+        longest_dispatch: Duration::from_millis(device.longest_dispatch.into()),
+        ..adapter.caps.without(device.without())
     }
-    paths
 }
 
 /// The cooperative matrices that an adapter lists, and those that `--cooperative` would use.
@@ -78,15 +93,15 @@ fn cooperative(adapter: &Adapter) -> String {
     }
 }
 
-fn adapter_text(adapter: &Adapter, tuning: &Tuning) -> String {
+fn adapter_text(adapter: &Adapter, ways: &Ways) -> String {
     let caps = &adapter.caps;
+    let tuning = &caps.tuning;
     let has = |there: bool, text: String| if there { text } else { "no".to_owned() };
     let (least, most) = (caps.min_subgroup, caps.max_subgroup);
     let rows = [
         ("type", adapter.kind.to_string()),
         ("backend", adapter.backend.clone()),
         ("driver", adapter.driver.clone()),
-        ("paths", paths(adapter).join(", ")),
         ("f16", has(caps.f16, "yes".to_owned())),
         ("subgroups", has(caps.subgroups, format!("{least} to {most} lanes"))),
         ("cooperative", cooperative(adapter)),
@@ -114,21 +129,25 @@ fn adapter_text(adapter: &Adapter, tuning: &Tuning) -> String {
         ),
     ];
     let mut out = format!("{}\n", adapter.name);
-    for (heading, text) in rows {
-        let _ = writeln!(out, "  {heading:<12} {text}");
+    let rows = rows.into_iter().map(|(heading, text)| (heading.to_owned(), text));
+    for (heading, text) in rows.chain(ways.rows()) {
+        let _ = writeln!(out, "  {heading:<14} {text}");
     }
     out
 }
 
-fn adapter_json(adapter: &Adapter, tuning: &Tuning) -> Value {
+fn adapter_json(adapter: &Adapter, ways: &Ways) -> Value {
     let caps = &adapter.caps;
+    let [attention, recurrent] = ways.json();
     json!({
         "name": adapter.name,
         "driver": adapter.driver,
         "backend": adapter.backend,
         "type": adapter.kind.to_string(),
-        "paths": paths(adapter),
-        "tuned_shapes": tuning.len(),
+        "paths": ways.paths(),
+        "attention": attention,
+        "recurrent": recurrent,
+        "tuned_shapes": caps.tuning.len(),
         "features": {
             "f16": caps.f16,
             "subgroups": caps.subgroups,

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::device::{Device, DeviceArgs};
 use crate::example;
-use crate::failure::Outcome;
+use crate::failure::{Failure, Outcome};
 use crate::heatmap::Panel;
 use crate::output::{self, Warnings};
 use crate::picture;
@@ -30,8 +30,13 @@ const PICTURED: usize = 12;
 /// Write texts in another script, with a sequence-to-sequence model with attention
 ///
 /// Each TEXT, or each line of standard input, gives one line of output. Lines are answered in batches as they come; an
-/// answer never depends on the other lines. Characters that the model does not know are skipped or replaced, with a
-/// warning on standard error.
+/// answer never depends on the other lines. Words are answered one by one where the model's card splits them.
+///
+/// Marks of text direction (bidi controls) count for nothing. Characters that the model does not know, those of another
+/// script among them, are skipped, or read as the token that the card has for them, with one warning on standard error
+/// that names them. A text of which nothing is left gives an empty line and a warning; the lines after it are answered,
+/// and the exit status is 0. A text that is refused (longer than 65,536 characters or a line over 1 MiB, or where its
+/// card asks for it) gives an empty line and a warning too, the others are answered, and the exit status is 2.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLES)]
 pub(crate) struct Args {
@@ -59,7 +64,8 @@ pub(crate) struct Args {
     /// Also run each text alone on the CPU; exit 1 if an answer differs
     #[arg(long)]
     check: bool,
-    /// One JSON object a line: input, output, score, candidates, weights
+    /// One JSON object a line: input, output, score, candidates, weights, source_labels, target_labels, warnings (what was
+    /// skipped, replaced or cut off), error (why the text was refused, else null)
     #[arg(long)]
     json: bool,
 }
@@ -101,7 +107,8 @@ pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
             stream.answer(network.as_mut(), &batch)?;
         }
     } else {
-        let line = |text: &String| Line { text: text.clone(), replaced: false, bytes: text.len() as u64 };
+        let line =
+            |text: &String| Line { text: text.clone(), replaced: false, refused: None, bytes: text.len() as u64 };
         let texts: Vec<Line> = args.texts.iter().map(line).collect();
         for batch in texts.chunks(BATCH) {
             stream.answer(network.as_mut(), batch)?;
@@ -143,6 +150,8 @@ struct Stream<'a> {
     /// Number of lines answered.
     answered: usize,
     panels: Vec<Panel>,
+    /// Lines that were refused, and the failure of the first.
+    refused: Option<(usize, Failure)>,
     compared: Option<Compared<'a>>,
 }
 
@@ -170,60 +179,76 @@ impl<'a> Stream<'a> {
             progress: Counter::new(total),
             answered: 0,
             panels: Vec::new(),
+            refused: None,
             compared: args.check.then(|| Compared::new(model, decoding)).transpose()?,
         })
     }
 
-    /// Answers some lines, in order, and hands the answers over at once. Where a line is refused, those before it are
-    /// answered first.
+    /// Answers some lines, in order, and hands the answers over at once. A line that is refused keeps its place.
     fn answer(&mut self, network: &mut dyn Network, lines: &[Line]) -> Outcome {
-        let source = |line: &Line| SourceText { text: line.text.clone(), options: self.options.clone() };
-        let mut sources: Vec<SourceText> = Vec::new();
-        let mut refused = None;
+        let mut sources = Vec::new();
+        let mut fates = Vec::with_capacity(lines.len());
         for line in lines {
-            let source = source(line);
-            match self.model.read(&source) {
-                Ok(_) => sources.push(source),
-                Err(error) => {
-                    refused = Some(error);
-                    break;
-                }
+            let source = SourceText { text: line.text.clone(), options: self.options.clone() };
+            fates.push(match &line.refused {
+                Some(reason) => Fate::Refused(Error::Text { text: line.text.clone(), reason: reason.clone() }),
+                None if line.text.trim().is_empty() => Fate::Blank,
+                None => match self.model.read(&source) {
+                    Ok(_) => {
+                        sources.push(source);
+                        Fate::Read
+                    }
+                    Err(error @ Error::Text { .. }) => Fate::Refused(error),
+                    Err(error) => return Err(error.into()),
+                },
+            });
+        }
+        let answers = match sources.is_empty() {
+            true => Vec::new(),
+            false => transliterate(self.model, network, &sources, &self.decoding)?,
+        };
+        if let Some(compared) = &mut self.compared {
+            compared.add(&sources, &answers)?;
+        }
+        let mut answers = answers.into_iter();
+        let mut out = String::new();
+        for (line, fate) in lines.iter().zip(fates) {
+            self.answered += 1;
+            let answer = match fate {
+                Fate::Read => answers.next(),
+                Fate::Blank | Fate::Refused(_) => None,
+            };
+            let reason = match &fate {
+                Fate::Refused(Error::Text { reason, .. }) => Some(reason.as_str()),
+                _ => None,
+            };
+            self.tell(line, answer.as_ref(), reason);
+            out.push_str(&self.line(&line.text, answer.as_ref(), reason));
+            if let Fate::Refused(error) = fate {
+                self.refused.get_or_insert_with(|| (0, error.into())).0 += 1;
             }
         }
-        let read: Vec<SourceText> = sources.iter().filter(|s| !s.text.trim().is_empty()).cloned().collect();
-        let mut answers =
-            if read.is_empty() { Vec::new() } else { transliterate(self.model, network, &read, &self.decoding)? };
-        if let Some(compared) = &mut self.compared {
-            compared.add(&read, &answers)?;
-        }
-        let mut answers = answers.drain(..);
-        let mut out = String::new();
-        for (source, line) in sources.iter().zip(lines) {
-            self.answered += 1;
-            let answer = if source.text.trim().is_empty() { None } else { answers.next() };
-            self.tell(line, answer.as_ref());
-            out.push_str(&self.line(&source.text, answer.as_ref()));
-        }
         self.progress.pause(|| output::print(&out))?;
-        self.progress.advance(sources.len(), lines.iter().map(|line| line.bytes).sum());
-        refused.map_or(Ok(()), |error| Err(error.into()))
+        self.progress.advance(lines.len(), lines.iter().map(|line| line.bytes).sum());
+        Ok(())
     }
 
     /// Warnings of one line.
-    fn tell(&mut self, line: &Line, answer: Option<&Transliteration>) {
+    fn tell(&mut self, line: &Line, answer: Option<&Transliteration>, refused: Option<&str>) {
         let place = if self.args.texts.is_empty() { "line" } else { "text" };
         let replaced = line.replaced.then(|| "bytes that are no UTF-8 were replaced".to_owned());
+        let refused = refused.map(|reason| format!("not answered: {reason}"));
         let warnings = answer.map_or(&[][..], |answer| &answer.warnings);
-        for warning in replaced.iter().chain(warnings) {
+        for warning in replaced.iter().chain(&refused).chain(warnings) {
             let text = format!("{place} {}: {warning}", self.answered);
             self.progress.pause(|| self.warnings.add(&text));
         }
     }
 
     /// What goes to standard output for one line.
-    fn line(&mut self, input: &str, answer: Option<&Transliteration>) -> String {
+    fn line(&mut self, input: &str, answer: Option<&Transliteration>, refused: Option<&str>) -> String {
         if self.args.json {
-            return format!("{}\n", answer.map_or_else(|| empty(input), object));
+            return format!("{}\n", answer.map_or_else(|| empty(input, refused), object));
         }
         let Some(answer) = answer else { return "\n".to_owned() };
         let candidates: Vec<&str> = answer.candidates.iter().map(|c| c.text.as_str()).collect();
@@ -255,11 +280,23 @@ impl<'a> Stream<'a> {
                 picture::save(path, &picture::alignments(&title, std::mem::take(&mut self.panels)))?;
             }
         }
-        match self.compared {
-            Some(compared) => compared.finish(),
+        self.compared.map_or(Ok(()), Compared::finish)?;
+        match self.refused {
             None => Ok(()),
+            Some((1, failure)) => Err(failure),
+            Some((count, failure)) => Err(failure.among(&format!("{count} texts were refused, the first of them"))),
         }
     }
+}
+
+/// What becomes of a line.
+enum Fate {
+    /// It is among the texts that the model answers.
+    Read,
+    /// There is nothing on it.
+    Blank,
+    /// By [`Error::Text`].
+    Refused(Error),
 }
 
 /// An answer as a JSON object.
@@ -274,11 +311,12 @@ fn object(answer: &Transliteration) -> Value {
         "source_labels": answer.source_labels,
         "target_labels": answer.target_labels,
         "warnings": answer.warnings,
+        "error": null,
     })
 }
 
-/// The object of a blank line.
-fn empty(input: &str) -> Value {
+/// The object of a line that is blank or refused.
+fn empty(input: &str, refused: Option<&str>) -> Value {
     json!({
         "input": input,
         "output": "",
@@ -288,6 +326,7 @@ fn empty(input: &str) -> Value {
         "source_labels": [],
         "target_labels": [],
         "warnings": [],
+        "error": refused,
     })
 }
 

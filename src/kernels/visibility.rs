@@ -33,7 +33,7 @@ params! {
     struct MaskParams {
         view: View4,
         mask_keys: u32,
-        pad_0: u32,
+        slope_step: u32,
         slopes: [u32; 2],
     }
 }
@@ -271,6 +271,7 @@ impl Visibility {
             mask_tiles::record(recording, caps, map, mask, mask_kind, target)?;
             tiles = map.params(target);
         }
+        let [slopes, slope_step, head_step] = slopes(vectors.view(4));
         Ok(Self {
             vectors: vectors.binding,
             mask: read(inputs.mask.as_ref().map(Mask::tensor)),
@@ -292,8 +293,8 @@ impl Visibility {
             masked: MaskParams {
                 view: masked.as_ref().map_or(Ok(no_view), View4::new)?,
                 mask_keys: p.mask_keys as u32,
-                pad_0: 0,
-                slopes: vectors.list(4),
+                slope_step,
+                slopes: [slopes, head_step],
             },
             blocks: BlockParams {
                 view: match &inputs.block_mask {
@@ -362,4 +363,15 @@ impl Visibility {
     pub fn mask_overrides(&self) -> &[Override] {
         &self.overrides
     }
+}
+
+/// Where slopes [rows, Hq] lie in `vectors`: index of the first, words between rows and between heads; slopes [Hq] are
+/// the same for every row.
+fn slopes(view: Option<&View>) -> [u32; 3] {
+    let Some(layout) = view.map(|view| &view.layout) else { return [0; 3] };
+    let [row, head] = match layout.strides[..] {
+        [row, head] => [row, head],
+        _ => [0, layout.strides.first().copied().unwrap_or(0)],
+    };
+    [layout.offset, row, head].map(|n| n as u32)
 }

@@ -22,6 +22,11 @@ pub enum Form {
     Split,
 }
 
+impl Form {
+    /// Every form.
+    pub const ALL: [Self; 4] = [Self::Rows, Self::Tiled, Self::Cooperative, Self::Split];
+}
+
 impl std::fmt::Display for Form {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {

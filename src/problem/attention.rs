@@ -1,6 +1,8 @@
 //! Attention with its numbers checked.
 
-use super::options::{check_blocks, check_options, check_previous, check_rotary, check_score, paged, ragged};
+use super::options::{
+    check_blocks, check_options, check_previous, check_rotary, check_score, check_slopes, paged, ragged,
+};
 use super::{bounded, nonzero, rank4, same, vector};
 use crate::attention::{Attention, AttentionInputs, AttentionOutputs, Causal, Mask, Score, ScoreMod};
 use crate::error::{Error, Result};
@@ -91,7 +93,7 @@ impl AttentionProblem {
         };
         vector("kv_lengths", inputs.kv_lengths, batch, "batch")?;
         vector("query_lengths", inputs.query_lengths, batch, "batch")?;
-        vector("alibi_slopes", inputs.alibi_slopes, query_heads, "query heads")?;
+        check_slopes(inputs.alibi_slopes, batch, sequences, query_heads)?;
         vector("sinks", inputs.sinks, query_heads, "query heads")?;
 
         check_blocks(options, inputs.block_mask, [batch, query_heads, queries, keys])?;
@@ -260,7 +262,7 @@ pub fn diagonal(options: &Attention, problem: &AttentionProblem) -> i64 {
 /// A past is [B, Hkv, P, D] with P ≥ 0; returns P.
 fn past_length(name: &str, shape: &[usize], [batch, heads, dim]: [usize; 3]) -> Result<usize> {
     let &[b, h, length, d] = shape else {
-        return Err(Error::shape(name, "rank", 4, shape.len()));
+        return Err(Error::shape(name, "rank", "4 [B, Hkv, P, D]", format!("{} {shape:?}", shape.len())));
     };
     same(name, "axis 0 (batch)", batch, b)?;
     same(name, "axis 1 (heads)", heads, h)?;
@@ -275,7 +277,8 @@ fn past_length(name: &str, shape: &[usize], [batch, heads, dim]: [usize; 3]) -> 
 pub(super) fn check_mask(shape: &[usize], full: [usize; 4]) -> Result<usize> {
     const AXES: [&str; 4] = ["batch", "query heads", "queries", "keys"];
     if shape.is_empty() || shape.len() > 4 {
-        return Err(Error::shape("mask", "rank", "1 to 4", shape.len()));
+        let expected = format!("1 to 4, broadcast to {full:?}");
+        return Err(Error::shape("mask", "rank", expected, format!("{} {shape:?}", shape.len())));
     }
     nonzero("mask", shape)?;
     let lead = 4 - shape.len();

@@ -51,7 +51,7 @@ pub(crate) fn same(name: &str, axis: &str, expected: usize, found: usize) -> Res
 pub(crate) fn vector(name: &str, shape: Option<&[usize]>, expected: usize, of: &str) -> Result<()> {
     match shape {
         Some(&[found]) => same(name, &format!("axis 0 ({of})"), expected, found),
-        Some(shape) => Err(Error::shape(name, "rank", 1, shape.len())),
+        Some(shape) => Err(Error::shape(name, "rank", format!("1 [{expected}]"), format!("{} {shape:?}", shape.len()))),
         None => Ok(()),
     }
 }

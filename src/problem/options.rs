@@ -11,25 +11,26 @@ pub(super) fn check_score(
     key_dim: usize,
 ) -> Result<usize> {
     let weights = &inputs.score;
-    let matrix = |name: &str, shape: Option<&[usize]>| -> Result<Option<[usize; 2]>> {
+    let matrix = |name: &str, axes: &str, shape: Option<&[usize]>| -> Result<Option<[usize; 2]>> {
         match shape {
             None => Ok(None),
             Some(&[rows, columns]) => {
                 nonzero(name, &[rows, columns])?;
                 Ok(Some([rows, columns]))
             }
-            Some(shape) => Err(Error::shape(name, "rank", 2, shape.len())),
+            Some(shape) => Err(Error::shape(name, "rank", format!("2 {axes}"), format!("{} {shape:?}", shape.len()))),
         }
     };
     let unused = |names: &[(&str, bool)]| match names.iter().find(|(_, given)| *given) {
         Some((name, _)) => Err(Error::option("score", format!("{score:?} has no parameter `{name}`: leave it out"))),
         None => Ok(()),
     };
-    let weight = matrix("score.weight", weights.weight)?;
-    let query_weight = matrix("score.query_weight", weights.query_weight)?;
-    let key_weight = matrix("score.key_weight", weights.key_weight)?;
-    let filter = matrix("score.location_filter", weights.location_filter)?;
-    let location_weight = matrix("score.location_weight", weights.location_weight)?;
+    let weight =
+        matrix("score.weight", if score == Score::Concat { "[A, Dq + Dk]" } else { "[Dq, Dk]" }, weights.weight)?;
+    let query_weight = matrix("score.query_weight", "[A, Dq]", weights.query_weight)?;
+    let key_weight = matrix("score.key_weight", "[A, Dk]", weights.key_weight)?;
+    let filter = matrix("score.location_filter", "[C, W]", weights.location_filter)?;
+    let location_weight = matrix("score.location_weight", "[A, C]", weights.location_weight)?;
     let (v, bias) = (weights.v.is_some(), weights.bias.is_some());
     if score != Score::Location {
         unused(&[("score.location_filter", filter.is_some()), ("score.location_weight", location_weight.is_some())])?;
@@ -214,6 +215,29 @@ pub(super) fn check_blocks(options: &Attention, mask: Option<&[usize]>, full: [u
     }
     same("block_mask", "axis 2 (blocks of queries)", blocks[2], q)?;
     same("block_mask", "axis 3 (blocks of keys)", blocks[3], k)
+}
+
+/// Slopes [Hq], or [B, Hq] where batch rows differ; a ragged batch has S sequences in place of B rows.
+pub(super) fn check_slopes(
+    slopes: Option<&[usize]>,
+    batch: usize,
+    sequences: Option<usize>,
+    heads: usize,
+) -> Result<()> {
+    const NAME: &str = "alibi_slopes";
+    let (rows, of) = sequences.map_or((batch, "batch"), |sequences| (sequences, "sequences"));
+    match slopes {
+        None => Ok(()),
+        Some(&[found]) => same(NAME, "axis 0 (query heads)", heads, found),
+        Some(&[found_rows, found]) => {
+            same(NAME, &format!("axis 0 ({of})"), rows, found_rows)?;
+            same(NAME, "axis 1 (query heads)", heads, found)
+        }
+        Some(shape) => {
+            let expected = format!("1 [{heads}] (query heads), or 2 [{rows}, {heads}] ({of}, query heads)");
+            Err(Error::shape(NAME, "rank", expected, format!("{} {shape:?}", shape.len())))
+        }
+    }
 }
 
 pub(super) fn check_previous(options: &Attention, previous: Option<&[usize]>, full: [usize; 4]) -> Result<()> {

@@ -112,7 +112,8 @@ impl RnnProblem {
                 let name = |stem: &str| format!("{stem}_l{l}{suffix}");
                 let matrix = |stem: &str, shape: &[usize], rows: [&str; 2], [n, k]: [usize; 2]| -> Result<()> {
                     let &[found_rows, found] = shape else {
-                        return Err(Error::shape(name(stem), "rank", 2, shape.len()));
+                        let found = format!("{} {shape:?}", shape.len());
+                        return Err(Error::shape(name(stem), "rank", format!("2 [{n}, {k}]"), found));
                     };
                     nonzero(&name(stem), shape)?;
                     same(&name(stem), rows[0], n, found_rows)?;

@@ -11,6 +11,7 @@ mod cpu;
 mod gpu;
 mod layers;
 mod network;
+mod prepare;
 mod search;
 mod text;
 

@@ -2,10 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use unicode_normalization::UnicodeNormalization;
-
 use super::card::check::LONGEST;
-use super::card::{Card, Part, Prepare, TooLong, Unknown};
+use super::card::{Card, Part, TooLong, Unknown};
+use super::prepare::prepare;
 use crate::error::{Error, Result};
 
 /// A text to read, with values for the options of the model's source.
@@ -55,12 +54,6 @@ pub(super) struct Symbols {
     pub(super) always_forbidden: Vec<u32>,
 }
 
-/// A token that stands in for a symbol without one, and what that symbol was.
-enum Symbol<'a> {
-    Known(u32),
-    Unknown(&'a str),
-}
-
 impl Symbols {
     /// Of a card that has been checked.
     pub(super) fn new(card: &Card) -> Self {
@@ -88,24 +81,34 @@ impl Symbols {
             let known = if known.is_empty() { "no such options".to_owned() } else { known.join(", ") };
             return Err(Error::option(option, format!("model `{}` has {known}", card.name)));
         }
-        let mut reader = Reader { symbols: self, card, text, warnings: Vec::new(), warned: BTreeSet::new() };
+        let mut reader = Reader { symbols: self, card, text, skipped: Named::default(), replaced: Named::default() };
         let count = text.text.chars().count();
         if count > LONGEST {
             return Err(reader.refuse(format!("{count} characters, at most {LONGEST} are read at once")));
         }
-        let (prepared, split) = prepare(&card.source.prepare, &text.text);
-        let mut sources = Vec::new();
-        if split {
-            for word in prepared.split_whitespace() {
-                sources.extend(reader.source(word)?);
+        let mut warnings = Vec::new();
+        let mut read = Vec::new();
+        for part in prepare(&card.source.prepare, &text.text) {
+            let characters = reader.characters(&part)?;
+            if !characters.is_empty() {
+                read.push(reader.cut(characters, &mut warnings)?);
             }
-        } else {
-            sources.extend(reader.source(&prepared)?);
+        }
+        let count = read.len();
+        let mut sources = Vec::with_capacity(count);
+        for (n, characters) in read.into_iter().enumerate() {
+            let place = if count == 1 { None } else { Some(n + 1 == count) };
+            sources.push(reader.source(characters, place, &mut warnings)?);
         }
         if sources.is_empty() {
-            reader.warnings.push("nothing in it that the model reads".to_owned());
+            warnings.push("nothing in it that the model reads".to_owned());
         }
-        Ok(Prepared { sources, warnings: reader.warnings })
+        let unread = reader.skipped.told("skipped").into_iter();
+        let stand_in = match &card.source.unknown {
+            Unknown::Token(token) => reader.replaced.told(&format!("read as `{token}`")),
+            _ => None,
+        };
+        Ok(Prepared { sources, warnings: unread.chain(stand_in).chain(warnings).collect() })
     }
 
     /// The text of target ids, up to the end token.
@@ -126,13 +129,53 @@ impl Symbols {
     }
 }
 
+/// Characters to be named in a warning: each once, in the order of the text.
+#[derive(Default)]
+struct Named {
+    seen: BTreeSet<char>,
+    first: Vec<char>,
+}
+
+impl Named {
+    /// Characters written out; more are counted.
+    const SHOWN: usize = 8;
+
+    fn add(&mut self, characters: impl IntoIterator<Item = char>) {
+        for c in characters {
+            if self.seen.insert(c) && self.first.len() < Self::SHOWN {
+                self.first.push(c);
+            }
+        }
+    }
+
+    /// `what` was done to them, in a sentence; nothing if there are none.
+    fn told(&self, what: &str) -> Option<String> {
+        let symbols = match self.seen.len() {
+            0 => return None,
+            1 => "is not among the model's symbols",
+            _ => "are not among the model's symbols",
+        };
+        Some(format!("{} {symbols}: {what}", self.names()))
+    }
+
+    fn names(&self) -> String {
+        let name = |c: &char| format!("`{}` (U+{:04X})", c.escape_debug(), u32::from(*c));
+        let mut names = self.first.iter().map(name).collect::<Vec<_>>().join(", ");
+        if self.seen.len() > self.first.len() {
+            names.push_str(&format!(" and {} more", self.seen.len() - self.first.len()));
+        }
+        names
+    }
+}
+
 struct Reader<'a> {
     symbols: &'a Symbols,
     card: &'a Card,
     text: &'a SourceText,
-    warnings: Vec<String>,
-    /// Symbols that a warning has named.
-    warned: BTreeSet<String>,
+    /// Characters that were left out.
+    skipped: Named,
+    /// Characters that a token stands in for.
+    replaced: Named,
 }
 
 impl Reader<'_> {
@@ -145,72 +188,48 @@ impl Reader<'_> {
         Error::Text { text, reason }
     }
 
-    fn warn_once(&mut self, symbol: &str, warning: String) {
-        if self.warned.insert(symbol.to_owned()) {
-            self.warnings.push(warning);
-        }
-    }
-
-    /// The id of a symbol, or what the card puts in its place.
-    fn id(&mut self, symbol: Symbol) -> Result<Option<u32>> {
-        let unknown = match symbol {
-            Symbol::Known(id) => return Ok(Some(id)),
-            Symbol::Unknown(unknown) => unknown,
-        };
-        let mut chars = unknown.chars();
-        let name = match (chars.next(), chars.next()) {
-            (Some(c), None) => format!("`{}` (U+{:04X})", c.escape_debug(), u32::from(c)),
-            _ => format!("`{unknown}`"),
-        };
-        match &self.card.source.unknown {
-            Unknown::Error => {
-                Err(self.refuse(format!("{name} is not among the symbols of model `{}`", self.card.name)))
-            }
-            Unknown::Drop => {
-                self.warn_once(unknown, format!("{name} is not among the model's symbols: skipped"));
-                Ok(None)
-            }
-            Unknown::Token(token) => {
-                self.warn_once(unknown, format!("{name} is not among the model's symbols: read as `{token}`"));
-                Ok(self.symbols.source.get(token).copied())
-            }
-        }
-    }
-
-    fn symbol<'s>(&self, token: &'s str) -> Symbol<'s> {
-        self.symbols.source.get(token).map_or(Symbol::Unknown(token), |&id| Symbol::Known(id))
-    }
-
-    /// The token of an option: of its value by the map, else by the template, else the default.
-    fn option(&mut self, name: &str) -> Result<Option<u32>> {
-        let (card, text) = (self.card, self.text);
-        let Some(option) = card.source.options.get(name) else { return Ok(None) };
-        let token = match text.options.get(name).filter(|value| !value.is_empty()) {
-            None => option.default.clone(),
-            Some(value) => match (option.map.get(value), &option.template) {
-                (Some(token), _) => token.clone(),
-                (None, Some(template)) => template.replace("{}", &value.to_uppercase()),
-                (None, None) => {
-                    let warning = format!("{name} `{value}` is not known to the model: read as `{}`", option.default);
-                    self.warn_once(value, warning);
-                    option.default.clone()
+    /// The ids of a part's characters; none where it has no character that the model knows, white space aside.
+    fn characters(&mut self, part: &str) -> Result<Vec<u32>> {
+        let card = self.card;
+        let reads = |c: char| card.source.reads.as_ref().is_none_or(|ranges| ranges.iter().any(|r| r.contains(c)));
+        let (mut ids, mut unknown, mut knows) = (Vec::new(), Vec::new(), false);
+        for c in part.chars() {
+            let id = self.symbols.source.get(c.encode_utf8(&mut [0; 4])).copied();
+            match id {
+                _ if !reads(c) => self.skipped.add([c]),
+                Some(id) => {
+                    knows |= !c.is_whitespace();
+                    ids.push(id);
                 }
-            },
-        };
-        self.id(self.symbol(&token))
+                None => {
+                    unknown.push(c);
+                    if let Unknown::Token(token) = &card.source.unknown {
+                        ids.extend(self.symbols.source.get(token));
+                    }
+                }
+            }
+        }
+        match &card.source.unknown {
+            Unknown::Error if !unknown.is_empty() => {
+                let mut named = Named::default();
+                named.add(unknown);
+                let known = if named.seen.len() == 1 { "is not" } else { "are not" };
+                return Err(self.refuse(format!(
+                    "{} {known} among the symbols of model `{}`",
+                    named.names(),
+                    card.name
+                )));
+            }
+            Unknown::Token(_) if knows => self.replaced.add(unknown),
+            _ => self.skipped.add(unknown),
+        }
+        Ok(if knows { ids } else { Vec::new() })
     }
 
-    /// One source; none when nothing of the text is among the model's symbols.
-    fn source(&mut self, text: &str) -> Result<Option<Source>> {
+    /// The characters that a source has room for.
+    fn cut(&self, mut characters: Vec<u32>, warnings: &mut Vec<String>) -> Result<Vec<u32>> {
         let spec = &self.card.source;
         let room = spec.pad_to.or(spec.max_length).unwrap_or(LONGEST) - (spec.build.len() - 1);
-        let mut characters = Vec::new();
-        for c in text.chars() {
-            characters.extend(self.id(self.symbol(c.encode_utf8(&mut [0; 4])))?);
-        }
-        if characters.is_empty() {
-            return Ok(None);
-        }
         let count = characters.len();
         if count > room {
             let (range, which) = match spec.too_long {
@@ -219,14 +238,72 @@ impl Reader<'_> {
                 TooLong::Error => return Err(self.refuse(format!("{count} characters, the model reads {room}"))),
             };
             characters = characters[range].to_vec();
-            self.warnings.push(format!("{count} characters, the model reads {room}: only the {which} {room} are read"));
+            warnings.push(format!("{count} characters, the model reads {room}: only the {which} {room} are read"));
         }
+        Ok(characters)
+    }
+
+    /// The id of a token that stands in no text: a fixed one of the build, or an option's.
+    fn token(&self, token: &str, warnings: &mut Vec<String>) -> Result<Option<u32>> {
+        let symbols = &self.symbols.source;
+        if let Some(&id) = symbols.get(token) {
+            return Ok(Some(id));
+        }
+        let mut warn = |what: &str| {
+            let warning = format!("`{token}` is not among the model's symbols: {what}");
+            if !warnings.contains(&warning) {
+                warnings.push(warning);
+            }
+        };
+        match &self.card.source.unknown {
+            Unknown::Error => {
+                Err(self.refuse(format!("`{token}` is not among the symbols of model `{}`", self.card.name)))
+            }
+            Unknown::Drop => {
+                warn("skipped");
+                Ok(None)
+            }
+            Unknown::Token(other) => {
+                warn(&format!("read as `{other}`"));
+                Ok(symbols.get(other).copied())
+            }
+        }
+    }
+
+    /// The token of an option: of its value by the map, else by the template, else the default. `place` tells whether
+    /// one of several sources is the last.
+    fn option(&self, name: &str, place: Option<bool>, warnings: &mut Vec<String>) -> Result<Option<u32>> {
+        let Some(option) = self.card.source.options.get(name) else { return Ok(None) };
+        let token = match self.text.options.get(name).filter(|value| !value.is_empty()) {
+            None => match (&option.several, place) {
+                (Some(several), Some(true)) => several.last.clone(),
+                (Some(several), Some(false)) => several.others.clone(),
+                _ => option.default.clone(),
+            },
+            Some(value) => match (option.map.get(value), &option.template) {
+                (Some(token), _) => token.clone(),
+                (None, Some(template)) => template.replace("{}", &value.to_uppercase()),
+                (None, None) => {
+                    let warning = format!("{name} `{value}` is not known to the model: read as `{}`", option.default);
+                    if !warnings.contains(&warning) {
+                        warnings.push(warning);
+                    }
+                    option.default.clone()
+                }
+            },
+        };
+        self.token(&token, warnings)
+    }
+
+    /// The source around the characters of a part.
+    fn source(&self, mut characters: Vec<u32>, place: Option<bool>, warnings: &mut Vec<String>) -> Result<Source> {
+        let spec = &self.card.source;
         let mut ids = Vec::new();
         for part in &spec.build {
             match part {
                 Part::Text => ids.append(&mut characters),
-                Part::Option(name) => ids.extend(self.option(name)?),
-                Part::Token(token) => ids.extend(self.id(self.symbol(token))?),
+                Part::Option(name) => ids.extend(self.option(name, place, warnings)?),
+                Part::Token(token) => ids.extend(self.token(token, warnings)?),
             }
         }
         let real = ids.len();
@@ -234,34 +311,6 @@ impl Reader<'_> {
         let mut labels: Vec<String> = ids.iter().map(label).collect();
         ids.resize(real.max(spec.pad_to.unwrap_or(0)), spec.pad_id);
         labels.resize(ids.len(), String::new());
-        Ok(Some(Source { ids, real, labels }))
+        Ok(Source { ids, real, labels })
     }
-}
-
-/// A text after the steps of the card, and whether it is to be split at spaces.
-fn prepare(steps: &[Prepare], text: &str) -> (String, bool) {
-    let (mut text, mut split) = (text.to_owned(), false);
-    for step in steps {
-        text = match step {
-            Prepare::Nfkc => text.nfkc().collect(),
-            Prepare::Lowercase => text.to_lowercase(),
-            Prepare::Drop(ranges) => text.chars().filter(|&c| !ranges.iter().any(|r| r.contains(c))).collect(),
-            Prepare::Space(ranges) => {
-                text.chars().map(|c| if ranges.iter().any(|r| r.contains(c)) { ' ' } else { c }).collect()
-            }
-            Prepare::Replace(map) => text.chars().fold(String::new(), |mut out, c| {
-                match map.get(&c) {
-                    Some(replacement) => out.push_str(replacement),
-                    None => out.push(c),
-                }
-                out
-            }),
-            Prepare::CollapseSpaces => text.split_whitespace().collect::<Vec<_>>().join(" "),
-            Prepare::SplitSpaces => {
-                split = true;
-                text
-            }
-        };
-    }
-    (text, split)
 }

@@ -107,6 +107,21 @@ fn unknown_choices_are_named_with_those_there_are() {
     refused("khmer", "/encoder/rnn/hidden", Some(json!("64")), "encoder.rnn.hidden", "64");
     refused("khmer", "/source/prepare", Some(json!(["rot13"])), "source.prepare[0]", "`nfkc`");
     refused("khmer", "/source/prepare", Some(json!([{"drop": ["z..a"]}])), "source.prepare[0].drop[0]", "z..a");
+    refused(
+        "khmer",
+        "/source/prepare",
+        Some(json!([{"split_words": {"after": []}}])),
+        "source.prepare[0].split_words.after",
+        "`with_next`",
+    );
+    refused("khmer", "/source/reads", Some(json!(["z..a"])), "source.reads[0]", "z..a");
+    refused(
+        "arabic-names",
+        "/source/options/role/several",
+        Some(json!({"last": "<ROLE_UNCLE>", "others": "<ROLE_GIVEN>"})),
+        "source.options.role.several",
+        "`<ROLE_UNCLE>` is not in source.vocab",
+    );
     refused("khmer", "/source/prepare", Some(json!([{"drop": ["U+D800"]}])), "source.prepare[0].drop[0]", "U+D800");
 }
 
@@ -141,7 +156,7 @@ fn cards_that_contradict_themselves_are_refused() {
         ("khmer", "/encoder/rnn/hidden", json!(u64::MAX), "encoder.rnn.hidden", "1 to"),
         ("khmer", "/bridge/kind", json!("final_state"), "bridge.kind", "one direction"),
         ("khmer", "/bridge/kind", json!("final_state_concat"), "decoder.rnn.hidden", "expected 128"),
-        ("khmer", "/attention/score", json!("general"), "attention.query.projection", "missing"),
+        ("khmer", "/attention/score", json!("general"), "attention.query.projection", "or as attention.key.projection"),
         ("khmer", "/attention/score", json!("dot"), "attention.v", "only `additive`"),
         ("khmer", "/source/pad_to", json!(1u64 << 40), "source.pad_to", "found 1099511627776"),
         ("khmer", "/source/pad_to", json!(0), "source.pad_to", "found 0"),

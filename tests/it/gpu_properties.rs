@@ -294,7 +294,7 @@ impl Choice {
             Kind::Tempered => {
                 options.temperature = Some(self.temperature);
                 inputs.mask = Some(self.mask.floats(shape));
-                inputs.alibi_slopes = Some(shape.numbers(7, &[heads]).map(|x| x.abs() / 8.0));
+                inputs.alibi_slopes = Some(shape.numbers(7, &[batch, heads]).map(|x| x.abs() / 8.0));
                 inputs.sinks = Some(shape.numbers(8, &[heads]));
             }
             Kind::Capped => {

@@ -182,32 +182,114 @@ fn candidates_are_distinct_and_sorted_and_the_first_is_the_answer() {
 #[test]
 fn symbols_outside_the_vocabulary_are_named() {
     let arabic = model("arabic-names");
-    let found = one(&arabic, "م\u{1f600}حمد\u{1f600}");
-    assert_eq!(found.warnings, ["`\u{1f600}` (U+1F600) is not among the model's symbols: read as `<UNK>`"]);
-    assert_eq!(found.source_labels[3], "<UNK>");
+    // What is not Arabic is left out, though the vocabulary, which is the Latin side's too, has some of it.
+    let found = one(&arabic, "م\u{1f600}ح1مJohnد\u{1f600}");
+    assert_eq!(
+        found.warnings,
+        ["`\u{1f600}` (U+1F600), `1` (U+0031), `J` (U+004A), `o` (U+006F), `h` (U+0068), `n` (U+006E) are not among \
+          the model's symbols: skipped"]
+    );
+    assert_eq!((&found.output, &found.source_labels), (&"Mohamed".to_owned(), &one(&arabic, "محمد").source_labels));
+    // A letter that the model's authors had no token for is read as theirs.
+    let found = one(&arabic, "پرويز");
+    assert_eq!(found.warnings, ["`پ` (U+067E) is not among the model's symbols: read as `<UNK>`"]);
+    assert_eq!(found.source_labels[2], "<UNK>");
     assert!(!found.output.is_empty());
+    // Many are counted.
+    let found = one(&arabic, "محمد abcdefghijklmnopqrstuvwxyz");
+    assert_eq!(found.output, "Mohamed");
+    assert!(found.warnings[0].contains("`h` (U+0068) and 18 more are not among"), "{:?}", found.warnings);
 
     let khmer = model("khmer");
-    let found = one(&khmer, "Khmer 2!");
+    let found = one(&khmer, "Khmer2 2!");
     assert_eq!(found.output, one(&khmer, "khmer").output);
-    assert_eq!(found.warnings.len(), 3, "{:?}", found.warnings);
-    assert!(found.warnings[1].contains("`2` (U+0032)") && found.warnings[1].contains("skipped"));
+    assert_eq!(found.warnings, ["`2` (U+0032), `!` (U+0021) are not among the model's symbols: skipped"]);
     assert_eq!(found.source_labels.len(), 25);
     assert_eq!(found.source_labels[..6], ["k", "h", "m", "e", "r", ""]);
 }
 
 #[test]
 fn texts_of_nothing_give_nothing() {
-    let khmer = model("khmer");
-    let texts: Vec<SourceText> = ["", "  ", "123", "tro"].map(SourceText::from).to_vec();
+    let nothing = "nothing in it that the model reads";
+    let (khmer, arabic) = (model("khmer"), model("arabic-names"));
+    let texts: Vec<SourceText> = ["", "  ", "123", "ខ្មែរ", "\0\0", "tro"].map(SourceText::from).to_vec();
     let found = run(&khmer, &texts, &Decoding { weights: true, ..Decoding::default() }, cpu);
-    for found in &found[..3] {
+    for found in &found[..5] {
         assert_eq!((found.output.as_str(), found.candidates.len(), &found.weights), ("", 0, &None));
-        assert_eq!(found.warnings.last().unwrap(), "nothing in it that the model reads");
+        assert_eq!(found.warnings.last().unwrap(), nothing);
     }
-    assert_eq!(found[3].output, "ត្រុ");
+    assert_eq!(found[4].warnings[0], "`\\0` (U+0000) is not among the model's symbols: skipped");
+    assert_eq!(found[5].output, "ត្រុ");
     assert!(run(&khmer, &[], &Decoding::default(), cpu).is_empty());
-    assert_eq!(one(&model("arabic-names"), "\u{200f}").output, "");
+    // Not even the token for unknown letters makes a name of nothing.
+    for text in ["John Smith", "123", "١٢٣", "\u{1f600}", "हिन्दी", "пушкин", "پ", "ِِ", "-.,!", "\u{202b}\u{202c}"]
+    {
+        let found = one(&arabic, text);
+        assert_eq!((found.output.as_str(), found.candidates.len()), ("", 0), "{text}");
+        assert_eq!(found.warnings.last().unwrap(), nothing, "{text}");
+    }
+    // Beside a name that it reads, what it cannot read is named.
+    let found = one(&arabic, "محمد Smith پ");
+    assert_eq!((found.output.as_str(), found.warnings.len()), ("Mohamed", 1));
+    assert!(found.warnings[0].contains("`پ` (U+067E)"), "{:?}", found.warnings);
+}
+
+/// Marks of direction and the byte order mark change no answer of any model.
+#[test]
+fn marks_of_direction_count_for_nothing() {
+    let marks =
+        "\u{61c}\u{200e}\u{200f}\u{202a}\u{202b}\u{202c}\u{202d}\u{202e}\u{2066}\u{2067}\u{2068}\u{2069}\u{feff}";
+    for (name, text) in [("arabic-names", "محمد أحمد"), ("khmer", "srolanh bay")] {
+        let model = model(name);
+        let plain = one(&model, text);
+        assert!(plain.warnings.is_empty() && !plain.output.is_empty());
+        for mark in marks.chars() {
+            let marked: String = text.chars().flat_map(|c| [mark, c, mark]).collect();
+            let found = one(&model, &marked);
+            assert_eq!(found, Transliteration { input: marked.clone(), ..plain.clone() }, "U+{:04X}", mark as u32);
+        }
+    }
+}
+
+/// A text of several names is answered name by name, as the model's authors do it.
+#[test]
+fn names_are_split_and_words_that_belong_together_are_not() {
+    let arabic = model("arabic-names");
+    let read = |text: &str| -> Vec<String> {
+        let read = arabic.read(&text.into()).unwrap();
+        assert!(read.warnings.is_empty(), "{text}: {:?}", read.warnings);
+        read.sources.iter().map(|s| s.labels[2..s.real - 1].concat()).collect()
+    };
+    for (text, parts) in [
+        ("محمد أحمد", vec!["محمد", "أحمد"]),
+        ("محمد  أحمد-علي،حسن", vec!["محمد", "أحمد", "علي", "حسن"]),
+        ("عبد الرحمن محمد", vec!["عبد الرحمن", "محمد"]),
+        ("عبدالرحمن محمد", vec!["عبد الرحمن", "محمد"]),
+        ("عبدالا", vec!["عبدالا"]),
+        ("خالد بن عبد العزيز آل سعود", vec!["خالد", "بن عبد العزيز", "آل سعود"]),
+        ("سيف الدين جار الله", vec!["سيف الدين", "جار الله"]),
+        ("الله", vec!["الله"]),
+        ("محمد بن", vec!["محمد", "بن"]),
+    ] {
+        assert_eq!(read(text), parts, "{text}");
+    }
+    let both = one(&arabic, "محمد أحمد");
+    assert_eq!(both.output, "Mohamed Ahmed");
+    // Each part has the role of its place, unless the caller gives one for all.
+    let roles = |text: &SourceText| -> Vec<String> {
+        arabic.read(text).unwrap().sources.iter().map(|s| s.labels[1].clone()).collect()
+    };
+    let mut text = SourceText::from("محمد علي أحمد");
+    assert_eq!(roles(&text), ["<ROLE_GIVEN>", "<ROLE_GIVEN>", "<ROLE_SURNAME>"]);
+    assert_eq!(roles(&"محمد".into()), ["<ROLE_UNKNOWN>"]);
+    assert_eq!(roles(&"محمد Smith".into()), ["<ROLE_UNKNOWN>"]);
+    text.options.insert("role".to_owned(), "given".to_owned());
+    assert_eq!(roles(&text), ["<ROLE_GIVEN>"; 3]);
+    assert_eq!(both.candidates[0].text, "Mohamed Ahmed");
+
+    let khmer = model("khmer");
+    let [both, first, second] = ["srolanh bay", "srolanh", "bay"].map(|text| one(&khmer, text).output);
+    assert_eq!(both, format!("{first} {second}"));
 }
 
 #[test]
@@ -220,6 +302,9 @@ fn long_texts_are_cut_as_the_card_says_or_refused() {
     let (long, short) = (one(&khmer, "zzzzzphnompenhphnompenhphnom"), one(&khmer, "zzphnompenhphnompenhphnom"));
     assert_eq!(long.warnings, ["28 characters, the model reads 25: only the last 25 are read"]);
     assert_eq!(long.candidates, short.candidates);
+    // word by word
+    let found = one(&arabic, &format!("محمد {}", "م".repeat(50)));
+    assert!(found.output.starts_with("Mohamed ") && found.warnings.len() == 1, "{found:?}");
     let error = arabic.read(&"م".repeat(70_000).into()).unwrap_err();
     assert!(matches!(&error, Error::Text { text, .. } if text.chars().count() == 41), "{error}");
 }

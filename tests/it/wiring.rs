@@ -330,6 +330,31 @@ fn every_wiring(device: Device) {
             vec![("q", &[6, 4])],
         ),
         (
+            "general, W on the query with a bias",
+            json!({"encoder_hidden": 3, "card": {"/attention/score": "general",
+                   "/attention/query": {"source": "decoder_output", "projection": {"weight": "q", "bias": "qb"}}}}),
+            vec![("q", &[3, 6]), ("qb", &[3])],
+        ),
+        (
+            "general, W on the keys",
+            json!({"encoder_hidden": 3, "card": {"/attention/score": "general",
+                   "/attention/key": {"projection": {"weight": "k"}}}}),
+            vec![("k", &[6, 3])],
+        ),
+        (
+            "general, W on the keys with a bias, both directions",
+            json!({"encoder_hidden": 4, "bidirectional": true, "card": {"/attention/score": "general",
+                   "/attention/key": {"projection": {"weight": "k", "bias": "kb"}}}}),
+            vec![("k", &[6, 8]), ("kb", &[6])],
+        ),
+        (
+            "general, a projection on either side",
+            json!({"encoder_hidden": 3, "card": {"/attention/score": "general",
+                   "/attention/query": {"source": "decoder_output", "projection": {"weight": "q", "bias": "qb"}},
+                   "/attention/key": {"projection": {"weight": "k", "bias": "kb"}}}}),
+            vec![("q", &[5, 6]), ("qb", &[5]), ("k", &[5, 3]), ("kb", &[5])],
+        ),
+        (
             "query from the previous state, after the recurrence",
             json!({"card": {"/attention/query/source": "previous_hidden", "/output/input_parts": ["previous_hidden", "context", "token_embedding"]}}),
             vec![],

@@ -72,6 +72,11 @@ fn ragged(table: &mut Table) {
             case.inputs.alibi_slopes = Some(random.array(&[6]).map(|x| x.abs()));
         });
     }
+    table.add("ragged, ALiBi of each sequence", size(UNEVEN), |case, random| {
+        pack(case, UNEVEN);
+        case.options.causal = Some(Causal::BottomRight);
+        case.inputs.alibi_slopes = Some(random.array(&[UNEVEN.0.len() - 1, 6]).map(|x| x.abs()));
+    });
     let even: [(&str, Ends); 4] = [
         ("one sequence", (&[1, 17], &[3, 70])),
         ("every token alone", (&[0, 1, 2, 3, 4, 5, 6, 7, 8, 9], &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9])),

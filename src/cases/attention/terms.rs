@@ -30,6 +30,24 @@ fn terms(table: &mut Table) {
         case.inputs.alibi_slopes = Some(slopes.clone());
         case.options.causal = Some(Causal::BottomRight);
     });
+    // Beside other lists, and alone; queries of several rows of a tile; few of them; sums over what a row sees.
+    for (name, size) in [("", size), (", one query", Size { queries: 1, keys: 130, ..size })] {
+        table.add(format!("ALiBi of each batch row{name}"), size, |case, random| {
+            case.inputs.alibi_slopes = Some(random.array(&[size.batch, size.heads]).map(|x| x.abs()));
+        });
+        table.add(format!("ALiBi of each batch row, lengths, causal, window{name}"), size, |case, random| {
+            case.inputs.alibi_slopes = Some(random.array(&[size.batch, size.heads]).map(|x| x.abs()));
+            case.inputs.kv_lengths = numbers(&[size.keys, size.keys / 2]);
+            case.options.causal = Some(Causal::BottomRight);
+            case.options.window = Some(Window::new(Some(9), None));
+        });
+    }
+    table.add("ALiBi of each batch row, mask, sinks, weights", size, |case, random| {
+        case.inputs.alibi_slopes = Some(random.array(&[size.batch, size.heads]).map(|x| x.abs()));
+        case.inputs.mask = Some(Mask::Float(random.array(&[17, 30])));
+        case.inputs.sinks = Some(random.array(&[size.heads]));
+        every_output(case);
+    });
     table.add("sinks", size, |case, random| case.inputs.sinks = Some(random.array(&[size.heads])));
     table.add("sinks and rows that see nothing", size, |case, random| {
         case.inputs.sinks = Some(random.array(&[size.heads]));

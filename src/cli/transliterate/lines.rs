@@ -10,6 +10,8 @@ use crate::failure::{Failure, Outcome};
 
 /// Bytes of a line at most: memory stays bounded whatever comes in.
 const LONGEST: u64 = 1 << 20;
+/// Characters given of a line that is longer.
+const SHOWN: usize = 40;
 /// How long a batch waits for more lines after its first: someone who types is answered line by line, a file fills
 /// its batches.
 const PATIENCE: Duration = Duration::from_millis(20);
@@ -20,6 +22,8 @@ pub(super) struct Line {
     pub(super) text: String,
     /// Whether some of its bytes were no UTF-8 and have been replaced.
     pub(super) replaced: bool,
+    /// Why it is not read, if it is not; `text` is how it begins.
+    pub(super) refused: Option<String>,
     /// Bytes of the input, the line's end among them.
     pub(super) bytes: u64,
 }
@@ -98,12 +102,18 @@ impl Lines {
 
 fn next(input: &mut impl BufRead) -> std::result::Result<Option<Line>, String> {
     let mut bytes = Vec::new();
-    let read = input.take(LONGEST + 1).read_until(b'\n', &mut bytes).map_err(|error| error.to_string())? as u64;
+    let failed = |error: std::io::Error| error.to_string();
+    let mut read = input.by_ref().take(LONGEST + 1).read_until(b'\n', &mut bytes).map_err(failed)? as u64;
     if read == 0 {
         return Ok(None);
     }
     if read > LONGEST {
-        return Err(format!("a line is longer than {LONGEST} bytes"));
+        if !bytes.ends_with(b"\n") {
+            read += input.skip_until(b'\n').map_err(failed)? as u64;
+        }
+        let start: String = String::from_utf8_lossy(&bytes[..4 * SHOWN]).chars().take(SHOWN).collect();
+        let refused = Some(format!("the line is longer than {LONGEST} bytes"));
+        return Ok(Some(Line { text: start + "…", replaced: false, refused, bytes: read }));
     }
     if bytes.ends_with(b"\n") {
         bytes.pop();
@@ -113,5 +123,5 @@ fn next(input: &mut impl BufRead) -> std::result::Result<Option<Line>, String> {
     }
     let text = String::from_utf8_lossy(&bytes);
     let replaced = matches!(text, std::borrow::Cow::Owned(_));
-    Ok(Some(Line { text: text.into_owned(), replaced, bytes: read }))
+    Ok(Some(Line { text: text.into_owned(), replaced, refused: None, bytes: read }))
 }

@@ -189,7 +189,14 @@ impl<T: Float> Context<'_, T> {
             if let Some(bias) = self.visibility.bias([b, h, i, j]) {
                 let alibi = self.inputs.alibi_slopes.as_ref().map_or(T::ZERO, |slopes| {
                     let (own, key) = (self.visibility.queries[b][i], self.visibility.keys[b][j]);
-                    -slopes.data()[h] * T::from_f64((own.position - key.position).unsigned_abs() as f64)
+                    // [Hq], or a row for each batch row, or each sequence of a ragged batch.
+                    let row = match (slopes.shape().len(), p.sequences, own.sequence) {
+                        (1, ..) => 0,
+                        (_, Some(_), Some(sequence)) => sequence,
+                        _ => b,
+                    };
+                    let slope = slopes.data()[row * p.query_heads + h];
+                    -slope * T::from_f64((own.position - key.position).unsigned_abs() as f64)
                 });
                 visible.keys.push(j);
                 visible.scores.push(s + alibi + bias);

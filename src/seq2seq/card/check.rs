@@ -92,6 +92,9 @@ impl Check<'_> {
             for t in option.map.values() {
                 token(&format!("source.options.{name}.map"), t)?;
             }
+            for t in option.several.iter().flat_map(|several| [&several.last, &several.others]) {
+                token(&format!("source.options.{name}.several"), t)?;
+            }
         }
         // At least one character beside the fixed tokens.
         let least = s.build.len();
@@ -225,8 +228,12 @@ impl Check<'_> {
         if let Some(width) = self.width(&d.input_parts, None) {
             self.equal("decoder.rnn.input", width, "width of its input_parts", d.input)?;
         }
-        match (a.score, &a.query.projection, &a.v) {
-            (Score::General, None, _) => Err(self.error("attention.query.projection", "missing: W of `general`")),
+        let projected = a.query.projection.is_some() || a.key.projection.is_some();
+        match (a.score, projected, &a.v) {
+            (Score::General, false, _) => {
+                let reason = "missing: W of `general`, here or as attention.key.projection";
+                Err(self.error("attention.query.projection", reason))
+            }
             (Score::Additive, _, None) => Err(self.error("attention.v", "missing: v of `additive`")),
             (Score::Dot | Score::General, _, Some(_)) => Err(self.error("attention.v", "only `additive` has a v")),
             _ if !a.scale.is_finite() => Err(self.error("attention.scale", "not finite")),

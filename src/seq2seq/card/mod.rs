@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use serde::de::{Error as _, IntoDeserializer};
 use serde::{Deserialize, Deserializer};
 
-pub use text::{Part, Prepare, Range, Source, SourceOption, Target, TooLong, Unknown};
+pub use text::{Part, Prepare, Range, Several, Source, SourceOption, Target, TooLong, Unknown, Words};
 
 use crate::error::{Error, Result};
 use crate::rnn::{self, Activation, Activations, Direction, Rnn};
@@ -264,7 +264,7 @@ impl Attention {
     pub fn options(&self) -> crate::attention::Attention {
         use crate::attention::Score as Kind;
         crate::attention::Attention {
-            // q·W·k: the card gives W as the query's projection.
+            // q·W·k: the card gives W as a projection of the query or of the keys, which comes before.
             score: if self.score == Score::Additive { Kind::Additive } else { Kind::Dot },
             scale: Some(self.scale),
             ..Default::default()
@@ -278,7 +278,7 @@ impl Attention {
 pub enum Score {
     /// q·k.
     Dot,
-    /// q·W·k, W being the query's projection.
+    /// q·W·k, W being the query's projection, the keys', or one of each; with their biases, if they have some.
     General,
     /// v·tanh(q + k).
     Additive,

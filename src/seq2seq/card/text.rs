@@ -1,6 +1,6 @@
 //! The parts of a card about text: vocabularies, preparation, options.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
@@ -15,10 +15,14 @@ pub struct Source {
     pub prepare: Vec<Prepare>,
     /// The parts of a source, in order.
     pub build: Vec<Part>,
+    /// What the model reads: characters of no such range are skipped, be they in the vocabulary or not. All are read
+    /// when it is left out.
+    #[serde(default)]
+    pub reads: Option<Vec<Range>>,
     /// Options that the build names.
     #[serde(default)]
     pub options: BTreeMap<String, SourceOption>,
-    /// What becomes of a character without a token.
+    /// What becomes of a character that the model reads, and that has no token.
     pub unknown: Unknown,
     /// A fixed number of ids: shorter sources are filled up with `pad_id`, and the filling is part of the model.
     #[serde(default)]
@@ -52,6 +56,24 @@ pub enum Prepare {
     CollapseSpaces,
     /// Each run of characters between spaces is a text of its own; the answers are joined by spaces.
     SplitSpaces,
+    /// The same, except that some words are one text with a neighbour.
+    SplitWords(Words),
+}
+
+/// Which words belong together.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Words {
+    /// How words begin that are written in one and are two: the beginning of a word at least two characters longer, and
+    /// what is put in its place, a space in it.
+    #[serde(default)]
+    pub open: BTreeMap<String, String>,
+    /// Words that are one text with the word after them.
+    #[serde(default)]
+    pub with_next: BTreeSet<String>,
+    /// Words that are one text with the text before them.
+    #[serde(default)]
+    pub with_previous: BTreeSet<String>,
 }
 
 /// A range of characters: one (`,` or `U+002C`), or first and last (`U+064B..U+065F`).
@@ -119,9 +141,22 @@ pub struct SourceOption {
     /// Token by value.
     #[serde(default)]
     pub map: BTreeMap<String, String>,
+    /// The tokens without a value where the text is split into several.
+    #[serde(default)]
+    pub several: Option<Several>,
     /// The token of any other value: this, with `{}` replaced by the value in upper case.
     #[serde(default)]
     pub template: Option<String>,
+}
+
+/// The tokens of an option for the parts of a text.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Several {
+    /// Of the last part.
+    pub last: String,
+    /// Of each part before it.
+    pub others: String,
 }
 
 /// What becomes of a character without a token.

@@ -117,6 +117,9 @@ fn cases() -> Vec<Case> {
             i.alibi_slopes = Some(numbers(&[4], 8));
             i.sinks = Some(numbers(&[4], 9));
         }),
+        case("--causal --lse", Attention { causal: Some(Causal::TopLeft), lse: true, ..plain() }, &|i| {
+            i.alibi_slopes = Some(numbers(&[2, 4], 8));
+        }),
         case(
             "--score dot --normalize sparsemax --weights",
             Attention { score: Score::Dot, normalize: Normalize::Sparsemax, weights: true, ..plain() },

@@ -228,6 +228,16 @@ fn info_lists_adapters_and_what_they_enable() {
             assert!(!adapter[key].as_str().unwrap().is_empty(), "{key}");
         }
         assert!(adapter["paths"].as_array().unwrap().iter().any(|path| path == "staged attention f32"));
+        let ways = adapter["attention"]["ways"].as_array().unwrap();
+        assert_eq!(ways.len(), 5, "staged and four forms");
+        for recurrence in ["lstm", "gru", "rnn"] {
+            let steps = format!("steps {recurrence}");
+            assert!(adapter["paths"].as_array().unwrap().iter().any(|path| *path == steps), "{}", adapter["paths"]);
+        }
+        for taken in adapter["attention"]["auto"].as_array().unwrap() {
+            assert!(["staged", "fused", "split"].contains(&taken["path"].as_str().unwrap()), "{taken}");
+        }
+        assert!(adapter["recurrent"]["auto"].as_array().unwrap().iter().all(|taken| taken["path"].is_string()));
         assert!(adapter["limits"]["binding_bytes"].as_u64().unwrap() >= 128 << 20);
         assert!(adapter["features"]["f16"].is_boolean());
         // Matrices of one side can be used; what is listed is shown whether it can be or not.
@@ -240,6 +250,30 @@ fn info_lists_adapters_and_what_they_enable() {
     assert!(text.stdout.contains(name) && text.stderr.is_empty(), "{}{}", text.stdout, text.stderr);
     let none = run(["info", "--json", "--adapter", "no such adapter"]).ok();
     assert!(none.json()["adapters"].as_array().unwrap().is_empty());
+}
+
+/// What runs is the planner's word on the features that are left.
+#[test]
+fn info_tells_what_is_left_without_features() {
+    let [all, less] = ["info --json --no-tune", "info --json --no-tune --without subgroups,f16"]
+        .map(|args| run(words(args)).ok().json());
+    let (all, less) = (&all["adapters"][0], &less["adapters"][0]);
+    let f16 = |adapter: &Value| {
+        adapter["paths"].as_array().unwrap().iter().any(|path| path.as_str().unwrap().contains("f16"))
+    };
+    let features = |adapter: &Value| ["f16", "subgroups"].map(|name| adapter["features"][name].as_bool().unwrap());
+    assert_eq!((f16(less), features(less)), (false, [false; 2]));
+    assert_eq!(f16(all), features(all)[0]);
+    let by_subgroups = |adapter: &Value| {
+        let ways = adapter["attention"]["ways"].as_array().unwrap();
+        let cuts = ways.iter().flat_map(|way| way["cuts"].as_array().unwrap());
+        cuts.filter(|cut| cut.as_str().unwrap().contains("subgroups")).count()
+    };
+    assert_eq!(by_subgroups(less), 0);
+    assert_eq!(by_subgroups(all) > 0, features(all)[1], "{}", all["attention"]);
+    let text = run(words("info --no-tune --without subgroups,f16")).ok().stdout;
+    assert!(text.contains("staged (f32)") && !text.contains("staged (f32, f16)"), "{text}");
+    assert!(text.contains("auto takes") && text.contains("recurrent lstm"), "{text}");
 }
 
 #[test]

@@ -123,11 +123,45 @@ fn what_the_model_cannot_read_is_told_about() {
     let ran = run_with_input(words("transliterate --device cpu --model khmer"), b"ba\xffy\n").ok();
     assert_eq!(ran.stdout, "បាយ\n");
     assert!(ran.stderr.starts_with("warning: line 1: bytes that are no UTF-8 were replaced\n"), "{}", ran.stderr);
-    // A line without an end does not fill the memory.
+}
+
+/// Nothing is made up, nothing is lost without a word, and what comes after it is answered.
+#[test]
+fn lines_that_cannot_be_read_do_not_stop_the_stream() {
+    let input = "محمد أحمد\nJohn Smith\n\u{202b}محمد\u{202c}\n\u{1f600}\n\n \n\0\nمحمد 2\n";
+    for device in DEVICES {
+        let ran = run_with_input(["transliterate", "--device", device], input.as_bytes()).ok();
+        assert_eq!(ran.stdout, "Mohamed Ahmed\n\nMohamed\n\n\n\n\nMohamed\n");
+        let warnings: Vec<&str> = ran.stderr.lines().collect();
+        assert_eq!(warnings.len(), 7, "{}", ran.stderr);
+        assert!(warnings[0].starts_with("warning: line 2: `J` (U+004A), `o` (U+006F), "), "{}", ran.stderr);
+        assert_eq!(warnings[1], "warning: line 2: nothing in it that the model reads");
+        assert_eq!(warnings[6], "warning: line 8: `2` (U+0032) is not among the model's symbols: skipped");
+    }
+    let ran = run_with_input(["transliterate", "--device", "cpu", "--json"], input.as_bytes()).ok();
+    let lines: Vec<Value> = ran.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((lines.len(), lines[1]["output"].as_str(), &lines[1]["error"]), (8, Some(""), &Value::Null));
+    assert_eq!(lines[1]["candidates"], serde_json::json!([]));
+    assert_eq!(lines[1]["warnings"][1], "nothing in it that the model reads");
+
+    // Refused are texts too long for any model, and lines too long for memory: an empty line each, the rest answered.
+    let long = "م".repeat(70_000);
+    let input = [b"bay\n", long.as_bytes(), b"\n", &[b'a'; 2 << 20], b"\nbay\n"].concat();
+    let ran = run_with_input(words("transliterate --device cpu --model khmer"), &input);
+    assert_eq!((ran.status, ran.stdout.as_str()), (2, "បាយ\n\n\nបាយ\n"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("warning: line 2: not answered: 70000 characters, at most 65536"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("warning: line 3: not answered: the line is longer than 1048576 bytes\n"));
+    assert!(ran.refusal().0.starts_with("2 texts were refused, the first of them: text `ممم"), "{}", ran.stderr);
+    let ran = run_with_input(words("transliterate --device cpu --model khmer --json"), &input);
+    let lines: Vec<Value> = ran.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((ran.status, lines.len(), lines[3]["output"].as_str()), (2, 4, Some("បាយ")));
+    assert_eq!(lines[2]["error"], "the line is longer than 1048576 bytes");
+    assert!(lines[2]["input"].as_str().unwrap().len() < 200);
+    // Without an end, too.
     let ran =
         run_with_input(words("transliterate --device cpu --model khmer"), &[&b"bay\n"[..], &[b'a'; 2 << 20]].concat());
-    assert_eq!((ran.status, ran.stdout.as_str()), (2, "បាយ\n"), "{}", ran.stderr);
-    assert!(ran.refusal().0.contains("longer than 1048576 bytes"));
+    assert_eq!((ran.status, ran.stdout.as_str()), (2, "បាយ\n\n"), "{}", ran.stderr);
+    assert!(ran.refusal().0.starts_with("text `aaaa"), "{}", ran.stderr);
 }
 
 #[test]

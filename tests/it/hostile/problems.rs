@@ -269,7 +269,11 @@ fn any_attention(u: &mut Unstructured<'_>) -> Result<(Attention, AttentionInputs
         inputs.rotary_cos = Some(bent(u, &[positions, pairs])?);
         inputs.rotary_sin = Some(bent(u, &[positions, pairs])?);
     }
-    inputs.alibi_slopes = maybe(u, |u| bent(u, &[heads]))?;
+    inputs.alibi_slopes = maybe(u, |u| {
+        let full = [batch, heads];
+        let first = u.choose_index(2)?;
+        bent(u, &full[first..])
+    })?;
     inputs.sinks = maybe(u, |u| bent(u, &[heads]))?;
     if score == Score::Location {
         inputs.previous = Some(bent(u, &[batch, heads, queries, all])?);

@@ -75,14 +75,23 @@ fn shapes_that_do_not_fit() {
                 |_, i| i.mask = some(&[2, 3, 5, 8]).map(Mask::Bool),
                 "`mask` axis 1 (query heads): expected 4 or 1, found 3",
             ),
-            (|_, i| i.mask = some(&[1, 1, 1, 5, 8]).map(Mask::Bool), "`mask` rank: expected 1 to 4, found 5"),
+            (
+                |_, i| i.mask = some(&[1, 1, 1, 5, 8]).map(Mask::Bool),
+                "`mask` rank: expected 1 to 4, broadcast to [2, 4, 5, 8], found 5 [1, 1, 1, 5, 8]",
+            ),
             (|_, i| i.kv_lengths = ones(&[3]), "`kv_lengths` axis 0 (batch): expected 2, found 3"),
-            (|_, i| i.query_lengths = ones(&[1, 2]), "`query_lengths` rank: expected 1, found 2"),
+            (|_, i| i.query_lengths = ones(&[1, 2]), "`query_lengths` rank: expected 1 [2], found 2 [1, 2]"),
             (
                 |_, i| i.query_lengths = Some(Array::filled(&[2], 6.0)),
                 "`query_lengths` row 0: expected a whole number from 0 to 5, found 6",
             ),
             (|_, i| i.alibi_slopes = ones(&[2]), "`alibi_slopes` axis 0 (query heads): expected 4, found 2"),
+            (|_, i| i.alibi_slopes = ones(&[3, 4]), "`alibi_slopes` axis 0 (batch): expected 2, found 3"),
+            (|_, i| i.alibi_slopes = ones(&[2, 1]), "`alibi_slopes` axis 1 (query heads): expected 4, found 1"),
+            (
+                |_, i| i.alibi_slopes = ones(&[2, 4, 1]),
+                "`alibi_slopes` rank: expected 1 [4] (query heads), or 2 [2, 4] (batch, query heads), found 3 [2, 4, 1]",
+            ),
             (|_, i| i.sinks = ones(&[2]), "`sinks` axis 0 (query heads): expected 4, found 2"),
         ],
     );
@@ -137,7 +146,7 @@ fn score_functions_without_what_they_need() {
             ),
             (
                 |o, i| (o.score, i.score.weight) = (Score::General, some(&[6])),
-                "`score.weight` rank: expected 2, found 1",
+                "`score.weight` rank: expected 2 [Dq, Dk], found 1 [6]",
             ),
             (
                 |o, i| (o.score, i.score.weight) = (Score::General, some(&[0, 6])),
@@ -303,6 +312,7 @@ fn sequences_pages_and_blocks_that_do_not_fit() {
             (|_, i| i.cu_seqlens_k = None, "`cu_seqlens_k`: expected [S + 1] beside `cu_seqlens_q`, found none"),
             (|_, i| i.cu_seqlens_q = None, "`cu_seqlens_q`: expected [S + 1] beside `cu_seqlens_k`, found none"),
             (|_, i| i.cu_seqlens_q = ones(&[1, 3]), "`cu_seqlens_q` rank: expected 1 [S + 1], found 2"),
+            (|_, i| i.alibi_slopes = ones(&[1, 4]), "`alibi_slopes` axis 0 (sequences): expected 2, found 1"),
             (|_, i| i.cu_seqlens_q = ones(&[1]), "`cu_seqlens_q` axis 0 (sequences + 1): expected at least 2, found 1"),
             (
                 |o, _| o.normalize = Normalize::Monotonic(Monotonic::Hard),

@@ -93,6 +93,33 @@ fn a_ragged_batch_equals_each_sequence_alone() {
     }
 }
 
+/// Slopes with a row for each batch row, and for each sequence of a ragged batch.
+#[test]
+fn slopes_of_each_row_are_those_of_the_row_alone() {
+    let options = Attention { causal: Some(Causal::BottomRight), ..full() };
+    let mut inputs = inputs(5, 7);
+    let slopes = numbers(&[2, 4], 8.0);
+    inputs.alibi_slopes = Some(slopes.clone());
+    let got = attend(&options, &inputs);
+    let row = |x: &Tensor, b: usize| cut(x, 0, b, 1);
+    for b in 0..2 {
+        let mut alone = AttentionInputs::new(row(&inputs.query, b), row(&inputs.key, b), row(&inputs.value, b));
+        alone.alibi_slopes = Some(row(&slopes, b).reshape(&[4]).unwrap());
+        let want = attend(&options, &alone);
+        same("output", &row(&got.output, b), &want.output);
+        same("weights", &row(got.weights.as_ref().unwrap(), b), want.weights.as_ref().unwrap());
+        alone.alibi_slopes = Some(row(&slopes, 1 - b).reshape(&[4]).unwrap());
+        assert_ne!(attend(&options, &alone).output, want.output);
+    }
+    let slopes = numbers(&[5, 4], 8.0);
+    ragged_is_each_alone(&options, |inputs, n| {
+        inputs.alibi_slopes = Some(match n {
+            None => slopes.clone(),
+            Some(n) => row(&slopes, n).reshape(&[4]).unwrap(),
+        });
+    });
+}
+
 /// What a mask or a score function is told is the index in the packed tensor; ends past the last token mean the last.
 #[test]
 fn a_ragged_batch_is_masked_by_packed_indices() {

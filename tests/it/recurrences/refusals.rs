@@ -93,12 +93,15 @@ fn shapes_that_do_not_fit() {
                 |r| r.stack[1][1].weight_hh = tensor(&[12, 5]),
                 "`weight_hh_l1_reverse` axis 1 (hidden): expected 4, found 5",
             ),
-            (|r| r.stack[0][1].weight_ih = tensor(&[12]), "`weight_ih_l0_reverse` rank: expected 2, found 1"),
+            (
+                |r| r.stack[0][1].weight_ih = tensor(&[12]),
+                "`weight_ih_l0_reverse` rank: expected 2 [12, 3], found 1 [12]",
+            ),
             (|r| r.stack[0][0].weight_ih = tensor(&[12, 0]), "`weight_ih_l0` axis 1: expected at least 1, found 0"),
             (|r| r.stack[1][0].weight_hh = tensor(&[0, 4]), "`weight_hh_l1` axis 0: expected at least 1, found 0"),
             (|r| r.stack[1][0].weight_ih = tensor(&[12, 4]), "`weight_ih_l1` axis 1 (input): expected 8, found 4"),
             (|r| r.stack[1][0].bias_ih = some(&[8]), "`bias_ih_l1` axis 0 (gates · hidden): expected 12, found 8"),
-            (|r| r.stack[0][1].bias_hh = some(&[12, 1]), "`bias_hh_l0_reverse` rank: expected 1, found 2"),
+            (|r| r.stack[0][1].bias_hh = some(&[12, 1]), "`bias_hh_l0_reverse` rank: expected 1 [12], found 2 [12, 1]"),
         ],
     );
 }
@@ -116,7 +119,7 @@ fn a_projection_that_does_not_fit() {
                 "`weight_ih_l0` axis 0 (gates · hidden): expected 12, found 16",
             ),
             (|r| r.stack[1][0].weight_hr = some(&[5, 3]), "`weight_hr_l1` axis 1 (hidden): expected 4, found 3"),
-            (|r| r.stack[1][0].weight_hr = some(&[4]), "`weight_hr_l1` rank: expected 2, found 1"),
+            (|r| r.stack[1][0].weight_hr = some(&[4]), "`weight_hr_l1` rank: expected 2 [5, 4], found 1 [4]"),
             (
                 |r| r.stack[1][0].weight_hr = None,
                 "`weight_hr_l1`: expected [P, H], as the first layer has one, found none",
