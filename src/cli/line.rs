@@ -26,7 +26,8 @@ Examples:
   regard attend in.safetensors -o out.safetensors --causal
   regard encode in.safetensors -o out.safetensors --cell gru --check
 
-Results go to files or standard output, everything else to standard error.
+Results go to files or standard output, everything else to standard error. `-` in place of a file is standard input or
+standard output; a table or a report that would be printed there then goes to standard error, and --json is refused.
 Exit status: 0 done, 2 the request was wrong, 1 anything else.";
 
 #[derive(Debug, Subcommand)]

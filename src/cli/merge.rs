@@ -15,6 +15,7 @@ use crate::device::{Device, DeviceArgs};
 use crate::failure::Outcome;
 use crate::output::{self, OutputType};
 use crate::progress::Busy;
+use crate::stream;
 use crate::tensors::Input;
 
 /// Attention over all keys, from attention over parts of them
@@ -55,6 +56,7 @@ type Part<T> = (Array<T>, Array<T>);
 /// Runs the command.
 pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
     output::refuse_dtype(args.output.as_deref(), args.output_dtype)?;
+    output::refuse_streams(args.parts.iter().map(|path| ("PART", Some(&**path))), args.output.as_deref(), args.json)?;
     let (parts, form) = read(&args.parts)?;
     let device = device.open()?;
     let (merged, lse) = {
@@ -76,7 +78,7 @@ pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
         "file": args.output,
         "outputs": output::describe(&named, output_dtype),
     });
-    check::finish(args.json, summary, None, report)
+    check::finish(args.json, stream::any(args.output.as_deref()), summary, None, report)
 }
 
 /// The parts, and how the output of the first came.
@@ -84,7 +86,7 @@ fn read(paths: &[PathBuf]) -> Outcome<(Vec<Part<f32>>, Form)> {
     let mut forms = Vec::new();
     let mut parts: Vec<Part<f32>> = Vec::new();
     for path in paths {
-        let input = Input::open(path)?;
+        let input = Input::open(path)?.named();
         let output = input.require("output", "[B, H, N, Dv], as `regard attend` writes it")?;
         let lse = input.require("lse", "[B, H, N], as `regard attend --lse` writes it")?;
         let (output, form) = Form::of_output(output, lse.shape())?;
