@@ -17,8 +17,8 @@ use serde_json::json;
 
 use crate::check::{self, Report};
 use crate::device::{Device, DeviceArgs};
-use crate::explain::{self, Explained};
 use crate::drawing::Format;
+use crate::explain::{self, Explained};
 use crate::failure::{Failure, Outcome};
 use crate::heatmap::Curve;
 use crate::output::{self, Named, OutputType};
@@ -167,8 +167,9 @@ pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
     if args.present {
         add_past(&mut inputs)?;
     }
-    let problem = AttentionProblem::new(&options, &inputs.map(Array::shape))
-        .map_err(|error| blame_wgsl(error, &options).unwrap_or_else(|error| notes::explain(error, &options, &inputs)))?;
+    let problem = AttentionProblem::new(&options, &inputs.map(Array::shape)).map_err(|error| {
+        blame_wgsl(error, &options).unwrap_or_else(|error| notes::explain(error, &options, &inputs))
+    })?;
     notes::tell(&options, &inputs, &problem);
     let labels = picture::Labels::read([args.query_labels.as_deref(), args.key_labels.as_deref()], &problem)?;
     if args.check && options.score_mod.is_some() {

@@ -189,7 +189,8 @@ impl Input {
     /// error, as files often hold more than the input.
     pub(crate) fn warn_unused(&self, command: &str) {
         let used = self.used.borrow();
-        let unused: Vec<&str> = self.names().filter(|name| name.starts_with(&self.prefix) && !used.contains(*name)).collect();
+        let unused: Vec<&str> =
+            self.names().filter(|name| name.starts_with(&self.prefix) && !used.contains(*name)).collect();
         if !unused.is_empty() {
             warn(&format!(
                 "{} has tensors that `{command}` with these options does not read: {}",

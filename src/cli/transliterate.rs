@@ -13,8 +13,8 @@ use regard::{Error, Result};
 use serde_json::{Value, json};
 
 use crate::device::{Device, DeviceArgs};
-use crate::example;
 use crate::drawing::Format;
+use crate::example;
 use crate::failure::Outcome;
 use crate::heatmap::Panel;
 use crate::output::{self, Warnings};

@@ -58,7 +58,7 @@ pub(super) fn foreign(start: &[u8]) -> Option<Foreign> {
             "convert its weights: `safetensors.numpy.save_file({t.name: onnx.numpy_helper.to_array(t) for t in \
              onnx.load(\"in.onnx\").graph.initializer}, \"in.safetensors\")`",
         ),
-        [0x1f, 0x8b, ..] => kind("gzip-compressed", "unpack it: `gunzip`"),
+        [0x1f, 0x8b, ..] => kind("a gzip archive", "unpack it: `gunzip`"),
         [b'v', b'e', b'r', b's', b'i', b'o', b'n', b' ', ..] if contains(b"git-lfs") => {
             kind("a pointer of Git LFS", "`git lfs pull` fetches the file itself")
         }

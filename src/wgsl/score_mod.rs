@@ -9,14 +9,14 @@ use std::sync::OnceLock;
 
 use wgpu::naga;
 
+use naga::common::wgsl::TypeContext;
 use naga::front::wgsl::parse_str;
 use naga::keywords::wgsl::BUILTIN_IDENTIFIERS;
-use naga::common::wgsl::TypeContext;
 use naga::proc::TypeResolution;
 use naga::valid::{
     CallError, Capabilities, ExpressionError, FunctionError, ValidationError, ValidationFlags, Validator,
 };
-use naga::{Block, Expression, Function, Handle, Module, Scalar, Statement, TypeInner, WithSpan};
+use naga::{Block, Expression, Function, Handle, Module, Scalar, Span, Statement, TypeInner, WithSpan};
 
 use super::Kernel;
 use crate::error::Error;
@@ -95,9 +95,9 @@ fn fault(source: &str) -> Result<(), Fault> {
             return refused_at(Some(declaration.place()), reason);
         }
     }
-    Validator::new(ValidationFlags::all(), Capabilities::empty()).validate(&module).or_else(|error| {
-        refused_at(innermost(&module, &error), words(source, &module, error.as_inner()))
-    })?;
+    Validator::new(ValidationFlags::all(), Capabilities::empty())
+        .validate(&module)
+        .or_else(|error| refused_at(innermost(&module, &error), words(source, &module, error.as_inner())))?;
     let functions = || module.functions.iter().map(|(_, function)| function);
     let Some(function) = functions().find(|function| function.name.as_deref() == Some("score_mod")) else {
         return refused(format!("has no `{SIGNATURE}`"));
@@ -121,20 +121,38 @@ fn fault(source: &str) -> Result<(), Fault> {
     })
 }
 
-/// The least of the spans of an error: the function that it is in has one too. An argument's stands in the signature, not
-/// where the argument is used.
+/// Where an error is: the least of its spans, as the function that it is in has one too. What a statement gets wrong of an
+/// argument has none but the argument's in the signature, which says nothing; the statement's own is taken then.
 fn innermost(module: &Module, error: &WithSpan<ValidationError>) -> Option<Range<usize>> {
-    let arguments: Vec<Option<Range<usize>>> = match error.as_inner() {
-        ValidationError::Function { handle, .. } => {
-            let expressions = &module.functions[*handle].expressions;
-            let is_argument = |expression: &Expression| matches!(expression, Expression::FunctionArgument(_));
-            let arguments = expressions.iter().filter(|(_, expression)| is_argument(expression));
-            arguments.map(|(handle, _)| expressions.get_span(handle).to_range()).collect()
+    if let ValidationError::Function { handle, source: reason, .. } = error.as_inner() {
+        let is_wrong = |statement: &Statement| match (reason, statement) {
+            (FunctionError::InvalidReturnType { expression, .. }, Statement::Return { value }) => expression == value,
+            (FunctionError::InvalidIfType(wrong), Statement::If { condition, .. }) => wrong == condition,
+            (
+                FunctionError::InvalidCall { error: CallError::ArgumentType { seen_expression, .. }, function: called },
+                Statement::Call { function, arguments, .. },
+            ) => called == function && arguments.contains(seen_expression),
+            _ => false,
+        };
+        let mut found = None;
+        each_statement(&module.functions[*handle].body, &mut |statement, span| {
+            found = found.take().or_else(|| span.to_range().filter(|_| is_wrong(statement)));
+        });
+        if found.is_some() {
+            return found;
         }
-        _ => Vec::new(),
-    };
-    let spans = error.spans().map(|(span, _)| span.to_range()).filter(|span| !arguments.contains(span));
-    spans.flatten().min_by_key(ExactSizeIterator::len)
+    }
+    error.spans().filter_map(|(span, _)| span.to_range()).min_by_key(ExactSizeIterator::len)
+}
+
+/// Both ends of a long expression.
+fn elided(text: &str) -> String {
+    let (count, end) = (text.chars().count(), 20);
+    if count <= 2 * end {
+        return text.to_owned();
+    }
+    let ends = [text.chars().take(end).collect::<String>(), text.chars().skip(count - end).collect()];
+    ends.join(" … ")
 }
 
 /// An expression as the source has it.
@@ -155,8 +173,9 @@ fn words(source: &str, module: &Module, error: &ValidationError) -> String {
     let in_own_words = match error {
         ValidationError::Function { handle, source: reason, .. } => {
             let function = &module.functions[*handle];
-            let text = |expression: Handle<Expression>| text(source, function, expression);
-            let of = |inner: &TypeInner| module.to_ctx().type_resolution_to_string(&TypeResolution::Value(inner.clone()));
+            let text = |expression: Handle<Expression>| elided(text(source, function, expression));
+            let of =
+                |inner: &TypeInner| module.to_ctx().type_resolution_to_string(&TypeResolution::Value(inner.clone()));
             let ty = |ty: Handle<naga::Type>| module.to_ctx().type_to_string(ty);
             match reason {
                 FunctionError::Expression {
@@ -165,19 +184,31 @@ fn words(source: &str, module: &Module, error: &ValidationError) -> String {
                 } => {
                     let ([left, right], [first, second]) =
                         ([lhs_type, rhs_type].map(of), [*lhs_expr, *rhs_expr].map(text));
-                    Some(format!("`{first}` is {left} and `{second}` is {right}, which do not go together: convert one"))
+                    Some(format!(
+                        "`{first}` is {left} and `{second}` is {right}, which do not go together: convert one"
+                    ))
                 }
                 FunctionError::InvalidReturnType { expression, expected_ty } => {
                     let declared = expected_ty.map_or("nothing".to_owned(), ty);
                     let returned = expression.map_or("nothing".to_owned(), |value| format!("`{}`", text(value)));
                     Some(format!("returns {returned} where the function's result is {declared}"))
                 }
-                FunctionError::InvalidIfType(condition) => Some(format!("the condition `{}` is no bool", text(*condition))),
+                FunctionError::Expression {
+                    source: ExpressionError::InvalidUnaryOperandType(operator, operand),
+                    ..
+                } => Some(format!("{operator:?} is not for what `{}` is", text(*operand))),
+                FunctionError::Expression { source: ExpressionError::SelectConditionNotABool { actual }, .. } => {
+                    Some(format!("the condition of `select` is {}, not bool", of(actual)))
+                }
+                FunctionError::InvalidIfType(condition) => {
+                    Some(format!("the condition `{}` is no bool", text(*condition)))
+                }
                 FunctionError::InvalidStoreTypes { value, .. } => {
                     Some(format!("`{}` is of another type than what it is assigned to", text(*value)))
                 }
                 FunctionError::InvalidCall {
-                    error: CallError::ArgumentType { index, required, seen_expression }, ..
+                    error: CallError::ArgumentType { index, required, seen_expression },
+                    ..
                 } => {
                     let value = text(*seen_expression);
                     Some(format!("argument {} `{value}` of the call is not {}", index + 1, ty(*required)))
@@ -188,13 +219,8 @@ fn words(source: &str, module: &Module, error: &ValidationError) -> String {
         _ => None,
     };
     in_own_words.unwrap_or_else(|| {
-        let mut words = error.to_string();
-        let mut cause = std::error::Error::source(error);
-        while let Some(inner) = cause {
-            words = format!("{words}: {inner}");
-            cause = inner.source();
-        }
-        words
+        let causes = std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
+        causes.last().map_or_else(|| error.to_string(), ToString::to_string)
     })
 }
 
@@ -236,7 +262,7 @@ fn check_size(module: &Module) -> Result<(), Fault> {
             return refused(format!("`{name}` has {variables} bytes of variables; at most {MOST_BYTES} are taken"));
         }
         let mut all = function.expressions.len() as u64;
-        each_statement(&function.body, &mut |statement| {
+        each_statement(&function.body, &mut |statement, _| {
             if let Statement::Call { function, .. } = statement {
                 all = all.saturating_add(written_out.get(function.index()).copied().unwrap_or(0));
             }
@@ -251,11 +277,11 @@ fn check_size(module: &Module) -> Result<(), Fault> {
 }
 
 /// Each statement of a block and of the blocks inside.
-fn each_statement(block: &Block, f: &mut impl FnMut(&Statement)) {
+fn each_statement(block: &Block, f: &mut impl FnMut(&Statement, &Span)) {
     let mut blocks = vec![block];
     while let Some(block) = blocks.pop() {
-        for statement in block.iter() {
-            f(statement);
+        for (statement, span) in block.span_iter() {
+            f(statement, span);
             match statement {
                 Statement::Block(inner) => blocks.push(inner),
                 Statement::If { accept, reject, .. } => blocks.extend([accept, reject]),
@@ -274,7 +300,7 @@ fn foreign(function: &Function) -> Option<&'static str> {
         return Some("a derivative");
     }
     let mut found = None;
-    each_statement(&function.body, &mut |statement| {
+    each_statement(&function.body, &mut |statement, _| {
         let what = match statement {
             Statement::Emit(_)
             | Statement::Block(_)

@@ -63,7 +63,8 @@ fn mask_of_rows(inputs: &AttentionInputs<Array>, p: &AttentionProblem) -> Option
         }
         _ => return None,
     };
-    (p.batch > 1).then(|| format!("`mask` {shape:?} is read as {read}; one for each batch row is {:?}", by_batch(shape)))
+    (p.batch > 1)
+        .then(|| format!("`mask` {shape:?} is read as {read}; one for each batch row is {:?}", by_batch(shape)))
 }
 
 /// The shape of a mask without an axis of heads, and of queries if need be, with them.

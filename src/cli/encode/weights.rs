@@ -21,8 +21,7 @@ pub(super) fn read(input: &Input, prefix: &str) -> Outcome<RnnStack<Array>> {
 
 /// How the weights of the file would be found.
 fn way_out(input: &Input, prefix: &str) -> Option<String> {
-    let is_stack =
-        |prefix: &&str| torch_stack(input.names(), prefix, |name| Ok(input.has(name).then_some(()))).is_ok();
+    let is_stack = |prefix: &&str| torch_stack(input.names(), prefix, |name| Ok(input.has(name).then_some(()))).is_ok();
     let prefixes = input.names().filter_map(|name| name.strip_suffix("weight_ih_l0"));
     match prefixes.filter(|other| *other != prefix).filter(is_stack).collect::<Vec<_>>()[..] {
         [] => {}
