@@ -43,10 +43,10 @@ pub(crate) use options::path_name;
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLES)]
 pub(crate) struct Args {
-    /// Tensors to read
+    /// Tensors to read; `-` is standard input
     #[arg(value_name = "IN.safetensors")]
     input: PathBuf,
-    /// File to write the results to
+    /// File to write the results to; `-` is standard output
     #[arg(short, long, value_name = "OUT.safetensors", required_unless_present_any = ["check", "explain"])]
     output: Option<PathBuf>,
     #[command(flatten)]

@@ -26,10 +26,10 @@ use crate::tensors::Input;
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLES)]
 pub(crate) struct Args {
-    /// Results over disjoint sets of keys
+    /// Results over disjoint sets of keys; one may be `-`, standard input
     #[arg(value_name = "PART.safetensors", num_args = 2.., required = true)]
     parts: Vec<PathBuf>,
-    /// File to write the results to
+    /// File to write the results to; `-` is standard output
     #[arg(short, long, value_name = "OUT.safetensors", required_unless_present = "check")]
     output: Option<PathBuf>,
     /// Element type of the tensors written; f32 when left out
