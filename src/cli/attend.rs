@@ -143,7 +143,7 @@ Examples:
   regard attend in.safetensors -o out.safetensors --causal=bottom-right --q-heads 8 --kv-heads 2
   regard attend in.safetensors --heatmap weights.png --query-labels words.txt --key-labels words.txt
   regard attend in.safetensors --check --explain --device gpu
-  regard attend model.safetensors --prefix layers.0. --lse -o - | regard merge - b.safetensors -o c.safetensors
+  regard attend model.safetensors --prefix layers.0. -o - > out.safetensors
 
 A score function of your own, in a file for --score-wgsl:
   fn score_mod(score: f32, b: u32, h: u32, i: u32, j: u32) -> f32 {

@@ -48,7 +48,8 @@ const EXAMPLES: &str = "\
 Example:
   regard attend first.safetensors -o a.safetensors --lse
   regard attend second.safetensors -o b.safetensors --lse
-  regard merge a.safetensors b.safetensors -o all.safetensors";
+  regard merge a.safetensors b.safetensors -o all.safetensors
+  regard attend second.safetensors --lse -o - | regard merge a.safetensors - -o all.safetensors";
 
 /// An output [B, H, N, Dv] and its log-sum-exp [B, H, N].
 type Part<T> = (Array<T>, Array<T>);

@@ -17,7 +17,7 @@ use crate::stream;
 const LISTED: usize = 12;
 
 /// Tensors in which −∞ stands for a weight of 0 and is not told about.
-const LOGARITHMS: [&str; 3] = ["mask", "lse", "sinks"];
+const LOGARITHMS: [&str; 4] = ["mask", "lse", "max_sum", "sinks"];
 
 /// A tensor file, and which of its tensors have been used.
 #[derive(Debug)]

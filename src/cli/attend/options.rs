@@ -47,8 +47,9 @@ pub(super) struct Options {
     #[arg(long, value_name = "N")]
     rotary_offset: Option<usize>,
     /// Hide keys after the query's own position: query i sees key j when j <= i + offset. top-left: the offset is the
-    /// length of the past; bottom-right: Nk - Nq, so that the last query sees the last key. Where `kv_lengths` are given
-    /// both are its length - Nq for each batch row, or - its `query_lengths`: in a padded batch give both
+    /// length of the past; bottom-right: Nk - Nq, so that the last query sees the last key. With `kv_lengths` either is
+    /// a batch row's length of keys - Nq, so that the last of all queries sees the last real key; with `query_lengths`
+    /// too, as a padded batch should have them, it is the length of keys - the length of queries
     #[arg(long, value_enum, value_name = "ALIGNMENT", num_args = 0..=1, require_equals = true)]
     #[arg(default_missing_value = "top-left")]
     causal: Option<CausalKind>,
