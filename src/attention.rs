@@ -21,6 +21,11 @@
 //! alignment is [`Causal::BottomRight`], else the length of the past. Causal hides j > own(i), a window keeps
 //! own(i) − left ≤ j ≤ own(i) + right. Negative positions are legal: such a query sees nothing under a causal mask.
 //!
+//! So lengths of the keys alone put the last of all Nq queries at the batch row's last real key, which is right of a cache:
+//! of 4 queries over 6 keys of which 5 are real, query 0 is at key 1. In a padded batch, where query i belongs to key i and
+//! both are real up to the row's length, they would move every query of a short row back by its padding: give
+//! `query_lengths` as well, and the offset is 0.
+//!
 //! Lists on the device. `upload` refuses a length, an end or a page that is out of range. In tensors of the caller's own no
 //! host looks at them; shaders take what is out of range as each input below says, and read and write nothing outside
 //! the tensors.
@@ -114,14 +119,16 @@ pub enum Monotonic {
 /// Which keys causal attention hides: key j is visible to query i when j ≤ own(i) = i + offset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Causal {
-    /// offset = length of the past, or K − Q of the batch row when `kv_lengths` are given (PyTorch, ONNX).
+    /// offset = length of the past, or K − Q of the batch row when `kv_lengths` are given, where Q is Nq unless
+    /// `query_lengths` say otherwise (PyTorch, ONNX).
     #[default]
     TopLeft,
     /// offset = K − Q: the last query sees the last key (FlashAttention).
     BottomRight,
 }
 
-/// Keys own(i) − left … own(i) + right are visible; `None` leaves that side open.
+/// Keys own(i) − left … own(i) + right are visible; `None` leaves that side open. own(i) is not i where there is a past or
+/// `kv_lengths` are given: see the [module's docs](self).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Window {
     /// Keys visible before the query's own position.
@@ -254,6 +261,12 @@ impl ScoreMod {
     /// why it is refused.
     pub fn check(&self) -> Result<()> {
         crate::wgsl::check_score_mod(&self.wgsl)
+    }
+
+    /// The line of the WGSL that [`ScoreMod::check`] refuses: its number and the line, whole, and on a second line marks
+    /// below what is wrong there. None where nothing is wrong, or no line is to blame.
+    pub fn excerpt(&self) -> Option<String> {
+        crate::wgsl::excerpt_of_score_mod(&self.wgsl)
     }
 }
 
@@ -404,7 +417,8 @@ pub struct AttentionInputs<A> {
     pub past_key: Option<A>,
     /// Values [B, Hkv, P, Dv] that stand before `value`.
     pub past_value: Option<A>,
-    /// `[B]`: how many keys of each batch row are real; more than Nk are Nk.
+    /// `[B]`: how many keys of each batch row are real; more than Nk are Nk. They move the queries' own positions, see the
+    /// [module's docs](self): a padded batch has `query_lengths` too.
     pub kv_lengths: Option<A>,
     /// `[B]`: how many queries of each batch row are real; the others see no key. More than Nq are Nq.
     pub query_lengths: Option<A>,

@@ -75,6 +75,16 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// A file is of a kind that is not read, but known.
+    #[error("{}: no safetensors file but {found}", path.display())]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// What it is.
+        found: &'static str,
+        /// How to make it one that is read; [`Error::hint`].
+        advice: &'static str,
+    },
     /// A model card lacks a field, or contradicts itself or its tensors.
     #[error("model card `{model}`, field `{field}`: {reason}")]
     Card {
@@ -143,6 +153,7 @@ impl Error {
             | Self::Missing { .. }
             | Self::Option { .. }
             | Self::File { .. }
+            | Self::Format { .. }
             | Self::Card { .. }
             | Self::Text { .. } => true,
             Self::Limit { .. }
@@ -158,6 +169,7 @@ impl Error {
     /// What to do about it, where that is known.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
+            Self::Format { advice, .. } => Some(advice),
             Self::NoAdapter(_) => Some(
                 "install a Vulkan driver (Debian and Ubuntu: `apt-get install mesa-vulkan-drivers` has a software one), \
                  or run on the CPU with `--device cpu`",

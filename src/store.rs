@@ -4,6 +4,8 @@
 //! the data. Files come from anywhere, so nothing in them is believed before it is checked: the ranges must cover the
 //! data exactly, without gap or overlap, and agree with type and shape; only then is anything read from them.
 
+mod foreign;
+
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
@@ -55,24 +57,34 @@ impl Store {
     /// Reads a file.
     ///
     /// # Errors
-    /// [`Error::File`] when it cannot be read or is no valid safetensors file.
+    /// [`Error::File`] when it cannot be read or is no valid safetensors file, [`Error::Format`] when it is of another
+    /// kind that is known.
     pub fn open(path: &Path) -> Result<Self> {
+        Self::read(path, std::fs::File::open(path).map_err(|e| Error::file(path, e))?)
+    }
+
+    /// Reads a stream to its end; `path` stands in errors.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub fn read(path: &Path, mut from: impl Read) -> Result<Self> {
         let fail = |e: std::io::Error| Error::file(path, e);
-        let file = std::fs::File::open(path).map_err(fail)?;
         let mut bytes = Vec::new();
-        // The length comes first, so that a file (or device) that is nothing of the kind is not read to its end.
-        (&file).take(8).read_to_end(&mut bytes).map_err(fail)?;
+        // The first bytes tell: a file (or device) that is nothing of the kind is not read to its end.
+        from.by_ref().take(foreign::START).read_to_end(&mut bytes).map_err(fail)?;
+        known(path, &bytes)?;
         header_length(&bytes).map_err(|reason| Error::file(path, reason))?;
-        (&file).read_to_end(&mut bytes).map_err(fail)?;
+        from.read_to_end(&mut bytes).map_err(fail)?;
         Self::from_bytes(path, bytes)
     }
 
     /// From the content of a file; `path` stands in errors.
     ///
     /// # Errors
-    /// [`Error::File`] when it is no valid safetensors file.
+    /// As [`Store::open`].
     pub fn from_bytes(path: impl Into<PathBuf>, bytes: impl Into<Vec<u8>>) -> Result<Self> {
         let (path, bytes) = (path.into(), bytes.into());
+        known(&path, &bytes)?;
         match entries(&bytes) {
             Ok(entries) => Ok(Self { path, bytes, entries }),
             Err(reason) => Err(Error::file(&path, reason)),
@@ -134,6 +146,18 @@ impl Store {
         Array::new(&entry.shape, data)
     }
 
+    /// An F64 tensor as it is stored.
+    ///
+    /// # Errors
+    /// [`Error::Missing`] when there is none of that name, [`Error::Shape`] when it is of another type.
+    pub fn get_f64(&self, name: &str) -> Result<Array<f64>> {
+        let (entry, data) = self.find(name)?;
+        match entry.dtype {
+            Dtype::F64 => Array::new(&entry.shape, convert(data, f64::from_le_bytes)),
+            dtype => Err(Error::shape(name, "dtype", "F64", dtype)),
+        }
+    }
+
     /// An integer or bool tensor as u32: ids, lengths, masks.
     ///
     /// # Errors
@@ -156,6 +180,14 @@ impl Store {
             .get(name)
             .ok_or_else(|| Error::missing(name, format!("a tensor of this name in {}", self.path.display())))?;
         Ok((entry, &self.bytes[entry.range.clone()]))
+    }
+}
+
+/// Refuses what begins like a file of another kind.
+fn known(path: &Path, bytes: &[u8]) -> Result<()> {
+    match foreign::foreign(&bytes[..bytes.len().min(foreign::START as usize)]) {
+        Some(foreign::Foreign { found, advice }) => Err(Error::Format { path: path.to_owned(), found, advice }),
+        None => Ok(()),
     }
 }
 
@@ -255,6 +287,17 @@ pub enum FloatType {
     F64,
 }
 
+impl FloatType {
+    /// What is left of a number that is written as this type.
+    pub fn rounded(self, x: f32) -> f32 {
+        match self {
+            Self::F32 | Self::F64 => x,
+            Self::F16 => f16::from_f32(x).to_f32(),
+            Self::BF16 => bf16::from_f32(x).to_f32(),
+        }
+    }
+}
+
 struct Output<'a> {
     array: &'a Array,
     dtype: FloatType,
@@ -289,14 +332,25 @@ impl View for Output<'_> {
     }
 }
 
+/// Named arrays as the content of a safetensors file; `path` stands in errors.
+///
+/// # Errors
+/// [`Error::File`] when the format cannot hold them.
+pub fn serialize<'a>(
+    path: &Path,
+    tensors: impl IntoIterator<Item = (&'a str, &'a Array)>,
+    dtype: FloatType,
+) -> Result<Vec<u8>> {
+    let tensors: Vec<_> = tensors.into_iter().map(|(name, array)| (name, Output { array, dtype })).collect();
+    safetensors::serialize(tensors, None).map_err(|e| Error::file(path, e))
+}
+
 /// Writes named arrays to a safetensors file, whole or not at all.
 ///
 /// # Errors
 /// [`Error::File`] when the file cannot be written.
 pub fn save<'a>(path: &Path, tensors: impl IntoIterator<Item = (&'a str, &'a Array)>, dtype: FloatType) -> Result<()> {
-    let tensors: Vec<_> = tensors.into_iter().map(|(name, array)| (name, Output { array, dtype })).collect();
-    let bytes = safetensors::serialize(tensors, None).map_err(|e| Error::file(path, e))?;
-    write_whole(path, &bytes)
+    write_whole(path, &serialize(path, tensors, dtype)?)
 }
 
 /// A file's content, if it is of at most so many bytes: what has no end, such as a device, is not read to it.
@@ -304,9 +358,16 @@ pub fn save<'a>(path: &Path, tensors: impl IntoIterator<Item = (&'a str, &'a Arr
 /// # Errors
 /// [`Error::File`] when it cannot be read, or is longer.
 pub fn read_whole(path: &Path, most: u64) -> Result<Vec<u8>> {
+    read_stream(path, std::fs::File::open(path).map_err(|e| Error::file(path, e))?, most)
+}
+
+/// As [`read_whole`], from a stream; `path` stands in errors.
+///
+/// # Errors
+/// As [`read_whole`].
+pub fn read_stream(path: &Path, from: impl Read, most: u64) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    let file = std::fs::File::open(path).map_err(|e| Error::file(path, e))?;
-    file.take(most.saturating_add(1)).read_to_end(&mut bytes).map_err(|e| Error::file(path, e))?;
+    from.take(most.saturating_add(1)).read_to_end(&mut bytes).map_err(|e| Error::file(path, e))?;
     if bytes.len() as u64 > most {
         return Err(Error::file(path, format!("more than {most} bytes")));
     }

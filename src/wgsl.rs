@@ -8,7 +8,7 @@ mod score_mod;
 use std::fmt::Write;
 use std::sync::Arc;
 
-pub(crate) use score_mod::check as check_score_mod;
+pub(crate) use score_mod::{check as check_score_mod, excerpt as excerpt_of_score_mod};
 
 use crate::tensor::DType;
 

@@ -1,11 +1,12 @@
 //! `regard attend`: attention over the tensors of a file.
 
 mod inputs;
+mod notes;
 mod options;
 
 use std::path::PathBuf;
 
-use regard::attention::{Attention, AttentionInputs, AttentionOutputs, Path, ScoreStage};
+use regard::attention::{Attention, AttentionInputs, AttentionOutputs, Path, ScoreMod, ScoreStage};
 use regard::baseline;
 use regard::gpu::Run;
 use regard::plan::AttentionPlan;
@@ -16,12 +17,14 @@ use serde_json::json;
 
 use crate::check::{self, Report};
 use crate::device::{Device, DeviceArgs};
+use crate::drawing::Format;
 use crate::explain::{self, Explained};
-use crate::failure::Outcome;
+use crate::failure::{Failure, Outcome};
 use crate::heatmap::Curve;
 use crate::output::{self, Named, OutputType};
 use crate::picture;
 use crate::progress::Busy;
+use crate::stream;
 use crate::tensors::Input;
 pub(crate) use inputs::Form;
 use inputs::Heads;
@@ -40,15 +43,18 @@ use options::{Options, Stage};
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLES)]
 pub(crate) struct Args {
-    /// Tensors to read
+    /// Tensors to read; `-` is standard input
     #[arg(value_name = "IN.safetensors")]
     input: PathBuf,
-    /// File to write the results to
+    /// File to write the results to; `-` is standard output
     #[arg(short, long, value_name = "OUT.safetensors")]
     #[arg(required_unless_present_any = ["check", "explain", "heatmap"])]
     output: Option<PathBuf>,
     #[command(flatten)]
     options: Options,
+    /// What stands before the names of the tensors, such as `layers.0.`
+    #[arg(long, value_name = "P", default_value = "", hide_default_value = true)]
+    prefix: String,
     /// Heads of a rank-3 `query` [B, N, Hq·D]
     #[arg(long, value_name = "N")]
     q_heads: Option<usize>,
@@ -92,8 +98,9 @@ pub(crate) struct Args {
     /// error; exit 1 if one is over tolerance
     #[arg(long)]
     check: bool,
-    /// Draw the weights of the first batch row, one panel a head, as PNG and as SVG beside it
-    #[arg(long, value_name = "FILE.png")]
+    /// Draw the weights of the first batch row, one panel a head: FILE.png, and the same as FILE.svg beside it; or FILE.svg
+    /// alone
+    #[arg(long, value_name = "FILE.png|FILE.svg")]
     heatmap: Option<PathBuf>,
     /// How the picture's shades follow the weights; linear, when left out
     #[arg(long, value_enum, value_name = "SCALE")]
@@ -113,8 +120,10 @@ const EXAMPLES: &str = "\
 Tensors:
   query, key, value           [B, Hq, Nq, D], [B, Hkv, Nk, D], [B, Hkv, Nk, Dv]; Hq is a multiple of Hkv
   past_key, past_value        [B, Hkv, P, D], [B, Hkv, P, Dv]: stand before key and value
-  mask                        broadcast to [B, Hq, Nq, Nk]; BOOL or U8: true = attend; floats are added
-  kv_lengths, query_lengths   [B]: how many keys and queries of a batch row are real
+  mask                        broadcast to [B, Hq, Nq, Nk], such as [B, 1, 1, Nk]; BOOL or U8: true = attend; floats are
+                              added; keys behind a shorter one are hidden
+  kv_lengths, query_lengths   [B]: how many keys and queries of a batch row are real. kv_lengths alone say that the last
+                              query stands at the last real key, as in a cache; a padded batch has both
   block_mask                  [B or 1, Hq or 1, Nq / Q, Nk / K] rounded up; BOOL or U8: false = hidden and not
                               computed; with --block-size Q,K
   alibi_slopes                [Hq] or [B, Hq]: slope times distance is taken from a score
@@ -138,6 +147,7 @@ Examples:
   regard attend in.safetensors -o out.safetensors --causal=bottom-right --q-heads 8 --kv-heads 2
   regard attend in.safetensors --heatmap weights.png --query-labels words.txt --key-labels words.txt
   regard attend in.safetensors --check --explain --device gpu
+  regard attend model.safetensors --prefix layers.0. -o - > out.safetensors
 
 A score function of your own, in a file for --score-wgsl:
   fn score_mod(score: f32, b: u32, h: u32, i: u32, j: u32) -> f32 {
@@ -155,23 +165,27 @@ pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
         scores: args.scores.map(ScoreStage::from),
         ..args.options.attention()?
     };
-    args.heatmap.as_deref().map_or(Ok(()), picture::check_name)?;
-    let input = Input::open(&args.input)?;
+    let input = Input::open(&args.input)?.behind(&args.prefix);
     let heads = Heads { query: args.q_heads, kv: args.kv_heads };
     let (mut inputs, form) = inputs::read(&input, heads, &args.options, &options)?;
     input.warn_unused("attend");
     if args.present {
         add_past(&mut inputs)?;
     }
-    let problem = AttentionProblem::new(&options, &inputs.map(Array::shape)).map_err(blame_wgsl)?;
+    let problem = AttentionProblem::new(&options, &inputs.map(Array::shape)).map_err(|error| {
+        blame_wgsl(error, &options).unwrap_or_else(|error| notes::explain(error, &options, &inputs))
+    })?;
+    notes::tell(&options, &inputs, &problem);
     let labels = picture::Labels::read([args.query_labels.as_deref(), args.key_labels.as_deref()], &problem)?;
     if args.check && options.score_mod.is_some() {
         let reason = "the reference cannot run WGSL, so `--check` has nothing to compare with: leave one of them out";
         return Err(Error::option("score-wgsl", reason).into());
     }
     let device = device.open()?;
+    device.refuse_path(options.path != Path::Auto)?;
     let element = args.dtype.into();
     let storage = Storage { element, cache: args.cache_dtype.map_or(element, DType::from) };
+    notes::warn_storage(&inputs, storage)?;
 
     let mut explained = Explained::new(&device);
     let outputs = {
@@ -210,7 +224,8 @@ pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
         "file": args.output,
         "outputs": output::describe(&named, output_dtype),
     });
-    check::finish(args.json, summary, args.explain.then_some(&explained), report)
+    let taken = stream::any([&args.output, &args.heatmap].into_iter().filter_map(|path| path.as_deref()));
+    check::finish(args.json, taken, summary, args.explain.then_some(&explained), report)
 }
 
 fn checked(
@@ -229,6 +244,7 @@ fn checked(
 /// Refuses options that would change nothing.
 fn refuse_unused(args: &Args) -> Result<()> {
     output::refuse_dtype(args.output.as_deref(), args.output_dtype)?;
+    refuse_streams(args)?;
     let pictured = [
         ("query-labels", args.query_labels.is_some()),
         ("key-labels", args.key_labels.is_some()),
@@ -253,6 +269,21 @@ fn refuse_unused(args: &Args) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// Refuses `-` for two files, and what cannot go there; a picture of a kind that is not drawn.
+fn refuse_streams(args: &Args) -> Result<()> {
+    let inputs = [
+        ("IN", Some(&*args.input)),
+        ("score-wgsl", args.options.score_file()),
+        ("query-labels", args.query_labels.as_deref()),
+        ("key-labels", args.key_labels.as_deref()),
+    ];
+    output::refuse_streams(inputs, args.output.as_deref(), args.json)?;
+    output::refuse_streams([], args.heatmap.as_deref(), args.json)?;
+    stream::refuse_two_outputs([("output", args.output.as_deref()), ("heatmap", args.heatmap.as_deref())])?;
+    args.heatmap.as_deref().map(|path| Format::of("heatmap", path)).transpose()?;
+    Ok(())
 }
 
 /// An empty past where there is none, so that what is new is present.
@@ -327,11 +358,15 @@ fn explain_plan(explained: &mut Explained, p: &AttentionProblem, plan: &Attentio
     }
 }
 
-/// An error about a user's function under the name that the option has here.
-fn blame_wgsl(error: Error) -> Error {
+/// The failure of a user's function under the name that the option has here, with the line; any other error as it is.
+fn blame_wgsl(error: Error, options: &Attention) -> Result<Failure> {
     match error {
-        Error::Option { option, reason } if option == "score_mod" => Error::option("score-wgsl", reason),
-        other => other,
+        Error::Option { option, reason } if option == "score_mod" => {
+            let failure = Failure::from(Error::option("score-wgsl", reason));
+            let line = options.score_mod.as_ref().and_then(ScoreMod::excerpt);
+            Ok(failure.with_excerpt(line))
+        }
+        other => Err(other),
     }
 }
 

@@ -18,10 +18,12 @@ use regard::{Error, Gpu};
 use regex_lite::Regex;
 
 use crate::device::{Choice, DeviceArgs};
+use crate::drawing::Format;
 use crate::encode::path_name;
 use crate::failure::{Failure, Outcome};
 use crate::output;
 use crate::progress::Steps;
+use crate::stream;
 use cases::{Case, How, Way};
 use recurrent::Plan;
 use report::{Device, Launch, Report, Row, Verdict};
@@ -98,9 +100,12 @@ fn floor(rates: &Rates, (flops, bytes): (f64, f64), half: bool) -> f64 {
 
 /// Runs the command.
 pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
-    args.plot.as_deref().map(plot::format).transpose()?;
+    args.plot.as_deref().map(|path| Format::of("plot", path)).transpose()?;
+    stream::refuse_two_outputs([("json", args.json.as_deref()), ("plot", args.plot.as_deref())])?;
+    stream::refuse_two_inputs(args.show.iter().map(|path| ("show", Some(&**path))))?;
+    let taken = stream::any([&args.json, &args.plot].into_iter().filter_map(|path| path.as_deref()));
     if !args.show.is_empty() {
-        return show(args);
+        return show(args, taken);
     }
     if device.device == Choice::Cpu {
         return Err(Error::option("device", "bench times GPU kernels: use `gpu` or `auto`").into());
@@ -112,7 +117,7 @@ pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
     }
     let gpu = &device.open_adapter()?;
     let report = measure(gpu, cases, args.quick)?;
-    output::print(&report.table())?;
+    output::print_beside(&report.table(), taken)?;
     report.not_run.iter().for_each(|refusal| output::note(refusal));
     if let Some(path) = &args.json {
         output::save(path, format!("{}\n", json(&report)?).as_bytes())?;
@@ -126,10 +131,10 @@ pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
 }
 
 /// What was measured before.
-fn show(args: &Args) -> Outcome {
+fn show(args: &Args, taken: bool) -> Outcome {
     let reports = args.show.iter().map(|path| Report::open(path)).collect::<regard::Result<Vec<_>>>()?;
     let tables: Vec<String> = reports.iter().map(Report::table).collect();
-    output::print(&tables.join("\n"))?;
+    output::print_beside(&tables.join("\n"), taken)?;
     match (&args.plot, &reports[..]) {
         (None, _) => Ok(()),
         (Some(path), [report]) => plot::save(path, report),

@@ -120,9 +120,10 @@ fn ratio(v: &Verdict) -> Option<f64> {
 }
 
 /// The end of a command on tensors: its summary, with what was explained and checked, as JSON or as text, and the
-/// verdict of the check as the command's own.
+/// verdict of the check as the command's own. Where a file was written to standard output, the text goes to standard error.
 pub(crate) fn finish(
     as_json: bool,
+    stdout_is_taken: bool,
     mut summary: Value,
     explained: Option<&Explained>,
     report: Option<Report>,
@@ -140,7 +141,7 @@ pub(crate) fn finish(
             output::aside(&explained.text());
         }
         if let Some(report) = &report {
-            output::print(&report.text())?;
+            output::print_beside(&report.text(), stdout_is_taken)?;
         }
     }
     report.map_or(Ok(()), |report| report.verdict())

@@ -97,6 +97,18 @@ impl std::fmt::Display for Device {
 }
 
 impl Device {
+    /// Refuses a path that was asked for where the CPU computes: paths are ways through the GPU's kernels.
+    pub(crate) fn refuse_path(&self, is_asked_for: bool) -> Outcome {
+        match self {
+            Self::Cpu if is_asked_for => {
+                let reason = "chooses among GPU kernels, which the CPU does not run: use `--device gpu`";
+                let hint = "`--device gpu` takes a software driver too; without `--path` the CPU computes";
+                Err(Failure::from(Error::option("path", reason)).with_hint(hint))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// The device for `--json`.
     pub(crate) fn json(&self) -> serde_json::Value {
         match self {

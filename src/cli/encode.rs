@@ -9,7 +9,7 @@ use regard::baseline;
 use regard::gpu::Run;
 use regard::ops::rnn::GpuRnn;
 use regard::plan::RnnPlan;
-use regard::problem::RnnProblem;
+use regard::problem::{RnnProblem, Role};
 use regard::rnn::{Rnn, RnnInputs, RnnOutputs, RnnPath, RnnStack, Steps};
 use regard::tensor::{Array, DType};
 use regard::{Error, Gpu, Result};
@@ -22,7 +22,8 @@ use crate::explain::{self, Explained};
 use crate::failure::Outcome;
 use crate::output::{self, Named, OutputType};
 use crate::progress::Busy;
-use crate::tensors::Input;
+use crate::stream;
+use crate::tensors::{self, Input};
 use options::Options;
 pub(crate) use options::path_name;
 
@@ -42,10 +43,10 @@ pub(crate) use options::path_name;
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLES)]
 pub(crate) struct Args {
-    /// Tensors to read
+    /// Tensors to read; `-` is standard input
     #[arg(value_name = "IN.safetensors")]
     input: PathBuf,
-    /// File to write the results to
+    /// File to write the results to; `-` is standard output
     #[arg(short, long, value_name = "OUT.safetensors", required_unless_present_any = ["check", "explain"])]
     output: Option<PathBuf>,
     #[command(flatten)]
@@ -89,6 +90,8 @@ Examples:
 /// Runs the command.
 pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
     output::refuse_dtype(args.output.as_deref(), args.output_dtype)?;
+    let inputs = [("IN", Some(&*args.input)), ("weights", args.weights.as_deref())];
+    output::refuse_streams(inputs, args.output.as_deref(), args.json)?;
     let input = Input::open(&args.input)?;
     let stack = match &args.weights {
         Some(path) => weights::read(&Input::open(path)?, &args.prefix)?,
@@ -100,16 +103,14 @@ pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
     let shapes = stack.iter().map(|layer| layer.iter().map(|w| w.map(Array::shape)).collect()).collect();
     let problem = RnnProblem::new(&options, &shapes, &inputs.map(Array::shape))?;
     let device = device.open()?;
+    device.refuse_path(options.path != RnnPath::Auto)?;
     let dtype = args.dtype.into();
+    warn_storage(&stack, &inputs, dtype)?;
 
     let mut explained = Explained::new(&device);
     let outputs = {
         let _busy = Busy::new("computing");
         match &device {
-            Device::Cpu if options.path != RnnPath::Auto => {
-                let reason = "chooses among GPU kernels, which the CPU does not run: use `--device gpu`";
-                return Err(Error::option("path", reason).into());
-            }
             Device::Cpu => baseline::rnn(&options, &stack, &inputs, dtype)?,
             Device::Gpu(gpu) => {
                 let timed = args.explain.then_some(&mut explained);
@@ -141,7 +142,8 @@ pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
         "directions": problem.directions,
         "outputs": output::describe(&named, output_dtype),
     });
-    check::finish(args.json, summary, args.explain.then_some(&explained), report)
+    let taken = stream::any(args.output.as_deref());
+    check::finish(args.json, taken, summary, args.explain.then_some(&explained), report)
 }
 
 /// The tensors of the file that are no weights, time first.
@@ -161,6 +163,20 @@ fn read(args: &Args, input: &Input) -> Outcome<RnnInputs<Array>> {
     inputs.initial_c = input.float("initial_c")?;
     inputs.lengths = input.lengths("lengths", steps)?;
     Ok(inputs)
+}
+
+/// Tells of numbers that the device's storage cannot hold.
+fn warn_storage(stack: &RnnStack<Array>, inputs: &RnnInputs<Array>, dtype: DType) -> Result<()> {
+    let held = |stem: &str, suffix: &str, array: &Array| {
+        tensors::warn_storage(&format!("{stem}{suffix}"), array, Role::of_rnn(stem).dtype(dtype))
+    };
+    inputs.try_map(|name, array| held(name, "", array))?;
+    for (l, layer) in stack.iter().enumerate() {
+        for (weights, reverse) in layer.iter().zip(["", "_reverse"]) {
+            weights.try_map(|stem, array| held(stem, &format!("_l{l}{reverse}"), array))?;
+        }
+    }
+    Ok(())
 }
 
 fn on_gpu(

@@ -20,6 +20,8 @@ pub(crate) enum Failure {
     Message {
         /// What, in one line.
         error: String,
+        /// Lines of the user's own that it is about.
+        excerpt: Option<String>,
         /// What to do about it.
         hint: Option<String>,
         /// Exit status.
@@ -33,6 +35,7 @@ impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         Self::Message {
             error: error.to_string(),
+            excerpt: None,
             hint: error.hint().map(str::to_owned),
             status: if error.is_request() { REQUEST } else { OTHER },
         }
@@ -43,7 +46,17 @@ impl Failure {
     /// With another hint.
     pub(crate) fn with_hint(self, text: impl Into<String>) -> Self {
         match self {
-            Self::Message { error, status, .. } => Self::Message { error, hint: Some(text.into()), status },
+            Self::Message { error, excerpt, status, .. } => {
+                Self::Message { error, excerpt, hint: Some(text.into()), status }
+            }
+            Self::ClosedPipe => self,
+        }
+    }
+
+    /// With lines of the user's own that it is about.
+    pub(crate) fn with_excerpt(self, lines: Option<String>) -> Self {
+        match self {
+            Self::Message { error, hint, status, .. } => Self::Message { error, excerpt: lines, hint, status },
             Self::ClosedPipe => self,
         }
     }
@@ -51,24 +64,29 @@ impl Failure {
     /// With words before the message.
     pub(crate) fn among(self, words: &str) -> Self {
         match self {
-            Self::Message { error, hint, status } => Self::Message { error: format!("{words}: {error}"), hint, status },
+            Self::Message { error, hint, status, excerpt } => {
+                Self::Message { error: format!("{words}: {error}"), hint, status, excerpt }
+            }
             Self::ClosedPipe => self,
         }
     }
 
     /// A failure that is not the request's.
     pub(crate) fn other(error: impl ToString) -> Self {
-        Self::Message { error: error.to_string(), hint: None, status: OTHER }
+        Self::Message { error: error.to_string(), excerpt: None, hint: None, status: OTHER }
     }
 
     /// Prints the message and returns the exit status.
     pub(crate) fn report(self) -> ExitCode {
-        let Self::Message { error, hint, status } = self else {
+        let Self::Message { error, excerpt, hint, status } = self else {
             return ExitCode::SUCCESS;
         };
         let mut stderr = std::io::stderr().lock();
         // Where standard error is closed there is no one to tell.
         let _ = writeln!(stderr, "error: {}", one_line(&error));
+        for line in excerpt.iter().flat_map(|lines| lines.lines()) {
+            let _ = writeln!(stderr, "  {}", line.replace(char::is_control, " "));
+        }
         if let Some(hint) = hint {
             let _ = writeln!(stderr, "hint: {}", one_line(&hint));
         }
@@ -90,5 +108,5 @@ pub(crate) fn from_clap(error: &clap::Error) -> Failure {
     // The other tip there is tells how to pass an unknown option as a value.
     let tip = paragraphs.find_map(|p| p.trim().strip_prefix("tip:").filter(|tip| tip.contains("similar")));
     let hint = tip.map_or("`--help` lists what there is", str::trim).to_owned();
-    Failure::Message { error: one_line(first), hint: Some(hint), status: REQUEST }
+    Failure::Message { error: one_line(first), excerpt: None, hint: Some(hint), status: REQUEST }
 }

@@ -19,6 +19,7 @@ mod merge;
 mod output;
 mod picture;
 mod progress;
+mod stream;
 mod tensors;
 mod transliterate;
 mod tune;

@@ -16,6 +16,7 @@ use crate::device::{Device, DeviceArgs};
 use crate::failure::Outcome;
 use crate::output::{self, OutputType};
 use crate::progress::Busy;
+use crate::stream;
 use crate::tensors::Input;
 
 /// Attention over all keys, from attention over parts of them
@@ -29,10 +30,10 @@ use crate::tensors::Input;
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLES)]
 pub(crate) struct Args {
-    /// Results over disjoint sets of keys
+    /// Results over disjoint sets of keys; one may be `-`, standard input
     #[arg(value_name = "PART.safetensors", num_args = 2.., required = true)]
     parts: Vec<PathBuf>,
-    /// File to write the results to
+    /// File to write the results to; `-` is standard output
     #[arg(short, long, value_name = "OUT.safetensors", required_unless_present = "check")]
     output: Option<PathBuf>,
     /// Element type of the tensors written; f32 when left out
@@ -51,7 +52,8 @@ const EXAMPLES: &str = "\
 Example:
   regard attend first.safetensors -o a.safetensors --max-sum
   regard attend second.safetensors -o b.safetensors --max-sum
-  regard merge a.safetensors b.safetensors -o all.safetensors";
+  regard merge a.safetensors b.safetensors -o all.safetensors
+  regard attend second.safetensors --max-sum -o - | regard merge a.safetensors - -o all.safetensors";
 
 /// An output [B, H, N, Dv], and its log-sum-exp [B, H, N] or its largest scores and sums [B, H, N, 2].
 type Part<T> = (Array<T>, Array<T>);
@@ -66,6 +68,7 @@ enum By {
 /// Runs the command.
 pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
     output::refuse_dtype(args.output.as_deref(), args.output_dtype)?;
+    output::refuse_streams(args.parts.iter().map(|path| ("PART", Some(&**path))), args.output.as_deref(), args.json)?;
     let (parts, by, form) = read(&args.parts)?;
     let device = device.open()?;
     let (merged, stats) = {
@@ -91,12 +94,12 @@ pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
         "file": args.output,
         "outputs": output::describe(&named, output_dtype),
     });
-    check::finish(args.json, summary, None, report)
+    check::finish(args.json, stream::any(args.output.as_deref()), summary, None, report)
 }
 
 /// The parts, what they are weighted by, and how the output of the first came.
 fn read(paths: &[PathBuf]) -> Outcome<(Vec<Part<f32>>, By, Form)> {
-    let inputs = paths.iter().map(|path| Input::open(path)).collect::<Outcome<Vec<_>>>()?;
+    let inputs = paths.iter().map(|path| Ok(Input::open(path)?.named())).collect::<Outcome<Vec<_>>>()?;
     let by = if inputs.iter().all(|input| input.has("max_sum")) { By::MaxSum } else { By::LogSumExp };
     let mut forms = Vec::new();
     let mut parts: Vec<Part<f32>> = Vec::new();

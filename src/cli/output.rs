@@ -8,6 +8,7 @@ use regard::store::{self, FloatType};
 use regard::tensor::Array;
 
 use crate::failure::{Failure, Outcome, one_line};
+use crate::stream;
 
 /// A line on standard error that is no failure.
 pub(crate) fn note(text: &str) {
@@ -17,6 +18,21 @@ pub(crate) fn note(text: &str) {
 /// Something that may not be what the user meant.
 pub(crate) fn warn(text: &str) {
     let _ = writeln!(std::io::stderr().lock(), "warning: {}", one_line(text));
+}
+
+/// Warns of elements of a tensor, if there are any: `what` says which, then come how many there are and the first.
+pub(crate) fn warn_of(what: &str, elements: impl Iterator<Item = bool>) {
+    let (mut count, mut found, mut first) = (0, 0, 0);
+    for is_one in elements {
+        if is_one {
+            first = if found == 0 { count } else { first };
+            found += 1;
+        }
+        count += 1;
+    }
+    if found > 0 {
+        warn(&format!("{what}: {found} of {count} elements, element {first} first"));
+    }
 }
 
 /// Warnings that come with the input: as many as it likes, so only the first are shown.
@@ -52,8 +68,21 @@ pub(crate) fn aside(text: &str) {
 
 /// Lines on standard output, at once.
 pub(crate) fn print(text: &str) -> Outcome {
+    print_bytes(text.as_bytes())
+}
+
+/// Lines on standard output, or on standard error where a file is written to standard output.
+pub(crate) fn print_beside(text: &str, stdout_is_taken: bool) -> Outcome {
+    if stdout_is_taken {
+        aside(text);
+        return Ok(());
+    }
+    print(text)
+}
+
+fn print_bytes(bytes: &[u8]) -> Outcome {
     let mut stdout = std::io::stdout().lock();
-    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(|error| match error.kind() {
+    stdout.write_all(bytes).and_then(|()| stdout.flush()).map_err(|error| match error.kind() {
         ErrorKind::BrokenPipe => Failure::ClosedPipe,
         _ => Failure::other(format!("standard output: {error}")),
     })
@@ -116,17 +145,36 @@ pub(crate) fn refuse_dtype(path: Option<&Path>, dtype: Option<OutputType>) -> re
     }
 }
 
+/// Refuses `-` for two files of a command on tensors, and beside `--json`, whose summary goes to standard output too.
+pub(crate) fn refuse_streams<'a>(
+    inputs: impl IntoIterator<Item = (&'a str, Option<&'a Path>)>,
+    output: Option<&'a Path>,
+    json: bool,
+) -> regard::Result<()> {
+    stream::refuse_two_inputs(inputs)?;
+    stream::refuse_two_outputs([("output", output), ("json", json.then_some(Path::new("-")))])?;
+    stream::refuse_terminal("output", output)
+}
+
 /// Named results.
 pub(crate) type Named = Vec<(&'static str, Array)>;
 
-/// Writes results to a tensor file, whole or not at all.
+/// Writes results to a tensor file, whole or not at all. Numbers that its element type cannot hold are told about.
 pub(crate) fn save_tensors(path: &Path, tensors: &Named, dtype: OutputType) -> Outcome {
+    for (name, array) in tensors {
+        let is_lost = |&x: &f32| x.is_finite() && !dtype.stored().rounded(x).is_finite();
+        let what = format!("`{name}` has numbers beyond {}, written as infinity", dtype.name());
+        warn_of(&what, array.data().iter().map(is_lost));
+    }
     let tensors = tensors.iter().map(|(name, array)| (*name, array));
-    store::save(path, tensors, dtype.stored()).map_err(unwritable)
+    save(path, &store::serialize(path, tensors, dtype.stored())?)
 }
 
-/// Writes a file, whole or not at all.
+/// Writes a file, whole or not at all; to standard output at once.
 pub(crate) fn save(path: &Path, bytes: &[u8]) -> Outcome {
+    if stream::is_standard(path) {
+        return print_bytes(bytes);
+    }
     store::write_whole(path, bytes).map_err(unwritable)
 }
 

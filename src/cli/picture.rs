@@ -6,11 +6,12 @@ use regard::attention::{Attention, AttentionInputs, AttentionOutputs, ScoreStage
 use regard::problem::AttentionProblem;
 use regard::seq2seq::Transliteration;
 use regard::tensor::Array;
-use regard::{Error, reference, store};
+use regard::{Error, reference};
 
-use crate::failure::{Failure, Outcome};
+use crate::drawing::Format;
+use crate::failure::Outcome;
 use crate::heatmap::{Curve, Heatmap, Panel};
-use crate::output;
+use crate::{output, stream};
 
 /// Heads or texts in one picture at most.
 pub(crate) const MOST_PANELS: usize = 64;
@@ -31,7 +32,7 @@ impl Labels {
 
 fn labels(file: Option<&Path>, count: usize) -> regard::Result<Vec<String>> {
     let Some(path) = file else { return Ok((0..count).map(|i| i.to_string()).collect()) };
-    let text = store::read_text(path, store::LONGEST_TEXT)?;
+    let text = stream::read_text(path)?;
     let lines: Vec<String> = text.lines().map(str::to_owned).collect();
     if lines.len() == count {
         Ok(lines)
@@ -157,18 +158,14 @@ pub(crate) fn terminal(panel: Panel) -> String {
     heatmap("", vec![panel]).terminal(color, width)
 }
 
-/// Writes the PNG, and the SVG beside it.
+/// Writes the picture; beside a PNG file, the same as SVG.
 pub(crate) fn save(path: &Path, picture: &Heatmap) -> Outcome {
-    let png = picture.png().map_err(|reason| Failure::other(format!("{}: {reason}", path.display())))?;
-    output::save(path, &png)?;
-    output::save(&path.with_extension("svg"), picture.svg().as_bytes())
-}
-
-/// A picture's file must not be called `.svg`, or one would overwrite the other.
-pub(crate) fn check_name(path: &Path) -> regard::Result<()> {
-    match path.extension().and_then(|e| e.to_str()) {
-        Some(ending) if ending.eq_ignore_ascii_case("svg") => {
-            Err(Error::option("heatmap", "names the PNG file; the SVG is written beside it under the same name"))
+    let format = Format::of("heatmap", path)?;
+    let scene = picture.scene();
+    scene.save(&picture.title, path, format)?;
+    match format {
+        Format::Png if !stream::is_standard(path) => {
+            scene.save(&picture.title, &path.with_extension("svg"), Format::Svg)
         }
         _ => Ok(()),
     }

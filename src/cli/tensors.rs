@@ -6,58 +6,114 @@ use std::path::Path;
 
 use regard::attention::Mask;
 use regard::store::{Kind, Store};
-use regard::tensor::Array;
-use regard::{Error, Result};
+use regard::tensor::{Array, DType};
+use regard::{Error, Result, baseline};
 
 use crate::failure::{Failure, Outcome};
-use crate::output::warn;
+use crate::output::{warn, warn_of};
+use crate::stream;
 
 /// Names listed in a hint or a warning at most.
 const LISTED: usize = 12;
+
+/// Tensors in which −∞ stands for a weight of 0 and is not told about.
+const LOGARITHMS: [&str; 4] = ["mask", "lse", "max_sum", "sinks"];
 
 /// A tensor file, and which of its tensors have been used.
 #[derive(Debug)]
 pub(crate) struct Input {
     store: Store,
+    /// Stands before every name that is asked for.
+    prefix: String,
+    /// Whether warnings name the file.
+    is_named: bool,
+    /// By their names in the file.
     used: RefCell<BTreeSet<String>>,
 }
 
 impl Input {
-    /// Reads a file.
+    /// Reads a file, or standard input as `-`.
     pub(crate) fn open(path: &Path) -> Outcome<Self> {
-        Ok(Self { store: Store::open(path)?, used: RefCell::default() })
+        let store = stream::open(path)?;
+        Ok(Self { store, prefix: String::new(), is_named: false, used: RefCell::default() })
     }
 
-    /// Every tensor's name, sorted.
+    /// The tensors whose names begin like this, by the rest of their names.
+    pub(crate) fn behind(self, prefix: &str) -> Self {
+        Self { prefix: prefix.to_owned(), ..self }
+    }
+
+    /// Named in warnings: one of several files with tensors of the same names.
+    pub(crate) fn named(self) -> Self {
+        Self { is_named: true, ..self }
+    }
+
+    /// Every tensor's name in the file, sorted.
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         self.store.names()
     }
 
+    /// What stands before all of these names, where the file has them behind something else than is asked for.
+    pub(crate) fn prefixes(&self, names: &[&str]) -> Vec<&str> {
+        let before = self.names().filter_map(|name| name.strip_suffix(names.first()?));
+        let has_all = |prefix: &str| names.iter().all(|name| self.store.contains(&format!("{prefix}{name}")));
+        before.filter(|prefix| *prefix != self.prefix && has_all(prefix)).collect()
+    }
+
+    /// The file and its tensors, some of many.
+    pub(crate) fn listing(&self) -> String {
+        let there: Vec<&str> = self.names().collect();
+        format!("{} has {}", self.store.path().display(), listed(&there))
+    }
+
     /// True when there is a tensor of that name.
     pub(crate) fn has(&self, name: &str) -> bool {
-        self.store.contains(name)
+        self.store.contains(&self.full(name))
     }
 
-    fn use_up(&self, name: &str) -> bool {
-        let there = self.store.contains(name);
-        if there {
-            self.used.borrow_mut().insert(name.to_owned());
+    /// A name as it stands in the file.
+    fn full(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
+    }
+
+    /// The name in the file, if it is there; it counts as used.
+    fn use_up(&self, name: &str) -> Option<String> {
+        let full = self.full(name);
+        if !self.store.contains(&full) {
+            return None;
         }
-        there
+        self.used.borrow_mut().insert(full.clone());
+        Some(full)
     }
 
-    /// A float tensor, if it is there. Numbers that are none are told about.
+    /// Warns of elements of a tensor.
+    fn warn_of(&self, name: &str, what: &str, elements: impl Iterator<Item = bool>) {
+        let file = if self.is_named { format!("{}: ", self.store.path().display()) } else { String::new() };
+        warn_of(&format!("{file}`{name}` {what}"), elements);
+    }
+
+    /// Tells of numbers that are none, and of infinities.
+    fn tell(&self, name: &str, values: impl Iterator<Item = f64> + Clone) {
+        let is_logarithm = LOGARITHMS.contains(&name);
+        self.warn_of(name, "holds NaN", values.clone().map(f64::is_nan));
+        let is_told = |x: f64| x == f64::INFINITY || (x == f64::NEG_INFINITY && !is_logarithm);
+        self.warn_of(name, if is_logarithm { "holds +infinity" } else { "holds infinity" }, values.map(is_told));
+    }
+
+    /// A float tensor, if it is there. Numbers that are none, infinities, and numbers too large for f32 are told about.
     pub(crate) fn float(&self, name: &str) -> Result<Option<Array>> {
-        if !self.use_up(name) {
-            return Ok(None);
-        }
-        if self.store.kind(name) != Some(Kind::Float) {
+        let Some(full) = self.use_up(name) else { return Ok(None) };
+        if self.store.kind(&full) != Some(Kind::Float) {
             return Err(self.wrong_type(name, "F32, F16, BF16 or F64"));
         }
-        let array = self.store.get(name)?;
-        let is_nan = array.data().iter().filter(|x| x.is_nan()).count();
-        if let Some(first) = array.data().iter().position(|x| x.is_nan()) {
-            warn(&format!("`{name}` holds NaN: {is_nan} of {} elements, element {first} first", array.data().len()));
+        let array = self.store.get(&full)?;
+        if self.store.dtype(&full).as_deref() == Some("F64") {
+            let exact = self.store.get_f64(&full)?;
+            self.tell(name, exact.data().iter().copied());
+            let is_lost = |x: &f64| x.is_finite() && !(*x as f32).is_finite();
+            self.warn_of(name, "has numbers beyond f32, read as infinity", exact.data().iter().map(is_lost));
+        } else {
+            self.tell(name, array.data().iter().map(|&x| x.into()));
         }
         Ok(Some(array))
     }
@@ -65,9 +121,7 @@ impl Input {
     /// A float tensor that has to be there, without an empty axis.
     pub(crate) fn require(&self, name: &str, shape: &str) -> Outcome<Array> {
         let Some(array) = self.float(name)? else {
-            let there: Vec<&str> = self.names().collect();
-            let hint = format!("{} has {}", self.store.path().display(), listed(&there));
-            return Err(Failure::from(Error::missing(name, shape)).with_hint(hint));
+            return Err(Failure::from(Error::missing(self.full(name), shape)).with_hint(self.listing()));
         };
         match array.shape().iter().position(|&n| n == 0) {
             Some(axis) => Err(Error::shape(name, format!("axis {axis}"), "at least 1", 0).into()),
@@ -86,7 +140,7 @@ impl Input {
 
     /// A mask, if it is there: BOOL and U8 say what to attend to, floats are added.
     pub(crate) fn mask(&self, name: &str) -> Result<Option<Mask<Array>>> {
-        if self.store.kind(name) == Some(Kind::Float) {
+        if self.store.kind(&self.full(name)) == Some(Kind::Float) {
             return Ok(self.float(name)?.map(Mask::Float));
         }
         self.bools(name, "BOOL or U8 (true = attend), or a float type (added)").map(|mask| mask.map(Mask::Bool))
@@ -94,23 +148,19 @@ impl Input {
 
     /// A tensor of true and false, if it is there.
     pub(crate) fn bools(&self, name: &str, expected: &str) -> Result<Option<Array>> {
-        if !self.use_up(name) {
-            return Ok(None);
-        }
-        match self.store.dtype(name).as_deref() {
-            Some("BOOL" | "U8") => self.store.get(name).map(Some),
+        let Some(full) = self.use_up(name) else { return Ok(None) };
+        match self.store.dtype(&full).as_deref() {
+            Some("BOOL" | "U8") => self.store.get(&full).map(Some),
             _ => Err(self.wrong_type(name, expected)),
         }
     }
 
     /// Whole numbers, if they are there.
     pub(crate) fn integers(&self, name: &str) -> Result<Option<Array>> {
-        if !self.use_up(name) {
-            return Ok(None);
-        }
-        match self.store.kind(name) {
+        let Some(full) = self.use_up(name) else { return Ok(None) };
+        match self.store.kind(&full) {
             Some(Kind::Integer) => {
-                let array = self.store.get(name)?;
+                let array = self.store.get(&full)?;
                 // Whole numbers travel as f32, which holds them up to here.
                 match array.data().iter().position(|x| x.abs() > 16_777_216.0) {
                     Some(at) => {
@@ -132,14 +182,15 @@ impl Input {
     }
 
     fn wrong_type(&self, name: &str, expected: &str) -> Error {
-        Error::shape(name, "dtype", expected, self.store.dtype(name).unwrap_or_default())
+        Error::shape(name, "dtype", expected, self.store.dtype(&self.full(name)).unwrap_or_default())
     }
 
-    /// Tells about tensors that nothing has asked for: a misspelt name must not pass in silence. It is no error, as
-    /// files often hold more than the input.
+    /// Tells about tensors behind the prefix that nothing has asked for: a misspelt name must not pass in silence. It is no
+    /// error, as files often hold more than the input.
     pub(crate) fn warn_unused(&self, command: &str) {
         let used = self.used.borrow();
-        let unused: Vec<&str> = self.names().filter(|name| !used.contains(*name)).collect();
+        let unused: Vec<&str> =
+            self.names().filter(|name| name.starts_with(&self.prefix) && !used.contains(*name)).collect();
         if !unused.is_empty() {
             warn(&format!(
                 "{} has tensors that `{command}` with these options does not read: {}",
@@ -148,6 +199,23 @@ impl Input {
             ));
         }
     }
+}
+
+/// Tells of finite numbers that storage as `dtype` makes infinite or NaN.
+///
+/// # Errors
+/// Those of [`baseline::stored`].
+pub(crate) fn warn_storage(name: &str, array: &Array, dtype: DType) -> Result<()> {
+    let fate = match dtype {
+        DType::F16 => "has numbers beyond f16, stored as infinity",
+        // A block shares a scale.
+        DType::Q8 => "has numbers beside NaN or infinity, stored as NaN with their block of q8",
+        _ => return Ok(()),
+    };
+    let stored = baseline::stored(name, array, dtype)?;
+    let is_lost = |(x, stored): (&f32, &f32)| x.is_finite() && !stored.is_finite();
+    warn_of(&format!("`{name}` {fate}"), array.data().iter().zip(stored.data()).map(is_lost));
+    Ok(())
 }
 
 /// Names in quotes, the first few of many.

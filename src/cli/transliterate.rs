@@ -13,12 +13,14 @@ use regard::{Error, Result};
 use serde_json::{Value, json};
 
 use crate::device::{Device, DeviceArgs};
+use crate::drawing::Format;
 use crate::example;
 use crate::failure::{Failure, Outcome};
 use crate::heatmap::Panel;
 use crate::output::{self, Warnings};
 use crate::picture;
 use crate::progress::Counter;
+use crate::stream;
 use compared::Compared;
 use lines::{Line, Lines};
 
@@ -40,7 +42,7 @@ const PICTURED: usize = 12;
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLES)]
 pub(crate) struct Args {
-    /// Texts to write; standard input when left out
+    /// Texts to write; standard input when left out, or as `-`
     #[arg(value_name = "TEXT")]
     texts: Vec<String>,
     /// A built-in model (arabic-names, khmer) or a folder with `model.json` and its file of weights
@@ -55,8 +57,8 @@ pub(crate) struct Args {
     /// An option that the model's card defines, such as `country=DZ` or `role=surname`
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = setting)]
     settings: Vec<(String, String)>,
-    /// Draw what the model looked at, for the first texts, as PNG and as SVG beside it
-    #[arg(long, value_name = "FILE.png")]
+    /// Draw what the model looked at, for the first texts: FILE.png, and the same as FILE.svg beside it; or FILE.svg alone
+    #[arg(long, value_name = "FILE.png|FILE.svg")]
     heatmap: Option<PathBuf>,
     /// Draw what the model looked at in the terminal, below each answer
     #[arg(long, conflicts_with = "json")]
@@ -85,19 +87,29 @@ fn setting(text: &str) -> std::result::Result<(String, String), String> {
     }
 }
 
+impl Args {
+    /// Whether the texts are the lines of standard input.
+    fn reads_lines(&self) -> bool {
+        self.texts.is_empty() || self.texts == ["-"]
+    }
+}
+
 /// Runs the command.
 pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
     if args.texts.is_empty() && std::io::stdin().is_terminal() {
         return example::run(device);
     }
     if let Some(path) = &args.heatmap {
-        picture::check_name(path)?;
+        Format::of("heatmap", path)?;
+        if stream::is_standard(path) {
+            return Err(Error::option("heatmap", "standard output has the answers: name a file").into());
+        }
     }
     let model = open(&args.model)?;
     let mut stream = Stream::new(args, &model)?;
     let device = device.open()?;
     let mut network = network(&model, &device)?;
-    if args.texts.is_empty() {
+    if args.reads_lines() {
         let mut lines = Lines::of_stdin(2 * BATCH);
         loop {
             let batch = lines.batch(BATCH)?;
@@ -166,9 +178,9 @@ impl<'a> Stream<'a> {
         if args.top > args.beam {
             output::note(&format!("--beam {} finds at most {0} candidates, not {}", args.beam, args.top));
         }
-        let total = match args.texts.len() {
-            0 => lines::stdin_bytes(),
-            _ => Some(args.texts.iter().map(|text| text.len() as u64).sum()),
+        let total = match args.reads_lines() {
+            true => lines::stdin_bytes(),
+            false => Some(args.texts.iter().map(|text| text.len() as u64).sum()),
         };
         Ok(Self {
             args,
@@ -235,7 +247,7 @@ impl<'a> Stream<'a> {
 
     /// Warnings of one line.
     fn tell(&mut self, line: &Line, answer: Option<&Transliteration>, refused: Option<&str>) {
-        let place = if self.args.texts.is_empty() { "line" } else { "text" };
+        let place = if self.args.reads_lines() { "line" } else { "text" };
         let replaced = line.replaced.then(|| "bytes that are no UTF-8 were replaced".to_owned());
         let refused = refused.map(|reason| format!("not answered: {reason}"));
         let warnings = answer.map_or(&[][..], |answer| &answer.warnings);

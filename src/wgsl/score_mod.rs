@@ -4,17 +4,22 @@
 //! names nor its control flow can be touched by: functions, constants, structs and aliases with names of their own.
 
 use std::collections::HashSet;
+use std::ops::Range;
 use std::sync::OnceLock;
 
 use wgpu::naga;
 
+use naga::common::wgsl::TypeContext;
 use naga::front::wgsl::parse_str;
 use naga::keywords::wgsl::BUILTIN_IDENTIFIERS;
-use naga::valid::{Capabilities, ValidationFlags, Validator};
-use naga::{Block, Expression, Function, Module, Scalar, Statement, TypeInner};
+use naga::proc::TypeResolution;
+use naga::valid::{
+    CallError, Capabilities, ExpressionError, FunctionError, ValidationError, ValidationFlags, Validator,
+};
+use naga::{Block, Expression, Function, Handle, Module, Scalar, Span, Statement, TypeInner, WithSpan};
 
 use super::Kernel;
-use crate::error::{Error, Result};
+use crate::error::Error;
 
 /// Bytes of source. Compilers recurse into expressions, so their length bounds the stack that they take.
 const LONGEST: usize = 16 << 10;
@@ -30,43 +35,69 @@ const MOST_EXPRESSIONS: u64 = 10_000;
 
 const SIGNATURE: &str = "fn score_mod(score: f32, b: u32, h: u32, i: u32, j: u32) -> f32";
 
-fn refused<T>(reason: impl Into<String>) -> Result<T> {
-    Err(Error::option("score_mod", reason))
+/// What is wrong with a source.
+struct Fault {
+    reason: String,
+    /// The bytes that it is about, if it is about some.
+    place: Option<Range<usize>>,
+}
+
+fn refused<T>(reason: impl Into<String>) -> Result<T, Fault> {
+    Err(Fault { reason: reason.into(), place: None })
+}
+
+fn refused_at<T>(place: Option<Range<usize>>, reason: impl Into<String>) -> Result<T, Fault> {
+    Err(Fault { reason: reason.into(), place })
 }
 
 /// Checks a user's source.
 ///
 /// # Errors
 /// [`Error::Option`] of `score_mod` with the compiler's words and the user's line, or the reason of a refusal.
-pub(crate) fn check(source: &str) -> Result<()> {
+pub(crate) fn check(source: &str) -> crate::Result<()> {
+    fault(source).map_err(|fault| {
+        let reason = at(source, fault.place.map(|place| place.start), &fault.reason);
+        Error::option("score_mod", reason)
+    })
+}
+
+/// The line that [`check`] refuses, whole, between its number and marks below what is wrong; none where nothing is, or no
+/// line is to blame.
+pub(crate) fn excerpt(source: &str) -> Option<String> {
+    let place = fault(source).err()?.place?;
+    let begin = source.get(..place.start)?.rfind('\n').map_or(0, |newline| newline + 1);
+    let line = source[begin..].split('\n').next()?.trim_end();
+    let marked = source.get(place.start..place.end.min(begin + line.len())).unwrap_or_default();
+    let number = (source[..begin].matches('\n').count() + 1).to_string();
+    let blank = " ".repeat(number.len());
+    let indent = " ".repeat(source[begin..place.start].chars().count());
+    let marks = "^".repeat(marked.chars().count().max(1));
+    let line: String = line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    Some(format!("{number} | {line}\n{blank} | {indent}{marks}"))
+}
+
+fn fault(source: &str) -> Result<(), Fault> {
     if source.len() > LONGEST {
         return refused(format!("is {} bytes long; at most {LONGEST} are taken", source.len()));
     }
     let declarations = declarations(source);
     if let Some(long) = declarations.iter().find(|declaration| declaration.operators > MOST_OPERATORS) {
         let reason = format!("`{}` has a statement of {} operators", long.name, long.operators);
-        return refused(at(source, Some(long.start), &format!("{reason}; at most {MOST_OPERATORS} are taken")));
+        return refused_at(Some(long.place()), format!("{reason}; at most {MOST_OPERATORS} are taken"));
     }
     let module = parse_str(source).or_else(|error| {
         let place = error.labels().next().and_then(|(span, _)| span.to_range());
         let words: Vec<&str> = std::iter::once(error.message()).chain(error.notes()).collect();
-        refused(at(source, place.map(|place| place.start), &words.join(": ")))
+        refused_at(place, words.join(": "))
     })?;
     for declaration in &declarations {
         if let Some(reason) = declaration.reason() {
-            return refused(at(source, Some(declaration.start), &reason));
+            return refused_at(Some(declaration.place()), reason);
         }
     }
-    Validator::new(ValidationFlags::all(), Capabilities::empty()).validate(&module).or_else(|error| {
-        let place = error.spans().next().and_then(|(span, _)| span.to_range());
-        let mut words = error.as_inner().to_string();
-        let mut cause = std::error::Error::source(error.as_inner());
-        while let Some(inner) = cause {
-            words = format!("{words}: {inner}");
-            cause = inner.source();
-        }
-        refused(at(source, place.map(|place| place.start), &words))
-    })?;
+    Validator::new(ValidationFlags::all(), Capabilities::empty())
+        .validate(&module)
+        .or_else(|error| refused_at(innermost(&module, &error), words(source, &module, error.as_inner())))?;
     let functions = || module.functions.iter().map(|(_, function)| function);
     let Some(function) = functions().find(|function| function.name.as_deref() == Some("score_mod")) else {
         return refused(format!("has no `{SIGNATURE}`"));
@@ -87,6 +118,109 @@ pub(crate) fn check(source: &str) -> Result<()> {
             Some(what) => refused(format!("`{name}` uses {what}: a score is computed by each invocation alone")),
             None => Ok(()),
         }
+    })
+}
+
+/// Where an error is: the least of its spans, as the function that it is in has one too. What a statement gets wrong of an
+/// argument has none but the argument's in the signature, which says nothing; the statement's own is taken then.
+fn innermost(module: &Module, error: &WithSpan<ValidationError>) -> Option<Range<usize>> {
+    if let ValidationError::Function { handle, source: reason, .. } = error.as_inner() {
+        let is_wrong = |statement: &Statement| match (reason, statement) {
+            (FunctionError::InvalidReturnType { expression, .. }, Statement::Return { value }) => expression == value,
+            (FunctionError::InvalidIfType(wrong), Statement::If { condition, .. }) => wrong == condition,
+            (
+                FunctionError::InvalidCall { error: CallError::ArgumentType { seen_expression, .. }, function: called },
+                Statement::Call { function, arguments, .. },
+            ) => called == function && arguments.contains(seen_expression),
+            _ => false,
+        };
+        let mut found = None;
+        each_statement(&module.functions[*handle].body, &mut |statement, span| {
+            found = found.take().or_else(|| span.to_range().filter(|_| is_wrong(statement)));
+        });
+        if found.is_some() {
+            return found;
+        }
+    }
+    error.spans().filter_map(|(span, _)| span.to_range()).min_by_key(ExactSizeIterator::len)
+}
+
+/// Both ends of a long expression.
+fn elided(text: &str) -> String {
+    let (count, end) = (text.chars().count(), 20);
+    if count <= 2 * end {
+        return text.to_owned();
+    }
+    let ends = [text.chars().take(end).collect::<String>(), text.chars().skip(count - end).collect()];
+    ends.join(" … ")
+}
+
+/// An expression as the source has it.
+fn text<'a>(source: &'a str, function: &'a Function, expression: Handle<Expression>) -> &'a str {
+    let name = match function.expressions[expression] {
+        Expression::Load { pointer } => return text(source, function, pointer),
+        Expression::LocalVariable(variable) => function.local_variables[variable].name.as_deref(),
+        Expression::FunctionArgument(n) => function.arguments.get(n as usize).and_then(|a| a.name.as_deref()),
+        _ => None,
+    };
+    let place = || function.expressions.get_span(expression).to_range();
+    name.or_else(|| source.get(place()?)).unwrap_or("…")
+}
+
+/// What the validator says. It numbers expressions and types; where types do not fit, which is what people get wrong, the
+/// source's own words stand in their place.
+fn words(source: &str, module: &Module, error: &ValidationError) -> String {
+    let in_own_words = match error {
+        ValidationError::Function { handle, source: reason, .. } => {
+            let function = &module.functions[*handle];
+            let text = |expression: Handle<Expression>| elided(text(source, function, expression));
+            let of =
+                |inner: &TypeInner| module.to_ctx().type_resolution_to_string(&TypeResolution::Value(inner.clone()));
+            let ty = |ty: Handle<naga::Type>| module.to_ctx().type_to_string(ty);
+            match reason {
+                FunctionError::Expression {
+                    source: ExpressionError::InvalidBinaryOperandTypes { lhs_expr, lhs_type, rhs_expr, rhs_type, .. },
+                    ..
+                } => {
+                    let ([left, right], [first, second]) =
+                        ([lhs_type, rhs_type].map(of), [*lhs_expr, *rhs_expr].map(text));
+                    Some(format!(
+                        "`{first}` is {left} and `{second}` is {right}, which do not go together: convert one"
+                    ))
+                }
+                FunctionError::InvalidReturnType { expression, expected_ty } => {
+                    let declared = expected_ty.map_or("nothing".to_owned(), ty);
+                    let returned = expression.map_or("nothing".to_owned(), |value| format!("`{}`", text(value)));
+                    Some(format!("returns {returned} where the function's result is {declared}"))
+                }
+                FunctionError::Expression {
+                    source: ExpressionError::InvalidUnaryOperandType(operator, operand),
+                    ..
+                } => Some(format!("{operator:?} is not for what `{}` is", text(*operand))),
+                FunctionError::Expression { source: ExpressionError::SelectConditionNotABool { actual }, .. } => {
+                    Some(format!("the condition of `select` is {}, not bool", of(actual)))
+                }
+                FunctionError::InvalidIfType(condition) => {
+                    Some(format!("the condition `{}` is no bool", text(*condition)))
+                }
+                FunctionError::InvalidStoreTypes { value, .. } => {
+                    Some(format!("`{}` is of another type than what it is assigned to", text(*value)))
+                }
+                FunctionError::InvalidCall {
+                    error: CallError::ArgumentType { index, required, seen_expression },
+                    ..
+                } => {
+                    let value = text(*seen_expression);
+                    Some(format!("argument {} `{value}` of the call is not {}", index + 1, ty(*required)))
+                }
+                _ => None,
+            }
+        }
+        _ => None,
+    };
+    in_own_words.unwrap_or_else(|| {
+        let causes = std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
+        causes.last().map_or_else(|| error.to_string(), ToString::to_string)
     })
 }
 
@@ -113,7 +247,7 @@ fn has_signature(module: &Module, function: &Function) -> bool {
 }
 
 /// Memory and work that drivers would have to make room for.
-fn check_size(module: &Module) -> Result<()> {
+fn check_size(module: &Module) -> Result<(), Fault> {
     let bytes = |ty: &naga::Type| ty.inner.try_size(module.to_ctx()).unwrap_or(u32::MAX);
     if let Some(large) = module.types.iter().map(|(_, ty)| bytes(ty)).find(|&bytes| bytes > MOST_BYTES) {
         return refused(format!("has a value of {large} bytes; at most {MOST_BYTES} are taken"));
@@ -128,7 +262,7 @@ fn check_size(module: &Module) -> Result<()> {
             return refused(format!("`{name}` has {variables} bytes of variables; at most {MOST_BYTES} are taken"));
         }
         let mut all = function.expressions.len() as u64;
-        each_statement(&function.body, &mut |statement| {
+        each_statement(&function.body, &mut |statement, _| {
             if let Statement::Call { function, .. } = statement {
                 all = all.saturating_add(written_out.get(function.index()).copied().unwrap_or(0));
             }
@@ -143,11 +277,11 @@ fn check_size(module: &Module) -> Result<()> {
 }
 
 /// Each statement of a block and of the blocks inside.
-fn each_statement(block: &Block, f: &mut impl FnMut(&Statement)) {
+fn each_statement(block: &Block, f: &mut impl FnMut(&Statement, &Span)) {
     let mut blocks = vec![block];
     while let Some(block) = blocks.pop() {
-        for statement in block.iter() {
-            f(statement);
+        for (statement, span) in block.span_iter() {
+            f(statement, span);
             match statement {
                 Statement::Block(inner) => blocks.push(inner),
                 Statement::If { accept, reject, .. } => blocks.extend([accept, reject]),
@@ -166,7 +300,7 @@ fn foreign(function: &Function) -> Option<&'static str> {
         return Some("a derivative");
     }
     let mut found = None;
-    each_statement(&function.body, &mut |statement| {
+    each_statement(&function.body, &mut |statement, _| {
         let what = match statement {
             Statement::Emit(_)
             | Statement::Block(_)
@@ -201,6 +335,11 @@ struct Declaration<'a> {
 }
 
 impl Declaration<'_> {
+    /// Its first word.
+    fn place(&self) -> Range<usize> {
+        self.start..self.start + self.keyword.len()
+    }
+
     /// Why it may not stand beside a kernel.
     fn reason(&self) -> Option<String> {
         match self.keyword {

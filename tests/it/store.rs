@@ -44,6 +44,24 @@ fn a_valid_file_gives_its_tensors() {
 }
 
 #[test]
+fn what_a_type_cannot_hold_can_be_told() {
+    let header = r#"{"a":{"dtype":"F64","shape":[2],"data_offsets":[0,16]},"b":{"dtype":"I32","shape":[1],"data_offsets":[16,20]}}"#;
+    let data = [&1e300f64.to_le_bytes()[..], &0.1f64.to_le_bytes(), &[7, 0, 0, 0]].concat();
+    // Bytes, or a stream of them.
+    let store = Store::read(Path::new("x.safetensors"), &file(header, &data)[..]).unwrap();
+    assert_eq!(store.get_f64("a").unwrap(), Array::new(&[2], vec![1e300, 0.1]).unwrap());
+    assert_eq!(store.get("a").unwrap().data(), [f32::INFINITY, 0.1]);
+    assert!(matches!(store.get_f64("b"), Err(Error::Shape { tensor, axis, .. }) if tensor == "b" && axis == "dtype"));
+    let rounded = |x| [FloatType::F32, FloatType::F64, FloatType::F16, FloatType::BF16].map(|dtype| dtype.rounded(x));
+    assert_eq!(rounded(1e5), [1e5, 1e5, f32::INFINITY, 99_840.0]);
+    assert_eq!(rounded(f32::MAX), [f32::MAX, f32::MAX, f32::INFINITY, f32::INFINITY]);
+    // A known kind of file is an error of its own, with advice.
+    let error = Store::from_bytes("x", &b"GGUF\x03\0\0\0"[..]).unwrap_err();
+    assert!(matches!(&error, Error::Format { path, .. } if path == Path::new("x")) && error.is_request());
+    assert!(error.to_string().starts_with("x: no safetensors file but a GGUF model") && error.hint().is_some());
+}
+
+#[test]
 fn every_element_type_keeps_its_values() {
     let cases: [(Dtype, Vec<u8>, [f32; 2]); 12] = [
         (Dtype::F64, [1.5f64, -2.0].map(f64::to_le_bytes).concat(), [1.5, -2.0]),

@@ -112,14 +112,14 @@ pub(super) fn read(
     attention: &Attention,
 ) -> Outcome<(AttentionInputs<Array>, Form)> {
     let ragged = input.has("cu_seqlens_q") || input.has("cu_seqlens_k");
-    let query = input.require("query", "[B, Hq, Nq, D], [B, Nq, Hq·D] or [Nq, D]")?;
+    let query = require(input, "query", "[B, Hq, Nq, D], [B, Nq, Hq·D] or [Nq, D]")?;
     let form = Form::of(&query, ragged, heads.query)?;
     let rank = query.shape().len();
     let query = form.split("query", query, heads.query)?;
     let table = input.integers("block_table")?;
     let kv_heads = heads.kv.or(heads.query);
     let pair = |name: &str, expected: &str| -> Outcome<Array> {
-        let array = input.require(name, expected)?;
+        let array = require(input, name, expected)?;
         let (wanted, why) = match table {
             Some(_) => (4, "4 [pages, Hkv, page size, dim] beside `block_table`".to_owned()),
             None => (rank, format!("{rank} as `query` has")),
@@ -178,6 +178,16 @@ pub(super) fn read(
     }
     rotary_tables(input, options, attention, &mut inputs)?;
     Ok((inputs, form))
+}
+
+/// A tensor that has to be there; where it is not, what `--prefix` would find it.
+fn require(input: &Input, name: &str, expected: &str) -> Outcome<Array> {
+    input.require(name, expected).map_err(|failure| match input.prefixes(&["query", "key", "value"])[..] {
+        _ if input.has(name) => failure,
+        [] => failure,
+        ["", ..] => failure.with_hint(format!("{}; without `--prefix` they are found", input.listing())),
+        [first, ..] => failure.with_hint(format!("{}; `--prefix {first}` finds such tensors", input.listing())),
+    })
 }
 
 /// With leading axes of 1, up to rank 4.

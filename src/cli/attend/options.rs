@@ -7,7 +7,9 @@ use regard::attention::{
     Attention, Causal, Monotonic, Normalize, Path, Rotary, RotaryLayout, Score, ScoreMod, ScoreStage, Window,
 };
 use regard::tensor::{Array, DType};
-use regard::{Error, Result, store};
+use regard::{Error, Result};
+
+use crate::stream;
 
 /// Base of the rotary angles where none is given (Su et al. 2021).
 const ROTARY_BASE: f64 = 10_000.0;
@@ -44,13 +46,15 @@ pub(super) struct Options {
     /// Added to every position of the rotary embedding; 0 when left out
     #[arg(long, value_name = "N")]
     rotary_offset: Option<usize>,
-    /// Hide keys after the query's own position. top-left: key j is seen by query i when j <= i + length of the past;
-    /// bottom-right: the last query sees the last key
+    /// Hide keys after the query's own position: query i sees key j when j <= i + offset. top-left: the offset is the
+    /// length of the past; bottom-right: Nk - Nq, so that the last query sees the last key. With `kv_lengths` either is
+    /// a batch row's length of keys - Nq, so that the last of all queries sees the last real key; with `query_lengths`
+    /// too, as a padded batch should have them, it is the length of keys - the length of queries
     #[arg(long, value_enum, value_name = "ALIGNMENT", num_args = 0..=1, require_equals = true)]
     #[arg(default_missing_value = "top-left")]
     causal: Option<CausalKind>,
-    /// Hide keys outside i-L ... i+R around the query's own position i; -1 leaves a side open. The first SINKS keys
-    /// stay visible
+    /// Hide keys outside p-L ... p+R around the query's own position p = i + offset, the offset as for --causal; -1 leaves
+    /// a side open. The first SINKS keys stay visible
     #[arg(long, value_name = "L,R[,SINKS]", allow_hyphen_values = true, value_parser = window)]
     window: Option<Window>,
     /// Queries and keys that one entry of `block_mask` stands for
@@ -65,7 +69,7 @@ pub(super) struct Options {
     /// Seed of `--normalize sample`, 0 when left out; the same seed draws the same keys on every device
     #[arg(long, value_name = "N")]
     seed: Option<u32>,
-    /// Which kernels run on a GPU: `staged` is score, softmax and weighted sum one after the other
+    /// Which kernels run, on a GPU only: `staged` is score, softmax and weighted sum one after the other
     #[arg(long, value_enum, default_value_t, value_name = "PATH")]
     path: PathKind,
 }
@@ -312,9 +316,14 @@ impl Options {
         self.score == ScoreKind::KerasConcat
     }
 
+    /// The file of a score function.
+    pub(super) fn score_file(&self) -> Option<&std::path::Path> {
+        self.score_wgsl.as_deref()
+    }
+
     fn score_mod(&self) -> Result<Option<ScoreMod>> {
         let Some(path) = &self.score_wgsl else { return Ok(None) };
-        let wgsl = store::read_text(path, store::LONGEST_TEXT)?;
+        let wgsl = stream::read_text(path)?;
         Ok(Some(ScoreMod { wgsl, reference: None }))
     }
 }

@@ -1,35 +1,14 @@
 //! Throughput against sequence length, a panel for each series of attention cases, with what the device could do.
 
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
 use std::path::Path;
 
-use regard::{Error, Result};
+use regard::Error;
 
 use super::report::{Report, Row};
 use crate::chart::{Chart, Curve, Look, Panel};
-use crate::failure::{Failure, Outcome};
-use crate::output;
-
-/// The kind of a picture's file.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Format {
-    Png,
-    Svg,
-}
-
-/// By the ending of its name.
-///
-/// # Errors
-/// [`Error::Option`] for any other ending.
-pub(super) fn format(path: &Path) -> Result<Format> {
-    let ending = path.extension().and_then(OsStr::to_str).unwrap_or_default().to_lowercase();
-    match ending.as_str() {
-        "png" => Ok(Format::Png),
-        "svg" => Ok(Format::Svg),
-        _ => Err(Error::option("plot", "a picture's file is called `.png` or `.svg`")),
-    }
-}
+use crate::drawing::Format;
+use crate::failure::Outcome;
 
 /// Whether cases of these series and lengths make a curve.
 pub(super) fn has_curve<'a>(points: impl IntoIterator<Item = (&'a str, usize)>) -> bool {
@@ -44,19 +23,12 @@ pub(super) fn no_curve() -> Error {
 
 /// Writes the picture, whole or not at all.
 pub(super) fn save(path: &Path, report: &Report) -> Outcome {
-    let format = format(path)?;
+    let format = Format::of("plot", path)?;
     let chart = chart(report);
     if chart.panels.is_empty() {
         return Err(no_curve().into());
     }
-    let scene = chart.scene();
-    match format {
-        Format::Svg => output::save(path, scene.svg(&chart.title).as_bytes()),
-        Format::Png => {
-            let png = scene.png().map_err(|reason| Failure::other(format!("{}: {reason}", path.display())))?;
-            output::save(path, &png)
-        }
-    }
+    chart.scene().save(&chart.title, path, format)
 }
 
 /// What stands for a way in every panel; others are told apart in the order they come.
@@ -172,14 +144,5 @@ mod tests {
             [Look::Band, Look::Marked(0), Look::Marked(4), Look::Dashed]
         );
         assert!(chart.title.contains("a card") && chart.notes[0].contains("2026-11-23"), "{chart:?}");
-    }
-
-    #[test]
-    fn formats_follow_the_ending() {
-        assert_eq!(format(Path::new("a/b.png")).unwrap(), Format::Png);
-        assert_eq!(format(Path::new("b.SVG")).unwrap(), Format::Svg);
-        for wrong in ["b", "b.jpg", "png", ".png"] {
-            assert!(matches!(format(Path::new(wrong)), Err(Error::Option { .. })), "{wrong}");
-        }
     }
 }

@@ -3,10 +3,11 @@
 use std::fmt::Write;
 use std::path::Path;
 
-use regard::{Error, Result, store};
+use regard::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 use super::workload::Workload;
+use crate::stream;
 
 /// Everything that one run of `regard bench` found. `benches/results/README.md` says what each field is.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -145,7 +146,7 @@ impl Report {
     /// # Errors
     /// [`Error::File`] for a file that is something else.
     pub(super) fn open(path: &Path) -> Result<Self> {
-        let bytes = store::read_whole(path, store::LONGEST_TEXT)?;
+        let bytes = stream::read_whole(path)?;
         serde_json::from_slice(&bytes)
             .map_err(|error| Error::file(path, format!("not what `regard bench --json` writes: {error}")))
     }

@@ -5,7 +5,38 @@ pub(crate) mod label;
 mod png;
 mod svg;
 
+use std::ffi::OsStr;
+use std::path::Path;
+
 pub(crate) use png::MAX_SIDE;
+use regard::{Error, Result};
+
+use crate::failure::{Failure, Outcome};
+use crate::{output, stream};
+
+/// The kind of a picture's file.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Format {
+    Png,
+    Svg,
+}
+
+impl Format {
+    /// By the ending of the file's name; standard output, `-`, is a PNG.
+    ///
+    /// # Errors
+    /// [`Error::Option`] for any other ending, and for a PNG to a terminal.
+    pub(crate) fn of(option: &str, path: &Path) -> Result<Self> {
+        stream::refuse_terminal(option, Some(path))?;
+        let ending = path.extension().and_then(OsStr::to_str).unwrap_or_default().to_lowercase();
+        match ending.as_str() {
+            _ if stream::is_standard(path) => Ok(Self::Png),
+            "png" => Ok(Self::Png),
+            "svg" => Ok(Self::Svg),
+            _ => Err(Error::option(option, "a picture's file is called `.png` or `.svg`")),
+        }
+    }
+}
 
 /// A colour of the screen: red, green, blue.
 pub(crate) type Rgb = [u8; 3];
@@ -43,6 +74,17 @@ impl Scene<'_> {
     /// When the scene is larger than that.
     pub(crate) fn png(&self) -> Result<Vec<u8>, String> {
         png::encode(self)
+    }
+
+    /// Writes a file, whole or not at all.
+    pub(crate) fn save(&self, title: &str, path: &Path, format: Format) -> Outcome {
+        match format {
+            Format::Svg => output::save(path, self.svg(title).as_bytes()),
+            Format::Png => {
+                let png = self.png().map_err(|reason| Failure::other(format!("{}: {reason}", path.display())))?;
+                output::save(path, &png)
+            }
+        }
     }
 
     /// The same picture as an SVG document. Its text is set in whatever fonts the reader has, but for marks alone.
@@ -132,4 +174,19 @@ pub(crate) fn text<'a>(x: f32, y: f32, size: f32, anchor: Anchor, text: String) 
 /// A text to be read upward.
 pub(crate) fn upward<'a>(x: f32, y: f32, size: f32, anchor: Anchor, text: String) -> Item<'a> {
     Item::Text(Text { x, y, size, anchor, upward: true, text })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn formats_follow_the_ending() {
+        let format = |path| Format::of("plot", Path::new(path));
+        assert_eq!(format("a/b.png").unwrap(), Format::Png);
+        assert_eq!(format("b.SVG").unwrap(), Format::Svg);
+        for wrong in ["b", "b.jpg", "png", ".png", "-.jpg"] {
+            assert!(matches!(format(wrong), Err(Error::Option { .. })), "{wrong}");
+        }
+    }
 }

@@ -8,6 +8,8 @@ mod terminal;
 
 use clap::ValueEnum;
 
+use crate::drawing::Scene;
+
 /// One matrix of weights: one row a target symbol (decoder step), one column a source symbol.
 #[derive(Clone, Debug)]
 pub(crate) struct Panel {
@@ -64,18 +66,9 @@ impl Scale {
 }
 
 impl Heatmap {
-    /// The bytes of a PNG file, at most [`MAX_SIDE`](crate::drawing::MAX_SIDE) pixels a side. Matrices too large for that show the largest
-    /// weight of each block of cells, and say so.
-    ///
-    /// # Errors
-    /// When the panels do not fit even so.
-    pub(crate) fn png(&self) -> Result<Vec<u8>, String> {
-        scene::arrange(self).png()
-    }
-
-    /// The same picture as an SVG document. Its text is set in whatever fonts the reader has, but for marks alone.
-    pub(crate) fn svg(&self) -> String {
-        scene::arrange(self).svg(&self.title)
+    /// The picture. Matrices too large for one show the largest weight of each block of cells, and say so.
+    pub(crate) fn scene(&self) -> Scene<'_> {
+        scene::arrange(self)
     }
 
     /// Lines for a terminal of `width` characters: 24-bit background shades, or with `color` off, ` ░▒▓█`.

@@ -29,7 +29,7 @@ fn map(panels: Vec<Panel>) -> Heatmap {
 }
 
 fn decode(map: &Heatmap) -> image::RgbImage {
-    image::load_from_memory(&map.png().unwrap()).unwrap().to_rgb8()
+    image::load_from_memory(&map.scene().png().unwrap()).unwrap().to_rgb8()
 }
 
 /// The pixel at a place of the layout, a large picture's own or one of two by two.
@@ -112,7 +112,7 @@ fn hidden_cells_are_hatched() {
         let want = if hidden { vec![HATCH, [255; 3]] } else { vec![ramp::shade(one.weights[at])] };
         assert_eq!(found.into_iter().collect::<Vec<_>>(), want, "cell {at}");
     }
-    let svg = map.svg();
+    let svg = map.scene().svg(&map.title);
     assert_well_formed(&svg);
     assert!(svg.contains(">hidden<") && !svg.contains(">not finite<"));
     assert_eq!(svg.matches("fill=\"url(#hidden)\"").count(), 2, "the cells' path and its meaning: {svg}");
@@ -127,11 +127,11 @@ fn hidden_cells_are_hatched() {
 fn shared_labels_stand_once() {
     let one = |columns: &[&str]| panel(&["eins", "zwei"], columns, &[(1, 1)]);
     let same = map(vec![one(&["drei", "vier"]); 4]);
-    let svg = same.svg();
+    let svg = same.scene().svg(&same.title);
     assert_eq!(["eins", "drei"].map(|label| svg.matches(&format!(">{label}<")).count()), [2, 2], "{svg}");
     let mut other = same.clone();
     other.panels[3] = one(&["drei", "acht"]);
-    let svg = other.svg();
+    let svg = other.scene().svg(&other.title);
     assert_eq!(["eins", "drei", "acht"].map(|label| svg.matches(&format!(">{label}<")).count()), [2, 4, 1], "{svg}");
 }
 
@@ -212,7 +212,7 @@ fn odd_shapes_are_drawn() {
     ];
     for map in odd {
         decode(&map);
-        assert_well_formed(&map.svg());
+        assert_well_formed(&map.scene().svg(&map.title));
         assert!(map.terminal(true, 0).ends_with('\n'));
         assert!(map.terminal(false, 80).ends_with('\n'));
     }
@@ -293,7 +293,7 @@ fn svg_is_well_formed() {
     let tokens = ["<", "&", "\"", "'", ">", "<EOS>", "]]>", "\u{0}", "\u{ffff}", "\t", "\u{17d2}", "ب"];
     let mut map = map(vec![panel(&tokens, &tokens, &[(0, 0), (3, 4), (3, 5)])]);
     map.title = "a < b & \"c\"".into();
-    let svg = map.svg();
+    let svg = map.scene().svg(&map.title);
     let scene = scene::arrange(&map);
     let side = cells(&scene).side;
     assert_well_formed(&svg);

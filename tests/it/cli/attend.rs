@@ -272,7 +272,9 @@ fn every_option_agrees_with_the_reference_on_both_devices() {
         }
         folder.tensors("in.safetensors", &tensors);
         for device in DEVICES {
-            let line = format!("attend in.safetensors -o out.safetensors --device {device} {}", case.args);
+            // The CPU has no paths to choose among.
+            let args = if device == "cpu" { case.args.replace("--path staged", "") } else { case.args.to_owned() };
+            let line = format!("attend in.safetensors -o out.safetensors --device {device} {args}");
             let ran = folder.run(&line).ok();
             assert_eq!((ran.stdout.as_str(), ran.stderr.as_str()), ("", ""), "{line}");
             check(&case, &folder);

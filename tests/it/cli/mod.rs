@@ -4,8 +4,10 @@ mod attend;
 mod bench;
 mod encode;
 mod files;
+mod inputs;
 mod killed;
 mod refusals;
+mod streams;
 mod transliterate;
 mod tune;
 

@@ -379,7 +379,7 @@ fn an_output_that_cannot_be_written_leaves_nothing() {
     let ran = folder.run("attend in.safetensors --device cpu --heatmap missing/weights.png");
     assert_eq!(ran.status, 1, "{}", ran.stderr);
     assert_eq!(std::fs::read(folder.path("in.safetensors")).unwrap(), before);
-    let ran = folder.run("attend in.safetensors --device cpu --heatmap weights.svg");
+    let ran = folder.run("attend in.safetensors --device cpu --heatmap weights.jpg");
     assert!(ran.status == 2 && ran.refusal().0.starts_with("option `heatmap`"), "{}", ran.stderr);
     if cfg!(target_os = "linux") {
         let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();

@@ -98,7 +98,11 @@ pub(crate) fn card(data: &[u8], weights: &[u8], cards: &[&str]) -> bool {
 
 /// A score function; whether it is taken, and if so every kernel that takes it compiles with it.
 pub(crate) fn score_mod(text: &str) -> bool {
-    let checked = ScoreMod { wgsl: text.to_owned(), reference: None }.check();
+    let score_mod = ScoreMod { wgsl: text.to_owned(), reference: None };
+    let (checked, excerpt) = (score_mod.check(), score_mod.excerpt());
+    assert!(excerpt.is_none() || checked.is_err(), "{text}");
+    // A line of the source, and marks.
+    assert!(excerpt.is_none_or(|excerpt| excerpt.lines().count() == 2 && excerpt.ends_with('^')), "{text}");
     if let Err(error) = checked {
         let text = error.to_string();
         assert!(text.starts_with("option `score_mod`: ") && !text.contains('\n'), "{text}");
