@@ -13,7 +13,7 @@ pub use parts::{Pace, Part, parts};
 pub use rnn::{Costs, Estimate, LoopPlan, ProductPlan, RnnPlan};
 pub(crate) use submissions::whole;
 pub use submissions::{Step, Submission, submissions};
-pub use tuning::{Bucket, Tuning};
+pub use tuning::{Bucket, Choice, Tuning};
 
 use std::sync::Arc;
 use std::time::Duration;

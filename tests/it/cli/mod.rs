@@ -8,6 +8,7 @@ mod killed;
 mod refusals;
 mod transliterate;
 mod tune;
+mod validate;
 
 use std::ffi::OsStr;
 use std::io::Write;
