@@ -8,7 +8,6 @@ mod killed;
 mod refusals;
 mod transliterate;
 mod tune;
-mod validate;
 
 use std::ffi::OsStr;
 use std::io::Write;
