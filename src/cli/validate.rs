@@ -83,7 +83,7 @@ fn row_json(row: &Row) -> serde_json::Value {
 /// Seconds that a case takes on the average, most of them the driver's compiler's: measured on lavapipe 22.3 with two
 /// cores, which compiles slowly and keeps little; of cards an assumption.
 fn seconds_a_case(software: bool) -> f64 {
-    if software { 0.2 } else { 0.05 }
+    if software { 0.6 } else { 0.05 }
 }
 
 /// A time that is not known well, to read.

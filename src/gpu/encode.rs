@@ -23,7 +23,6 @@ struct Params {
 }
 
 /// Scratch memory of one run.
-#[derive(Default)]
 struct Scratch {
     buffers: Vec<wgpu::Buffer>,
     /// From the pool, and back to it.

@@ -48,9 +48,13 @@ fn a_recurrence_has_a_row_for_each_path() {
         assert!(case["error_ratio"].as_f64().unwrap() <= 1.0, "{case}");
         let (name, path) = (case["name"].as_str().unwrap(), case["path"].as_str().unwrap());
         assert!(name.ends_with(path) || name.ends_with("auto"), "{case}");
-        assert!(ran.stdout.contains(case["name"].as_str().unwrap()), "{}", ran.stdout);
+        let [work, way] = ["work", "way"].map(|key| case[key].as_str().unwrap());
+        let below = ran.stdout.split_once(&format!("\n{work}\n")).unwrap().1;
+        assert!(below.contains(&format!("\n  {way} ")) || below.starts_with(&format!("  {way} ")), "{}", ran.stdout);
     }
     assert!(ran.stdout.contains("ns/step") && ran.stdout.contains("one more dispatch"), "{}", ran.stdout);
+    assert!(ran.stdout.contains("above 1 the device is faster than assumed"), "{}", ran.stdout);
+    assert!(ran.stdout.lines().all(|line| line.chars().count() <= 100), "{}", ran.stdout);
 }
 
 fn figures(folder: &Folder, name: &str) -> Value {
