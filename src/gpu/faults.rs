@@ -187,7 +187,11 @@ impl Gpu {
     pub(super) fn submit(&self, encoders: Vec<wgpu::CommandEncoder>) -> Result<()> {
         let count = encoders.len() as u64;
         let buffers: Vec<_> = self.scoped(|| encoders.into_iter().map(wgpu::CommandEncoder::finish).collect())?;
-        self.scoped(|| buffers.into_iter().for_each(|buffer| drop(self.queue().submit([buffer]))))?;
+        self.scoped(|| {
+            for buffer in buffers {
+                self.queue().submit([buffer]);
+            }
+        })?;
         // Frees what is done, without waiting. A wait for no time at all would tell whether this submission is known, but
         // wgpu 30 panics when another thread polls at the same moment.
         let _ = self.poll(wgpu::PollType::Poll);

@@ -87,7 +87,7 @@ fn what_is_tuned_is_kept_and_taken_unless_told_otherwise() {
     assert_eq!(home.explained("", &[("REGARD_NO_TUNE", "1")]).0["plan"], TABLE);
     // Another bucket, and another path.
     assert_eq!(home.explained("--path staged", &[]).0["plan"], Value::Null);
-    assert_eq!(home.explained("--dtype f32 --score additive", &[]).0["plan"], TABLE);
+    assert_eq!(home.explained("--dtype f32 --score additive --path split", &[]).0["plan"], TABLE);
 
     // A second shape stands beside the first.
     let ran = home.run("tune --shape 1,2,2,1,64,32 --additive --dtype f32 --quick", &[]).ok();
@@ -114,7 +114,8 @@ fn a_file_of_no_use_is_passed_over() {
     let own = edited["choices"][0]["plan"]["tile"].clone();
     let other = candidates().into_iter().map(|plan| json!(plan)).find(|plan| plan["tile"] != own).unwrap();
     edited["choices"][0]["plan"] = other;
-    std::fs::write(&path, edited.to_string()).unwrap();
+    let good = serde_json::to_string_pretty(&edited).unwrap();
+    std::fs::write(&path, &good).unwrap();
     let (facts, stderr) = home.explained("", &[]);
     assert!(facts["plan"] == TUNED && facts["path"] != measured && !stderr.contains("not used"), "{facts} {stderr}");
 
