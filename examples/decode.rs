@@ -37,7 +37,6 @@ struct Layer {
 impl Layer {
     /// Records one step over new tokens [B, n, E]; gives the attended values [B, Hq, n, D].
     fn step(&self, run: &mut Run<'_>, cache: &mut KvCache, tokens: &Tensor) -> Result<Tensor> {
-        let gpu = run.gpu();
         let n = tokens.shape()[1];
         // [B, n, H·D] seen as [B, H, n, D], without a copy.
         let mut heads =
@@ -46,13 +45,14 @@ impl Layer {
         let key = heads(&self.key, KV_HEADS)?;
         let value = heads(&self.value, KV_HEADS)?;
 
-        let positions = cache.positions(gpu, n)?;
+        let positions = cache.positions(run, n)?;
         let tables = [&self.cos, &self.sin];
         let query = rotary(run, &query, tables, Some(&positions), Rotary::default())?;
         let key = rotary(run, &key, tables, Some(&positions), Rotary::default())?;
         cache.append(run, &key, &value, None)?;
+        let inputs = cache.inputs(run, &query, None)?;
         let attention = Attention { causal: Some(Causal::TopLeft), ..Attention::default() };
-        Ok(attention.record(run, &cache.inputs(gpu, &query, None)?)?.output)
+        Ok(attention.record(run, &inputs)?.output)
     }
 }
 

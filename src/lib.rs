@@ -40,6 +40,7 @@ pub mod baseline;
 pub mod cases;
 pub mod compare;
 pub mod error;
+mod fill;
 pub mod gpu;
 #[doc(hidden)]
 pub mod kernels;

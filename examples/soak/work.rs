@@ -120,7 +120,7 @@ fn decoding(pages: bool) -> Result<Call> {
             let upload = |name, array| Tensor::upload(gpu, name, &part(array, 2, start, n)?, DType::F32);
             let mut run = Run::new(gpu);
             cache.append(&mut run, &upload("key", &key)?, &upload("value", &value)?, None)?;
-            let inputs = cache.inputs(gpu, &upload("query", &query)?, None)?;
+            let inputs = cache.inputs(&run, &upload("query", &query)?, None)?;
             let output = options.record(&mut run, &inputs)?.output;
             let [got] = &run.submit_and_read(&[&output])?[..] else { return Err(Error::missing("output", "one")) };
             let of = |whole: &Array<f64>| whole.gather(&Layout::contiguous(whole.shape()).narrow(2, start, n)?);

@@ -349,6 +349,9 @@ fn explain_plan(explained: &mut Explained, p: &AttentionProblem, plan: &Attentio
             if let Err(reason) = reason {
                 explained.fact("not fused", reason);
             }
+            if plan.tuned {
+                explained.fact("plan", "tuned on this device");
+            }
         }
         (_, Ok(fused)) => {
             explained.fact("path", format!("{path}, {}", explain::fused(fused, p.keys)));

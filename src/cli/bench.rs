@@ -35,7 +35,7 @@ use report::{Device, Launch, Report, Row, Verdict};
 /// to the end of the last, by timestamps on the device, median and minimum of several runs; without timestamps they are
 /// from submission to completion. "compile" is by how much the first run took longer than a later one on the host's
 /// clock: drivers compile a program when it is made or when it first runs; "-" where earlier cases had all of a case's
-/// programs. The floor is the larger of operations ÷ the measured rate of multiply-adds and bytes ÷ the measured copy
+/// programs. Rows are printed as they come, below the name of their work, with the plan that was run below the figures. The floor is the larger of operations ÷ the measured rate of multiply-adds and bytes ÷ the measured copy
 /// rate; "÷ floor" says how many times the floor the median takes.
 ///
 /// Attention has one row for each path (`regard attend --path`) that the device can take, one for what is chosen,
@@ -116,8 +116,7 @@ pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
         return Err(plot::no_curve().into());
     }
     let gpu = &device.open_adapter()?;
-    let report = measure(gpu, cases, args.quick)?;
-    output::print_beside(&report.table(), taken)?;
+    let report = measure(gpu, cases, args.quick, taken)?;
     report.not_run.iter().for_each(|refusal| output::note(refusal));
     if let Some(path) = &args.json {
         output::save(path, format!("{}\n", json(&report)?).as_bytes())?;
@@ -168,8 +167,8 @@ fn selected(args: &Args) -> regard::Result<Vec<Case>> {
     Ok(cases)
 }
 
-/// Checks and times every case.
-fn measure(gpu: &Gpu, cases: Vec<Case>, quick: bool) -> Outcome<Report> {
+/// Checks and times every case, and prints each as it is done, `taken` saying that a file goes to standard output.
+fn measure(gpu: &Gpu, cases: Vec<Case>, quick: bool, taken: bool) -> Outcome<Report> {
     let mut steps = Steps::new("cases");
     let rates = Rates::measure(gpu)?;
     let costs = Costs::of(gpu.caps());
@@ -180,32 +179,8 @@ fn measure(gpu: &Gpu, cases: Vec<Case>, quick: bool) -> Outcome<Report> {
         assumed_dispatch_ns: costs.dispatch,
         assumed_barrier_ns_per_lane: costs.barrier,
     });
-    let (mut rows, mut plans, mut not_run, mut wrong) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    let (cases, half): (Vec<Case>, Vec<Case>) = cases.into_iter().partition(|case| gpu.caps().f16 || !case.is_half());
-    if !half.is_empty() {
-        not_run.push(format!("{} cases of f16: this device has no f16 in shaders", half.len()));
-    }
-    let count = cases.len() as u64;
-    // Each case is dropped when it is done, and with the last of its ways its inputs.
-    for (case, done) in cases.into_iter().zip(0..) {
-        steps.set(done, count);
-        match time(gpu, &case, &rates, quick)? {
-            Ok((row, how)) => {
-                rows.push(row);
-                plans.push(how);
-            }
-            Err(reason) => {
-                // The naive form takes the driver's own `exp` and `tanh`, which are no better on some.
-                if matches!(reason, Error::Tolerance { .. }) && case.way != Way::Naive {
-                    wrong.push(case.name.clone());
-                }
-                not_run.push(format!("{}: {reason}", case.name));
-            }
-        }
-    }
-    steps.finish();
     let adapter = gpu.adapter();
-    Ok(Report {
+    let mut report = Report {
         regard: env!("CARGO_PKG_VERSION").to_owned(),
         commit: option_env!("REGARD_COMMIT").map(str::to_owned),
         date: crate::date::today(),
@@ -222,11 +197,40 @@ fn measure(gpu: &Gpu, cases: Vec<Case>, quick: bool) -> Outcome<Report> {
         copy_gbps: rates.gbps,
         cooperative_gflops: rates.coop_gflops,
         overheads,
-        planner: verdicts(&rows, &plans, &costs),
-        wrong,
-        not_run,
-        cases: rows,
-    })
+        planner: Vec::new(),
+        wrong: Vec::new(),
+        not_run: Vec::new(),
+        cases: Vec::new(),
+    };
+    output::print_beside(&report.head(), taken)?;
+    let mut plans = Vec::new();
+    let (cases, half): (Vec<Case>, Vec<Case>) = cases.into_iter().partition(|case| gpu.caps().f16 || !case.is_half());
+    if !half.is_empty() {
+        report.not_run.push(format!("{} cases of f16: this device has no f16 in shaders", half.len()));
+    }
+    let count = cases.len() as u64;
+    // Each case is dropped when it is done, and with the last of its ways its inputs.
+    for (case, done) in cases.into_iter().zip(0..) {
+        steps.set(done, count);
+        match time(gpu, &case, &rates, quick)? {
+            Ok((row, how)) => {
+                steps.pause(|| output::print_beside(&row.lines(report.cases.last()), taken))?;
+                report.cases.push(row);
+                plans.push(how);
+            }
+            Err(reason) => {
+                // The naive form takes the driver's own `exp` and `tanh`, which are no better on some.
+                if matches!(reason, Error::Tolerance { .. }) && case.way != Way::Naive {
+                    report.wrong.push(case.name.clone());
+                }
+                report.not_run.push(format!("{}: {reason}", case.name));
+            }
+        }
+    }
+    steps.finish();
+    report.planner = verdicts(&report.cases, &plans, &costs);
+    output::print_beside(&report.tail(), taken)?;
+    Ok(report)
 }
 
 /// The command line, the program by its name alone.

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use regard::gpu::{Adapter, Kept};
-use regard::plan::{Bucket, FusedPlan, Tuning};
+use regard::plan::{self, Bucket, Tuning};
 use regard::{Error, Gpu, store};
 use serde::{Deserialize, Serialize};
 
@@ -29,7 +29,7 @@ struct File {
 #[derive(Serialize, Deserialize)]
 struct Choice {
     bucket: Bucket,
-    plan: FusedPlan,
+    plan: plan::Choice,
 }
 
 /// Of any version.

@@ -140,6 +140,14 @@ impl Steps {
         }
     }
 
+    /// Does something that may write to the terminal.
+    pub(crate) fn pause<T>(&self, f: impl FnOnce() -> T) -> T {
+        match &self.bar {
+            Some(bar) => bar.suspend(f),
+            None => f(),
+        }
+    }
+
     /// Takes it off the terminal.
     pub(crate) fn finish(&mut self) {
         if let Some(bar) = self.bar.take() {

@@ -112,7 +112,19 @@ impl Gpu {
     /// [`Error::DeviceLost`] or [`Error::Gpu`].
     pub fn wait(&self) -> Result<()> {
         self.wait_unchecked()?;
-        if is_lost(self.device()) { Err(self.fault("the device is lost")) } else { Ok(()) }
+        self.check_done()
+    }
+
+    /// To be asked before what was waited for is believed. A driver that resets a device whose work took too long may
+    /// signal that the work is done, and refuse only what is submitted next: so something is, which changes nothing.
+    pub(super) fn check_done(&self) -> Result<()> {
+        self.scoped(|| {
+            let descriptor = wgpu::CommandEncoderDescriptor { label: Some("regard probe") };
+            let mut encoder = self.device().create_command_encoder(&descriptor);
+            encoder.clear_buffer(&self.inner.zeros, 0, Some(4));
+            self.queue().submit([encoder.finish()]);
+        })?;
+        if is_lost(self.device()) { Err(self.fault("the device is lost")) } else { self.check_lost() }
     }
 
     /// As [`Gpu::wait`], for what would fail by itself on a device that is lost but has not said so.
@@ -171,30 +183,41 @@ impl Gpu {
         done
     }
 
-    /// Submits a finished encoder.
-    pub(super) fn submit(&self, encoder: wgpu::CommandEncoder) -> Result<()> {
-        self.scoped(|| self.queue().submit([encoder.finish()]))?;
+    /// Submits encoders, one after the other, each by itself; none where one of them is at fault.
+    pub(super) fn submit(&self, encoders: Vec<wgpu::CommandEncoder>) -> Result<()> {
+        let count = encoders.len() as u64;
+        let buffers: Vec<_> = self.scoped(|| encoders.into_iter().map(wgpu::CommandEncoder::finish).collect())?;
+        self.scoped(|| {
+            for buffer in buffers {
+                self.queue().submit([buffer]);
+            }
+        })?;
         // Frees what is done, without waiting. A wait for no time at all would tell whether this submission is known, but
         // wgpu 30 panics when another thread polls at the same moment.
         let _ = self.poll(wgpu::PollType::Poll);
-        self.inner.counters.submits.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        self.inner.counters.submits.fetch_add(count, std::sync::atomic::Ordering::Relaxed);
         self.check_lost()
     }
 
-    /// A scratch buffer of at least this size, its contents undefined.
-    pub(super) fn scratch(&self, bytes: u64, limit: u64) -> Result<wgpu::Buffer> {
-        let size = pool::size(bytes, limit);
+    /// A scratch buffer of the pool, of at least this size, its contents undefined.
+    pub(super) fn scratch(&self, bytes: u64) -> Result<wgpu::Buffer> {
+        let size = pool::size(bytes, self.caps().max_binding_bytes.min(self.caps().max_buffer_bytes));
         if let Some(buffer) = lock(&self.inner.pool).take(size) {
             return Ok(buffer);
         }
-        let buffer = self.buffer(&wgpu::BufferDescriptor {
+        let buffer = self.scratch_buffer(size)?;
+        lock(&self.inner.pool).lend(&buffer);
+        Ok(buffer)
+    }
+
+    /// A scratch buffer of its own.
+    pub(super) fn scratch_buffer(&self, size: u64) -> Result<wgpu::Buffer> {
+        self.buffer(&wgpu::BufferDescriptor {
             label: Some("regard scratch"),
             size,
             usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST,
             mapped_at_creation: false,
-        })?;
-        lock(&self.inner.pool).lend(&buffer);
-        Ok(buffer)
+        })
     }
 
     /// A buffer; where memory has run out, once more after scratch memory has been given back.

@@ -66,6 +66,7 @@ pub(super) async fn map(gpu: &Gpu, staging: &wgpu::Buffer, bytes: u64, block: bo
     if !read.ended().await {
         return Err(gpu.fault("a buffer could not be mapped"));
     }
+    gpu.check_done()?;
     let copied = gpu.scoped(|| {
         let copied = staging.slice(..bytes).get_mapped_range().map(|view| view.to_vec());
         staging.unmap();

@@ -1,6 +1,7 @@
 //! The only part that speaks wgpu: adapters, devices, buffers, pipelines, and running recordings.
 
 mod cooperative;
+mod encode;
 mod faults;
 mod kept;
 mod map;
@@ -172,6 +173,7 @@ impl Adapter {
                     _ => Pace::INTEGRATED,
                 },
                 longest_dispatch: Caps::default().longest_dispatch,
+                longest_submission: Caps::default().longest_submission,
                 tuning: Default::default(),
             },
             cooperative,
@@ -191,7 +193,7 @@ impl Adapter {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Counts {
-    /// Submissions to the queue.
+    /// Submissions of work to the queue.
     pub submits: u64,
     /// Dispatches in them.
     pub dispatches: u64,
@@ -381,7 +383,7 @@ impl Gpu {
             device.create_buffer(&wgpu::BufferDescriptor {
                 label: Some("regard zeros"),
                 size: 256,
-                usage: wgpu::BufferUsages::STORAGE,
+                usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST,
                 mapped_at_creation: false,
             })
         })?;
@@ -404,6 +406,14 @@ impl Gpu {
     #[must_use]
     pub fn with_longest_dispatch(mut self, longest: Duration) -> Self {
         Arc::make_mut(&mut self.adapter).caps.longest_dispatch = longest;
+        self
+    }
+
+    /// The same device, with another limit to how long one submission may take: [`Caps::longest_submission`]. With
+    /// [`Duration::MAX`] a run is always submitted whole.
+    #[must_use]
+    pub fn with_longest_submission(mut self, longest: Duration) -> Self {
+        Arc::make_mut(&mut self.adapter).caps.longest_submission = longest;
         self
     }
 

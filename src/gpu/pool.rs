@@ -1,7 +1,8 @@
 //! Scratch buffers that are used again.
 //!
 //! Only memory that the GPU alone writes comes from here. Command buffers run one after the other on the queue and
-//! every scratch tensor is written before it is read, so two recordings may share a buffer in any order.
+//! every scratch tensor is written before it is read, so two recordings may share a buffer in any order. A recording that
+//! is run in several command buffers, between which others may come, shares none.
 
 /// Buffers that nobody uses, and how much is in use.
 #[derive(Debug, Default)]

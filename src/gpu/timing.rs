@@ -6,13 +6,19 @@ use super::{Gpu, Run};
 use crate::error::Result;
 
 impl Run<'_> {
-    /// Encodes as [`Run::submit`] does and takes the time of the whole, as [`Gpu::time`].
+    /// Submits as [`Run::submit`] does and takes the time of the whole, as [`Gpu::time`]; where it takes several submissions,
+    /// from the start of the first to the end of the last.
     ///
     /// # Errors
     /// As [`Run::submit`].
     pub fn submit_and_time(self) -> Result<f64> {
         let gpu = self.gpu();
-        gpu.time(|encoder| self.encode(encoder))
+        gpu.check_lost()?;
+        self.settle(|run| {
+            let submissions = run.submissions();
+            let encoders = gpu.encoders("regard timed", submissions.len())?;
+            gpu.time_all(encoders, |encoders| run.encode_with(&submissions, encoders, None))
+        })
     }
 }
 
@@ -24,11 +30,20 @@ impl Gpu {
     /// Those of `encode`, [`Error::Gpu`](crate::Error::Gpu) or [`Error::DeviceLost`](crate::Error::DeviceLost).
     pub fn time(&self, encode: impl FnOnce(&mut wgpu::CommandEncoder) -> Result<()>) -> Result<f64> {
         self.check_lost()?;
-        let mut encoder = self.encoder("regard timed")?;
+        let encoders = self.encoders("regard timed", 1)?;
+        self.time_all(encoders, |encoders| encoders.iter_mut().next().map_or(Ok(()), encode))
+    }
+
+    /// As [`Gpu::time`], with encoders that are submitted one after the other.
+    fn time_all(
+        &self,
+        mut encoders: Vec<wgpu::CommandEncoder>,
+        encode: impl FnOnce(&mut [wgpu::CommandEncoder]) -> Result<()>,
+    ) -> Result<f64> {
         let stamps = self.caps().timestamps.then(|| Stamps::new(self, 1)).transpose()?;
         // A pass of its own with nothing in it: its stamp waits for what came before and nothing else.
-        let mark = |encoder: &mut wgpu::CommandEncoder, index: u32| {
-            if let Some(Stamps { queries: query_set, .. }) = &stamps {
+        let mark = |encoder: Option<&mut wgpu::CommandEncoder>, index: u32| {
+            if let (Some(Stamps { queries: query_set, .. }), Some(encoder)) = (&stamps, encoder) {
                 encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
                     label: Some("regard timestamp"),
                     timestamp_writes: Some(wgpu::ComputePassTimestampWrites {
@@ -39,18 +54,18 @@ impl Gpu {
                 });
             }
         };
-        mark(&mut encoder, 0);
-        encode(&mut encoder)?;
-        mark(&mut encoder, 1);
-        if let Some(stamps) = &stamps {
-            stamps.resolve(&mut encoder);
+        mark(encoders.first_mut(), 0);
+        encode(&mut encoders)?;
+        mark(encoders.last_mut(), 1);
+        if let (Some(stamps), Some(encoder)) = (&stamps, encoders.last_mut()) {
+            stamps.resolve(encoder);
         }
         self.wait()?;
         let start = Instant::now();
-        self.submit(encoder)?;
-        self.wait()?;
+        self.submit(encoders)?;
+        self.wait_unchecked()?;
         let elapsed = start.elapsed().as_nanos() as f64;
-        let Some(stamps) = stamps else { return Ok(elapsed) };
+        let Some(stamps) = stamps else { return self.check_done().map(|()| elapsed) };
         // A driver that leaves out empty passes leaves out their stamps.
         Ok(stamps.nanoseconds(self)?.first().copied().filter(|&ns| ns > 0.0).unwrap_or(elapsed))
     }

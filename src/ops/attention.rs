@@ -91,7 +91,7 @@ impl Attention {
         made.try_map(|_, (_, tensor)| Ok(tensor.clone()))
     }
 
-    /// Runs this attention, in one submission, without waiting for it.
+    /// Runs this attention and submits, as [`Run::submit`] does, without waiting for it.
     ///
     /// # Errors
     /// As [`Attention::record`], and [`Error::Gpu`] or

@@ -21,7 +21,7 @@ use crate::tensor::{Array, DType};
 /// #     inputs: &AttentiveInputs<Array>,
 /// # ) -> regard::Result<()> {
 /// let encoder = GpuAttentiveEncoder::upload(gpu, layer, weights, DType::F32)?;
-/// // every step and the attention in one submission, nothing read back in between
+/// // every step and the attention in one go, nothing read back in between
 /// let outputs = encoder.run(gpu, &inputs.upload(gpu, DType::F32)?)?;
 /// let context = outputs.context.download(gpu)?;
 /// # Ok(())
@@ -98,7 +98,7 @@ impl GpuAttentiveEncoder {
         })
     }
 
-    /// Runs the whole sequence and the attention over it, in one submission, without waiting for it.
+    /// Runs the whole sequence and the attention over it, submitted as [`Run::submit`] does, without waiting for it.
     ///
     /// # Errors
     /// As [`GpuAttentiveEncoder::record`], and [`Error::Gpu`](crate::Error::Gpu) or

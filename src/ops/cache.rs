@@ -2,6 +2,7 @@
 
 use crate::attention::AttentionInputs;
 use crate::error::{Error, Result};
+use crate::fill::{Fill, Pages, Shared};
 use crate::gpu::{Gpu, Run, Tensor};
 use crate::kernels::append;
 use crate::tensor::{Array, DType};
@@ -47,34 +48,32 @@ pub struct CacheShape {
 
 /// Keys and values of a decoder, on the GPU, with the length of each batch row on the host.
 ///
-/// A step turns, appends and attends in one submission:
+/// A step turns, appends and attends in one run:
 /// ```no_run
 /// # use regard::{Gpu, Tensor, attention::{Attention, Causal}, gpu::Run, ops::cache::KvCache};
 /// # fn step(gpu: &Gpu, cache: &mut KvCache, query: &Tensor, key: &Tensor, value: &Tensor) -> regard::Result<Tensor> {
 /// let mut run = Run::new(gpu);
 /// cache.append(&mut run, key, value, None)?;                    // [B, Hkv, 1, D]
+/// let inputs = cache.inputs(&run, query, None)?;                // [B, Hq, 1, D]
 /// let attention = Attention { causal: Some(Causal::TopLeft), ..Attention::default() };
-/// let outputs = attention.record(&mut run, &cache.inputs(gpu, query, None)?)?; // [B, Hq, 1, D]
-/// run.submit()?;
+/// let outputs = attention.record(&mut run, &inputs)?;
+/// run.submit()?;                                                // now the cache is longer
 /// # Ok(outputs.output)
 /// # }
 /// ```
+///
+/// The cache moves when a run that appends is submitted, by whatever submits it, or encoded ([`Run::encode`]). Until then
+/// the new rows are that run's own: it sees them in [`KvCache::inputs`] and [`KvCache::positions`], further appends of it
+/// come behind them, and everybody else sees the cache as it was. A run that is dropped, or fails, leaves it so. Of runs
+/// that append to the same state of a cache the first one counts; the others are refused with [`Error::Shape`] when they
+/// are submitted, and change nothing. A clone of a run that has been submitted writes the same rows to the same places
+/// again, and is refused once the cache has changed otherwise.
 #[derive(Debug)]
 pub struct KvCache {
     key: Tensor,
     value: Tensor,
-    lengths: Vec<usize>,
     capacity: usize,
-    pages: Option<Pages>,
-}
-
-/// Which pages belong to whom.
-#[derive(Debug)]
-struct Pages {
-    size: usize,
-    free: Vec<u32>,
-    /// The pages of each batch row, in order.
-    rows: Vec<Vec<u32>>,
+    fill: Shared,
 }
 
 /// Entry of a block table that names no page.
@@ -86,7 +85,7 @@ impl KvCache {
     /// # Errors
     /// [`Error::Shape`] for an axis of 0, [`Error::Limit`], [`Error::Unsupported`] or [`Error::Gpu`] from the device.
     pub fn new(gpu: &Gpu, shape: CacheShape, dtype: DType) -> Result<Self> {
-        Self::with(gpu, shape, [shape.batch, shape.capacity], dtype)
+        Self::with(gpu, shape, [shape.batch, shape.capacity], None, dtype)
     }
 
     /// A pool of `pages` pages of `page_size` keys that the batch rows draw from as they grow, up to the capacity
@@ -104,13 +103,18 @@ impl KvCache {
         // No row can hold more than the pool.
         let allowed = pages.saturating_mul(page_size);
         let capacity = shape.capacity.min(allowed).div_ceil(page_size) * page_size;
-        let mut cache = Self::with(gpu, CacheShape { capacity, ..shape }, [pages, page_size], dtype)?;
         let rows = vec![Vec::new(); shape.batch];
-        cache.pages = Some(Pages { size: page_size, free: (0..count).rev().collect(), rows });
-        Ok(cache)
+        let paging = Pages { size: page_size, free: (0..count).rev().collect(), rows };
+        Self::with(gpu, CacheShape { capacity, ..shape }, [pages, page_size], Some(paging), dtype)
     }
 
-    fn with(gpu: &Gpu, shape: CacheShape, [outer, rows]: [usize; 2], dtype: DType) -> Result<Self> {
+    fn with(
+        gpu: &Gpu,
+        shape: CacheShape,
+        [outer, rows]: [usize; 2],
+        pages: Option<Pages>,
+        dtype: DType,
+    ) -> Result<Self> {
         let CacheShape { batch, kv_heads, capacity, key_dim, value_dim } = shape;
         let axes = [batch, kv_heads, capacity, key_dim, value_dim, outer];
         if axes.contains(&0) {
@@ -120,15 +124,14 @@ impl KvCache {
         Ok(Self {
             key: Tensor::uninitialized(gpu, "cached keys", &[outer, kv_heads, rows, key_dim], dtype)?,
             value: Tensor::uninitialized(gpu, "cached values", &[outer, kv_heads, rows, value_dim], dtype)?,
-            lengths: vec![0; batch],
             capacity,
-            pages: None,
+            fill: Shared::new(Fill { lengths: vec![0; batch], pages }),
         })
     }
 
-    /// Keys of each batch row.
-    pub fn lengths(&self) -> &[usize] {
-        &self.lengths
+    /// Keys of each batch row, by what has been submitted.
+    pub fn lengths(&self) -> Vec<usize> {
+        self.fill.read(|fill| fill.lengths.clone())
     }
 
     /// The memory of keys and values: [B, Hkv, C, D] and [B, Hkv, C, Dv], or pools [pages, Hkv, page size, ..].
@@ -136,149 +139,111 @@ impl KvCache {
         [&self.key, &self.value]
     }
 
-    /// Pages that no batch row holds; `None` for a cache in one piece.
+    /// Pages that no batch row holds, by what has been submitted; `None` for a cache in one piece.
     pub fn free_pages(&self) -> Option<usize> {
-        self.pages.as_ref().map(|pages| pages.free.len())
+        self.fill.read(|fill| fill.pages.as_ref().map(|pages| pages.free.len()))
     }
 
-    /// Positions [B, n] (u32) of the next n keys of each batch row, for [`crate::ops::rotary::rotary`].
+    /// Positions [B, n] (u32) of the next n keys of each batch row, behind what `run` has appended, for
+    /// [`crate::ops::rotary::rotary`].
     ///
     /// # Errors
-    /// [`Error::Limit`] or [`Error::Gpu`] from the device.
-    pub fn positions(&self, gpu: &Gpu, n: usize) -> Result<Tensor> {
-        let position = |k: usize| (self.lengths[k / n] + k % n) as u32;
-        Tensor::upload_u32(gpu, "positions", &Array::from_fn(&[self.lengths.len(), n], position))
+    /// [`Error::Shape`] when the cache has changed since `run` appended to it; [`Error::Limit`] or [`Error::Gpu`] from the
+    /// device.
+    pub fn positions(&self, run: &Run<'_>, n: usize) -> Result<Tensor> {
+        let lengths = run.drafts().of(&self.fill)?.fill.lengths;
+        let position = |k: usize| (lengths[k / n] + k % n) as u32;
+        Tensor::upload_u32(run.gpu(), "positions", &Array::from_fn(&[lengths.len(), n], position))
     }
 
-    /// Records that the rows of `key` [B, Hkv, n, D] and `value` [B, Hkv, n, Dv] are written behind what is there. With
-    /// `counts` only the first `counts[b]` of them are real for batch row b (0 leaves it as it is).
+    /// Records that the rows of `key` [B, Hkv, n, D] and `value` [B, Hkv, n, Dv] are written behind what is there and what
+    /// `run` has appended before. With `counts` only the first `counts[b]` of them are real for batch row b (0 leaves it as
+    /// it is). The cache is longer once `run` is submitted.
     ///
     /// # Errors
-    /// [`Error::Shape`] when shapes or counts do not fit; [`Error::Limit`] when a batch row or the pool of pages is full.
-    /// The cache is then as it was.
+    /// [`Error::Shape`] when shapes or counts do not fit, or the cache has changed since `run` appended to it;
+    /// [`Error::Limit`] when a batch row or the pool of pages is full.
     pub fn append(&mut self, run: &mut Run<'_>, key: &Tensor, value: &Tensor, counts: Option<&[usize]>) -> Result<()> {
+        let mut draft = run.drafts().of(&self.fill)?;
         let new = key.shape().get(2).copied().unwrap_or(0);
-        let batch = self.lengths.len();
+        let batch = draft.fill.lengths.len();
         for (name, tensor) in [("key", key), ("value", value)] {
             let own = if name == "key" { &self.key } else { &self.value };
             let wanted = [batch, own.shape()[1], new, own.shape()[3]];
             if tensor.shape() != wanted {
                 return Err(Error::shape(name, "shape", format!("{wanted:?}"), format!("{:?}", tensor.shape())));
             }
+            tensor.dtype().check_float(name)?;
         }
-        let counts = self.counts(counts, new)?;
-        let grown: Vec<usize> = self.lengths.iter().zip(&counts).map(|(length, n)| length + n).collect();
+        let counts = real_rows(counts, batch, new)?;
+        let grown: Vec<usize> = draft.fill.lengths.iter().zip(&counts).map(|(length, n)| length + n).collect();
         if let Some((row, &needed)) = grown.iter().enumerate().find(|(_, length)| **length > self.capacity) {
             let what = format!("keys in batch row {row} of a cache");
             return Err(Error::Limit { what, needed: needed as u64, allowed: self.capacity as u64 });
         }
-        let (gpu, starts) = (run.gpu(), self.starts(run.gpu())?);
-        if let Some(pages) = &mut self.pages {
-            pages.grow(&grown)?;
-        }
-        let written = self.block_table(gpu).and_then(|table| {
-            append(run, &self.key, key, &starts, table.as_ref(), false)?;
-            append(run, &self.value, value, &starts, table.as_ref(), false)
-        });
-        match written {
-            Ok(()) => self.lengths = grown,
-            Err(error) => {
-                if let Some(pages) = &mut self.pages {
-                    pages.shrink(&self.lengths);
-                }
-                return Err(error);
-            }
-        }
+        let starts = lengths_tensor(run.gpu(), &draft.fill)?;
+        draft.fill.grow(grown)?;
+        let table = self.block_table(run.gpu(), &draft.fill)?;
+        append(run, &self.key, key, &starts, table.as_ref(), false)?;
+        append(run, &self.value, value, &starts, table.as_ref(), false)?;
+        run.drafts_mut().keep(draft);
         Ok(())
     }
 
-    /// How many of `new` rows are real for each batch row.
-    fn counts(&self, counts: Option<&[usize]>, new: usize) -> Result<Vec<usize>> {
-        let batch = self.lengths.len();
-        match counts {
-            None => Ok(vec![new; batch]),
-            Some(counts) if counts.len() == batch && counts.iter().all(|&n| n <= new) => Ok(counts.to_vec()),
-            Some(counts) => {
-                let expected = format!("{batch} numbers from 0 to {new}");
-                Err(Error::shape("counts", "elements", expected, format!("{counts:?}")))
-            }
-        }
-    }
-
-    /// Forgets the keys of a batch row from `length` on; its pages become free. Record it after the runs that read them
-    /// have been submitted.
+    /// Forgets the keys of a batch row from `length` on, at once; its pages become free. Call it when the runs that read them
+    /// have been submitted; a run that has appended on top of them and has not been is refused from then on.
     ///
     /// # Errors
-    /// [`Error::Shape`] for a row that is not there or a length beyond its own.
+    /// [`Error::Shape`] for a row that is not there, a length beyond its own, or while another thread submits a run that
+    /// appends.
     pub fn truncate(&mut self, row: usize, length: usize) -> Result<()> {
-        let batch = self.lengths.len();
-        let Some(own) = self.lengths.get_mut(row) else {
-            return Err(Error::shape("cache", "row", format!("below {batch}"), row));
-        };
-        if length > *own {
-            return Err(Error::shape("cache", format!("length of row {row}"), format!("at most {own}"), length));
-        }
-        *own = length;
-        if let Some(pages) = &mut self.pages {
-            pages.shrink(&self.lengths);
-        }
-        Ok(())
+        self.fill.truncate(row, length)
     }
 
-    /// `query` [B, Hq, n, D] with these keys, values and their lengths: own(i) = length − n + i, the last query at the
-    /// last key. With `counts`, as they were given to [`KvCache::append`], only the first `counts[b]` queries of batch row b
-    /// are real, and the last of them stands at the last key.
+    /// `query` [B, Hq, n, D] with these keys and values, those that `run` has appended among them, and their lengths:
+    /// own(i) = length − n + i, the last query at the last key. With `counts`, as they were given to [`KvCache::append`],
+    /// only the first `counts[b]` queries of batch row b are real, and the last of them stands at the last key. They are
+    /// for `run`, or for a run that is submitted after it.
     ///
     /// # Errors
-    /// [`Error::Shape`] when counts do not fit; [`Error::Limit`] or [`Error::Gpu`] from the device.
-    pub fn inputs(&self, gpu: &Gpu, query: &Tensor, counts: Option<&[usize]>) -> Result<AttentionInputs<Tensor>> {
+    /// [`Error::Shape`] when counts do not fit, or the cache has changed since `run` appended to it; [`Error::Limit`] or
+    /// [`Error::Gpu`] from the device.
+    pub fn inputs(&self, run: &Run<'_>, query: &Tensor, counts: Option<&[usize]>) -> Result<AttentionInputs<Tensor>> {
+        let (gpu, fill) = (run.gpu(), run.drafts().of(&self.fill)?.fill);
         let mut inputs = AttentionInputs::new(query.clone(), self.key.clone(), self.value.clone());
         if let Some(counts) = counts {
-            let counts = self.counts(Some(counts), query.shape().get(2).copied().unwrap_or(0))?;
+            let queries = query.shape().get(2).copied().unwrap_or(0);
+            let counts = real_rows(Some(counts), fill.lengths.len(), queries)?;
             let counts = Array::from_fn(&[counts.len()], |b| counts[b] as u32);
             inputs.query_lengths = Some(Tensor::upload_u32(gpu, "query lengths", &counts)?);
         }
-        inputs.kv_lengths = Some(self.starts(gpu)?);
-        inputs.block_table = self.block_table(gpu)?;
+        inputs.kv_lengths = Some(lengths_tensor(gpu, &fill)?);
+        inputs.block_table = self.block_table(gpu, &fill)?;
         Ok(inputs)
     }
 
-    /// The lengths `[B]` as they are now. Each call makes its own small buffer, so that steps recorded into one run do not
-    /// see each other's.
-    fn starts(&self, gpu: &Gpu) -> Result<Tensor> {
-        let lengths = Array::from_fn(&[self.lengths.len()], |b| self.lengths[b] as u32);
-        Tensor::upload_u32(gpu, "cache lengths", &lengths)
-    }
-
-    fn block_table(&self, gpu: &Gpu) -> Result<Option<Tensor>> {
-        let Some(pages) = &self.pages else { return Ok(None) };
+    fn block_table(&self, gpu: &Gpu, fill: &Fill) -> Result<Option<Tensor>> {
+        let Some(pages) = &fill.pages else { return Ok(None) };
         let columns = self.capacity / pages.size;
         let entry = |k: usize| pages.rows[k / columns].get(k % columns).copied().unwrap_or(NO_PAGE);
         Tensor::upload_u32(gpu, "block table", &Array::from_fn(&[pages.rows.len(), columns], entry)).map(Some)
     }
 }
 
-impl Pages {
-    /// Takes pages until each row can hold its length.
-    fn grow(&mut self, lengths: &[usize]) -> Result<()> {
-        let missing = |(row, length): (&Vec<u32>, &usize)| length.div_ceil(self.size).saturating_sub(row.len());
-        let needed: usize = self.rows.iter().zip(lengths).map(missing).sum();
-        if needed > self.free.len() {
-            let allowed = self.free.len() as u64;
-            return Err(Error::Limit { what: "free pages of a cache".into(), needed: needed as u64, allowed });
-        }
-        for (row, length) in self.rows.iter_mut().zip(lengths) {
-            let count = length.div_ceil(self.size).saturating_sub(row.len());
-            row.extend(self.free.split_off(self.free.len() - count).into_iter().rev());
-        }
-        Ok(())
-    }
+/// The lengths `[B]`. Each call makes its own small buffer, so that steps recorded into one run do not see each other's.
+fn lengths_tensor(gpu: &Gpu, fill: &Fill) -> Result<Tensor> {
+    let lengths = Array::from_fn(&[fill.lengths.len()], |b| fill.lengths[b] as u32);
+    Tensor::upload_u32(gpu, "cache lengths", &lengths)
+}
 
-    /// Gives back what the rows do not need for their lengths.
-    fn shrink(&mut self, lengths: &[usize]) {
-        for (row, length) in self.rows.iter_mut().zip(lengths) {
-            let kept = length.div_ceil(self.size).min(row.len());
-            self.free.extend(row.split_off(kept).into_iter().rev());
+/// How many of `new` rows are real for each batch row.
+fn real_rows(counts: Option<&[usize]>, batch: usize, new: usize) -> Result<Vec<usize>> {
+    match counts {
+        None => Ok(vec![new; batch]),
+        Some(counts) if counts.len() == batch && counts.iter().all(|&n| n <= new) => Ok(counts.to_vec()),
+        Some(counts) => {
+            let expected = format!("{batch} numbers from 0 to {new}");
+            Err(Error::shape("counts", "elements", expected, format!("{counts:?}")))
         }
     }
 }

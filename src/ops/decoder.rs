@@ -33,7 +33,7 @@ use crate::tensor::{Array, DType};
 /// let mut run = Run::new(gpu);
 /// let memory = decoder.remember(&mut run, &memory.upload(gpu, DType::F32)?)?;
 /// let outputs = decoder.record(&mut run, &memory, input, None)?;
-/// // every step of both calls in one submission
+/// // every step of both calls in one run
 /// let more = decoder.record(&mut run, &memory, input, Some(&outputs.state))?;
 /// run.submit()?;
 /// let alignments = more.alignments.download(gpu)?;
@@ -203,7 +203,7 @@ impl GpuAttentionDecoder {
         })
     }
 
-    /// Projects the memory and runs every step, in one submission, without waiting for it.
+    /// Projects the memory and runs every step and submits, as [`Run::submit`] does, without waiting for it.
     ///
     /// # Errors
     /// As [`GpuAttentionDecoder::record`], and [`Error::Gpu`] or [`Error::DeviceLost`] from the device.

@@ -65,7 +65,7 @@ impl MultiHeadAttention {
         Ok(AttentionOutputs { output, weights, ..outputs })
     }
 
-    /// Runs this layer, in one submission, without waiting for it.
+    /// Runs this layer and submits, as [`Run::submit`] does, without waiting for it.
     ///
     /// # Errors
     /// As [`MultiHeadAttention::record`], and [`Error::Gpu`] or [`Error::DeviceLost`] from the device.

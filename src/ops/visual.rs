@@ -111,7 +111,7 @@ impl VisualAttention {
         })
     }
 
-    /// Runs the steps of `hidden` [T, B, H] over `annotations` [B, L, D], in one submission, without waiting for it.
+    /// Runs the steps of `hidden` [T, B, H] over `annotations` [B, L, D] and submits, as [`Run::submit`] does, without waiting for it.
     ///
     /// # Errors
     /// As [`VisualAttention::record`], and [`Error::Gpu`] or [`Error::DeviceLost`] from the device.

@@ -1,6 +1,6 @@
 //! How attention is run: staged, with scores in memory, or fused, without.
 
-use super::{Bucket, Caps, cooperative};
+use super::{Bucket, Caps, Choice, cooperative};
 use crate::attention::{Attention, Normalize, Path, Score};
 use crate::error::{Error, Result};
 use crate::problem::{AttentionProblem, Storage};
@@ -101,6 +101,18 @@ impl Tile {
     pub fn staging(&self) -> [u32; 2] {
         let (group, groups) = (self.keys / 4, self.queries / 4);
         [(group * (self.queries + 1)).max(self.keys * groups), (group * (self.keys + 1)).max(self.keys * group)]
+    }
+
+    /// Rows of all workgroups, those past the end of a tile too: `Split` fills its tiles with all the rows of a key head,
+    /// the others with those of a query head.
+    fn rows(&self, problem: &AttentionProblem) -> usize {
+        let p = problem;
+        let tile = (self.queries as usize).max(1);
+        let (heads, rows) = match self.form {
+            Form::Split => (p.kv_heads, p.queries.saturating_mul(p.group())),
+            _ => (p.query_heads, p.queries),
+        };
+        p.batch.saturating_mul(heads).saturating_mul(rows.div_ceil(tile).saturating_mul(tile))
     }
 
     /// Whether the problem is too small to repay this tile's longer compilation.
@@ -228,8 +240,9 @@ const WORKGROUPS_A_WORKER: usize = 4;
 /// Multiplications and additions of one workgroup at most: a second or less where a workgroup does six in a ns.
 const LONGEST_WORKGROUP: u64 = 1 << 32;
 
-/// Query rows for one key head up to which ranges of keys are tried first.
-const FEW_ROWS: usize = 8;
+/// Rows of another form that take as long as one of `Split`, which shares what it loads among four only: 5 to 8 on
+/// lavapipe 22.3, over one to 66,000 rows; on cards an assumption.
+const SPLIT_ROW: usize = 6;
 
 /// Pairs of query and key from which on 32 rows repay their longer compilation.
 const MANY_PAIRS: usize = 1 << 20;
@@ -278,7 +291,7 @@ pub struct AttentionPlan {
     pub path: Path,
     /// How they are fused, or why they are not.
     pub fused: std::result::Result<FusedPlan, String>,
-    /// Whether that was measured, not taken from the table.
+    /// Whether that was measured on the device.
     pub tuned: bool,
     /// Staged: ranges of queries, run one after the other so that their scores fit the device's largest binding.
     pub query_ranges: Vec<(usize, usize)>,
@@ -312,12 +325,10 @@ impl AttentionPlan {
         caps: &Caps,
     ) -> Result<Self> {
         let Storage { element, cache } = storage.into();
-        let chosen = match options.path {
-            Path::Staged => Err("`staged` was asked for".to_owned()),
+        let (fused, tuned) = match options.path {
+            Path::Staged => (Err("`staged` was asked for".to_owned()), false),
             _ => Self::fused(options, problem, element, caps),
         };
-        let tuned = chosen.as_ref().is_ok_and(|(_, tuned)| *tuned);
-        let fused = chosen.map(|(plan, _)| plan);
         let path = match (options.path, &fused) {
             (Path::Fused | Path::Split, Err(reason)) => return Err(Error::option("path", reason.clone())),
             (Path::Auto | Path::Split, Ok(plan)) if plan.tile.form == Form::Split => Path::Split,
@@ -325,25 +336,10 @@ impl AttentionPlan {
             (_, Err(_)) => Path::Staged,
         };
         let p = problem;
-        let product = |axes: &[usize]| axes.iter().fold(1u64, |all, &n| all.saturating_mul(n as u64));
+        let staged = path == Path::Staged;
+        let chunk = if staged { staged_chunk(options, p, caps)? } else { p.queries.max(1) };
         let per_query = product(&[p.batch, p.query_heads, p.keys, 4]);
         let all = per_query.saturating_mul(p.queries as u64);
-        let allowed = caps.max_binding_bytes.min(caps.max_buffer_bytes);
-        let keeps_scores = options.weights || options.scores.is_some();
-        if path == Path::Staged && (per_query > allowed || (keeps_scores && all > allowed)) {
-            let what = if keeps_scores { "bytes of `weights`" } else { "bytes of the scores of one query" };
-            let needed = if keeps_scores { all } else { per_query };
-            return Err(Error::Limit { what: what.to_owned(), needed, allowed });
-        }
-        // Shaders count the elements of a tensor in 32 bits.
-        let scores = allowed.min(4 * u64::from(u32::MAX));
-        let chunk = if keeps_scores { p.queries } else { ((scores / per_query) as usize).clamp(1, p.queries) };
-        let staged = path == Path::Staged;
-        if staged && p.queries / chunk >= MOST_RANGES {
-            let what = "ranges of queries whose scores fit the device".to_owned();
-            let (needed, allowed) = (p.queries.div_ceil(chunk) as u64, MOST_RANGES as u64);
-            return Err(Error::Limit { what, needed, allowed });
-        }
         let queries = product(&[p.batch, p.query_heads, p.queries, p.query_dim + p.value_dim]);
         let keys = product(&[p.batch, p.kv_heads, p.keys, p.key_dim + p.value_dim]);
         let bytes =
@@ -366,21 +362,37 @@ impl AttentionPlan {
         Self { path, fused: Ok(plan), tuned: false, query_ranges: Vec::new(), score_bytes: 0, ..self }
     }
 
-    /// The fused plan and whether it was measured, or why there is none.
+    /// The fused plan, or why there is none; and whether that was measured.
     fn fused(
         options: &Attention,
         problem: &AttentionProblem,
         element: DType,
         caps: &Caps,
-    ) -> std::result::Result<(FusedPlan, bool), String> {
-        let candidates = Self::candidates(options, problem, element, caps)?;
+    ) -> (std::result::Result<FusedPlan, String>, bool) {
+        let candidates = match Self::candidates(options, problem, element, caps) {
+            Ok(candidates) => candidates,
+            Err(reason) => return (Err(reason), false),
+        };
         let bucket = Bucket::new(options.score, problem, element);
-        let tuned = caps.tuning.choose(&bucket, &candidates, problem.keys).map(|plan| (plan, true));
-        let chosen = tuned.or(candidates.first().map(|&plan| (plan, false)));
-        chosen.ok_or_else(|| "no fused kernel fits this device's limits".to_owned())
+        let (auto, additive) = (options.path == Path::Auto, options.score.is_additive());
+        match caps.tuning.choose(&bucket, &candidates, problem.keys) {
+            Some(Choice::Fused(plan)) => return (Ok(plan), true),
+            Some(Choice::Staged) if auto && staged_chunk(options, problem, caps).is_ok() => {
+                return (Err("`staged` was measured to be faster here".to_owned()), true);
+            }
+            _ => {}
+        }
+        // The tanh of each pair and unit is most of the work, and `Split` alone knows it here: lanes that wait for one
+        // another at every step cost a CPU driver more than scores in memory do. Half to a third of the time on lavapipe
+        // 22.3, from a few hundred pairs on.
+        if auto && caps.software && additive && staged_chunk(options, problem, caps).is_ok() {
+            return (Err("additive scores take less time in memory on a CPU driver".to_owned()), false);
+        }
+        let table = candidates.first().copied().ok_or_else(|| "no fused kernel fits this device's limits".to_owned());
+        (table, false)
     }
 
-    /// Every fused plan worth trying, the one that is taken without a measurement first; or why there is none. Those of
+    /// Every fused plan worth trying, the best guess first; or why there is none. Those of
     /// the path that `options` ask for, if it is one of the fused ones.
     ///
     /// # Errors
@@ -414,13 +426,45 @@ impl AttentionPlan {
             let matrices = if split { Vec::new() } else { cooperative::tiles(options, problem, element, caps) };
             matrices.into_iter().chain(tiles).flat_map(plans)
         };
-        let few = problem.queries * problem.group() <= FEW_ROWS;
+        // Tiles that are mostly past the end lose to rows that cost more each.
+        let rows = |split: bool| fitting(split).next().map(|plan| plan.tile.rows(problem));
+        let few = rows(true).zip(rows(false)).is_none_or(|(split, others)| others / SPLIT_ROW > split);
         Ok(match options.path {
             Path::Split => fitting(true).collect(),
             Path::Fused if !additive => fitting(false).chain(fitting(true)).collect(),
             _ => fitting(few).chain(fitting(!few)).collect(),
         })
     }
+}
+
+fn product(axes: &[usize]) -> u64 {
+    axes.iter().fold(1, |all, &n| all.saturating_mul(n as u64))
+}
+
+/// Staged: queries whose scores the device can hold at a time.
+///
+/// # Errors
+/// [`Error::Limit`] where it is not one, or not all and they are asked for.
+fn staged_chunk(options: &Attention, problem: &AttentionProblem, caps: &Caps) -> Result<usize> {
+    let p = problem;
+    let per_query = product(&[p.batch, p.query_heads, p.keys, 4]);
+    let all = per_query.saturating_mul(p.queries as u64);
+    let allowed = caps.max_binding_bytes.min(caps.max_buffer_bytes);
+    let keeps_scores = options.weights || options.scores.is_some();
+    if per_query > allowed || (keeps_scores && all > allowed) {
+        let what = if keeps_scores { "bytes of `weights`" } else { "bytes of the scores of one query" };
+        let needed = if keeps_scores { all } else { per_query };
+        return Err(Error::Limit { what: what.to_owned(), needed, allowed });
+    }
+    // Shaders count the elements of a tensor in 32 bits.
+    let scores = allowed.min(4 * u64::from(u32::MAX));
+    let chunk = if keeps_scores { p.queries } else { ((scores / per_query) as usize).clamp(1, p.queries) };
+    if p.queries / chunk >= MOST_RANGES {
+        let what = "ranges of queries whose scores fit the device".to_owned();
+        let (needed, allowed) = (p.queries.div_ceil(chunk) as u64, MOST_RANGES as u64);
+        return Err(Error::Limit { what, needed, allowed });
+    }
+    Ok(chunk)
 }
 
 /// Why an attention has no running form here, if it has none.

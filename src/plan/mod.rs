@@ -4,13 +4,16 @@ mod attention;
 mod cooperative;
 mod parts;
 mod rnn;
+mod submissions;
 mod tuning;
 
 pub use attention::{AttentionPlan, Form, FusedPlan, LONGEST_HEAD, Tile};
 pub use cooperative::CooperativeCut;
 pub use parts::{Pace, Part, parts};
 pub use rnn::{Costs, Estimate, LoopPlan, ProductPlan, RnnPlan};
-pub use tuning::{Bucket, Tuning};
+pub(crate) use submissions::whole;
+pub use submissions::{Step, Submission, submissions};
+pub use tuning::{Bucket, Choice, Tuning};
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -58,6 +61,10 @@ pub struct Caps {
     /// default; dispatches that would take longer than this at the device's [`Pace`] are run in [parts](parts()), which
     /// changes no bit of the result.
     pub longest_dispatch: Duration,
+    /// How long one submission may take. What resets a device counts submissions on some drivers (Linux' for AMD's cards:
+    /// two seconds); a recording that would take longer than this at the device's [`Pace`] is submitted in
+    /// [several](submissions()), which changes no bit of the result.
+    pub longest_submission: Duration,
     /// What was measured to be fastest here.
     pub tuning: Arc<Tuning>,
 }
@@ -95,6 +102,8 @@ impl Caps {
 /// How long one dispatch may take unless the embedder says otherwise: a quarter of the shortest common watchdog, so that
 /// a device may be four times slower than its kind is taken to be.
 pub const LONGEST_DISPATCH: Duration = Duration::from_millis(500);
+/// How long one submission may take unless the embedder says otherwise, for the same reason.
+pub const LONGEST_SUBMISSION: Duration = LONGEST_DISPATCH;
 
 impl Default for Caps {
     /// WebGPU's default limits and no optional feature.
@@ -117,6 +126,7 @@ impl Default for Caps {
             cooperative: None,
             pace: Pace::INTEGRATED,
             longest_dispatch: LONGEST_DISPATCH,
+            longest_submission: LONGEST_SUBMISSION,
             tuning: Arc::default(),
         }
     }

@@ -44,10 +44,27 @@ impl Bucket {
     }
 }
 
+/// How a problem is run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "seq2seq", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "lowercase"))]
+pub enum Choice {
+    /// Scores in memory.
+    Staged,
+    /// By a fused kernel.
+    #[cfg_attr(feature = "seq2seq", serde(untagged))]
+    Fused(FusedPlan),
+}
+
+impl From<FusedPlan> for Choice {
+    fn from(plan: FusedPlan) -> Self {
+        Self::Fused(plan)
+    }
+}
+
 /// Measured choices by bucket.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tuning {
-    choices: std::collections::BTreeMap<Bucket, FusedPlan>,
+    choices: std::collections::BTreeMap<Bucket, Choice>,
 }
 
 impl Tuning {
@@ -56,23 +73,26 @@ impl Tuning {
         Self::default()
     }
 
-    /// Notes the fastest plan of a bucket, in place of an earlier one. A plan whose range is all keys has to say so of
+    /// Notes what was fastest for a bucket, in place of an earlier choice. A plan whose range is all keys has to say so of
     /// every problem of the bucket: its range is at least `bucket.keys`.
-    pub fn insert(&mut self, bucket: Bucket, plan: FusedPlan) {
-        self.choices.insert(bucket, plan);
+    pub fn insert(&mut self, bucket: Bucket, choice: impl Into<Choice>) {
+        self.choices.insert(bucket, choice.into());
     }
 
     /// What was fastest for a bucket.
-    pub fn get(&self, bucket: &Bucket) -> Option<&FusedPlan> {
+    pub fn get(&self, bucket: &Bucket) -> Option<&Choice> {
         self.choices.get(bucket)
     }
 
-    /// The candidate for a problem of so many keys that the bucket's choice speaks for: the one of the same tile whose number
-    /// of ranges comes closest. None where nothing was measured, or the device no longer has that tile.
-    pub fn choose(&self, bucket: &Bucket, candidates: &[FusedPlan], keys: usize) -> Option<FusedPlan> {
-        let wanted = self.get(bucket)?;
+    /// What the bucket's choice means for a problem of so many keys: of the candidates with its tile the one whose number of
+    /// ranges comes closest. None where nothing was measured, or the device no longer has that tile.
+    pub fn choose(&self, bucket: &Bucket, candidates: &[FusedPlan], keys: usize) -> Option<Choice> {
+        let wanted = match self.get(bucket)? {
+            Choice::Staged => return Some(Choice::Staged),
+            Choice::Fused(plan) => plan,
+        };
         let of_tile = candidates.iter().filter(|plan| plan.tile == wanted.tile);
-        of_tile.min_by_key(|plan| plan.ranges(keys).abs_diff(wanted.ranges(keys))).copied()
+        of_tile.min_by_key(|plan| plan.ranges(keys).abs_diff(wanted.ranges(keys))).map(|&plan| plan.into())
     }
 
     /// How many buckets have a choice.
@@ -86,14 +106,14 @@ impl Tuning {
     }
 
     /// Every choice, by bucket.
-    pub fn iter(&self) -> impl Iterator<Item = (&Bucket, &FusedPlan)> {
+    pub fn iter(&self) -> impl Iterator<Item = (&Bucket, &Choice)> {
         self.choices.iter()
     }
 }
 
-impl FromIterator<(Bucket, FusedPlan)> for Tuning {
-    fn from_iter<I: IntoIterator<Item = (Bucket, FusedPlan)>>(choices: I) -> Self {
-        Self { choices: choices.into_iter().collect() }
+impl<C: Into<Choice>> FromIterator<(Bucket, C)> for Tuning {
+    fn from_iter<I: IntoIterator<Item = (Bucket, C)>>(choices: I) -> Self {
+        Self { choices: choices.into_iter().map(|(bucket, choice)| (bucket, choice.into())).collect() }
     }
 }
 
@@ -125,10 +145,12 @@ mod tests {
             (ranged(tile(Form::Split, 32), 256), None),
         ] {
             tuning.insert(bucket(1024), measured);
-            assert_eq!(tuning.choose(&bucket(1024), &candidates, 900), chosen);
+            assert_eq!(tuning.choose(&bucket(1024), &candidates, 900), chosen.map(Choice::Fused));
             assert_eq!(tuning.choose(&bucket(2048), &candidates, 1200), None);
         }
         assert_eq!((tuning.len(), tuning.is_empty()), (1, false));
+        tuning.insert(bucket(1024), Choice::Staged);
+        assert_eq!(tuning.choose(&bucket(1024), &candidates, 900), Some(Choice::Staged));
         assert_eq!(tuning.iter().map(|(b, p)| (*b, *p)).collect::<Tuning>(), tuning);
     }
 }

@@ -13,6 +13,8 @@ use regard::{Error, Gpu, Tensor};
 
 use crate::gpu::{gpu, minimal_gpu};
 
+mod runs;
+
 fn numbers(shape: &[usize], seed: f32) -> Array<f32> {
     Array::from_fn(shape, |k| ((k as f32 + 1.0) * (seed + 0.37)).sin() * 1.5)
 }
@@ -63,7 +65,7 @@ fn decoding_through_a_cache_equals_one_causal_call() {
             for (start, n) in [(0, 17), (17, 1), (18, 3), (21, 1), (22, 11)] {
                 let part = |array: &Array<f32>| upload(gpu, &cut(array, 2, start, n), DType::F32);
                 cache.append(&mut run, &part(&key), &part(&value), None).unwrap();
-                let inputs = cache.inputs(gpu, &part(&query), None).unwrap();
+                let inputs = cache.inputs(&run, &part(&query), None).unwrap();
                 parts.push((start, n, options.record(&mut run, &inputs).unwrap()));
             }
             let submits = gpu.counts().submits;
@@ -128,17 +130,17 @@ fn uneven_rows_share_a_pool_and_see_only_their_own() {
         for (b, &count) in counts.iter().enumerate() {
             held[b].extend((0..count).map(|k| [0, 1, 2, 3].map(|d| new.data()[(b * n + k) * 4 + d])));
         }
-        assert_eq!(cache.lengths(), held.each_ref().map(Vec::len));
         let query = numbers(&[3, 2, 2, 4], tick);
         let options = Attention { weights: true, ..Attention::default() };
-        let inputs = cache.inputs(gpu, &upload(gpu, &query, DType::F32), None).unwrap();
+        let inputs = cache.inputs(&run, &upload(gpu, &query, DType::F32), None).unwrap();
         let outputs = options.record(&mut run, &inputs).unwrap();
         // The new rows themselves as queries, causal: the last real one of each batch row sees all its keys.
         let own = numbers(&[3, 2, n, 4], tick + 0.5);
         let causal = Attention { causal: Some(Causal::TopLeft), ..Attention::default() };
-        let inputs = cache.inputs(gpu, &upload(gpu, &own, DType::F32), Some(counts)).unwrap();
+        let inputs = cache.inputs(&run, &upload(gpu, &own, DType::F32), Some(counts)).unwrap();
         let seen = causal.record(&mut run, &inputs).unwrap();
         run.submit().unwrap();
+        assert_eq!(cache.lengths(), held.each_ref().map(Vec::len));
         let seen = seen.download(gpu).unwrap().output;
         for (b, &count) in counts.iter().enumerate() {
             let (real, padding) =
@@ -173,10 +175,10 @@ fn uneven_rows_share_a_pool_and_see_only_their_own() {
     }
     // Six more keys for each row need four pages; the pool has two.
     let more = upload(gpu, &numbers(&[3, 1, 6, 4], 1.0), DType::F32);
-    let before = (cache.lengths().to_vec(), cache.free_pages());
+    let before = (cache.lengths(), cache.free_pages());
     let error = cache.append(&mut Run::new(gpu), &more, &more, Some(&[6, 6, 6])).unwrap_err();
     assert!(matches!(&error, Error::Limit { what, .. } if what == "free pages of a cache"), "{error}");
-    assert_eq!((cache.lengths().to_vec(), cache.free_pages()), before);
+    assert_eq!((cache.lengths(), cache.free_pages()), before);
 }
 
 #[test]
@@ -349,7 +351,7 @@ fn decoding_through_an_8_bit_cache_attends_to_what_it_holds() {
             for (start, n) in [(0, 17), (17, 1), (18, 15)] {
                 let part = |array: &Array<f32>| upload(gpu, &cut(array, 2, start, n), DType::F32);
                 cache.append(&mut run, &part(&key), &part(&value), None).unwrap();
-                let inputs = cache.inputs(gpu, &part(&query), None).unwrap();
+                let inputs = cache.inputs(&run, &part(&query), None).unwrap();
                 parts.push((start, n, options.record(&mut run, &inputs).unwrap().output));
             }
             run.submit().unwrap();

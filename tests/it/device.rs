@@ -361,7 +361,7 @@ fn enormous_requests_are_errors() {
     assert!(matches!(Rotary::tables(10_000.0, 64, usize::MAX), Err(Error::Limit { .. })));
     let shape = CacheShape { batch: 2, kv_heads: 1, capacity: usize::MAX, key_dim: 4, value_dim: 4 };
     let cache = KvCache::paged(gpu, shape, 16, 3, DType::F32).unwrap();
-    assert!(cache.inputs(gpu, &repeated(&[2, 1, 1, 4]), None).is_ok());
+    assert!(cache.inputs(&Run::new(gpu), &repeated(&[2, 1, 1, 4]), None).is_ok());
     assert!(matches!(KvCache::new(gpu, shape, DType::F32), Err(Error::Limit { .. })));
 }
 

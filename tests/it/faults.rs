@@ -524,6 +524,33 @@ mod driver {
             }
         }
         println!("lost {lost}, out of memory {memory}, other {other}; not called: {unheard:?}");
+        reset_behind_a_fence(tell);
+    }
+
+    /// A driver that resets the device for work that took too long says that the work is done, and tells of the loss when
+    /// something is submitted next: no answer before that.
+    fn reset_behind_a_fence(tell: impl Fn(&str)) {
+        for gpu in devices() {
+            super::call(&gpu, 0).unwrap();
+            let tensor = Tensor::upload(&gpu, "x", &wave(&[3, 4], 0.5), DType::F32).unwrap();
+            let mut context = Context::from_waker(Waker::noop());
+            let mut read = std::pin::pin!(tensor.download_async(&gpu));
+            assert!(read.as_mut().poll(&mut context).is_pending());
+            gpu.device().poll(wgpu::PollType::wait_indefinitely()).unwrap();
+            tell("vkQueueSubmit -4");
+            assert_lost(pollster::block_on(read));
+            tell("");
+            assert_lost(super::call(&gpu, 1));
+        }
+        for gpu in devices() {
+            super::call(&gpu, 0).unwrap();
+            let run = Run::new(&gpu);
+            run.submit().unwrap();
+            gpu.device().poll(wgpu::PollType::wait_indefinitely()).unwrap();
+            tell("vkQueueSubmit -4");
+            assert_lost(gpu.wait());
+            tell("");
+        }
     }
 
     /// Memory that no block of the driver's has room for.

@@ -133,3 +133,125 @@ fn no_dispatch_of_a_large_problem_is_long() {
         }
     }
 }
+
+/// A handle on a device of its own, whose submissions are counted.
+fn counted(longest: Duration) -> Gpu {
+    let opened = crate::gpu::open(regard::gpu::Open::default());
+    opened.with_longest_dispatch(Duration::from_micros(200)).with_longest_submission(longest)
+}
+
+fn bits(arrays: &[Array<f32>]) -> Vec<Vec<u32>> {
+    arrays.iter().map(|array| array.data().iter().map(|x| x.to_bits()).collect()).collect()
+}
+
+/// Attention in dispatches of many parts, then a recurrence of many dispatches, with scratch memory throughout.
+fn record(run: &mut Run<'_>) -> Vec<regard::Tensor> {
+    let qkv =
+        AttentionInputs::new(wave(&[2, 4, 70, 32], 0.3), wave(&[2, 2, 150, 32], 0.7), wave(&[2, 2, 150, 32], 1.1));
+    let attention = Attention { weights: true, ..Attention::default() };
+    let attended = attention.record(run, &qkv.upload(run.gpu(), DType::F32).unwrap()).unwrap();
+    let weights = |inputs: usize| RnnWeights::new(wave(&[4 * 20, inputs], 0.3), wave(&[4 * 20, 20], 0.7));
+    let options = Rnn { path: RnnPath::Steps, ..Rnn::new(Cell::Lstm) };
+    let rnn = GpuRnn::upload(run.gpu(), &options, &vec![vec![weights(12)], vec![weights(20)]], DType::F32).unwrap();
+    let inputs = RnnInputs::new(wave(&[40, 9, 12], 0.2)).upload(run.gpu(), DType::F32).unwrap();
+    let encoded = rnn.record(run, &inputs).unwrap();
+    attended.named().chain(encoded.named()).map(|(_, tensor)| tensor.clone()).collect()
+}
+
+/// Whatever submits, a long recording goes in as many submissions as its expected time calls for, with the same bits.
+#[test]
+fn a_long_recording_is_submitted_in_several() {
+    let want = {
+        let gpu = counted(Duration::MAX);
+        let mut run = Run::new(&gpu);
+        let outputs = record(&mut run);
+        let before = gpu.counts().submits;
+        let read = run.submit_and_read(&outputs.iter().collect::<Vec<_>>()).unwrap();
+        assert_eq!(gpu.counts().submits, before + 1);
+        bits(&read)
+    };
+    let mut last = usize::MAX;
+    for longest in [Duration::ZERO, Duration::from_micros(100), Duration::from_millis(1), Duration::from_secs(10)] {
+        let gpu = counted(longest);
+        type Submit = fn(Run<'_>, &[&regard::Tensor]);
+        let ways: [Submit; 4] = [
+            |run, tensors| drop(run.submit_and_read(tensors).unwrap()),
+            |run, _| run.submit().unwrap(),
+            |run, _| drop(run.submit_timed().unwrap()),
+            |run, _| assert!(run.submit_and_time().unwrap() > 0.0),
+        ];
+        for (number, submit) in ways.into_iter().enumerate() {
+            let mut run = Run::new(&gpu);
+            let outputs = record(&mut run);
+            let expected = run.expected_submissions();
+            assert_eq!(expected.iter().sum::<Duration>(), run.expected_time());
+            let before = gpu.counts();
+            let tensors: Vec<_> = outputs.iter().collect();
+            submit(run, &tensors);
+            let submits = (gpu.counts().submits - before.submits) as usize;
+            assert_eq!(submits, expected.len(), "way {number}, {longest:?}");
+            let read: Vec<_> = outputs.iter().map(|tensor| tensor.download(&gpu).unwrap()).collect();
+            assert_eq!(bits(&read), want, "way {number}, {longest:?}");
+            if number == 0 {
+                println!("{longest:?}: {submits} submissions");
+                assert!(submits < last || longest.is_zero() && submits > 80, "{submits} after {last}");
+                last = submits;
+            }
+        }
+    }
+    assert_eq!(last, 1, "a short recording is one submission");
+}
+
+/// Every dispatch has its time, those that are spread over submissions too.
+#[test]
+fn timings_of_a_long_recording_are_whole() {
+    let gpu = counted(Duration::ZERO);
+    let mut run = Run::new(&gpu);
+    record(&mut run);
+    let dispatches = run.recording().dispatches().count();
+    let timings = run.submit_timed().unwrap();
+    assert_eq!(timings.len(), dispatches);
+    assert!(timings.iter().any(|timing| timing.parts > 1));
+    if gpu.caps().timestamps {
+        assert!(timings.iter().all(|timing| timing.nanoseconds.is_some_and(|ns| ns > 0.0 && ns < 60e9)), "{timings:?}");
+    }
+}
+
+/// What one encoder holds cannot be cut.
+#[test]
+fn an_encoder_of_the_callers_takes_all() {
+    let gpu = counted(Duration::ZERO);
+    let mut run = Run::new(&gpu);
+    let outputs = record(&mut run);
+    assert!(run.expected_submissions().len() > 80 && run.expected_time() > Duration::from_millis(1));
+    let mut encoder = gpu.device().create_command_encoder(&regard::wgpu::CommandEncoderDescriptor::default());
+    run.encode(&mut encoder).unwrap();
+    let before = gpu.counts().submits;
+    gpu.queue().submit([encoder.finish()]);
+    assert_eq!(gpu.counts().submits, before);
+    let whole = counted(Duration::MAX);
+    let mut run = Run::new(&whole);
+    let same = record(&mut run);
+    let want = run.submit_and_read(&same.iter().collect::<Vec<_>>()).unwrap();
+    let got: Vec<_> = outputs.iter().map(|tensor| tensor.download(&gpu).unwrap()).collect();
+    assert_eq!(bits(&got), bits(&want));
+}
+
+/// Between the submissions of one thread come those of others: no scratch memory is shared.
+#[test]
+fn submissions_of_several_threads_do_not_mix() {
+    let gpu = counted(Duration::ZERO);
+    let answer = |gpu: &Gpu| {
+        let mut run = Run::new(gpu);
+        let outputs = record(&mut run);
+        bits(&run.submit_and_read(&outputs.iter().collect::<Vec<_>>()).unwrap())
+    };
+    let want = answer(&gpu);
+    let whole = gpu.clone().with_longest_submission(Duration::MAX);
+    std::thread::scope(|scope| {
+        for gpu in [&gpu, &gpu, &whole] {
+            let (want, answer) = (&want, &answer);
+            scope.spawn(move || (0..6).for_each(|_| assert!(answer(gpu) == *want)));
+        }
+    });
+}

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use regard::attention::{Attention, AttentionInputs, Path, Score};
 use regard::cases::AttentionCase;
 use regard::gpu::{Gpu, Kept, Open, Run};
-use regard::plan::{AttentionPlan, Bucket, Caps, Form, FusedPlan, Tuning};
+use regard::plan::{AttentionPlan, Bucket, Caps, Choice, Form, FusedPlan, Tuning};
 use regard::problem::{AttentionProblem, Storage};
 use regard::tensor::{Array, DType};
 use regard::{Error, Result, cases, validate};
@@ -43,12 +43,71 @@ fn a_measured_plan_takes_the_place_of_the_tables() {
         let staged = plan(&staged, 1000, DType::F32, &tuned);
         assert!(staged.path == Path::Staged && !staged.tuned);
     }
+    // Staged, where the planner may choose.
+    let bucket = Bucket::new(Score::ScaledDot, &problem(&options, 1000), DType::F32);
+    let tuned = Caps { tuning: Arc::new(Tuning::from_iter([(bucket, Choice::Staged)])), ..software.clone() };
+    let found = plan(&options, 1000, DType::F32, &tuned);
+    assert!(found.path == Path::Staged && found.tuned && found.fused.is_err());
+    let asked = Attention { path: Path::Split, ..options.clone() };
+    assert!(plan(&asked, 1000, DType::F32, &tuned).path == Path::Split);
+    // Where the scores of a query fit no binding, not even then.
+    let narrow = Caps { max_binding_bytes: 32 << 10, ..tuned };
+    assert!(plan(&options, 1000, DType::F32, &narrow).fused.is_ok());
     // A tile that the device has not.
     let mut strange = candidates[0];
     strange.tile.lanes = 7;
     let bucket = Bucket::new(Score::ScaledDot, &problem(&options, 1000), DType::F32);
     let tuned = Caps { tuning: Arc::new(Tuning::from_iter([(bucket, strange)])), ..software };
     assert_eq!(plan(&options, 1000, DType::F32, &tuned), table);
+}
+
+/// Tiles are filled with the rows of a query head, or in the split form of a key head: which is taken goes by how full they
+/// are, on cards and CPU drivers alike.
+#[test]
+fn forms_are_chosen_by_how_full_their_tiles_are() {
+    let card = Caps { max_workgroup_bytes: 32 << 10, ..Caps::default() };
+    let software = Caps { software: true, workers: 4, max_storage_buffers: 16, ..card.clone() };
+    let path = |caps: &Caps, [batch, heads, kv_heads, queries, keys]: [usize; 5]| {
+        let (query, key) = ([batch, heads, queries, 64], [batch, kv_heads, keys, 64]);
+        let problem =
+            AttentionProblem::new(&Attention::default(), &AttentionInputs::new(&query[..], &key[..], &key[..]))
+                .unwrap();
+        AttentionPlan::new(&Attention::default(), &problem, DType::F32, caps).unwrap().path
+    };
+    for caps in [&card, &software] {
+        // One query for each of many heads on one key head, few or many; a step over a group of 4 and of 16.
+        for shape in [[1, 66_000, 1, 1, 32], [1, 66_000, 1, 1, 4096], [1, 32, 8, 1, 4096], [1, 32, 2, 1, 1024]] {
+            assert_eq!(path(caps, shape), Path::Split, "{shape:?}");
+        }
+        for shape in [[1, 8, 8, 64, 64], [1, 8, 8, 1024, 1024], [1, 32, 1, 512, 512]] {
+            assert_eq!(path(caps, shape), Path::Fused, "{shape:?}");
+        }
+    }
+    // A tile of a card has more rows to fill.
+    for (queries, on_card) in [(1, Path::Split), (8, Path::Split), (16, Path::Fused)] {
+        assert_eq!(path(&card, [1, 8, 8, queries, 1024]), on_card, "{queries}");
+        assert_eq!(path(&software, [1, 8, 8, queries, 1024]), Path::Fused, "{queries}");
+    }
+}
+
+/// Scores of a tanh for each pair and unit: in memory on a CPU driver, unless asked for otherwise or too many.
+#[test]
+fn additive_scores_are_staged_on_a_cpu_driver() {
+    let card = Caps { max_workgroup_bytes: 32 << 10, ..Caps::default() };
+    let software = Caps { software: true, max_storage_buffers: 16, ..card.clone() };
+    let plan = |caps: &Caps, path: Path, keys: usize| {
+        let options = Attention { score: Score::Additive, path, ..Attention::default() };
+        let (query, key) = ([2, 1, 4, 64], [2, 1, keys, 64]);
+        let problem = AttentionProblem::new(&options, &AttentionInputs::new(&query[..], &key[..], &key[..])).unwrap();
+        AttentionPlan::new(&options, &problem, DType::F32, caps).unwrap()
+    };
+    for keys in [1, 64, 5000] {
+        assert_eq!(plan(&software, Path::Auto, keys).path, Path::Staged);
+        assert_eq!(plan(&software, Path::Split, keys).path, Path::Split);
+        assert_eq!(plan(&card, Path::Auto, keys).path, Path::Split);
+    }
+    let narrow = Caps { max_binding_bytes: 64 << 10, ..software };
+    assert_eq!(plan(&narrow, Path::Auto, 9000).path, Path::Split, "the scores of a query do not fit");
 }
 
 /// The candidates in turn, on this device and as on a card, give the oracle's answers, and read keys and values of 8 bits

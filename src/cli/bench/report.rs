@@ -134,9 +134,35 @@ impl From<&Workload> for Shape {
 }
 
 impl Row {
-    /// The name, and the path where that was left open.
+    /// The way, and the path where that was left open.
     fn title(&self) -> String {
-        if self.way == "auto" { format!("{} ({})", self.name, self.path) } else { self.name.clone() }
+        if self.way == "auto" { format!("auto ({})", self.path) } else { self.way.clone() }
+    }
+
+    fn is_recurrence(&self) -> bool {
+        self.ns_per_step.is_some()
+    }
+
+    /// As it stands below `previous`: a heading where the columns change, the work where that does, the figures, and
+    /// the plan.
+    pub(super) fn lines(&self, previous: Option<&Self>) -> String {
+        let columns: &[Column] = if self.is_recurrence() { &RECURRENCE } else { &ATTENTION };
+        let line = |first: &str, cell: &dyn Fn(&Column) -> String| {
+            let cells = columns.iter().map(|column| format!("{:>1$}", cell(column), column.width));
+            let line = std::iter::once(format!("{first:<TITLE$}")).chain(cells).collect::<String>();
+            format!("{}\n", line.trim_end())
+        };
+        let mut out = String::new();
+        if previous.is_none_or(|row| row.is_recurrence() != self.is_recurrence()) {
+            out.push('\n');
+            out.push_str(&line("case", &|column| column.name.to_owned()));
+        }
+        if previous.is_none_or(|row| row.work != self.work) {
+            let _ = writeln!(out, "{}", self.work);
+        }
+        out.push_str(&line(&format!("  {}", self.title()), &|column| (column.cell)(self)));
+        out.push_str(&wrapped(self.plan.as_deref().unwrap_or_default(), 6));
+        out
     }
 }
 
@@ -151,111 +177,123 @@ impl Report {
             .map_err(|error| Error::file(path, format!("not what `regard bench --json` writes: {error}")))
     }
 
-    /// Figures as a table, one for each suite.
+    /// The whole as it was printed: device, figures, and what they say of the planner.
     pub(super) fn table(&self) -> String {
+        let previous = std::iter::once(None).chain(self.cases.iter().map(Some));
+        let rows: String = self.cases.iter().zip(previous).map(|(row, previous)| row.lines(previous)).collect();
+        self.head() + &rows + &self.tail()
+    }
+
+    /// The device and what it can do.
+    pub(super) fn head(&self) -> String {
         let Device { adapter, driver, backend, r#type, .. } = &self.device;
         let commit = self.commit.as_ref().map_or(String::new(), |commit| format!(", commit {commit}"));
         let cooperative =
             self.cooperative_gflops.map_or(String::new(), |rate| format!(", cooperative matrices {rate:.1} GFLOP/s"));
-        let mut out = format!(
-            "{adapter} ({type}, {backend}, {driver})\nregard {}{commit}, {}\nmultiply-adds {:.1} GFLOP/s, copy {:.1} \
-             GB/s{cooperative}, measured here\n",
-            self.regard, self.date, self.fma_gflops, self.copy_gbps
-        );
+        let mut out = wrapped(&format!("{adapter} ({type}, {backend}, {driver})"), 0);
+        let _ = writeln!(out, "regard {}{commit}, {}", self.regard, self.date);
+        let (fma, copy) = (self.fma_gflops, self.copy_gbps);
+        out += &wrapped(&format!("measured here: multiply-adds {fma:.1} GFLOP/s, copy {copy:.1} GB/s{cooperative}"), 0);
         if let Some(launch) = &self.overheads {
-            let _ = writeln!(
-                out,
-                "one more dispatch {:.0} ns (the planner assumes {:.0}), a barrier {:.1} ns a lane ({:.1}), measured here",
+            let text = format!(
+                "measured here: one more dispatch {:.0} ns (the planner assumes {:.0}), a barrier {:.1} ns a lane ({:.1})",
                 launch.dispatch_ns,
                 launch.assumed_dispatch_ns,
                 launch.barrier_ns_per_lane,
                 launch.assumed_barrier_ns_per_lane
             );
+            out += &wrapped(&text, 0);
         }
-        let (recurrences, attentions): (Vec<&Row>, Vec<&Row>) =
-            self.cases.iter().partition(|row| row.ns_per_step.is_some());
-        let groups: [(&[&Row], &[Column]); 2] = [(&attentions, &ATTENTION), (&recurrences, &RECURRENCE)];
-        for (rows, columns) in groups.into_iter().filter(|(rows, _)| !rows.is_empty()) {
-            out.push('\n');
-            out.push_str(&aligned(rows, columns));
+        out
+    }
+
+    /// What the figures say of the planner of recurrences.
+    pub(super) fn tail(&self) -> String {
+        let mut out = String::new();
+        if self.planner.is_empty() {
+            return out;
         }
-        if !self.planner.is_empty() {
-            let _ =
-                writeln!(out, "\nplan ÷ median of recurrences; multiply-adds a ns and worker that the planner assumes");
-        }
+        out.push('\n');
+        out += &wrapped(
+            "The planner of recurrences expects a time for each way to run one. Expected ÷ median of the rows above, by way and \
+             tile: 1 is as expected, above 1 the device is faster than assumed, below 1 slower. The last column is what the \
+             expectation rests on, multiply-adds a ns and worker.",
+            0,
+        );
+        let _ = writeln!(
+            out,
+            "{:<26} {:>7} {:>7} {:>7} {:>6} {:>8}",
+            "way, tile", "middle", "least", "most", "rows", "assumed"
+        );
         for verdict in &self.planner {
             let ratios = &verdict.planned_over_median;
             if let (Some(first), Some(last)) = (ratios.first(), ratios.last()) {
-                let _ = writeln!(
-                    out,
-                    "{:<24} {:>5.2} ({first:.2} to {last:.2}, rows: {})  at {:.1}",
-                    verdict.title(),
-                    ratios[ratios.len() / 2],
-                    ratios.len(),
-                    verdict.rate
-                );
+                let (title, middle, rows) = (verdict.title(), ratios[ratios.len() / 2], ratios.len());
+                let rate = verdict.rate;
+                let _ = writeln!(out, "{title:<26} {middle:>7.2} {first:>7.2} {last:>7.2} {rows:>6} {rate:>8.1}");
             }
         }
         out
     }
 }
 
-/// A heading and what stands below it.
-type Column = (&'static str, fn(&Row) -> String);
+/// Columns of a terminal that all lines keep to.
+const LINE: usize = 100;
+
+/// Text in lines, all indented; nothing of nothing.
+fn wrapped(text: &str, indent: usize) -> String {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split_whitespace() {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= LINE => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(format!("{:indent$}{word}", "")),
+        }
+    }
+    lines.iter().map(|line| format!("{line}\n")).collect()
+}
+
+/// Width of the first column.
+const TITLE: usize = 19;
+
+/// A heading, what stands below it, and how much room both have.
+struct Column {
+    name: &'static str,
+    width: usize,
+    cell: fn(&Row) -> String,
+}
+
+const fn column(name: &'static str, width: usize, cell: fn(&Row) -> String) -> Column {
+    Column { name, width, cell }
+}
 
 fn optional(number: Option<f64>, decimals: usize) -> String {
     number.map_or("-".to_owned(), |number| format!("{number:.decimals$}"))
 }
 
-const CASE: Column = ("case", Row::title);
-const MEDIAN: Column = ("median µs", |row| format!("{:.1}", row.median_ns / 1e3));
-const MINIMUM: Column = ("min µs", |row| format!("{:.1}", row.minimum_ns / 1e3));
-const COMPILE: Column = ("compile ms", |row| optional(row.compile_ns.map(|ns| ns / 1e6), 0));
-const GFLOPS: Column = ("GFLOP/s", |row| format!("{:.2}", row.gflops));
-const GBPS: Column = ("GB/s", |row| format!("{:.2}", row.gbps));
-const FLOOR: Column = ("÷ floor", |row| format!("{:.1}", row.times_floor));
-const ERROR: Column = ("error", |row| format!("{:.2}", row.error_ratio));
-const PLAN: Column = ("plan", |row| row.plan.clone().unwrap_or_default());
+const MEDIAN: Column = column("median µs", 11, |row| format!("{:.1}", row.median_ns / 1e3));
+const MINIMUM: Column = column("min µs", 10, |row| format!("{:.1}", row.minimum_ns / 1e3));
+const COMPILE: Column = column("compile ms", 11, |row| optional(row.compile_ns.map(|ns| ns / 1e6), 0));
+const GFLOPS: Column = column("GFLOP/s", 9, |row| format!("{:.2}", row.gflops));
+const GBPS: Column = column("GB/s", 7, |row| format!("{:.2}", row.gbps));
+const FLOOR: Column = column("÷ floor", 8, |row| format!("{:.1}", row.times_floor));
+const ERROR: Column = column("error", 6, |row| format!("{:.2}", row.error_ratio));
 
-const ATTENTION: [Column; 9] = [CASE, MEDIAN, MINIMUM, COMPILE, GFLOPS, GBPS, FLOOR, ERROR, PLAN];
+const ATTENTION: [Column; 7] = [MEDIAN, MINIMUM, COMPILE, GFLOPS, GBPS, FLOOR, ERROR];
 
-const RECURRENCE: [Column; 11] = [
-    CASE,
+const RECURRENCE: [Column; 9] = [
     MEDIAN,
     MINIMUM,
     COMPILE,
-    ("plan µs", |row| optional(row.planned_ns.map(|ns| ns / 1e3), 0)),
-    ("ns/step", |row| optional(row.ns_per_step, 0)),
-    ("dispatches", |row| row.dispatches.to_string()),
+    column("plan µs", 9, |row| optional(row.planned_ns.map(|ns| ns / 1e3), 0)),
+    column("ns/step", 9, |row| optional(row.ns_per_step, 0)),
     GFLOPS,
     GBPS,
     FLOOR,
     ERROR,
 ];
-
-/// Lines of cells as wide as their columns; the first column and the plan to the left, numbers to the right.
-fn aligned(rows: &[&Row], columns: &[Column]) -> String {
-    let heading = columns.iter().map(|(name, _)| (*name).to_owned()).collect::<Vec<_>>();
-    let lines: Vec<Vec<String>> = std::iter::once(heading)
-        .chain(rows.iter().map(|row| columns.iter().map(|(_, cell)| cell(row)).collect()))
-        .collect();
-    let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..columns.len()).map(width).collect();
-    let mut out = String::new();
-    for line in &lines {
-        let mut text = String::new();
-        for ((cell, (name, _)), &width) in line.iter().zip(columns).zip(&widths) {
-            let _ = match *name {
-                "case" => write!(text, "{cell:<width$}"),
-                "plan" => write!(text, "  {cell}"),
-                _ => write!(text, "  {cell:>width$}"),
-            };
-        }
-        out.push_str(text.trim_end());
-        out.push('\n');
-    }
-    out
-}
 
 #[cfg(test)]
 pub(super) mod tests {
@@ -335,14 +373,28 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn columns_are_aligned() {
+    fn columns_are_aligned_within_the_line() {
         let with_step = Row { ns_per_step: Some(9.0), ..row("lstm T3", "steps", 1e9) };
-        let text = report(vec![row("prefill", "auto", 1.5e3), row("p", "naive", 1e9), with_step]).table();
+        let why = "scores in memory: ".to_owned() + &"a reason of some length ".repeat(9);
+        let long = Row { plan: Some(why), ..row("prefill", "staged", 1.5e3) };
+        let verdict = Verdict { path: "steps".into(), tile_rows: None, rate: 1.5, planned_over_median: vec![0.5, 2.0] };
+        let stored = Report {
+            planner: vec![verdict],
+            ..report(vec![row("prefill", "auto", 1.5e3), long, row("p", "naive", 9.9e11), with_step])
+        };
+        let text = stored.table();
         let lines: Vec<&str> = text.lines().collect();
-        assert!(text.contains("prefill auto (staged)"), "{text}");
-        let end = |line: &str| line.find("0.25").map(|at| line[..at].chars().count());
-        assert!(lines.iter().filter(|line| line.contains("0.25")).count() == 3, "{text}");
-        assert_eq!(end(lines[5]), end(lines[6]), "{text}");
-        assert!(lines[5].ends_with("scores in memory") && lines[9].ends_with("0.25"), "{text}");
+        assert!(lines.iter().all(|line| line.chars().count() <= LINE), "{text}");
+        assert!(text.contains("\nprefill\n  auto (staged) ") && text.matches("\nprefill\n").count() == 1, "{text}");
+        let ends: Vec<_> =
+            lines.iter().filter(|line| line.ends_with("0.25")).map(|line| line.chars().count()).collect();
+        assert!(ends.len() == 4 && ends[0] == ends[1] && ends[1] == ends[2], "{text}");
+        assert!(text.contains("\n      scores in memory\n") && text.contains("above 1 the device is faster"), "{text}");
+        // Row by row it is the same.
+        let mut printed = stored.head();
+        for (number, row) in stored.cases.iter().enumerate() {
+            printed += &row.lines(number.checked_sub(1).map(|before| &stored.cases[before]));
+        }
+        assert_eq!(printed + &stored.tail(), text);
     }
 }

@@ -79,7 +79,7 @@ impl GpuRnn {
         Ok(RnnOutputs { output: output_tensor, final_h: final_h_tensor, final_c: final_c_tensor })
     }
 
-    /// Runs the whole sequence, in one submission, without waiting for it.
+    /// Runs the whole sequence and submits, as [`Run::submit`] does, without waiting for it.
     ///
     /// # Errors
     /// As [`GpuRnn::record`], and [`Error::Gpu`] or [`Error::DeviceLost`] from the device.

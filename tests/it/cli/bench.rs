@@ -48,9 +48,13 @@ fn a_recurrence_has_a_row_for_each_path() {
         assert!(case["error_ratio"].as_f64().unwrap() <= 1.0, "{case}");
         let (name, path) = (case["name"].as_str().unwrap(), case["path"].as_str().unwrap());
         assert!(name.ends_with(path) || name.ends_with("auto"), "{case}");
-        assert!(ran.stdout.contains(case["name"].as_str().unwrap()), "{}", ran.stdout);
+        let [work, way] = ["work", "way"].map(|key| case[key].as_str().unwrap());
+        let below = ran.stdout.split_once(&format!("\n{work}\n")).unwrap().1;
+        assert!(below.contains(&format!("\n  {way} ")) || below.starts_with(&format!("  {way} ")), "{}", ran.stdout);
     }
     assert!(ran.stdout.contains("ns/step") && ran.stdout.contains("one more dispatch"), "{}", ran.stdout);
+    assert!(ran.stdout.contains("above 1 the device is faster than assumed"), "{}", ran.stdout);
+    assert!(ran.stdout.lines().all(|line| line.chars().count() <= 100), "{}", ran.stdout);
 }
 
 fn figures(folder: &Folder, name: &str) -> Value {
@@ -101,7 +105,10 @@ fn an_attention_has_a_row_for_each_path_with_all_its_figures() {
             ["name", "work", "way", "path", "plan"].map(|key| case[key].as_str().unwrap());
         assert_eq!(name, format!("{work} {way}"));
         assert!(path == way || way == "auto" && ["fused", "split", "staged"].contains(&path), "{case}");
-        assert!(ran.stdout.contains(name) && ran.stdout.contains(plan) && !plan.is_empty(), "{}", ran.stdout);
+        let title = if way == "auto" { format!("  auto ({path}) ") } else { format!("  {way} ") };
+        let below = ran.stdout.split_once(&format!("\n{work}\n")).unwrap().1;
+        let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(below.contains(&title) && words(below).contains(&words(plan)) && !plan.is_empty(), "{}", ran.stdout);
         assert!(
             case["series"].as_str().is_some_and(|series| !series.is_empty()) && positive(&case["length"]),
             "{case}"
@@ -116,6 +123,8 @@ fn an_attention_has_a_row_for_each_path_with_all_its_figures() {
     let png = std::fs::read(folder.path("curve.png")).unwrap();
     assert!(png.starts_with(b"\x89PNG\r\n\x1a\n") && png.ends_with(b"IEND\xaeB\x60\x82") && png.len() > 10_000);
     assert_eq!(folder.names(), ["curve.png", "figures.json"]);
+
+    assert!(ran.stdout.lines().all(|line| line.chars().count() <= 100), "{}", ran.stdout);
 
     // What was stored shows as it was.
     let shown = folder.run("bench --show figures.json --plot curve.svg").ok();

@@ -72,6 +72,12 @@ fn what_is_tuned_is_kept_and_taken_unless_told_otherwise() {
     let tuned = home.tune();
     let row = &tuned["shapes"][0];
     assert!(row["table_ns"].as_f64().unwrap() >= row["best_ns"].as_f64().unwrap() && row["candidates"] != 0, "{row}");
+    for spread in [&row["table"], &row["best"]] {
+        let [least, middle, most] = ["min_ns", "median_ns", "max_ns"].map(|name| spread[name].as_f64().unwrap());
+        assert!(0.0 < least && least <= middle && middle <= most, "{row}");
+    }
+    // Every fused plan, and staged.
+    assert_eq!(row["candidates"], candidates().len() + 1);
     assert_eq!((&tuned["wrong"], &tuned["not_tuned"]), (&json!([]), &json!([])));
     assert_eq!(row["bucket"]["keys"], 512);
 
@@ -81,7 +87,7 @@ fn what_is_tuned_is_kept_and_taken_unless_told_otherwise() {
     assert_eq!(home.explained("", &[("REGARD_NO_TUNE", "1")]).0["plan"], TABLE);
     // Another bucket, and another path.
     assert_eq!(home.explained("--path staged", &[]).0["plan"], Value::Null);
-    assert_eq!(home.explained("--dtype f32 --score additive", &[]).0["plan"], TABLE);
+    assert_eq!(home.explained("--dtype f32 --score additive --path split", &[]).0["plan"], TABLE);
 
     // A second shape stands beside the first.
     let ran = home.run("tune --shape 1,2,2,1,64,32 --additive --dtype f32 --quick", &[]).ok();
@@ -108,9 +114,17 @@ fn a_file_of_no_use_is_passed_over() {
     let own = edited["choices"][0]["plan"]["tile"].clone();
     let other = candidates().into_iter().map(|plan| json!(plan)).find(|plan| plan["tile"] != own).unwrap();
     edited["choices"][0]["plan"] = other;
-    std::fs::write(&path, edited.to_string()).unwrap();
+    let good = serde_json::to_string_pretty(&edited).unwrap();
+    std::fs::write(&path, &good).unwrap();
     let (facts, stderr) = home.explained("", &[]);
     assert!(facts["plan"] == TUNED && facts["path"] != measured && !stderr.contains("not used"), "{facts} {stderr}");
+
+    // No fused kernel at all.
+    let fused = std::mem::replace(&mut edited["choices"][0]["plan"], json!("staged"));
+    std::fs::write(&path, edited.to_string()).unwrap();
+    let (facts, _) = home.explained("", &[]);
+    assert!(facts["plan"] == TUNED && facts["path"].as_str().unwrap().starts_with("staged"), "{facts}");
+    edited["choices"][0]["plan"] = fused;
 
     // A tile that this device has not: the table's.
     edited["choices"][0]["plan"]["tile"]["lanes"] = json!(31);
