@@ -57,13 +57,15 @@ fn exp_relative(x: f32) -> f32 {
 }
 
 fn joined(sum: Sum, part: Sum) -> Sum {
+    // A caller's part that saw something may have the very number that stands for nothing.
+    let own = select(part.m, visible1(part.m), part.l != 0.0);
     // NaN in one part is NaN in all.
-    let m = select(max(sum.m, part.m), sum.m + part.m, is_nan1(sum.m) || is_nan1(part.m));
+    let m = select(max(sum.m, own), sum.m + own, is_nan1(sum.m) || is_nan1(own));
     if (part.l == 0.0) {
         return Sum(m, sum.l, sum.y);
     }
     let before = select(exp_relative(sum.m - m), 0.0, sum.l == 0.0);
-    let now = exp_relative(part.m - m) * part.l;
+    let now = exp_relative(own - m) * part.l;
     return Sum(m, sum.l * before + now, select(sum.y * before, 0.0, sum.l == 0.0) + now * part.y);
 }
 
