@@ -94,7 +94,7 @@ fn forms_are_chosen_by_how_full_their_tiles_are() {
 #[test]
 fn additive_scores_are_staged_on_a_cpu_driver() {
     let card = Caps { max_workgroup_bytes: 32 << 10, ..Caps::default() };
-    let software = Caps { software: true, max_storage_buffers: 16, ..card.clone() };
+    let software = Caps { software: true, workers: 4, max_storage_buffers: 16, ..card.clone() };
     let plan = |caps: &Caps, path: Path, keys: usize| {
         let options = Attention { score: Score::Additive, path, ..Attention::default() };
         let (query, key) = ([2, 1, 4, 64], [2, 1, keys, 64]);
