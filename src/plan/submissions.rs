@@ -130,13 +130,13 @@ mod tests {
             let caps =
                 Caps { longest_dispatch: Duration::from_millis(2), longest_submission: longest, ..Caps::default() };
             let submissions = submissions(&recording, &caps);
-            let (mut expected, mut position) = (Vec::new(), 0);
+            let (mut expected, mut position, mut begun) = (Vec::new(), 0, false);
             for submission in &submissions {
                 let pieces: usize = submission.steps.iter().map(|step| step.parts.len().max(1)).sum();
                 assert!(pieces == 1 || submission.takes <= longest, "{micros}: {:?}", submission.takes);
                 for step in &submission.steps {
-                    assert_eq!(step.first, step.command == position);
-                    position = step.command + usize::from(step.last);
+                    assert_eq!((step.command, step.first), (position, !begun));
+                    (position, begun) = (position + usize::from(step.last), !step.last);
                     expected.extend(step.parts.iter().map(|part| (step.command, *part)));
                 }
             }
