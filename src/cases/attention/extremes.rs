@@ -229,7 +229,7 @@ fn sinks(table: &mut Table) {
 /// Vectors whose squares overflow or vanish, where they are divided by their length.
 fn lengths_of_vectors(table: &mut Table) {
     let size = Size::rows(9, 35);
-    for [query, key] in [[1e20, 1e20], [1e-25, 1e-25], [1e-23, 1e-23], [1e20, 1e-25], [1e38, 1e-37]] {
+    for [query, key] in [[1e20, 1e20], [1e-25, 1e-25], [1e-23, 1e-23], [1e20, 1e-25], [1e38, 1e-30]] {
         table.add(format!("cosine of vectors near {query:e} and {key:e}"), size, |case, _| {
             case.f32_only = true;
             case.options.score = Score::Cosine;
@@ -242,7 +242,7 @@ fn lengths_of_vectors(table: &mut Table) {
         });
     }
     for (score, length) in
-        [(Score::Additive, 1e20), (Score::Additive, 1e-25), (Score::Additive, 1e-37), (Score::Concat, 1e38)]
+        [(Score::Additive, 1e20), (Score::Additive, 1e-25), (Score::Additive, 1e-30), (Score::Concat, 1e38)]
     {
         table.add(format!("{score:?}, normalized v near {length:e}"), size, |case, random| {
             case.f32_only = true;

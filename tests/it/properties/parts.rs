@@ -12,28 +12,36 @@ fn merged_parts_equal_the_whole() {
     let mut mask = numbers(&[2, 4, 5, keys], 4.0).map(|&x| if x > 1.0 { f64::NEG_INFINITY } else { x });
     mask.data_mut()[..keys].fill(f64::NEG_INFINITY);
     inputs.mask = Some(Mask::Float(mask.clone()));
-    let whole = attend(&full(), &inputs);
+    let options = Attention { max_sum: true, ..full() };
+    let whole = attend(&options, &inputs);
     for cuts in [&[0, 9][..], &[0, 1, 9], &[0, 4, 9], &[0, 8, 9], &[0, 2, 3, 3, 7, 9], &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9]]
     {
         let part = |ends: &[usize]| {
             let (start, length) = (ends[0], ends[1] - ends[0]);
             if length == 0 {
                 // a part without a key, whatever it holds
-                return (Array::filled(&[2, 4, 5, 5], f64::NAN), Array::filled(&[2, 4, 5], f64::NEG_INFINITY));
+                let nothing = |k: usize| if k % 2 == 0 { f64::NEG_INFINITY } else { 0.0 };
+                let output = Array::filled(&[2, 4, 5, 5], f64::NAN);
+                return (output, Array::filled(&[2, 4, 5], f64::NEG_INFINITY), Array::from_fn(&[2, 4, 5, 2], nothing));
             }
             let mut part = inputs.clone();
             part.key = cut(&inputs.key, 2, start, length);
             part.value = cut(&inputs.value, 2, start, length);
             part.mask = Some(Mask::Float(cut(&mask, 3, start, length)));
-            let got = attend(&full(), &part);
-            (got.output, got.lse.unwrap())
+            let got = attend(&options, &part);
+            (got.output, got.lse.unwrap(), got.max_sum.unwrap())
         };
         let parts: Vec<_> = cuts.windows(2).map(part).collect();
-        let parts: Vec<_> = parts.iter().map(|(output, lse)| (output, lse)).collect();
-        let (output, lse) = reference::merge(&parts).unwrap();
+        let by_lse: Vec<_> = parts.iter().map(|(output, lse, _)| (output, lse)).collect();
+        let (output, lse) = reference::merge(&by_lse).unwrap();
         same("output", &output, &whole.output);
         same("lse", &lse, whole.lse.as_ref().unwrap());
         assert_eq!(lse.data()[0], f64::NEG_INFINITY);
+        let by_max_sum: Vec<_> = parts.iter().map(|(output, _, max_sum)| (output, max_sum)).collect();
+        let (output, max_sum) = reference::merge_max_sum(&by_max_sum).unwrap();
+        same("output", &output, &whole.output);
+        same("max_sum", &max_sum, whole.max_sum.as_ref().unwrap());
+        assert_eq!(max_sum.data()[..2], [f64::NEG_INFINITY, 0.0]);
     }
 }
 
