@@ -21,9 +21,9 @@ use crate::tensors::Input;
 
 /// Attention over all keys, from attention over parts of them
 ///
-/// Each file holds `output` and `lse`, or better `max_sum`, as `regard attend` writes them for one part of the keys, all for
-/// the same queries. Writes `output` and `lse` of all keys together, and `max_sum` where every part has it: parts are
-/// weighted by e^lse, one that saw no key counts for nothing. The order of the files is of no importance.
+/// Each file holds `output` and `max_sum`, as `regard attend --max-sum` writes them for one part of the keys, all for the
+/// same queries; or `lse` (`--lse`) in place of `max_sum`. Writes `output` and `lse` of all keys together, and `max_sum`
+/// where every part has it. A part that saw no key counts for nothing. The order of the files is of no importance.
 ///
 /// A log-sum-exp is rounded to one f32, which is exact to 1e-7 of itself: at 1000 weights of parts are off by 1e-4, at 1e6
 /// by 0.1. The largest score and the sum of `max_sum` are exact whatever the scores.

@@ -207,7 +207,7 @@ fn help_says_what_there_is() {
             "attend --help",
             &["`query` [B, Hq, Nq, D]", "block_table ", "--score-wgsl", "--softcap", "bottom-right", "Examples:"],
         ),
-        ("merge --help", &["PART.safetensors", "`regard attend --lse`", "Example:"]),
+        ("merge --help", &["PART.safetensors", "`max_sum`", "`lse` (`--lse`)", "--max-sum", "Example:"]),
         ("encode --help", &["`weight_ih_l0` [G·H, I]", "--batch-first", "--prefix", "Examples:"]),
         ("transliterate --help", &["--beam", "--set", "--heatmap", "Examples:"]),
         ("info --help", &["--json"]),
