@@ -239,7 +239,7 @@ fn main(here: Invocation, at_lane: Lane) {
         let next = max(m, most);
         let correction = exp_falling4(relative(m - next));
         m = next;
-        let p = mat4x4<f32>(weight(s[0], m), weight(s[1], m), weight(s[2], m), weight(s[3], m));
+        let p = mat4x4<f32>(weight_units(s[0], m), weight_units(s[1], m), weight_units(s[2], m), weight_units(s[3], m));
         l = l * correction + p[0] + p[1] + p[2] + p[3];
         workgroupBarrier();
         left[c * GROUPS + g] = p[0];

@@ -191,7 +191,7 @@ fn products(l: mat4x4<f32>, c: mat4x4<f32>) -> mat4x4<f32> {
 }
 
 fn exponential(s: mat4x4<f32>, m: vec4<f32>) -> mat4x4<f32> {
-    return mat4x4<f32>(weight(s[0], m), weight(s[1], m), weight(s[2], m), weight(s[3], m));
+    return mat4x4<f32>(weight_units(s[0], m), weight_units(s[1], m), weight_units(s[2], m), weight_units(s[3], m));
 }
 
 fn total(low: mat4x4<f32>, high: mat4x4<f32>) -> vec4<f32> {

@@ -148,7 +148,7 @@ fn main(here: Invocation, at_lane: Lane) {
         m = next;
         l *= c;
         for (var n = lane; n < KEYS; n += LANES) {
-            let p = weight(weights[n], m);
+            let p = weight_units(weights[n], m);
             weights[n] = p;
             l += p;
         }

@@ -2,6 +2,8 @@
 //
 //   m = max_p m_p;  w_p = exp(m_p − m)·l_p;  output = Σ_p w_p·output_p / Σ_p w_p;  l = Σ_p w_p;  then the sink
 //
+// The output so far is a mean at any time, so that no sum overflows.
+//
 // A part's log-sum-exp alone stands for m_p with l_p = 1. A part that saw no key (l = 0, or −∞) counts for nothing,
 // whatever its output holds. One invocation writes one element.
 override LANES: u32 = 64u;
@@ -41,7 +43,7 @@ fn is_empty(lse: f32) -> bool {
     return bitcast<u32>(lse) == 0xff800000u; // the bits of −∞
 }
 
-// Parts put together so far: m, l and Σ exp(m_p − m)·l_p·output_p.
+// Parts put together so far: m, l and their output.
 struct Sum {
     m: f32,
     l: f32,
@@ -57,16 +59,19 @@ fn exp_relative(x: f32) -> f32 {
 }
 
 fn joined(sum: Sum, part: Sum) -> Sum {
-    // A caller's part that saw something may have the very number that stands for nothing.
-    let own = select(part.m, visible1(part.m), part.l != 0.0);
+    // A part without a sum has seen nothing, or nothing but −∞; one with a sum may have, as a caller's, the very number
+    // that stands for nothing.
+    let nothing = part.l == 0.0;
+    let own = select(visible1(part.m), select(HIDDEN, part.m, part.m <= MINUS_INFINITY), nothing);
     // NaN in one part is NaN in all.
     let m = select(max(sum.m, own), sum.m + own, is_nan1(sum.m) || is_nan1(own));
-    if (part.l == 0.0) {
+    if (nothing) {
         return Sum(m, sum.l, sum.y);
     }
-    let before = select(exp_relative(sum.m - m), 0.0, sum.l == 0.0);
+    let before = select(exp_relative(sum.m - m) * sum.l, 0.0, sum.l == 0.0);
     let now = exp_relative(own - m) * part.l;
-    return Sum(m, sum.l * before + now, select(sum.y * before, 0.0, sum.l == 0.0) + now * part.y);
+    let l = before + now;
+    return Sum(m, l, select(sum.y * (before / l), 0.0, before == 0.0) + (now / l) * part.y);
 }
 
 @compute @workgroup_size(LANES)
@@ -106,7 +111,10 @@ fn main(here: Invocation, @builtin(local_invocation_index) lane: u32) {
         sink = bitcast<f32>(vectors[params.sinks.x + h * params.sinks.y]);
     }
     let end = ended(vec4<f32>(sum.m), vec4<f32>(sum.l), vec4<f32>(sink));
-    output[element(params.output, b, h, n, d)] = out_elem(select(sum.y * end.share.x, 0.0, end.share.x == 0.0));
+    // The share of all keys beside the sink.
+    let share = end.share.x * sum.l;
+    let none = see_nothing(vec4<f32>(sum.m), vec4<f32>(sum.l)).x;
+    output[element(params.output, b, h, n, d)] = out_elem(select(sum.y * share, 0.0, none));
     if (d > 0u) {
         return;
     }

@@ -114,12 +114,18 @@ pub fn judge_attention(
     let baseline = attention(options, inputs, element)?;
     let types = attention_types(options, inputs, storage)?;
     let mut found = verdicts(got.named(), oracle.named(), baseline.named(), types)?;
-    // What storage as f16 loses is the caller's choice: what f32 loses shows over the inputs as they are kept.
-    if element == DType::F16 && found.iter().any(|(_, verdict)| !verdict.is_sound()) {
+    if found.iter().any(|(_, verdict)| !verdict.is_sound()) {
+        // What storage as f16 loses is the caller's choice: what f32 loses shows over the inputs as they are kept.
         let kept = kept(inputs, element.into())?;
         let oracle = reference::attention(options, &kept.map(widened))?;
         let plain = reference::attention(options, &kept)?;
-        of_f32_alone(&mut found, plain.named(), oracle.named());
+        let values = kept.value.data().iter().filter(|x| x.is_finite());
+        let largest = values.fold(0.0, |largest: f64, x| largest.max(f64::from(x.abs())));
+        of_f32_alone(&mut found, plain.named(), oracle.named(), |name| match name {
+            "output" => largest,
+            "weights" | "lse" | "max_sum" | "entropy" | "scores" => 1.0,
+            _ => 0.0,
+        });
     }
     Ok(found)
 }
@@ -166,19 +172,21 @@ pub fn judge_rnn(
     if dtype == DType::F16 && found.iter().any(|(_, verdict)| !verdict.is_sound()) {
         let (stack, inputs) = kept_rnn(stack, inputs, dtype)?;
         let oracle = reference::rnn(options, &wide(&stack), &inputs.map(widened))?;
-        of_f32_alone(&mut found, baseline.named(), oracle.named());
+        of_f32_alone(&mut found, baseline.named(), oracle.named(), |_| 0.0);
     }
     Ok(found)
 }
 
-/// Judges the baseline anew, by results of f32 and f64 over the same inputs.
+/// Judges the baseline anew, by results of f32 and f64 over the same inputs; `least` tells how large the numbers are that
+/// a result is made of.
 fn of_f32_alone<'a>(
     verdicts: &mut Verdicts,
     plain: impl Iterator<Item = (&'static str, &'a Array)>,
     oracle: impl Iterator<Item = (&'static str, &'a Array<f64>)>,
+    least: impl Fn(&str) -> f64,
 ) {
-    for (((_, verdict), (_, plain)), (_, oracle)) in verdicts.iter_mut().zip(plain).zip(oracle) {
-        verdict.baseline_relative = compare::relative_error(plain, oracle);
+    for (((name, verdict), (_, plain)), (_, oracle)) in verdicts.iter_mut().zip(plain).zip(oracle) {
+        verdict.baseline_relative = compare::relative_error(plain, oracle, least(name));
     }
 }
 

@@ -32,8 +32,8 @@ pub struct Verdict {
     pub error: f64,
     /// The same of the baseline.
     pub baseline: f64,
-    /// How far f32 arithmetic itself is from the oracle: the baseline's error over the oracle's largest element, ∞ where
-    /// one of the two is a finite number and the other is not.
+    /// How far f32 arithmetic itself is from the oracle: the baseline's error over the oracle's largest element, or over
+    /// what its elements are made of where that is larger; ∞ where one of the two is a finite number and the other is not.
     pub baseline_relative: f64,
     /// The largest error that passes.
     pub tolerance: f64,
@@ -87,7 +87,7 @@ pub fn judge(
     same_shape(name, got, oracle)?;
     same_shape(name, baseline, oracle)?;
     let (error, worst) = largest(got, oracle, |difference, _| difference);
-    let baseline_relative = relative_error(baseline, oracle);
+    let baseline_relative = relative_error(baseline, oracle, 0.0);
     // Where the baseline itself overflows it grants nothing.
     let (baseline, _) =
         largest(baseline, oracle, |difference, _| if difference.is_finite() { difference } else { 0.0 });
@@ -99,10 +99,11 @@ pub fn judge(
     Ok(Verdict { error, baseline, baseline_relative, tolerance: 2.0 * baseline + FLOOR_ULPS * ulp * size, worst })
 }
 
-/// The largest difference of `baseline` from the oracle over the oracle's largest element.
-pub(crate) fn relative_error(baseline: &Array<f32>, oracle: &Array<f64>) -> f64 {
+/// The largest difference of `baseline` from the oracle over the oracle's largest element, or over `least` if that is
+/// larger: results that cancel are judged by the size of what they are made of.
+pub(crate) fn relative_error(baseline: &Array<f32>, oracle: &Array<f64>, least: f64) -> f64 {
     let (error, _) = largest(baseline, oracle, |difference, _| difference);
-    let size = oracle.data().iter().filter(|x| x.is_finite()).fold(0.0, |size: f64, x| size.max(x.abs()));
+    let size = oracle.data().iter().filter(|x| x.is_finite()).fold(least, |size: f64, x| size.max(x.abs()));
     if error == 0.0 { 0.0 } else { error / size }
 }
 

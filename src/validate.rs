@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use crate::attention::{Attention, AttentionOutputs, Path};
 use crate::baseline::{self, Verdicts, stored};
 use crate::cases::{self, AppendCase, AttentionCase, CoverageCase, LinearCase, MergeCase, RnnCase};
-use crate::compare::{Verdict, judge};
+use crate::compare::{Verdict, judge, relative_error};
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Run, Tensor};
 use crate::kernels::{barrier_rate, coop_rate, coverage, fma_rate};
@@ -98,6 +98,7 @@ impl Case {
         let f32_only = match self {
             Self::Attention(case) => case.f32_only,
             Self::Recurrent(case) => case.f32_only,
+            Self::Merge(case) => case.f32_only,
             _ => false,
         };
         let elements = [Some(DType::F32), (f16 && !f32_only).then_some(DType::F16)];
@@ -263,15 +264,19 @@ fn linear_case(run: &mut Run<'_>, case: &LinearCase, dtype: DType) -> Result<Ver
     let y = linear(run, &[(&x, &weight)], bias.as_ref(), case.activation)?;
     let mut read = read(run, &[&y])?;
     let got = read.pop().ok_or_else(|| crate::Error::missing("y", "what was read back"))?;
-    let oracle = {
-        let x = reference::embed(&widened(&case.table), &case.ids)?;
-        reference::linear(&x, &widened(&case.weight), case.bias.as_ref().map(widened).as_ref(), case.activation)?
+    let exact = |table: &Array<f32>, weight: &Array<f32>| {
+        let x = reference::embed(&widened(table), &case.ids)?;
+        reference::linear(&x, &widened(weight), case.bias.as_ref().map(widened).as_ref(), case.activation)
     };
+    let (table, weight) = (stored("table", &case.table, dtype)?, stored("weight", &case.weight, dtype)?);
     let baseline = {
-        let x = reference::embed(&stored("table", &case.table, dtype)?, &case.ids)?;
-        reference::linear(&x, &stored("weight", &case.weight, dtype)?, case.bias.as_ref(), case.activation)?
+        let x = reference::embed(&table, &case.ids)?;
+        reference::linear(&x, &weight, case.bias.as_ref(), case.activation)?
     };
-    Ok(vec![("y", judge("y", &got, &oracle, &baseline, DType::F32)?)])
+    let mut verdict = judge("y", &got, &exact(&case.table, &case.weight)?, &baseline, DType::F32)?;
+    // Without what storage as f16 loses.
+    verdict.baseline_relative = relative_error(&baseline, &exact(&table, &weight)?, 0.0);
+    Ok(vec![("y", verdict)])
 }
 
 fn append_case(run: &mut Run<'_>, case: &AppendCase, storage: Storage) -> Result<Verdicts> {

@@ -7,7 +7,7 @@ use regard::attention::{Attention, AttentionInputs, Causal, Path, ScoreMod};
 use regard::cases::{self, AttentionCase, RnnCase};
 use regard::gpu::Run;
 use regard::ops::cache::{CacheShape, KvCache};
-use regard::ops::merge::merge;
+use regard::ops::merge::{merge, merge_max_sum};
 use regard::ops::rnn::GpuRnn;
 use regard::plan::AttentionPlan;
 use regard::problem::{AttentionProblem, Storage};
@@ -133,17 +133,23 @@ fn decoding(pages: bool) -> Result<Call> {
 
 /// Partial results put together, some of which saw nothing.
 fn merging(case: cases::MergeCase) -> Result<Call> {
-    let wides: Vec<_> = case.parts.iter().map(|(output, lse)| (wide(output), wide(lse))).collect();
-    let (oracle, oracle_lse) = reference::merge(&wides.iter().map(|(o, l)| (o, l)).collect::<Vec<_>>())?;
-    let (output, lse) = reference::merge(&case.parts.iter().map(|(o, l)| (o, l)).collect::<Vec<_>>())?;
-    let answers = vec![("output", oracle, output), ("lse", oracle_lse, lse)];
+    fn on_cpu<T: reference::Float>(by_lse: bool, parts: &[(Array<T>, Array<T>)]) -> Result<(Array<T>, Array<T>)> {
+        let parts: Vec<_> = parts.iter().map(|(output, stats)| (output, stats)).collect();
+        if by_lse { reference::merge(&parts) } else { reference::merge_max_sum(&parts) }
+    }
+    let by_lse = case.parts.iter().all(|(_, stats)| stats.shape().len() == 3);
+    let wides: Vec<_> = case.parts.iter().map(|(output, stats)| (wide(output), wide(stats))).collect();
+    let (oracle, oracle_stats) = on_cpu(by_lse, &wides)?;
+    let (output, stats) = on_cpu(by_lse, &case.parts)?;
+    let answers = vec![("output", oracle, output), ("stats", oracle_stats, stats)];
     let work = move |gpu: &Gpu| {
         let upload = |array| Tensor::upload(gpu, "part", array, DType::F32);
-        let parts: Vec<_> = case.parts.iter().map(|(o, l)| Ok((upload(o)?, upload(l)?))).collect::<Result<Vec<_>>>()?;
+        let parts: Vec<_> = case.parts.iter().map(|(o, s)| Ok((upload(o)?, upload(s)?))).collect::<Result<Vec<_>>>()?;
+        let parts: Vec<_> = parts.iter().map(|(output, stats)| (output, stats)).collect();
         let mut run = Run::new(gpu);
-        let (output, lse) = merge(&mut run, &parts.iter().map(|(o, l)| (o, l)).collect::<Vec<_>>())?;
-        let got = run.submit_and_read(&[&output, &lse])?;
-        right(["output", "lse"].into_iter().zip(&got), &answers)
+        let (output, stats) = if by_lse { merge(&mut run, &parts) } else { merge_max_sum(&mut run, &parts) }?;
+        let got = run.submit_and_read(&[&output, &stats])?;
+        right(["output", "stats"].into_iter().zip(&got), &answers)
     };
     Ok(Call { name: case.name, work: Box::new(work) })
 }

@@ -32,6 +32,10 @@ struct Params {
     sinks: List,
     units: u32, // A of an additive score
     not_a_number: f32,
+    unit: f32, // what a weight of 1 is while values are summed: 1 over the keys of a range, so that no sum overflows
+    pad_0: u32,
+    pad_1: u32,
+    pad_2: u32,
 }
 
 // Where a workgroup stands: its range of keys, batch row, head and tile of rows.
@@ -63,12 +67,19 @@ fn sink_of(h: vec4<u32>) -> vec4<f32> {
     );
 }
 
-// The end of four rows; of one range of keys, which the sink is not part of.
-fn row_end(m: vec4<f32>, l: vec4<f32>, sink: vec4<f32>) -> Softmax {
+// Weights in units of their own: a power of two, which changes no digit.
+fn weight_units(s: vec4<f32>, m: vec4<f32>) -> vec4<f32> {
+    return weight(s, m) * params.unit;
+}
+
+// The end of four rows whose weights are in units; of one range of keys, which the sink is not part of.
+fn row_end(m: vec4<f32>, units: vec4<f32>, sink: vec4<f32>) -> Softmax {
+    let l = units / params.unit;
     if (MAX_SUM == 2u) {
-        return Softmax(m, l, select(1.0 / l, vec4<f32>(0.0), l == vec4<f32>(0.0)));
+        return Softmax(m, l, select(1.0 / units, vec4<f32>(0.0), units == vec4<f32>(0.0)));
     }
-    return ended(m, l, sink);
+    let end = ended(m, l, sink);
+    return Softmax(end.m, end.l, end.share / params.unit);
 }
 
 // What is told of query i, from its m and l at the end.

@@ -17,6 +17,11 @@ fn weight(s: vec4<f32>, m: vec4<f32>) -> vec4<f32> {
     return select(exp_falling4(relative(s - m)), vec4<f32>(0.0), s <= vec4<f32>(MINUS_INFINITY));
 }
 
+// Rows that see nothing; a row of NaN may have kept the m that it began with.
+fn see_nothing(m: vec4<f32>, l: vec4<f32>) -> vec4<bool> {
+    return (m == vec4<f32>(HIDDEN)) & (l == vec4<f32>(0.0));
+}
+
 // Four rows at their end. A row that sees nothing gives 0 whatever its sink is; one that sees only scores of −∞, NaN.
 struct Softmax {
     m: vec4<f32>,
@@ -35,7 +40,7 @@ fn ended(m: vec4<f32>, l: vec4<f32>, sink: vec4<f32>) -> Softmax {
         sum = l * kept + exp_falling4(relative(sink - top));
     }
     let share = select(kept / sum, vec4<f32>(params.not_a_number), sum == zero);
-    return Softmax(top, sum, select(share, zero, m == vec4<f32>(HIDDEN)));
+    return Softmax(top, sum, select(share, zero, see_nothing(m, l)));
 }
 
 // The largest score over the temperature.

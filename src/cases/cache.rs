@@ -112,12 +112,16 @@ pub struct MergeCase {
     pub name: String,
     /// [B, H, N, Dv], and log-sum-exps [B, H, N] or largest scores and sums [B, H, N, 2].
     pub parts: Vec<(Array<f32>, Array<f32>)>,
+    /// Has numbers that f16 does not hold.
+    pub f32_only: bool,
 }
 
 /// Two to five parts, some of which saw nothing and hold poison.
 pub fn merges() -> Vec<MergeCase> {
     let part = |random: &mut Random, spread: f32, level: Option<f32>| {
-        let mut output = random.array(&[2, 3, 5, 7]);
+        // Outputs whose sums f32 does not hold.
+        let size = if level == Some(1e4) { 1.9e38 } else { 1.0 };
+        let mut output = random.array(&[2, 3, 5, 7]).map(|x| x * size);
         let mut max = random.array(&[2, 3, 5]).map(|x| x * spread);
         let mut sum = max.map(|_| 1.0 + random.below(1000) as f32);
         if let Some(level) = level {
@@ -136,7 +140,8 @@ pub fn merges() -> Vec<MergeCase> {
         let by = level.map_or("log-sum-exp".to_owned(), |level| format!("max and sum near {level:e}"));
         let name = format!("merge of {count} parts by {by}, spread {spread}");
         let mut random = Random::new(&name);
-        MergeCase { parts: (0..count).map(|_| part(&mut random, spread, level)).collect(), name }
+        let parts = (0..count).map(|_| part(&mut random, spread, level)).collect();
+        MergeCase { parts, name, f32_only: level == Some(1e4) }
     };
     let by_lse = [(2, 1.0), (2, 50.0), (3, 1.0), (5, 4.0), (3, 1e4)].map(|(count, spread)| (count, spread, None));
     let by_max_sum = [(2, 1.0, 0.0), (2, 0.0, 1e4), (3, 2.0, -1e6), (5, 4.0, 1e8), (3, 50.0, 0.0), (4, 0.0, f32::MIN)];

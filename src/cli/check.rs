@@ -49,7 +49,9 @@ impl Report {
             let _ = writeln!(
                 out,
                 "{name:<14} {:>13.3e} {:>13.3e} {ratio:>8} {:>13.3e}  {state}",
-                v.error, v.baseline, v.tolerance
+                v.error,
+                baseline(v),
+                v.tolerance
             );
         }
         for (name, v) in self.verdicts.iter().filter(|(_, v)| !v.is_sound()) {
@@ -74,7 +76,7 @@ impl Report {
         let each = |(name, v): &(&str, Verdict)| {
             let value = json!({
                 "max_abs_error": finite(v.error),
-                "baseline_error": finite(v.baseline),
+                "baseline_error": finite(baseline(v)),
                 "ratio": ratio(v).map_or(Value::Null, finite),
                 "tolerance": finite(v.tolerance),
                 "baseline_relative_error": finite(v.baseline_relative),
@@ -112,6 +114,11 @@ impl Report {
 /// Whether it is within the tolerance; nothing where that would say nothing.
 fn passed(v: &Verdict) -> Option<bool> {
     (!v.passed() || v.is_sound()).then_some(v.passed())
+}
+
+/// The error of the baseline; ∞ where it is no number and the truth is one.
+fn baseline(v: &Verdict) -> f64 {
+    if v.baseline_relative.is_infinite() { f64::INFINITY } else { v.baseline }
 }
 
 /// The error over the baseline's; none where both are exact.

@@ -23,7 +23,7 @@ use crate::tensors::Input;
 ///
 /// Each file holds `output` and `max_sum`, as `regard attend --max-sum` writes them for one part of the keys, all for the
 /// same queries; or `lse` (`--lse`) in place of `max_sum`. Writes `output` and `lse` of all keys together, and `max_sum`
-/// where every part has it. A part that saw no key counts for nothing. The order of the files is of no importance.
+/// where a part has it. A part that saw no key counts for nothing. The order of the files is of no importance.
 ///
 /// A log-sum-exp is rounded to one f32, which is exact to 1e-7 of itself: at 1000 weights of parts are off by 1e-4, at 1e6
 /// by 0.1. The largest score and the sum of `max_sum` are exact whatever the scores.
@@ -100,22 +100,20 @@ pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
 /// The parts, what they are weighted by, and how the output of the first came.
 fn read(paths: &[PathBuf]) -> Outcome<(Vec<Part<f32>>, By, Form)> {
     let inputs = paths.iter().map(|path| Ok(Input::open(path)?.named())).collect::<Outcome<Vec<_>>>()?;
-    let by = if inputs.iter().all(|input| input.has("max_sum")) { By::MaxSum } else { By::LogSumExp };
+    let by = if inputs.iter().any(|input| input.has("max_sum")) { By::MaxSum } else { By::LogSumExp };
     let mut forms = Vec::new();
     let mut parts: Vec<Part<f32>> = Vec::new();
     for (input, path) in inputs.iter().zip(paths) {
         let output = input.require("output", "[B, H, N, Dv], as `regard attend` writes it")?;
-        let stats = match by {
-            By::MaxSum => input.require("max_sum", "[B, H, N, 2], as `regard attend --max-sum` writes it")?,
-            By::LogSumExp => input.require("lse", "[B, H, N], as `regard attend --lse` writes it")?,
-        };
-        let rows = match (by, stats.shape()) {
-            (By::MaxSum, [rows @ .., 2]) => rows,
-            (By::MaxSum, shape) => {
-                return Err(Error::shape("max_sum", "shape", "[B, H, N, 2]", format!("{shape:?}")).into());
+        let stats = match input.has("max_sum") {
+            true => pairs(input.require("max_sum", "[B, H, N, 2], as `regard attend --max-sum` writes it")?)?,
+            false => {
+                let lse = input.require("lse", "[B, H, N], as `regard attend --lse` writes it")?;
+                note_large(path, &lse);
+                if by == By::MaxSum { alone(&lse)? } else { lse }
             }
-            (By::LogSumExp, shape) => shape,
         };
+        let rows = &stats.shape()[..stats.shape().len() - usize::from(by == By::MaxSum)];
         let (output, form) = Form::of_output(output, rows)?;
         if let Some((first, _)) = parts.first()
             && first.shape() != output.shape()
@@ -124,9 +122,6 @@ fn read(paths: &[PathBuf]) -> Outcome<(Vec<Part<f32>>, By, Form)> {
             let found = format!("{:?} in {}", output.shape(), path.display());
             return Err(Error::shape("output", "shape", expected, found).into());
         }
-        if by == By::LogSumExp {
-            note_large(path, &stats);
-        }
         forms.push(form);
         parts.push((output, stats));
     }
@@ -134,6 +129,26 @@ fn read(paths: &[PathBuf]) -> Outcome<(Vec<Part<f32>>, By, Form)> {
         Some(&form) => Ok((parts, by, form)),
         None => Err(Error::missing("PART.safetensors", "two files at least").into()),
     }
+}
+
+/// Largest scores and sums, of which no sum is below 0.
+fn pairs(max_sum: Array) -> Result<Array> {
+    if max_sum.shape().last() != Some(&2) {
+        return Err(Error::shape("max_sum", "shape", "[B, H, N, 2]", format!("{:?}", max_sum.shape())));
+    }
+    match max_sum.data().chunks_exact(2).position(|pair| pair[1] < 0.0) {
+        Some(row) => {
+            let found = max_sum.data()[2 * row + 1];
+            Err(Error::shape("max_sum", format!("element {} (a sum)", 2 * row + 1), "0 or more", found))
+        }
+        None => Ok(max_sum),
+    }
+}
+
+/// A log-sum-exp as the largest of one score alone.
+fn alone(lse: &Array) -> Result<Array> {
+    let pair = lse.data().iter().flat_map(|&lse| [lse, if lse == f32::NEG_INFINITY { 0.0 } else { 1.0 }]);
+    Array::new(&[lse.shape(), &[2]].concat(), pair.collect())
 }
 
 /// Says so where a log-sum-exp is so large that weights of parts are off by a thousandth or more.

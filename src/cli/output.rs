@@ -165,9 +165,17 @@ pub(crate) fn save_tensors(path: &Path, tensors: &Named, dtype: OutputType) -> O
         let is_lost = |&x: &f32| x.is_finite() && !dtype.stored().rounded(x).is_finite();
         let what = format!("`{name}` has numbers beyond {}, written as infinity", dtype.name());
         warn_of(&what, array.data().iter().map(is_lost));
+        // A log-sum-exp, a largest or a masked score of −∞ is that of no key.
+        let is_infinite = |&x: &f32| x == f32::INFINITY || (x == f32::NEG_INFINITY && !bears_infinity(name));
+        warn_of(&format!("`{name}` is infinite"), array.data().iter().map(is_infinite));
     }
     let tensors = tensors.iter().map(|(name, array)| (*name, array));
     save(path, &store::serialize(path, tensors, dtype.stored())?)
+}
+
+/// Whether −∞ has a meaning in a result of that name.
+fn bears_infinity(name: &str) -> bool {
+    ["lse", "max_sum", "scores"].contains(&name)
 }
 
 /// Writes a file, whole or not at all; to standard output at once.

@@ -43,6 +43,10 @@ params! {
         sinks: List,
         units: u32,
         not_a_number: f32,
+        unit: f32,
+        pad_0: u32,
+        pad_1: u32,
+        pad_2: u32,
     }
 }
 
@@ -164,6 +168,14 @@ pub fn record(
         sinks: visibility.sinks,
         units: p.score_dim as u32,
         not_a_number: f32::NAN,
+        unit: match plan.tile.form {
+            // f16 weights have no room for it, and f16 values none to overflow f32.
+            Form::Cooperative => 1.0,
+            _ => (plan.range.clamp(1, p.keys.max(1)).next_power_of_two() as f32).recip(),
+        },
+        pad_0: 0,
+        pad_1: 0,
+        pad_2: 0,
     };
     let mut overrides = cut.overrides;
     if plan.tile.subgroups && matches!(plan.tile.form, Form::Rows | Form::Split) {

@@ -74,7 +74,7 @@ impl<T: Float> LogSumExp<T> {
 
     /// Both; NaN twice where either is.
     pub(super) fn pair(self) -> [T; 2] {
-        if self.sum.is_nan() { [T::NAN; 2] } else { [self.max, self.sum] }
+        if self.sum.is_nan() { [T::NAN; 2] } else { [self.max, T::ZERO + self.sum] }
     }
 }
 

@@ -91,7 +91,9 @@ fn same_attention(got: &AttentionOutputs<Tensor>, want: &AttentionOutputs<Tensor
 #[test]
 fn weights_are_a_distribution_over_what_is_visible() {
     let mut rows = [0, 0];
-    for case in cases::attention() {
+    // Where rows see nothing but −∞, that is no sign of what is hidden.
+    let told = |case: &cases::AttentionCase| !case.name.contains("row of scores of minus infinity");
+    for case in cases::attention().into_iter().filter(told) {
         let (mut options, inputs) = (case.options.clone(), wide(&case));
         (options.weights, options.scores) = (true, Some(ScoreStage::Masked));
         let got = attend(&options, &inputs);

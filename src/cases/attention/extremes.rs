@@ -12,6 +12,7 @@ pub(super) fn add(table: &mut Table) {
     levels(table);
     forms(table);
     infinities(table);
+    ranges(table);
     sinks(table);
     lengths_of_vectors(table);
 }
@@ -205,6 +206,31 @@ fn infinities(table: &mut Table) {
     });
     table.add("a first range of keys of minus infinity", size, |case, _| keys(case, &|j| j < 150));
     table.add("a last range of keys of minus infinity", size, |case, _| keys(case, &|j| j > 50));
+}
+
+/// NaN in every score of a row, or in some; sums of values that pass what f32 holds before they are divided.
+fn ranges(table: &mut Table) {
+    for (name, queries, keys) in [("few queries", 3, 200), ("more", 33, 300)] {
+        for (what, step) in [("all", 1), ("some", 7)] {
+            table.add(format!("NaN in {what} scores of a row, {name}"), narrow(queries, keys), |case, random| {
+                let mask = Array::from_fn(&[queries, keys], |k| match (k / keys, k % step) {
+                    (2, 0) => f32::NAN,
+                    _ => random.uniform(1.0),
+                });
+                case.inputs.mask = Some(Mask::Float(mask));
+                case.options.max_sum = true;
+            });
+        }
+        table.add(format!("NaN in a query, {name}"), narrow(queries, keys), |case, _| {
+            case.inputs.query.data_mut()[8..16].fill(f32::NAN);
+            case.options.causal = Some(Causal::BottomRight);
+        });
+        table.add(format!("values near the largest number, {name}"), narrow(queries, keys), |case, random| {
+            case.f32_only = true;
+            case.inputs.value = Array::from_fn(case.inputs.value.shape(), |_| 3e38 + random.uniform(1e37));
+            case.inputs.query.data_mut().iter_mut().for_each(|x| *x *= 0.1);
+        });
+    }
 }
 
 /// Infinite sinks: a row that sees nothing stays 0.

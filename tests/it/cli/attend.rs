@@ -285,6 +285,22 @@ fn every_option_agrees_with_the_reference_on_both_devices() {
     }
 }
 
+/// A mean of nothing is judged by the size of what it is made of, and sums that leave f32 on the way are none.
+#[test]
+fn a_check_passes_where_values_cancel_and_where_their_sum_is_large() {
+    let folder = Folder::new();
+    for (name, value) in [("cancel", [1.0f32, -1.0]), ("large", [3e38, 3.1e38])] {
+        let zeros = Array::filled(&[1, 1, 200, 8], 0.0);
+        let value = Array::from_fn(&[1, 1, 200, 8], |k| value[k / 8 % 2] * (1.0 + (k % 5) as f32 * 1e-3));
+        let query = Array::filled(&[1, 1, 3, 8], 0.0);
+        folder.tensors(&format!("{name}.safetensors"), &file(&AttentionInputs::new(query, zeros, value)));
+        for (device, path) in [("cpu", ""), ("gpu", ""), ("gpu", "--path fused"), ("gpu", "--path split")] {
+            let ran = folder.run(&format!("attend {name}.safetensors --check --device {device} {path}")).ok();
+            assert_eq!(ran.stdout.matches("pass").count(), 1, "{name} {device} {path}: {}", ran.stdout);
+        }
+    }
+}
+
 /// Scores of 10^8 and 10^8 + 1 are one in f32: being as exact as that is no pass.
 #[test]
 fn a_check_says_where_f32_itself_is_far_off() {

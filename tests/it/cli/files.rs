@@ -168,8 +168,22 @@ fn parts_with_large_scores_merge_by_largest_score_and_sum() {
         let output = folder.load("out.safetensors").get("output").unwrap();
         assert!(compare::close("output", &output, &want, 1e-2, 1e-2).unwrap().error > 1.0);
     }
-    let ran = folder.run("merge a.out.safetensors b.lse.safetensors -o out.safetensors --device cpu");
-    assert!(ran.status == 2 && ran.refusal().0.starts_with("`lse`"), "{}", ran.stderr);
+    // One of each: b's log-sum-exp is that of a single key, exact.
+    folder.run("merge a.out.safetensors b.lse.safetensors -o out.safetensors --device cpu").ok();
+    let out = folder.load("out.safetensors");
+    close(&out.get("output").unwrap(), &want);
+    assert!(out.get("max_sum").unwrap().data().chunks(2).all(|pair| pair == [-1e9, 7.0]));
+    // A sum is never below 0.
+    let mut bad = folder.load("a.out.safetensors").get("max_sum").unwrap();
+    bad.data_mut()[1] = -1.0;
+    let output = folder.load("a.out.safetensors").get("output").unwrap();
+    folder.tensors("bad.safetensors", &Tensors::default().f32("output", &output).f32("max_sum", &bad));
+    let ran = folder.run("merge bad.safetensors b.out.safetensors -o out.safetensors --device cpu");
+    assert!(
+        ran.status == 2 && ran.refusal().0.starts_with("`max_sum` element 1 (a sum): expected 0 or more"),
+        "{}",
+        ran.stderr
+    );
 }
 
 /// NaN, infinities and huge numbers where nothing may look: hidden keys and values, padding, other pages.
