@@ -57,7 +57,7 @@ impl Report {
         for (name, v) in self.verdicts.iter().filter(|(_, v)| !v.is_sound()) {
             let _ = writeln!(
                 out,
-                "`{name}`: f32 arithmetic itself is off by {:.1e} of the largest element here, so being as exact says nothing",
+                "`{name}`: f32 arithmetic itself is off by {:.1e} (relative) here, so being as exact says nothing",
                 v.baseline_relative
             );
         }
