@@ -14,7 +14,8 @@
 //!
 //! A row that sees no key has weights 0, output 0, entropy 0 and log-sum-exp −∞ (that of its sink, if it has one):
 //! decided by the mask, never by the scores. A visible score of −∞ weighs 0; a row that sees scores of −∞ only, and has no
-//! finite sink, is NaN where its weights depend on their differences (all but hardmax and monotonic ones).
+//! finite sink, is NaN where its weights depend on their differences (all but hardmax and monotonic ones). On the GPU a
+//! finite score below −3.402823·10³⁸, the last two that f32 has, counts as that.
 //!
 //! Positions. A batch row has K keys (Nk, or its `kv_lengths`) and Q queries (Nq, or its `query_lengths`). The query's
 //! own position among the keys is own(i) = i + offset with offset = K − Q where lengths are given for the keys or the
