@@ -445,8 +445,10 @@ fn every_path_gives_the_answer_or_says_why_it_cannot() {
     for path in ["fused", "split"] {
         for (options, reason) in [("--weights", "the weights"), ("--normalize sparsemax", "only softmax")] {
             let ran = run(&format!("--path {path} {options}"));
-            assert!(ran.status == 2 && ran.stderr.starts_with("error: option `path`: "), "{}", ran.stderr);
-            assert!(ran.stderr.contains(reason), "{}", ran.stderr);
+            let (error, hint) = ran.refusal();
+            let wanted = format!("option `path`: `{path}` cannot run this: {reason}");
+            assert!(ran.status == 2 && error.starts_with(&wanted), "{}", ran.stderr);
+            assert!(hint.unwrap().contains("`--path staged`"), "{}", ran.stderr);
         }
     }
     // Left to itself the planner takes the staged path, and says so.
