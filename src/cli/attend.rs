@@ -120,16 +120,17 @@ const EXAMPLES: &str = "\
 Tensors:
   query, key, value           [B, Hq, Nq, D], [B, Hkv, Nk, D], [B, Hkv, Nk, Dv]; Hkv divides Hq
   past_key, past_value        [B, Hkv, P, D], [B, Hkv, P, Dv]: stand before key and value
-  mask                        broadcast to [B, Hq, Nq, Nk], such as [B, 1, 1, Nk]; BOOL or U8: true =
-                              attend; floats are added, and -inf hides: a query that sees no key has
-                              weights and output 0. (A visible score that is itself -inf weighs 0,
-                              and a row of nothing else is NaN.) Keys behind a shorter mask are hidden
-  kv_lengths, query_lengths   [B]: how many keys and queries of a batch row are real. kv_lengths alone
-                              say that the last query stands at the last real key, as in a cache; a
-                              padded batch has both. kv_lengths cannot stand beside past_key and
-                              past_value: they count the keys of a cache that is joined already
-  block_mask                  [B or 1, Hq or 1, Nq / Q, Nk / K] rounded up; BOOL or U8: false = hidden
-                              and not computed; with --block-size Q,K
+  mask                        broadcast to [B, Hq, Nq, Nk], such as [B, 1, 1, Nk]; BOOL or U8:
+                              true = attend; floats are added, and −∞ hides. Keys behind a shorter
+                              mask are hidden. A query that sees no key has weights and output 0;
+                              a score that is −∞ without being hidden weighs 0, and a row that
+                              sees nothing else is NaN
+  kv_lengths, query_lengths   [B]: how many keys and queries of a batch row are real. kv_lengths
+                              alone say that the last query stands at the last real key, as in a
+                              cache; a padded batch has both. kv_lengths count the keys of a cache
+                              that is joined already: they cannot stand beside past_key
+  block_mask                  [B or 1, Hq or 1, Nq / Q, Nk / K] rounded up; BOOL or U8: false =
+                              hidden and not computed; with --block-size Q,K
   alibi_slopes                [Hq] or [B, Hq]: slope times distance is taken from a score
   sinks                       [Hq]: one more logit in each row of the softmax, without a value
   rotary_cos, rotary_sin      [positions, width / 2], in place of --rotary-base and --rotary-width

@@ -84,7 +84,7 @@ Examples:
   regard encode in.safetensors -o out.safetensors --cell gru --batch-first --check
   regard encode in.safetensors -o out.safetensors --cell gru --weights m.safetensors --prefix rnn.
   regard encode in.safetensors -o out.safetensors --cell rnn --activation relu --merge sum
-  regard encode in.safetensors -o out.safetensors --cell lstm --path persistent --device gpu --explain
+  regard encode in.safetensors -o out.safetensors --cell lstm --path steps --device gpu --explain
   regard encode in.safetensors -o out.safetensors --cell lstm --layer-norm gates --layer-norm-carry";
 
 /// Runs the command.

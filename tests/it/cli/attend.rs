@@ -379,6 +379,8 @@ fn explain_tells_plan_and_times_and_json_has_all_of_it() {
         assert_eq!(json["check"]["passed"], true);
         let dispatches = json["explain"]["dispatches"].as_array().unwrap();
         assert_eq!(dispatches.len(), if device == "gpu" { 3 } else { 0 });
+        // Nothing dispatched takes no time, neither 0 nor its negative.
+        assert!(device == "gpu" || json["explain"]["nanoseconds"].is_null(), "{}", json["explain"]);
         assert_eq!(folder.load("out.safetensors").dtype("output").as_deref(), Some("BF16"));
     }
 }
