@@ -419,7 +419,8 @@ pub struct AttentionInputs<A> {
     /// Values [B, Hkv, P, Dv] that stand before `value`.
     pub past_value: Option<A>,
     /// `[B]`: how many keys of each batch row are real; more than Nk are Nk. They move the queries' own positions, see the
-    /// [module's docs](self): a padded batch has `query_lengths` too.
+    /// [module's docs](self): a padded batch has `query_lengths` too. Not beside a past: they count the keys of a cache that
+    /// is joined already (ONNX `nonpad_kv_seqlen`).
     pub kv_lengths: Option<A>,
     /// `[B]`: how many queries of each batch row are real; the others see no key. More than Nq are Nq.
     pub query_lengths: Option<A>,

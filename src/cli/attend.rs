@@ -118,27 +118,34 @@ pub(crate) struct Args {
 
 const EXAMPLES: &str = "\
 Tensors:
-  query, key, value           [B, Hq, Nq, D], [B, Hkv, Nk, D], [B, Hkv, Nk, Dv]; Hq is a multiple of Hkv
+  query, key, value           [B, Hq, Nq, D], [B, Hkv, Nk, D], [B, Hkv, Nk, Dv]; Hkv divides Hq
   past_key, past_value        [B, Hkv, P, D], [B, Hkv, P, Dv]: stand before key and value
-  mask                        broadcast to [B, Hq, Nq, Nk], such as [B, 1, 1, Nk]; BOOL or U8: true = attend; floats are
-                              added; keys behind a shorter one are hidden
-  kv_lengths, query_lengths   [B]: how many keys and queries of a batch row are real. kv_lengths alone say that the last
-                              query stands at the last real key, as in a cache; a padded batch has both
-  block_mask                  [B or 1, Hq or 1, Nq / Q, Nk / K] rounded up; BOOL or U8: false = hidden and not
-                              computed; with --block-size Q,K
+  mask                        broadcast to [B, Hq, Nq, Nk], such as [B, 1, 1, Nk]; BOOL or U8:
+                              true = attend; floats are added, and −∞ hides. Keys behind a shorter
+                              mask are hidden. A query that sees no key has weights and output 0;
+                              a score that is −∞ without being hidden weighs 0, and a row that
+                              sees nothing else is NaN
+  kv_lengths, query_lengths   [B]: how many keys and queries of a batch row are real. kv_lengths
+                              alone say that the last query stands at the last real key, as in a
+                              cache; a padded batch has both. kv_lengths count the keys of a cache
+                              that is joined already: they cannot stand beside past_key
+  block_mask                  [B or 1, Hq or 1, Nq / Q, Nk / K] rounded up; BOOL or U8: false =
+                              hidden and not computed; with --block-size Q,K
   alibi_slopes                [Hq] or [B, Hq]: slope times distance is taken from a score
   sinks                       [Hq]: one more logit in each row of the softmax, without a value
   rotary_cos, rotary_sin      [positions, width / 2], in place of --rotary-base and --rotary-width
-  previous                    the alignment before, for --score location and --normalize monotonic-...
+  previous                    the alignment before, for --score location or a monotonic --normalize
   score. ...                  parameters of the score function, see --score
 Floats may be F32, F16, BF16 or F64; lengths and indices I32 or I64.
 
 A ragged batch has its sequences one behind the other, B = 1, and tells where they begin and end:
   cu_seqlens_q, cu_seqlens_k  [sequences + 1]: 0, then the end of each sequence
-  query, key, value           [T, H, D] as FlashAttention has them, or [1, H, T, D], or [1, T, H·D] with --q-heads
+  query, key, value           [T, H, D] as FlashAttention has them, or [1, H, T, D], or, with
+                              --q-heads, [1, T, H·D]
 A paged cache has its keys and values in pages:
   key, value                  [page count, Hkv, page size, D]
-  block_table                 [B, pages]: the pages of each batch row in order; kv_lengths say how far they are filled
+  block_table                 [B, pages]: the pages of each batch row in order; kv_lengths say how
+                              far they are filled
 
 Examples:
   regard attend in.safetensors -o out.safetensors
@@ -198,7 +205,7 @@ pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
             Device::Cpu => baseline::attention(&options, &inputs, storage)?,
             Device::Gpu(gpu) => {
                 let timed = args.explain.then_some(&mut explained);
-                let outputs = on_gpu(gpu, &options, &inputs, storage, timed)?;
+                let outputs = on_gpu(gpu, &options, &inputs, storage, timed).map_err(other_path)?;
                 if args.explain {
                     let plan = AttentionPlan::new(&options, &problem, storage, gpu.caps())?;
                     explain_plan(&mut explained, &problem, &plan, storage);
@@ -359,6 +366,13 @@ fn explain_plan(explained: &mut Explained, p: &AttentionProblem, plan: &Attentio
         }
         (_, Err(_)) => {}
     }
+}
+
+/// A path that cannot run the problem leaves others.
+fn other_path(error: Error) -> Failure {
+    let is_path = matches!(&error, Error::Option { option, .. } if option == "path");
+    let failure = Failure::from(error);
+    if is_path { failure.with_hint("use `--path staged`, or `--path auto`, which takes what can run") } else { failure }
 }
 
 /// The failure of a user's function under the name that the option has here, with the line; any other error as it is.

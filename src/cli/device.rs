@@ -213,15 +213,23 @@ impl DeviceArgs {
         }
     }
 
-    /// A name that fits nothing needs another name, not another driver.
+    /// A name that fits none of the adapters there are needs another name, not another driver.
     fn fail(&self, error: Error) -> Failure {
         match (&error, self.adapter()) {
-            (Error::NoAdapter(reason), Some(_)) if reason.contains("none is called") => Failure::from(error).with_hint(
-                "`regard info` lists the adapters; a software one is in Debian's and Ubuntu's `mesa-vulkan-drivers`",
-            ),
+            (Error::NoAdapter(_), Some(wanted)) => {
+                unknown_name(wanted, &Gpu::adapters()).unwrap_or_else(|| error.into())
+            }
             _ => error.into(),
         }
     }
+}
+
+/// The failure of a name that fits no adapter, unless there are none at all.
+pub(crate) fn unknown_name(wanted: &str, adapters: &[Adapter]) -> Option<Failure> {
+    let names: Vec<String> = adapters.iter().map(ToString::to_string).collect();
+    let reason = format!("none is called `{wanted}`; there are: {}", names.join("; "));
+    let hint = "give a part of a name, driver or backend; `regard info` without `--adapter` shows them all";
+    (!names.is_empty()).then(|| Failure::from(Error::option("adapter", reason)).with_hint(hint))
 }
 
 /// Keeps Mesa's device-select layer from complaining on standard error, once for every look at the adapters, that a

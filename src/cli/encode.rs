@@ -82,10 +82,10 @@ const EXAMPLES: &str = "\
 Examples:
   regard encode in.safetensors -o out.safetensors --cell lstm
   regard encode in.safetensors -o out.safetensors --cell gru --batch-first --check
-  regard encode in.safetensors -o out.safetensors --cell gru --weights model.safetensors --prefix encoder.
+  regard encode in.safetensors -o out.safetensors --cell gru --weights m.safetensors --prefix rnn.
   regard encode in.safetensors -o out.safetensors --cell rnn --activation relu --merge sum
-  regard encode in.safetensors -o out.safetensors --cell lstm --last --path persistent --device gpu --explain
-  regard encode in.safetensors -o out.safetensors --cell lstm --layer-norm products --layer-norm-carry";
+  regard encode in.safetensors -o out.safetensors --cell lstm --path steps --device gpu --explain
+  regard encode in.safetensors -o out.safetensors --cell lstm --layer-norm gates --layer-norm-carry";
 
 /// Runs the command.
 pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {

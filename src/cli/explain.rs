@@ -101,8 +101,9 @@ impl Explained {
         Ok(())
     }
 
+    /// None where nothing was dispatched, or one was not timed.
     fn total(&self) -> Option<f64> {
-        self.rows.iter().map(|row| row.nanoseconds).sum()
+        self.rows.iter().map(|row| row.nanoseconds).reduce(|a, b| a.zip(b).map(|(a, b)| a + b)).flatten()
     }
 
     /// As lines.

@@ -11,12 +11,17 @@ use regard::gpu::{Adapter, AdapterKind};
 use regard::plan::{Caps, Rungs};
 use serde_json::{Value, json};
 
-use crate::device::{Choice, DeviceArgs};
+use crate::device::{Choice, DeviceArgs, unknown_name};
 use crate::explain::bytes;
 use crate::failure::Outcome;
 use crate::kept;
 use crate::output;
 use ways::Ways;
+
+/// Columns of a line.
+const WIDTH: usize = 100;
+/// Columns before its text.
+const INDENT: usize = 17;
 
 /// Every adapter: driver, features, limits, and what they enable
 ///
@@ -33,8 +38,14 @@ pub(crate) struct Args {
 
 /// Runs the command.
 pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
-    let adapters: Vec<Adapter> =
-        Gpu::adapters().into_iter().filter(|a| device.adapter().is_none_or(|wanted| a.matches(wanted))).collect();
+    let mut adapters = Gpu::adapters();
+    if let Some(wanted) = device.adapter() {
+        let failure = unknown_name(wanted, &adapters);
+        adapters.retain(|adapter| adapter.matches(wanted));
+        if let Some(failure) = failure.filter(|_| adapters.is_empty()) {
+            return Err(failure);
+        }
+    }
     let taken = taken(device, &adapters);
     let mut told = Vec::with_capacity(adapters.len());
     for adapter in &adapters {
@@ -131,9 +142,27 @@ fn adapter_text(adapter: &Adapter, ways: &Ways) -> String {
     let mut out = format!("{}\n", adapter.name);
     let rows = rows.into_iter().map(|(heading, text)| (heading.to_owned(), text));
     for (heading, text) in rows.chain(ways.rows()) {
-        let _ = writeln!(out, "  {heading:<14} {text}");
+        let mut heading = heading.as_str();
+        for line in wrapped(&text, WIDTH - INDENT) {
+            let _ = writeln!(out, "  {heading:<14} {line}");
+            heading = "";
+        }
     }
     out
+}
+
+/// Lines of whole words, as many of them in each as fit into `width`.
+fn wrapped(text: &str, width: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split_whitespace() {
+        let line = lines.last_mut().map(|line| (line.chars().count(), line));
+        match line {
+            Some((0, line)) => line.push_str(word),
+            Some((taken, line)) if taken + 1 + word.chars().count() <= width => *line += &format!(" {word}"),
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines
 }
 
 fn adapter_json(adapter: &Adapter, ways: &Ways) -> Value {

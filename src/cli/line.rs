@@ -26,9 +26,9 @@ Examples:
   regard attend in.safetensors -o out.safetensors --causal
   regard encode in.safetensors -o out.safetensors --cell gru --check
 
-Results go to files or standard output, everything else to standard error. `-` in place of a file is standard input or
-standard output (a file of that name is `./-`). Where a file goes to standard output, tables and reports go to standard
-error, and a summary (--json) is refused.
+Results go to files or standard output, everything else to standard error. `-` in place of a file is
+standard input or standard output (a file of that name is `./-`). Where a file goes to standard
+output, tables and reports go to standard error, and a summary (--json) is refused.
 Exit status: 0 done, 2 the request was wrong, 1 anything else.";
 
 #[derive(Debug, Subcommand)]

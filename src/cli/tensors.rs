@@ -16,6 +16,9 @@ use crate::stream;
 /// Names listed in a hint or a warning at most.
 const LISTED: usize = 12;
 
+/// Prefixes offered in a hint at most.
+const OFFERED: usize = 4;
+
 /// Tensors in which −∞ stands for a weight of 0 and is not told about.
 const LOGARITHMS: [&str; 4] = ["mask", "lse", "max_sum", "sinks"];
 
@@ -216,6 +219,16 @@ pub(crate) fn warn_storage(name: &str, array: &Array, dtype: DType) -> Result<()
     let is_lost = |(x, stored): (&f32, &f32)| x.is_finite() && !stored.is_finite();
     warn_of(&format!("`{name}` {fate}"), array.data().iter().zip(stored.data()).map(is_lost));
     Ok(())
+}
+
+/// The options that would find tensors behind one of these, the first few of many.
+pub(crate) fn prefix_options(prefixes: &[&str]) -> String {
+    let options: Vec<String> = prefixes.iter().take(OFFERED).map(|prefix| format!("`--prefix {prefix}`")).collect();
+    match (prefixes.len().saturating_sub(OFFERED), &options[..]) {
+        (0, [first @ .., last]) if !first.is_empty() => format!("{} or {last}", first.join(", ")),
+        (0, _) => options.concat(),
+        (more, _) => format!("{} or one of {more} more", options.join(", ")),
+    }
 }
 
 /// Names in quotes, the first few of many.

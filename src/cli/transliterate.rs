@@ -42,7 +42,7 @@ const PICTURED: usize = 12;
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLES)]
 pub(crate) struct Args {
-    /// Texts to write; standard input when left out, or as `-`
+    /// Texts to write; standard input when left out, or as `-` alone
     #[arg(value_name = "TEXT")]
     texts: Vec<String>,
     /// A built-in model (arabic-names, khmer) or a folder with `model.json` and its file of weights
@@ -98,6 +98,10 @@ impl Args {
 pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
     if args.texts.is_empty() && std::io::stdin().is_terminal() {
         return example::run(device);
+    }
+    if args.texts.len() > 1 && args.texts.iter().any(|text| text == "-") {
+        let reason = "`-` is standard input and stands alone: leave it out beside other texts";
+        return Err(Error::option("TEXT", reason).into());
     }
     if let Some(path) = &args.heatmap {
         Format::of("heatmap", path)?;

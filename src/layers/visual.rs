@@ -3,7 +3,7 @@
 use super::{Linear, rank3};
 use crate::attention::{Attention, Normalize, Score};
 use crate::error::{Error, Result};
-use crate::problem::{same, vector};
+use crate::problem::{same, temperature, vector};
 
 /// Attention over the annotation vectors a_1 … a_L of a picture's grid, given a decoder's state h (Xu et al. 2015, "Show,
 /// Attend and Tell: Neural Image Caption Generation with Visual Attention", sections 3.1 and 4):
@@ -210,11 +210,7 @@ impl VisualProblem {
         if !layer.penalty.is_finite() {
             return Err(Error::option("penalty", format!("must be finite, not {}", layer.penalty)));
         }
-        match layer.temperature {
-            Some(t) if !(t.is_finite() && t > 0.0) => {
-                Err(Error::option("temperature", format!("must be above 0, not {t}")))
-            }
-            _ => Ok(Self { steps, batch, locations, features, hidden: width }),
-        }
+        layer.temperature.map_or(Ok(()), temperature)?;
+        Ok(Self { steps, batch, locations, features, hidden: width })
     }
 }

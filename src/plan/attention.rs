@@ -330,7 +330,9 @@ impl AttentionPlan {
             _ => Self::fused(options, problem, element, caps),
         };
         let path = match (options.path, &fused) {
-            (Path::Fused | Path::Split, Err(reason)) => return Err(Error::option("path", reason.clone())),
+            (asked @ (Path::Fused | Path::Split), Err(reason)) => {
+                return Err(Error::option("path", format!("`{asked}` cannot run this: {reason}")));
+            }
             (Path::Auto | Path::Split, Ok(plan)) if plan.tile.form == Form::Split => Path::Split,
             (_, Ok(_)) => Path::Fused,
             (_, Err(_)) => Path::Staged,

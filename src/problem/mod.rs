@@ -56,6 +56,19 @@ pub(crate) fn vector(name: &str, shape: Option<&[usize]>, expected: usize, of: &
     }
 }
 
+/// Refuses what scores cannot be divided by. Devices may take numbers below the normal ones for 0.
+pub(crate) fn temperature(x: f32) -> Result<()> {
+    const LEAST: f32 = f32::MIN_POSITIVE;
+    let reason = if !x.is_finite() {
+        format!("must be finite, not {x}")
+    } else if x < LEAST {
+        format!("must be above 0, at least {LEAST:?}, the smallest normal f32, not {x:?}")
+    } else {
+        return Ok(());
+    };
+    Err(Error::option("temperature", reason))
+}
+
 #[cfg(test)]
 mod tests {
     use super::attention::check_mask;

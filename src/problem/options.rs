@@ -1,6 +1,6 @@
 //! What options and their tensors ask of each other.
 
-use super::{nonzero, same, vector};
+use super::{nonzero, same, temperature, vector};
 use crate::attention::{Attention, AttentionInputs, Monotonic, Normalize, Score};
 use crate::error::{Error, Result};
 
@@ -308,14 +308,10 @@ pub(super) fn check_options(options: &Attention, inputs: &AttentionInputs<&[usiz
     if let Some(cap) = options.softcap
         && cap <= 0.0
     {
-        return Err(Error::option("softcap", format!("must be above 0, not {cap}; leave it out for none")));
+        return Err(Error::option("softcap", format!("must be above 0, not {cap:?}; leave it out for none")));
     }
-    finite("temperature", options.temperature)?;
-    if let Some(temperature) = options.temperature {
-        // Devices may take what is smaller for 0.
-        if temperature < f32::MIN_POSITIVE {
-            return Err(Error::option("temperature", format!("must be above 0, not {temperature}")));
-        }
+    if let Some(given) = options.temperature {
+        temperature(given)?;
         if matches!(options.normalize, Normalize::Hardmax | Normalize::Monotonic(Monotonic::Hard)) {
             return Err(Error::option("temperature", "changes nothing of a hard choice: leave it out"));
         }

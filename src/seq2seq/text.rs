@@ -159,13 +159,23 @@ impl Named {
     }
 
     fn names(&self) -> String {
-        let name = |c: &char| format!("`{}` (U+{:04X})", c.escape_debug(), u32::from(*c));
+        let name = |c: &char| format!("`{}` (U+{:04X})", shown(c.encode_utf8(&mut [0; 4])), u32::from(*c));
         let mut names = self.first.iter().map(name).collect::<Vec<_>>().join(", ");
         if self.seen.len() > self.first.len() {
             names.push_str(&format!(" and {} more", self.seen.len() - self.first.len()));
         }
         names
     }
+}
+
+/// A text to stand between backquotes: what cannot be seen is escaped, quotes and backslashes stand for themselves.
+pub(in crate::seq2seq) fn shown(text: &str) -> String {
+    const PLAIN: [char; 3] = ['\'', '"', '\\'];
+    let piece = |piece: &str| {
+        let escaped = piece.trim_end_matches(PLAIN);
+        format!("{}{}", escaped.escape_debug(), &piece[escaped.len()..])
+    };
+    text.split_inclusive(PLAIN).map(piece).collect()
 }
 
 struct Reader<'a> {

@@ -6,7 +6,7 @@ use regard::{Error, Result};
 
 use super::options::Options;
 use crate::failure::{Failure, Outcome};
-use crate::tensors::{Input, within};
+use crate::tensors::{Input, prefix_options, within};
 
 /// How heads lie in the tensors of the file; the output is written the same way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -153,7 +153,8 @@ pub(super) fn read(
     }
     let (queries, rows) = (inputs.query.shape()[2], inputs.key.shape()[2]);
     let row_pages = table.as_ref().and_then(|table| table.shape().get(1)).copied().unwrap_or(1);
-    inputs.kv_lengths = input.lengths("kv_lengths", rows.saturating_mul(row_pages))?;
+    let keys = (past_of(inputs.past_key.as_ref()) + rows).saturating_mul(row_pages);
+    inputs.kv_lengths = input.lengths("kv_lengths", keys)?;
     inputs.query_lengths = input.lengths("query_lengths", queries)?;
     inputs.cu_seqlens_q = ends(input, "cu_seqlens_q", queries)?;
     inputs.cu_seqlens_k = ends(input, "cu_seqlens_k", rows)?;
@@ -182,11 +183,13 @@ pub(super) fn read(
 
 /// A tensor that has to be there; where it is not, what `--prefix` would find it.
 fn require(input: &Input, name: &str, expected: &str) -> Outcome<Array> {
-    input.require(name, expected).map_err(|failure| match input.prefixes(&["query", "key", "value"])[..] {
+    input.require(name, expected).map_err(|failure| match &input.prefixes(&["query", "key", "value"])[..] {
         _ if input.has(name) => failure,
         [] => failure,
-        ["", ..] => failure.with_hint(format!("{}; without `--prefix` they are found", input.listing())),
-        [first, ..] => failure.with_hint(format!("{}; `--prefix {first}` finds such tensors", input.listing())),
+        others if others.contains(&"") => {
+            failure.with_hint(format!("{}; without `--prefix` they are found", input.listing()))
+        }
+        others => failure.with_hint(format!("{}; {} finds such tensors", input.listing(), prefix_options(others))),
     })
 }
 
@@ -248,6 +251,16 @@ fn keras_concat(input: &Input, inputs: &mut AttentionInputs<Array>) -> Result<()
     Ok(())
 }
 
+/// Positions of queries and keys [B, H, N, D], the past with them.
+pub(super) fn positions_of(inputs: &AttentionInputs<Array>) -> usize {
+    past_of(inputs.past_key.as_ref()) + inputs.query.shape()[2].max(inputs.key.shape()[2])
+}
+
+/// Keys of a past [B, Hkv, P, D]; of other ranks none, as they are refused later.
+fn past_of(past_key: Option<&Array>) -> usize {
+    past_key.and_then(|past| past.shape().get(2)).copied().unwrap_or(0)
+}
+
 /// The tables of a rotary embedding: the file's, or those that the options say.
 fn rotary_tables(
     input: &Input,
@@ -261,10 +274,8 @@ fn rotary_tables(
         return options.refuse_rotary_tables();
     }
     if attention.rotary.is_some() {
-        let [queries, keys] = [&inputs.query, &inputs.key].map(|array| (array.shape()[2], array.shape()[3]));
-        let past = inputs.past_key.as_ref().map_or(0, |past| past.shape().get(2).copied().unwrap_or(0));
-        let positions = past + queries.0.max(keys.0);
-        let [cos, sin] = options.rotary_tables(queries.1.min(keys.1), positions)?;
+        let dim = inputs.query.shape()[3].min(inputs.key.shape()[3]);
+        let [cos, sin] = options.rotary_tables(dim, positions_of(inputs))?;
         (inputs.rotary_cos, inputs.rotary_sin) = (Some(cos), Some(sin));
     }
     Ok(())

@@ -5,6 +5,7 @@ use regard::problem::{AttentionProblem, Role, Storage};
 use regard::tensor::Array;
 use regard::{Error, Result};
 
+use super::inputs::positions_of;
 use crate::failure::Failure;
 use crate::output::note;
 use crate::tensors;
@@ -33,7 +34,7 @@ fn padded(options: &Attention, inputs: &AttentionInputs<Array>, p: &AttentionPro
     let shifted = lengths.data().iter().filter(|&&length| length < p.keys as f32).count();
     let positioned = [
         ("--causal", options.causal.is_some()),
-        ("--window", options.window.is_some()),
+        ("--window", options.window.is_some_and(|window| window.left.is_some() || window.right.is_some())),
         ("--rotary", options.rotary.is_some()),
         ("`alibi_slopes`", inputs.alibi_slopes.is_some()),
     ];
@@ -110,6 +111,10 @@ pub(super) fn explain(error: Error, options: &Attention, inputs: &AttentionInput
     let hint = match &error {
         Error::Shape { tensor, .. } if tensor == "mask" => mask_hint(inputs),
         Error::Shape { tensor, .. } if tensor == "rotary_cos" || tensor == "rotary_sin" => table_hint(options, inputs),
+        Error::Option { option, .. } if option == "rotary" && options.rotary.is_none() => Some(
+            "add `--rotary half-split` or `--rotary interleaved`, or leave `rotary_cos` and `rotary_sin` out"
+                .to_owned(),
+        ),
         _ => None,
     };
     let failure = Failure::from(error);
@@ -127,16 +132,34 @@ fn mask_hint(inputs: &AttentionInputs<Array>) -> Option<String> {
 }
 
 fn table_hint(options: &Attention, inputs: &AttentionInputs<Array>) -> Option<String> {
-    let layout = options.rotary?.layout;
-    match *inputs.rotary_cos.as_ref()?.shape() {
-        [1, positions, width] => {
-            let full = [&inputs.query, &inputs.key].iter().any(|array| array.shape().last() == Some(&width));
-            let columns = if full { format!("; {}", half(layout, positions, width)) } else { String::new() };
+    let rotary = options.rotary?;
+    let fits = |table: [usize; 2]| {
+        let mut shapes = inputs.map(Array::shape);
+        (shapes.rotary_cos, shapes.rotary_sin) = (Some(&table[..]), Some(&table[..]));
+        AttentionProblem::new(options, &shapes).is_ok()
+    };
+    let shape = inputs.rotary_cos.as_ref()?.shape();
+    let &[.., positions, width] = shape else { return None };
+    let whole = fits([positions, width]);
+    let halved = !whole && width % 2 == 0 && fits([positions, width / 2]);
+    match shape.len() {
+        3 if shape[0] == 1 && (whole || halved) => {
+            let columns = if halved { format!("; {}", half(rotary.layout, positions, width)) } else { String::new() };
             Some(format!("leave out the axis of 1: [{positions}, {width}]{columns}"))
         }
-        [positions, width] if width % 2 == 0 => {
-            Some(format!("a table of the full width holds each number twice: {}", half(layout, positions, width)))
+        2 if halved => Some(format!(
+            "a table of the full width holds each number twice: {}",
+            half(rotary.layout, positions, width)
+        )),
+        _ => {
+            let rows = positions.max(rotary.offset.saturating_add(positions_of(inputs)));
+            let dim = [&inputs.query, &inputs.key].iter().filter_map(|array| array.shape().last()).min()?;
+            let table = [rows, width.min(dim / 2)];
+            fits(table).then(|| {
+                format!(
+                    "both tables have a row for each position and a column for each pair of elements: {table:?} fits"
+                )
+            })
         }
-        _ => None,
     }
 }

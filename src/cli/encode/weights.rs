@@ -5,7 +5,7 @@ use regard::rnn::{RnnStack, torch_stack};
 use regard::tensor::Array;
 
 use crate::failure::{Failure, Outcome};
-use crate::tensors::Input;
+use crate::tensors::{Input, prefix_options};
 
 /// The weights behind a prefix. Where there are none, says what the file has, and what would find them.
 pub(super) fn read(input: &Input, prefix: &str) -> Outcome<RnnStack<Array>> {
@@ -23,11 +23,11 @@ pub(super) fn read(input: &Input, prefix: &str) -> Outcome<RnnStack<Array>> {
 fn way_out(input: &Input, prefix: &str) -> Option<String> {
     let is_stack = |prefix: &&str| torch_stack(input.names(), prefix, |name| Ok(input.has(name).then_some(()))).is_ok();
     let prefixes = input.names().filter_map(|name| name.strip_suffix("weight_ih_l0"));
-    match prefixes.filter(|other| *other != prefix).filter(is_stack).collect::<Vec<_>>()[..] {
+    match &prefixes.filter(|other| *other != prefix).filter(is_stack).collect::<Vec<_>>()[..] {
         [] => {}
-        ["", ..] => return Some("without `--prefix` its weights are found".to_owned()),
+        several if several.contains(&"") => return Some("without `--prefix` its weights are found".to_owned()),
         [only] => return Some(format!("`--prefix {only}` finds its weights")),
-        [first, .., last] => return Some(format!("`--prefix {first}` or `--prefix {last}` finds weights")),
+        several => return Some(format!("{} finds weights", prefix_options(several))),
     }
     // A cell of PyTorch's has no layers.
     let cell = input.names().find_map(|name| name.strip_suffix("weight_ih"))?;

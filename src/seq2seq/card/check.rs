@@ -2,6 +2,7 @@
 
 use super::{Bridge, Card, Cell, Dense, Part, Recurrence, Score, Unknown, Value, When};
 use crate::error::{Error, Result};
+use crate::seq2seq::text::shown;
 
 /// No width, count or length in a card is larger, so that products of three of them fit 64 bits.
 const LARGEST: usize = 1 << 20;
@@ -54,7 +55,7 @@ impl Check<'_> {
         if vocab.iter().flatten().any(|t| t == token) {
             return Ok(());
         }
-        Err(self.error(field, format!("`{}` is not in {which}.vocab", token.escape_debug())))
+        Err(self.error(field, format!("`{}` is not in {which}.vocab", shown(token))))
     }
 
     fn vocab(&self, field: &str, vocab: &[Option<String>]) -> Result<()> {
@@ -62,7 +63,7 @@ impl Check<'_> {
         let mut tokens: Vec<&String> = vocab.iter().flatten().collect();
         tokens.sort_unstable();
         match tokens.windows(2).find(|pair| pair[0] == pair[1]) {
-            Some(pair) => Err(self.error(field, format!("`{}` stands twice", pair[0].escape_debug()))),
+            Some(pair) => Err(self.error(field, format!("`{}` stands twice", shown(pair[0])))),
             None => Ok(()),
         }
     }

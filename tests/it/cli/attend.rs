@@ -395,6 +395,8 @@ fn explain_tells_plan_and_times_and_json_has_all_of_it() {
         assert_eq!(json["check"]["passed"], true);
         let dispatches = json["explain"]["dispatches"].as_array().unwrap();
         assert_eq!(dispatches.len(), if device == "gpu" { 3 } else { 0 });
+        // Nothing dispatched takes no time, neither 0 nor its negative.
+        assert!(device == "gpu" || json["explain"]["nanoseconds"].is_null(), "{}", json["explain"]);
         assert_eq!(folder.load("out.safetensors").dtype("output").as_deref(), Some("BF16"));
     }
 }
@@ -461,8 +463,10 @@ fn every_path_gives_the_answer_or_says_why_it_cannot() {
     for path in ["fused", "split"] {
         for (options, reason) in [("--weights", "the weights"), ("--normalize sparsemax", "only softmax")] {
             let ran = run(&format!("--path {path} {options}"));
-            assert!(ran.status == 2 && ran.stderr.starts_with("error: option `path`: "), "{}", ran.stderr);
-            assert!(ran.stderr.contains(reason), "{}", ran.stderr);
+            let (error, hint) = ran.refusal();
+            let wanted = format!("option `path`: `{path}` cannot run this: {reason}");
+            assert!(ran.status == 2 && error.starts_with(&wanted), "{}", ran.stderr);
+            assert!(hint.unwrap().contains("`--path staged`"), "{}", ran.stderr);
         }
     }
     // Left to itself the planner takes the staged path, and says so.

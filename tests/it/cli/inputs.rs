@@ -140,6 +140,7 @@ fn lengths_of_keys_alone_are_told_about_where_they_move_a_padded_batch() {
         );
         assert_eq!(told(&lengths(6, &[6, 4]), args), wanted);
         let both = lengths(6, &[6, 4]).i64("query_lengths", &[6, 4]);
+        assert_eq!(told(&lengths(6, &[6, 4]), "--window -1,-1"), "", "a window open on both sides hides nothing");
         for quiet in [lengths(6, &[6, 6]), lengths(5, &[6, 4]), both] {
             assert_eq!(told(&quiet, args), "", "{args}");
         }
@@ -216,6 +217,33 @@ fn rotary_tables_of_the_full_width_are_explained() {
         assert_eq!(told(&tables(4, !interleaved), &format!("--rotary {layout}")), "");
         assert_eq!(told(&attention(1, 5, 7), &format!("--rotary {layout}")), "");
     }
+    // A half is offered where it fits; else what would fit is said.
+    let sized = |cos: [usize; 2], sin: [usize; 2]| {
+        attention(1, 5, 7).f32("rotary_cos", &Array::filled(&cos, 0.5)).f32("rotary_sin", &Array::filled(&sin, 0.5))
+    };
+    let cases = [
+        ([3, 4], [3, 4], "", "`rotary_cos` axis 0 (positions): expected at least 7, found 3", "[7, 4]"),
+        ([3, 8], [3, 8], "", "`rotary_cos` axis 1 (width / 2): expected at most 4, found 8", "[7, 4]"),
+        ([9, 16], [9, 16], "", "`rotary_cos` axis 1 (width / 2): expected at most 4, found 16", "[9, 4]"),
+        ([9, 7], [9, 7], "", "`rotary_cos` axis 1 (width / 2): expected at most 4, found 7", "[9, 4]"),
+        ([9, 2], [9, 4], "", "`rotary_sin` axis 1 (width / 2): expected 2, found 4", "[9, 2]"),
+        ([9, 2], [9, 2], "--rotary-offset 4", "`rotary_cos` axis 0 (positions): expected at least 11", "[11, 2]"),
+    ];
+    for (cos, sin, args, wanted, fits) in cases {
+        folder.tensors("in.safetensors", &sized(cos, sin));
+        let ran =
+            folder.run(&format!("attend in.safetensors -o out.safetensors --rotary half-split --device cpu {args}"));
+        let (error, hint) = ran.refusal();
+        assert!(ran.status == 2 && error.starts_with(wanted), "{}", ran.stderr);
+        let shape = "both tables have a row for each position and a column for each pair of elements";
+        assert_eq!(hint, Some(format!("{shape}: {fits} fits").as_str()));
+    }
+    // What is offered is taken.
+    told(&sized([7, 4], [7, 4]), "--rotary half-split");
+    told(&sized([11, 2], [11, 2]), "--rotary half-split --rotary-offset 4");
+    folder.tensors("in.safetensors", &sized([7, 4], [7, 4]));
+    let ran = folder.run("attend in.safetensors -o out.safetensors --device cpu");
+    assert!(ran.status == 2 && ran.refusal().1.unwrap().contains("`--rotary half-split`"), "{}", ran.stderr);
     let lifted = |f| doubled(8, false, f).reshape(&[1, 9, 8]).unwrap();
     let three = attention(1, 5, 7).f32("rotary_cos", &lifted(f32::cos)).f32("rotary_sin", &lifted(f32::sin));
     folder.tensors("in.safetensors", &three);
@@ -239,7 +267,13 @@ fn attention_behind_a_prefix() {
     let (error, hint) = ran.refusal();
     assert!(ran.status == 2 && error.starts_with("`query`: expected"), "{}", ran.stderr);
     let hint = hint.unwrap();
-    assert!(hint.starts_with("in.safetensors has `layers.0.key`, ") && hint.contains("`--prefix layers.0.`"), "{hint}");
+    let offered = "; `--prefix layers.0.` or `--prefix layers.1.` finds such tensors";
+    assert!(hint.starts_with("in.safetensors has `layers.0.key`, ") && hint.ends_with(offered), "{hint}");
+    let seven = (0..7).flat_map(|layer| renamed(attention(1, 4, 4), &format!("{layer}.")).0).collect();
+    folder.tensors("seven.safetensors", &Tensors(seven));
+    let ran = folder.run("attend seven.safetensors -o out.safetensors --device cpu");
+    let offered = "; `--prefix 0.`, `--prefix 1.`, `--prefix 2.`, `--prefix 3.` or one of 3 more finds such tensors";
+    assert!(ran.refusal().1.unwrap().ends_with(offered), "{}", ran.stderr);
     // Other layers are no tensors that were forgotten.
     let ran = folder.run("attend in.safetensors -o out.safetensors --prefix layers.1. --device cpu").ok();
     assert_eq!(ran.stderr, "");
@@ -280,6 +314,11 @@ fn weights_that_are_called_otherwise_are_listed_with_a_way_out() {
         ),
         (weights(input(), "", "_l0"), "--prefix x.", &["; without `--prefix` its weights are found"]),
         (weights(weights(input(), "a.", "_l0"), "b.", "_l0"), "", &["`--prefix a.` or `--prefix b.` finds weights"]),
+        (
+            ["a.", "b.", "c."].iter().fold(input(), |tensors, prefix| weights(tensors, prefix, "_l0")),
+            "",
+            &["; `--prefix a.`, `--prefix b.` or `--prefix c.` finds weights"],
+        ),
         (many, "", &["`input`, `x0`, ", " and 11 more; `--prefix a.`"]),
         // A prefix that would not do is not offered.
         (half, "", &["; `--prefix whole.` finds its weights"]),

@@ -219,6 +219,24 @@ fn help_says_what_there_is() {
     }
 }
 
+/// What is broken into lines by hand is not broken again at 100 columns.
+#[test]
+fn help_fits_a_hundred_columns() {
+    let help = |command: &str, columns: &str| {
+        let mut line = regard();
+        line.args(words(command)).arg("--help").env("COLUMNS", columns);
+        Ran::of(line.output().unwrap()).ok().stdout
+    };
+    for command in ["", "attend", "encode", "merge", "info", "transliterate", "validate", "bench", "tune"] {
+        let [narrow, wide] = ["100", "110"].map(|columns| help(command, columns));
+        let last =
+            |text: &str| text.rsplit_once("REGARD_NO_TUNE").unwrap().1.lines().map(str::to_owned).collect::<Vec<_>>();
+        assert_eq!(last(&narrow), last(&wide), "{command}");
+        let long: Vec<&str> = narrow.lines().filter(|line| line.chars().count() > 100).collect();
+        assert!(long.is_empty(), "{command}: {long:?}");
+    }
+}
+
 #[test]
 fn info_lists_adapters_and_what_they_enable() {
     let ran = run(["info", "--json"]).ok();
@@ -250,8 +268,11 @@ fn info_lists_adapters_and_what_they_enable() {
     let name = adapters[0]["name"].as_str().unwrap();
     let text = run(["info"]).ok();
     assert!(text.stdout.contains(name) && text.stderr.is_empty(), "{}{}", text.stdout, text.stderr);
-    let none = run(["info", "--json", "--adapter", "no such adapter"]).ok();
-    assert!(none.json()["adapters"].as_array().unwrap().is_empty());
+    let wide: Vec<&str> = text.stdout.lines().filter(|line| line.chars().count() > 100).collect();
+    assert!(wide.is_empty(), "{wide:?}");
+    let taken = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let typical = "auto takes decode, causal (batch 1, heads 32 on 8, 1 × 4096, D 128), f32";
+    assert!(taken(&text.stdout).contains(typical), "{}", text.stdout);
 }
 
 /// What runs is the planner's word on the features that are left.

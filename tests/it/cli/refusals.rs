@@ -43,6 +43,16 @@ fn misshapen_tensors_are_named_with_axis_expected_and_found() {
         (with("past_key", &array(&[1, 2, 3, 3])), "", "`past_value`: expected the values that belong to `past_key`"),
         (good().i64("mask", &[1, 1, 1, 1]), "", "`mask` dtype: expected BOOL or U8 (true = attend), or a float type"),
         (good().i64("kv_lengths", &[5]), "", "`kv_lengths` element 0: expected a whole number from 0 to 4, found 5"),
+        (
+            with("past_key", &array(&[1, 2, 3, 3])).f32("past_value", &array(&[1, 2, 3, 3])).i64("kv_lengths", &[7]),
+            "",
+            "option `kv_lengths`: cannot stand beside past_key and past_value",
+        ),
+        (
+            with("past_key", &array(&[1, 2, 3, 3])).f32("past_value", &array(&[1, 2, 3, 3])).i64("kv_lengths", &[8]),
+            "",
+            "`kv_lengths` element 0: expected a whole number from 0 to 7, found 8",
+        ),
         (good().i64("kv_lengths", &[4, 4]), "", "`kv_lengths` axis 0 (batch): expected 1, found 2"),
         (
             without("query").add("query", Dtype::I32, &[1, 2, 1, 3], vec![0; 24]),
@@ -56,7 +66,12 @@ fn misshapen_tensors_are_named_with_axis_expected_and_found() {
         (good(), "--scale nan", "option `scale`: must be finite"),
         (good(), "--lse --normalize hardmax", "option `lse`: belongs to softmax and sample only"),
         (good(), "--seed 3", "option `seed`: belongs to `--normalize sample`: add that, or leave it out"),
-        (good(), "--temperature 0", "option `temperature`: must be above 0"),
+        (
+            good(),
+            "--temperature 1e-38",
+            "option `temperature`: must be above 0, at least 1.1754944e-38, the smallest normal f32, not 1e-38",
+        ),
+        (good(), "--temperature 0", "option `temperature`: must be above 0, at least 1.1754944e-38"),
         (good(), "--temperature 2 --normalize hardmax", "option `temperature`: changes nothing of a hard choice"),
         (good(), "--rotary-base 500", "option `rotary-base`: belongs to a rotary embedding: add `--rotary half-split`"),
         (good(), "--rotary-width 2", "option `rotary-width`: belongs to a rotary embedding"),
@@ -219,10 +234,20 @@ fn an_adapter_that_is_not_there() {
     folder.tensors("in.safetensors", &good());
     let line = "attend in.safetensors -o out.safetensors --adapter no-such-adapter";
     let ran = folder.run(&format!("{line} --device gpu"));
-    assert_eq!(ran.status, 1, "{}", ran.stderr);
-    let (error, hint) = ran.refusal();
-    assert!(error.starts_with("no GPU adapter: none is called `no-such-adapter`"), "{error}");
-    assert!(hint.unwrap().contains("mesa-vulkan-drivers"), "{hint:?}");
+    let there: Vec<String> = run(["info", "--json"]).ok().json()["adapters"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|adapter| adapter["name"].as_str().unwrap().to_owned())
+        .collect();
+    // A wrong name is a wrong request: there are others.
+    for ran in [ran, run(words("info --adapter no-such-adapter")), run(words("info --json --adapter no-such-adapter"))]
+    {
+        let (error, hint) = ran.refusal();
+        assert!(error.starts_with("option `adapter`: none is called `no-such-adapter`; there are: "), "{error}");
+        assert!(there.iter().all(|name| error.contains(name)), "{there:?} in {error}");
+        assert!(ran.status == 2 && ran.stdout.is_empty() && hint.unwrap().contains("`regard info`"), "{}", ran.stderr);
+    }
     // Left to choose, the program takes the CPU and says so.
     let ran = folder.run(line).ok();
     assert!(ran.stderr.contains("no-such-adapter") && ran.stderr.contains("on the CPU"), "{}", ran.stderr);
@@ -232,7 +257,7 @@ fn an_adapter_that_is_not_there() {
     command.args(words("attend in.safetensors --check")).current_dir(folder.0.path());
     command.env("REGARD_DEVICE", "gpu").env("REGARD_ADAPTER", "no-such-adapter");
     let ran = Ran::of(command.output().unwrap());
-    assert!(ran.status == 1 && ran.refusal().0.contains("no-such-adapter"), "{}", ran.stderr);
+    assert!(ran.status == 2 && ran.refusal().0.contains("no-such-adapter"), "{}", ran.stderr);
     let ran = Ran::of(command.args(["--device", "cpu"]).output().unwrap()).ok();
     assert_eq!(ran.stderr, "");
 }
@@ -260,6 +285,10 @@ fn no_driver_at_all() {
     assert!(hint.unwrap().contains("mesa-vulkan-drivers"), "{hint:?}");
     let ran = alone("attend in.safetensors --check").ok();
     assert!(ran.stderr.contains("computing on the CPU"), "{}", ran.stderr);
+    let ran = alone("attend in.safetensors --check --device gpu --adapter card");
+    assert_eq!((ran.status, ran.refusal().0), (1, "no GPU adapter: no driver answers"));
+    let ran = alone("info --adapter card").ok();
+    assert!(ran.stderr.contains("mesa-vulkan-drivers"), "{}", ran.stderr);
     let ran = alone("info").ok();
     assert!(ran.stderr.contains("mesa-vulkan-drivers"), "{}", ran.stderr);
 }

@@ -116,6 +116,10 @@ fn what_the_model_cannot_read_is_told_about() {
     assert_eq!(ran.stdout, "បាយ\n\n");
     assert!(ran.stderr.contains("text 1: `7` (U+0037) is not among the model's symbols: skipped"), "{}", ran.stderr);
     assert!(ran.stderr.contains("text 2: nothing in it that the model reads"), "{}", ran.stderr);
+    // Quotes and backslashes stand for themselves, what cannot be seen is escaped.
+    let ran = run(["transliterate", "--device", "cpu", "--model", "khmer", "b'a\\y\"\u{1}"]).ok();
+    let skipped = r#"text 1: `'` (U+0027), `\` (U+005C), `"` (U+0022), `\u{1}` (U+0001) are not among"#;
+    assert!(ran.stdout == "បាយ\n" && ran.stderr.contains(skipped), "{}", ran.stderr);
     // Warnings are bounded, lines that are no UTF-8 are read as far as they go.
     let ran = run_with_input(words("transliterate --device cpu --model khmer"), "b1\n".repeat(200).as_bytes()).ok();
     assert_eq!((ran.stdout.lines().count(), ran.stderr.lines().count()), (200, 21));
@@ -162,6 +166,17 @@ fn lines_that_cannot_be_read_do_not_stop_the_stream() {
         run_with_input(words("transliterate --device cpu --model khmer"), &[&b"bay\n"[..], &[b'a'; 2 << 20]].concat());
     assert_eq!((ran.status, ran.stdout.as_str()), (2, "បាយ\n\n"), "{}", ran.stderr);
     assert!(ran.refusal().0.starts_with("text `aaaa"), "{}", ran.stderr);
+}
+
+#[test]
+fn a_dash_is_standard_input_and_stands_alone() {
+    let ran = run_with_input(words("transliterate --device cpu -"), "محمد\n".as_bytes()).ok();
+    assert_eq!(ran.stdout, "Mohamed\n");
+    for line in ["- محمد", "محمد -", "- -"] {
+        let ran = run_with_input(words(&format!("transliterate --device cpu {line}")), "محمد\n".as_bytes());
+        let error = "option `TEXT`: `-` is standard input and stands alone: leave it out beside other texts";
+        assert_eq!((ran.status, ran.refusal().0, ran.stdout.as_str()), (2, error, ""));
+    }
 }
 
 #[test]
