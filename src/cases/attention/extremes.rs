@@ -63,7 +63,7 @@ fn levels(table: &mut Table) {
 fn forms(table: &mut Table) {
     const LEVEL: f32 = 1e6;
     let size = narrow(5, 200);
-    let levels = |j: usize| if j % 3 == 0 { above(LEVEL) } else { LEVEL };
+    let levels = |j: usize| if j.is_multiple_of(3) { above(LEVEL) } else { LEVEL };
     // Products that are exact: 1000 · 1000, and 1 · 0 or 1.
     let products = |case: &mut AttentionCase| {
         let dim = case.inputs.query.shape()[3];
@@ -72,7 +72,7 @@ fn forms(table: &mut Table) {
         case.inputs.query = Array::from_fn(case.inputs.query.shape(), |k| first(k % dim));
         case.inputs.key = Array::from_fn(case.inputs.key.shape(), |k| match k % dim {
             0 => 1000.0,
-            1 => f32::from(k / dim % 3 == 0),
+            1 => f32::from((k / dim).is_multiple_of(3)),
             _ => 0.0,
         });
     };

@@ -20,7 +20,7 @@ fn merged_parts_equal_the_whole() {
             let (start, length) = (ends[0], ends[1] - ends[0]);
             if length == 0 {
                 // a part without a key, whatever it holds
-                let nothing = |k: usize| if k % 2 == 0 { f64::NEG_INFINITY } else { 0.0 };
+                let nothing = |k: usize| if k.is_multiple_of(2) { f64::NEG_INFINITY } else { 0.0 };
                 let output = Array::filled(&[2, 4, 5, 5], f64::NAN);
                 return (output, Array::filled(&[2, 4, 5], f64::NEG_INFINITY), Array::from_fn(&[2, 4, 5, 2], nothing));
             }
