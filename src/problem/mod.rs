@@ -61,8 +61,10 @@ pub(crate) fn temperature(x: f32) -> Result<()> {
     const LEAST: f32 = f32::MIN_POSITIVE;
     let reason = if !x.is_finite() {
         format!("must be finite, not {x}")
+    } else if x <= 0.0 {
+        format!("must be above 0, not {x}")
     } else if x < LEAST {
-        format!("must be above 0, at least {LEAST:?}, the smallest normal f32, not {x:?}")
+        format!("must be at least {LEAST:?}, the smallest normal f32, not {x:?}")
     } else {
         return Ok(());
     };

@@ -308,7 +308,7 @@ pub(super) fn check_options(options: &Attention, inputs: &AttentionInputs<&[usiz
     if let Some(cap) = options.softcap
         && cap <= 0.0
     {
-        return Err(Error::option("softcap", format!("must be above 0, not {cap:?}; leave it out for none")));
+        return Err(Error::option("softcap", format!("must be above 0, not {cap}; leave it out for none")));
     }
     if let Some(given) = options.temperature {
         temperature(given)?;

@@ -69,9 +69,9 @@ fn misshapen_tensors_are_named_with_axis_expected_and_found() {
         (
             good(),
             "--temperature 1e-38",
-            "option `temperature`: must be above 0, at least 1.1754944e-38, the smallest normal f32, not 1e-38",
+            "option `temperature`: must be at least 1.1754944e-38, the smallest normal f32, not 1e-38",
         ),
-        (good(), "--temperature 0", "option `temperature`: must be above 0, at least 1.1754944e-38"),
+        (good(), "--temperature 0", "option `temperature`: must be above 0, not 0"),
         (good(), "--temperature 2 --normalize hardmax", "option `temperature`: changes nothing of a hard choice"),
         (good(), "--rotary-base 500", "option `rotary-base`: belongs to a rotary embedding: add `--rotary half-split`"),
         (good(), "--rotary-width 2", "option `rotary-width`: belongs to a rotary embedding"),

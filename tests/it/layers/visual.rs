@@ -202,6 +202,10 @@ fn wrong_requests_are_refused() {
             "option `normalize`: a grid has no order: choose softmax, sparsemax, sample or hardmax",
         ),
         (|c| c.layer.temperature = Some(0.0), "option `temperature`: must be above 0, not 0"),
+        (
+            |c| c.layer.temperature = Some(1e-40),
+            "option `temperature`: must be at least 1.1754944e-38, the smallest normal f32, not 1e-40",
+        ),
         (|c| c.layer.penalty = f32::NAN, "option `penalty`: must be finite, not NaN"),
         (
             |c| c.state = Some(VisualState { coverage: numbers(&[3, 11], 1.0, 1.0), step: 1 }),

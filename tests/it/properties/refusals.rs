@@ -391,6 +391,10 @@ fn options_that_do_not_go_together() {
             (|o, _| o.temperature = Some(f32::NAN), "option `temperature`: must be finite, not NaN"),
             (|o, _| o.temperature = Some(-1.0), "option `temperature`: must be above 0, not -1"),
             (
+                |o, _| o.temperature = Some(f32::MIN_POSITIVE / 2.0),
+                "option `temperature`: must be at least 1.1754944e-38, the smallest normal f32, not 5.877472e-39",
+            ),
+            (
                 |o, _| (o.temperature, o.normalize) = (Some(2.0), Normalize::Hardmax),
                 "option `temperature`: changes nothing of a hard choice: leave it out",
             ),
