@@ -20,6 +20,7 @@ mod program {
     pub(crate) mod output;
     pub(crate) mod picture;
     pub(crate) mod progress;
+    pub(crate) mod stream;
     pub(crate) mod tensors;
     pub(crate) mod transliterate;
     pub(crate) mod tune;

@@ -288,3 +288,18 @@ fn unsafe_code_is_counted_and_proven_and_shaders_are_checked_at_run_time() {
     let known = ["cli/device.rs", "gpu/cooperative.rs", "gpu/kept.rs"].map(|name| (name.to_owned(), 1));
     assert_eq!(found, BTreeSet::from(known));
 }
+
+/// The fuzz targets compile the program's own files by their names, apart from this build.
+#[test]
+fn the_fuzz_targets_know_every_file_of_the_program() {
+    let modules = |path: &str| -> Vec<String> {
+        let text = std::fs::read_to_string(format!("{}/{path}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+        let names = text.lines().filter_map(|line| line.trim().trim_start_matches("pub(crate) ").strip_prefix("mod "));
+        let mut names: Vec<_> = names.filter_map(|name| Some(name.strip_suffix(';')?.to_owned())).collect();
+        names.sort();
+        names
+    };
+    let program = modules("src/cli/main.rs");
+    assert!(program.len() > 20);
+    assert_eq!(modules("fuzz/fuzz_targets/program.rs"), program);
+}
