@@ -1,6 +1,6 @@
 // A row's softmax while its keys pass by: the largest score m so far and l = Σ exp(s − m). Its end, with the sink. Two
 // numbers, because where |m| is large their one log-sum-exp, m + ln l, has no digits left for l. A kernel that includes
-// this file has the members `temperature`, `negative_infinity` and `not_a_number` in its `params`, and says `sink_of`.
+// this file has the members `temperature`, `negative_infinity` and `not_a_number` in its `params`.
 override SINKS: bool = false;
 override TEMPERATURE: bool = false;
 
