@@ -38,7 +38,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let sequences = RnnInputs { lengths, ..RnnInputs::new(wave(&[STEPS, BATCH, INPUT], 0.37)) };
     let inputs = AttentiveInputs::new(sequences, wave(&[BATCH, 1, HIDDEN], 0.9));
 
-    // All steps, scores, softmax and weighted sum: one submission, nothing read back in between.
+    // All steps, scores, softmax and weighted sum: nothing read back in between.
     let gpu = Gpu::open(&Open::default())?;
     let encoder = GpuAttentiveEncoder::upload(&gpu, &layer, &weights, DType::F32)?;
     let outputs = encoder.run(&gpu, &inputs.upload(&gpu, DType::F32)?)?.download(&gpu)?;

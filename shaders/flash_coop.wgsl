@@ -260,6 +260,7 @@ fn main(here: Invocation, at: Lane) {
     stage_rows(lane, b, h, first_i);
 
     var m = HIDDEN;
+    var top = HIDDEN; // the largest score, which m follows
     var l = 0.0;     // of this lane's keys
     var total = 0.0; // of their weights as they are multiplied
     var y0 = sum_matrix();
@@ -310,6 +311,7 @@ fn main(here: Invocation, at: Lane) {
         for (var distance = 1u; distance < PARTS; distance *= 2u) {
             most = max(most, subgroupShuffleXor(most, distance));
         }
+        top = max(top, most);
         var c = 1.0;
         if (m <= MINUS_INFINITY) {
             m = most; // nothing to multiply yet
@@ -394,10 +396,11 @@ fn main(here: Invocation, at: Lane) {
         total += subgroupShuffleXor(total, distance);
     }
     let sink = sink_of(vec4<u32>(h));
-    let end = row_end(vec4<f32>(m), vec4<f32>(l), sink);
+    let behind = exp_falling4(relative(vec4<f32>(m - top)));
+    let end = row_end(vec4<f32>(top), l * behind, sink);
     workgroupBarrier();
     if (part == 0u) {
-        factors[r] = row_end(vec4<f32>(m), vec4<f32>(total / LIFT), sink).share.x / LIFT;
+        factors[r] = (row_end(vec4<f32>(top), total / LIFT * behind, sink).share * behind).x / LIFT;
     }
     let part_of_batch = stand.range * params.batch + b;
     let y_at = element(params.output, part_of_batch, h, 0u, 0u);

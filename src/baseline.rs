@@ -4,7 +4,7 @@
 use half::f16;
 
 use crate::attention::{Attention, AttentionInputs, AttentionOutputs, Mask};
-use crate::compare::{self, Verdict, judge};
+use crate::compare::{Verdict, judge};
 use crate::error::{Error, Result};
 use crate::problem::{AttentionProblem, Role, Storage};
 use crate::q8;
@@ -186,7 +186,7 @@ fn of_f32_alone<'a>(
     least: impl Fn(&str) -> f64,
 ) {
     for (((name, verdict), (_, plain)), (_, oracle)) in verdicts.iter_mut().zip(plain).zip(oracle) {
-        verdict.baseline_relative = compare::relative_error(plain, oracle, least(name));
+        *verdict = verdict.made_of(least(name), plain, oracle);
     }
 }
 

@@ -52,6 +52,13 @@ impl Verdict {
         self.baseline_relative < UNSOUND
     }
 
+    /// The same where results may cancel: the baseline is judged by `size` where that is larger than all that is left, the
+    /// largest number that the results are made of.
+    #[must_use]
+    pub fn made_of(self, size: f64, baseline: &Array<f32>, oracle: &Array<f64>) -> Self {
+        Self { baseline_relative: relative_error(baseline, oracle, size), ..self }
+    }
+
     /// Error over tolerance: at most 1 for a pass.
     pub fn ratio(&self) -> f64 {
         if self.error == 0.0 { 0.0 } else { self.error / self.tolerance }
@@ -101,7 +108,7 @@ pub fn judge(
 
 /// The largest difference of `baseline` from the oracle over the oracle's largest element, or over `least` if that is
 /// larger: results that cancel are judged by the size of what they are made of.
-pub(crate) fn relative_error(baseline: &Array<f32>, oracle: &Array<f64>, least: f64) -> f64 {
+fn relative_error(baseline: &Array<f32>, oracle: &Array<f64>, least: f64) -> f64 {
     let (error, _) = largest(baseline, oracle, |difference, _| difference);
     let size = oracle.data().iter().filter(|x| x.is_finite()).fold(least, |size: f64, x| size.max(x.abs()));
     if error == 0.0 { 0.0 } else { error / size }

@@ -207,7 +207,10 @@ impl Drafts {
     /// # Errors
     /// [`Error::Shape`] where a cache has changed since its draft was begun: nothing is submitted then. Those of `submit`.
     pub(crate) fn submit<T>(&self, submit: impl FnOnce() -> Result<T>) -> Result<T> {
-        let claims = self.0.iter().map(Draft::claim).collect::<Result<Vec<_>>>()?;
+        // In one order for all runs, so that of two that append to the same caches one has them all.
+        let mut drafts: Vec<&Draft> = self.0.iter().collect();
+        drafts.sort_by_key(|draft| Arc::as_ptr(&draft.of.0));
+        let claims = drafts.into_iter().map(Draft::claim).collect::<Result<Vec<_>>>()?;
         let done = submit()?;
         claims.into_iter().for_each(Claim::settle);
         Ok(done)

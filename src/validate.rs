@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use crate::attention::{Attention, AttentionOutputs, Path};
 use crate::baseline::{self, Verdicts, stored};
 use crate::cases::{self, AppendCase, AttentionCase, CoverageCase, LinearCase, MergeCase, RnnCase};
-use crate::compare::{Verdict, judge, relative_error};
+use crate::compare::{Verdict, judge};
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Run, Tensor};
 use crate::kernels::{barrier_rate, coop_rate, coverage, fma_rate};
@@ -273,10 +273,9 @@ fn linear_case(run: &mut Run<'_>, case: &LinearCase, dtype: DType) -> Result<Ver
         let x = reference::embed(&table, &case.ids)?;
         reference::linear(&x, &weight, case.bias.as_ref(), case.activation)?
     };
-    let mut verdict = judge("y", &got, &exact(&case.table, &case.weight)?, &baseline, DType::F32)?;
+    let verdict = judge("y", &got, &exact(&case.table, &case.weight)?, &baseline, DType::F32)?;
     // Without what storage as f16 loses.
-    verdict.baseline_relative = relative_error(&baseline, &exact(&table, &weight)?, 0.0);
-    Ok(vec![("y", verdict)])
+    Ok(vec![("y", verdict.made_of(0.0, &baseline, &exact(&table, &weight)?))])
 }
 
 fn append_case(run: &mut Run<'_>, case: &AppendCase, storage: Storage) -> Result<Verdicts> {

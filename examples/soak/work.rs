@@ -102,7 +102,7 @@ fn recurrence(case: RnnCase) -> Result<Call> {
     Ok(Call { name, work: Box::new(work) })
 }
 
-/// A prompt and two tokens over a cache of its own, each appended and attended to in one submission.
+/// A prompt and two tokens over a cache of its own, each appended and attended to in one run.
 fn decoding(pages: bool) -> Result<Call> {
     let [query, key, value] = [(8, 0.3), (2, 0.7), (2, 1.1)].map(|(heads, f)| wave(&[2, heads, 9, 16], f));
     let options = Attention { causal: Some(Causal::TopLeft), ..Attention::default() };

@@ -287,7 +287,8 @@ fn refuse_streams(args: &Args) -> Result<()> {
         ("key-labels", args.key_labels.as_deref()),
     ];
     output::refuse_streams(inputs, args.output.as_deref(), args.json)?;
-    output::refuse_streams([], args.heatmap.as_deref(), args.json)?;
+    let summary = args.json.then_some(std::path::Path::new("-"));
+    stream::refuse_two_outputs([("heatmap", args.heatmap.as_deref()), ("json", summary)])?;
     stream::refuse_two_outputs([("output", args.output.as_deref()), ("heatmap", args.heatmap.as_deref())])?;
     args.heatmap.as_deref().map(|path| Format::of("heatmap", path)).transpose()?;
     Ok(())

@@ -133,7 +133,7 @@ fn read(paths: &[PathBuf]) -> Outcome<(Vec<Part<f32>>, By, Form)> {
 
 /// Largest scores and sums, of which no sum is below 0.
 fn pairs(max_sum: Array) -> Result<Array> {
-    if max_sum.shape().last() != Some(&2) {
+    if max_sum.shape().len() != 4 || max_sum.shape()[3] != 2 {
         return Err(Error::shape("max_sum", "shape", "[B, H, N, 2]", format!("{:?}", max_sum.shape())));
     }
     match max_sum.data().chunks_exact(2).position(|pair| pair[1] < 0.0) {
@@ -155,12 +155,12 @@ fn alone(lse: &Array) -> Result<Array> {
 fn note_large(path: &Path, lse: &Array) {
     let largest = lse.data().iter().filter(|x| x.is_finite()).fold(0.0, |most: f32, x| most.max(x.abs()));
     if largest * f32::EPSILON / 2.0 >= 1e-3 {
-        eprintln!(
-            "note: `lse` in {} reaches {largest:.1e}, where one f32 is exact to {:.0e}: give each part `max_sum` \
+        output::note(&format!(
+            "`lse` in {} reaches {largest:.1e}, where one f32 is exact to {:.0e}: give each part `max_sum` \
              (`regard attend --max-sum`)",
             path.display(),
             largest * f32::EPSILON / 2.0
-        );
+        ));
     }
 }
 
@@ -201,8 +201,17 @@ fn judge(by: By, parts: &[Part<f32>], output: &Array, stats: &Array) -> Result<V
     let wide: Vec<_> = parts.iter().map(|(output, stats)| (widened(output), widened(stats))).collect();
     let (oracle, baseline) = (on_cpu(by, &wide)?, on_cpu(by, parts)?);
     let name = if by == By::MaxSum { "max_sum" } else { "lse" };
+    let outputs = parts.iter().flat_map(|(output, _)| output.data()).filter(|x| x.is_finite());
+    let largest = outputs.fold(0.0, |largest: f64, &x| largest.max(f64::from(x).abs()));
     Ok(vec![
-        ("output", compare::judge("output", output, &oracle.0, &baseline.0, DType::F32)?),
-        (name, compare::judge(name, stats, &oracle.1, &baseline.1, DType::F32)?),
+        (
+            "output",
+            compare::judge("output", output, &oracle.0, &baseline.0, DType::F32)?.made_of(
+                largest,
+                &baseline.0,
+                &oracle.0,
+            ),
+        ),
+        (name, compare::judge(name, stats, &oracle.1, &baseline.1, DType::F32)?.made_of(1.0, &baseline.1, &oracle.1)),
     ])
 }

@@ -167,7 +167,7 @@ struct Row {
     /// Nk.
     keys: usize,
     candidates: usize,
-    /// What is taken untuned, timed again.
+    /// What is taken untuned, timed again; no numbers where its answer was wrong.
     table: Spread,
     /// What is kept, timed again.
     best: Spread,
@@ -183,6 +183,9 @@ struct Spread {
 }
 
 impl Spread {
+    /// Of no run.
+    const NONE: Self = Self { minimum: f64::NAN, median: f64::NAN, maximum: f64::NAN };
+
     fn of(times: &[f64]) -> Self {
         let mut times = times.to_vec();
         times.sort_by(f64::total_cmp);
@@ -354,7 +357,7 @@ fn measure(gpu: &Gpu, work: &Work, quick: bool, wrong: &mut Vec<String>) -> std:
         Some(spread) if spread.median <= winner.median => (table, spread, spread),
         Some(spread) => (best, winner, spread),
         // What the table says gave a wrong answer.
-        None => (best, winner, winner),
+        None => (best, winner, Spread::NONE),
     };
     let kept = match kept {
         // All keys of this problem are all keys of any other.
@@ -438,10 +441,11 @@ fn table(rows: &[Row], device: &Adapter) -> String {
     for row in rows {
         let Spread { minimum, median, maximum } = row.best;
         let [untuned, minimum, median, maximum] = [row.table.median, minimum, median, maximum].map(|ns| ns / 1e3);
-        let (count, gain) = (row.candidates, row.gain());
+        let shown = |x: f64, digits: usize| if x.is_finite() { format!("{x:.digits$}") } else { "-".to_owned() };
+        let (count, untuned, gain) = (row.candidates, shown(untuned, 1), shown(row.gain(), 2));
         let _ = writeln!(
             out,
-            "{:<width$} {count:>5} {untuned:>10.1} {minimum:>10.1} {median:>10.1} {maximum:>10.1} {gain:>5.2}  {}",
+            "{:<width$} {count:>5} {untuned:>10} {minimum:>10.1} {median:>10.1} {maximum:>10.1} {gain:>5}  {}",
             row.name,
             in_words(&row.choice, row.keys),
         );

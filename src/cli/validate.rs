@@ -59,6 +59,7 @@ pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
             "rows": rows.iter().map(row_json).collect::<Vec<_>>(),
             "variants": rows.len(),
             "failed": failed,
+            "without_verdict": rows.iter().filter(|row| row.failures.is_empty() && !row.unsound.is_empty()).count(),
         }))?;
     } else {
         output::print(&table(rows.iter().map(Line::new), &gpu.adapter().to_string(), args.all))?;
@@ -76,7 +77,11 @@ fn row_json(row: &Row) -> serde_json::Value {
         "cases": row.cases,
         "worst_ratio": finite(row.worst),
         "worst_case": row.worst_case,
-        "passed": row.failures.is_empty(),
+        "passed": match (row.failures.is_empty(), row.unsound.is_empty()) {
+            (false, _) => Some(false),
+            (true, false) => None,
+            (true, true) => Some(true),
+        },
         "failures": row.failures,
         "unsound": row.unsound,
     })

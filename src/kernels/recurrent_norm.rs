@@ -53,8 +53,8 @@ pub fn record(recording: &mut Recording, caps: &Caps, of: &Recurrence<'_>, step:
     let projected = p.projected;
     let quads = p.hidden.div_ceil(4);
     let rows = p.batch * p.directions;
-    // Turns a quad: three passes over the four gates, two over the quad alone, each with the turn that ends it.
-    let plan = RowPlan::new("a normalised cell", rows, quads, 3 * 6 + 2, caps)?;
+    // Turns a quad: four passes over the four gates, three over the quad alone, each with the turn that ends it.
+    let plan = RowPlan::new("a normalised cell", rows, quads, 4 * 6 + 3, caps)?;
     let cell = CellParams::new(options);
     let params = Params {
         output: View4::new(of.output)?,

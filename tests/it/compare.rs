@@ -142,6 +142,10 @@ fn a_pass_beside_a_baseline_that_is_far_off_says_nothing() {
     assert!(far.passed() && !far.is_sound(), "{far:?}");
     assert!((far.baseline_relative - 0.02).abs() < 1e-4, "{far:?}");
     assert!(!judged(&with(3, f32::INFINITY)).is_sound() && !judged(&with(3, f32::NAN)).is_sound());
+    // What is left of numbers that cancel is judged by their size.
+    let (zero, little) = (Array::filled(&[2, 3], 0.0), Array::filled(&[2, 3], 1e-9f32));
+    let cancelled = judge("y", &little, &zero, &little, DType::F32).unwrap();
+    assert!(!cancelled.is_sound() && cancelled.made_of(1.0, &little, &zero).is_sound());
     // A tensor of small numbers is judged by its own size.
     let (small, wrong) = (Array::filled(&[2, 3], 1e-30), Array::filled(&[2, 3], 2e-30));
     assert!(!judge("y", &wrong, &small, &wrong, DType::F32).unwrap().is_sound());

@@ -246,10 +246,14 @@ fn sinks(table: &mut Table) {
             },
         );
     }
-    table.add("sinks of minus infinity", Size { batch: 2, ..narrow(5, 200) }, |case, _| {
-        case.inputs.sinks = Array::new(&[2], vec![f32::NEG_INFINITY, 0.5]).ok();
-        case.inputs.kv_lengths = numbers(&[0, 190]);
-    });
+    for temperature in [None, Some(2.0)] {
+        let end = if temperature.is_some() { ", temperature" } else { "" };
+        table.add(format!("sinks of minus infinity{end}"), Size { batch: 2, ..narrow(5, 200) }, |case, _| {
+            case.inputs.sinks = Array::new(&[2], vec![f32::NEG_INFINITY, 0.5]).ok();
+            case.inputs.kv_lengths = numbers(&[0, 190]);
+            (case.options.temperature, case.options.max_sum) = (temperature, true);
+        });
+    }
 }
 
 /// Vectors whose squares overflow or vanish, where they are divided by their length.

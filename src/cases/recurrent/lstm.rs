@@ -219,6 +219,19 @@ fn layer_norm(table: &mut Table) {
                 });
             }
         }
+        // All the same: a single unit of large products has no deviation.
+        let normed = |options: &mut Rnn| options.layer_norm = Some(LayerNorm { over, carry: true, epsilon: 1e-12 });
+        table.lstm(
+            format!("layer norm over {over:?}, 1 unit of products near 1e36"),
+            [3, 4, 10, 1],
+            1,
+            normed,
+            |case, random| {
+                case.f32_only = true;
+                norms(case, random);
+                case.inputs.input.data_mut().iter_mut().for_each(|x| *x *= 1e36);
+            },
+        );
         for hidden in [1, 7, 31, 64, 65, 129] {
             let normed = |options: &mut Rnn| {
                 options.layer_norm = Some(LayerNorm { over, carry: hidden % 2 == 0, epsilon: 1e-2 })

@@ -230,7 +230,8 @@ impl<T: Float> Context<'_, T> {
     fn row(&self, [b, h, i]: [usize; 3]) -> Row<T> {
         let visible = self.visible([b, h, i]);
         let mut row = visible.scores.clone();
-        let mut sink = self.inputs.sinks.as_ref().map(|sinks| sinks.data()[h]);
+        // One of −∞ is none.
+        let mut sink = self.inputs.sinks.as_ref().map(|sinks| sinks.data()[h]).filter(|&sink| sink != T::NEG_INFINITY);
         let mut shift = T::ZERO;
         if let Some(temperature) = self.options.temperature.map(T::from_f32) {
             // The largest is taken off first: scores over a small temperature may not be numbers any more.

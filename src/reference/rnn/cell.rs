@@ -185,7 +185,7 @@ fn normalize<T: Float>(values: &mut [T], width: usize, epsilon: f32, gain_shift:
         let mean = stretch.iter().copied().sum::<T>() / count;
         let variance = stretch.iter().map(|&v| (v - mean) * (v - mean)).sum::<T>() / count;
         let deviation = length(unit * variance.sqrt(), T::from_f32(epsilon).sqrt());
-        stretch.iter_mut().for_each(|v| *v = (*v - mean) * (unit / deviation));
+        stretch.iter_mut().for_each(|v| *v = (*v - mean) / (deviation / unit));
     }
     if let Some(gain_shift) = gain_shift {
         let (gain, shift) = gain_shift.data().split_at(values.len());
