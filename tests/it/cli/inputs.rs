@@ -37,7 +37,8 @@ fn infinities_are_told_about_where_they_are_no_mask() {
     assert_eq!(
         stderr,
         "warning: `value` holds NaN: 1 of 64 elements, element 3 first\n\
-         warning: `value` holds infinity: 2 of 64 elements, element 1 first\n"
+         warning: `value` holds infinity: 2 of 64 elements, element 1 first\n\
+         warning: `output` is infinite: 8 of 64 elements, element 1 first\n"
     );
     let hiding = first(&[4], &[-inf, 0.0, 0.0, -inf]);
     assert_eq!(told(&attention(1, 4, 4).f32("mask", &hiding), ""), "");
