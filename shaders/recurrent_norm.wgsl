@@ -75,10 +75,14 @@ fn inverse_deviation(variance: vec4<f32>, c: vec4<f32>) -> vec4<f32> {
     return r * (1.5 - 0.5 * x * r * r) / longer;
 }
 
-// Sum of the components that are units.
-fn total(quad: u32, value: vec4<f32>) -> f32 {
+// The components that are units, 0 for the others.
+fn units_of(quad: u32, value: vec4<f32>) -> vec4<f32> {
     let unit = vec4<u32>(quad * 4u) + vec4<u32>(0u, 1u, 2u, 3u);
-    return dot(select(vec4<f32>(0.0), value, unit < vec4<u32>(params.units)), vec4<f32>(1.0));
+    return select(vec4<f32>(0.0), value, unit < vec4<u32>(params.units));
+}
+
+fn total(quad: u32, value: vec4<f32>) -> f32 {
+    return dot(units_of(quad, value), vec4<f32>(1.0));
 }
 
 fn vector(direction: u32, row: u32, quad: u32) -> vec4<f32> {
@@ -88,11 +92,14 @@ fn vector(direction: u32, row: u32, quad: u32) -> vec4<f32> {
     return vectors[params.vectors_start + (direction * params.vector_rows + row) * params.quads + quad];
 }
 
-// The largest of the components that are units.
 fn largest(quad: u32, value: vec4<f32>) -> f32 {
-    let unit = vec4<u32>(quad * 4u) + vec4<u32>(0u, 1u, 2u, 3u);
-    let x = select(vec4<f32>(0.0), abs(value), unit < vec4<u32>(params.units));
+    let x = abs(units_of(quad, value));
     return max(max(x.x, x.y), max(x.z, x.w));
+}
+
+// A number of gate k among those of all four.
+fn of_gate(k: u32, x: f32) -> vec4<f32> {
+    return select(vec4<f32>(0.0), vec4<f32>(x), vec4<u32>(k) == vec4<u32>(0u, 1u, 2u, 3u));
 }
 
 // value · (1 / deviation) ∘ gain + shift; `row` is the gain's.
@@ -140,8 +147,7 @@ fn main(here: Invocation, @builtin(local_invocation_index) lane: u32) {
             let gate_x = gates[x + k * params.quads + quad];
             let gate_u = load(u + k * params.quads + quad);
             if (OVER_GATES) {
-                let own = vec4<u32>(k) == vec4<u32>(0u, 1u, 2u, 3u);
-                most = max(most, select(vec4<f32>(0.0), vec4<f32>(largest(quad, gate_x + gate_u)), own));
+                most = max(most, of_gate(k, largest(quad, gate_x + gate_u)));
             } else {
                 most = max(most, vec4<f32>(largest(quad, gate_x), largest(quad, gate_u), 0.0, 0.0));
             }
@@ -154,7 +160,7 @@ fn main(here: Invocation, @builtin(local_invocation_index) lane: u32) {
             let gate_x = gates[x + k * params.quads + quad];
             let gate_u = load(u + k * params.quads + quad);
             if (OVER_GATES) {
-                sum += select(vec4<f32>(0.0), vec4<f32>(total(quad, (gate_x + gate_u) * c[k])), vec4<u32>(k) == vec4<u32>(0u, 1u, 2u, 3u));
+                sum += of_gate(k, total(quad, (gate_x + gate_u) * c[k]));
             } else {
                 sum += vec4<f32>(total(quad, gate_x * c.x), total(quad, gate_u * c.y), 0.0, 0.0);
             }
@@ -172,7 +178,7 @@ fn main(here: Invocation, @builtin(local_invocation_index) lane: u32) {
             let gate_u = load(u + k * params.quads + quad);
             if (OVER_GATES) {
                 let off = (gate_x + gate_u) * c[k] - mean[k];
-                squares += select(vec4<f32>(0.0), vec4<f32>(total(quad, off * off)), vec4<u32>(k) == vec4<u32>(0u, 1u, 2u, 3u));
+                squares += of_gate(k, total(quad, off * off));
             } else {
                 let off_x = gate_x * c.x - mean.x;
                 let off_u = gate_u * c.y - mean.y;

@@ -75,8 +75,13 @@ fn main(here: Invocation, @builtin(local_invocation_index) lane: u32) {
     let keys = params.scores.shape.w;
     let h = (row / params.scores.shape.z) % params.scores.shape.y;
 
-    // A softmax carries NaN along by its sum; the others would lose it in comparisons.
-    if (NORMALIZE != 0u && is_undefined(lane, base, step, keys)) {
+    var m = HIDDEN;
+    if (NORMALIZE != 1u) {
+        m = softmax_max(lane, base, step, keys);
+    }
+    // A softmax carries NaN along by its sum; the others would lose it in comparisons. Weights that depend on differences of
+    // scores have none where all that are not hidden are −∞.
+    if (NORMALIZE != 0u && (m == MINUS_INFINITY || has_nan(lane, base, step, keys))) {
         for (var j = lane; j < keys; j += LANES) {
             scores[base + j * step] = select(params.not_a_number, 0.0, hidden(scores[base + j * step]));
         }
@@ -87,10 +92,8 @@ fn main(here: Invocation, @builtin(local_invocation_index) lane: u32) {
     if (NORMALIZE == 1u || NORMALIZE == 2u) {
         let bh = row / params.scores.shape.z;
         let whole_row = bh * params.queries + params.first_query + row % params.scores.shape.z;
-        var most = 0.0;
-        if (NORMALIZE == 2u && TEMPERATURE) {
-            most = softmax_max(lane, base, step, keys);
-        }
+        // Without a temperature noise is added to the scores as they are.
+        let most = select(0.0, m, TEMPERATURE);
         var best = HIDDEN;
         var best_j = 0xffffffffu;
         for (var j = lane; j < keys; j += LANES) {
@@ -106,7 +109,6 @@ fn main(here: Invocation, @builtin(local_invocation_index) lane: u32) {
         }
         let chosen = reduce_argmax(lane, best, best_j);
         if (LSE || MAX_SUM) {
-            let m = softmax_max(lane, base, step, keys);
             tell(lane, row, m, softmax_sum(lane, base, step, keys, m));
         }
         for (var j = lane; j < keys; j += LANES) {
@@ -115,7 +117,6 @@ fn main(here: Invocation, @builtin(local_invocation_index) lane: u32) {
         return;
     }
 
-    let m = softmax_max(lane, base, step, keys);
     if (NORMALIZE == 3u) {
         // f(τ) = Σ max(s − τ, 0) − 1 is convex and falls; from τ = m − 1, where f ≥ 0, each Newton step
         // τ = (Σ_{s > τ} s − 1) / |{s > τ}| moves up to the root and stops changing there. Scores are taken
@@ -159,16 +160,12 @@ fn main(here: Invocation, @builtin(local_invocation_index) lane: u32) {
     }
 }
 
-// Whether a score is NaN, or all that are not hidden are −∞ and the weights depend on their differences.
-fn is_undefined(lane: u32, base: u32, step: u32, keys: u32) -> bool {
-    var nan = 0.0;
+fn has_nan(lane: u32, base: u32, step: u32, keys: u32) -> bool {
+    var found = 0.0;
     for (var j = lane; j < keys; j += LANES) {
-        nan = select(nan, 1.0, is_nan1(scores[base + j * step]));
+        found = select(found, 1.0, is_nan1(scores[base + j * step]));
     }
-    if (reduce_max(lane, nan) > 0.0) {
-        return true;
-    }
-    return NORMALIZE != 1u && softmax_max(lane, base, step, keys) == MINUS_INFINITY;
+    return reduce_max(lane, found) > 0.0;
 }
 
 fn softmax_max(lane: u32, base: u32, step: u32, keys: u32) -> f32 {

@@ -288,8 +288,8 @@ fn refuse_streams(args: &Args) -> Result<()> {
     ];
     output::refuse_streams(inputs, args.output.as_deref(), args.json)?;
     let summary = args.json.then_some(std::path::Path::new("-"));
-    stream::refuse_two_outputs([("heatmap", args.heatmap.as_deref()), ("json", summary)])?;
-    stream::refuse_two_outputs([("output", args.output.as_deref()), ("heatmap", args.heatmap.as_deref())])?;
+    let outputs = [("output", args.output.as_deref()), ("heatmap", args.heatmap.as_deref()), ("json", summary)];
+    stream::refuse_two_outputs(outputs)?;
     args.heatmap.as_deref().map(|path| Format::of("heatmap", path)).transpose()?;
     Ok(())
 }

@@ -109,15 +109,15 @@ impl Input {
         if self.store.kind(&full) != Some(Kind::Float) {
             return Err(self.wrong_type(name, "F32, F16, BF16 or F64"));
         }
-        let array = self.store.get(&full)?;
         if self.store.dtype(&full).as_deref() == Some("F64") {
             let exact = self.store.get_f64(&full)?;
             self.tell(name, exact.data().iter().copied());
             let is_lost = |x: &f64| x.is_finite() && !(*x as f32).is_finite();
             self.warn_of(name, "has numbers beyond f32, read as infinity", exact.data().iter().map(is_lost));
-        } else {
-            self.tell(name, array.data().iter().map(|&x| x.into()));
+            return Ok(Some(exact.map(|&x| x as f32)));
         }
+        let array = self.store.get(&full)?;
+        self.tell(name, array.data().iter().map(|&x| x.into()));
         Ok(Some(array))
     }
 

@@ -71,7 +71,7 @@ pub fn record(
     let (mode, seed, passes) = match options.normalize {
         Normalize::Softmax => (0, 0, 3),
         Normalize::Hardmax => (1, 0, 3),
-        Normalize::Sample { seed } => (2, seed, 7),
+        Normalize::Sample { seed } => (2, seed, 6),
         Normalize::Sparsemax => (3, 0, u64::from(SPARSEMAX_STEPS) + 4),
         Normalize::Monotonic(_) => {
             return Err(Error::option("normalize", "monotonic alignments have a kernel of their own"));

@@ -65,11 +65,12 @@ pub fn parts(dispatch: &Dispatch, caps: &Caps) -> Vec<Part> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::wgsl::{Kernel, Variant};
 
-    fn dispatch(grid: [u32; 2], flops: u64, bytes: u64) -> Dispatch {
+    /// A dispatch of so much work, whatever it is.
+    pub(in crate::plan) fn dispatch(grid: [u32; 2], flops: u64, bytes: u64) -> Dispatch {
         let variant = Variant {
             kernel: Kernel::Copy,
             aliases: Vec::new(),

@@ -97,8 +97,8 @@ fn part_time(dispatch: &Dispatch, part: Part, caps: &Caps) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::parts::tests::dispatch;
     use crate::tensor::DType;
-    use crate::wgsl::{Kernel, Variant};
 
     /// Dispatches of so many workgroups and operations, with a fill before the third.
     fn recording(dispatches: &[([u32; 2], u64)]) -> Recording {
@@ -108,15 +108,7 @@ mod tests {
             if number == 2 {
                 recording.clear(scratch.slot);
             }
-            let variant = Variant {
-                kernel: Kernel::Copy,
-                aliases: Vec::new(),
-                overrides: Vec::new(),
-                score_mod: None,
-                subgroups: false,
-            };
-            let (params, bindings) = (Vec::new(), Vec::new());
-            recording.push(Dispatch { variant, params, bindings, grid, iterations: 0, flops, bytes: 0 });
+            recording.push(dispatch(grid, flops, 0));
         }
         recording
     }
