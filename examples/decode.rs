@@ -83,6 +83,7 @@ struct Decoded {
 /// The prompt, then one token at a time, through a cache that stores `dtype`.
 fn decode(gpu: &Gpu, layer: &Layer, tokens: &Array, dtype: DType) -> Result<Decoded> {
     let shape = CacheShape {
+        layers: 1,
         batch: BATCH,
         kv_heads: KV_HEADS,
         capacity: PROMPT + TOKENS,
@@ -105,7 +106,8 @@ fn decode(gpu: &Gpu, layer: &Layer, tokens: &Array, dtype: DType) -> Result<Deco
         outputs.push(output);
     }
     let used = pages - cache.free_pages().unwrap_or(0);
-    let held = cache.tensors().map(|pool| dtype.bytes_of(pool.layout().elements() / pages * used) as u64).iter().sum();
+    let held =
+        cache.tensors(0)?.map(|pool| dtype.bytes_of(pool.layout().elements() / pages * used) as u64).iter().sum();
     Ok(Decoded { outputs, times, held })
 }
 

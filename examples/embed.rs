@@ -127,7 +127,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     // The same buffers as tensors [B = 1, H = 1, N = 48, D = 4].
     let gpu = Gpu::from_wgpu(device.clone(), queue.clone())?;
     let tensor = |buffer: &wgpu::Buffer| {
-        Tensor::from_buffer(buffer.clone(), Layout::contiguous(&[1, 1, POINTS as usize, 4]), DType::F32)
+        Tensor::from_buffer("points", buffer.clone(), Layout::contiguous(&[1, 1, POINTS as usize, 4]), DType::F32)
     };
     let inputs = AttentionInputs::new(tensor(&points)?, tensor(&points)?, tensor(&points)?);
     let attention = Attention { scale: Some(12.0), ..Attention::default() };

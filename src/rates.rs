@@ -109,11 +109,12 @@ fn copy_rate(gpu: &Gpu) -> Result<f64> {
         }
         Ok((run.recording().dispatches().map(|d| d.bytes as f64).sum(), run.submit_and_time()?))
     })?;
+    let [from, to] = [source.buffer()?, target.buffer()?];
     let driver = best(|size| {
         let (copies, bytes) = (size.min(8), 4 * elements as u64);
         let took = gpu.time(|encoder| {
             for _ in 0..copies {
-                encoder.copy_buffer_to_buffer(source.buffer(), 0, target.buffer(), 0, Some(bytes));
+                encoder.copy_buffer_to_buffer(from, 0, to, 0, Some(bytes));
             }
             Ok(())
         })?;

@@ -93,6 +93,21 @@ pub enum Command {
     Clear(Slot),
 }
 
+impl Command {
+    /// The slots that it names.
+    pub fn slots(&self) -> impl Iterator<Item = Slot> {
+        let (bindings, cleared) = match self {
+            Self::Dispatch(dispatch) => (dispatch.bindings.as_slice(), None),
+            Self::Clear(slot) => (&[][..], Some(*slot)),
+        };
+        let bound = bindings.iter().filter_map(|binding| match *binding {
+            Binding::Read(slot) | Binding::Write(slot) => Some(slot),
+            Binding::Unused => None,
+        });
+        bound.chain(cleared)
+    }
+}
+
 /// A sequence of commands over slots.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Recording {
@@ -115,6 +130,13 @@ impl Recording {
     pub fn bound(&mut self, name: &str, layout: Layout, dtype: DType, bytes: u64) -> View {
         let slot = self.slot(name, bytes, SlotKind::Bound);
         View { slot, layout, dtype }
+    }
+
+    /// Lets a slot hold at least so many bytes.
+    pub(crate) fn grow(&mut self, slot: Slot, bytes: u64) {
+        if let Some(info) = self.slots.get_mut(slot.0 as usize) {
+            info.bytes = info.bytes.max(bytes);
+        }
     }
 
     /// A dense tensor that lives for this recording only.

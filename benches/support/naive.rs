@@ -55,7 +55,7 @@ impl Naive {
             cache: None,
         });
 
-        let upload = |array: &Array| Tensor::upload(gpu, "naive", array, DType::F32).unwrap().buffer().clone();
+        let upload = |array: &Array| Tensor::upload(gpu, "naive", array, DType::F32).unwrap().buffer().unwrap().clone();
         let zeros = |elements: usize| upload(&Array::filled(&[elements], 0.0));
         // A layer's outputs are the next one's input; its zeros at the start are left out by an offset of the binding.
         let alignment = device.limits().min_storage_buffer_offset_alignment as usize / 4;
@@ -125,7 +125,7 @@ impl Naive {
 
     /// What the last run left, [T, B, H].
     pub fn output(&self, gpu: &Gpu) -> Array {
-        let output = Tensor::from_buffer(self.states.clone(), self.output.clone(), DType::F32).unwrap();
+        let output = Tensor::from_buffer("states", self.states.clone(), self.output.clone(), DType::F32).unwrap();
         output.download(gpu).unwrap()
     }
 }

@@ -111,7 +111,7 @@ fn decoding(pages: bool) -> Result<Call> {
     let baseline = reference::attention(&options, &inputs)?.output;
     let steps = [(0, 7), (7, 1), (8, 1)];
     let work = move |gpu: &Gpu| {
-        let shape = CacheShape { batch: 2, kv_heads: 2, capacity: 12, key_dim: 16, value_dim: 16 };
+        let shape = CacheShape { layers: 1, batch: 2, kv_heads: 2, capacity: 12, key_dim: 16, value_dim: 16 };
         let mut cache = match pages {
             true => KvCache::paged(gpu, shape, 4, 8, DType::F32)?,
             false => KvCache::new(gpu, shape, DType::F32)?,
@@ -120,7 +120,7 @@ fn decoding(pages: bool) -> Result<Call> {
             let upload = |name, array| Tensor::upload(gpu, name, &part(array, 2, start, n)?, DType::F32);
             let mut run = Run::new(gpu);
             cache.append(&mut run, &upload("key", &key)?, &upload("value", &value)?, None)?;
-            let inputs = cache.inputs(&run, &upload("query", &query)?, None)?;
+            let inputs = cache.inputs(&mut run, &upload("query", &query)?, None)?;
             let output = options.record(&mut run, &inputs)?.output;
             let [got] = &run.submit_and_read(&[&output])?[..] else { return Err(Error::missing("output", "one")) };
             let of = |whole: &Array<f64>| whole.gather(&Layout::contiguous(whole.shape()).narrow(2, start, n)?);
@@ -228,7 +228,7 @@ fn mistakes() -> Vec<Call> {
                     mapped_at_creation: false,
                 });
                 let mut inputs = good().upload(gpu, DType::F32)?;
-                inputs.value = Tensor::from_buffer(buffer, Layout::contiguous(&[1, 2, 5, 4]), DType::F32)?;
+                inputs.value = Tensor::from_buffer("value", buffer, Layout::contiguous(&[1, 2, 5, 4]), DType::F32)?;
                 let result = Attention::default().run(gpu, &inputs);
                 refused(result, |error| matches!(error, Error::Shape { axis, .. } if axis == "buffer usage"))
             }),

@@ -1,12 +1,12 @@
 //! The only part that speaks wgpu: adapters, devices, buffers, pipelines, and running recordings.
 
 mod cooperative;
-mod encode;
 mod faults;
 mod kept;
 mod map;
 mod pipeline;
 mod pool;
+mod prepared;
 mod run;
 mod seal;
 mod tensor;
@@ -18,6 +18,7 @@ use std::time::Duration;
 
 pub use cooperative::CooperativeShape;
 pub use kept::Kept;
+pub use prepared::{Footprint, Prepared};
 pub use run::{Run, Timing};
 pub use tensor::Tensor;
 

@@ -1,35 +1,42 @@
 //! A recording on its way to a device.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use super::prepared::Prepared;
+use super::tensor::{Memory, Signature};
 use super::timing::Stamps;
 use super::{Gpu, Tensor};
 use crate::error::{Error, Result};
-use crate::fill::Drafts;
+use crate::fill::{Drafts, Words};
 use crate::plan::{self, Submission};
 use crate::recording::{Dispatch, Recording, Slot, View};
 use crate::tensor::{Array, DType, Layout};
 
-/// A part of a buffer, as it is bound.
+/// What a slot is bound to.
 #[derive(Debug, Clone)]
-pub(super) struct Range {
-    pub(super) buffer: wgpu::Buffer,
+pub(super) struct Bound {
+    pub(super) memory: Arc<Memory>,
+    /// Where the binding starts, in bytes.
     pub(super) offset: u64,
-    pub(super) bytes: u64,
-    /// A tensor's that another [`Gpu`] made.
-    pub(super) foreign: bool,
+    /// What was bound first, and where the binding started then.
+    pub(super) original: (Arc<Signature>, u64),
 }
 
-/// A recording on its way to a device: tensors are bound to its slots, then it is encoded, or submitted.
+/// A recording on its way to a device: tensors are bound to its slots, then it is encoded, submitted or prepared.
 #[derive(Debug, Clone)]
 pub struct Run<'g> {
     gpu: &'g Gpu,
-    pub(super) recording: Recording,
-    pub(super) bound: HashMap<Slot, Range>,
+    recording: Recording,
+    pub(super) bound: HashMap<Slot, Bound>,
+    /// The slot of each memory and place in it.
+    slots: HashMap<(usize, u64), Slot>,
     /// Of the caches that it appends to.
     drafts: Drafts,
+    /// Small tensors of u32 with what shaders know of the caches.
+    words: Vec<Tensor>,
 }
 
 /// What one dispatch was and how long it took.
@@ -47,7 +54,14 @@ pub struct Timing {
 impl<'g> Run<'g> {
     /// Nothing recorded yet.
     pub fn new(gpu: &'g Gpu) -> Self {
-        Self { gpu, recording: Recording::new(), bound: HashMap::new(), drafts: Drafts::default() }
+        Self {
+            gpu,
+            recording: Recording::new(),
+            bound: HashMap::new(),
+            slots: HashMap::new(),
+            drafts: Drafts::default(),
+            words: Vec::new(),
+        }
     }
 
     /// The device this will run on.
@@ -74,6 +88,17 @@ impl<'g> Run<'g> {
         &mut self.drafts
     }
 
+    /// Keeps a tensor whose words change when this is submitted again; its number.
+    pub(crate) fn keep_words(&mut self, tensor: Tensor) -> usize {
+        self.words.push(tensor);
+        self.words.len() - 1
+    }
+
+    /// The tensor of this number.
+    pub(crate) fn words(&self, number: usize) -> Option<&Tensor> {
+        self.words.get(number)
+    }
+
     /// Binds a tensor and returns its view.
     pub fn bind(&mut self, name: &str, tensor: &Tensor) -> View {
         let (layout, dtype) = (tensor.layout(), tensor.dtype());
@@ -84,20 +109,27 @@ impl<'g> Run<'g> {
         let unit = least_common_multiple(self.gpu.inner.alignment, block_bytes);
         let offset = start / unit * unit;
         let end = (dtype.bytes_of(layout.span()) as u64).max(offset + 4).next_multiple_of(4);
-        let bytes = end.min(tensor.buffer().size()) - offset;
-        let view = Layout { offset: ((start - offset) / block_bytes) as usize * block, ..layout.clone() };
-        let view = self.recording.bound(name, view, dtype, bytes);
-        let foreign = !tensor.may_be_of(self.gpu);
-        self.bound.insert(view.slot, Range { buffer: tensor.buffer().clone(), offset, bytes, foreign });
+        let memory = tensor.memory();
+        let bytes = end.min(memory.bytes()) - offset;
+        let layout = Layout { offset: ((start - offset) / block_bytes) as usize * block, ..layout.clone() };
+        let key = (Arc::as_ptr(memory) as usize, offset);
+        if let Some(&slot) = self.slots.get(&key) {
+            self.recording.grow(slot, bytes);
+            return View { slot, layout, dtype };
+        }
+        let view = self.recording.bound(name, layout, dtype, bytes);
+        self.slots.insert(key, view.slot);
+        self.bound
+            .insert(view.slot, Bound { memory: memory.clone(), offset, original: (memory.signature.clone(), offset) });
         view
     }
 
-    /// Makes a dense tensor for a result and binds it.
+    /// A dense tensor that this run makes, bound. It has no memory yet; see [`Tensor`].
     ///
     /// # Errors
-    /// [`Error::Limit`], [`Error::OutOfMemory`] or [`Error::Gpu`] when the device cannot hold it.
+    /// [`Error::Limit`] or [`Error::Unsupported`] when the device cannot hold it.
     pub fn output(&mut self, name: &str, shape: &[usize], dtype: DType) -> Result<(View, Tensor)> {
-        let tensor = Tensor::uninitialized(self.gpu, name, shape, dtype)?;
+        let tensor = Tensor::unmade(self.gpu, name, shape, dtype)?;
         Ok((self.bind(name, &tensor), tensor))
     }
 
@@ -127,10 +159,22 @@ impl<'g> Run<'g> {
     /// changed since it was appended to, [`Error::OutOfMemory`], [`Error::Gpu`] or [`Error::DeviceLost`]; the encoder is
     /// then as it was. That the encoder is another device's shows only where it is finished.
     pub fn encode(self, encoder: &mut wgpu::CommandEncoder) -> Result<()> {
+        self.gpu.check_lost()?;
         self.settle(|run| {
             let whole = plan::whole(&run.recording, run.gpu.caps());
-            run.encode_with(&[whole], std::slice::from_mut(encoder), None)
+            Prepared::new(run, vec![whole])?.encode_into(std::slice::from_mut(encoder), None)
         })
+    }
+
+    /// Makes all that is needed to submit or encode this again and again: memory, pipelines, bind groups, parameters. Nothing
+    /// is submitted.
+    ///
+    /// # Errors
+    /// As [`Run::encode`].
+    pub fn prepare(self) -> Result<Prepared> {
+        self.gpu.check_lost()?;
+        let submissions = self.submissions();
+        Prepared::new(self, submissions)
     }
 
     /// Encodes and submits: at once, or where it would keep the device busy for longer than
@@ -142,7 +186,10 @@ impl<'g> Run<'g> {
     pub fn submit(self) -> Result<()> {
         let gpu = self.gpu;
         gpu.check_lost()?;
-        self.settle(|run| gpu.submit(run.encode_own("regard", None)?))
+        self.settle(|run| {
+            let prepared = run.prepare()?;
+            gpu.submit(prepared.encode_own("regard", None)?)
+        })
     }
 
     /// Submits as [`Run::submit`] does, waits, and returns these tensors' elements as f32.
@@ -170,7 +217,7 @@ impl<'g> Run<'g> {
         // A tensor that cannot be copied as it lies is made dense first.
         let mut dense = Vec::with_capacity(tensors.len());
         for &tensor in tensors {
-            if !tensor.may_be_of(gpu) {
+            if !tensor.memory().may_be_of(gpu) {
                 return Err(another_device("download source"));
             }
             if tensor.copyable().is_some() {
@@ -192,13 +239,15 @@ impl<'g> Run<'g> {
             mapped_at_creation: false,
         })?;
         self.settle(|run| {
-            let mut encoders = run.encode_own("regard read", None)?;
+            let prepared = run.prepare()?;
+            let mut encoders = prepared.encode_own("regard read", None)?;
+            let sources: Vec<_> = dense.iter().map(|tensor| tensor.memory().make(gpu)).collect::<Result<_>>()?;
             gpu.scoped(|| {
                 let mut to = 0;
-                for (tensor, range) in dense.iter().zip(&ranges) {
+                for (source, range) in sources.iter().zip(&ranges) {
                     let bytes = range.end - range.start;
                     if let (Some(encoder), true) = (encoders.last_mut(), bytes > 0) {
-                        encoder.copy_buffer_to_buffer(tensor.buffer(), range.start, &staging, to, Some(bytes));
+                        encoder.copy_buffer_to_buffer(source, range.start, &staging, to, Some(bytes));
                     }
                     to += bytes;
                 }
@@ -233,7 +282,8 @@ impl<'g> Run<'g> {
         let stamps = (timed > 0).then(|| Stamps::new(gpu, timed)).transpose()?;
         self.settle(|run| {
             let timing = stamps.as_ref().map(|stamps| (&stamps.queries, timed));
-            let mut encoders = run.encode_own("regard timed", timing)?;
+            let prepared = run.prepare()?;
+            let mut encoders = prepared.encode_own("regard timed", timing)?;
             if let (Some(stamps), Some(encoder)) = (&stamps, encoders.last_mut()) {
                 stamps.resolve(encoder);
             }
@@ -256,16 +306,21 @@ impl<'g> Run<'g> {
     /// Lets `submit` have the run; when it goes well, the caches that it appends to are longer.
     pub(super) fn settle<T>(mut self, submit: impl FnOnce(Self) -> Result<T>) -> Result<T> {
         let drafts = std::mem::take(&mut self.drafts);
-        drafts.submit(|| submit(self))
+        drafts.submit(|words| {
+            write_words(self.gpu, &self.words, words)?;
+            submit(self)
+        })
     }
 
-    /// Encodes into as many encoders as there are submissions.
-    fn encode_own(self, label: &str, timing: Option<(&wgpu::QuerySet, usize)>) -> Result<Vec<wgpu::CommandEncoder>> {
-        let submissions = self.submissions();
-        let mut encoders = self.gpu.encoders(label, submissions.len())?;
-        self.encode_with(&submissions, &mut encoders, timing)?;
-        Ok(encoders)
+    /// What it is made of.
+    pub(super) fn into_parts(self) -> (Gpu, Recording, HashMap<Slot, Bound>, Drafts, Vec<Tensor>) {
+        (self.gpu.clone(), self.recording, self.bound, self.drafts, self.words)
     }
+}
+
+/// Writes words into their tensors, for whatever is submitted next.
+pub(super) fn write_words(gpu: &Gpu, tensors: &[Tensor], words: Vec<Words>) -> Result<()> {
+    words.into_iter().try_for_each(|Words { tensor, at, words }| tensors[tensor].write_words(gpu, at, &words))
 }
 
 pub(super) fn another_device(tensor: &str) -> Error {

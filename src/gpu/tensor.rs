@@ -1,23 +1,105 @@
 //! Tensors in GPU memory: upload, views, download.
 
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use half::f16;
 
+use super::faults::scoped;
 use super::{Gpu, Inner, Run};
 use crate::error::{Error, Result};
 use crate::q8;
 use crate::tensor::{Array, DType, Layout};
 
-/// A strided tensor in a GPU buffer. Cloning shares the buffer.
+/// A strided tensor in GPU memory. Cloning shares the memory.
+///
+/// What a [`Run`] makes has no memory until the run is submitted, encoded or prepared. It gets some of its own if a
+/// handle on it is left then, which makes it a result; else nobody can ever read it, and it shares memory with other
+/// such tensors of the run.
 #[derive(Debug, Clone)]
 pub struct Tensor {
-    buffer: wgpu::Buffer,
+    memory: Arc<Memory>,
+    layout: Layout,
+    dtype: DType,
+}
+
+/// What a tensor is, whatever memory it lies in.
+#[derive(Debug)]
+pub(super) struct Signature {
+    /// Shown in labels and errors, and what [`Prepared::rebind`](super::Prepared::rebind) goes by.
+    pub(super) name: String,
+    layout: Layout,
+    dtype: DType,
+}
+
+impl Signature {
+    /// How far behind the elements of this tensor, in bytes, those of another lie that may take its place: of the same
+    /// shape, strides and type.
+    pub(super) fn distance(&self, tensor: &Tensor) -> Result<i64> {
+        let (own, other) = (&self.layout, &tensor.layout);
+        let name = &self.name;
+        if other.shape != own.shape {
+            return Err(Error::shape(name, "shape", format!("{:?}", own.shape), format!("{:?}", other.shape)));
+        }
+        if tensor.dtype != self.dtype {
+            return Err(Error::shape(name, "dtype", self.dtype, tensor.dtype));
+        }
+        if other.strides != own.strides {
+            return Err(Error::shape(name, "strides", format!("{:?}", own.strides), format!("{:?}", other.strides)));
+        }
+        let start = |layout: &Layout| self.dtype.bytes_of(layout.offset) as i64;
+        Ok(start(other) - start(own))
+    }
+}
+
+/// A buffer that may not have been made yet.
+#[derive(Debug)]
+pub(super) struct Memory {
+    /// Of the tensor that it was made for.
+    pub(super) signature: Arc<Signature>,
+    /// Of the buffer.
+    bytes: u64,
+    buffer: OnceLock<wgpu::Buffer>,
     /// Whose it is, unless the buffer is an embedder's. wgpu tells devices of one instance apart; buffers of two
     /// instances have the same numbers, and it takes one for the other.
     owner: Option<Weak<Inner>>,
-    layout: Layout,
-    dtype: DType,
+}
+
+impl Memory {
+    /// The size of the buffer, which may not have been made yet, in bytes.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// The buffer, if it has been made.
+    pub(super) fn made(&self) -> Option<&wgpu::Buffer> {
+        self.buffer.get()
+    }
+
+    /// The buffer, made now if it has not been.
+    pub(super) fn make(&self, gpu: &Gpu) -> Result<&wgpu::Buffer> {
+        self.make_with(|descriptor| gpu.buffer(descriptor))
+    }
+
+    fn make_with(
+        &self,
+        make: impl FnOnce(&wgpu::BufferDescriptor<'_>) -> Result<wgpu::Buffer>,
+    ) -> Result<&wgpu::Buffer> {
+        if let Some(buffer) = self.buffer.get() {
+            return Ok(buffer);
+        }
+        let buffer = make(&wgpu::BufferDescriptor {
+            label: Some(&self.signature.name),
+            size: self.bytes,
+            usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        })?;
+        Ok(self.buffer.get_or_init(|| buffer))
+    }
+
+    /// False for memory that another [`Gpu`] made.
+    pub(super) fn may_be_of(&self, gpu: &Gpu) -> bool {
+        self.owner.as_ref().is_none_or(|owner| std::ptr::eq(owner.as_ptr(), Arc::as_ptr(&gpu.inner)))
+    }
 }
 
 impl Tensor {
@@ -26,6 +108,14 @@ impl Tensor {
     /// # Errors
     /// [`Error::Limit`], [`Error::OutOfMemory`], [`Error::Gpu`] or [`Error::DeviceLost`] when the device cannot hold it.
     pub fn uninitialized(gpu: &Gpu, name: &str, shape: &[usize], dtype: DType) -> Result<Self> {
+        let tensor = Self::unmade(gpu, name, shape, dtype)?;
+        gpu.check_lost()?;
+        tensor.memory.make(gpu)?;
+        Ok(tensor)
+    }
+
+    /// As [`Tensor::uninitialized`], without memory yet.
+    pub(super) fn unmade(gpu: &Gpu, name: &str, shape: &[usize], dtype: DType) -> Result<Self> {
         let elements = shape.iter().try_fold(1usize, |n, &axis| n.checked_mul(axis)).unwrap_or(usize::MAX);
         let bytes = dtype.bytes_of(elements) as u64;
         let allowed = gpu.caps().max_binding_bytes.min(gpu.caps().max_buffer_bytes);
@@ -37,14 +127,13 @@ impl Tensor {
         }
         let layout = Layout::contiguous(shape);
         dtype.check_layout(name, &layout)?;
-        gpu.check_lost()?;
-        let buffer = gpu.buffer(&wgpu::BufferDescriptor {
-            label: Some(name),
-            size: bytes.max(4).next_multiple_of(4),
-            usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST,
-            mapped_at_creation: false,
-        })?;
-        Ok(Self { buffer, owner: Some(Arc::downgrade(&gpu.inner)), layout, dtype })
+        let memory = Memory {
+            signature: Arc::new(Signature { name: name.to_owned(), layout: layout.clone(), dtype }),
+            bytes: bytes.max(4).next_multiple_of(4),
+            buffer: OnceLock::new(),
+            owner: Some(Arc::downgrade(&gpu.inner)),
+        };
+        Ok(Self { memory: Arc::new(memory), layout, dtype })
     }
 
     /// Host data as a tensor of f32, or rounded to f16 or q8.
@@ -53,16 +142,9 @@ impl Tensor {
     /// [`Error::Limit`], [`Error::Unsupported`] or [`Error::Gpu`]; [`Error::Shape`] for a dtype that is not a float,
     /// or a last axis that is not made of whole blocks of q8.
     pub fn upload(gpu: &Gpu, name: &str, array: &Array<f32>, dtype: DType) -> Result<Self> {
+        dtype.check_cache(name)?;
         let tensor = Self::uninitialized(gpu, name, array.shape(), dtype)?;
-        match dtype {
-            DType::F32 => tensor.write(gpu, bytemuck::cast_slice(array.data()))?,
-            DType::F16 => {
-                let halves: Vec<f16> = array.data().iter().map(|&x| f16::from_f32(x)).collect();
-                tensor.write(gpu, bytemuck::cast_slice(&halves))?;
-            }
-            DType::Q8 => tensor.write(gpu, bytemuck::cast_slice(&q8::quantize(array.data())))?,
-            DType::U32 => return Err(Error::shape(name, "dtype", "f32, f16 or q8", dtype)),
-        }
+        tensor.write(gpu, array)?;
         Ok(tensor)
     }
 
@@ -72,7 +154,7 @@ impl Tensor {
     /// [`Error::Limit`] or [`Error::Gpu`].
     pub fn upload_u32(gpu: &Gpu, name: &str, array: &Array<u32>) -> Result<Self> {
         let tensor = Self::uninitialized(gpu, name, array.shape(), DType::U32)?;
-        tensor.write(gpu, bytemuck::cast_slice(array.data()))?;
+        tensor.write_u32(gpu, array)?;
         Ok(tensor)
     }
 
@@ -92,28 +174,39 @@ impl Tensor {
         Self::upload_u32(gpu, name, &Array::new(array.shape(), data)?)
     }
 
-    /// A tensor over an embedder's buffer, which must have usage `STORAGE` (and `COPY_SRC` to be downloaded without another
+    /// A tensor of this name over an embedder's buffer, which must have usage `STORAGE` (and `COPY_SRC` to be downloaded without another
     /// copy on the device) and be of the device that it is used with.
     ///
     /// # Errors
     /// [`Error::Shape`] when the layout reaches past the buffer, or cuts through blocks of q8.
-    pub fn from_buffer(buffer: wgpu::Buffer, layout: Layout, dtype: DType) -> Result<Self> {
-        Self::over(buffer, None, layout, dtype)
+    pub fn from_buffer(name: &str, buffer: wgpu::Buffer, layout: Layout, dtype: DType) -> Result<Self> {
+        let memory = Memory {
+            signature: Arc::new(Signature { name: name.to_owned(), layout: layout.clone(), dtype }),
+            bytes: buffer.size(),
+            buffer: OnceLock::from(buffer),
+            owner: None,
+        };
+        Self::over(Arc::new(memory), layout, dtype)
     }
 
-    fn over(buffer: wgpu::Buffer, owner: Option<Weak<Inner>>, layout: Layout, dtype: DType) -> Result<Self> {
+    fn over(memory: Arc<Memory>, layout: Layout, dtype: DType) -> Result<Self> {
         let block = dtype.block();
-        let holds = buffer.size() / dtype.bytes_of(block) as u64 * block as u64;
+        let holds = memory.bytes / dtype.bytes_of(block) as u64 * block as u64;
         if layout.checked_span()?.max(layout.offset) as u64 > holds {
-            return Err(Error::shape("tensor over a buffer", "elements", format!("at most {holds}"), layout.span()));
+            return Err(Error::shape(&memory.signature.name, "elements", format!("at most {holds}"), layout.span()));
         }
-        dtype.check_layout("tensor over a buffer", &layout)?;
-        Ok(Self { buffer, owner, layout, dtype })
+        dtype.check_layout(&memory.signature.name, &layout)?;
+        Ok(Self { memory, layout, dtype })
     }
 
-    /// False for a tensor that another [`Gpu`] made.
-    pub(super) fn may_be_of(&self, gpu: &Gpu) -> bool {
-        self.owner.as_ref().is_none_or(|owner| std::ptr::eq(owner.as_ptr(), Arc::as_ptr(&gpu.inner)))
+    /// The memory underneath.
+    pub(super) fn memory(&self) -> &Arc<Memory> {
+        &self.memory
+    }
+
+    /// The name that it was made with.
+    pub fn name(&self) -> &str {
+        &self.memory.signature.name
     }
 
     /// Length of each axis.
@@ -131,9 +224,15 @@ impl Tensor {
         self.dtype
     }
 
-    /// The buffer underneath.
-    pub fn buffer(&self) -> &wgpu::Buffer {
-        &self.buffer
+    /// The buffer underneath; that of a run's result is made now if it has not been.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`], [`Error::Gpu`] or [`Error::DeviceLost`] when it cannot be made.
+    pub fn buffer(&self) -> Result<&wgpu::Buffer> {
+        self.memory.make_with(|descriptor| match self.memory.owner.as_ref().and_then(Weak::upgrade) {
+            Some(owner) => scoped(&owner.device, || owner.device.create_buffer(descriptor)),
+            None => Err(Error::Gpu(format!("the device of `{}` is gone", self.memory.signature.name))),
+        })
     }
 
     /// Another view of the same buffer.
@@ -141,7 +240,7 @@ impl Tensor {
     /// # Errors
     /// [`Error::Shape`] when the layout reaches past the buffer.
     pub fn with_layout(&self, layout: Layout) -> Result<Self> {
-        Self::over(self.buffer.clone(), self.owner.clone(), layout, self.dtype)
+        Self::over(self.memory.clone(), layout, self.dtype)
     }
 
     /// The axes in another order, without a copy; see [`Layout::permute`].
@@ -193,13 +292,71 @@ impl Tensor {
         Ok([part(0)?, part(1)?, part(2)?])
     }
 
-    /// Overwrites a dense tensor's bytes; the write happens before the next submission.
-    fn write(&self, gpu: &Gpu, bytes: &[u8]) -> Result<()> {
-        // Writes are in units of 4 bytes; an odd number of halves is padded with zeros.
+    /// Other contents: as [`Tensor::upload`] has them, for whatever is submitted next. The tensor is dense, f32, f16 or q8.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for another shape or type, for a tensor that is not dense or starts between two words of 4 bytes, or
+    /// an embedder's buffer without usage `COPY_DST`; [`Error::Gpu`] or [`Error::DeviceLost`].
+    pub fn write(&self, gpu: &Gpu, array: &Array<f32>) -> Result<()> {
+        self.check_same_shape(array.shape())?;
+        match self.dtype {
+            DType::F32 => self.write_bytes(gpu, bytemuck::cast_slice(array.data())),
+            DType::F16 => {
+                let halves: Vec<f16> = array.data().iter().map(|&x| f16::from_f32(x)).collect();
+                self.write_bytes(gpu, bytemuck::cast_slice(&halves))
+            }
+            DType::Q8 => self.write_bytes(gpu, bytemuck::cast_slice(&q8::quantize(array.data()))),
+            DType::U32 => Err(Error::shape(self.name(), "dtype", "f32, f16 or q8", self.dtype)),
+        }
+    }
+
+    /// As [`Tensor::write`], for integers: ids, lengths, bool masks.
+    ///
+    /// # Errors
+    /// As [`Tensor::write`].
+    pub fn write_u32(&self, gpu: &Gpu, array: &Array<u32>) -> Result<()> {
+        self.check_same_shape(array.shape())?;
+        if self.dtype != DType::U32 {
+            return Err(Error::shape(self.name(), "dtype", "u32", self.dtype));
+        }
+        self.write_bytes(gpu, bytemuck::cast_slice(array.data()))
+    }
+
+    /// Other words from index `at` on, of a dense tensor of u32.
+    pub(super) fn write_words(&self, gpu: &Gpu, at: usize, words: &[u32]) -> Result<()> {
+        let layout = Layout { offset: self.layout.offset + at, ..Layout::contiguous(&[words.len()]) };
+        self.with_layout(layout)?.write_bytes(gpu, bytemuck::cast_slice(words))
+    }
+
+    fn check_same_shape(&self, shape: &[usize]) -> Result<()> {
+        if shape == self.shape() {
+            return Ok(());
+        }
+        Err(Error::shape(self.name(), "shape", format!("{:?}", self.shape()), format!("{shape:?}")))
+    }
+
+    fn write_bytes(&self, gpu: &Gpu, bytes: &[u8]) -> Result<()> {
+        let name = self.name();
+        // Writes are in units of 4 bytes; an odd number of halves is padded with zeros, where nothing lies behind it.
         let Some(size) = wgpu::BufferSize::new(bytes.len().next_multiple_of(4) as u64) else { return Ok(()) };
+        if !self.layout.is_contiguous() {
+            return Err(Error::shape(name, "strides", "contiguous", format!("{:?}", self.layout.strides)));
+        }
+        if !self.memory.may_be_of(gpu) {
+            return Err(super::run::another_device(name));
+        }
         let offset = self.dtype.bytes_of(self.layout.offset) as u64;
+        let end = offset + size.get();
+        if !offset.is_multiple_of(4) || (!bytes.len().is_multiple_of(4) && end < self.memory.bytes) {
+            let found = format!("{} bytes from {offset} on", bytes.len());
+            return Err(Error::shape(name, "place", "whole words of 4 bytes", found));
+        }
+        let buffer = self.memory.make(gpu)?;
+        if !buffer.usage().contains(wgpu::BufferUsages::COPY_DST) {
+            return Err(Error::shape(name, "buffer usage", "COPY_DST", format!("{:?}", buffer.usage())));
+        }
         let written = gpu.scoped(|| {
-            let mut staged = gpu.queue().write_buffer_with(&self.buffer, offset, size)?;
+            let mut staged = gpu.queue().write_buffer_with(buffer, offset, size)?;
             staged.slice(..bytes.len()).copy_from_slice(bytes);
             staged.slice(bytes.len()..).fill(0);
             Some(())
@@ -228,9 +385,10 @@ impl Tensor {
     pub(super) fn copyable(&self) -> Option<std::ops::Range<u64>> {
         let start = self.dtype.bytes_of(self.layout.offset) as u64;
         let end = start + self.dtype.bytes_of(self.layout.elements()) as u64;
-        let dense = self.layout.is_contiguous() && self.buffer.usage().contains(wgpu::BufferUsages::COPY_SRC);
+        let readable = |buffer: &wgpu::Buffer| buffer.usage().contains(wgpu::BufferUsages::COPY_SRC);
+        let dense = self.layout.is_contiguous() && self.memory.made().is_none_or(readable);
         // Copies are in units of 4 bytes; a buffer's size is one of them.
-        (dense && start.is_multiple_of(4) && end.next_multiple_of(4) <= self.buffer.size())
+        (dense && start.is_multiple_of(4) && end.next_multiple_of(4) <= self.memory.bytes)
             .then_some(start..end.next_multiple_of(4))
     }
 

@@ -17,7 +17,8 @@ impl Run<'_> {
         self.settle(|run| {
             let submissions = run.submissions();
             let encoders = gpu.encoders("regard timed", submissions.len())?;
-            gpu.time_all(encoders, |encoders| run.encode_with(&submissions, encoders, None))
+            let prepared = run.prepare()?;
+            gpu.time_all(encoders, |encoders| prepared.encode_into(encoders, None))
         })
     }
 }

@@ -1,11 +1,13 @@
 //! Key–value caches: preallocated memory that grows in place, in one piece or in pages.
 
+use std::sync::Arc;
+
 use crate::attention::AttentionInputs;
 use crate::error::{Error, Result};
-use crate::fill::{Fill, Pages, Shared};
+use crate::fill::{Draft, Fill, Known, NO_PAGE, Pages, Shared};
 use crate::gpu::{Gpu, Run, Tensor};
 use crate::kernels::append;
-use crate::tensor::{Array, DType};
+use crate::tensor::{Array, DType, Layout};
 
 /// Writes `rows` [B, H, n, D] into `cache` [B, H, C, D] in place: row k of batch row b goes to `starts[b] + k` (`[B]`, u32).
 /// Rows past the end are dropped or, with `wrap`, begin again at the front (ONNX `TensorScatter` 24, linear and circular).
@@ -34,6 +36,8 @@ pub fn append(
 /// Sizes of a cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CacheShape {
+    /// Layers of the model; all have the same lengths.
+    pub layers: usize,
     /// B: batch rows.
     pub batch: usize,
     /// Hkv: key and value heads.
@@ -46,21 +50,26 @@ pub struct CacheShape {
     pub value_dim: usize,
 }
 
-/// Keys and values of a decoder, on the GPU, with the length of each batch row on the host.
+/// Keys and values of all layers of a decoder, on the GPU, with the length of each batch row on the host.
 ///
-/// A step turns, appends and attends in one run:
+/// A step turns, appends and attends in one run; here for a model of several layers:
 /// ```no_run
 /// # use regard::{Gpu, Tensor, attention::{Attention, Causal}, gpu::Run, ops::cache::KvCache};
-/// # fn step(gpu: &Gpu, cache: &mut KvCache, query: &Tensor, key: &Tensor, value: &Tensor) -> regard::Result<Tensor> {
-/// let mut run = Run::new(gpu);
-/// cache.append(&mut run, key, value, None)?;                    // [B, Hkv, 1, D]
-/// let inputs = cache.inputs(&run, query, None)?;                // [B, Hq, 1, D]
+/// # fn project(run: &mut Run<'_>, layer: usize, x: &Tensor) -> regard::Result<[Tensor; 3]> { unimplemented!() }
+/// # fn token(gpu: &Gpu, cache: &mut KvCache, mut x: Tensor) -> regard::Result<Tensor> {
 /// let attention = Attention { causal: Some(Causal::TopLeft), ..Attention::default() };
-/// let outputs = attention.record(&mut run, &inputs)?;
-/// run.submit()?;                                                // now the cache is longer
-/// # Ok(outputs.output)
+/// let mut run = Run::new(gpu);
+/// let step = cache.step(&mut run, 1, None)?;                         // one more token in each batch row
+/// for layer in 0..cache.layers() {
+///     let [query, key, value] = project(&mut run, layer, &x)?;       // [B, Hq or Hkv, 1, D]
+///     step.append(&mut run, layer, &key, &value)?;
+///     x = attention.record(&mut run, &step.inputs(layer, &query)?)?.output;
+/// }
+/// run.submit()?;                                                     // now the cache is longer
+/// # Ok(x)
 /// # }
 /// ```
+/// With one layer [`KvCache::append`] and [`KvCache::inputs`] do the same.
 ///
 /// The cache moves when a run that appends is submitted, by whatever submits it, or encoded ([`Run::encode`]). Until then
 /// the new rows are that run's own: it sees them in [`KvCache::inputs`] and [`KvCache::positions`], further appends of it
@@ -68,19 +77,34 @@ pub struct CacheShape {
 /// that append to the same state of a cache the first one counts; the others are refused with [`Error::Shape`] when they
 /// are submitted, and change nothing. A clone of a run that has been submitted writes the same rows to the same places
 /// again, and is refused once the cache has changed otherwise.
+///
+/// A prepared run ([`Run::prepare`]) appends each time it is submitted, behind what is there by then: lengths, positions
+/// and block table lie in device memory, where small writes move them.
 #[derive(Debug)]
 pub struct KvCache {
-    key: Tensor,
-    value: Tensor,
-    capacity: usize,
+    /// Of each layer: [B, Hkv, C, D] and [B, Hkv, C, Dv], or pools of pages.
+    layers: Arc<[[Tensor; 2]]>,
+    /// [B, pages of a row], of a cache in pages.
+    table: Option<Tensor>,
     fill: Shared,
 }
 
-/// Entry of a block table that names no page.
-const NO_PAGE: u32 = u32::MAX;
+/// Rows that a run appends to every layer of a [`KvCache`]: made by [`KvCache::step`].
+#[derive(Debug, Clone)]
+pub struct CacheStep {
+    layers: Arc<[[Tensor; 2]]>,
+    table: Option<Tensor>,
+    /// `[B]`, before and after.
+    starts: Tensor,
+    lengths: Tensor,
+    /// `[B]`, where not all rows are real.
+    query_lengths: Option<Tensor>,
+    /// n.
+    rows: usize,
+}
 
 impl KvCache {
-    /// [B, Hkv, C, D] and [B, Hkv, C, Dv], empty, of f32, f16 or q8 (D and Dv then multiples of 32).
+    /// [B, Hkv, C, D] and [B, Hkv, C, Dv] for each layer, empty, of f32, f16 or q8 (D and Dv then multiples of 32).
     ///
     /// # Errors
     /// [`Error::Shape`] for an axis of 0, [`Error::Limit`], [`Error::Unsupported`] or [`Error::Gpu`] from the device.
@@ -88,9 +112,9 @@ impl KvCache {
         Self::with(gpu, shape, [shape.batch, shape.capacity], None, dtype)
     }
 
-    /// A pool of `pages` pages of `page_size` keys that the batch rows draw from as they grow, up to the capacity
-    /// (rounded up to whole pages, at most the whole pool) each (Kwon et al. 2023, "Efficient Memory Management for Large Language Model Serving
-    /// with PagedAttention").
+    /// For each layer a pool of `pages` pages of `page_size` keys that the batch rows draw from as they grow, up to the
+    /// capacity (rounded up to whole pages, at most the whole pool) each (Kwon et al. 2023, "Efficient Memory Management for
+    /// Large Language Model Serving with PagedAttention"). A page has the same number in all layers.
     ///
     /// # Errors
     /// As [`KvCache::new`].
@@ -115,18 +139,28 @@ impl KvCache {
         pages: Option<Pages>,
         dtype: DType,
     ) -> Result<Self> {
-        let CacheShape { batch, kv_heads, capacity, key_dim, value_dim } = shape;
-        let axes = [batch, kv_heads, capacity, key_dim, value_dim, outer];
+        let CacheShape { layers, batch, kv_heads, capacity, key_dim, value_dim } = shape;
+        let axes = [layers, batch, kv_heads, capacity, key_dim, value_dim, outer];
         if axes.contains(&0) {
             return Err(Error::shape("cache", "axes", "at least 1 each", format!("{axes:?}")));
         }
         dtype.check_cache("cache")?;
-        Ok(Self {
-            key: Tensor::uninitialized(gpu, "cached keys", &[outer, kv_heads, rows, key_dim], dtype)?,
-            value: Tensor::uninitialized(gpu, "cached values", &[outer, kv_heads, rows, value_dim], dtype)?,
-            capacity,
-            fill: Shared::new(Fill { lengths: vec![0; batch], pages }),
-        })
+        let memory = |name: &str, dim: usize| Tensor::uninitialized(gpu, name, &[outer, kv_heads, rows, dim], dtype);
+        let layer = |_| Ok([memory("cached keys", key_dim)?, memory("cached values", value_dim)?]);
+        let table = match &pages {
+            Some(pages) => {
+                let empty = Array::filled(&[batch, capacity / pages.size], NO_PAGE);
+                Some(Tensor::upload_u32(gpu, "block table", &empty)?)
+            }
+            None => None,
+        };
+        let fill = Shared::new(Fill { lengths: vec![0; batch], capacity, pages });
+        Ok(Self { layers: (0..layers).map(layer).collect::<Result<_>>()?, table, fill })
+    }
+
+    /// How many layers it has.
+    pub fn layers(&self) -> usize {
+        self.layers.len()
     }
 
     /// Keys of each batch row, by what has been submitted.
@@ -134,9 +168,12 @@ impl KvCache {
         self.fill.read(|fill| fill.lengths.clone())
     }
 
-    /// The memory of keys and values: [B, Hkv, C, D] and [B, Hkv, C, Dv], or pools [pages, Hkv, page size, ..].
-    pub fn tensors(&self) -> [&Tensor; 2] {
-        [&self.key, &self.value]
+    /// The memory of a layer's keys and values: [B, Hkv, C, D] and [B, Hkv, C, Dv], or pools [pages, Hkv, page size, ..].
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for a layer that is not there.
+    pub fn tensors(&self, layer: usize) -> Result<[&Tensor; 2]> {
+        layer_of(&self.layers, layer).map(|[key, value]| [key, value])
     }
 
     /// Pages that no batch row holds, by what has been submitted; `None` for a cache in one piece.
@@ -150,44 +187,68 @@ impl KvCache {
     /// # Errors
     /// [`Error::Shape`] when the cache has changed since `run` appended to it; [`Error::Limit`] or [`Error::Gpu`] from the
     /// device.
-    pub fn positions(&self, run: &Run<'_>, n: usize) -> Result<Tensor> {
-        let lengths = run.drafts().of(&self.fill)?.fill.lengths;
-        let position = |k: usize| (lengths[k / n] + k % n) as u32;
-        Tensor::upload_u32(run.gpu(), "positions", &Array::from_fn(&[lengths.len(), n], position))
+    pub fn positions(&self, run: &mut Run<'_>, n: usize) -> Result<Tensor> {
+        let draft = run.drafts().of(&self.fill)?;
+        let batch = draft.fill.lengths.len();
+        self.know(run, draft, Known::Positions(n), "positions", &[batch, n]).map(|(_, tensor)| tensor)
+    }
+
+    /// Puts what shaders know of a draft into a tensor, and keeps both with the run.
+    fn know(
+        &self,
+        run: &mut Run<'_>,
+        mut draft: Draft,
+        known: Known,
+        name: &str,
+        shape: &[usize],
+    ) -> Result<(Fill, Tensor)> {
+        let words = known.words(&mut draft.fill)?;
+        let tensor = Tensor::upload_u32(run.gpu(), name, &Array::new(shape, words)?)?;
+        draft.note(known, run.keep_words(tensor.clone()));
+        if let Some(table) = &self.table {
+            draft.note_table(run.keep_words(table.clone()), table.shape()[1]);
+        }
+        let fill = draft.fill.clone();
+        run.drafts_mut().keep(draft);
+        Ok((fill, tensor))
+    }
+
+    /// Makes room for `rows` more keys in each batch row of every layer, behind what is there and what `run` has appended
+    /// before; each layer's keys and values are then appended with [`CacheStep::append`]. With `counts` only the first
+    /// `counts[b]` of them are real for batch row b (0 leaves it as it is). The cache is longer once `run` is submitted.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when counts do not fit, or the cache has changed since `run` appended to it; [`Error::Limit`] when
+    /// a batch row or the pool of pages is full; [`Error::Gpu`] from the device.
+    pub fn step(&mut self, run: &mut Run<'_>, rows: usize, counts: Option<&[usize]>) -> Result<CacheStep> {
+        let draft = run.drafts().of(&self.fill)?;
+        let batch = draft.fill.lengths.len();
+        let all = real_rows(counts, batch, rows)?;
+        let query_lengths = counts.map(|_| query_lengths(run.gpu(), &all)).transpose()?;
+        let (_, known) = self.know(run, draft, Known::Append(all), "cache lengths", &[2, batch])?;
+        let part = |k: usize| known.with_layout(Layout { offset: k * batch, ..Layout::contiguous(&[batch]) });
+        let (starts, lengths) = (part(0)?, part(1)?);
+        Ok(CacheStep { layers: self.layers.clone(), table: self.table.clone(), starts, lengths, query_lengths, rows })
+    }
+
+    fn the_only_layer(&self) -> Result<()> {
+        match self.layers() {
+            1 => Ok(()),
+            n => Err(Error::option("cache", format!("has {n} layers: begin a step with `KvCache::step`"))),
+        }
     }
 
     /// Records that the rows of `key` [B, Hkv, n, D] and `value` [B, Hkv, n, Dv] are written behind what is there and what
-    /// `run` has appended before. With `counts` only the first `counts[b]` of them are real for batch row b (0 leaves it as
-    /// it is). The cache is longer once `run` is submitted.
+    /// `run` has appended before: [`KvCache::step`] and [`CacheStep::append`] of a cache of one layer.
     ///
     /// # Errors
-    /// [`Error::Shape`] when shapes or counts do not fit, or the cache has changed since `run` appended to it;
-    /// [`Error::Limit`] when a batch row or the pool of pages is full.
+    /// As those two, and [`Error::Option`] for a cache of several layers.
     pub fn append(&mut self, run: &mut Run<'_>, key: &Tensor, value: &Tensor, counts: Option<&[usize]>) -> Result<()> {
-        let mut draft = run.drafts().of(&self.fill)?;
-        let new = key.shape().get(2).copied().unwrap_or(0);
-        let batch = draft.fill.lengths.len();
-        for (name, tensor) in [("key", key), ("value", value)] {
-            let own = if name == "key" { &self.key } else { &self.value };
-            let wanted = [batch, own.shape()[1], new, own.shape()[3]];
-            if tensor.shape() != wanted {
-                return Err(Error::shape(name, "shape", format!("{wanted:?}"), format!("{:?}", tensor.shape())));
-            }
-            tensor.dtype().check_float(name)?;
-        }
-        let counts = real_rows(counts, batch, new)?;
-        let grown: Vec<usize> = draft.fill.lengths.iter().zip(&counts).map(|(length, n)| length + n).collect();
-        if let Some((row, &needed)) = grown.iter().enumerate().find(|(_, length)| **length > self.capacity) {
-            let what = format!("keys in batch row {row} of a cache");
-            return Err(Error::Limit { what, needed: needed as u64, allowed: self.capacity as u64 });
-        }
-        let starts = lengths_tensor(run.gpu(), &draft.fill)?;
-        draft.fill.grow(grown)?;
-        let table = self.block_table(run.gpu(), &draft.fill)?;
-        append(run, &self.key, key, &starts, table.as_ref(), false)?;
-        append(run, &self.value, value, &starts, table.as_ref(), false)?;
-        run.drafts_mut().keep(draft);
-        Ok(())
+        self.the_only_layer()?;
+        let rows = key.shape().get(2).copied().unwrap_or(0);
+        let batch = self.fill.read(|fill| fill.lengths.len());
+        check_rows(layer_of(&self.layers, 0)?, batch, rows, key, value)?;
+        self.step(run, rows, counts)?.append(run, 0, key, value)
     }
 
     /// Forgets the keys of a batch row from `length` on, at once; its pages become free. Call it when the runs that read them
@@ -200,40 +261,94 @@ impl KvCache {
         self.fill.truncate(row, length)
     }
 
-    /// `query` [B, Hq, n, D] with these keys and values, those that `run` has appended among them, and their lengths:
-    /// own(i) = length − n + i, the last query at the last key. With `counts`, as they were given to [`KvCache::append`],
-    /// only the first `counts[b]` queries of batch row b are real, and the last of them stands at the last key. They are
-    /// for `run`, or for a run that is submitted after it.
+    /// `query` [B, Hq, n, D] with the keys and values of the only layer, those that `run` has appended among them, and their
+    /// lengths: own(i) = length − n + i, the last query at the last key. With `counts`, as they were given to
+    /// [`KvCache::append`], only the first `counts[b]` queries of batch row b are real, and the last of them stands at the
+    /// last key. They are for `run`, or for a run that is submitted after it.
     ///
     /// # Errors
-    /// [`Error::Shape`] when counts do not fit, or the cache has changed since `run` appended to it; [`Error::Limit`] or
-    /// [`Error::Gpu`] from the device.
-    pub fn inputs(&self, run: &Run<'_>, query: &Tensor, counts: Option<&[usize]>) -> Result<AttentionInputs<Tensor>> {
-        let (gpu, fill) = (run.gpu(), run.drafts().of(&self.fill)?.fill);
-        let mut inputs = AttentionInputs::new(query.clone(), self.key.clone(), self.value.clone());
-        if let Some(counts) = counts {
-            let queries = query.shape().get(2).copied().unwrap_or(0);
-            let counts = real_rows(Some(counts), fill.lengths.len(), queries)?;
-            let counts = Array::from_fn(&[counts.len()], |b| counts[b] as u32);
-            inputs.query_lengths = Some(Tensor::upload_u32(gpu, "query lengths", &counts)?);
-        }
-        inputs.kv_lengths = Some(lengths_tensor(gpu, &fill)?);
-        inputs.block_table = self.block_table(gpu, &fill)?;
-        Ok(inputs)
-    }
-
-    fn block_table(&self, gpu: &Gpu, fill: &Fill) -> Result<Option<Tensor>> {
-        let Some(pages) = &fill.pages else { return Ok(None) };
-        let columns = self.capacity / pages.size;
-        let entry = |k: usize| pages.rows[k / columns].get(k % columns).copied().unwrap_or(NO_PAGE);
-        Tensor::upload_u32(gpu, "block table", &Array::from_fn(&[pages.rows.len(), columns], entry)).map(Some)
+    /// [`Error::Shape`] when counts do not fit, or the cache has changed since `run` appended to it; [`Error::Option`] for a
+    /// cache of several layers; [`Error::Limit`] or [`Error::Gpu`] from the device.
+    pub fn inputs(
+        &self,
+        run: &mut Run<'_>,
+        query: &Tensor,
+        counts: Option<&[usize]>,
+    ) -> Result<AttentionInputs<Tensor>> {
+        self.the_only_layer()?;
+        let draft = run.drafts().of(&self.fill)?;
+        let batch = draft.fill.lengths.len();
+        let queries = query.shape().get(2).copied().unwrap_or(0);
+        let query_lengths = match counts {
+            Some(_) => Some(query_lengths(run.gpu(), &real_rows(counts, batch, queries)?)?),
+            None => None,
+        };
+        let appended = draft.last_append().and_then(|number| run.words(number));
+        let lengths = match appended {
+            Some(words) => words.with_layout(Layout { offset: batch, ..Layout::contiguous(&[batch]) })?,
+            None => self.know(run, draft, Known::Lengths, "cache lengths", &[batch])?.1,
+        };
+        let [key, value] = layer_of(&self.layers, 0)?;
+        Ok(inputs(query, [key, value], lengths, query_lengths, self.table.as_ref()))
     }
 }
 
-/// The lengths `[B]`. Each call makes its own small buffer, so that steps recorded into one run do not see each other's.
-fn lengths_tensor(gpu: &Gpu, fill: &Fill) -> Result<Tensor> {
-    let lengths = Array::from_fn(&[fill.lengths.len()], |b| fill.lengths[b] as u32);
-    Tensor::upload_u32(gpu, "cache lengths", &lengths)
+impl CacheStep {
+    /// Records that the rows of `key` [B, Hkv, n, D] and `value` [B, Hkv, n, Dv] are written into a layer.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when shapes do not fit or the layer is not there, [`Error::Limit`] when the work does not fit the
+    /// device.
+    pub fn append(&self, run: &mut Run<'_>, layer: usize, key: &Tensor, value: &Tensor) -> Result<()> {
+        let own = layer_of(&self.layers, layer)?;
+        check_rows(own, self.lengths.shape()[0], self.rows, key, value)?;
+        let [keys, values] = own;
+        append(run, keys, key, &self.starts, self.table.as_ref(), false)?;
+        append(run, values, value, &self.starts, self.table.as_ref(), false)
+    }
+
+    /// `query` [B, Hq, n, D] with the keys and values of a layer, those of this step among them, and their lengths; as
+    /// [`KvCache::inputs`].
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when the layer is not there.
+    pub fn inputs(&self, layer: usize, query: &Tensor) -> Result<AttentionInputs<Tensor>> {
+        let [key, value] = layer_of(&self.layers, layer)?;
+        Ok(inputs(query, [key, value], self.lengths.clone(), self.query_lengths.clone(), self.table.as_ref()))
+    }
+}
+
+fn layer_of(layers: &[[Tensor; 2]], layer: usize) -> Result<&[Tensor; 2]> {
+    layers.get(layer).ok_or_else(|| Error::shape("cache", "layer", format!("below {}", layers.len()), layer))
+}
+
+fn inputs(
+    query: &Tensor,
+    [key, value]: [&Tensor; 2],
+    lengths: Tensor,
+    query_lengths: Option<Tensor>,
+    table: Option<&Tensor>,
+) -> AttentionInputs<Tensor> {
+    let mut inputs = AttentionInputs::new(query.clone(), key.clone(), value.clone());
+    (inputs.kv_lengths, inputs.query_lengths, inputs.block_table) = (Some(lengths), query_lengths, table.cloned());
+    inputs
+}
+
+/// New rows against a layer's memory.
+fn check_rows([keys, values]: &[Tensor; 2], batch: usize, rows: usize, key: &Tensor, value: &Tensor) -> Result<()> {
+    for (name, tensor, own) in [("key", key, keys), ("value", value, values)] {
+        let wanted = [batch, own.shape()[1], rows, own.shape()[3]];
+        if tensor.shape() != wanted {
+            return Err(Error::shape(name, "shape", format!("{wanted:?}"), format!("{:?}", tensor.shape())));
+        }
+        tensor.dtype().check_float(name)?;
+    }
+    Ok(())
+}
+
+/// How many queries of each batch row are real, `[B]`.
+fn query_lengths(gpu: &Gpu, counts: &[usize]) -> Result<Tensor> {
+    Tensor::upload_u32(gpu, "query lengths", &Array::from_fn(&[counts.len()], |b| counts[b] as u32))
 }
 
 /// How many of `new` rows are real for each batch row.

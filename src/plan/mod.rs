@@ -4,6 +4,7 @@ mod attention;
 mod cooperative;
 mod parts;
 mod rnn;
+mod scratch;
 mod submissions;
 mod tuning;
 
@@ -11,6 +12,7 @@ pub use attention::{AttentionPlan, Form, FusedPlan, LONGEST_HEAD, Tile};
 pub use cooperative::CooperativeCut;
 pub use parts::{Pace, Part, parts};
 pub use rnn::{Costs, Estimate, LoopPlan, ProductPlan, RnnPlan};
+pub use scratch::{Lifetime, ScratchPlan};
 pub(crate) use submissions::whole;
 pub use submissions::{Step, Submission, submissions};
 pub use tuning::{Bucket, Choice, Tuning};

@@ -133,7 +133,7 @@ fn views_need_no_copy_and_give_the_same_answer() {
     let packed = wave(&[2, 5, 3 * 4 * 8], 0.13);
     let tensor = Tensor::upload(gpu(), "packed", &packed, DType::F32).unwrap();
     let [query, key, value] = tensor.unpack_qkv(4).unwrap();
-    assert_eq!(query.buffer(), value.buffer());
+    assert_eq!(query.buffer().unwrap(), value.buffer().unwrap());
     let got =
         Attention::default().run(gpu(), &AttentionInputs::new(query.clone(), key.clone(), value.clone())).unwrap();
     let part = |tensor: &Tensor| packed.gather(tensor.layout()).unwrap();
@@ -212,7 +212,10 @@ fn layouts_lengths_and_slots_that_make_no_sense_are_errors() {
     }
 
     let (mut one, mut other) = (Run::new(gpu()), Run::new(gpu()));
-    let (a, b) = (one.bind("a", &tensor), one.bind("b", &tensor));
+    let another = Tensor::uninitialized(gpu(), "another", &[4, 4], DType::F32).unwrap();
+    let (a, b) = (one.bind("a", &tensor), one.bind("b", &another));
+    // One tensor, one slot.
+    assert_eq!(one.bind("again", &tensor), a);
     let (to, _) = other.output("to", &[4, 4], DType::F32).unwrap();
     assert_eq!((a.shape(), b.shape()), (to.shape(), to.shape()));
     regard::kernels::copy::record(other.recording_mut(), gpu().caps(), &b, &to).unwrap();
@@ -240,7 +243,7 @@ fn an_embedders_device_buffer_and_encoder_are_enough() {
     let mut tensor = |array: &Array<f32>| {
         let layout = Layout { offset, ..Layout::contiguous(array.shape()) };
         offset += array.data().len();
-        Tensor::from_buffer(buffer.clone(), layout, DType::F32).unwrap()
+        Tensor::from_buffer("part", buffer.clone(), layout, DType::F32).unwrap()
     };
     let tensors = AttentionInputs::new(tensor(&inputs.query), tensor(&inputs.key), tensor(&inputs.value));
 
@@ -359,9 +362,9 @@ fn enormous_requests_are_errors() {
     let error = Attention::default().run(gpu, &inputs).unwrap_err();
     assert_eq!(error.to_string(), format!("`query` axis 2: expected at most 2^31, found {}", 1u64 << 40));
     assert!(matches!(Rotary::tables(10_000.0, 64, usize::MAX), Err(Error::Limit { .. })));
-    let shape = CacheShape { batch: 2, kv_heads: 1, capacity: usize::MAX, key_dim: 4, value_dim: 4 };
+    let shape = CacheShape { layers: 1, batch: 2, kv_heads: 1, capacity: usize::MAX, key_dim: 4, value_dim: 4 };
     let cache = KvCache::paged(gpu, shape, 16, 3, DType::F32).unwrap();
-    assert!(cache.inputs(&Run::new(gpu), &repeated(&[2, 1, 1, 4]), None).is_ok());
+    assert!(cache.inputs(&mut Run::new(gpu), &repeated(&[2, 1, 1, 4]), None).is_ok());
     assert!(matches!(KvCache::new(gpu, shape, DType::F32), Err(Error::Limit { .. })));
 }
 

@@ -259,7 +259,7 @@ fn invalid_use_is_an_error_and_the_next_call_works() {
     };
     let over = |buffer: &wgpu::Buffer, offset| {
         let layout = Layout { offset, ..Layout::contiguous(&[1, 2, 9, 8]) };
-        Tensor::from_buffer(buffer.clone(), layout, DType::F32).unwrap()
+        Tensor::from_buffer("part", buffer.clone(), layout, DType::F32).unwrap()
     };
     let good = qkv(9, 8).upload(&gpu, DType::F32).unwrap();
     let all = BufferUsages::STORAGE | BufferUsages::COPY_SRC | BufferUsages::COPY_DST;

@@ -94,8 +94,9 @@ impl Naive {
                 .flat_map(|word| word.to_le_bytes())
                 .collect();
             let params = uniform(gpu, &params);
-            let buffers = std::iter::once(&params).chain(tensors.iter().map(|tensor| tensor.buffer()));
-            let entries: Vec<_> = buffers
+            let tensors: Vec<_> = tensors.iter().map(|tensor| tensor.buffer()).collect::<Result<_>>()?;
+            let entries: Vec<_> = std::iter::once(&params)
+                .chain(tensors)
                 .zip(0..)
                 .map(|(buffer, binding)| wgpu::BindGroupEntry { binding, resource: buffer.as_entire_binding() })
                 .collect();

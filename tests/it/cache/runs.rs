@@ -10,7 +10,7 @@ use regard::{Error, Result, Tensor, reference, wgpu};
 use super::{cut, numbers, passes, upload, wide};
 use crate::gpu::{device_with, gpu, open};
 
-const SHAPE: CacheShape = CacheShape { batch: 2, kv_heads: 1, capacity: 24, key_dim: 8, value_dim: 8 };
+const SHAPE: CacheShape = CacheShape { layers: 1, batch: 2, kv_heads: 1, capacity: 24, key_dim: 8, value_dim: 8 };
 
 /// In one piece, and in pages of three.
 fn caches(gpu: &Gpu) -> [KvCache; 2] {
@@ -105,8 +105,8 @@ fn whatever_submits_a_run_moves_the_cache_once() {
             // Two steps of one run: the second sees the first one's rows.
             let first = step(&mut run, &mut cache, start, 2).unwrap();
             let second = step(&mut run, &mut cache, start + 2, 1).unwrap();
-            assert_eq!(cache.positions(&run, 2).unwrap().download(gpu).unwrap().data()[0], (start + 3) as f32);
-            assert_eq!(cache.positions(&Run::new(gpu), 1).unwrap().download(gpu).unwrap().data()[0], start as f32);
+            assert_eq!(cache.positions(&mut run, 2).unwrap().download(gpu).unwrap().data()[0], (start + 3) as f32);
+            assert_eq!(cache.positions(&mut Run::new(gpu), 1).unwrap().download(gpu).unwrap().data()[0], start as f32);
             assert_eq!(state(&cache), before, "recorded before {what}");
             let output = submit(run, &second);
             assert_eq!(cache.lengths(), [start + 3; 2], "{what}");
@@ -138,7 +138,7 @@ fn a_run_that_fails_leaves_the_cache_as_it_was() {
         assert!(cache.append(&mut run, &key, &halves, None).is_err());
         cache.append(&mut run, &key, &key, None).unwrap();
         let wrong = upload(gpu, &numbers(&[2, 1, 4, 6], 1.0), DType::F32);
-        let inputs = cache.inputs(&run, &wrong, None).unwrap();
+        let inputs = cache.inputs(&mut run, &wrong, None).unwrap();
         assert!(causal().record(&mut run, &inputs).is_err());
         drop(run);
         assert_eq!(state(&cache), before, "recording");
@@ -214,7 +214,7 @@ fn of_runs_side_by_side_the_first_one_counts() {
         one.submit().unwrap();
         let after = state(&cache);
         let late = upload(gpu, &numbers(&[2, 1, 1, 8], 1.0), DType::F32);
-        assert_changed(cache.inputs(&other, &late, None));
+        assert_changed(cache.inputs(&mut other, &late, None));
         assert_changed(cache.append(&mut other, &late, &late, None));
         assert_changed(other.submit());
         assert_eq!(state(&cache), after);
