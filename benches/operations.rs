@@ -10,10 +10,11 @@ use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use regard::attention::{Attention, AttentionInputs, Normalize, Score};
+use regard::backend::Reference;
 use regard::gpu::{Run, Tensor};
 use regard::ops::linear::linear;
 use regard::reference;
-use regard::seq2seq::{CpuNetwork, Decoding, GpuNetwork, Model, Network, SourceText, transliterate};
+use regard::seq2seq::{Decoding, Model, Network, SourceText, transliterate};
 use regard::tensor::DType;
 
 mod support;
@@ -86,8 +87,8 @@ fn names(c: &mut Criterion) {
         let found = transliterate(&model, network, &texts, &Decoding::default()).unwrap();
         found.into_iter().map(|t| t.output).collect()
     };
-    let mut on_gpu = GpuNetwork::new(&model, &gpu).unwrap();
-    let mut on_cpu = CpuNetwork::new(&model).unwrap();
+    let mut on_gpu = model.network(Run::new(&gpu)).unwrap();
+    let mut on_cpu = model.network(Reference::<f32>::default()).unwrap();
     assert_eq!(outputs(&mut on_gpu), outputs(&mut on_cpu));
     group.throughput(Throughput::Elements(names.len() as u64));
     group.bench_function("8 names, gpu", |b| b.iter(|| black_box(outputs(&mut on_gpu))));

@@ -7,8 +7,9 @@
 use std::path::Path;
 use std::sync::OnceLock;
 
+use regard::gpu::Run;
 use regard::gpu::{Gpu, Open};
-use regard::seq2seq::{GpuNetwork, Model, Network};
+use regard::seq2seq::{Model, Network};
 
 #[allow(clippy::unwrap_used, reason = "part of the tests, where a panic is the message")]
 #[path = "../tests/it/golden.rs"]
@@ -17,7 +18,7 @@ mod golden;
 static GPU: OnceLock<Gpu> = OnceLock::new();
 
 fn gpu(model: &Model) -> Box<dyn Network + '_> {
-    let network = GPU.get().map(|gpu| GpuNetwork::new(model, gpu));
+    let network = GPU.get().map(|gpu| model.network(Run::new(gpu)));
     Box::new(network.expect("the GPU is opened first").expect("the weights fit the GPU"))
 }
 

@@ -401,6 +401,14 @@ impl<A> ScoreWeights<A> {
             location_weight: opt("score.location_weight", &self.location_weight)?,
         })
     }
+
+    /// Each tensor through a function.
+    pub fn map<'a, B>(&'a self, mut f: impl FnMut(&'a A) -> B) -> ScoreWeights<B> {
+        match self.try_map(|_, a| Ok::<_, std::convert::Infallible>(f(a))) {
+            Ok(mapped) => mapped,
+            Err(never) => match never {},
+        }
+    }
 }
 
 /// The tensors that attention reads; `A` is a GPU tensor, a view in a recording, a host array or a bare layout.

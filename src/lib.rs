@@ -35,6 +35,7 @@
 //! | [`problem`], [`plan`], [`recording`], [`wgsl`] | the way from options to shaders, without a device |
 
 pub mod attention;
+pub mod backend;
 pub mod baseline;
 #[doc(hidden)]
 pub mod cases;

@@ -11,6 +11,13 @@ use crate::wgsl::Variant;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Slot(pub(crate) u32);
 
+impl Slot {
+    /// Its number: index into [`Recording::slots`].
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
 /// What a slot will hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SlotKind {

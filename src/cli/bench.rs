@@ -2,6 +2,7 @@
 
 mod attention;
 mod cases;
+mod launch;
 mod naive;
 mod plot;
 mod recurrent;
@@ -25,6 +26,7 @@ use crate::output;
 use crate::progress::Steps;
 use crate::stream;
 use cases::{Case, How, Way};
+use launch::Work;
 use recurrent::Plan;
 use report::{Device, Launch, Report, Row, Verdict};
 
@@ -49,6 +51,10 @@ use report::{Device, Launch, Report, Row, Verdict};
 /// dispatch that waits for the one before and a workgroup barrier cost is measured, and stands above the table beside
 /// what the planner assumes. Below the table stands, for each path and tile, how that expectation compares with the
 /// median, and the rate of multiply-adds that it rests on: near 1 the rate holds here, above 1 the device is faster.
+///
+/// A launch is one call: attention, a linear layer, a multi-head layer, a decode token of 1 and of 12 layers with a cache in
+/// one piece and in pages. "ours" is the time until the call returns, replayed from a prepared run and recorded anew; "bare"
+/// is that of the same dispatches in plain wgpu with kept pipelines, bind groups and parameters, in the same minutes.
 ///
 /// The whole attention suite is for graphics cards, which take about a quarter of an hour; a software driver would take
 /// hours: give it --quick, which takes less than a minute beside compilation, or a --filter. Takes any adapter, hardware first, unless
@@ -87,7 +93,9 @@ enum Suite {
     Attention,
     /// LSTM, GRU, RNN.
     Recurrent,
-    /// Both.
+    /// What a call costs the thread that makes it.
+    Launch,
+    /// All of them.
     #[default]
     All,
 }
@@ -115,8 +123,12 @@ pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
     if args.plot.is_some() && !plot::has_curve(points.iter().map(|(series, length)| (series.as_str(), *length))) {
         return Err(plot::no_curve().into());
     }
+    let launches = selected_launches(args)?;
+    if cases.is_empty() && launches.is_empty() {
+        return Err(Error::option("filter", "no case has such a name").into());
+    }
     let gpu = &device.open_adapter()?;
-    let report = measure(gpu, cases, args.quick, taken)?;
+    let report = measure(gpu, cases, &launches, args.quick, taken)?;
     report.not_run.iter().for_each(|refusal| output::note(refusal));
     if let Some(path) = &args.json {
         output::save(path, format!("{}\n", json(&report)?).as_bytes())?;
@@ -150,15 +162,15 @@ fn selected(args: &Args) -> regard::Result<Vec<Case>> {
     let filter = Regex::new(args.filter.as_deref().unwrap_or_default())
         .map_err(|error| Error::option("filter", error.to_string()))?;
     let mut cases = Vec::new();
-    if args.suite != Suite::Recurrent {
+    if matches!(args.suite, Suite::Attention | Suite::All) {
         cases.extend(cases::attentions(args.quick));
     }
-    if args.suite != Suite::Attention {
+    if matches!(args.suite, Suite::Recurrent | Suite::All) {
         cases.extend(cases::recurrences(args.quick));
     }
     cases.retain(|case| filter.is_match(&case.name));
     if cases.is_empty() {
-        return Err(Error::option("filter", "no case has such a name"));
+        return Ok(cases);
     }
     cases.retain(|case| args.paths.is_empty() || args.paths.contains(&case.way));
     if cases.is_empty() {
@@ -167,8 +179,16 @@ fn selected(args: &Args) -> regard::Result<Vec<Case>> {
     Ok(cases)
 }
 
+/// The launches that were asked for: none where ways to run a case are.
+fn selected_launches(args: &Args) -> regard::Result<Vec<Work>> {
+    let filter = Regex::new(args.filter.as_deref().unwrap_or_default())
+        .map_err(|error| Error::option("filter", error.to_string()))?;
+    let asked = matches!(args.suite, Suite::Launch | Suite::All) && args.paths.is_empty();
+    Ok(Work::ALL.into_iter().filter(|work| asked && filter.is_match(&work.name())).collect())
+}
+
 /// Checks and times every case, and prints each as it is done, `taken` saying that a file goes to standard output.
-fn measure(gpu: &Gpu, cases: Vec<Case>, quick: bool, taken: bool) -> Outcome<Report> {
+fn measure(gpu: &Gpu, cases: Vec<Case>, launches: &[Work], quick: bool, taken: bool) -> Outcome<Report> {
     let mut steps = Steps::new("cases");
     let rates = Rates::measure(gpu)?;
     let costs = Costs::of(gpu.caps());
@@ -201,6 +221,7 @@ fn measure(gpu: &Gpu, cases: Vec<Case>, quick: bool, taken: bool) -> Outcome<Rep
         wrong: Vec::new(),
         not_run: Vec::new(),
         cases: Vec::new(),
+        launch: Vec::new(),
     };
     output::print_beside(&report.head(), taken)?;
     let mut plans = Vec::new();
@@ -225,6 +246,24 @@ fn measure(gpu: &Gpu, cases: Vec<Case>, quick: bool, taken: bool) -> Outcome<Rep
                 }
                 report.not_run.push(format!("{}: {reason}", case.name));
             }
+        }
+    }
+    for &work in launches {
+        match launch::measure(gpu, work, quick) {
+            Ok(rows) => {
+                for row in rows {
+                    let first = report.launch.is_empty();
+                    steps.pause(|| output::print_beside(&row.lines(first), taken))?;
+                    report.launch.push(row);
+                }
+            }
+            Err(reason @ (Error::Tolerance { .. } | Error::Limit { .. } | Error::Unsupported { .. })) => {
+                if matches!(reason, Error::Tolerance { .. }) {
+                    report.wrong.push(work.name());
+                }
+                report.not_run.push(format!("{}: {reason}", work.name()));
+            }
+            Err(error) => return Err(error.into()),
         }
     }
     steps.finish();

@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
-use regard::seq2seq::{CpuNetwork, Decoding, GpuNetwork, Model, Network, SourceText, Transliteration, transliterate};
+use regard::backend::Reference;
+use regard::gpu::Run;
+use regard::seq2seq::{Decoding, Model, Network, SourceText, Transliteration, transliterate};
 use regard::tensor::Array;
 use regard::{Error, Result};
 use serde_json::{Value, json};
@@ -150,8 +152,8 @@ pub(crate) fn open(name: &str) -> Result<Model> {
 /// The model's network on a device.
 pub(crate) fn network<'m>(model: &'m Model, device: &'m Device) -> Result<Box<dyn Network + 'm>> {
     Ok(match device {
-        Device::Gpu(gpu) => Box::new(GpuNetwork::new(model, gpu)?),
-        Device::Cpu => Box::new(CpuNetwork::new(model)?),
+        Device::Gpu(gpu) => Box::new(model.network(Run::new(gpu))?),
+        Device::Cpu => Box::new(model.network(Reference::<f32>::default())?),
     })
 }
 

@@ -10,7 +10,7 @@ use crate::recording::{Binding, Dispatch};
 use crate::wgsl::ParamsSpace;
 
 /// Binding of the number of a part's first workgroup, as in `common/layout.wgsl`: behind every kernel's buffers.
-pub(super) const FIRST_WORKGROUP: u32 = 16;
+pub const FIRST_WORKGROUP: u32 = 16;
 
 /// A compute pipeline with the layout of its one bind group.
 #[derive(Debug)]

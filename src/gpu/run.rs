@@ -69,6 +69,12 @@ impl<'g> Run<'g> {
         self.gpu
     }
 
+    /// What is recorded so far, leaving nothing.
+    #[must_use]
+    pub fn take(&mut self) -> Self {
+        std::mem::replace(self, Self::new(self.gpu))
+    }
+
     /// What is recorded so far.
     pub fn recording(&self) -> &Recording {
         &self.recording

@@ -2,6 +2,7 @@
 
 use super::rank3;
 use crate::attention::{Attention, AttentionInputs, Mask, Score, ScoreWeights};
+use crate::backend::{Backend, Recurrence, Value};
 use crate::error::{Error, Result};
 use crate::problem::{AttentionProblem, RnnProblem, same};
 use crate::rnn::{Rnn, RnnInputs, RnnOutputs, RnnStack, Steps};
@@ -55,6 +56,69 @@ impl AttentiveEncoder {
     pub fn new(rnn: Rnn) -> Self {
         Self { rnn, attention: Attention { score: Score::Dot, weights: true, ..Attention::default() } }
     }
+}
+
+/// An [`AttentiveEncoder`] with its weights on a backend: `V` are its values, `R` is its recurrence.
+#[derive(Debug, Clone)]
+pub struct LoadedEncoder<V, R> {
+    pub(crate) layer: AttentiveEncoder,
+    pub(crate) rnn: R,
+    pub(crate) score: ScoreWeights<V>,
+}
+
+impl<V: Value, R: Recurrence> LoadedEncoder<V, R> {
+    /// The layer it was loaded with.
+    pub fn layer(&self) -> &AttentiveEncoder {
+        &self.layer
+    }
+
+    /// The whole sequence and the attention over it.
+    ///
+    /// # Errors
+    /// [`Error::Shape`], [`Error::Missing`] or [`Error::Option`] with the first rule that is broken, and those of the
+    /// backend.
+    pub fn forward<B: Backend<Value = V, Recurrence = R>>(
+        &self,
+        backend: &mut B,
+        inputs: &AttentiveInputs<V>,
+    ) -> Result<AttentiveOutputs<V>> {
+        let b = backend;
+        let weights = AttentiveWeights { rnn: self.rnn.stack(), score: self.score.map(Value::shape) };
+        check(&self.layer, &weights, &inputs.map(Value::shape))?;
+        let query = b.wide("query", &inputs.query)?;
+        let encoded = b.rnn(&self.rnn, &inputs.sequence)?;
+        // [T, B, W] as one head, [B, 1, T, W]
+        let states = b.permute(&encoded.output, &[1, 0, 2])?;
+        let states = one_head(b, &states)?;
+        let attended = AttentionInputs {
+            mask: inputs.mask.clone(),
+            kv_lengths: inputs.sequence.lengths.clone(),
+            previous: inputs.previous.as_ref().map(|previous| one_head(b, previous)).transpose()?,
+            score: self.score.clone(),
+            ..AttentionInputs::new(one_head(b, &query)?, states.clone(), states)
+        };
+        let attended = b.attention(&self.layer.attention, &attended)?;
+        let mut joined = |x: V| {
+            let shape = [&x.shape()[..1], &x.shape()[2..]].concat();
+            b.reshape(&x, &shape)
+        };
+        Ok(AttentiveOutputs {
+            context: joined(attended.output)?,
+            weights: attended.weights.map(&mut joined).transpose()?,
+            lse: attended.lse.map(&mut joined).transpose()?,
+            max_sum: attended.max_sum.map(&mut joined).transpose()?,
+            entropy: attended.entropy.map(&mut joined).transpose()?,
+            scores: attended.scores.map(&mut joined).transpose()?,
+            encoded,
+        })
+    }
+}
+
+/// [B, ·, ·] as one head: [B, 1, ·, ·].
+fn one_head<B: Backend>(b: &mut B, x: &B::Value) -> Result<B::Value> {
+    let (batch, rest) = x.shape().split_at(1.min(x.shape().len()));
+    let shape = [batch, &[1], rest].concat();
+    b.reshape(x, &shape)
 }
 
 /// Weights of an [`AttentiveEncoder`].
@@ -179,50 +243,37 @@ impl<A> AttentiveOutputs<A> {
     }
 }
 
-/// An encoder and its attention with their numbers checked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct AttentiveProblem {
-    pub(crate) batch: usize,
-    /// Q.
-    pub(crate) queries: usize,
-    /// T.
-    pub(crate) steps: usize,
-    /// W.
-    pub(crate) width: usize,
-}
-
-impl AttentiveProblem {
-    pub(crate) fn new(
-        layer: &AttentiveEncoder,
-        weights: &AttentiveWeights<&[usize]>,
-        inputs: &AttentiveInputs<&[usize]>,
-    ) -> Result<Self> {
-        check_options(layer)?;
-        let RnnProblem { steps, batch, width, .. } = RnnProblem::new(&layer.rnn, &weights.rnn, &inputs.sequence)?;
-        let [rows, queries, dim] = rank3("query", "[B, Q, Dq]", inputs.query)?;
-        same("query", "axis 0 (batch)", batch, rows)?;
-        let score = &weights.score;
-        let as_they_are = match layer.attention.score {
-            Score::ScaledDot | Score::Dot | Score::Cosine => true,
-            Score::Additive | Score::Location => score.query_weight.is_none() && score.key_weight.is_none(),
-            Score::General | Score::Concat => false,
-        };
-        if as_they_are {
-            same("query", "axis 2 (width of the encoder's output)", width, dim)?;
-        }
-        let previous = inputs.previous.map(|shape| rank3("previous", "[B, Q, T]", shape)).transpose()?;
-        let previous = previous.map(|[rows, queries, keys]| [rows, 1, queries, keys]);
-        let (query, key) = ([batch, 1, queries, dim], [batch, 1, steps, width]);
-        let attended = AttentionInputs {
-            mask: inputs.mask.clone(),
-            kv_lengths: inputs.sequence.lengths,
-            previous: previous.as_ref().map(|shape| &shape[..]),
-            score: score.clone(),
-            ..AttentionInputs::new(&query[..], &key[..], &key[..])
-        };
-        AttentionProblem::new(&layer.attention, &attended)?;
-        Ok(Self { batch, queries, steps, width })
+/// Checks an encoder and its attention.
+fn check(
+    layer: &AttentiveEncoder,
+    weights: &AttentiveWeights<&[usize]>,
+    inputs: &AttentiveInputs<&[usize]>,
+) -> Result<()> {
+    check_options(layer)?;
+    let RnnProblem { steps, batch, width, .. } = RnnProblem::new(&layer.rnn, &weights.rnn, &inputs.sequence)?;
+    let [rows, queries, dim] = rank3("query", "[B, Q, Dq]", inputs.query)?;
+    same("query", "axis 0 (batch)", batch, rows)?;
+    let score = &weights.score;
+    let as_they_are = match layer.attention.score {
+        Score::ScaledDot | Score::Dot | Score::Cosine => true,
+        Score::Additive | Score::Location => score.query_weight.is_none() && score.key_weight.is_none(),
+        Score::General | Score::Concat => false,
+    };
+    if as_they_are {
+        same("query", "axis 2 (width of the encoder's output)", width, dim)?;
     }
+    let previous = inputs.previous.map(|shape| rank3("previous", "[B, Q, T]", shape)).transpose()?;
+    let previous = previous.map(|[rows, queries, keys]| [rows, 1, queries, keys]);
+    let (query, key) = ([batch, 1, queries, dim], [batch, 1, steps, width]);
+    let attended = AttentionInputs {
+        mask: inputs.mask.clone(),
+        kv_lengths: inputs.sequence.lengths,
+        previous: previous.as_ref().map(|shape| &shape[..]),
+        score: score.clone(),
+        ..AttentionInputs::new(&query[..], &key[..], &key[..])
+    };
+    AttentionProblem::new(&layer.attention, &attended)?;
+    Ok(())
 }
 
 fn check_options(layer: &AttentiveEncoder) -> Result<()> {

@@ -14,21 +14,19 @@ mod multi_head;
 mod torch;
 mod visual;
 
-pub use attentive::{AttentiveEncoder, AttentiveInputs, AttentiveOutputs, AttentiveWeights};
+pub use attentive::{AttentiveEncoder, AttentiveInputs, AttentiveOutputs, AttentiveWeights, LoadedEncoder};
 pub use decoder::{
-    AttentionDecoder, DecoderMemory, DecoderOutput, DecoderOutputs, DecoderState, DecoderWeights, LocationInput,
+    AttentionDecoder, DecoderMemory, DecoderOutput, DecoderOutputs, DecoderState, DecoderWeights, LoadedDecoder,
+    LoadedMemory, LocationInput,
 };
 pub use multi_head::{MultiHeadAttention, MultiHeadWeights};
 pub use torch::torch_mask;
-pub use visual::{VisualAttention, VisualOutputs, VisualState, VisualWeights};
+pub use visual::{VisualAttention, VisualMemory, VisualOutputs, VisualState, VisualWeights};
 
-pub(crate) use attentive::AttentiveProblem;
-pub(crate) use decoder::{DecoderProblem, MemoryProblem};
-pub(crate) use multi_head::MultiHeadProblem;
-pub(crate) use visual::VisualProblem;
-
+use crate::backend::{Backend, Epilogue, Value};
 use crate::error::{Error, Result};
 use crate::problem::{nonzero, same, vector};
+use crate::rnn::Activation;
 
 /// What a row of coverage, the running sum of alignments, costs.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -42,24 +40,32 @@ pub enum CoverageCost {
     },
 }
 
-/// y = W·x + b.
+/// y = f(W·x + b).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Linear<A> {
     /// W [N, K].
     pub weight: A,
     /// b `[N]`.
     pub bias: Option<A>,
+    /// f; `None` is the identity.
+    pub activation: Option<Activation>,
 }
 
 impl<A> Linear<A> {
     /// W alone.
     pub fn new(weight: A) -> Self {
-        Self { weight, bias: None }
+        Self { weight, bias: None, activation: None }
     }
 
     /// W and b.
     pub fn with_bias(weight: A, bias: A) -> Self {
-        Self { weight, bias: Some(bias) }
+        Self { weight, bias: Some(bias), activation: None }
+    }
+
+    /// The same with or without a bias.
+    #[must_use]
+    pub fn with(weight: A, bias: Option<A>) -> Self {
+        Self { weight, bias, activation: None }
     }
 
     /// Both tensors through a fallible function that is told their names, `layer.weight` and `layer.bias`.
@@ -73,7 +79,23 @@ impl<A> Linear<A> {
     ) -> Result<Linear<B>, E> {
         let weight = f(&format!("{layer}.weight"), &self.weight)?;
         let bias = self.bias.as_ref().map(|bias| f(&format!("{layer}.bias"), bias)).transpose()?;
-        Ok(Linear { weight, bias })
+        Ok(Linear { weight, bias, activation: self.activation })
+    }
+
+    /// Both tensors through a function.
+    pub fn map<'a, B>(&'a self, mut f: impl FnMut(&'a A) -> B) -> Linear<B> {
+        Linear { weight: f(&self.weight), bias: self.bias.as_ref().map(f), activation: self.activation }
+    }
+}
+
+impl<A: Value> Linear<A> {
+    /// f(W·x + b) on any backend, for x [.., K].
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when x does not fit, and those of the backend.
+    pub fn forward<B: Backend<Value = A>>(&self, backend: &mut B, x: &A) -> Result<A> {
+        let epilogue = Epilogue { bias: self.bias.as_ref(), activation: self.activation };
+        backend.linear(&[(x, &self.weight)], epilogue)
     }
 }
 

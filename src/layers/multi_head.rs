@@ -1,7 +1,8 @@
 //! Multi-head attention with its projections.
 
 use super::{Linear, rank3};
-use crate::attention::{Attention, AttentionInputs, Normalize};
+use crate::attention::{Attention, AttentionInputs, AttentionOutputs, Mask, Normalize};
+use crate::backend::{Backend, Value};
 use crate::error::{Error, Result};
 use crate::problem::{AttentionProblem, same, vector};
 use crate::tensor::Array;
@@ -65,6 +66,114 @@ impl MultiHeadAttention {
         let attention = Attention::default();
         Self { heads, kv_heads: heads, attention, add_zero_attn: false, average_weights: false }
     }
+}
+
+impl MultiHeadAttention {
+    /// This layer on any backend. Heads are views: a GPU copies nothing, except keys and values that a learned or a zero one
+    /// is put behind.
+    ///
+    /// # Errors
+    /// [`Error::Shape`], [`Error::Missing`] or [`Error::Option`] when the request is wrong, and those of the backend.
+    pub fn forward<B: Backend>(
+        &self,
+        backend: &mut B,
+        weights: &MultiHeadWeights<B::Value>,
+        inputs: &AttentionInputs<B::Value>,
+    ) -> Result<AttentionOutputs<B::Value>> {
+        let b = backend;
+        let problem = MultiHeadProblem::new(self, &weights.map(Value::shape), &inputs.map(Value::shape))?;
+        let query = weights.query.forward(b, &inputs.query)?;
+        let key = weights.key.forward(b, &inputs.key)?;
+        let key = self.behind(b, key, weights.bias_key.as_ref())?;
+        let value = weights.value.forward(b, &inputs.value)?;
+        let value = self.behind(b, value, weights.bias_value.as_ref())?;
+        let inside = AttentionInputs {
+            query: split_heads(b, &query, self.heads)?,
+            key: split_heads(b, &key, self.kv_heads)?,
+            value: split_heads(b, &value, self.kv_heads)?,
+            mask: match &inputs.mask {
+                Some(mask) if problem.extra > 0 => Some(extend_mask(b, &problem, mask)?),
+                mask => mask.clone(),
+            },
+            ..inputs.clone()
+        };
+        let attended = b.attention(&self.attention, &inside)?;
+        let p = &problem.attention;
+        let joined = b.permute(&attended.output, &[0, 2, 1, 3])?;
+        let joined = b.reshape(&joined, &[p.batch, p.queries, p.query_heads * p.value_dim])?;
+        let output = weights.output.forward(b, &joined)?;
+        let weights = match attended.weights {
+            Some(weights) if self.average_weights => Some(mean_over_heads(b, &weights)?),
+            weights => weights,
+        };
+        Ok(AttentionOutputs { output, weights, ..attended })
+    }
+
+    /// Projected rows [B, N, W] with a learned one and a zero one behind them.
+    fn behind<B: Backend>(&self, b: &mut B, rows: B::Value, learned: Option<&B::Value>) -> Result<B::Value> {
+        let &[batch, _, width] = rows.shape() else {
+            return Err(Error::shape("projection", "rank", 3, rows.shape().len()));
+        };
+        let zero = match self.add_zero_attn {
+            true => Some(b.constant("zero", &Array::filled(&[1], 0.0))?),
+            false => None,
+        };
+        let added: Vec<_> = learned.cloned().into_iter().chain(zero).collect();
+        if added.is_empty() {
+            return Ok(rows);
+        }
+        let mut parts = vec![rows];
+        for row in added {
+            parts.push(b.broadcast(&row, &[batch, 1, width])?);
+        }
+        b.join(1, &parts)
+    }
+}
+
+/// [B, N, H·D] to [B, H, N, D].
+fn split_heads<B: Backend>(b: &mut B, x: &B::Value, heads: usize) -> Result<B::Value> {
+    let &[batch, rows, width] = x.shape() else {
+        return Err(Error::shape("projection", "rank", 3, x.shape().len()));
+    };
+    let x = b.reshape(x, &[batch, rows, heads, width / heads])?;
+    b.permute(&x, &[0, 2, 1, 3])
+}
+
+/// The mask with columns behind it for the keys that are added: those every query sees.
+fn extend_mask<B: Backend>(b: &mut B, problem: &MultiHeadProblem, mask: &Mask<B::Value>) -> Result<Mask<B::Value>> {
+    let (hidden, visible) = match mask {
+        Mask::Bool(_) => {
+            (b.integers("hidden", &Array::filled(&[1], 0))?, b.integers("visible", &Array::filled(&[1], 1))?)
+        }
+        Mask::Float(_) => {
+            let number = |b: &mut B, name: &str, x: f32| b.constant(name, &Array::filled(&[1], x));
+            (number(b, "hidden", f32::NEG_INFINITY)?, number(b, "visible", 0.0)?)
+        }
+    };
+    let (keys, given) = (problem.attention.keys, problem.attention.mask_keys);
+    let mut shape = problem.mask_shape(mask.tensor().shape());
+    let last = shape.len() - 1;
+    let mut parts = Vec::with_capacity(3);
+    for (part, width) in [(mask.tensor(), given), (&hidden, keys - given), (&visible, problem.extra)] {
+        shape[last] = width;
+        if width > 0 {
+            parts.push(b.broadcast(part, &shape)?);
+        }
+    }
+    let whole = b.join(last, &parts)?;
+    Ok(match mask {
+        Mask::Bool(_) => Mask::Bool(whole),
+        Mask::Float(_) => Mask::Float(whole),
+    })
+}
+
+/// [B, H, Nq, Nk] to [B, Nq, Nk].
+fn mean_over_heads<B: Backend>(b: &mut B, weights: &B::Value) -> Result<B::Value> {
+    let heads = weights.shape().get(1).copied().unwrap_or(1);
+    let last = b.permute(weights, &[0, 2, 3, 1])?;
+    let sum = b.sum(&last)?;
+    let share = b.constant("share", &Array::filled(&[1, 1, 1], 1.0 / heads as f32))?;
+    b.multiply(&sum, &share)
 }
 
 /// Weights of a [`MultiHeadAttention`].
@@ -159,10 +268,10 @@ impl<T: Clone> MultiHeadWeights<Array<T>> {
             bias.reshape(&[width]).map(Some)
         };
         Ok(Self {
-            query: Linear { weight: query, bias: query_bias },
-            key: Linear { weight: key, bias: key_bias },
-            value: Linear { weight: value, bias: value_bias },
-            output: Linear { weight: output, bias: output_bias },
+            query: Linear::with(query, query_bias),
+            key: Linear::with(key, key_bias),
+            value: Linear::with(value, value_bias),
+            output: Linear::with(output, output_bias),
             bias_key: row("bias_k")?,
             bias_value: row("bias_v")?,
         })
@@ -205,9 +314,9 @@ impl<T: Clone> MultiHeadWeights<Array<T>> {
         };
         let mut projections = Vec::with_capacity(3);
         for (name, weight, shape) in kernels {
-            projections.push(Linear { weight, bias: bias(name, &shape)? });
+            projections.push(Linear::with(weight, bias(name, &shape)?));
         }
-        let output = Linear { weight: output, bias: bias("attention_output", &[width])? };
+        let output = Linear::with(output, bias("attention_output", &[width])?);
         match <[Linear<Array<T>>; 3]>::try_from(projections) {
             Ok([query, key, value]) => Ok(Self { query, key, value, output, bias_key: None, bias_value: None }),
             Err(found) => Err(Error::shape("projections", "number", 3, found.len())),

@@ -1,9 +1,12 @@
 //! Soft and hard attention over the grid of a picture.
 
-use super::{Linear, rank3};
-use crate::attention::{Attention, Normalize, Score};
+use super::{CoverageCost, Linear, rank3};
+use crate::attention::{Attention, AttentionInputs, Normalize, Score, ScoreStage, ScoreWeights};
+use crate::backend::{Backend, Epilogue, Value};
 use crate::error::{Error, Result};
 use crate::problem::{same, temperature, vector};
+use crate::rnn::Activation;
+use crate::tensor::Array;
 
 /// Attention over the annotation vectors a_1 … a_L of a picture's grid, given a decoder's state h (Xu et al. 2015, "Show,
 /// Attend and Tell: Neural Image Caption Generation with Visual Attention", sections 3.1 and 4):
@@ -78,6 +81,160 @@ impl VisualAttention {
         };
         let temperature = self.temperature.filter(|_| normalize != Normalize::Hardmax);
         Attention { score: Score::Additive, normalize, temperature, weights: true, ..Attention::default() }
+    }
+}
+
+/// Annotation vectors with their side of the score computed, once for all steps.
+#[derive(Debug, Clone)]
+pub struct VisualMemory<V> {
+    /// [B, L, D].
+    annotations: V,
+    /// Wa·a [B, L, A].
+    keys: V,
+}
+
+/// Some steps: context [B, 1, n, D], α [B, 1, n, L], entropy and, of hard attention, ln p, both [B, 1, n].
+struct Seen<V> {
+    context: V,
+    alpha: V,
+    entropy: V,
+    log_probability: Option<V>,
+}
+
+impl VisualAttention {
+    /// What every step reads of the annotation vectors [B, L, D].
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when annotations and weights do not fit, and those of the backend.
+    pub fn remember<B: Backend>(
+        &self,
+        backend: &mut B,
+        weights: &VisualWeights<B::Value>,
+        annotations: &B::Value,
+    ) -> Result<VisualMemory<B::Value>> {
+        let shapes = weights.map(Value::shape);
+        let batch = annotations.shape().first().copied().unwrap_or(0);
+        let width = shapes.hidden.weight.last().copied().unwrap_or(0);
+        VisualProblem::new(self, &shapes, annotations.shape(), &[1, batch, width], None)?;
+        let annotations = backend.wide("annotations", annotations)?;
+        let keys = backend.linear(&[(&annotations, &weights.annotation)], Epilogue::default())?;
+        Ok(VisualMemory { annotations, keys })
+    }
+
+    /// The steps of `hidden` [T, B, H] after `state`, or from the start.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] or [`Error::Option`] when the request is wrong, and those of the backend.
+    pub fn forward<B: Backend>(
+        &self,
+        backend: &mut B,
+        weights: &VisualWeights<B::Value>,
+        memory: &VisualMemory<B::Value>,
+        hidden: &B::Value,
+        state: Option<&VisualState<B::Value>>,
+    ) -> Result<VisualOutputs<B::Value>> {
+        let b = backend;
+        let coverage = state.map(|state| state.coverage.shape());
+        let shapes = weights.map(Value::shape);
+        let p = VisualProblem::new(self, &shapes, memory.annotations.shape(), hidden.shape(), coverage)?;
+        let (steps, batch) = (p.steps, p.batch);
+        let first_step = state.map_or(0, |state| state.step);
+
+        let units = weights.v.shape()[0];
+        let query = weights.hidden.forward(b, hidden)?;
+        let query = b.permute(&query, &[1, 0, 2])?;
+        let inputs = AttentionInputs {
+            score: ScoreWeights { v: Some(weights.v.clone()), ..ScoreWeights::default() },
+            ..AttentionInputs::new(
+                b.reshape(&query, &[batch, 1, steps, units])?,
+                b.reshape(&memory.keys, &[batch, 1, p.locations, units])?,
+                b.reshape(&memory.annotations, &[batch, 1, p.locations, p.features])?,
+            )
+        };
+        // Steps that draw have a seed each; the others are queries of one attention.
+        let together = if matches!(self.normalize, Normalize::Sample { .. }) { 1 } else { steps };
+        let mut seen = Vec::with_capacity(steps / together);
+        for first in (0..steps).step_by(together) {
+            let query = b.slice(&inputs.query, 2, first, together)?;
+            let inputs = AttentionInputs { query, ..inputs.clone() };
+            seen.push(self.look(b, &inputs, first_step.wrapping_add(first as u32))?);
+        }
+        // [B, 1, n, W] of all steps as [T, B, W]
+        let mut all = |of: &dyn Fn(&Seen<B::Value>) -> Option<B::Value>, width: usize| -> Result<Option<B::Value>> {
+            let Some(parts) = seen.iter().map(of).collect::<Option<Vec<_>>>() else { return Ok(None) };
+            let joined = b.join(2, &parts)?;
+            let joined = b.reshape(&joined, &[batch, steps, width])?;
+            b.permute(&joined, &[1, 0, 2]).map(Some)
+        };
+        let missing = |name: &str| Error::missing(name, "what attention gives");
+        let context = all(&|seen| Some(seen.context.clone()), p.features)?.ok_or_else(|| missing("context"))?;
+        let alpha = all(&|seen| Some(seen.alpha.clone()), p.locations)?.ok_or_else(|| missing("alpha"))?;
+        let entropy = all(&|seen| Some(seen.entropy.clone()), 1)?.ok_or_else(|| missing("entropy"))?;
+        let log_probability = all(&|seen| seen.log_probability.clone(), 1)?;
+
+        let beta = match &weights.gate {
+            Some(gate) => {
+                let gate = Linear { activation: Some(Activation::Sigmoid), ..gate.clone() };
+                Some(gate.forward(b, hidden)?)
+            }
+            None => None,
+        };
+        let context = match &beta {
+            Some(beta) => b.multiply(&context, beta)?,
+            None => context,
+        };
+        // Σ_t α_t
+        let last = b.permute(&alpha, &[1, 2, 0])?;
+        let total = b.sum(&last)?;
+        let cost = CoverageCost::DoublyStochastic { factor: self.penalty };
+        let [coverage, penalty] = b.coverage(&total, state.map(|state| &state.coverage), cost)?;
+        let mut flat = |x: B::Value| b.reshape(&x, &[steps, batch]);
+        Ok(VisualOutputs {
+            context,
+            alpha,
+            beta: beta.map(&mut flat).transpose()?,
+            penalty,
+            log_probability: log_probability.map(&mut flat).transpose()?,
+            entropy: flat(entropy)?,
+            state: VisualState { coverage, step: first_step.wrapping_add(steps as u32) },
+        })
+    }
+
+    /// Steps that are queries of one attention, the first of which is number `step` of the sequence.
+    fn look<B: Backend>(&self, b: &mut B, inputs: &AttentionInputs<B::Value>, step: u32) -> Result<Seen<B::Value>> {
+        let missing = |name: &str| Error::missing(name, "what attention was asked for");
+        let hard = self.is_hard();
+        let attention = Attention { entropy: !hard, ..self.attention(step) };
+        let chosen = b.attention(&attention, inputs)?;
+        let alpha = chosen.weights.ok_or_else(|| missing("weights"))?;
+        if !hard {
+            let entropy = chosen.entropy.ok_or_else(|| missing("entropy"))?;
+            return Ok(Seen { context: chosen.output, alpha, entropy, log_probability: None });
+        }
+        // The distribution that was chosen from; its context is of no use and one feature wide.
+        let distribution = Attention {
+            normalize: Normalize::Softmax,
+            temperature: self.temperature,
+            weights: false,
+            lse: true,
+            entropy: true,
+            scores: Some(ScoreStage::Masked),
+            ..attention
+        };
+        let value = b.slice(&inputs.value, 3, 0, 1)?;
+        let drawn_from = b.attention(&distribution, &AttentionInputs { value, ..inputs.clone() })?;
+        let (Some(scores), Some(lse), Some(entropy)) = (drawn_from.scores, drawn_from.lse, drawn_from.entropy) else {
+            return Err(missing("scores, lse, entropy"));
+        };
+        // Σ_i chosen_i · e_i / τ − ln Σ_i exp(e_i / τ)
+        let score = b.multiply(&alpha, &scores)?;
+        let score = b.sum(&score)?;
+        let column = |b: &mut B, x: &B::Value| b.reshape(x, &[x.shape(), &[1]].concat());
+        let factor = |b: &mut B, x: f32| b.constant("factor", &Array::filled(&[1, 1], x));
+        let (over, minus) = (factor(b, 1.0 / self.temperature.unwrap_or(1.0))?, factor(b, -1.0)?);
+        let (score, lse) = (column(b, &score)?, column(b, &lse)?);
+        let log_probability = b.linear(&[(&score, &over), (&lse, &minus)], Epilogue::default())?;
+        Ok(Seen { context: chosen.output, alpha, entropy, log_probability: Some(log_probability) })
     }
 }
 
@@ -165,19 +322,17 @@ impl<A> VisualOutputs<A> {
 
 /// Visual attention with its numbers checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct VisualProblem {
-    pub(crate) steps: usize,
-    pub(crate) batch: usize,
+struct VisualProblem {
+    steps: usize,
+    batch: usize,
     /// L.
-    pub(crate) locations: usize,
+    locations: usize,
     /// D.
-    pub(crate) features: usize,
-    /// H.
-    pub(crate) hidden: usize,
+    features: usize,
 }
 
 impl VisualProblem {
-    pub(crate) fn new(
+    fn new(
         layer: &VisualAttention,
         weights: &VisualWeights<&[usize]>,
         annotations: &[usize],
@@ -211,6 +366,6 @@ impl VisualProblem {
             return Err(Error::option("penalty", format!("must be finite, not {}", layer.penalty)));
         }
         layer.temperature.map_or(Ok(()), temperature)?;
-        Ok(Self { steps, batch, locations, features, hidden: width })
+        Ok(Self { steps, batch, locations, features })
     }
 }

@@ -24,7 +24,7 @@ impl Attention {
     /// [`Error::Option`] when the request is wrong, [`Error::Limit`] when it
     /// does not fit the device.
     pub fn record(&self, run: &mut Run<'_>, inputs: &AttentionInputs<Tensor>) -> Result<AttentionOutputs<Tensor>> {
-        self.record_to(run, inputs, None, None)
+        self.record_to(run, inputs, Output::Dense, None)
     }
 
     /// As [`Attention::record`], as the caller has planned it: to measure a plan, or to test one.
@@ -37,7 +37,7 @@ impl Attention {
         inputs: &AttentionInputs<Tensor>,
         plan: &AttentionPlan,
     ) -> Result<AttentionOutputs<Tensor>> {
-        self.record_to(run, inputs, None, Some(plan))
+        self.record_to(run, inputs, Output::Dense, Some(plan))
     }
 
     /// As [`Attention::record`], with `output` written where the caller wants it: a tensor [B, Hq, Nq, Dv] of the
@@ -52,14 +52,23 @@ impl Attention {
         inputs: &AttentionInputs<Tensor>,
         output: &Tensor,
     ) -> Result<AttentionOutputs<Tensor>> {
-        self.record_to(run, inputs, Some(output), None)
+        self.record_to(run, inputs, Output::Given(output), None)
+    }
+
+    /// As [`Attention::record`], with `output` [B, Hq, Nq, Dv] laid out as [B, Nq, Hq, Dv], heads side by side.
+    pub(crate) fn record_joined(
+        &self,
+        run: &mut Run<'_>,
+        inputs: &AttentionInputs<Tensor>,
+    ) -> Result<AttentionOutputs<Tensor>> {
+        self.record_to(run, inputs, Output::Joined, None)
     }
 
     fn record_to(
         &self,
         run: &mut Run<'_>,
         inputs: &AttentionInputs<Tensor>,
-        output: Option<&Tensor>,
+        output: Output<'_>,
         plan: Option<&AttentionPlan>,
     ) -> Result<AttentionOutputs<Tensor>> {
         let problem = AttentionProblem::new(self, &inputs.map(Tensor::shape))?;
@@ -71,19 +80,17 @@ impl Attention {
         };
 
         let shapes = problem.outputs(self, storage.element, inputs.past_key.is_some());
-        let made = shapes.try_map(|name, (shape, dtype)| match output.filter(|_| name == "output") {
-            Some(output) if output.shape() != shape => {
-                Err(Error::shape(name, "shape", format!("{shape:?}"), format!("{:?}", output.shape())))
+        let made = shapes.try_map(|name, (shape, dtype)| match (&output, &shape[..]) {
+            (Output::Given(output), _) if name == "output" => {
+                check_output(output, shape, *dtype)?;
+                Ok((run.bind(name, output), (*output).clone()))
             }
-            Some(output) if output.dtype() != *dtype => Err(Error::shape(name, "dtype", dtype, output.dtype())),
-            Some(output) => {
-                let layout = output.layout();
-                match layout.shape.iter().zip(&layout.strides).position(|(&n, &stride)| n > 1 && stride == 0) {
-                    Some(axis) => Err(Error::shape(name, format!("stride of axis {axis}"), "at least 1", 0)),
-                    None => Ok((run.bind(name, output), output.clone())),
-                }
+            (Output::Joined, &[batch, heads, queries, dim]) if name == "output" => {
+                let (_, joined) = run.output(name, &[batch, queries, heads, dim], *dtype)?;
+                let output = joined.permute(&[0, 2, 1, 3])?;
+                Ok((run.bind(name, &output), output))
             }
-            None => run.output(name, shape, *dtype),
+            _ => run.output(name, shape, *dtype),
         })?;
         let views = inputs.try_map(|name, tensor| Ok::<_, Error>(run.bind(name, tensor)))?;
         let outputs = made.try_map(|_, (view, _)| Ok::<_, Error>(view.clone()))?;
@@ -101,6 +108,32 @@ impl Attention {
         let outputs = self.record(&mut run, inputs)?;
         run.submit()?;
         Ok(outputs)
+    }
+}
+
+/// Where the output goes.
+enum Output<'t> {
+    /// A tensor of its own, dense.
+    Dense,
+    /// A tensor of its own that lies as [B, Nq, Hq, Dv].
+    Joined,
+    /// The caller's.
+    Given(&'t Tensor),
+}
+
+/// A caller's output.
+fn check_output(output: &Tensor, shape: &[usize], dtype: DType) -> Result<()> {
+    let name = "output";
+    if output.shape() != shape {
+        return Err(Error::shape(name, "shape", format!("{shape:?}"), format!("{:?}", output.shape())));
+    }
+    if output.dtype() != dtype {
+        return Err(Error::shape(name, "dtype", dtype, output.dtype()));
+    }
+    let layout = output.layout();
+    match layout.shape.iter().zip(&layout.strides).position(|(&n, &stride)| n > 1 && stride == 0) {
+        Some(axis) => Err(Error::shape(name, format!("stride of axis {axis}"), "at least 1", 0)),
+        None => Ok(()),
     }
 }
 

@@ -1,10 +1,9 @@
 //! A recurrent encoder and the attention of decoder states over its outputs, on the GPU.
 
-use crate::attention::{AttentionInputs, Mask, ScoreWeights};
+use crate::attention::Mask;
 use crate::error::Result;
 use crate::gpu::{Gpu, Run, Tensor};
-use crate::layers::{AttentiveEncoder, AttentiveInputs, AttentiveOutputs, AttentiveProblem, AttentiveWeights};
-use crate::ops::linear::to_f32;
+use crate::layers::{AttentiveEncoder, AttentiveInputs, AttentiveOutputs, AttentiveWeights, LoadedEncoder};
 use crate::ops::rnn::GpuRnn;
 use crate::tensor::{Array, DType};
 
@@ -27,14 +26,7 @@ use crate::tensor::{Array, DType};
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Debug, Clone)]
-pub struct GpuAttentiveEncoder {
-    layer: AttentiveEncoder,
-    /// Shapes of the weights, for the checks at the door.
-    shapes: AttentiveWeights<Vec<usize>>,
-    rnn: GpuRnn,
-    score: ScoreWeights<Tensor>,
-}
+pub type GpuAttentiveEncoder = LoadedEncoder<Tensor, GpuRnn>;
 
 impl GpuAttentiveEncoder {
     /// Uploads weights; `dtype` is the storage of the encoder's matrices, everything else is f32.
@@ -49,15 +41,9 @@ impl GpuAttentiveEncoder {
     ) -> Result<Self> {
         Ok(Self {
             layer: layer.clone(),
-            shapes: weights.map(|array| array.shape().to_vec()),
             rnn: GpuRnn::upload(gpu, &layer.rnn, &weights.rnn, dtype)?,
             score: weights.score.try_map(|name, array| Tensor::upload(gpu, name, array, DType::F32))?,
         })
-    }
-
-    /// The layer it was uploaded with.
-    pub fn layer(&self) -> &AttentiveEncoder {
-        &self.layer
     }
 
     /// Records the whole sequence and the attention over it; the tensors returned are filled when the run is submitted.
@@ -68,34 +54,7 @@ impl GpuAttentiveEncoder {
     /// [`Error::Option`](crate::Error::Option) when the request is wrong, [`Error::Limit`](crate::Error::Limit) when it
     /// does not fit the device.
     pub fn record(&self, run: &mut Run<'_>, inputs: &AttentiveInputs<Tensor>) -> Result<AttentiveOutputs<Tensor>> {
-        let shapes = self.shapes.map(Vec::as_slice);
-        let p = AttentiveProblem::new(&self.layer, &shapes, &inputs.map(Tensor::shape))?;
-        inputs.query.dtype().check_float("query")?;
-        let encoded = self.rnn.record(run, &inputs.sequence)?;
-        // [B, ·, ·] as one head, [B, 1, ·, ·]
-        let head = |x: &Tensor| x.with_layout(x.layout().split(0, p.batch, 1)?);
-        let states = head(&encoded.output.permute(&[1, 0, 2])?)?;
-        let attended = AttentionInputs {
-            mask: inputs.mask.clone(),
-            kv_lengths: inputs.sequence.lengths.clone(),
-            previous: inputs.previous.as_ref().map(head).transpose()?,
-            score: self.score.clone(),
-            ..AttentionInputs::new(head(&to_f32(run, &inputs.query)?)?, states.clone(), states)
-        };
-        let attended = self.layer.attention.record(run, &attended)?;
-        let joined = |x: Tensor| {
-            let shape = [&x.shape()[..1], &x.shape()[2..]].concat();
-            x.with_layout(x.layout().reshape(&shape)?)
-        };
-        Ok(AttentiveOutputs {
-            context: joined(attended.output)?,
-            weights: attended.weights.map(joined).transpose()?,
-            lse: attended.lse.map(joined).transpose()?,
-            max_sum: attended.max_sum.map(joined).transpose()?,
-            entropy: attended.entropy.map(joined).transpose()?,
-            scores: attended.scores.map(joined).transpose()?,
-            encoded,
-        })
+        self.forward(run, inputs)
     }
 
     /// Runs the whole sequence and the attention over it, submitted as [`Run::submit`] does, without waiting for it.

@@ -49,7 +49,7 @@ pub fn contiguous(run: &mut Run<'_>, tensor: &Tensor) -> Result<Tensor> {
 }
 
 /// The same tensor in f32.
-pub(super) fn to_f32(run: &mut Run<'_>, tensor: &Tensor) -> Result<Tensor> {
+pub(crate) fn to_f32(run: &mut Run<'_>, tensor: &Tensor) -> Result<Tensor> {
     if tensor.dtype() == DType::F32 {
         return Ok(tensor.clone());
     }
@@ -79,7 +79,7 @@ pub fn embed(run: &mut Run<'_>, table: &Tensor, ids: &Tensor) -> Result<Tensor> 
 
 /// `y[b, 0, 0, :] = Σ_j weights[b, 0, 0, j] · x[b, 0, j, :]` for weights [B, 1, 1, K], x [B, 1, K, N] and y [B, 1, 1, N],
 /// strides of 0 allowed where they are read: sums, means and products by a number.
-pub(super) fn sum(run: &mut Run<'_>, weights: &View, x: &View, y: &View) -> Result<()> {
+pub(crate) fn sum(run: &mut Run<'_>, weights: &View, x: &View, y: &View) -> Result<()> {
     let terms = weights.shape().last().copied().unwrap_or(0);
     let caps = run.gpu().caps();
     weighted_sum::record(run.recording_mut(), caps, &Visibility::full(1, terms), 0, weights, x, y)

@@ -6,32 +6,28 @@
 //! and lengths as whole numbers, in the element type of the rest.
 
 mod attention;
-mod attentive;
 mod cache;
-mod decoder;
+mod coverage;
 mod float;
+mod layers;
 mod linear;
 mod merge;
 mod monotonic;
-mod multi_head;
 mod normalize;
 mod parallel;
 mod rnn;
 mod rotary;
-mod visual;
 
 pub use attention::attention;
-pub use attentive::attentive_encoder;
 pub use cache::append;
-pub use decoder::{attention_decoder, coverage};
+pub use coverage::coverage;
 pub use float::Float;
+pub use layers::{attention_decoder, attentive_encoder, multi_head, visual};
 pub use linear::{activate, embed, linear};
 pub use merge::{merge, merge_max_sum};
-pub use multi_head::multi_head;
 pub use normalize::{gumbel, hardmax, log_softmax, softmax, sparsemax};
 pub use rnn::rnn;
 pub use rotary::rotary;
-pub use visual::visual;
 
 use crate::error::{Error, Result};
 use crate::tensor::Array;

@@ -5,65 +5,45 @@ use std::collections::BTreeSet;
 
 use super::card::{self, Bridge, Card, Recurrence, Score, Value, check};
 use crate::error::{Error, Result};
-use crate::rnn::{Activation, RnnStack, RnnWeights};
+use crate::layers::Linear;
+use crate::rnn::{RnnStack, RnnWeights};
 use crate::store::Store;
 use crate::tensor::Array;
 
-/// A layer y = activation(W·x + b).
-#[derive(Debug, Clone, PartialEq)]
-pub struct Dense<A> {
-    /// W [out, in].
-    pub weight: A,
-    /// b `[out]`.
-    pub bias: Option<A>,
-    /// None is the identity.
-    pub activation: Option<Activation>,
-}
-
 /// The recurrences of a model; `R` is a stack of host weights or what a device makes of it.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Recurrences<R> {
+pub(super) struct Recurrences<R> {
     /// Source embeddings → encoder states.
-    pub encoder: R,
+    pub(super) encoder: R,
     /// Decoder inputs → decoder states.
-    pub decoder: R,
+    pub(super) decoder: R,
 }
 
 /// All other weights of a model; `A` is a host array or a GPU tensor.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Layers<A> {
+pub(super) struct Layers<A> {
     /// Source tokens as vectors [size, dim].
-    pub source_embedding: A,
+    pub(super) source_embedding: A,
     /// Encoder outputs → memory; without it they are the memory.
-    pub projection: Option<Dense<A>>,
+    pub(super) projection: Option<Linear<A>>,
     /// Mean of the memory → start state.
-    pub bridge: Option<Dense<A>>,
+    pub(super) bridge: Option<Linear<A>>,
     /// The query's projection.
-    pub query: Option<Dense<A>>,
+    pub(super) query: Option<Linear<A>>,
     /// The keys' projection; without it the memory is the keys.
-    pub key: Option<Dense<A>>,
+    pub(super) key: Option<Linear<A>>,
     /// v `[A]` of the additive score.
-    pub v: Option<A>,
+    pub(super) v: Option<A>,
     /// Target tokens as vectors [size, dim].
-    pub target_embedding: A,
+    pub(super) target_embedding: A,
     /// `attention.combine`.
-    pub combine: Option<Dense<A>>,
+    pub(super) combine: Option<Linear<A>>,
     /// Logits [size, …].
-    pub output: Dense<A>,
+    pub(super) output: Linear<A>,
     /// Width of the memory: of values and context.
-    pub memory_width: usize,
+    pub(super) memory_width: usize,
     /// Width of keys and of the projected query.
-    pub key_width: usize,
-}
-
-impl<A> Dense<A> {
-    fn try_map<B>(&self, f: &mut impl FnMut(&A) -> Result<B>) -> Result<Dense<B>> {
-        Ok(Dense {
-            weight: f(&self.weight)?,
-            bias: self.bias.as_ref().map(&mut *f).transpose()?,
-            activation: self.activation,
-        })
-    }
+    pub(super) key_width: usize,
 }
 
 impl<A> Layers<A> {
@@ -71,16 +51,16 @@ impl<A> Layers<A> {
     ///
     /// # Errors
     /// The first error of `f`.
-    pub fn try_map<B>(&self, mut f: impl FnMut(&A) -> Result<B>) -> Result<Layers<B>> {
-        let f = &mut f;
-        let mut dense = |dense: &Option<Dense<A>>| dense.as_ref().map(|d| d.try_map(f)).transpose();
+    pub(super) fn try_map<B>(&self, mut f: impl FnMut(&A) -> Result<B>) -> Result<Layers<B>> {
+        let mut named = |_: &str, a: &A| f(a);
+        let mut dense = |layer: &Option<Linear<A>>| layer.as_ref().map(|l| l.try_map("", &mut named)).transpose();
         Ok(Layers {
             projection: dense(&self.projection)?,
             bridge: dense(&self.bridge)?,
             query: dense(&self.query)?,
             key: dense(&self.key)?,
             combine: dense(&self.combine)?,
-            output: self.output.try_map(f)?,
+            output: self.output.try_map("", |_, a| f(a))?,
             source_embedding: f(&self.source_embedding)?,
             target_embedding: f(&self.target_embedding)?,
             v: self.v.as_ref().map(f).transpose()?,
@@ -145,11 +125,17 @@ impl Loader<'_> {
         }
     }
 
-    fn dense(&self, field: &str, d: &card::Dense, input: Option<usize>, output: Option<usize>) -> Result<Dense<Array>> {
+    fn dense(
+        &self,
+        field: &str,
+        d: &card::Dense,
+        input: Option<usize>,
+        output: Option<usize>,
+    ) -> Result<Linear<Array>> {
         let weight = self.tensor(field, &d.weight, &[output, input])?;
         let rows = weight.shape().first().copied();
         let bias = d.bias.as_ref().map(|b| self.tensor(field, b, &[rows])).transpose()?;
-        Ok(Dense { weight, bias, activation: d.activation })
+        Ok(Linear { weight, bias, activation: d.activation })
     }
 
     fn stack(&self, field: &str, r: &Recurrence) -> Result<RnnStack<Array>> {

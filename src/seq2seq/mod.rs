@@ -2,13 +2,11 @@
 //! `model.json` (the [card](Card)) and its tensors.
 //!
 //! ```text
-//! text → text.rs → ids → Network (encoder, attention, decoder: CPU or GPU) → search.rs → ids → text.rs → text
+//! text → text.rs → ids → Network (encoder, attention, decoder on a backend) → search.rs → ids → text.rs → text
 //! ```
 //! The card says how a model is wired; nothing here knows a model by name, but for the two that are built in.
 
 pub mod card;
-mod cpu;
-mod gpu;
 mod layers;
 mod network;
 mod prepare;
@@ -20,16 +18,15 @@ use std::path::Path;
 use sha2::{Digest, Sha256};
 
 pub use card::Card;
-pub use cpu::CpuNetwork;
-pub use gpu::GpuNetwork;
-pub use layers::{Dense, Layers, Recurrences};
-pub use network::{Graph, Network, Ops, SourceBatch, StepOutput};
+pub use network::{ModelNetwork, Network, SourceBatch, StepOutput};
 pub use text::{Prepared, Source, SourceText};
 
+use crate::backend::Backend;
 use crate::error::{Error, Result};
 use crate::rnn::RnnStack;
 use crate::store::{Store, read_text};
 use crate::tensor::Array;
+use layers::{Layers, Recurrences};
 use search::Hypothesis;
 use text::Symbols;
 
@@ -94,14 +91,13 @@ impl Model {
         &self.card
     }
 
-    /// The weights.
-    pub fn layers(&self) -> &Layers<Array> {
-        &self.layers
-    }
-
-    /// The recurrences' weights.
-    pub fn recurrences(&self) -> &Recurrences<RnnStack<Array>> {
-        &self.recurrences
+    /// The model's network on a backend: a [`Run`](crate::gpu::Run) of a GPU, or the
+    /// [`Reference`](crate::backend::Reference).
+    ///
+    /// # Errors
+    /// When the backend does not take the weights.
+    pub fn network<B: Backend>(&self, backend: B) -> Result<ModelNetwork<'_, B>> {
+        ModelNetwork::new(self, backend)
     }
 
     /// A text as the encoder reads it.

@@ -78,11 +78,11 @@ fn a_sequence_is_one_submission_whatever_its_length_and_reads_nothing_back() {
 #[cfg(feature = "seq2seq")]
 #[test]
 fn encoding_a_batch_of_names_is_one_submission_and_each_decoder_step_one_more() {
-    use regard::seq2seq::{GpuNetwork, Model, Network, SourceBatch};
+    use regard::seq2seq::{Model, Network, SourceBatch};
     let gpu = Gpu::open(&Open { adapter: Some(gpu().adapter().name.clone()), ..Open::default() }).unwrap();
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/models/arabic-names");
     let model = Model::from_folder(folder.as_ref()).unwrap();
-    let mut network = GpuNetwork::new(&model, &gpu).unwrap();
+    let mut network = model.network(Run::new(&gpu)).unwrap();
     for steps in [2, 30] {
         let batch = SourceBatch {
             sources: 2,

@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use regard::seq2seq::{CpuNetwork, Decoding, Model, Network, SourceText, transliterate};
+use regard::seq2seq::{Decoding, Model, Network, SourceText, transliterate};
 use serde_json::Value;
 
 /// Makes a model's network on some device.
@@ -12,7 +12,7 @@ pub(crate) type Device = for<'m> fn(&'m Model) -> Box<dyn Network + 'm>;
 
 /// The CPU.
 pub(crate) fn cpu(model: &Model) -> Box<dyn Network + '_> {
-    Box::new(CpuNetwork::new(model).unwrap())
+    Box::new(model.network(regard::backend::Reference::<f32>::default()).unwrap())
 }
 
 /// The cases of the golden file in a model's folder, those with options among them.

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use regard::Error;
-use regard::seq2seq::{Decoding, GpuNetwork, Model, Network, SourceText, Transliteration, transliterate};
+use regard::seq2seq::{Decoding, Model, Network, SourceText, Transliteration, transliterate};
 
 use crate::golden::{Device, agreement, cases, cpu, source};
 
@@ -21,7 +21,7 @@ fn run(model: &Model, texts: &[SourceText], decoding: &Decoding, device: Device)
 
 /// The GPU that all tests share.
 pub(crate) fn on_gpu(model: &Model) -> Box<dyn Network + '_> {
-    Box::new(GpuNetwork::new(model, crate::gpu::gpu()).unwrap())
+    Box::new(model.network(regard::gpu::Run::new(crate::gpu::gpu())).unwrap())
 }
 
 fn one(model: &Model, text: &str) -> Transliteration {

@@ -28,6 +28,35 @@ pub(super) struct Report {
     pub(super) wrong: Vec<String>,
     pub(super) not_run: Vec<String>,
     pub(super) cases: Vec<Row>,
+    /// What calls cost the thread that makes them.
+    #[serde(default)]
+    pub(super) launch: Vec<LaunchRow>,
+}
+
+/// What a call costs the calling thread, and what the same dispatches cost it in bare wgpu with kept bind groups.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct LaunchRow {
+    pub(super) name: String,
+    pub(super) dispatches: usize,
+    /// Medians in microseconds.
+    pub(super) ours_us: f64,
+    pub(super) bare_us: f64,
+    pub(super) ratio: f64,
+}
+
+impl LaunchRow {
+    /// As it stands in the table, with the heading where it is the first.
+    pub(super) fn lines(&self, first: bool) -> String {
+        let heading = match first {
+            true => format!(
+                "\n{:<48} {:>10} {:>10} {:>10} {:>7}\n",
+                "calling thread", "dispatches", "ours µs", "bare µs", "ratio"
+            ),
+            false => String::new(),
+        };
+        let Self { name, dispatches, ours_us, bare_us, ratio } = self;
+        format!("{heading}{name:<48} {dispatches:>10} {ours_us:>10.1} {bare_us:>10.1} {ratio:>7.2}\n")
+    }
 }
 
 /// The adapter.
@@ -181,7 +210,8 @@ impl Report {
     pub(super) fn table(&self) -> String {
         let previous = std::iter::once(None).chain(self.cases.iter().map(Some));
         let rows: String = self.cases.iter().zip(previous).map(|(row, previous)| row.lines(previous)).collect();
-        self.head() + &rows + &self.tail()
+        let launch: String = self.launch.iter().enumerate().map(|(number, row)| row.lines(number == 0)).collect();
+        self.head() + &rows + &launch + &self.tail()
     }
 
     /// The device and what it can do.
@@ -349,6 +379,7 @@ pub(super) mod tests {
             wrong: Vec::new(),
             not_run: Vec::new(),
             cases,
+            launch: Vec::new(),
         }
     }
 

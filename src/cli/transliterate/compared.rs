@@ -1,7 +1,8 @@
 //! `--check`: each text again, alone, on the CPU.
 
 use regard::Error;
-use regard::seq2seq::{CpuNetwork, Decoding, Model, SourceText, Transliteration, transliterate};
+use regard::backend::Reference;
+use regard::seq2seq::{Decoding, Model, ModelNetwork, SourceText, Transliteration, transliterate};
 
 use crate::failure::{Failure, Outcome};
 use crate::output;
@@ -14,7 +15,7 @@ const WEIGHT: f64 = 2e-3;
 /// Answers compared so far.
 pub(super) struct Compared<'m> {
     model: &'m Model,
-    network: CpuNetwork<'m>,
+    network: ModelNetwork<'m, Reference<f32>>,
     decoding: Decoding,
     texts: usize,
     ties: usize,
@@ -26,7 +27,7 @@ pub(super) struct Compared<'m> {
 
 impl<'m> Compared<'m> {
     pub(super) fn new(model: &'m Model, decoding: Decoding) -> regard::Result<Self> {
-        let network = CpuNetwork::new(model)?;
+        let network = model.network(Reference::default())?;
         let decoding = Decoding { weights: true, batch: 1, ..decoding };
         Ok(Self { model, network, decoding, texts: 0, ties: 0, different: 0, score: 0.0, weight: 0.0, first: None })
     }

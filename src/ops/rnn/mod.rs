@@ -8,6 +8,7 @@ pub use sequence::record;
 #[doc(hidden)]
 pub use weights::{LayerWeights, StackedWeights, Weights};
 
+use crate::backend::Recurrence;
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Run, Tensor};
 use crate::plan::{Caps, RnnPlan};
@@ -37,11 +38,6 @@ impl GpuRnn {
         let widths = RnnProblem::check_weights(options, &borrow_shapes(&shapes), input.unwrap_or(0))?;
         let weights = Weights::upload(gpu, options, &widths, stack, dtype)?;
         Ok(Self { options: options.clone(), stack: shapes, weights, dtype })
-    }
-
-    /// The options it was uploaded with.
-    pub fn options(&self) -> &Rnn {
-        &self.options
     }
 
     /// How inputs of these shapes would be run.
@@ -88,6 +84,16 @@ impl GpuRnn {
         let outputs = self.record(&mut run, inputs)?;
         run.submit()?;
         Ok(outputs)
+    }
+}
+
+impl Recurrence for GpuRnn {
+    fn options(&self) -> &Rnn {
+        &self.options
+    }
+
+    fn stack(&self) -> RnnStack<&[usize]> {
+        borrow_shapes(&self.stack)
     }
 }
 

@@ -206,7 +206,7 @@ fn wrapper(entry: &Entry) -> WrapperCase {
     let mut decoder = AttentionDecoder::new(Rnn::new(cell), attention);
     decoder.activation = activation.map(|name| Activation::from_name(name).unwrap());
     let layer = t.get("w.attention_layer.kernel");
-    let layer = layer.map(|kernel| Linear { weight: dense(kernel), bias: t.get("w.attention_layer.bias") });
+    let layer = layer.map(|kernel| Linear::with(dense(kernel), t.get("w.attention_layer.bias")));
     let memory = DecoderMemory {
         memory: t.take("in.memory"),
         lengths: t.get("in.lengths"),

@@ -1,5 +1,9 @@
 //! A recurrent decoder that attends to a memory.
 
+mod steps;
+
+pub use steps::{LoadedDecoder, LoadedMemory};
+
 use super::{Linear, rank3};
 use crate::attention::{Attention, AttentionInputs, Mask, Normalize, Score, ScoreWeights};
 use crate::error::{Error, Result};
@@ -283,7 +287,7 @@ impl<A> DecoderOutputs<A> {
 
 /// A decoder's memory with its numbers checked: all that its projection needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct MemoryProblem {
+struct MemoryProblem {
     pub(crate) batch: usize,
     /// Nk.
     pub(crate) keys: usize,
@@ -331,7 +335,7 @@ impl MemoryProblem {
 
 /// A decoder with its numbers checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct DecoderProblem {
+struct DecoderProblem {
     pub(crate) steps: usize,
     pub(crate) batch: usize,
     /// I.

@@ -1,0 +1,225 @@
+//! What can compute: a dozen coarse primitives over a backend's own values. Layers and models are written once over them.
+//!
+//! | backend | its value | what it does |
+//! |---|---|---|
+//! | [`Run`](crate::gpu::Run) | [`Tensor`](crate::Tensor) | records kernels, to be submitted |
+//! | [`Reference`] | [`Array<T>`](crate::tensor::Array) | computes at once, naively, in f32 or f64 |
+//!
+//! A value is a tensor of numbers; where integers are wanted (ids, lengths, bool masks), it is what
+//! [`Backend::integers`] made. Primitives check what they are given and name the tensor at fault.
+
+mod gpu;
+mod reference;
+
+use crate::attention::{Attention, AttentionInputs, AttentionOutputs};
+use crate::error::{Error, Result};
+use crate::layers::CoverageCost;
+use crate::rnn::{Activation, Rnn, RnnInputs, RnnOutputs, RnnStack};
+use crate::tensor::Array;
+
+pub use reference::Reference;
+
+/// A backend's tensor. A clone is the same tensor.
+pub trait Value: Clone {
+    /// Length of each axis.
+    fn shape(&self) -> &[usize];
+}
+
+/// What happens to a product before it is stored: `f(product + bias)`.
+#[derive(Debug)]
+pub struct Epilogue<'v, V> {
+    /// `[N]`.
+    pub bias: Option<&'v V>,
+    /// f; `None` is the identity.
+    pub activation: Option<Activation>,
+}
+
+impl<V> Default for Epilogue<'_, V> {
+    fn default() -> Self {
+        Self { bias: None, activation: None }
+    }
+}
+
+/// A recurrence with its weights, ready to run.
+pub trait Recurrence {
+    /// The options it was made with.
+    fn options(&self) -> &Rnn;
+
+    /// Shapes of the weights, layer by layer.
+    fn stack(&self) -> RnnStack<&[usize]>;
+}
+
+/// The primitives.
+pub trait Backend {
+    /// Its tensors.
+    type Value: Value;
+
+    /// Its recurrences.
+    type Recurrence: Recurrence;
+
+    /// Numbers of the host.
+    ///
+    /// # Errors
+    /// Those of the device.
+    fn constant(&mut self, name: &str, array: &Array<f32>) -> Result<Self::Value>;
+
+    /// Integers of the host: ids, lengths, a bool mask of 0 and 1.
+    ///
+    /// # Errors
+    /// Those of the device.
+    fn integers(&mut self, name: &str, array: &Array<u32>) -> Result<Self::Value>;
+
+    /// A recurrence with weights of the host.
+    ///
+    /// # Errors
+    /// [`Error::Shape`](crate::Error::Shape) when they do not fit the options, and those of the device.
+    fn recurrence(&mut self, options: &Rnn, stack: &RnnStack<Array<f32>>) -> Result<Self::Recurrence>;
+
+    /// The same numbers in the precision that the backend computes in, where `name` may be stored in less.
+    ///
+    /// # Errors
+    /// [`Error::Shape`](crate::Error::Shape) for integers, and those of the device.
+    fn wide(&mut self, name: &str, x: &Self::Value) -> Result<Self::Value>;
+
+    /// `f(Σ_p x_p · w_pᵀ + b)` for x_p [.., K_p], w_p [N, K_p] and b `[N]`: [.., N], a layer over a concatenation that is
+    /// never built.
+    ///
+    /// # Errors
+    /// [`Error::Shape`](crate::Error::Shape) when shapes do not fit, and those of the device.
+    fn linear(
+        &mut self,
+        summands: &[(&Self::Value, &Self::Value)],
+        epilogue: Epilogue<'_, Self::Value>,
+    ) -> Result<Self::Value>;
+
+    /// Attention, as its options say.
+    ///
+    /// # Errors
+    /// As [`reference::attention`](crate::reference::attention), and those of the device.
+    fn attention(
+        &mut self,
+        options: &Attention,
+        inputs: &AttentionInputs<Self::Value>,
+    ) -> Result<AttentionOutputs<Self::Value>>;
+
+    /// A recurrence over a sequence [T, B, I].
+    ///
+    /// # Errors
+    /// As [`reference::rnn`](crate::reference::rnn), and those of the device.
+    fn rnn(
+        &mut self,
+        recurrence: &Self::Recurrence,
+        inputs: &RnnInputs<Self::Value>,
+    ) -> Result<RnnOutputs<Self::Value>>;
+
+    /// `a · b`, element by element. b has a's rank, and its axes of length 1 are repeated.
+    ///
+    /// # Errors
+    /// [`Error::Shape`](crate::Error::Shape) when b does not fit a, and those of the device.
+    fn multiply(&mut self, a: &Self::Value, b: &Self::Value) -> Result<Self::Value>;
+
+    /// The sum over the last axis, which goes: [.., N] to [..].
+    ///
+    /// # Errors
+    /// Those of the device.
+    fn sum(&mut self, x: &Self::Value) -> Result<Self::Value>;
+
+    /// The running sum `before + alignment` of alignments [B, Nk], and what each row of it costs, `[B]`. Without `before`
+    /// that is zeros.
+    ///
+    /// # Errors
+    /// [`Error::Shape`](crate::Error::Shape) when shapes do not fit, and those of the device.
+    fn coverage(
+        &mut self,
+        alignment: &Self::Value,
+        before: Option<&Self::Value>,
+        cost: CoverageCost,
+    ) -> Result<[Self::Value; 2]>;
+
+    /// Rows of a table [V, D] by ids of any shape: [.., D].
+    ///
+    /// # Errors
+    /// [`Error::Shape`](crate::Error::Shape) when the table is no matrix or an id is not below V, and those of the device.
+    fn embed(&mut self, table: &Self::Value, ids: &Array<u32>) -> Result<Self::Value>;
+
+    /// The same numbers in row-major order under another shape.
+    ///
+    /// # Errors
+    /// [`Error::Shape`](crate::Error::Shape) when the numbers are not as many.
+    fn reshape(&mut self, x: &Self::Value, shape: &[usize]) -> Result<Self::Value>;
+
+    /// Axis `k` of the result is axis `order[k]` of x.
+    ///
+    /// # Errors
+    /// [`Error::Shape`](crate::Error::Shape) when `order` is not a permutation.
+    fn permute(&mut self, x: &Self::Value, order: &[usize]) -> Result<Self::Value>;
+
+    /// Entries `start .. start + length` of an axis.
+    ///
+    /// # Errors
+    /// [`Error::Shape`](crate::Error::Shape) when they leave the axis.
+    fn slice(&mut self, x: &Self::Value, axis: usize, start: usize, length: usize) -> Result<Self::Value>;
+
+    /// Axes of length 1, and axes that are missing in front, repeated to fill a shape.
+    ///
+    /// # Errors
+    /// [`Error::Shape`](crate::Error::Shape) when another axis differs.
+    fn broadcast(&mut self, x: &Self::Value, shape: &[usize]) -> Result<Self::Value>;
+
+    /// Values one behind the other along an axis; all other axes are the same.
+    ///
+    /// # Errors
+    /// [`Error::Shape`](crate::Error::Shape) when they are not, or nothing is given; those of the device.
+    fn join(&mut self, axis: usize, parts: &[Self::Value]) -> Result<Self::Value>;
+
+    /// Forgets what was asked for and has not been done.
+    fn discard(&mut self);
+
+    /// Does what was asked for so far, without waiting for it.
+    ///
+    /// # Errors
+    /// Those of the device.
+    fn submit(&mut self) -> Result<()>;
+
+    /// Does what was asked for so far, and gives these values to the host. Where the device has to be polled for it, somebody
+    /// else does ([`Backend::read_blocking`] does it itself).
+    ///
+    /// # Errors
+    /// Those of the device.
+    fn read(&mut self, values: &[&Self::Value]) -> impl Future<Output = Result<Vec<Array<f32>>>>;
+
+    /// As [`Backend::read`], waiting for it.
+    ///
+    /// # Errors
+    /// Those of the device.
+    fn read_blocking(&mut self, values: &[&Self::Value]) -> Result<Vec<Array<f32>>>;
+}
+
+/// The shape of values that are joined along an axis.
+fn joined_shape<V: Value>(axis: usize, parts: &[V]) -> Result<Vec<usize>> {
+    let Some(first) = parts.first() else {
+        return Err(Error::missing("parts", "at least one value to join"));
+    };
+    let mut shape = first.shape().to_vec();
+    if axis >= shape.len() {
+        return Err(Error::shape("parts", "axis", format!("below {}", shape.len()), axis));
+    }
+    shape[axis] = 0;
+    for (k, part) in parts.iter().enumerate() {
+        let mut others = part.shape().to_vec();
+        let length = others.get_mut(axis).map(std::mem::take);
+        match length {
+            Some(length)
+                if others.iter().zip(&shape).enumerate().all(|(a, (x, y))| a == axis || x == y)
+                    && others.len() == shape.len() =>
+            {
+                shape[axis] += length
+            }
+            _ => {
+                let expected = format!("{:?} but for axis {axis}", first.shape());
+                return Err(Error::shape(format!("part {k}"), "shape", expected, format!("{:?}", part.shape())));
+            }
+        }
+    }
+    Ok(shape)
+}

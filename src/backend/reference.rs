@@ -1,0 +1,158 @@
+//! The reference: host arrays, computed at once.
+
+use std::marker::PhantomData;
+
+use super::{Backend, Epilogue, Recurrence, Value};
+use crate::attention::{Attention, AttentionInputs, AttentionOutputs};
+use crate::error::{Error, Result};
+use crate::layers::CoverageCost;
+use crate::reference::{self, Float};
+use crate::rnn::{Rnn, RnnInputs, RnnOutputs, RnnStack};
+use crate::tensor::{Array, Layout};
+
+/// The CPU reference as a backend, in `T`: f32 or f64.
+#[derive(Debug, Clone, Copy)]
+pub struct Reference<T>(PhantomData<T>);
+
+impl<T> Default for Reference<T> {
+    fn default() -> Self {
+        Self(PhantomData)
+    }
+}
+
+impl<T: Clone> Value for Array<T> {
+    fn shape(&self) -> &[usize] {
+        Array::shape(self)
+    }
+}
+
+/// Both of which are 1, or the same.
+fn repeat<T: Float>(x: &Array<T>, shape: &[usize]) -> Result<Array<T>> {
+    x.gather(&Layout::contiguous(x.shape()).broadcast(shape)?)
+}
+
+impl<T> Recurrence for (Rnn, RnnStack<Array<T>>) {
+    fn options(&self) -> &Rnn {
+        &self.0
+    }
+
+    fn stack(&self) -> RnnStack<&[usize]> {
+        self.1.iter().map(|layer| layer.iter().map(|weights| weights.map(Array::shape)).collect()).collect()
+    }
+}
+
+impl<T: Float> Backend for Reference<T> {
+    type Value = Array<T>;
+    type Recurrence = (Rnn, RnnStack<Array<T>>);
+
+    fn constant(&mut self, _: &str, array: &Array<f32>) -> Result<Array<T>> {
+        Ok(array.map(|&x| T::from_f32(x)))
+    }
+
+    fn integers(&mut self, _: &str, array: &Array<u32>) -> Result<Array<T>> {
+        Ok(array.map(|&n| T::from_f64(f64::from(n))))
+    }
+
+    fn recurrence(&mut self, options: &Rnn, stack: &RnnStack<Array<f32>>) -> Result<Self::Recurrence> {
+        let wide = |array: &Array<f32>| array.map(|&x| T::from_f32(x));
+        Ok((options.clone(), stack.iter().map(|layer| layer.iter().map(|w| w.map(wide)).collect()).collect()))
+    }
+
+    fn wide(&mut self, _: &str, x: &Array<T>) -> Result<Array<T>> {
+        Ok(x.clone())
+    }
+
+    fn linear(&mut self, summands: &[(&Array<T>, &Array<T>)], epilogue: Epilogue<'_, Array<T>>) -> Result<Array<T>> {
+        let Epilogue { bias, activation } = epilogue;
+        if let [(x, weight)] = summands {
+            return reference::linear(x, weight, bias, activation);
+        }
+        // The concatenation, of x's and of weights alike.
+        let join = |of: &dyn Fn(&(&Array<T>, &Array<T>)) -> Array<T>| {
+            let parts: Vec<_> = summands.iter().map(of).collect();
+            let last = parts.first().map_or(0, |part| part.shape().len().saturating_sub(1));
+            Self::default().join(last, &parts)
+        };
+        reference::linear(&join(&|(x, _)| (*x).clone())?, &join(&|(_, weight)| (*weight).clone())?, bias, activation)
+    }
+
+    fn attention(
+        &mut self,
+        options: &Attention,
+        inputs: &AttentionInputs<Array<T>>,
+    ) -> Result<AttentionOutputs<Array<T>>> {
+        reference::attention(options, inputs)
+    }
+
+    fn rnn(
+        &mut self,
+        (options, stack): &Self::Recurrence,
+        inputs: &RnnInputs<Array<T>>,
+    ) -> Result<RnnOutputs<Array<T>>> {
+        reference::rnn(options, stack, inputs)
+    }
+
+    fn multiply(&mut self, a: &Array<T>, b: &Array<T>) -> Result<Array<T>> {
+        let b = repeat(b, a.shape())?;
+        Ok(Array::from_fn(a.shape(), |k| a.data()[k] * b.data()[k]))
+    }
+
+    fn sum(&mut self, x: &Array<T>) -> Result<Array<T>> {
+        let (&last, lead) = x.shape().split_last().ok_or_else(|| Error::shape("x", "rank", "at least 1", 0))?;
+        Ok(Array::from_fn(lead, |row| x.data()[row * last..][..last].iter().copied().sum()))
+    }
+
+    fn coverage(
+        &mut self,
+        alignment: &Array<T>,
+        before: Option<&Array<T>>,
+        cost: CoverageCost,
+    ) -> Result<[Array<T>; 2]> {
+        reference::coverage(alignment, before, cost).map(<[_; 2]>::from)
+    }
+
+    fn embed(&mut self, table: &Array<T>, ids: &Array<u32>) -> Result<Array<T>> {
+        let rows = reference::embed(table, ids.data())?;
+        let width = rows.shape()[1];
+        rows.reshape(&[ids.shape(), &[width]].concat())
+    }
+
+    fn reshape(&mut self, x: &Array<T>, shape: &[usize]) -> Result<Array<T>> {
+        x.clone().reshape(shape)
+    }
+
+    fn permute(&mut self, x: &Array<T>, order: &[usize]) -> Result<Array<T>> {
+        x.permute(order)
+    }
+
+    fn slice(&mut self, x: &Array<T>, axis: usize, start: usize, length: usize) -> Result<Array<T>> {
+        x.gather(&Layout::contiguous(x.shape()).narrow(axis, start, length)?)
+    }
+
+    fn broadcast(&mut self, x: &Array<T>, shape: &[usize]) -> Result<Array<T>> {
+        repeat(x, shape)
+    }
+
+    fn join(&mut self, axis: usize, parts: &[Array<T>]) -> Result<Array<T>> {
+        let shape = super::joined_shape(axis, parts)?;
+        let inner = shape[axis + 1..].iter().product::<usize>();
+        let outer = shape[..axis].iter().product::<usize>();
+        let run = |part: &Array<T>| part.shape()[axis] * inner;
+        let of = |o: usize| parts.iter().flat_map(move |part| &part.data()[o * run(part)..(o + 1) * run(part)]);
+        Array::new(&shape, (0..outer).flat_map(of).copied().collect())
+    }
+
+    fn discard(&mut self) {}
+
+    fn submit(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    async fn read(&mut self, values: &[&Array<T>]) -> Result<Vec<Array<f32>>> {
+        self.read_blocking(values)
+    }
+
+    fn read_blocking(&mut self, values: &[&Array<T>]) -> Result<Vec<Array<f32>>> {
+        Ok(values.iter().map(|value| value.map(|&x| x.to_f64() as f32)).collect())
+    }
+}
