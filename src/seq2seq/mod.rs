@@ -37,7 +37,7 @@ const MOST_WEIGHTS: usize = 1 << 24;
 const LONGEST_CARD: u64 = 16 << 20;
 
 /// A model: its card and its weights in host memory.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Model {
     card: Card,
     layers: Layers<Array>,

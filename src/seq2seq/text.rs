@@ -43,7 +43,7 @@ pub struct Prepared {
 }
 
 /// The vocabularies of a card, ready for look-ups.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) struct Symbols {
     source: HashMap<String, u32>,
     /// What each target id adds to a text.

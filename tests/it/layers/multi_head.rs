@@ -26,9 +26,9 @@ struct Size([usize; 3], [usize; 4], [usize; 4]);
 const USUAL: Size = Size([2, 5, 7], [6, 3, 4, 9], [10, 11, 12, 13]);
 
 fn case(name: &str, Size([b, q, k], [h, g, d, v], [eq, ek, ev, e]): Size) -> Case {
-    let linear = |rows: usize, columns: usize, seed: f32| Linear {
-        weight: numbers(&[rows, columns], seed, (3.0 / columns as f32).sqrt()),
-        bias: Some(numbers(&[rows], seed + 0.5, 0.3)),
+    let linear = |rows: usize, columns: usize, seed: f32| {
+        let weight = numbers(&[rows, columns], seed, (3.0 / columns as f32).sqrt());
+        Linear::with_bias(weight, numbers(&[rows], seed + 0.5, 0.3))
     };
     let weights = MultiHeadWeights {
         query: linear(h * d, eq, 1.0),
