@@ -145,22 +145,18 @@ impl Run<'_> {
                 let mut pass: Option<wgpu::ComputePass<'static>> = None;
                 let mut set = None;
                 for step in &submission.steps {
-                    let dispatch = match &self.recording.commands()[step.command] {
-                        Command::Dispatch(dispatch) => dispatch,
-                        Command::Clear(slot) => {
-                            pass = None;
-                            let range = &self.bound[slot];
-                            encoder.clear_buffer(&range.buffer, range.offset, Some(range.bytes.next_multiple_of(4)));
-                            continue;
-                        }
-                    };
+                    if let Command::Clear(slot) = &self.recording.commands()[step.command] {
+                        pass = None;
+                        let range = &self.bound[slot];
+                        encoder.clear_buffer(&range.buffer, range.offset, Some(range.bytes.next_multiple_of(4)));
+                        continue;
+                    }
                     let pipeline = &pipelines[number];
                     if timing.is_some() || pass.is_none() {
                         drop(pass.take());
-                        let label = dispatch.variant.label();
                         let stamp = timing.filter(|(_, timed)| number < *timed);
                         let begun = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
-                            label: Some(if timing.is_some() { &label } else { "regard" }),
+                            label: Some(if timing.is_some() { &pipeline.label } else { "regard" }),
                             timestamp_writes: stamp.and_then(|(queries, _)| stamps(queries, number as u32, step)),
                         });
                         (pass, set) = (Some(begun.forget_lifetime()), None);
