@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 pub use custom::CustomKernel;
 pub(crate) use custom::FIRST_WORKGROUP;
+#[doc(hidden)]
 pub use uniform::{Member, Uniform, UniformStruct, UniformType};
 
 pub(crate) use files::file;
@@ -25,6 +26,7 @@ pub(crate) use uniform::{params, place};
 use crate::tensor::DType;
 
 /// A file of `shaders/`.
+#[doc(hidden)]
 #[derive(Debug)]
 pub struct File {
     /// Below `shaders/`.
@@ -36,6 +38,7 @@ pub struct File {
 }
 
 /// What a kernel's source is made of.
+#[doc(hidden)]
 #[derive(Debug)]
 pub enum Source {
     /// A file that is always there.
@@ -74,6 +77,7 @@ pub enum Access {
 }
 
 /// A storage buffer that a kernel binds: `var<storage, ACCESS> NAME: array<ELEMENT>`.
+#[doc(hidden)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Buffer {
     /// Its name in the shader.
@@ -101,10 +105,13 @@ pub struct Kernel {
     /// The stem of its two files.
     pub name: &'static str,
     /// The files that it is made of, its own last.
+    #[doc(hidden)]
     pub sources: &'static [Source],
     /// Its storage buffers, at the bindings from 1 on.
+    #[doc(hidden)]
     pub buffers: &'static [Buffer],
     /// Its uniform `params`, at binding 0.
+    #[doc(hidden)]
     pub params: &'static UniformType,
 }
 
@@ -170,6 +177,7 @@ impl Kernel {
     }
 
     /// Every file that one of its programs may have.
+    #[doc(hidden)]
     pub fn every_file(&self) -> Vec<&'static File> {
         let mut all = vec![&files::PARAMS_UNIFORM, &files::PARAMS_STORAGE, &files::Q8];
         self.sources.iter().for_each(|source| source.each(None, &mut |file| all.push(file)));
@@ -351,6 +359,7 @@ impl Variant {
     }
 
     /// The files that it is made of; none of a user's kernel.
+    #[doc(hidden)]
     pub fn files(&self, params: ParamsSpace) -> Vec<&'static File> {
         let Some(kernel) = self.kernel.built_in() else { return Vec::new() };
         let mut files = vec![match params {

@@ -9,8 +9,8 @@ use naga::common::wgsl::TypeContext;
 use naga::front::wgsl::parse_str;
 use naga::proc::TypeResolution;
 use naga::valid::{
-    CallError, Capabilities, EntryPointError, ExpressionError, FunctionError, ModuleInfo, ValidationError,
-    ValidationFlags, Validator,
+    CallError, Capabilities, EntryPointError, ExpressionError, FunctionError, ValidationError, ValidationFlags,
+    Validator,
 };
 use naga::{Block, Expression, Function, Handle, Module, Span, Statement, TypeInner, WithSpan};
 
@@ -50,10 +50,11 @@ pub(super) fn parsed(source: &str, longest: usize) -> Result<(Module, Vec<Declar
     Ok((module, declarations))
 }
 
-/// What naga knows of a module that may use so much of a device.
-pub(super) fn validated(source: &str, module: &Module, capabilities: Capabilities) -> Result<ModuleInfo, Fault> {
+/// Validates a module that may use so much of a device.
+pub(super) fn validated(source: &str, module: &Module, capabilities: Capabilities) -> Result<(), Fault> {
     Validator::new(ValidationFlags::all(), capabilities)
         .validate(module)
+        .map(|_| ())
         .or_else(|error| refused_at(innermost(module, &error), words(source, module, error.as_inner())))
 }
 

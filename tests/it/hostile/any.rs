@@ -6,7 +6,7 @@ use regard::seq2seq::{Model, SourceText};
 use regard::store::Store;
 use regard::tensor::DType;
 use regard::wgpu::naga::valid::{Capabilities, ValidationFlags, Validator};
-use regard::wgsl::{Kernel, ParamsSpace, Variant};
+use regard::wgsl::{CustomKernel, Kernel, ParamsSpace, Variant};
 use serde_json::Value;
 
 /// A tensor file; whether it is one.
@@ -100,6 +100,8 @@ pub(crate) fn card(data: &[u8], weights: &[u8], cards: &[&str]) -> bool {
 pub(crate) fn score_mod(text: &str) -> bool {
     let score_mod = ScoreMod { wgsl: text.to_owned(), reference: None };
     let (checked, excerpt) = (score_mod.check(), score_mod.excerpt());
+    // No entry point of a user's own is in it, or it is no score function.
+    assert!(checked.is_err() || CustomKernel::new("any", text).is_err(), "{text}");
     assert!(excerpt.is_none() || checked.is_err(), "{text}");
     // A line of the source, and marks.
     assert!(excerpt.is_none_or(|excerpt| excerpt.lines().count() == 2 && excerpt.ends_with('^')), "{text}");
