@@ -26,14 +26,13 @@ use regard::plan::{AttentionPlan, Form};
 use regard::problem::AttentionProblem;
 use regard::rnn::{Cell, Direction, LayerNorm, Merge, NormOver, Rnn, RnnInputs, RnnOutputs, RnnPath, RnnWeights};
 use regard::tensor::{Array, DType};
-use regard::wgsl::Kernel;
 use regard::{Tensor, reference};
 
 mod support;
 use support::{check, device_time, gpu, numbers};
 
 /// Kernels that only some devices have a use for.
-const OF_SOME: [Kernel; 4] = [Kernel::Flash, Kernel::FlashCoop, Kernel::FlashRows, Kernel::CoopRate];
+const OF_SOME: [&str; 4] = ["flash", "flash_coop", "flash_rows", "coop_rate"];
 
 /// Operations that have been recorded and checked.
 struct Works<'g> {
@@ -253,14 +252,14 @@ fn rates(works: &mut Works<'_>) {
 }
 
 /// Nanoseconds of the dispatches of one kernel; of the whole run where the device has no timestamps.
-fn time(run: &Run<'_>, kernel: Kernel) -> f64 {
+fn time(run: &Run<'_>, kernel: &str) -> f64 {
     if !run.gpu().caps().timestamps {
         return run.clone().submit_and_time().unwrap();
     }
     let timings = run.clone().submit_timed().unwrap();
     timings
         .iter()
-        .filter(|timing| timing.dispatch.variant.kernel == kernel)
+        .filter(|timing| timing.dispatch.variant.kernel.name() == kernel)
         .filter_map(|timing| timing.nanoseconds)
         .sum()
 }
@@ -276,18 +275,19 @@ fn kernels(c: &mut Criterion) {
     let mut group = c.benchmark_group("kernel");
     group.sample_size(10);
     for (name, run) in &works.ready {
-        let used: BTreeSet<Kernel> = run.recording().dispatches().map(|dispatch| dispatch.variant.kernel).collect();
+        let names = run.recording().dispatches().map(|dispatch| dispatch.variant.kernel.name().to_owned());
+        let used: BTreeSet<String> = names.collect();
         // Once each, in the first operation that runs it.
-        for kernel in used.into_iter().filter(|kernel| timed.insert(*kernel)) {
-            let of_kernel = run.recording().dispatches().filter(|dispatch| dispatch.variant.kernel == kernel);
+        for kernel in used.into_iter().filter(|kernel| timed.insert(kernel.clone())) {
+            let of_kernel = run.recording().dispatches().filter(|dispatch| dispatch.variant.kernel.name() == kernel);
             group.throughput(Throughput::Bytes(of_kernel.map(|dispatch| dispatch.bytes).sum()));
-            device_time(&mut group, &format!("{} ({name})", kernel.name()), || time(run, kernel));
+            device_time(&mut group, &format!("{kernel} ({name})"), || time(run, &kernel));
         }
     }
     group.finish();
-    for kernel in Kernel::ALL.into_iter().filter(|kernel| !timed.contains(kernel)) {
-        assert!(OF_SOME.contains(&kernel), "nothing runs `{}`", kernel.name());
-        println!("{}: this device has no use for it", kernel.name());
+    for name in regard::kernels::ALL.map(|kernel| kernel.name).into_iter().filter(|name| !timed.contains(*name)) {
+        assert!(OF_SOME.contains(&name), "nothing runs `{name}`");
+        println!("{name}: this device has no use for it");
     }
 }
 

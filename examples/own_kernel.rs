@@ -1,118 +1,108 @@
-//! A kernel of one's own, judged as this crate judges its own: causal attention in twenty lines of WGSL, on one's own wgpu
-//! device, and the same with a mistake that small inputs do not show.
+//! A kernel of one's own between two of this crate's, in one submission on one's own wgpu device: a linear layer, a root
+//! mean square normalisation in ten lines of WGSL, and causal attention. Judged as this crate judges its own kernels, beside
+//! the same with a mistake that large inputs do not show.
 //!
 //! ```sh
 //! cargo run --release --example own_kernel
 //! ```
 
 use regard::attention::{Attention, AttentionInputs, Causal};
-use regard::compare::{Verdict, judge};
+use regard::compare::judge;
+use regard::gpu::Run;
+use regard::ops::custom::CustomCall;
+use regard::ops::linear::linear;
+use regard::reference::{self, Float};
 use regard::tensor::{Array, DType};
-use regard::wgpu::{self, util::DeviceExt};
-use regard::{baseline, reference};
+use regard::wgsl::CustomKernel;
+use regard::{Gpu, Result, Tensor, wgpu};
 
 /// N, D; one head.
-const QUERIES: usize = 48;
+const ROWS: usize = 48;
 const DIM: usize = 16;
+const EPSILON: f32 = 1e-6;
 
-/// A query an invocation. `MOST` is what the scores are taken relative to.
+/// `y = x / sqrt(mean(x²) + ε)` (Zhang and Sennrich 2019), a row an invocation.
 const KERNEL: &str = "
-@group(0) @binding(0) var<storage, read> qkv: array<f32>; // [3, 48, 16]
-@group(0) @binding(1) var<storage, read_write> output: array<f32>; // [48, 16]
+struct Params { rows: u32, epsilon: f32 }
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;       // [rows, 16]
+@group(0) @binding(2) var<storage, read_write> y: array<vec4<f32>>; // [rows, 16]
 
-fn score(i: u32, j: u32) -> f32 {
-    var sum = 0.0;
-    for (var d = 0u; d < 16u; d++) { sum += qkv[i * 16u + d] * qkv[768u + j * 16u + d]; }
-    return sum * 0.25; // 1 / sqrt(16)
-}
-
-@compute @workgroup_size(48)
-fn main(@builtin(local_invocation_index) i: u32) {
-    var largest = -3e38;
-    for (var j = 0u; j <= i; j++) { largest = max(largest, score(i, j)); }
-    var total = 0.0;
-    var y = array<f32, 16>();
-    for (var j = 0u; j <= i; j++) {
-        let p = exp(score(i, j) - MOST);
-        total += p;
-        for (var d = 0u; d < 16u; d++) { y[d] += p * qkv[1536u + j * 16u + d]; }
-    }
-    for (var d = 0u; d < 16u; d++) { output[i * 16u + d] = y[d] / total; }
+@compute @workgroup_size(64)
+fn main(@builtin(global_invocation_id) at: vec3<u32>) {
+    if (at.x >= params.rows) { return; }
+    var squares = 0.0;
+    for (var k = 0u; k < 4u; k++) { squares += dot(x[4u * at.x + k], x[4u * at.x + k]); }
+    let norm = sqrt(squares / 16.0 + params.epsilon);
+    for (var k = 0u; k < 4u; k++) { y[4u * at.x + k] = x[4u * at.x + k] / norm; }
 }";
 
-/// Query, key and value one after the other through the kernel.
-fn run(device: &wgpu::Device, queue: &wgpu::Queue, source: &str, qkv: &[f32]) -> Result<Vec<f32>, wgpu::PollError> {
-    let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
-        label: Some("own kernel"),
-        source: wgpu::ShaderSource::Wgsl(source.into()),
-    });
-    let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-        label: Some("own kernel"),
-        layout: None,
-        module: &module,
-        entry_point: Some("main"),
-        compilation_options: wgpu::PipelineCompilationOptions::default(),
-        cache: None,
-    });
-    let input = device.create_buffer_init(&wgpu::util::BufferInitDescriptor {
-        label: Some("qkv"),
-        contents: bytemuck::cast_slice(qkv),
-        usage: wgpu::BufferUsages::STORAGE,
-    });
-    let buffer = |label, usage| {
-        let size = (QUERIES * DIM * size_of::<f32>()) as u64;
-        device.create_buffer(&wgpu::BufferDescriptor { label: Some(label), size, usage, mapped_at_creation: false })
-    };
-    let output = buffer("output", wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC);
-    let readable = buffer("readable", wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST);
-    let group = device.create_bind_group(&wgpu::BindGroupDescriptor {
-        label: None,
-        layout: &pipeline.get_bind_group_layout(0),
-        entries: &[
-            wgpu::BindGroupEntry { binding: 0, resource: input.as_entire_binding() },
-            wgpu::BindGroupEntry { binding: 1, resource: output.as_entire_binding() },
-        ],
-    });
-    let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-    {
-        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-        pass.set_pipeline(&pipeline);
-        pass.set_bind_group(0, &group, &[]);
-        pass.dispatch_workgroups(1, 1, 1);
-    }
-    encoder.copy_buffer_to_buffer(&output, 0, &readable, 0, output.size());
-    queue.submit([encoder.finish()]);
-    readable.map_async(wgpu::MapMode::Read, .., |_| {});
-    device.poll(wgpu::PollType::wait_indefinitely())?;
-    Ok(bytemuck::pod_collect_to_vec(&readable.get_mapped_range(..).expect("mapped above")))
+/// `Params` of the kernel.
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct Params {
+    rows: u32,
+    epsilon: f32,
 }
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
+fn attention() -> Attention {
+    Attention { causal: Some(Causal::TopLeft), ..Attention::default() }
+}
+
+/// All three on the GPU, in one submission.
+fn run(gpu: &Gpu, kernel: &CustomKernel, x: &Array, weight: &Array) -> Result<Array> {
+    let upload = |name, array| Tensor::upload(gpu, name, array, DType::F32);
+    let mut run = Run::new(gpu);
+    let y = linear(&mut run, &[(&upload("x", x)?, &upload("weight", weight)?)], None, None)?;
+    let (_, normalized) = run.output("normalized", &[1, 1, ROWS, DIM], DType::F32)?;
+    let params = Params { rows: ROWS as u32, epsilon: EPSILON };
+    let params = bytemuck::bytes_of(&params);
+    let grid = [ROWS.div_ceil(64) as u32, 1];
+    kernel.record(&mut run, CustomCall { params, ..CustomCall::new(&[&y], &[&normalized], grid) })?;
+    let inputs = AttentionInputs::new(normalized.clone(), normalized.clone(), normalized);
+    let output = attention().record(&mut run, &inputs)?.output;
+    Ok(run.submit_and_read(&[&output])?.remove(0))
+}
+
+/// The same on the CPU, in f32 or f64.
+fn expected<T: Float>(x: &Array<T>, weight: &Array<T>) -> Result<Array<T>> {
+    let mut y = reference::linear(x, weight, None, None)?;
+    for row in y.data_mut().chunks_mut(DIM) {
+        let squares = row.iter().fold(T::from_f32(0.0), |sum, &x| sum + x * x);
+        let norm = (squares / T::from_f32(DIM as f32) + T::from_f32(EPSILON)).sqrt();
+        row.iter_mut().for_each(|x| *x = *x / norm);
+    }
+    let y = y.reshape(&[1, 1, ROWS, DIM])?;
+    Ok(reference::attention(&attention(), &AttentionInputs::new(y.clone(), y.clone(), y))?.output)
+}
+
+fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
     let adapter = pollster::block_on(instance.request_adapter(&wgpu::RequestAdapterOptions::default()))?;
     let (device, queue) = pollster::block_on(adapter.request_device(&wgpu::DeviceDescriptor::default()))?;
-    println!("on {}", adapter.get_info().name);
+    let gpu = Gpu::from_wgpu(device, queue)?;
+    println!("on {}", gpu.adapter());
 
-    let attention = Attention { causal: Some(Causal::TopLeft), ..Attention::default() };
+    // What is wrong with a kernel is told before a device sees it, with its own line.
+    if let Err(error) = CustomKernel::new("normalize", &KERNEL.replace("norm = sqrt", "norm = squart")) {
+        println!("{error}");
+    }
+    let kernels = [
+        ("with epsilon", CustomKernel::new("normalize", KERNEL)?),
+        ("without", CustomKernel::new("normalize", &KERNEL.replace(" + params.epsilon", ""))?),
+    ];
     println!("{:<24} {:>12} {:>12} {:>12}", "", "error", "allowed", "");
-    for size in [1.0, 16.0] {
-        let wave = |f: f32| Array::from_fn(&[1, 1, QUERIES, DIM], |k| (k as f32 * f).sin() * size);
-        let inputs = AttentionInputs::new(wave(0.37), wave(0.71), wave(0.93));
+    for size in [100.0, 0.001] {
+        let x = Array::from_fn(&[ROWS, DIM], |k| (k as f32 * 0.37).sin() * size);
+        let weight = Array::from_fn(&[DIM, DIM], |k| (k as f32 * 0.71).sin());
         // The truth in f64, and how far plain code in f32 is from it.
-        let oracle = reference::attention(&attention, &inputs.map(|array| array.map(|&x| f64::from(x))))?.output;
-        let plain = baseline::attention(&attention, &inputs, DType::F32)?.output;
-        let qkv = [inputs.query.data(), inputs.key.data(), inputs.value.data()].concat();
-        for (name, most) in [("stable", "largest"), ("without the largest", "0.0")] {
-            let got = run(&device, &queue, &KERNEL.replace("MOST", most), &qkv)?;
-            let got = Array::new(&[1, 1, QUERIES, DIM], got)?;
-            let verdict: Verdict = judge("output", &got, &oracle, &plain, DType::F32)?;
+        let oracle = expected(&x.cast::<f64>(), &weight.cast())?;
+        let plain = expected(&x, &weight)?;
+        for (name, kernel) in &kernels {
+            let verdict = judge("output", &run(&gpu, kernel, &x, &weight)?, &oracle, &plain, DType::F32)?;
             let word = if verdict.passed() { "passed" } else { "failed" };
-            println!(
-                "{:<24} {:>12.1e} {:>12.1e} {word:>12}",
-                format!("{name}, ±{size}"),
-                verdict.error,
-                verdict.tolerance
-            );
+            let case = format!("{name}, ±{size}");
+            println!("{case:<24} {:>12.1e} {:>12.1e} {word:>12}", verdict.error, verdict.tolerance);
         }
     }
     Ok(())

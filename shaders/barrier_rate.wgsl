@@ -3,9 +3,6 @@ override LANES: u32 = 64u;
 
 struct Params {
     turns: u32, // of the loop
-    pad_0: u32,
-    pad_1: u32,
-    pad_2: u32,
 }
 
 @group(0) @binding(1) var<storage, read_write> output: array<f32>;

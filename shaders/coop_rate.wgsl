@@ -5,9 +5,6 @@ override SUBGROUPS: u32 = 2u; // that work, of a workgroup
 
 struct Params {
     turns: u32, // of the loop; each does 16 products
-    pad_0: u32,
-    pad_1: u32,
-    pad_2: u32,
 }
 
 @group(0) @binding(1) var<storage, read_write> output: array<f32>; // SIDE² for each subgroup

@@ -5,9 +5,6 @@ struct Params {
     source: View,
     target_view: View, // same shape
     elements: u32,
-    pad_0: u32,
-    pad_1: u32,
-    pad_2: u32,
 }
 
 @group(0) @binding(2) var<storage, read_write> destination: array<out_elem>;

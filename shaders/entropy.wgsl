@@ -3,9 +3,6 @@ struct Params {
     weights: View, // [B, Hq, Nq', Nk]
     entropy: View, // [B, Hq, Nq', 1]
     rows: u32,
-    pad_0: u32,
-    pad_1: u32,
-    pad_2: u32,
 }
 
 @group(0) @binding(1) var<storage, read> weights: array<f32>;

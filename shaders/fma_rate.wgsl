@@ -5,7 +5,6 @@ struct Params {
     a: f32,
     b: f32,
     turns: u32, // of the loop; each does 16 vec4 multiply-adds
-    pad: u32,
 }
 
 @group(0) @binding(1) var<storage, read_write> output: array<f32>;

@@ -6,9 +6,6 @@ struct Params {
     ids: View,   // [1, 1, 1, R]
     output: View, // [.., .., .., D]: R rows over the first three axes, row-major
     elements: u32, // R · D
-    pad_0: u32,
-    pad_1: u32,
-    pad_2: u32,
 }
 
 @group(0) @binding(1) var<storage, read> table: array<elem>;

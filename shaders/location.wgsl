@@ -13,8 +13,6 @@ struct Params {
     quads: u32, // ⌈A / 4⌉
     elements: u32, // B · Hq · Nk · quads
     kv_lengths: vec2<u32>, // in `vectors`: index of the first, words between neighbours
-    pad_0: u32,
-    pad_1: u32,
 }
 
 @group(0) @binding(1) var<storage, read> key: array<f32>;

@@ -11,8 +11,6 @@ struct Params {
     count: u32, // tiles in all
     queries: u32, // in a tile
     keys: u32,
-    pad_0: u32,
-    pad_1: u32,
 }
 
 @group(0) @binding(1) var<storage, read> mask: array<u32>;

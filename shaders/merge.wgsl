@@ -6,9 +6,6 @@ struct Params {
     source: View,      // [T, B, 2, H]
     target_view: View, // [T, B, 1, H]
     elements: u32,     // T · B · H
-    pad_0: u32,
-    pad_1: u32,
-    pad_2: u32,
 }
 
 @group(0) @binding(1) var<storage, read> source: array<f32>;

@@ -27,7 +27,6 @@ struct Params {
     not_a_number: f32,
     sinks: vec2<u32>, // where they lie in `vectors`: index of the first, distance between neighbours
     temperature: f32,
-    pad_0: u32,
 }
 
 @group(0) @binding(1) var<storage, read> parts: array<elem>;

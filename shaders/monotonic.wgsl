@@ -19,10 +19,7 @@ struct Params {
     heads: u32,      // B · Hq
     temperature: f32,
     not_a_number: f32,
-    pad_0: u32,
     kv_lengths: vec2<u32>, // in `vectors`: index of the first, words between neighbours
-    pad_1: u32,
-    pad_2: u32,
 }
 
 @group(0) @binding(1) var<storage, read_write> scores: array<f32>;

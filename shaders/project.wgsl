@@ -20,7 +20,6 @@ struct Params {
     tiles: u32,
     bias: u32, // index of the first bias
     bias_stride: u32,
-    pad_0: u32,
 }
 
 @group(0) @binding(1) var<storage, read> x: array<elem>;

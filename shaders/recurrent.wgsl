@@ -67,7 +67,6 @@ struct Params {
     weight_start: u32,
     below_start: u32,
     vectors_start: u32,
-    pad_0: u32,
 }
 
 @group(0) @binding(1) var<storage, read> gates: array<vec4<f32>>; // [T, B, directions, G, units]

@@ -33,7 +33,6 @@ struct Params {
     reverse: u32,
     weight_start: u32,
     vectors_start: u32,
-    pad_0: u32,
 }
 
 @group(0) @binding(1) var<storage, read> gates: array<f32>;   // [T, B, directions, G, UNITS]

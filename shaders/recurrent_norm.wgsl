@@ -37,9 +37,6 @@ struct Params {
     epsilon: f32,
     vectors_start: u32,
     norms_start: u32,
-    pad_0: u32,
-    pad_1: u32,
-    pad_2: u32,
 }
 
 @group(0) @binding(1) var<storage, read> gates: array<vec4<f32>>; // [T, B, directions, G, units], without b

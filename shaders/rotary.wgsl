@@ -15,8 +15,6 @@ struct Params {
     first_row: u32, // position of the first key
     offset: u32, // added to every position
     elements: u32,
-    pad_0: u32,
-    pad_1: u32,
 }
 
 @group(0) @binding(1) var<storage, read> x: array<elem>;

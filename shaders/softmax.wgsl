@@ -27,9 +27,6 @@ struct Params {
     sinks_start: u32, // where the sinks lie: index of the first, distance between neighbours
     sinks_step: u32,
     temperature: f32,
-    pad_0: u32,
-    pad_1: u32,
-    pad_2: u32,
 }
 
 @group(0) @binding(1) var<storage, read_write> scores: array<f32>;

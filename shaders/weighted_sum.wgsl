@@ -20,7 +20,6 @@ struct Params {
     column_tiles: u32,
     tiles: u32,
     first_query: u32, // number of the view's first query in the whole problem
-    pad_0: u32,
 }
 
 @group(0) @binding(1) var<storage, read> weights: array<f32>;

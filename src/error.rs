@@ -37,6 +37,14 @@ pub enum Error {
         /// Why it is refused and what would be accepted.
         reason: String,
     },
+    /// A user's kernel is not one, or is not given what it declares.
+    #[error("kernel `{kernel}`: {reason}")]
+    Kernel {
+        /// Its name.
+        kernel: String,
+        /// Why it is refused, with the line of the user's text where there is one to blame.
+        reason: String,
+    },
     /// The work does not fit the device.
     #[error("{what}: needs {needed}, the device allows {allowed}")]
     Limit {
@@ -152,6 +160,7 @@ impl Error {
             Self::Shape { .. }
             | Self::Missing { .. }
             | Self::Option { .. }
+            | Self::Kernel { .. }
             | Self::File { .. }
             | Self::Format { .. }
             | Self::Card { .. }

@@ -18,6 +18,7 @@ use crate::ops::merge::{merge, merge_max_sum};
 use crate::ops::rnn::GpuRnn;
 use crate::plan::{AttentionPlan, Caps};
 use crate::problem::{AttentionProblem, Storage};
+use crate::recording::Dispatch;
 use crate::reference::{self, Float};
 use crate::rnn::RnnOutputs;
 use crate::tensor::{Array, DType};
@@ -165,8 +166,8 @@ pub fn run(gpu: &Gpu, sample: Sample, mut progress: impl FnMut(usize, usize)) ->
                 return Err(lost);
             }
             let name = format!("{} {storage}", case.name());
-            let mut used: BTreeMap<String, &'static str> =
-                run.recording().dispatches().map(|d| (d.variant.label(), d.variant.kernel.name())).collect();
+            let named = |d: &Dispatch| Some((d.variant.label(), d.variant.kernel.built_in()?.name));
+            let mut used: BTreeMap<String, &'static str> = run.recording().dispatches().filter_map(named).collect();
             // A case that fails before it has recorded anything must not go unseen.
             if verdicts.is_err() && used.is_empty() {
                 used.insert(format!("none {name}"), "none");

@@ -2,260 +2,185 @@
 //!
 //! Files are plain WGSL and are only concatenated. What differs between variants is said in one of three ways:
 //! `override` constants for numbers and switches, aliases in the header for element types, and a choice of files.
+//! Each kernel declares all of that, with its bindings and its parameters, as one [`Kernel`] in its Rust file.
 
+mod check;
+mod custom;
+pub(crate) mod files;
 mod score_mod;
+mod uniform;
 
-use std::fmt::Write;
+use std::fmt::{Debug, Formatter, Write};
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
+pub use custom::{CustomKernel, FIRST_WORKGROUP};
+#[doc(hidden)]
+pub use uniform::{Member, Uniform, UniformStruct, UniformType};
+
+pub(crate) use files::file;
 pub(crate) use score_mod::{check as check_score_mod, excerpt as excerpt_of_score_mod};
+pub(crate) use uniform::{params, place};
 
 use crate::tensor::DType;
 
-/// The kernels, one per file in `shaders/`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[non_exhaustive]
-pub enum Kernel {
-    /// Rows into a cache.
-    Append,
-    /// Measurement: workgroup barriers per second.
-    BarrierRate,
-    /// Measurement: multiply-adds per second by cooperative matrices.
-    CoopRate,
-    /// Strided copy.
-    Copy,
-    /// Running sum of alignments.
-    Coverage,
-    /// Entropy of rows of weights.
-    Entropy,
-    /// Attention, tiles in workgroup memory.
-    Flash,
-    /// Attention, a workgroup for a tile of queries, by cooperative matrices.
-    FlashCoop,
-    /// Attention, a workgroup for 16 or 32 query rows.
-    FlashRows,
-    /// Attention, ranges of keys side by side.
-    FlashSplit,
-    /// Measurement: multiply-adds per second.
-    FmaRate,
-    /// Embedding look-up.
-    Gather,
-    /// Keys of a location-sensitive score.
-    Location,
-    /// Tiles of a mask tensor.
-    MaskTiles,
-    /// Product of dense matrices.
-    Matmul,
-    /// Join of two directions.
-    Merge,
-    /// Join of partial results over disjoint keys.
-    MergePartials,
-    /// Scores to monotonic alignments.
-    Monotonic,
-    /// Linear layer.
-    Project,
-    /// Step of a recurrence.
-    Recurrent,
-    /// Many steps of a recurrence.
-    RecurrentLoop,
-    /// Gates of a recurrence with layer normalisation.
-    RecurrentNorm,
-    /// Rotary position embedding.
-    Rotary,
-    /// Attention scores.
-    Score,
-    /// Scores to weights.
-    Softmax,
-    /// Weights times values.
-    WeightedSum,
+/// A file of `shaders/`.
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct File {
+    /// Below `shaders/`.
+    pub path: &'static str,
+    /// What is in it.
+    pub text: &'static str,
+    /// The `override` constants in it that a program may set.
+    pub overrides: &'static [&'static str],
 }
 
-macro_rules! shader {
-    ($path:literal) => {
-        include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders/", $path))
-    };
+/// What a kernel's source is made of.
+#[doc(hidden)]
+#[derive(Debug)]
+pub enum Source {
+    /// A file that is always there.
+    File(&'static File),
+    /// Several together.
+    All(&'static [Source]),
+    /// How lanes talk to each other: a file for workgroup memory, and one for subgroup operations.
+    Lanes {
+        /// Through workgroup memory.
+        shared: &'static File,
+        /// Through subgroup operations.
+        subgroup: &'static File,
+    },
+    /// How elements of the type `alias` are read or written: a file for plain ones, and one for blocks of 8-bit numbers.
+    Storage {
+        /// Name of the element type.
+        alias: &'static str,
+        /// For f32 and f16.
+        plain: &'static File,
+        /// For q8, beside `common/q8.wgsl`.
+        q8: &'static File,
+    },
+    /// Cooperative matrices of the side that the constant SIDE says, which their type must say too.
+    Cooperative,
+    /// The user's score function, or one that changes nothing.
+    ScoreMod,
 }
 
-const LAYOUT: &str = shader!("common/layout.wgsl");
-const MATH: &str = shader!("common/math.wgsl");
-const ACTIVATION: &str = shader!("common/activation.wgsl");
-const HIDDEN: &str = shader!("common/hidden.wgsl");
-const MASK: &str = shader!("common/mask.wgsl");
-const REDUCE4_SHARED: &str = shader!("common/reduce4_shared.wgsl");
-const REDUCE4_SUBGROUP: &str = shader!("common/reduce4_subgroup.wgsl");
-const ADDITIVE: &str = shader!("common/additive.wgsl");
-const GROUP_SHARED: &str = shader!("common/group_shared.wgsl");
-const GROUP_SUBGROUP: &str = shader!("common/group_subgroup.wgsl");
-const SPREAD_DIRECT: &str = shader!("common/spread_direct.wgsl");
-const SPREAD_SUBGROUP: &str = shader!("common/spread_subgroup.wgsl");
-const PAIR: &str = shader!("common/pair.wgsl");
-const REACH: &str = shader!("common/reach.wgsl");
-const ONLINE_SOFTMAX: &str = shader!("common/online_softmax.wgsl");
-const FUSED: &str = shader!("common/fused.wgsl");
-const POSITIONS: &str = shader!("common/positions.wgsl");
-const BLOCKS: &str = shader!("common/blocks.wgsl");
-const PAGES: &str = shader!("common/pages.wgsl");
-const PARAMS_UNIFORM: &str = shader!("common/params_uniform.wgsl");
-const PARAMS_STORAGE: &str = shader!("common/params_storage.wgsl");
-const CELL: &str = shader!("common/cell.wgsl");
-const Q8: &str = shader!("common/q8.wgsl");
-const READ_PLAIN: &str = shader!("common/read_plain.wgsl");
-const READ_Q8: &str = shader!("common/read_q8.wgsl");
-const KEY_PLAIN: &str = shader!("common/key_plain.wgsl");
-const KEY_Q8: &str = shader!("common/key_q8.wgsl");
-const VALUE_PLAIN: &str = shader!("common/value_plain.wgsl");
-const VALUE_Q8: &str = shader!("common/value_q8.wgsl");
-const WRITE_PLAIN: &str = shader!("common/write_plain.wgsl");
-const WRITE_Q8: &str = shader!("common/write_q8.wgsl");
-const TILE: &str = shader!("common/tile.wgsl");
-const SPLIT_SHARED: &str = shader!("common/split_shared.wgsl");
-const SPLIT_SUBGROUP: &str = shader!("common/split_subgroup.wgsl");
-const COOP_8: &str = shader!("common/coop_8.wgsl");
-const COOP_16: &str = shader!("common/coop_16.wgsl");
-const REDUCE_SHARED: &str = shader!("common/reduce_shared.wgsl");
-const SCORE_MOD_NONE: &str = shader!("common/score_mod_none.wgsl");
+/// What a kernel does with a buffer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Reads it.
+    Read,
+    /// Writes it, and may read it.
+    Write,
+}
 
-/// The files of a fused attention kernel.
-macro_rules! fused {
-    ($path:literal) => {
-        &[
-            LAYOUT,
-            MATH,
-            HIDDEN,
-            POSITIONS,
-            BLOCKS,
-            PAGES,
-            MASK,
-            PAIR,
-            REACH,
-            ONLINE_SOFTMAX,
-            FUSED,
-            ADDITIVE,
-            shader!($path),
-        ]
-    };
+/// A storage buffer that a kernel binds: `var<storage, ACCESS> NAME: array<ELEMENT>`.
+#[doc(hidden)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Buffer {
+    /// Its name in the shader.
+    pub name: &'static str,
+    /// What an element is, in WGSL; where that is the alias of a q8 tensor, words.
+    pub element: &'static str,
+    /// Read, or written.
+    pub access: Access,
+}
+
+impl Buffer {
+    /// One that is read.
+    pub const fn read(name: &'static str, element: &'static str) -> Self {
+        Self { name, element, access: Access::Read }
+    }
+
+    /// One that is written.
+    pub const fn write(name: &'static str, element: &'static str) -> Self {
+        Self { name, element, access: Access::Write }
+    }
+}
+
+/// A kernel, declared: a `static KERNEL` in each file of `kernels/`, beside the `record` that dispatches it.
+pub struct Kernel {
+    /// The stem of its two files.
+    pub name: &'static str,
+    /// The files that it is made of, its own last.
+    #[doc(hidden)]
+    pub sources: &'static [Source],
+    /// Its storage buffers, at the bindings from 1 on.
+    #[doc(hidden)]
+    pub buffers: &'static [Buffer],
+    /// Its uniform `params`, at binding 0.
+    #[doc(hidden)]
+    pub params: &'static UniformType,
+}
+
+impl Debug for Kernel {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+impl PartialEq for Kernel {
+    fn eq(&self, other: &Self) -> bool {
+        std::ptr::eq(self, other)
+    }
+}
+
+impl Eq for Kernel {}
+
+impl Source {
+    /// Calls `f` with every file that a program may have of this, or with the one that `variant` has.
+    fn each(&self, variant: Option<&Variant>, f: &mut impl FnMut(&'static File)) {
+        let either = |chosen: Option<bool>, [no, yes]: [&'static File; 2], f: &mut dyn FnMut(&'static File)| {
+            if chosen != Some(true) {
+                f(no);
+            }
+            if chosen != Some(false) {
+                f(yes);
+            }
+        };
+        match self {
+            Self::File(file) => f(file),
+            Self::All(sources) => sources.iter().for_each(|source| source.each(variant, f)),
+            Self::Lanes { shared, subgroup } => either(variant.map(|v| v.subgroups), [shared, subgroup], f),
+            Self::Storage { alias, plain, q8 } => {
+                either(variant.map(|v| v.aliases.contains(&(alias, DType::Q8))), [plain, q8], f);
+            }
+            Self::Cooperative => {
+                let side = |v: &Variant| v.overrides.contains(&("SIDE", 16.0));
+                either(variant.map(side), [&files::COOP_8, &files::COOP_16], f);
+            }
+            Self::ScoreMod if variant.is_none_or(|v| v.score_mod.is_none()) => f(&files::SCORE_MOD_NONE),
+            Self::ScoreMod => {}
+        }
+    }
+
+    /// Whether `found` is true of this or of one inside.
+    fn any(&self, found: fn(&Self) -> bool) -> bool {
+        match self {
+            Self::All(sources) => sources.iter().any(|source| source.any(found)),
+            source => found(source),
+        }
+    }
 }
 
 impl Kernel {
-    /// Every kernel.
-    pub const ALL: [Self; 26] = [
-        Self::Append,
-        Self::BarrierRate,
-        Self::CoopRate,
-        Self::Copy,
-        Self::Coverage,
-        Self::Entropy,
-        Self::Flash,
-        Self::FlashCoop,
-        Self::FlashRows,
-        Self::FlashSplit,
-        Self::FmaRate,
-        Self::Gather,
-        Self::Location,
-        Self::MaskTiles,
-        Self::Matmul,
-        Self::Merge,
-        Self::MergePartials,
-        Self::Monotonic,
-        Self::Project,
-        Self::Recurrent,
-        Self::RecurrentLoop,
-        Self::RecurrentNorm,
-        Self::Rotary,
-        Self::Score,
-        Self::Softmax,
-        Self::WeightedSum,
-    ];
-
-    /// Those that call a `score_mod`.
-    const SCORING: [Self; 5] = [Self::Score, Self::Flash, Self::FlashCoop, Self::FlashRows, Self::FlashSplit];
-
-    /// Name of the shader file without its ending.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Append => "append",
-            Self::BarrierRate => "barrier_rate",
-            Self::CoopRate => "coop_rate",
-            Self::Copy => "copy",
-            Self::Coverage => "coverage",
-            Self::Entropy => "entropy",
-            Self::Flash => "flash",
-            Self::FlashCoop => "flash_coop",
-            Self::FlashRows => "flash_rows",
-            Self::FlashSplit => "flash_split",
-            Self::FmaRate => "fma_rate",
-            Self::Gather => "gather",
-            Self::Location => "location",
-            Self::MaskTiles => "mask_tiles",
-            Self::Matmul => "matmul",
-            Self::Merge => "merge",
-            Self::MergePartials => "merge_partials",
-            Self::Monotonic => "monotonic",
-            Self::Project => "project",
-            Self::Recurrent => "recurrent",
-            Self::RecurrentLoop => "recurrent_loop",
-            Self::RecurrentNorm => "recurrent_norm",
-            Self::Rotary => "rotary",
-            Self::Score => "score",
-            Self::Softmax => "softmax",
-            Self::WeightedSum => "weighted_sum",
-        }
+    /// Whether it multiplies cooperative matrices.
+    pub fn is_cooperative(&self) -> bool {
+        self.sources.iter().any(|source| source.any(|source| matches!(source, Source::Cooperative)))
     }
 
-    /// How lanes talk to each other: through subgroup operations, or through workgroup memory.
-    fn lane_files(self, subgroups: bool) -> &'static [&'static str] {
-        match (self, subgroups) {
-            (Self::Matmul | Self::Recurrent, true) => &[SPLIT_SUBGROUP],
-            (Self::Matmul | Self::Recurrent, false) => &[SPLIT_SHARED],
-            (Self::Flash, true) => &[GROUP_SUBGROUP],
-            (Self::Flash, false) => &[GROUP_SHARED],
-            (Self::FlashRows, true) => &[SPREAD_SUBGROUP, REDUCE4_SUBGROUP],
-            (Self::FlashRows, false) => &[SPREAD_DIRECT, REDUCE4_SHARED],
-            (Self::FlashSplit, true) => &[SPLIT_SUBGROUP, REDUCE4_SUBGROUP],
-            (Self::FlashSplit, false) => &[SPLIT_SHARED, REDUCE4_SHARED],
-            _ => &[],
-        }
+    /// Whether it calls a `score_mod`.
+    pub fn takes_score_mod(&self) -> bool {
+        self.sources.iter().any(|source| source.any(|source| matches!(source, Source::ScoreMod)))
     }
 
-    /// Every text that may stand in the source of one of its variants, one after the other.
-    fn every_text(self) -> impl Iterator<Item = &'static str> {
-        // As `Variant::source` writes them, of any type.
-        const HEADER: &str = "alias elem = f32; alias k_elem = f32; alias v_elem = f32; alias out_elem = f32;";
-        let storage = [HEADER, PARAMS_UNIFORM, COOP_8, Q8, KEY_PLAIN, VALUE_PLAIN, KEY_Q8, VALUE_Q8];
-        let lanes = [self.lane_files(false), self.lane_files(true), self.files()].into_iter().flatten();
-        storage.into_iter().chain(lanes.copied())
-    }
-
-    /// The shared files and the kernel's own, in order.
-    fn files(self) -> &'static [&'static str] {
-        match self {
-            Self::Append => &[LAYOUT, PAGES, shader!("append.wgsl")],
-            Self::BarrierRate => &[LAYOUT, shader!("barrier_rate.wgsl")],
-            Self::CoopRate => &[LAYOUT, shader!("coop_rate.wgsl")],
-            Self::Copy => &[LAYOUT, shader!("copy.wgsl")],
-            Self::Coverage => &[LAYOUT, REDUCE_SHARED, shader!("coverage.wgsl")],
-            Self::Entropy => &[LAYOUT, MATH, REDUCE_SHARED, shader!("entropy.wgsl")],
-            Self::Flash => fused!("flash.wgsl"),
-            Self::FlashCoop => fused!("flash_coop.wgsl"),
-            Self::FlashRows => fused!("flash_rows.wgsl"),
-            Self::FlashSplit => fused!("flash_split.wgsl"),
-            Self::FmaRate => &[LAYOUT, shader!("fma_rate.wgsl")],
-            Self::Gather => &[LAYOUT, shader!("gather.wgsl")],
-            Self::Location => &[LAYOUT, shader!("location.wgsl")],
-            Self::MaskTiles => &[LAYOUT, shader!("mask_tiles.wgsl")],
-            Self::Matmul => &[LAYOUT, TILE, shader!("matmul.wgsl")],
-            Self::Merge => &[LAYOUT, shader!("merge.wgsl")],
-            Self::MergePartials => &[LAYOUT, MATH, HIDDEN, ONLINE_SOFTMAX, shader!("merge_partials.wgsl")],
-            Self::Monotonic => &[LAYOUT, MATH, HIDDEN, REDUCE_SHARED, shader!("monotonic.wgsl")],
-            Self::Project => &[LAYOUT, MATH, ACTIVATION, shader!("project.wgsl")],
-            Self::Recurrent => &[LAYOUT, MATH, ACTIVATION, CELL, TILE, shader!("recurrent.wgsl")],
-            Self::RecurrentLoop => &[LAYOUT, MATH, ACTIVATION, CELL, shader!("recurrent_loop.wgsl")],
-            Self::RecurrentNorm => &[LAYOUT, MATH, ACTIVATION, CELL, shader!("recurrent_norm.wgsl")],
-            Self::Rotary => &[LAYOUT, POSITIONS, shader!("rotary.wgsl")],
-            Self::Score => &[LAYOUT, MATH, HIDDEN, POSITIONS, BLOCKS, PAGES, MASK, PAIR, shader!("score.wgsl")],
-            Self::Softmax => &[LAYOUT, MATH, HIDDEN, REDUCE_SHARED, ONLINE_SOFTMAX, shader!("softmax.wgsl")],
-            Self::WeightedSum => &[LAYOUT, POSITIONS, BLOCKS, PAGES, shader!("weighted_sum.wgsl")],
-        }
+    /// Every file that one of its programs may have.
+    #[doc(hidden)]
+    pub fn every_file(&self) -> Vec<&'static File> {
+        let mut all = vec![&files::PARAMS_UNIFORM, &files::PARAMS_STORAGE, &files::Q8];
+        self.sources.iter().for_each(|source| source.each(None, &mut |file| all.push(file)));
+        all
     }
 }
 
@@ -271,11 +196,60 @@ pub enum ParamsSpace {
 /// A value of an `override` constant; f64 as WebGPU has it.
 pub type Override = (&'static str, f64);
 
+/// Whose kernel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KernelRef {
+    /// This crate's.
+    BuiltIn(&'static Kernel),
+    /// A user's.
+    Custom(CustomKernel),
+}
+
+impl KernelRef {
+    /// Its name.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::BuiltIn(kernel) => kernel.name,
+            Self::Custom(kernel) => kernel.name(),
+        }
+    }
+
+    /// It, if it is this crate's.
+    pub fn built_in(&self) -> Option<&'static Kernel> {
+        match self {
+            Self::BuiltIn(kernel) => Some(kernel),
+            Self::Custom(_) => None,
+        }
+    }
+
+    /// What it does with the buffers at the bindings from 1 on.
+    pub fn accesses(&self) -> Vec<Access> {
+        match self {
+            Self::BuiltIn(kernel) => kernel.buffers.iter().map(|buffer| buffer.access).collect(),
+            Self::Custom(kernel) => kernel.accesses().to_vec(),
+        }
+    }
+
+    /// Whether a dispatch of it may be run in [parts](crate::plan::parts()).
+    pub fn is_divisible(&self) -> bool {
+        match self {
+            Self::BuiltIn(_) => true,
+            Self::Custom(kernel) => kernel.is_divisible(),
+        }
+    }
+}
+
+impl PartialEq<Kernel> for KernelRef {
+    fn eq(&self, other: &Kernel) -> bool {
+        self.built_in() == Some(other)
+    }
+}
+
 /// One program: a kernel with its types and constants.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct Variant {
     /// Which kernel.
-    pub kernel: Kernel,
+    pub kernel: KernelRef,
     /// Element types by alias.
     pub aliases: Vec<(&'static str, DType)>,
     /// Values of `override` constants.
@@ -286,15 +260,79 @@ pub struct Variant {
     pub subgroups: bool,
 }
 
+impl PartialEq for Variant {
+    fn eq(&self, other: &Self) -> bool {
+        self.kernel == other.kernel
+            && self.subgroups == other.subgroups
+            && self.aliases == other.aliases
+            && self.overrides.len() == other.overrides.len()
+            && self.overrides.iter().zip(&other.overrides).all(|(a, b)| a.0 == b.0 && a.1.to_bits() == b.1.to_bits())
+            && self.score_mod == other.score_mod
+    }
+}
+
+impl Eq for Variant {}
+
+/// Cheap, as every dispatch is looked up by it: names are left out, as variants of one kernel have the same ones, and of
+/// users' texts all but the length.
+impl Hash for Variant {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        // Fowler, Noll, Vo, of words.
+        let mut hash = 0xcbf2_9ce4_8422_2325u64;
+        let mut add = |word: u64| hash = (hash ^ word).wrapping_mul(0x100_0000_01b3).rotate_left(29);
+        match &self.kernel {
+            KernelRef::BuiltIn(kernel) => add(std::ptr::from_ref(*kernel).addr() as u64),
+            KernelRef::Custom(kernel) => add(kernel.source().len() as u64),
+        }
+        add(u64::from(self.subgroups));
+        self.aliases.iter().for_each(|(_, dtype)| add(*dtype as u64));
+        self.overrides.iter().for_each(|(_, value)| add(value.to_bits()));
+        add(self.score_mod.as_ref().map_or(0, |user| user.len() as u64));
+        state.write_u64(hash);
+    }
+}
+
 impl Variant {
-    /// Whether it multiplies cooperative matrices: of the side that its constant SIDE says, which their type must say
-    /// too.
+    /// A program of one of this crate's kernels, in which lanes talk through workgroup memory.
+    pub fn new(
+        kernel: &'static Kernel,
+        aliases: impl Into<Vec<(&'static str, DType)>>,
+        overrides: impl Into<Vec<Override>>,
+    ) -> Self {
+        let (aliases, overrides) = (aliases.into(), overrides.into());
+        Self { kernel: KernelRef::BuiltIn(kernel), aliases, overrides, score_mod: None, subgroups: false }
+    }
+
+    /// A user's.
+    pub fn custom(kernel: &CustomKernel) -> Self {
+        Self {
+            kernel: KernelRef::Custom(kernel.clone()),
+            aliases: Vec::new(),
+            overrides: Vec::new(),
+            score_mod: None,
+            subgroups: false,
+        }
+    }
+
+    /// Whether it multiplies cooperative matrices.
     pub fn is_cooperative(&self) -> bool {
-        matches!(self.kernel, Kernel::CoopRate | Kernel::FlashCoop)
+        self.kernel.built_in().is_some_and(Kernel::is_cooperative)
+    }
+
+    /// Where its parameters may lie, if they would better lie in `space`: a user's are a uniform, as the source says.
+    pub fn params_space(&self, space: ParamsSpace) -> ParamsSpace {
+        match self.kernel {
+            KernelRef::BuiltIn(_) => space,
+            KernelRef::Custom(_) => ParamsSpace::Uniform,
+        }
     }
 
     /// The whole WGSL source.
     pub fn source(&self, params: ParamsSpace) -> String {
+        let kernel = match &self.kernel {
+            KernelRef::BuiltIn(kernel) => kernel,
+            KernelRef::Custom(kernel) => return kernel.source().to_owned(),
+        };
         let mut source = String::new();
         if self.is_cooperative() || self.aliases.iter().any(|(_, dtype)| *dtype == DType::F16) {
             source.push_str("enable f16;\n");
@@ -308,63 +346,44 @@ impl Variant {
         for (alias, dtype) in self.aliases.iter().filter(|(_, dtype)| *dtype != DType::Q8) {
             let _ = writeln!(source, "alias {alias} = {dtype};");
         }
-        if Kernel::SCORING.contains(&self.kernel) {
-            source.push_str(self.score_mod.as_deref().unwrap_or(SCORE_MOD_NONE));
+        if let Some(user) = self.score_mod.as_deref().filter(|_| kernel.takes_score_mod()) {
+            source.push_str(user);
             source.push('\n');
         }
-        source.push_str(match params {
-            ParamsSpace::Uniform => PARAMS_UNIFORM,
-            ParamsSpace::Storage => PARAMS_STORAGE,
-        });
-        if self.is_cooperative() {
-            let side = self.overrides.iter().find(|(name, _)| *name == "SIDE").map(|(_, side)| *side);
-            source.push_str(if side == Some(16.0) { COOP_16 } else { COOP_8 });
-        }
-        let lanes = self.kernel.lane_files(self.subgroups);
-        for file in lanes.iter().chain(&self.storage_files()).chain(self.kernel.files()) {
-            source.push_str(file);
+        for file in self.files(params) {
+            source.push_str(file.text);
             source.push('\n');
         }
         source
     }
 
-    /// How the kernel reads or writes what may be in blocks of 8-bit numbers.
-    fn storage_files(&self) -> Vec<&'static str> {
-        let is_q8 = |alias: &str| self.aliases.contains(&(alias, DType::Q8));
-        match self.kernel {
-            Kernel::Copy if is_q8("elem") => vec![Q8, READ_Q8],
-            Kernel::Copy => vec![READ_PLAIN],
-            Kernel::Append if is_q8("out_elem") => vec![Q8, WRITE_Q8],
-            Kernel::Append => vec![WRITE_PLAIN],
-            Kernel::Flash | Kernel::FlashCoop | Kernel::FlashRows | Kernel::FlashSplit => vec![
-                if is_q8("k_elem") || is_q8("v_elem") { Q8 } else { "" },
-                if is_q8("k_elem") { KEY_Q8 } else { KEY_PLAIN },
-                if is_q8("v_elem") { VALUE_Q8 } else { VALUE_PLAIN },
-            ],
-            _ => Vec::new(),
+    /// The files that it is made of; none of a user's kernel.
+    #[doc(hidden)]
+    pub fn files(&self, params: ParamsSpace) -> Vec<&'static File> {
+        let Some(kernel) = self.kernel.built_in() else { return Vec::new() };
+        let mut files = vec![match params {
+            ParamsSpace::Uniform => &files::PARAMS_UNIFORM,
+            ParamsSpace::Storage => &files::PARAMS_STORAGE,
+        }];
+        if self.aliases.iter().any(|(_, dtype)| *dtype == DType::Q8) {
+            files.push(&files::Q8);
         }
+        kernel.sources.iter().for_each(|source| source.each(Some(self), &mut |file| files.push(file)));
+        files
     }
 
-    /// A text that is the same for the same program, for caches and labels.
-    pub fn key(&self) -> String {
-        let mut key = self.kernel.name().to_owned();
+    /// What it is, in a line for labels and tables: the kernel, element types and constants, without a user's source.
+    pub fn label(&self) -> String {
+        let mut label = self.kernel.name().to_owned();
         for (alias, dtype) in &self.aliases {
-            let _ = write!(key, " {alias}={dtype}");
+            let _ = write!(label, " {alias}={dtype}");
         }
         for (name, value) in &self.overrides {
-            let _ = write!(key, " {name}={value}");
+            let _ = write!(label, " {name}={value}");
         }
         if self.subgroups {
-            key.push_str(" subgroups");
+            label.push_str(" subgroups");
         }
-        if let Some(user) = &self.score_mod {
-            let _ = write!(key, " score_mod={user}");
-        }
-        key
-    }
-
-    /// The key without a user's source: short enough for labels and tables.
-    pub fn label(&self) -> String {
-        Self { score_mod: None, ..self.clone() }.key()
+        label
     }
 }

@@ -1,9 +1,8 @@
 // Activation functions of linear layers and recurrent cells. The numbers are those of `kernels::ActivationParams`.
 struct Activation {
-    kind: u32,
+    @align(16) kind: u32,
     alpha: f32,
     beta: f32,
-    pad: f32,
 }
 
 fn activate(f: Activation, x: vec4<f32>) -> vec4<f32> {

@@ -6,8 +6,6 @@ struct Blocks {
     view: View,   // broadcast over [B, Hq, blocks of queries, blocks of keys]
     queries: u32, // in a block
     keys: u32,
-    pad_0: u32,
-    pad_1: u32,
 }
 
 // i and j count from the first query and key of the problem.

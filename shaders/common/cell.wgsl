@@ -17,11 +17,9 @@ override CELL_CLIP: bool = false;
 override INPUT_FORGET: bool = false;
 
 struct CellParams {
-    activations: array<Activation, 10>, // of each direction: gates 0 to 3, output
+    @align(16) activations: array<Activation, 10>, // of each direction: gates 0 to 3, output
     clip: f32,
     cell_clip: f32,
-    pad_0: u32,
-    pad_1: u32,
 }
 
 // How many steps of a batch row are real.

@@ -33,9 +33,6 @@ struct Params {
     units: u32, // A of an additive score
     not_a_number: f32,
     unit: f32, // what a weight of 1 is while values are summed: 1 over the keys of a range, so that no sum overflows
-    pad_0: u32,
-    pad_1: u32,
-    pad_2: u32,
 }
 
 // Where a workgroup stands: its range of keys, batch row, head and tile of rows.

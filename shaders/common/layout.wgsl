@@ -3,9 +3,6 @@ struct View {
     shape: vec4<u32>,
     strides: vec4<u32>,
     offset: u32,
-    pad_0: u32,
-    pad_1: u32,
-    pad_2: u32,
 }
 
 fn element(view: View, i0: u32, i1: u32, i2: u32, i3: u32) -> u32 {

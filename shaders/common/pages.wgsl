@@ -3,14 +3,11 @@
 override PAGED: bool = false;
 
 struct Pages {
-    start: u32, // of the block table [B, pages] in `vectors`
+    @align(16) start: u32, // of the block table [B, pages] in `vectors`
     row_step: u32,
     page_step: u32,
     size: u32,  // keys in a page
     count: u32, // pages in the pool; entries past them read the last one
-    pad_0: u32,
-    pad_1: u32,
-    pad_2: u32,
 }
 
 // The page of key j; past the pool where there is none.

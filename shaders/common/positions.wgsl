@@ -10,7 +10,7 @@ override SEQUENCES: bool = false;
 alias List = vec2<u32>;
 
 struct Positions {
-    queries: u32,      // Nq of the whole problem
+    @align(16) queries: u32, // Nq of the whole problem
     keys: u32,         // Nk
     offset: i32,       // own position of query 0, where no list says otherwise
     bottom_right: u32, // 1: the last query stands at the last key

@@ -4,14 +4,13 @@ override MAPPED: bool = false; // the mask tensor has been looked through, tile 
 
 // The map of the mask's tiles, one word each, in `vectors`: 0 hidden, 1 mixed, 2 open.
 struct Tiles {
-    start: u32,
+    @align(16) start: u32,
     batch_step: u32,
     head_step: u32,
     query_step: u32, // between tiles of queries
     queries: u32,    // in a tile
     keys: u32,
     columns: u32,    // tiles of keys
-    pad_0: u32,
 }
 
 struct Reach {

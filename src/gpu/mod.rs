@@ -18,7 +18,6 @@ use std::time::Duration;
 
 pub use cooperative::CooperativeShape;
 pub use kept::Kept;
-pub use pipeline::FIRST_WORKGROUP;
 pub use prepared::{Footprint, Prepared};
 pub use run::{Run, Timing};
 pub use tensor::Tensor;

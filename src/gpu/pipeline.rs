@@ -6,11 +6,8 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use super::{Gpu, lock};
 use crate::error::{Error, Result};
-use crate::recording::{Binding, Dispatch};
-use crate::wgsl::ParamsSpace;
-
-/// Binding of the number of a part's first workgroup, as in `common/layout.wgsl`: behind every kernel's buffers.
-pub const FIRST_WORKGROUP: u32 = 16;
+use crate::recording::Dispatch;
+use crate::wgsl::{Access, FIRST_WORKGROUP, KernelRef, ParamsSpace, Variant};
 
 /// A compute pipeline with the layout of its one bind group.
 #[derive(Debug)]
@@ -27,7 +24,7 @@ type Entry = Arc<OnceLock<Result<Arc<Pipeline>>>>;
 pub(super) struct Pipelines {
     /// The driver's own, which outlives this process.
     cache: Option<wgpu::PipelineCache>,
-    entries: Mutex<HashMap<String, Entry>>,
+    entries: Mutex<HashMap<Variant, Entry>>,
     built: AtomicU64,
 }
 
@@ -47,13 +44,17 @@ impl Pipelines {
     /// The program of a dispatch, built now if nobody has yet. A build that fails does so for everyone who waits for it,
     /// and is then forgotten: memory may be there the next time, and users' programs that do not compile do not pile up.
     pub(super) fn get(&self, gpu: &Gpu, dispatch: &Dispatch) -> Result<Arc<Pipeline>> {
-        let key = dispatch.variant.key();
-        let entry = lock(&self.entries).entry(key.clone()).or_default().clone();
+        let variant = &dispatch.variant;
+        let entry = {
+            let mut entries = lock(&self.entries);
+            let known = entries.get(variant).cloned();
+            known.unwrap_or_else(|| entries.entry(variant.clone()).or_default().clone())
+        };
         let built = entry.get_or_init(|| {
             let built = build(gpu, dispatch, self.cache()).map(Arc::new);
             match &built {
                 Ok(_) => drop(self.built.fetch_add(1, Ordering::Relaxed)),
-                Err(_) => drop(lock(&self.entries).remove(&key)),
+                Err(_) => drop(lock(&self.entries).remove(variant)),
             }
             built
         });
@@ -67,7 +68,7 @@ fn build(gpu: &Gpu, dispatch: &Dispatch, cache: Option<&wgpu::PipelineCache>) ->
         return Err(Error::Unsupported { feature: "f16 in shaders".into(), what: "f16 tensors".into() });
     }
     let allowed = u64::from(gpu.caps().max_storage_buffers);
-    let space = gpu.caps().params_space(dispatch.bindings.len());
+    let space = variant.params_space(gpu.caps().params_space(dispatch.bindings.len()));
     let needed = dispatch.bindings.len() as u64 + u64::from(space == ParamsSpace::Storage);
     if needed > allowed {
         let what = format!("storage buffers of `{}`", variant.kernel.name());
@@ -86,10 +87,9 @@ fn build(gpu: &Gpu, dispatch: &Dispatch, cache: Option<&wgpu::PipelineCache>) ->
         };
         let uniform = wgpu::BufferBindingType::Uniform;
         let mut entries = vec![layout_entry(0, params, true), layout_entry(FIRST_WORKGROUP, uniform, true)];
-        for (index, binding) in dispatch.bindings.iter().enumerate() {
-            let read_only = !matches!(binding, Binding::Write(_));
-            let ty = wgpu::BufferBindingType::Storage { read_only };
-            entries.push(layout_entry(index as u32 + 1, ty, false));
+        for (binding, access) in (1..).zip(variant.kernel.accesses()) {
+            let ty = wgpu::BufferBindingType::Storage { read_only: access == Access::Read };
+            entries.push(layout_entry(binding, ty, false));
         }
         let layout = device
             .create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: Some(&label), entries: &entries });
@@ -111,9 +111,14 @@ fn build(gpu: &Gpu, dispatch: &Dispatch, cache: Option<&wgpu::PipelineCache>) ->
         });
         Pipeline { pipeline, layout, label: label.clone() }
     });
-    match (built, &variant.score_mod) {
+    match (built, &variant.kernel) {
+        (Err(Error::Gpu(message)), KernelRef::Custom(kernel)) => {
+            Err(Error::Kernel { kernel: kernel.name().to_owned(), reason: format!("does not compile: {message}") })
+        }
         // The kernel itself always compiles, so what fails beside a user's function is that function.
-        (Err(Error::Gpu(message)), Some(_)) => Err(Error::option("score_mod", format!("does not compile: {message}"))),
+        (Err(Error::Gpu(message)), KernelRef::BuiltIn(_)) if variant.score_mod.is_some() => {
+            Err(Error::option("score_mod", format!("does not compile: {message}")))
+        }
         (built, _) => built,
     }
 }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::pipeline::{FIRST_WORKGROUP, Pipeline};
+use super::pipeline::Pipeline;
 use super::run::{Bound, another_device, write_words};
 use super::{Gpu, Run, Tensor, lock};
 use crate::error::{Error, Result};
@@ -13,6 +13,7 @@ use crate::fill::Drafts;
 use crate::plan::{Lifetime, ScratchPlan, Step, Submission};
 use crate::recording::{Binding, Command, Dispatch, Recording, Slot, SlotInfo, SlotKind};
 use crate::tensor::Array;
+use crate::wgsl::FIRST_WORKGROUP;
 
 /// Bytes of the number of a part's first workgroup: a u32 and padding.
 const FIRST_BYTES: u64 = 16;

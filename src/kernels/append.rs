@@ -1,12 +1,24 @@
 //! Rows into a cache, in place (`shaders/append.wgsl`).
 
 use super::visibility::{List, PageParams, Vectors};
-use super::{View4, params, switch};
+use super::{View4, switch};
 use crate::error::{Error, Result};
 use crate::plan::{Caps, ElementPlan};
 use crate::recording::{Binding, Dispatch, Recording, View};
 use crate::tensor::DType;
-use crate::wgsl::{Kernel, Variant};
+use crate::wgsl::{Buffer, Kernel, Source, Uniform, Variant, file, files, params};
+
+pub static KERNEL: Kernel = Kernel {
+    name: "append",
+    sources: &[
+        Source::Storage { alias: "out_elem", plain: &files::WRITE_PLAIN, q8: &files::WRITE_Q8 },
+        Source::File(&files::LAYOUT),
+        Source::File(&files::PAGES),
+        Source::File(&file!("append.wgsl", ["LANES", "WRAP"])),
+    ],
+    buffers: &[Buffer::read("rows", "elem"), Buffer::read("vectors", "u32"), Buffer::write("cache", "out_elem")],
+    params: &Params::TYPE,
+};
 
 params! {
     /// Uniform of `append.wgsl`.
@@ -55,7 +67,7 @@ pub fn record(
     let (pages, capacity) = match vectors.view(1) {
         None => {
             same("axis 0 (batch)", pool, batch)?;
-            (bytemuck::Zeroable::zeroed(), size)
+            (Default::default(), size)
         }
         Some(table) => {
             let &[table_rows, row_pages] = table.shape() else {
@@ -84,18 +96,12 @@ pub fn record(
         units: units as u32,
     };
     recording.push(Dispatch {
-        variant: Variant {
-            kernel: Kernel::Append,
-            aliases: vec![("elem", rows.dtype), ("out_elem", cache.dtype)],
-            overrides: vec![
-                ("LANES", f64::from(plan.lanes)),
-                ("WRAP", switch(wrap)),
-                ("PAGED", switch(table.is_some())),
-            ],
-            score_mod: None,
-            subgroups: false,
-        },
-        params: bytemuck::bytes_of(&params).to_vec(),
+        variant: Variant::new(
+            &KERNEL,
+            [("elem", rows.dtype), ("out_elem", cache.dtype)],
+            [("LANES", f64::from(plan.lanes)), ("WRAP", switch(wrap)), ("PAGED", switch(table.is_some()))],
+        ),
+        params: params.bytes(),
         bindings: vec![Binding::Read(rows.slot), vectors.binding, Binding::Write(cache.slot)],
         grid: plan.grid,
         // A pass over a block for its scale, and one for its bytes.

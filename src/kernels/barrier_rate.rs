@@ -1,18 +1,21 @@
 //! What a workgroup barrier costs (`shaders/barrier_rate.wgsl`), for benchmarks to hold beside what the planner assumes.
 
-use super::params;
 use crate::error::Result;
 use crate::plan::Caps;
 use crate::recording::{Binding, Dispatch, Recording, View};
-use crate::wgsl::{Kernel, Variant};
+use crate::wgsl::{Buffer, Kernel, Source, Uniform, Variant, file, files, params};
+
+pub static KERNEL: Kernel = Kernel {
+    name: "barrier_rate",
+    sources: &[Source::File(&files::LAYOUT), Source::File(&file!("barrier_rate.wgsl", ["LANES"]))],
+    buffers: &[Buffer::write("output", "f32")],
+    params: &Params::TYPE,
+};
 
 params! {
     /// Uniform of `barrier_rate.wgsl`.
     struct Params {
         turns: u32,
-        pad_0: u32,
-        pad_1: u32,
-        pad_2: u32,
     }
 }
 
@@ -32,14 +35,8 @@ pub fn record(recording: &mut Recording, caps: &Caps, turns: u32, output: &View)
         return Err(crate::Error::Limit { what, needed: lanes, allowed });
     }
     recording.push(Dispatch {
-        variant: Variant {
-            kernel: Kernel::BarrierRate,
-            aliases: vec![],
-            overrides: vec![("LANES", lanes as f64)],
-            subgroups: false,
-            score_mod: None,
-        },
-        params: bytemuck::bytes_of(&Params { turns, pad_0: 0, pad_1: 0, pad_2: 0 }).to_vec(),
+        variant: Variant::new(&KERNEL, [], [("LANES", lanes as f64)]),
+        params: Params { turns }.bytes(),
         bindings: vec![Binding::Write(output.slot)],
         grid: [1, 1],
         iterations: u64::from(turns),

@@ -1,19 +1,26 @@
 //! The device's rate of multiply-adds by cooperative matrices (`shaders/coop_rate.wgsl`): the ceiling of attention in
 //! f16.
 
-use super::params;
 use crate::error::{Error, Result};
 use crate::plan::{Caps, grid};
 use crate::recording::{Binding, Dispatch, Recording, View};
-use crate::wgsl::{Kernel, Variant};
+use crate::wgsl::{Buffer, Kernel, Source, Uniform, Variant, file, files, params};
+
+pub static KERNEL: Kernel = Kernel {
+    name: "coop_rate",
+    sources: &[
+        Source::Cooperative,
+        Source::File(&files::LAYOUT),
+        Source::File(&file!("coop_rate.wgsl", ["LANES", "SUBGROUPS"])),
+    ],
+    buffers: &[Buffer::write("output", "f32")],
+    params: &Params::TYPE,
+};
 
 params! {
     /// Uniform of `coop_rate.wgsl`.
     struct Params {
         turns: u32,
-        pad_0: u32,
-        pad_1: u32,
-        pad_2: u32,
     }
 }
 
@@ -35,17 +42,18 @@ pub fn record(recording: &mut Recording, caps: &Caps, turns: u32, output: &View)
     let subgroups = elements / (side * side) as usize;
     recording.push(Dispatch {
         variant: Variant {
-            kernel: Kernel::CoopRate,
-            aliases: vec![],
-            overrides: vec![
-                ("SIDE", f64::from(side)),
-                ("LANES", f64::from(SUBGROUPS as u32 * caps.max_subgroup)),
-                ("SUBGROUPS", SUBGROUPS as f64),
-            ],
-            score_mod: None,
             subgroups: true,
+            ..Variant::new(
+                &KERNEL,
+                [],
+                [
+                    ("SIDE", f64::from(side)),
+                    ("LANES", f64::from(SUBGROUPS as u32 * caps.max_subgroup)),
+                    ("SUBGROUPS", SUBGROUPS as f64),
+                ],
+            )
         },
-        params: bytemuck::bytes_of(&Params { turns, pad_0: 0, pad_1: 0, pad_2: 0 }).to_vec(),
+        params: Params { turns }.bytes(),
         bindings: vec![Binding::Write(output.slot)],
         grid: grid("the rate of cooperative matrices", (subgroups / SUBGROUPS) as u64, caps)?,
         iterations: u64::from(turns) + 6 * u64::from(side * side),

@@ -1,11 +1,22 @@
 //! Strided copy with conversion of the element type (`shaders/copy.wgsl`).
 
-use super::{View4, params};
+use super::View4;
 use crate::error::{Error, Result};
 use crate::plan::{Caps, ElementPlan};
 use crate::recording::{Binding, Dispatch, Recording, View};
 use crate::tensor::DType;
-use crate::wgsl::{Kernel, Variant};
+use crate::wgsl::{Buffer, Kernel, Source, Uniform, Variant, file, files, params};
+
+pub static KERNEL: Kernel = Kernel {
+    name: "copy",
+    sources: &[
+        Source::Storage { alias: "elem", plain: &files::READ_PLAIN, q8: &files::READ_Q8 },
+        Source::File(&files::LAYOUT),
+        Source::File(&file!("copy.wgsl", ["LANES"])),
+    ],
+    buffers: &[Buffer::read("source", "elem"), Buffer::write("destination", "out_elem")],
+    params: &Params::TYPE,
+};
 
 params! {
     /// Uniform of `copy.wgsl`.
@@ -13,9 +24,6 @@ params! {
         source: View4,
         target_view: View4,
         elements: u32,
-        pad_0: u32,
-        pad_1: u32,
-        pad_2: u32,
     }
 }
 
@@ -36,23 +44,14 @@ pub fn record(recording: &mut Recording, caps: &Caps, source: &View, target: &Vi
         return Ok(());
     }
     let plan = ElementPlan::new("copy", elements, caps)?;
-    let params = Params {
-        source: View4::new(source)?,
-        target_view: View4::new(target)?,
-        elements: elements as u32,
-        pad_0: 0,
-        pad_1: 0,
-        pad_2: 0,
-    };
+    let params = Params { source: View4::new(source)?, target_view: View4::new(target)?, elements: elements as u32 };
     recording.push(Dispatch {
-        variant: Variant {
-            kernel: Kernel::Copy,
-            aliases: vec![("elem", source.dtype), ("out_elem", target.dtype)],
-            overrides: vec![("LANES", f64::from(plan.lanes))],
-            score_mod: None,
-            subgroups: false,
-        },
-        params: bytemuck::bytes_of(&params).to_vec(),
+        variant: Variant::new(
+            &KERNEL,
+            [("elem", source.dtype), ("out_elem", target.dtype)],
+            [("LANES", f64::from(plan.lanes))],
+        ),
+        params: params.bytes(),
         bindings: vec![Binding::Read(source.slot), Binding::Write(target.slot)],
         grid: plan.grid,
         iterations: 0,

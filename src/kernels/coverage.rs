@@ -1,12 +1,28 @@
 //! The running sum of alignments and its cost (`shaders/coverage.wgsl`).
 
-use super::{View4, params, read, switch, vector};
+use super::{View4, read, switch, vector};
 use crate::error::{Error, Result};
 use crate::layers::CoverageCost;
 use crate::plan::{Caps, RowPlan};
 use crate::recording::{Binding, Dispatch, Recording, View};
 use crate::tensor::DType;
-use crate::wgsl::{Kernel, Variant};
+use crate::wgsl::{Buffer, Kernel, Source, Uniform, Variant, file, files, params};
+
+pub static KERNEL: Kernel = Kernel {
+    name: "coverage",
+    sources: &[
+        Source::File(&files::LAYOUT),
+        Source::File(&files::REDUCE_SHARED),
+        Source::File(&file!("coverage.wgsl", ["COST", "HAS_BEFORE"])),
+    ],
+    buffers: &[
+        Buffer::read("alignment", "f32"),
+        Buffer::read("before", "f32"),
+        Buffer::write("after", "f32"),
+        Buffer::write("cost", "f32"),
+    ],
+    params: &Params::TYPE,
+};
 
 params! {
     /// Uniform of `coverage.wgsl`.
@@ -68,18 +84,12 @@ pub fn record(
     };
     let words = 2 + usize::from(before.is_some());
     recording.push(Dispatch {
-        variant: Variant {
-            kernel: Kernel::Coverage,
-            aliases: vec![],
-            overrides: vec![
-                ("LANES", f64::from(plan.lanes)),
-                ("COST", f64::from(mode)),
-                ("HAS_BEFORE", switch(before.is_some())),
-            ],
-            score_mod: None,
-            subgroups: false,
-        },
-        params: bytemuck::bytes_of(&params).to_vec(),
+        variant: Variant::new(
+            &KERNEL,
+            [],
+            [("LANES", f64::from(plan.lanes)), ("COST", f64::from(mode)), ("HAS_BEFORE", switch(before.is_some()))],
+        ),
+        params: params.bytes(),
         bindings: vec![
             Binding::Read(alignment.slot),
             read(before),

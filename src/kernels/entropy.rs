@@ -1,10 +1,22 @@
 //! Entropy of rows of weights (`shaders/entropy.wgsl`).
 
-use super::{View4, params};
+use super::View4;
 use crate::error::{Error, Result};
 use crate::plan::{Caps, RowPlan};
 use crate::recording::{Binding, Dispatch, Recording, View};
-use crate::wgsl::{Kernel, Variant};
+use crate::wgsl::{Buffer, Kernel, Source, Uniform, Variant, file, files, params};
+
+pub static KERNEL: Kernel = Kernel {
+    name: "entropy",
+    sources: &[
+        Source::File(&files::LAYOUT),
+        Source::File(&files::MATH),
+        Source::File(&files::REDUCE_SHARED),
+        Source::File(&file!("entropy.wgsl", [])),
+    ],
+    buffers: &[Buffer::read("weights", "f32"), Buffer::write("entropy", "f32")],
+    params: &Params::TYPE,
+};
 
 params! {
     /// Uniform of `entropy.wgsl`.
@@ -12,9 +24,6 @@ params! {
         weights: View4,
         entropy: View4,
         rows: u32,
-        pad_0: u32,
-        pad_1: u32,
-        pad_2: u32,
     }
 }
 
@@ -35,19 +44,10 @@ pub fn record(recording: &mut Recording, caps: &Caps, weights: &View, entropy: &
         weights: View4::new(weights)?,
         entropy: View4::new(&entropy.with(entropy.layout.split(2, leading[2], 1)?))?,
         rows: rows as u32,
-        pad_0: 0,
-        pad_1: 0,
-        pad_2: 0,
     };
     recording.push(Dispatch {
-        variant: Variant {
-            kernel: Kernel::Entropy,
-            aliases: vec![],
-            overrides: vec![("LANES", f64::from(plan.lanes))],
-            score_mod: None,
-            subgroups: false,
-        },
-        params: bytemuck::bytes_of(&params).to_vec(),
+        variant: Variant::new(&KERNEL, [], [("LANES", f64::from(plan.lanes))]),
+        params: params.bytes(),
         bindings: vec![Binding::Read(weights.slot), Binding::Write(entropy.slot)],
         grid: plan.grid,
         iterations: plan.iterations,

@@ -1,10 +1,21 @@
 //! Fused attention, tiled through workgroup memory (`shaders/flash.wgsl`).
 
-use super::fused::{Cut, Fused, additive_overrides};
+use super::fused::{BUFFERS, Cut, Fused, Params, SOURCES, additive_overrides};
 use crate::attention::Attention;
 use crate::plan::FusedPlan;
 use crate::problem::AttentionProblem;
-use crate::wgsl::Kernel;
+use crate::wgsl::{Kernel, Source, Uniform, file, files};
+
+pub static KERNEL: Kernel = Kernel {
+    name: "flash",
+    sources: &[
+        Source::Lanes { shared: &files::GROUP_SHARED, subgroup: &files::GROUP_SUBGROUP },
+        Source::All(&SOURCES),
+        Source::File(&file!("flash.wgsl", ["GROUPS", "KEYS", "LEFT", "RIGHT", "SLICES"])),
+    ],
+    buffers: &BUFFERS,
+    params: &Params::TYPE,
+};
 
 pub(super) fn cut(options: &Attention, problem: &AttentionProblem, plan: &FusedPlan, fused: &Fused<'_>) -> Cut {
     let tile = plan.tile;
@@ -20,7 +31,7 @@ pub(super) fn cut(options: &Attention, problem: &AttentionProblem, plan: &FusedP
     ];
     overrides.extend(additive_overrides(options, fused));
     Cut {
-        kernel: Kernel::Flash,
+        kernel: &KERNEL,
         overrides,
         row_tiles: problem.queries.div_ceil(tile.queries as usize),
         heads: problem.query_heads,

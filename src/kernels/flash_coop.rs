@@ -1,11 +1,25 @@
 //! Fused attention by cooperative matrices (`shaders/flash_coop.wgsl`).
 
-use super::fused::Cut;
+use super::fused::{BUFFERS, Cut, Params, SOURCES};
 use crate::attention::Attention;
 use crate::error::{Error, Result};
 use crate::plan::{Caps, CooperativeCut, FusedPlan};
 use crate::problem::AttentionProblem;
-use crate::wgsl::Kernel;
+use crate::wgsl::{Kernel, Source, Uniform, file};
+
+pub static KERNEL: Kernel = Kernel {
+    name: "flash_coop",
+    sources: &[
+        Source::Cooperative,
+        Source::All(&SOURCES),
+        Source::File(&file!(
+            "flash_coop.wgsl",
+            ["LANES", "STRIPS", "GROUPS", "KEYS", "SCORES", "COLUMNS", "PARTS", "QUERY_QUADS", "WIDEST"]
+        )),
+    ],
+    buffers: &BUFFERS,
+    params: &Params::TYPE,
+};
 
 /// # Errors
 /// [`Error::Unsupported`] on a device without cooperative matrices.
@@ -27,7 +41,7 @@ pub(super) fn cut(caps: &Caps, options: &Attention, problem: &AttentionProblem, 
         ("WIDEST", cut.widest()),
     ];
     Ok(Cut {
-        kernel: Kernel::FlashCoop,
+        kernel: &KERNEL,
         overrides: overrides.map(|(name, value)| (name, f64::from(value))).to_vec(),
         row_tiles: problem.queries.div_ceil(plan.tile.queries as usize),
         heads: problem.query_heads,

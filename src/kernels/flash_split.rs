@@ -1,10 +1,22 @@
 //! Fused attention for few queries, over ranges of keys (`shaders/flash_split.wgsl`).
 
-use super::fused::{Cut, Fused, additive_overrides};
+use super::fused::{BUFFERS, Cut, Fused, Params, SOURCES, additive_overrides};
 use crate::attention::Attention;
 use crate::plan::FusedPlan;
 use crate::problem::AttentionProblem;
-use crate::wgsl::Kernel;
+use crate::wgsl::{Kernel, Source, Uniform, file, files};
+
+pub static KERNEL: Kernel = Kernel {
+    name: "flash_split",
+    sources: &[
+        Source::Lanes { shared: &files::SPLIT_SHARED, subgroup: &files::SPLIT_SUBGROUP },
+        Source::Lanes { shared: &files::REDUCE4_SHARED, subgroup: &files::REDUCE4_SUBGROUP },
+        Source::All(&SOURCES),
+        Source::File(&file!("flash_split.wgsl", ["KEYS", "WIDTH"])),
+    ],
+    buffers: &BUFFERS,
+    params: &Params::TYPE,
+};
 
 /// Rows of a workgroup: queries of the heads that share one key head.
 pub const ROWS: usize = 4;
@@ -20,7 +32,7 @@ pub(super) fn cut(options: &Attention, problem: &AttentionProblem, plan: &FusedP
     ];
     overrides.extend(additive_overrides(options, fused));
     Cut {
-        kernel: Kernel::FlashSplit,
+        kernel: &KERNEL,
         overrides,
         row_tiles: (problem.queries * problem.group()).div_ceil(ROWS),
         heads: problem.kv_heads,

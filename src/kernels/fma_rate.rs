@@ -1,10 +1,16 @@
 //! The device's rate of multiply-adds (`shaders/fma_rate.wgsl`): the ceiling that benchmarks are held against.
 
-use super::params;
 use crate::error::Result;
 use crate::plan::{Caps, grid};
 use crate::recording::{Binding, Dispatch, Recording, View};
-use crate::wgsl::{Kernel, Variant};
+use crate::wgsl::{Buffer, Kernel, Source, Uniform, Variant, file, files, params};
+
+pub static KERNEL: Kernel = Kernel {
+    name: "fma_rate",
+    sources: &[Source::File(&files::LAYOUT), Source::File(&file!("fma_rate.wgsl", ["LANES"]))],
+    buffers: &[Buffer::write("output", "f32")],
+    params: &Params::TYPE,
+};
 
 params! {
     /// Uniform of `fma_rate.wgsl`.
@@ -12,7 +18,6 @@ params! {
         a: f32,
         b: f32,
         turns: u32,
-        pad: u32,
     }
 }
 
@@ -29,14 +34,8 @@ const PER_TURN: u64 = 64;
 pub fn record(recording: &mut Recording, caps: &Caps, [a, b]: [f32; 2], turns: u32, output: &View) -> Result<()> {
     let invocations = output.layout.elements();
     recording.push(Dispatch {
-        variant: Variant {
-            kernel: Kernel::FmaRate,
-            aliases: vec![],
-            overrides: vec![("LANES", LANES as f64)],
-            score_mod: None,
-            subgroups: false,
-        },
-        params: bytemuck::bytes_of(&Params { a, b, turns, pad: 0 }).to_vec(),
+        variant: Variant::new(&KERNEL, [], [("LANES", LANES as f64)]),
+        params: Params { a, b, turns }.bytes(),
         bindings: vec![Binding::Write(output.slot)],
         grid: grid("the rate of multiply-adds", (invocations / LANES) as u64, caps)?,
         iterations: u64::from(turns),

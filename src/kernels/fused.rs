@@ -3,14 +3,45 @@
 
 use super::merge_partials::{self, Joined, Parts, Stats, Terms};
 use super::visibility::{BlockParams, List, MaskParams, PageParams, PositionParams, TileParams, Visibility};
-use super::{TANH_FLOPS, View4, copy, flash, flash_coop, flash_rows, flash_split, params, switch};
+use super::{TANH_FLOPS, View4, copy, flash, flash_coop, flash_rows, flash_split, switch};
 use crate::attention::Attention;
 use crate::error::{Error, Result};
 use crate::plan::{Caps, Form, FusedPlan, grid};
 use crate::problem::AttentionProblem;
 use crate::recording::{Binding, Dispatch, Recording, View};
 use crate::tensor::{DType, Layout};
-use crate::wgsl::{Kernel, Override, Variant};
+use crate::wgsl::{Buffer, Kernel, Override, Source, Variant, files, params};
+
+/// The files of a fused kernel, beside its own and how its lanes talk to each other.
+pub(super) static SOURCES: [Source; 15] = [
+    Source::Storage { alias: "k_elem", plain: &files::KEY_PLAIN, q8: &files::KEY_Q8 },
+    Source::Storage { alias: "v_elem", plain: &files::VALUE_PLAIN, q8: &files::VALUE_Q8 },
+    Source::ScoreMod,
+    Source::File(&files::LAYOUT),
+    Source::File(&files::MATH),
+    Source::File(&files::HIDDEN),
+    Source::File(&files::POSITIONS),
+    Source::File(&files::BLOCKS),
+    Source::File(&files::PAGES),
+    Source::File(&files::MASK),
+    Source::File(&files::PAIR),
+    Source::File(&files::REACH),
+    Source::File(&files::ONLINE_SOFTMAX),
+    Source::File(&files::FUSED),
+    Source::File(&files::ADDITIVE),
+];
+
+/// The buffers of a fused kernel.
+pub(super) static BUFFERS: [Buffer; 8] = [
+    Buffer::read("query", "vec4<elem>"),
+    Buffer::read("key", "vec4<k_elem>"),
+    Buffer::read("value", "vec4<v_elem>"),
+    Buffer::read("vectors", "u32"),
+    Buffer::read("mask", "u32"),
+    Buffer::read("block_mask", "u32"),
+    Buffer::write("output", "vec4<out_elem>"),
+    Buffer::write("stats", "f32"),
+];
 
 params! {
     /// `Params` of `common/fused.wgsl`.
@@ -44,9 +75,6 @@ params! {
         units: u32,
         not_a_number: f32,
         unit: f32,
-        pad_0: u32,
-        pad_1: u32,
-        pad_2: u32,
     }
 }
 
@@ -75,7 +103,7 @@ pub struct Fused<'a> {
 
 /// What is a form's own: its program, and how the work is cut.
 pub(super) struct Cut {
-    pub(super) kernel: Kernel,
+    pub(super) kernel: &'static Kernel,
     pub(super) overrides: Vec<Override>,
     /// Tiles of rows of one batch row and head.
     pub(super) row_tiles: usize,
@@ -173,43 +201,35 @@ pub fn record(
             Form::Cooperative => 1.0,
             _ => (plan.range.clamp(1, p.keys.max(1)).next_power_of_two() as f32).recip(),
         },
-        pad_0: 0,
-        pad_1: 0,
-        pad_2: 0,
     };
     let mut overrides = cut.overrides;
     if plan.tile.subgroups && matches!(plan.tile.form, Form::Rows | Form::Split) {
         overrides.push(("ONE_SUBGROUP", switch(plan.tile.lanes <= caps.min_subgroup)));
     }
+    overrides.extend([
+        ("SOFTCAP", switch(options.softcap.is_some())),
+        ("SCORE_MOD", switch(options.score_mod.is_some())),
+        ("TEMPERATURE", switch(options.temperature.is_some())),
+        ("SINKS", switch(fused.sinks)),
+        ("LSE", switch(!joined && fused.lse.is_some())),
+        ("MAX_SUM", f64::from(max_sum)),
+        ("MAPPED", switch(visibility.tiles.columns > 0)),
+    ]);
+    overrides.extend(visibility.mask_overrides());
     let tanhs = if options.score.is_additive() { p.score_dim as u64 } else { 0 };
     let pairs = (p.batch * p.query_heads * p.queries * p.keys) as u64;
     let bytes = |view: &View| view.dtype.bytes_of(view.layout.elements()) as u64;
     recording.push(Dispatch {
         variant: Variant {
-            kernel: cut.kernel,
-            aliases: vec![
-                ("elem", query.dtype),
-                ("k_elem", key.dtype),
-                ("v_elem", value.dtype),
-                ("out_elem", output.dtype),
-            ],
-            overrides: overrides
-                .into_iter()
-                .chain([
-                    ("SOFTCAP", switch(options.softcap.is_some())),
-                    ("SCORE_MOD", switch(options.score_mod.is_some())),
-                    ("TEMPERATURE", switch(options.temperature.is_some())),
-                    ("SINKS", switch(fused.sinks)),
-                    ("LSE", switch(!joined && fused.lse.is_some())),
-                    ("MAX_SUM", f64::from(max_sum)),
-                    ("MAPPED", switch(visibility.tiles.columns > 0)),
-                ])
-                .chain(visibility.mask_overrides().iter().copied())
-                .collect(),
             score_mod: options.score_mod.as_ref().map(|user| user.wgsl.as_str().into()),
             subgroups: plan.tile.subgroups,
+            ..Variant::new(
+                cut.kernel,
+                [("elem", query.dtype), ("k_elem", key.dtype), ("v_elem", value.dtype), ("out_elem", output.dtype)],
+                overrides,
+            )
         },
-        params: bytemuck::bytes_of(&params).to_vec(),
+        params: params.bytes(),
         bindings: vec![
             Binding::Read(query.slot),
             Binding::Read(key.slot),

@@ -1,11 +1,18 @@
 //! Embedding look-up (`shaders/gather.wgsl`).
 
-use super::{View4, params};
+use super::View4;
 use crate::error::{Error, Result};
 use crate::plan::{Caps, ElementPlan};
 use crate::recording::{Binding, Dispatch, Recording, View};
 use crate::tensor::DType;
-use crate::wgsl::{Kernel, Variant};
+use crate::wgsl::{Buffer, Kernel, Source, Uniform, Variant, file, files, params};
+
+pub static KERNEL: Kernel = Kernel {
+    name: "gather",
+    sources: &[Source::File(&files::LAYOUT), Source::File(&file!("gather.wgsl", ["LANES"]))],
+    buffers: &[Buffer::read("table", "elem"), Buffer::read("ids", "u32"), Buffer::write("output", "out_elem")],
+    params: &Params::TYPE,
+};
 
 params! {
     /// Uniform of `gather.wgsl`.
@@ -14,9 +21,6 @@ params! {
         ids: View4,
         output: View4,
         elements: u32,
-        pad_0: u32,
-        pad_1: u32,
-        pad_2: u32,
     }
 }
 
@@ -50,19 +54,14 @@ pub fn record(recording: &mut Recording, caps: &Caps, table: &View, ids: &View, 
         ids: View4::new(ids)?,
         output: View4::new(output)?,
         elements: elements as u32,
-        pad_0: 0,
-        pad_1: 0,
-        pad_2: 0,
     };
     recording.push(Dispatch {
-        variant: Variant {
-            kernel: Kernel::Gather,
-            aliases: vec![("elem", table.dtype), ("out_elem", output.dtype)],
-            overrides: vec![("LANES", f64::from(plan.lanes))],
-            score_mod: None,
-            subgroups: false,
-        },
-        params: bytemuck::bytes_of(&params).to_vec(),
+        variant: Variant::new(
+            &KERNEL,
+            [("elem", table.dtype), ("out_elem", output.dtype)],
+            [("LANES", f64::from(plan.lanes))],
+        ),
+        params: params.bytes(),
         bindings: vec![Binding::Read(table.slot), Binding::Read(ids.slot), Binding::Write(output.slot)],
         grid: plan.grid,
         iterations: 0,

@@ -1,11 +1,24 @@
 //! Keys of a location-sensitive score (`shaders/location.wgsl`).
 
+use super::View4;
 use super::visibility::{List, Visibility};
-use super::{View4, params};
 use crate::error::{Error, Result};
 use crate::plan::{Caps, ElementPlan};
 use crate::recording::{Binding, Dispatch, Recording, View};
-use crate::wgsl::{Kernel, Variant};
+use crate::wgsl::{Buffer, Kernel, Source, Uniform, Variant, file, files, params};
+
+pub static KERNEL: Kernel = Kernel {
+    name: "location",
+    sources: &[Source::File(&files::LAYOUT), Source::File(&file!("location.wgsl", ["LANES", "KEY_LENGTHS"]))],
+    buffers: &[
+        Buffer::read("key", "f32"),
+        Buffer::read("filters", "f32"),
+        Buffer::read("previous", "f32"),
+        Buffer::read("vectors", "u32"),
+        Buffer::write("output", "f32"),
+    ],
+    params: &Params::TYPE,
+};
 
 params! {
     /// Uniform of `location.wgsl`.
@@ -19,8 +32,6 @@ params! {
         quads: u32,
         elements: u32,
         kv_lengths: List,
-        pad_0: u32,
-        pad_1: u32,
     }
 }
 
@@ -70,18 +81,10 @@ pub fn record(
         quads: quads as u32,
         elements: elements as u32,
         kv_lengths: visibility.positions.kv_lengths,
-        pad_0: 0,
-        pad_1: 0,
     };
     recording.push(Dispatch {
-        variant: Variant {
-            kernel: Kernel::Location,
-            aliases: vec![],
-            overrides: vec![("LANES", f64::from(plan.lanes)), visibility.key_lengths()],
-            score_mod: None,
-            subgroups: false,
-        },
-        params: bytemuck::bytes_of(&params).to_vec(),
+        variant: Variant::new(&KERNEL, [], [("LANES", f64::from(plan.lanes)), visibility.key_lengths()]),
+        params: params.bytes(),
         bindings: vec![
             Binding::Read(key.slot),
             Binding::Read(filters.slot),

@@ -1,11 +1,18 @@
 //! Tiles of a mask tensor (`shaders/mask_tiles.wgsl`).
 
+use super::View4;
 use super::visibility::TileParams;
-use super::{View4, params};
 use crate::error::Result;
 use crate::plan::{Caps, grid};
 use crate::recording::{Binding, Dispatch, Recording, View};
-use crate::wgsl::{Kernel, Variant};
+use crate::wgsl::{Buffer, Kernel, Source, Uniform, Variant, file, files, params};
+
+pub static KERNEL: Kernel = Kernel {
+    name: "mask_tiles",
+    sources: &[Source::File(&files::LAYOUT), Source::File(&file!("mask_tiles.wgsl", ["LANES", "MASK"]))],
+    buffers: &[Buffer::read("mask", "u32"), Buffer::write("tiles", "u32")],
+    params: &Params::TYPE,
+};
 
 params! {
     /// Uniform of `mask_tiles.wgsl`.
@@ -17,8 +24,6 @@ params! {
         count: u32,
         queries: u32,
         keys: u32,
-        pad_0: u32,
-        pad_1: u32,
     }
 }
 
@@ -67,7 +72,6 @@ impl Map {
             queries: self.tile[0] as u32,
             keys: self.tile[1] as u32,
             columns: self.columns() as u32,
-            pad_0: 0,
         }
     }
 }
@@ -87,18 +91,10 @@ pub fn record(recording: &mut Recording, caps: &Caps, map: &Map, mask: &View, ki
         count: map.words() as u32,
         queries: map.tile[0] as u32,
         keys: map.tile[1] as u32,
-        pad_0: 0,
-        pad_1: 0,
     };
     recording.push(Dispatch {
-        variant: Variant {
-            kernel: Kernel::MaskTiles,
-            aliases: vec![],
-            overrides: vec![("LANES", f64::from(LANES)), ("MASK", kind)],
-            score_mod: None,
-            subgroups: false,
-        },
-        params: bytemuck::bytes_of(&params).to_vec(),
+        variant: Variant::new(&KERNEL, [], [("LANES", f64::from(LANES)), ("MASK", kind)]),
+        params: params.bytes(),
         bindings: vec![Binding::Read(mask.slot), Binding::Write(target.slot)],
         grid: grid("the tiles of a mask", map.words() as u64, caps)?,
         iterations: (map.tile[1].div_ceil(LANES as usize) * (map.tile[0] + 1) + 1) as u64,

@@ -1,11 +1,28 @@
 //! Products of dense tensors whose rows are the depth (`shaders/matmul.wgsl`).
 
-use super::{params, place, read, switch};
+use super::{place, read, switch};
 use crate::error::{Error, Result};
 use crate::plan::{Caps, ProductPlan, grid};
 use crate::recording::{Binding, Dispatch, Recording, View};
 use crate::tensor::DType;
-use crate::wgsl::{Kernel, Variant};
+use crate::wgsl::{Buffer, Kernel, Source, Uniform, Variant, file, files, params};
+
+pub static KERNEL: Kernel = Kernel {
+    name: "matmul",
+    sources: &[
+        Source::Lanes { shared: &files::SPLIT_SHARED, subgroup: &files::SPLIT_SUBGROUP },
+        Source::File(&files::LAYOUT),
+        Source::File(&files::TILE),
+        Source::File(&file!("matmul.wgsl", ["TALL", "SINGLE", "HAS_BIAS", "ACCUMULATE"])),
+    ],
+    buffers: &[
+        Buffer::read("x", "vec4<f32>"),
+        Buffer::read("w", "vec4<w_elem>"),
+        Buffer::read("bias", "vec4<f32>"),
+        Buffer::write("y", "vec4<f32>"),
+    ],
+    params: &Params::TYPE,
+};
 
 params! {
     /// Uniform of `matmul.wgsl`.
@@ -79,20 +96,21 @@ pub fn record(
         };
         recording.push(Dispatch {
             variant: Variant {
-                kernel: Kernel::Matmul,
-                aliases: vec![("w_elem", w.dtype)],
-                overrides: vec![
-                    ("LANES", f64::from(plan.lanes)),
-                    ("PARTS", f64::from(plan.parts)),
-                    ("TALL", switch(plan.rows == 8)),
-                    ("SINGLE", switch(plan.rows == 1)),
-                    ("HAS_BIAS", switch(bias.is_some())),
-                    ("ACCUMULATE", switch(number > 0)),
-                ],
-                score_mod: None,
                 subgroups: plan.subgroups,
+                ..Variant::new(
+                    &KERNEL,
+                    [("w_elem", w.dtype)],
+                    [
+                        ("LANES", f64::from(plan.lanes)),
+                        ("PARTS", f64::from(plan.parts)),
+                        ("TALL", switch(plan.rows == 8)),
+                        ("SINGLE", switch(plan.rows == 1)),
+                        ("HAS_BIAS", switch(bias.is_some())),
+                        ("ACCUMULATE", switch(number > 0)),
+                    ],
+                )
             },
-            params: bytemuck::bytes_of(&params).to_vec(),
+            params: params.bytes(),
             bindings: vec![Binding::Read(x.slot), Binding::Read(w.slot), read(bias), Binding::Write(y.slot)],
             grid: grid("a product", tiles as u64, caps)?,
             // The rows of a tile and the joins of its parts turn too.

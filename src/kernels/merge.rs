@@ -1,11 +1,18 @@
 //! Join of both directions of a recurrence (`shaders/merge.wgsl`).
 
-use super::{View4, params};
+use super::View4;
 use crate::error::{Error, Result};
 use crate::plan::{Caps, ElementPlan};
 use crate::recording::{Binding, Dispatch, Recording, View};
 use crate::rnn::Merge;
-use crate::wgsl::{Kernel, Variant};
+use crate::wgsl::{Buffer, Kernel, Source, Uniform, Variant, file, files, params};
+
+pub static KERNEL: Kernel = Kernel {
+    name: "merge",
+    sources: &[Source::File(&files::LAYOUT), Source::File(&file!("merge.wgsl", ["LANES", "MERGE"]))],
+    buffers: &[Buffer::read("source", "f32"), Buffer::write("destination", "out_elem")],
+    params: &Params::TYPE,
+};
 
 params! {
     /// Uniform of `merge.wgsl`.
@@ -13,9 +20,6 @@ params! {
         source: View4,
         target_view: View4,
         elements: u32,
-        pad_0: u32,
-        pad_1: u32,
-        pad_2: u32,
     }
 }
 
@@ -43,19 +47,14 @@ pub fn record(recording: &mut Recording, caps: &Caps, merge: Merge, source: &Vie
         source: View4::new(source)?,
         target_view: View4::new(&target.with(target.layout.split(1, batch, 1)?))?,
         elements: elements as u32,
-        pad_0: 0,
-        pad_1: 0,
-        pad_2: 0,
     };
     recording.push(Dispatch {
-        variant: Variant {
-            kernel: Kernel::Merge,
-            aliases: vec![("out_elem", target.dtype)],
-            overrides: vec![("LANES", f64::from(plan.lanes)), ("MERGE", f64::from(mode))],
-            score_mod: None,
-            subgroups: false,
-        },
-        params: bytemuck::bytes_of(&params).to_vec(),
+        variant: Variant::new(
+            &KERNEL,
+            [("out_elem", target.dtype)],
+            [("LANES", f64::from(plan.lanes)), ("MERGE", f64::from(mode))],
+        ),
+        params: params.bytes(),
         bindings: vec![Binding::Read(source.slot), Binding::Write(target.slot)],
         grid: plan.grid,
         iterations: 0,

@@ -1,12 +1,34 @@
 //! Partial results over disjoint keys, put together (`shaders/merge_partials.wgsl`).
 
 use super::visibility::List;
-use super::{View4, params, read, switch};
+use super::{View4, read, switch};
 use crate::error::{Error, Result};
 use crate::plan::{Caps, ElementPlan};
 use crate::recording::{Binding, Dispatch, Recording, View};
 use crate::tensor::DType;
-use crate::wgsl::{Kernel, Variant};
+use crate::wgsl::{Buffer, Kernel, Source, Uniform, Variant, file, files, params};
+
+pub static KERNEL: Kernel = Kernel {
+    name: "merge_partials",
+    sources: &[
+        Source::File(&files::LAYOUT),
+        Source::File(&files::MATH),
+        Source::File(&files::HIDDEN),
+        Source::File(&files::ONLINE_SOFTMAX),
+        Source::File(&file!("merge_partials.wgsl", ["LANES", "OTHER", "PARTS_PAIRS", "OTHER_PAIRS", "LSE", "MAX_SUM"])),
+    ],
+    buffers: &[
+        Buffer::read("parts", "elem"),
+        Buffer::read("other", "k_elem"),
+        Buffer::read("parts_stats", "f32"),
+        Buffer::read("other_stats", "f32"),
+        Buffer::write("output", "out_elem"),
+        Buffer::write("lse", "f32"),
+        Buffer::write("max_sum", "f32"),
+        Buffer::read("vectors", "u32"),
+    ],
+    params: &Params::TYPE,
+};
 
 params! {
     /// Uniform of `merge_partials.wgsl`.
@@ -24,7 +46,6 @@ params! {
         not_a_number: f32,
         sinks: List,
         temperature: f32,
-        pad_0: u32,
     }
 }
 
@@ -140,7 +161,7 @@ pub fn record(
         Some((max_sum, _)) => max_sum.clone(),
         None => recording.scratch("no max and sum", &[1, 1, 1, 2], DType::F32),
     };
-    let none = Ok(bytemuck::Zeroable::zeroed());
+    let none = Ok(Default::default());
     let params = Params {
         parts: View4::new(&parts.output)?,
         other: other.map_or(none, |other| View4::new(&other.output))?,
@@ -148,7 +169,7 @@ pub fn record(
         parts_stats: parts.stats.columns(rows)?,
         other_stats: match other {
             Some(other) => other.stats.columns(rows)?,
-            None => bytemuck::Zeroable::zeroed(),
+            None => Default::default(),
         },
         lse: View4::new(&lse)?,
         max_sum: View4::new(&max_sum)?,
@@ -158,17 +179,16 @@ pub fn record(
         not_a_number: f32::NAN,
         sinks: terms.sinks.map_or([0; 2], |(_, list)| list),
         temperature: terms.temperature.unwrap_or(1.0),
-        pad_0: 0,
     };
     let are_pairs = |parts: &Parts| switch(matches!(parts.stats, Stats::MaxSum(_)));
     let other_dtype = other.map_or(DType::F32, |other| other.output.dtype);
     let read_bytes =
         parts.output.dtype.bytes_of(parts.count * elements) + other.map_or(0, |_| other_dtype.bytes_of(elements));
     recording.push(Dispatch {
-        variant: Variant {
-            kernel: Kernel::MergePartials,
-            aliases: vec![("elem", parts.output.dtype), ("k_elem", other_dtype), ("out_elem", output.dtype)],
-            overrides: vec![
+        variant: Variant::new(
+            &KERNEL,
+            [("elem", parts.output.dtype), ("k_elem", other_dtype), ("out_elem", output.dtype)],
+            [
                 ("LANES", f64::from(plan.lanes)),
                 ("OTHER", switch(other.is_some())),
                 ("PARTS_PAIRS", are_pairs(parts)),
@@ -178,10 +198,8 @@ pub fn record(
                 ("SINKS", switch(terms.sinks.is_some())),
                 ("TEMPERATURE", switch(terms.temperature.is_some())),
             ],
-            score_mod: None,
-            subgroups: false,
-        },
-        params: bytemuck::bytes_of(&params).to_vec(),
+        ),
+        params: params.bytes(),
         bindings: vec![
             Binding::Read(parts.output.slot),
             read(other.map(|other| &other.output)),

@@ -1,5 +1,6 @@
-//! The host side of each kernel: one file per shader, same stem. Each fills in the uniform `params`, picks the variant
-//! and pushes a dispatch into a [`Recording`](crate::recording::Recording); nothing here knows wgpu.
+//! The host side of each kernel: one file per shader, same stem. Each declares its [`Kernel`], fills in the uniform
+//! `params`, picks the variant and pushes a dispatch into a [`Recording`](crate::recording::Recording); nothing here knows
+//! wgpu.
 
 pub mod append;
 pub mod barrier_rate;
@@ -33,28 +34,7 @@ pub mod weighted_sum;
 use crate::error::{Error, Result};
 use crate::recording::{Binding, View};
 use crate::rnn::Activation;
-use crate::wgsl::Kernel;
-use visibility::{BlockParams, MaskParams, PageParams, PositionParams, TileParams};
-
-/// Name and byte offset of each member of a uniform struct.
-pub type Fields = &'static [(&'static str, usize)];
-
-/// Declares the Rust twin of a WGSL uniform struct, with its offsets, which a test compares with the shader's.
-macro_rules! params {
-    ($(#[$meta:meta])* struct $name:ident { $($field:ident: $ty:ty,)* }) => {
-        $(#[$meta])*
-        #[repr(C)]
-        #[derive(Debug, Clone, Copy, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
-        #[allow(missing_docs)]
-        pub struct $name { $(pub $field: $ty,)* }
-
-        impl $name {
-            /// Name and byte offset of each member.
-            pub const FIELDS: $crate::kernels::Fields = &[$((stringify!($field), std::mem::offset_of!($name, $field)),)*];
-        }
-    };
-}
-pub(crate) use params;
+use crate::wgsl::{Kernel, params};
 
 params! {
     /// `View` of `common/layout.wgsl`: a strided tensor of four axes, counted in elements.
@@ -62,9 +42,6 @@ params! {
         shape: [u32; 4],
         strides: [u32; 4],
         offset: u32,
-        pad_0: u32,
-        pad_1: u32,
-        pad_2: u32,
     }
 }
 
@@ -74,49 +51,38 @@ params! {
         kind: u32,
         alpha: f32,
         beta: f32,
-        pad: f32,
     }
 }
 
-/// The uniform structs of every kernel, for the test that compares them with the shaders.
-pub fn uniform_structs() -> Vec<(Kernel, &'static str, Fields, usize)> {
-    vec![
-        (Kernel::Score, "View", View4::FIELDS, size_of::<View4>()),
-        (Kernel::Score, "Positions", PositionParams::FIELDS, size_of::<PositionParams>()),
-        (Kernel::Score, "Mask", MaskParams::FIELDS, size_of::<MaskParams>()),
-        (Kernel::Score, "Blocks", BlockParams::FIELDS, size_of::<BlockParams>()),
-        (Kernel::Score, "Pages", PageParams::FIELDS, size_of::<PageParams>()),
-        (Kernel::FlashRows, "Tiles", TileParams::FIELDS, size_of::<TileParams>()),
-        (Kernel::Flash, "Params", fused::Params::FIELDS, size_of::<fused::Params>()),
-        (Kernel::FlashSplit, "Params", fused::Params::FIELDS, size_of::<fused::Params>()),
-        (Kernel::FlashRows, "Params", fused::Params::FIELDS, size_of::<fused::Params>()),
-        (Kernel::MaskTiles, "Params", mask_tiles::Params::FIELDS, size_of::<mask_tiles::Params>()),
-        (Kernel::Score, "Params", score::Params::FIELDS, size_of::<score::Params>()),
-        (Kernel::Softmax, "Params", softmax::Params::FIELDS, size_of::<softmax::Params>()),
-        (Kernel::WeightedSum, "Params", weighted_sum::Params::FIELDS, size_of::<weighted_sum::Params>()),
-        (Kernel::Project, "Activation", ActivationParams::FIELDS, size_of::<ActivationParams>()),
-        (Kernel::Project, "Params", project::Params::FIELDS, size_of::<project::Params>()),
-        (Kernel::Matmul, "Params", matmul::Params::FIELDS, size_of::<matmul::Params>()),
-        (Kernel::Recurrent, "CellParams", recurrent::CellParams::FIELDS, size_of::<recurrent::CellParams>()),
-        (Kernel::RecurrentLoop, "Params", recurrent_loop::Params::FIELDS, size_of::<recurrent_loop::Params>()),
-        (Kernel::RecurrentNorm, "Params", recurrent_norm::Params::FIELDS, size_of::<recurrent_norm::Params>()),
-        (Kernel::Recurrent, "Params", recurrent::Params::FIELDS, size_of::<recurrent::Params>()),
-        (Kernel::BarrierRate, "Params", barrier_rate::Params::FIELDS, size_of::<barrier_rate::Params>()),
-        (Kernel::FlashCoop, "Params", fused::Params::FIELDS, size_of::<fused::Params>()),
-        (Kernel::CoopRate, "Params", coop_rate::Params::FIELDS, size_of::<coop_rate::Params>()),
-        (Kernel::FmaRate, "Params", fma_rate::Params::FIELDS, size_of::<fma_rate::Params>()),
-        (Kernel::Gather, "Params", gather::Params::FIELDS, size_of::<gather::Params>()),
-        (Kernel::Copy, "Params", copy::Params::FIELDS, size_of::<copy::Params>()),
-        (Kernel::Coverage, "Params", coverage::Params::FIELDS, size_of::<coverage::Params>()),
-        (Kernel::Append, "Params", append::Params::FIELDS, size_of::<append::Params>()),
-        (Kernel::Entropy, "Params", entropy::Params::FIELDS, size_of::<entropy::Params>()),
-        (Kernel::Location, "Params", location::Params::FIELDS, size_of::<location::Params>()),
-        (Kernel::MergePartials, "Params", merge_partials::Params::FIELDS, size_of::<merge_partials::Params>()),
-        (Kernel::Monotonic, "Params", monotonic::Params::FIELDS, size_of::<monotonic::Params>()),
-        (Kernel::Rotary, "Params", rotary::Params::FIELDS, size_of::<rotary::Params>()),
-        (Kernel::Merge, "Params", merge::Params::FIELDS, size_of::<merge::Params>()),
-    ]
-}
+/// Every kernel.
+pub static ALL: [&Kernel; 26] = [
+    &append::KERNEL,
+    &barrier_rate::KERNEL,
+    &coop_rate::KERNEL,
+    &copy::KERNEL,
+    &coverage::KERNEL,
+    &entropy::KERNEL,
+    &flash::KERNEL,
+    &flash_coop::KERNEL,
+    &flash_rows::KERNEL,
+    &flash_split::KERNEL,
+    &fma_rate::KERNEL,
+    &gather::KERNEL,
+    &location::KERNEL,
+    &mask_tiles::KERNEL,
+    &matmul::KERNEL,
+    &merge::KERNEL,
+    &merge_partials::KERNEL,
+    &monotonic::KERNEL,
+    &project::KERNEL,
+    &recurrent::KERNEL,
+    &recurrent_loop::KERNEL,
+    &recurrent_norm::KERNEL,
+    &rotary::KERNEL,
+    &score::KERNEL,
+    &softmax::KERNEL,
+    &weighted_sum::KERNEL,
+];
 
 impl View4 {
     /// A view of at most four axes, lifted to four. Shaders index with 32 bits.
@@ -133,14 +99,7 @@ impl View4 {
             return Err(Error::Limit { what: "elements of a tensor".into(), needed: layout.span() as u64, allowed });
         }
         let four = |values: &[usize]| std::array::from_fn(|axis| values[axis] as u32);
-        Ok(Self {
-            shape: four(&layout.shape),
-            strides: four(&layout.strides),
-            offset: layout.offset as u32,
-            pad_0: 0,
-            pad_1: 0,
-            pad_2: 0,
-        })
+        Ok(Self { shape: four(&layout.shape), strides: four(&layout.strides), offset: layout.offset as u32 })
     }
 }
 
@@ -161,7 +120,7 @@ impl ActivationParams {
             Some(Activation::Softsign) => (10, 0.0, 0.0),
             Some(Activation::Softplus) => (11, 0.0, 0.0),
         };
-        Self { kind, alpha, beta, pad: 0.0 }
+        Self { kind, alpha, beta }
     }
 }
 

@@ -1,12 +1,25 @@
 //! Monotonic alignments (`shaders/monotonic.wgsl`).
 
 use super::visibility::{List, Visibility};
-use super::{View4, params, switch};
+use super::{View4, switch};
 use crate::attention::Monotonic;
 use crate::error::{Error, Result};
 use crate::plan::{Caps, RowPlan, grid};
 use crate::recording::{Binding, Dispatch, Recording, View};
-use crate::wgsl::{Kernel, Variant};
+use crate::wgsl::{Buffer, Kernel, Source, Uniform, Variant, file, files, params};
+
+pub static KERNEL: Kernel = Kernel {
+    name: "monotonic",
+    sources: &[
+        Source::File(&files::LAYOUT),
+        Source::File(&files::MATH),
+        Source::File(&files::HIDDEN),
+        Source::File(&files::REDUCE_SHARED),
+        Source::File(&file!("monotonic.wgsl", ["MODE", "TEMPERATURE", "START", "KEY_LENGTHS"])),
+    ],
+    buffers: &[Buffer::write("scores", "f32"), Buffer::write("alignment", "f32"), Buffer::read("vectors", "u32")],
+    params: &Params::TYPE,
+};
 
 params! {
     /// Uniform of `monotonic.wgsl`.
@@ -16,10 +29,7 @@ params! {
         heads: u32,
         temperature: f32,
         not_a_number: f32,
-        pad_0: u32,
         kv_lengths: List,
-        pad_1: u32,
-        pad_2: u32,
     }
 }
 
@@ -72,10 +82,7 @@ pub fn record(
             heads: (batch * heads) as u32,
             temperature: temperature.unwrap_or(1.0),
             not_a_number: f32::NAN,
-            pad_0: 0,
             kv_lengths: visibility.positions.kv_lengths,
-            pad_1: 0,
-            pad_2: 0,
         };
         let form = match form {
             Monotonic::Parallel => 0,
@@ -83,10 +90,10 @@ pub fn record(
             Monotonic::Hard => 2,
         };
         recording.push(Dispatch {
-            variant: Variant {
-                kernel: Kernel::Monotonic,
-                aliases: vec![],
-                overrides: vec![
+            variant: Variant::new(
+                &KERNEL,
+                [],
+                [
                     ("LANES", f64::from(row.lanes)),
                     ("MODE", f64::from(form)),
                     ("TEMPERATURE", switch(temperature.is_some())),
@@ -96,10 +103,8 @@ pub fn record(
                         false => ("KEY_LENGTHS", 0.0),
                     },
                 ],
-                score_mod: None,
-                subgroups: false,
-            },
-            params: bytemuck::bytes_of(&params).to_vec(),
+            ),
+            params: params.bytes(),
             bindings: vec![Binding::Write(scores.slot), Binding::Write(alignment.slot), visibility.vectors],
             grid: grid("a monotonic alignment", (batch * heads) as u64, caps)?,
             iterations: per_query * count as u64 + row.iterations,

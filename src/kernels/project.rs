@@ -1,12 +1,29 @@
 //! Linear layers (`shaders/project.wgsl`).
 
-use super::{ActivationParams, View4, copy, params, read, switch};
+use super::{ActivationParams, View4, copy, read, switch};
 use crate::error::{Error, Result};
 use crate::plan::{Caps, TilePlan};
 use crate::recording::{Binding, Dispatch, Recording, View};
 use crate::rnn::Activation;
 use crate::tensor::DType;
-use crate::wgsl::{Kernel, Variant};
+use crate::wgsl::{Buffer, Kernel, Source, Uniform, Variant, file, files, params};
+
+pub static KERNEL: Kernel = Kernel {
+    name: "project",
+    sources: &[
+        Source::File(&files::LAYOUT),
+        Source::File(&files::MATH),
+        Source::File(&files::ACTIVATION),
+        Source::File(&file!("project.wgsl", ["LANES", "ROWS", "HAS_BIAS", "ACCUMULATE", "ACTIVATE"])),
+    ],
+    buffers: &[
+        Buffer::read("x", "elem"),
+        Buffer::read("w", "w_elem"),
+        Buffer::read("bias", "f32"),
+        Buffer::write("y", "out_elem"),
+    ],
+    params: &Params::TYPE,
+};
 
 params! {
     /// Uniform of `project.wgsl`.
@@ -22,7 +39,6 @@ params! {
         tiles: u32,
         bias: u32,
         bias_stride: u32,
-        pad_0: u32,
     }
 }
 
@@ -91,26 +107,23 @@ pub fn record(
                 tiles: plan.workgroups as u32,
                 bias: bias.map_or(0, |b| b.layout.offset as u32),
                 bias_stride: bias.map_or(0, |b| b.layout.strides[0] as u32),
-                pad_0: 0,
             };
             let flops = 2 * (rows * columns * (last - first)) as u64;
             let bytes = (x.dtype.bytes_of(rows * depth) + w.dtype.bytes_of(columns * depth)) / ranges
                 + y.dtype.bytes_of(rows * columns);
             recording.push(Dispatch {
-                variant: Variant {
-                    kernel: Kernel::Project,
-                    aliases: vec![("elem", x.dtype), ("w_elem", w.dtype), ("out_elem", y.dtype)],
-                    overrides: vec![
+                variant: Variant::new(
+                    &KERNEL,
+                    [("elem", x.dtype), ("w_elem", w.dtype), ("out_elem", y.dtype)],
+                    [
                         ("LANES", f64::from(plan.lanes)),
                         ("ROWS", f64::from(plan.rows)),
                         ("HAS_BIAS", switch(bias.is_some())),
                         ("ACCUMULATE", switch(!is_first)),
                         ("ACTIVATE", switch(is_last && activation.is_some())),
                     ],
-                    score_mod: None,
-                    subgroups: false,
-                },
-                params: bytemuck::bytes_of(&params).to_vec(),
+                ),
+                params: params.bytes(),
                 bindings: vec![Binding::Read(x.slot), Binding::Read(w.slot), read(bias), Binding::Write(y.slot)],
                 grid: plan.grid,
                 iterations: (last - first) as u64,

@@ -1,13 +1,39 @@
 //! One time step of a recurrence (`shaders/recurrent.wgsl`), and what the kernels of a recurrence share.
 
-use super::{ActivationParams, View4, params, place, read, switch};
+use super::{ActivationParams, View4, place, read, switch};
 use crate::error::{Error, Result};
 use crate::plan::{Caps, ProductPlan, grid};
 use crate::problem::RnnProblem;
 use crate::recording::{Binding, Dispatch, Recording, View};
 use crate::rnn::{Activation, Activations, Cell, Direction, Reset, Rnn};
 use crate::tensor::{DType, Layout};
-use crate::wgsl::{Kernel, Override, Variant};
+use crate::wgsl::{Buffer, Kernel, Override, Source, Uniform, Variant, file, files, params};
+
+pub static KERNEL: Kernel = Kernel {
+    name: "recurrent",
+    sources: &[
+        Source::Lanes { shared: &files::SPLIT_SHARED, subgroup: &files::SPLIT_SUBGROUP },
+        Source::File(&files::LAYOUT),
+        Source::File(&files::MATH),
+        Source::File(&files::ACTIVATION),
+        Source::File(&files::CELL),
+        Source::File(&files::TILE),
+        Source::File(&file!(
+            "recurrent.wgsl",
+            ["TALL", "SINGLE", "STAGE", "STACKED", "HAS_BIAS", "PEEPHOLES", "PROJECTED", "EMIT", "PROJECTION_CLIP"]
+        )),
+    ],
+    buffers: &[
+        Buffer::read("gates", "vec4<f32>"),
+        Buffer::read("weight", "vec4<w_elem>"),
+        Buffer::read("weight_below", "vec4<w_elem>"),
+        Buffer::read("vectors", "vec4<f32>"),
+        Buffer::read("lengths", "u32"),
+        Buffer::write("state", "vec4<f32>"),
+        Buffer::write("output", "out_elem"),
+    ],
+    params: &Params::TYPE,
+};
 
 params! {
     /// `CellParams` of `common/cell.wgsl`.
@@ -15,8 +41,6 @@ params! {
         activations: [ActivationParams; 10],
         clip: f32,
         cell_clip: f32,
-        pad_0: u32,
-        pad_1: u32,
     }
 }
 
@@ -56,7 +80,6 @@ params! {
         weight_start: u32,
         below_start: u32,
         vectors_start: u32,
-        pad_0: u32,
     }
 }
 
@@ -69,13 +92,7 @@ impl CellParams {
             let all = chosen.gates.into_iter().chain([chosen.output]);
             of.iter_mut().zip(all).for_each(|(params, activation)| *params = ActivationParams::new(Some(activation)));
         }
-        Self {
-            activations,
-            clip: options.clip.unwrap_or(0.0),
-            cell_clip: options.cell_clip.unwrap_or(0.0),
-            pad_0: 0,
-            pad_1: 0,
-        }
+        Self { activations, clip: options.clip.unwrap_or(0.0), cell_clip: options.cell_clip.unwrap_or(0.0) }
     }
 
     /// Constants of `common/cell.wgsl`.
@@ -351,7 +368,6 @@ pub fn record(
         weight_start: place("weight of a recurrence", weight)?,
         below_start: of.weight_below.map_or(Ok(0), |view| place("weight of a recurrence", view))?,
         vectors_start: of.vectors.map_or(Ok(0), |view| place("vectors of a recurrence", view))?,
-        pad_0: 0,
     };
     let number = match (stage, options.cell) {
         (Stage::Step, Cell::Lstm) => 0,
@@ -398,13 +414,10 @@ pub fn record(
     overrides.extend(cell.overrides(options));
     recording.push(Dispatch {
         variant: Variant {
-            kernel: Kernel::Recurrent,
-            aliases: vec![("w_elem", weight.dtype), ("out_elem", of.output.dtype)],
-            overrides,
-            score_mod: None,
             subgroups: plan.subgroups,
+            ..Variant::new(&KERNEL, [("w_elem", weight.dtype), ("out_elem", of.output.dtype)], overrides)
         },
-        params: bytemuck::bytes_of(&params).to_vec(),
+        params: params.bytes(),
         bindings: vec![
             Binding::Read(of.gates.slot),
             Binding::Read(weight.slot),

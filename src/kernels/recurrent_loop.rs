@@ -1,13 +1,36 @@
 //! Many time steps of a recurrence in one dispatch (`shaders/recurrent_loop.wgsl`).
 
 use super::recurrent::{CellParams, Recurrence, StateLayout, reverse_bits, vector_rows};
-use super::{View4, params, read, switch};
+use super::{View4, read, switch};
 use crate::error::Result;
 use crate::plan::{Caps, LoopPlan, grid};
 use crate::recording::{Binding, Dispatch, Recording};
 use crate::rnn::{Cell, Reset};
 use crate::tensor::DType;
-use crate::wgsl::{Kernel, Variant};
+use crate::wgsl::{Buffer, Kernel, Source, Uniform, Variant, file, files, params};
+
+pub static KERNEL: Kernel = Kernel {
+    name: "recurrent_loop",
+    sources: &[
+        Source::File(&files::LAYOUT),
+        Source::File(&files::MATH),
+        Source::File(&files::ACTIVATION),
+        Source::File(&files::CELL),
+        Source::File(&file!(
+            "recurrent_loop.wgsl",
+            ["LANES", "UNITS", "PARTS", "CHUNKS", "QUADS", "CELL", "HAS_BIAS", "PEEPHOLES", "EMIT"]
+        )),
+    ],
+    buffers: &[
+        Buffer::read("gates", "f32"),
+        Buffer::read("weight", "w_elem"),
+        Buffer::read("vectors", "f32"),
+        Buffer::read("lengths", "u32"),
+        Buffer::write("state", "f32"),
+        Buffer::write("output", "out_elem"),
+    ],
+    params: &Params::TYPE,
+};
 
 params! {
     /// Uniform of `recurrent_loop.wgsl`.
@@ -29,7 +52,6 @@ params! {
         reverse: u32,
         weight_start: u32,
         vectors_start: u32,
-        pad_0: u32,
     }
 }
 
@@ -68,7 +90,6 @@ pub fn record(recording: &mut Recording, caps: &Caps, plan: &LoopPlan, of: &Recu
             reverse: reverse_bits(options.direction),
             weight_start: of.weight.layout.offset as u32,
             vectors_start: of.vectors.map_or(0, |view| view.layout.offset as u32),
-            pad_0: 0,
         };
         let mut overrides = vec![
             ("LANES", f64::from(plan.lanes())),
@@ -85,14 +106,8 @@ pub fn record(recording: &mut Recording, caps: &Caps, plan: &LoopPlan, of: &Recu
         overrides.extend(cell.overrides(options));
         let steps = last - first;
         recording.push(Dispatch {
-            variant: Variant {
-                kernel: Kernel::RecurrentLoop,
-                aliases: vec![("w_elem", of.weight.dtype), ("out_elem", of.output.dtype)],
-                overrides,
-                score_mod: None,
-                subgroups: false,
-            },
-            params: bytemuck::bytes_of(&params).to_vec(),
+            variant: Variant::new(&KERNEL, [("w_elem", of.weight.dtype), ("out_elem", of.output.dtype)], overrides),
+            params: params.bytes(),
             bindings: vec![
                 Binding::Read(of.gates.slot),
                 Binding::Read(of.weight.slot),

@@ -1,13 +1,36 @@
 //! Gates of an LSTM with layer normalisation (`shaders/recurrent_norm.wgsl`).
 
 use super::recurrent::{CellParams, Recurrence, StateLayout, reverse_bits, vector_rows};
-use super::{View4, params, place, read, switch};
+use super::{View4, place, read, switch};
 use crate::error::{Error, Result};
 use crate::plan::{Caps, RowPlan};
 use crate::recording::{Binding, Dispatch, Recording};
 use crate::rnn::NormOver;
 use crate::tensor::DType;
-use crate::wgsl::{Kernel, Variant};
+use crate::wgsl::{Buffer, Kernel, Source, Uniform, Variant, file, files, params};
+
+pub static KERNEL: Kernel = Kernel {
+    name: "recurrent_norm",
+    sources: &[
+        Source::File(&files::LAYOUT),
+        Source::File(&files::MATH),
+        Source::File(&files::ACTIVATION),
+        Source::File(&files::CELL),
+        Source::File(&file!(
+            "recurrent_norm.wgsl",
+            ["LANES", "OVER_GATES", "CARRY", "GAINS", "HAS_BIAS", "PEEPHOLES", "PROJECTED", "EMIT"]
+        )),
+    ],
+    buffers: &[
+        Buffer::read("gates", "vec4<f32>"),
+        Buffer::read("norms", "vec4<f32>"),
+        Buffer::read("vectors", "vec4<f32>"),
+        Buffer::read("lengths", "u32"),
+        Buffer::write("state", "f32"),
+        Buffer::write("output", "out_elem"),
+    ],
+    params: &Params::TYPE,
+};
 
 params! {
     /// Uniform of `recurrent_norm.wgsl`.
@@ -31,9 +54,6 @@ params! {
         epsilon: f32,
         vectors_start: u32,
         norms_start: u32,
-        pad_0: u32,
-        pad_1: u32,
-        pad_2: u32,
     }
 }
 
@@ -76,9 +96,6 @@ pub fn record(recording: &mut Recording, caps: &Caps, of: &Recurrence<'_>, step:
         epsilon: norm.epsilon,
         vectors_start: of.vectors.map_or(Ok(0), |view| place("vectors of a recurrence", view))?,
         norms_start: of.norms.map_or(Ok(0), |view| place("norms of a recurrence", view))?,
-        pad_0: 0,
-        pad_1: 0,
-        pad_2: 0,
     };
     let mut overrides = vec![
         ("LANES", f64::from(plan.lanes)),
@@ -93,14 +110,8 @@ pub fn record(recording: &mut Recording, caps: &Caps, of: &Recurrence<'_>, step:
     ];
     overrides.extend(cell.overrides(options));
     recording.push(Dispatch {
-        variant: Variant {
-            kernel: Kernel::RecurrentNorm,
-            aliases: vec![("out_elem", of.output.dtype)],
-            overrides,
-            score_mod: None,
-            subgroups: false,
-        },
-        params: bytemuck::bytes_of(&params).to_vec(),
+        variant: Variant::new(&KERNEL, [("out_elem", of.output.dtype)], overrides),
+        params: params.bytes(),
         bindings: vec![
             Binding::Read(of.gates.slot),
             read(of.norms),

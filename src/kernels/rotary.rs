@@ -1,13 +1,30 @@
 //! Rotary position embedding (`shaders/rotary.wgsl`).
 
 use super::visibility::{List, PositionParams, Visibility};
-use super::{View4, params, switch};
+use super::{View4, switch};
 use crate::attention::{Rotary, RotaryLayout};
 use crate::error::{Error, Result};
 use crate::plan::{Caps, ElementPlan};
 use crate::recording::{Binding, Dispatch, Recording, View};
 use crate::tensor::DType;
-use crate::wgsl::{Kernel, Variant};
+use crate::wgsl::{Buffer, Kernel, Source, Uniform, Variant, file, files, params};
+
+pub static KERNEL: Kernel = Kernel {
+    name: "rotary",
+    sources: &[
+        Source::File(&files::LAYOUT),
+        Source::File(&files::POSITIONS),
+        Source::File(&file!("rotary.wgsl", ["LANES", "INTERLEAVED", "POSITION"])),
+    ],
+    buffers: &[
+        Buffer::read("x", "elem"),
+        Buffer::read("cosines", "f32"),
+        Buffer::read("sines", "f32"),
+        Buffer::read("vectors", "u32"),
+        Buffer::write("output", "out_elem"),
+    ],
+    params: &Params::TYPE,
+};
 
 params! {
     /// Uniform of `rotary.wgsl`.
@@ -22,8 +39,6 @@ params! {
         first_row: u32,
         offset: u32,
         elements: u32,
-        pad_0: u32,
-        pad_1: u32,
     }
 }
 
@@ -74,7 +89,7 @@ pub fn record(
         let expected = format!("at least 1 position, 1 to {} pairs", dim / 2);
         return Err(Error::shape("cos", "shape", expected, format!("{:?}", cos.shape())));
     }
-    let none: PositionParams = bytemuck::Zeroable::zeroed();
+    let none: PositionParams = Default::default();
     let read = |view: &View| Binding::Read(view.slot);
     let (kind, visibility, first_row, vectors, list) = match place {
         Place::Query(visibility) => (0, Some(visibility), 0, visibility.vectors, [0; 3]),
@@ -106,24 +121,16 @@ pub fn record(
         first_row: first_row as u32,
         offset: rotary.offset.min(u32::MAX as usize) as u32,
         elements: elements as u32,
-        pad_0: 0,
-        pad_1: 0,
     };
-    let overrides = [
+    let mut overrides = vec![
         ("LANES", f64::from(plan.lanes)),
         ("INTERLEAVED", switch(rotary.layout == RotaryLayout::Interleaved)),
         ("POSITION", f64::from(kind)),
     ];
-    let positional = visibility.map_or(&[][..], Visibility::position_overrides);
+    overrides.extend(visibility.map_or(&[][..], Visibility::position_overrides));
     recording.push(Dispatch {
-        variant: Variant {
-            kernel: Kernel::Rotary,
-            aliases: vec![("elem", x.dtype), ("out_elem", output.dtype)],
-            overrides: overrides.into_iter().chain(positional.iter().copied()).collect(),
-            score_mod: None,
-            subgroups: false,
-        },
-        params: bytemuck::bytes_of(&params).to_vec(),
+        variant: Variant::new(&KERNEL, [("elem", x.dtype), ("out_elem", output.dtype)], overrides),
+        params: params.bytes(),
         bindings: vec![read(x), read(cos), read(sin), vectors, Binding::Write(output.slot)],
         grid: plan.grid,
         iterations: 40,

@@ -1,16 +1,41 @@
 //! Attention scores (`shaders/score.wgsl`).
 
 use super::visibility::{BlockParams, List, MaskParams, PageParams, PositionParams, Visibility};
-use super::{TANH_FLOPS, View4, params, switch};
+use super::{TANH_FLOPS, View4, switch};
 use crate::attention::{Attention, Score, ScoreStage, ScoreWeights};
 use crate::error::{Error, Result};
 use crate::plan::{Caps, TILE_COLUMNS, TilePlan};
 use crate::problem::AttentionProblem;
 use crate::recording::{Binding, Dispatch, Recording, View};
-use crate::wgsl::{Kernel, Variant};
+use crate::wgsl::{Buffer, Kernel, Source, Uniform, Variant, file, files, params};
 
 /// Score of a hidden key between score and softmax; `HIDDEN` of `common/hidden.wgsl`.
 pub const HIDDEN: f32 = -3.402_823_4e38;
+
+pub static KERNEL: Kernel = Kernel {
+    name: "score",
+    sources: &[
+        Source::ScoreMod,
+        Source::File(&files::LAYOUT),
+        Source::File(&files::MATH),
+        Source::File(&files::HIDDEN),
+        Source::File(&files::POSITIONS),
+        Source::File(&files::BLOCKS),
+        Source::File(&files::PAGES),
+        Source::File(&files::MASK),
+        Source::File(&files::PAIR),
+        Source::File(&file!("score.wgsl", ["LANES", "ROWS", "SCORE", "HAS_V", "NORMED", "STAGE"])),
+    ],
+    buffers: &[
+        Buffer::read("query", "elem"),
+        Buffer::read("key", "k_elem"),
+        Buffer::read("vectors", "u32"),
+        Buffer::read("mask", "u32"),
+        Buffer::read("block_mask", "u32"),
+        Buffer::write("scores", "f32"),
+    ],
+    params: &Params::TYPE,
+};
 
 params! {
     /// Uniform of `score.wgsl`.
@@ -128,26 +153,22 @@ pub fn record(
         ScoreStage::Masked => 2,
     };
     let pairs = (batch * heads * queries * keys) as u64;
+    let mut overrides = vec![
+        ("LANES", f64::from(plan.lanes)),
+        ("ROWS", f64::from(plan.rows)),
+        ("SCORE", f64::from(kind)),
+        ("HAS_V", switch(inputs.weights.v.is_some())),
+        ("NORMED", switch(inputs.weights.g.is_some())),
+        ("STAGE", f64::from(stage)),
+        ("SOFTCAP", switch(options.softcap.is_some())),
+    ];
+    overrides.extend(visibility.mask_overrides());
     recording.push(Dispatch {
         variant: Variant {
-            kernel: Kernel::Score,
-            aliases: vec![("elem", inputs.query.dtype), ("k_elem", inputs.key.dtype)],
-            overrides: vec![
-                ("LANES", f64::from(plan.lanes)),
-                ("ROWS", f64::from(plan.rows)),
-                ("SCORE", f64::from(kind)),
-                ("HAS_V", switch(inputs.weights.v.is_some())),
-                ("NORMED", switch(inputs.weights.g.is_some())),
-                ("STAGE", f64::from(stage)),
-                ("SOFTCAP", switch(options.softcap.is_some())),
-            ]
-            .into_iter()
-            .chain(visibility.mask_overrides().iter().copied())
-            .collect(),
             score_mod: options.score_mod.as_ref().map(|user| user.wgsl.as_str().into()),
-            subgroups: false,
+            ..Variant::new(&KERNEL, [("elem", inputs.query.dtype), ("k_elem", inputs.key.dtype)], overrides)
         },
-        params: bytemuck::bytes_of(&params).to_vec(),
+        params: params.bytes(),
         bindings: vec![
             Binding::Read(inputs.query.slot),
             Binding::Read(inputs.key.slot),

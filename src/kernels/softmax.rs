@@ -1,12 +1,31 @@
 //! Scores to weights (`shaders/softmax.wgsl`).
 
-use super::{View4, params, read, switch, vector};
+use super::{View4, read, switch, vector};
 use crate::attention::{Attention, Normalize};
 use crate::error::{Error, Result};
 use crate::plan::{Caps, RowPlan, SPARSEMAX_STEPS};
 use crate::recording::{Binding, Dispatch, Recording, View};
 use crate::tensor::DType;
-use crate::wgsl::{Kernel, Variant};
+use crate::wgsl::{Buffer, Kernel, Source, Uniform, Variant, file, files, params};
+
+pub static KERNEL: Kernel = Kernel {
+    name: "softmax",
+    sources: &[
+        Source::File(&files::LAYOUT),
+        Source::File(&files::MATH),
+        Source::File(&files::HIDDEN),
+        Source::File(&files::REDUCE_SHARED),
+        Source::File(&files::ONLINE_SOFTMAX),
+        Source::File(&file!("softmax.wgsl", ["NORMALIZE", "LSE", "MAX_SUM", "SPARSEMAX_STEPS"])),
+    ],
+    buffers: &[
+        Buffer::write("scores", "f32"),
+        Buffer::write("lse", "f32"),
+        Buffer::write("max_sum", "f32"),
+        Buffer::read("sinks", "f32"),
+    ],
+    params: &Params::TYPE,
+};
 
 params! {
     /// Uniform of `softmax.wgsl`.
@@ -23,9 +42,6 @@ params! {
         sinks_start: u32,
         sinks_step: u32,
         temperature: f32,
-        pad_0: u32,
-        pad_1: u32,
-        pad_2: u32,
     }
 }
 
@@ -99,15 +115,12 @@ pub fn record(
         sinks_start,
         sinks_step,
         temperature: options.temperature.unwrap_or(1.0),
-        pad_0: 0,
-        pad_1: 0,
-        pad_2: 0,
     };
     recording.push(Dispatch {
-        variant: Variant {
-            kernel: Kernel::Softmax,
-            aliases: vec![],
-            overrides: vec![
+        variant: Variant::new(
+            &KERNEL,
+            [],
+            [
                 ("LANES", f64::from(plan.lanes)),
                 ("NORMALIZE", f64::from(mode)),
                 ("SINKS", switch(sinks.is_some())),
@@ -116,10 +129,8 @@ pub fn record(
                 ("TEMPERATURE", switch(options.temperature.is_some())),
                 ("SPARSEMAX_STEPS", f64::from(SPARSEMAX_STEPS)),
             ],
-            score_mod: None,
-            subgroups: false,
-        },
-        params: bytemuck::bytes_of(&params).to_vec(),
+        ),
+        params: params.bytes(),
         bindings: vec![
             Binding::Write(scores.slot),
             Binding::Write(lse.slot),

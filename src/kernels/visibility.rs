@@ -1,14 +1,14 @@
 //! What the kernels of attention share: who sees whom (`shaders/common/{positions,mask,blocks,pages}.wgsl`), and the
 //! short lists that come with it.
 
-use super::{View4, copy, mask_tiles, params, read, switch};
+use super::{View4, copy, mask_tiles, read, switch};
 use crate::attention::{Attention, AttentionInputs, Causal, Mask};
 use crate::error::Result;
 use crate::plan::Caps;
 use crate::problem::{AttentionProblem, diagonal};
 use crate::recording::{Binding, Recording, View};
 use crate::tensor::DType;
-use crate::wgsl::Override;
+use crate::wgsl::{Override, params};
 
 params! {
     /// `Positions` of `common/positions.wgsl`.
@@ -44,8 +44,6 @@ params! {
         view: View4,
         queries: u32,
         keys: u32,
-        pad_0: u32,
-        pad_1: u32,
     }
 }
 
@@ -57,9 +55,6 @@ params! {
         page_step: u32,
         size: u32,
         count: u32,
-        pad_0: u32,
-        pad_1: u32,
-        pad_2: u32,
     }
 }
 
@@ -73,7 +68,6 @@ params! {
         queries: u32,
         keys: u32,
         columns: u32,
-        pad_0: u32,
     }
 }
 
@@ -86,9 +80,6 @@ impl PageParams {
             page_step: table.layout.strides[1] as u32,
             size: size as u32,
             count: count as u32,
-            pad_0: 0,
-            pad_1: 0,
-            pad_2: 0,
         }
     }
 }
@@ -203,7 +194,7 @@ impl Visibility {
             keys: keys as u32,
             window_left: -1,
             window_right: -1,
-            ..bytemuck::Zeroable::zeroed()
+            ..Default::default()
         };
         let overrides = SWITCHES.map(|name| (name, 0.0));
         Self {
@@ -211,13 +202,13 @@ impl Visibility {
             mask: Binding::Unused,
             block_mask: Binding::Unused,
             positions,
-            masked: MaskParams { mask_keys: keys as u32, ..bytemuck::Zeroable::zeroed() },
-            blocks: BlockParams { queries: 1, keys: 1, ..bytemuck::Zeroable::zeroed() },
-            pages: bytemuck::Zeroable::zeroed(),
+            masked: MaskParams { mask_keys: keys as u32, ..Default::default() },
+            blocks: BlockParams { queries: 1, keys: 1, ..Default::default() },
+            pages: Default::default(),
             v: [0; 2],
             g: 0,
             sinks: [0; 2],
-            tiles: bytemuck::Zeroable::zeroed(),
+            tiles: Default::default(),
             overrides,
         }
     }
@@ -260,13 +251,13 @@ impl Visibility {
         let side = |keys: Option<u32>| keys.map_or(-1, |n| n.min(FARTHEST) as i32);
         let broadcast = |view: &View, shape: &[usize]| View4::new(&view.with(view.layout.broadcast(shape)?));
         let [block_queries, block_keys] = options.block_size.unwrap_or([1, 1]).map(|n| n.min(u32::MAX as usize) as u32);
-        let no_view: View4 = bytemuck::Zeroable::zeroed();
+        let no_view: View4 = Default::default();
         let mask_kind = match inputs.mask {
             None => 0.0,
             Some(Mask::Bool(_)) => 1.0,
             Some(Mask::Float(_)) => 2.0,
         };
-        let mut tiles: TileParams = bytemuck::Zeroable::zeroed();
+        let mut tiles: TileParams = Default::default();
         if let (Some(map), Some(mask), Some(target)) = (&map, &masked, vectors.view(lists.len())) {
             mask_tiles::record(recording, caps, map, mask, mask_kind, target)?;
             tiles = map.params(target);
@@ -306,12 +297,10 @@ impl Visibility {
                 },
                 queries: block_queries,
                 keys: block_keys,
-                pad_0: 0,
-                pad_1: 0,
             },
             pages: match (vectors.view(7), p.page) {
                 (Some(table), Some(size)) => PageParams::new(table, size, inputs.key.shape()[0]),
-                _ => bytemuck::Zeroable::zeroed(),
+                _ => Default::default(),
             },
             v: vectors.list(5),
             g: vectors.list(6)[0],

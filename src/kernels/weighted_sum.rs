@@ -1,12 +1,31 @@
 //! Weights times values (`shaders/weighted_sum.wgsl`).
 
 use super::visibility::{BlockParams, PageParams, PositionParams, Visibility};
-use super::{View4, copy, params, switch};
+use super::{View4, copy, switch};
 use crate::error::{Error, Result};
 use crate::plan::{Caps, TilePlan};
 use crate::recording::{Binding, Dispatch, Recording, View};
 use crate::tensor::DType;
-use crate::wgsl::{Kernel, Variant};
+use crate::wgsl::{Buffer, Kernel, Source, Uniform, Variant, file, files, params};
+
+pub static KERNEL: Kernel = Kernel {
+    name: "weighted_sum",
+    sources: &[
+        Source::File(&files::LAYOUT),
+        Source::File(&files::POSITIONS),
+        Source::File(&files::BLOCKS),
+        Source::File(&files::PAGES),
+        Source::File(&file!("weighted_sum.wgsl", ["LANES", "ROWS", "ACCUMULATE"])),
+    ],
+    buffers: &[
+        Buffer::read("weights", "f32"),
+        Buffer::read("value", "elem"),
+        Buffer::read("vectors", "u32"),
+        Buffer::read("block_mask", "u32"),
+        Buffer::write("output", "out_elem"),
+    ],
+    params: &Params::TYPE,
+};
 
 params! {
     /// Uniform of `weighted_sum.wgsl`.
@@ -24,7 +43,6 @@ params! {
         column_tiles: u32,
         tiles: u32,
         first_query: u32,
-        pad_0: u32,
     }
 }
 
@@ -85,25 +103,14 @@ pub fn record(
             column_tiles: plan.column_tiles,
             tiles: plan.workgroups as u32,
             first_query: first_query as u32,
-            pad_0: 0,
         };
         let span = (last - first) as u64;
+        let mut overrides =
+            vec![("LANES", f64::from(plan.lanes)), ("ROWS", f64::from(plan.rows)), ("ACCUMULATE", switch(range > 0))];
+        overrides.extend(visibility.key_overrides());
         recording.push(Dispatch {
-            variant: Variant {
-                kernel: Kernel::WeightedSum,
-                aliases: vec![("elem", value.dtype), ("out_elem", output.dtype)],
-                overrides: vec![
-                    ("LANES", f64::from(plan.lanes)),
-                    ("ROWS", f64::from(plan.rows)),
-                    ("ACCUMULATE", switch(range > 0)),
-                ]
-                .into_iter()
-                .chain(visibility.key_overrides().iter().copied())
-                .collect(),
-                score_mod: None,
-                subgroups: false,
-            },
-            params: bytemuck::bytes_of(&params).to_vec(),
+            variant: Variant::new(&KERNEL, [("elem", value.dtype), ("out_elem", output.dtype)], overrides),
+            params: params.bytes(),
             bindings: vec![
                 Binding::Read(weights.slot),
                 Binding::Read(value.slot),

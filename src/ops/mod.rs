@@ -7,6 +7,7 @@
 pub mod attention;
 pub mod attentive;
 pub mod cache;
+pub mod custom;
 pub mod decoder;
 pub mod linear;
 pub mod merge;

@@ -42,10 +42,14 @@ pub struct Part {
 const MOST_PARTS: u128 = 1 << 16;
 
 /// The parts that a dispatch is run in, one after the other: as many as make each short enough, down to a workgroup each.
-/// Together they are all of its workgroups, each once, so that every number is computed as in one dispatch.
+/// Together they are all of its workgroups, each once, so that every number is computed as in one dispatch. A user's kernel
+/// that does not say that it may be cut is run whole.
 pub fn parts(dispatch: &Dispatch, caps: &Caps) -> Vec<Part> {
     let [x, y] = dispatch.grid;
     let whole = vec![Part { first: 0, grid: [x, y] }];
+    if !dispatch.variant.kernel.is_divisible() {
+        return whole;
+    }
     let takes = caps.pace.time(dispatch.flops, dispatch.bytes).as_nanos();
     let workgroups = u128::from(x) * u128::from(y);
     let most = workgroups * caps.longest_dispatch.as_nanos() / takes.max(1);
@@ -67,17 +71,12 @@ pub fn parts(dispatch: &Dispatch, caps: &Caps) -> Vec<Part> {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::wgsl::{Kernel, Variant};
+    use crate::kernels::copy;
+    use crate::wgsl::Variant;
 
     /// A dispatch of so much work, whatever it is.
     pub(in crate::plan) fn dispatch(grid: [u32; 2], flops: u64, bytes: u64) -> Dispatch {
-        let variant = Variant {
-            kernel: Kernel::Copy,
-            aliases: Vec::new(),
-            overrides: Vec::new(),
-            score_mod: None,
-            subgroups: false,
-        };
+        let variant = Variant::new(&copy::KERNEL, [], []);
         Dispatch { variant, params: Vec::new(), bindings: Vec::new(), grid, iterations: 0, flops, bytes }
     }
 

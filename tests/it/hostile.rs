@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 use regard::attention::{Attention, AttentionInputs, ScoreMod};
 use regard::problem::AttentionProblem;
-use regard::wgsl::{Kernel, ParamsSpace, Variant};
+use regard::wgsl::{ParamsSpace, Variant};
 use regard::{Error, reference, tensor::Array, tensor::DType};
 
 use crate::gpu_properties::hold;
@@ -134,11 +134,12 @@ fn a_score_function_keeps_to_itself() {
 /// Whatever a kernel calls something: a user who takes the same name is refused, or the kernel means what it meant.
 #[test]
 fn no_name_of_a_users_changes_a_kernel() {
-    let kernels = [Kernel::Score, Kernel::Flash, Kernel::FlashCoop, Kernel::FlashRows, Kernel::FlashSplit];
+    let kernels: Vec<_> = regard::kernels::ALL.into_iter().filter(|kernel| kernel.takes_score_mod()).collect();
+    assert_eq!(kernels.len(), 5);
     let mut words = BTreeSet::new();
-    for (kernel, subgroups, dtype) in kernels.into_iter().flat_map(|k| [(k, false, DType::F32), (k, true, DType::Q8)]) {
+    for (kernel, subgroups, dtype) in kernels.iter().flat_map(|&k| [(k, false, DType::F32), (k, true, DType::Q8)]) {
         let aliases = vec![("elem", DType::F32), ("k_elem", dtype), ("v_elem", dtype), ("out_elem", DType::F32)];
-        let variant = Variant { kernel, aliases, overrides: Vec::new(), score_mod: None, subgroups };
+        let variant = Variant { subgroups, ..Variant::new(kernel, aliases, []) };
         let source = variant.source(ParamsSpace::Uniform);
         let lines = source.lines().map(|line| line.split("//").next().unwrap_or_default().to_owned());
         words.extend(lines.flat_map(|line| {

@@ -8,6 +8,7 @@ mod cases;
 mod cli;
 mod compare;
 mod cooperative;
+mod custom;
 mod device;
 mod dispatches;
 mod embedding;

@@ -242,7 +242,7 @@ impl Bare {
                 ParamsSpace::Storage => wgpu::BufferBindingType::Storage { read_only: true },
             };
             let mut bound =
-                vec![(0, ty, &params), (regard::gpu::FIRST_WORKGROUP, wgpu::BufferBindingType::Uniform, &unused)];
+                vec![(0, ty, &params), (regard::wgsl::FIRST_WORKGROUP, wgpu::BufferBindingType::Uniform, &unused)];
             for (binding, number) in dispatch.bindings.iter().zip(1..) {
                 let (read_only, buffer) = match *binding {
                     Binding::Read(slot) => (true, &slots[slot.index()]),

@@ -6,7 +6,7 @@ use regard::seq2seq::{Model, SourceText};
 use regard::store::Store;
 use regard::tensor::DType;
 use regard::wgpu::naga::valid::{Capabilities, ValidationFlags, Validator};
-use regard::wgsl::{Kernel, ParamsSpace, Variant};
+use regard::wgsl::{CustomKernel, Kernel, ParamsSpace, Variant};
 use serde_json::Value;
 
 /// A tensor file; whether it is one.
@@ -100,6 +100,8 @@ pub(crate) fn card(data: &[u8], weights: &[u8], cards: &[&str]) -> bool {
 pub(crate) fn score_mod(text: &str) -> bool {
     let score_mod = ScoreMod { wgsl: text.to_owned(), reference: None };
     let (checked, excerpt) = (score_mod.check(), score_mod.excerpt());
+    // No entry point of a user's own is in it, or it is no score function.
+    assert!(checked.is_err() || CustomKernel::new("any", text).is_err(), "{text}");
     assert!(excerpt.is_none() || checked.is_err(), "{text}");
     // A line of the source, and marks.
     assert!(excerpt.is_none_or(|excerpt| excerpt.lines().count() == 2 && excerpt.ends_with('^')), "{text}");
@@ -108,27 +110,22 @@ pub(crate) fn score_mod(text: &str) -> bool {
         assert!(text.starts_with("option `score_mod`: ") && !text.contains('\n'), "{text}");
         return false;
     }
-    for kernel in [Kernel::Score, Kernel::Flash, Kernel::FlashCoop, Kernel::FlashRows, Kernel::FlashSplit] {
+    for kernel in regard::kernels::ALL.into_iter().filter(|kernel| kernel.takes_score_mod()) {
         compiles(kernel, text);
     }
     true
 }
 
 /// Asserts that a kernel with that score function parses and validates.
-pub(crate) fn compiles(kernel: Kernel, text: &str) {
+pub(crate) fn compiles(kernel: &'static Kernel, text: &str) {
     use regard::wgpu::naga;
-    let variant = Variant {
-        kernel,
-        aliases: ["elem", "k_elem", "v_elem", "out_elem"].map(|alias| (alias, DType::F32)).to_vec(),
-        overrides: Vec::new(),
-        score_mod: Some(text.into()),
-        subgroups: false,
-    };
+    let aliases = ["elem", "k_elem", "v_elem", "out_elem"].map(|alias| (alias, DType::F32));
+    let variant = Variant { score_mod: Some(text.into()), ..Variant::new(kernel, aliases, []) };
     let source = variant.source(ParamsSpace::Uniform);
     let module = naga::front::wgsl::parse_str(&source)
-        .unwrap_or_else(|error| panic!("{}: {}\n{text}", kernel.name(), error.emit_to_string(&source)));
+        .unwrap_or_else(|error| panic!("{}: {}\n{text}", kernel.name, error.emit_to_string(&source)));
     let allowed = Capabilities::SHADER_FLOAT16 | Capabilities::SUBGROUP | Capabilities::COOPERATIVE_MATRIX;
     Validator::new(ValidationFlags::all(), allowed)
         .validate(&module)
-        .unwrap_or_else(|error| panic!("{}: {}\n{text}", kernel.name(), error.emit_to_string(&source)));
+        .unwrap_or_else(|error| panic!("{}: {}\n{text}", kernel.name, error.emit_to_string(&source)));
 }

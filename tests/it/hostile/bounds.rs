@@ -94,7 +94,9 @@ pub(crate) fn check(recording: &Recording, caps: &Caps) {
                 Binding::Read(slot) | Binding::Write(slot) => slot,
                 Binding::Unused => continue,
             };
-            let view: View4 = bytemuck::pod_read_unaligned(&dispatch.params[place.at..place.at + size_of::<View4>()]);
+            let words: [u32; 9] = bytemuck::pod_read_unaligned(&dispatch.params[place.at..place.at + 36]);
+            let four = |first: usize| std::array::from_fn(|axis| words[first + axis]);
+            let view = View4 { shape: four(0), strides: four(4), offset: words[8] };
             if view.shape.contains(&0) {
                 continue;
             }

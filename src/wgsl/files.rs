@@ -1,0 +1,69 @@
+//! The shader files that kernels share, each with the `override` constants that it declares.
+
+use super::File;
+
+/// The text of a file of `shaders/`, with the `override` constants that it declares and a program may set.
+macro_rules! file {
+    ($path:literal, [$($name:literal),* $(,)?]) => {
+        $crate::wgsl::File {
+            path: $path,
+            text: include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders/", $path)),
+            overrides: &[$($name),*],
+        }
+    };
+}
+pub(crate) use file;
+
+pub(crate) static ACTIVATION: File = file!("common/activation.wgsl", []);
+pub(crate) static ADDITIVE: File = file!("common/additive.wgsl", ["SCORE", "HAS_V", "NORMED"]);
+pub(crate) static BLOCKS: File = file!("common/blocks.wgsl", ["BLOCKS"]);
+pub(crate) static CELL: File = file!(
+    "common/cell.wgsl",
+    [
+        "KIND_0",
+        "KIND_1",
+        "KIND_2",
+        "KIND_3",
+        "KIND_OUTPUT",
+        "KINDS_READ",
+        "LENGTHS",
+        "CLIP",
+        "CELL_CLIP",
+        "INPUT_FORGET",
+    ]
+);
+pub(crate) static COOP_8: File = file!("common/coop_8.wgsl", ["SIDE"]);
+pub(crate) static COOP_16: File = file!("common/coop_16.wgsl", ["SIDE"]);
+pub(crate) static FUSED: File = file!("common/fused.wgsl", ["LSE", "MAX_SUM"]);
+pub(crate) static GROUP_SHARED: File = file!("common/group_shared.wgsl", ["LANES", "GROUP"]);
+pub(crate) static GROUP_SUBGROUP: File = file!("common/group_subgroup.wgsl", ["LANES", "GROUP"]);
+pub(crate) static HIDDEN: File = file!("common/hidden.wgsl", []);
+pub(crate) static KEY_PLAIN: File = file!("common/key_plain.wgsl", []);
+pub(crate) static KEY_Q8: File = file!("common/key_q8.wgsl", []);
+pub(crate) static LAYOUT: File = file!("common/layout.wgsl", []);
+pub(crate) static MASK: File = file!("common/mask.wgsl", ["MASK", "ALIBI"]);
+pub(crate) static MATH: File = file!("common/math.wgsl", []);
+pub(crate) static ONLINE_SOFTMAX: File = file!("common/online_softmax.wgsl", ["SINKS", "TEMPERATURE"]);
+pub(crate) static PAGES: File = file!("common/pages.wgsl", ["PAGED"]);
+pub(crate) static PAIR: File = file!("common/pair.wgsl", ["SOFTCAP", "SCORE_MOD"]);
+pub(crate) static PARAMS_STORAGE: File = file!("common/params_storage.wgsl", []);
+pub(crate) static PARAMS_UNIFORM: File = file!("common/params_uniform.wgsl", []);
+pub(crate) static POSITIONS: File =
+    file!("common/positions.wgsl", ["CAUSAL", "WINDOW", "KEY_LENGTHS", "QUERY_LENGTHS", "SEQUENCES"]);
+pub(crate) static Q8: File = file!("common/q8.wgsl", []);
+pub(crate) static REACH: File = file!("common/reach.wgsl", ["MAPPED"]);
+pub(crate) static READ_PLAIN: File = file!("common/read_plain.wgsl", []);
+pub(crate) static READ_Q8: File = file!("common/read_q8.wgsl", []);
+pub(crate) static REDUCE_SHARED: File = file!("common/reduce_shared.wgsl", ["LANES"]);
+pub(crate) static REDUCE4_SHARED: File = file!("common/reduce4_shared.wgsl", []);
+pub(crate) static REDUCE4_SUBGROUP: File = file!("common/reduce4_subgroup.wgsl", ["ONE_SUBGROUP"]);
+pub(crate) static SCORE_MOD_NONE: File = file!("common/score_mod_none.wgsl", []);
+pub(crate) static SPLIT_SHARED: File = file!("common/split_shared.wgsl", ["LANES", "PARTS"]);
+pub(crate) static SPLIT_SUBGROUP: File = file!("common/split_subgroup.wgsl", ["LANES", "PARTS"]);
+pub(crate) static SPREAD_DIRECT: File = file!("common/spread_direct.wgsl", []);
+pub(crate) static SPREAD_SUBGROUP: File = file!("common/spread_subgroup.wgsl", []);
+pub(crate) static TILE: File = file!("common/tile.wgsl", []);
+pub(crate) static VALUE_PLAIN: File = file!("common/value_plain.wgsl", []);
+pub(crate) static VALUE_Q8: File = file!("common/value_q8.wgsl", []);
+pub(crate) static WRITE_PLAIN: File = file!("common/write_plain.wgsl", []);
+pub(crate) static WRITE_Q8: File = file!("common/write_q8.wgsl", []);
