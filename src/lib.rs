@@ -46,6 +46,7 @@ pub mod gpu;
 #[doc(hidden)]
 pub mod kernels;
 pub mod layers;
+pub mod norm;
 pub mod ops;
 pub mod plan;
 pub mod problem;

@@ -26,6 +26,7 @@ mod layers;
 mod limits;
 mod long_work;
 mod prepared;
+mod primitives;
 mod properties;
 mod ranges;
 mod rates;
