@@ -1,6 +1,8 @@
 //! The host side of each kernel: one file per shader, same stem. Each declares its [`Kernel`], fills in the uniform
 //! `params`, picks the variant and pushes a dispatch into a [`Recording`](crate::recording::Recording); nothing here knows
 //! wgpu.
+//!
+//! A new kernel is a shader, a file here, and its line in [`ALL`]; tests hold what it declares against its shader.
 
 pub mod append;
 pub mod barrier_rate;

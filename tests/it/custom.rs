@@ -181,9 +181,9 @@ fn texts_are_refused_with_the_line() {
         ("@fragment fn main() {}".into(), "has the entry point `main`: expected a compute shader"),
         (format!("{main} {{}} @compute @workgroup_size(1) fn other() {{}}"), "has 2 entry points"),
         (format!("{y}\n{main} {{}}"), "`y` has binding 2 where 1 comes next"),
-        (format!("{} {main} {{}}", x.replace('1', "0")), "`x` has binding 0 where 1 comes next"),
+        (format!("{} {main} {{}}", x.replace("(1)", "(0)")), "`x` has binding 0 where 1 comes next"),
         (
-            format!("{} {} {main} {{}}", x.replace('1', "2"), y.replace('2', "1")),
+            format!("{} {} {main} {{}}", x.replace("(1)", "(2)"), y.replace("(2)", "(1)")),
             "`x` is read at a binding behind those that are written",
         ),
         (format!("{}\n{main} {{}}", x.replace("(0)", "(1)")), "`x`: expected group 0"),
