@@ -42,7 +42,7 @@ pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
     }
     let gpu = &device.open_adapter()?;
     let mut steps = Steps::new("cases");
-    let sample = if args.quick { Sample::QUICK } else { Sample::ALL };
+    let sample = if args.quick { Sample::Quick } else { Sample::All };
     let rows = validate::run(gpu, sample, |done, all| {
         if done == 0 {
             let storages = if gpu.caps().f16 { "f32 and f16" } else { "f32" };

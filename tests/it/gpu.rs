@@ -35,6 +35,11 @@ pub(crate) fn cooperative_gpu() -> &'static Gpu {
     GPU.get_or_init(|| open(Open { cooperative: true, ..Open::default() }))
 }
 
+/// Whether everything is run, as `tests/all` asks for, or as much as `tests/run` has time for.
+pub(crate) fn whole() -> bool {
+    std::env::var("REGARD_TESTS").is_ok_and(|value| value == "all")
+}
+
 pub(crate) fn open(open: Open) -> Gpu {
     let adapter = std::env::var("REGARD_ADAPTER").ok();
     match Gpu::open(&Open { adapter, ..open }) {

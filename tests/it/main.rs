@@ -3,7 +3,6 @@
 #![allow(clippy::unwrap_used)]
 
 mod cache;
-mod cards;
 mod cases;
 mod cli;
 mod compare;
@@ -13,19 +12,17 @@ mod dispatches;
 mod embedding;
 mod examples;
 mod faults;
-mod fused;
 mod golden;
 mod gpu;
 mod gpu_properties;
 mod gpu_recurrences;
 mod gpu_vectors;
 mod hostile;
-mod kernels;
 mod layers;
 mod limits;
 mod long_work;
+mod model_cards;
 mod properties;
-mod ranges;
 mod rates;
 mod recordings;
 mod recurrences;
@@ -35,6 +32,7 @@ mod shaders;
 mod soak;
 mod store;
 mod supply;
+mod table;
 mod tuning;
 mod vectors;
 mod wiring;

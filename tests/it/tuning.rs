@@ -123,7 +123,7 @@ fn candidates_are_right_over_caches_of_every_storage() {
     let mut work = Vec::new();
     let devices = [gpu(), cards()[0]].into_iter();
     for (n, (gpu, case)) in devices.flat_map(|gpu| table.iter().map(move |case| (gpu, case))).enumerate() {
-        // Tiles for long problems take seconds to compile; `fused.rs` has more of them.
+        // Tiles for long problems take seconds to compile; `table.rs` has more of them.
         let mut plans = plans(gpu, case);
         plans.retain(|plan| plan.tile.form != Form::Rows || plan.tile.queries == 16 || n % 8 == 0);
         for (k, cache) in [DType::F32, DType::Q8].into_iter().enumerate() {
