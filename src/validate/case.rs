@@ -88,7 +88,8 @@ impl Case {
         match self {
             Self::Attention(case) => Some(format!("attention {}", case.options.path)),
             Self::Recurrent(case) => {
-                let stack = case.stack.iter().map(|layer| layer.iter().map(|w| w.map(Array::shape)).collect()).collect();
+                let stack =
+                    case.stack.iter().map(|layer| layer.iter().map(|w| w.map(Array::shape)).collect()).collect();
                 let problem = RnnProblem::new(&case.options, &stack, &case.inputs.map(Array::shape)).ok()?;
                 let plan = RnnPlan::new(&case.options, &problem, storage.element, caps).ok()?;
                 Some(format!("recurrence {:?}", plan.path).to_lowercase())
@@ -120,7 +121,12 @@ impl Case {
     }
 
     /// Records the case, attention by `plan` where one is given.
-    pub(super) fn record(&self, run: &mut Run<'_>, storage: Storage, plan: Option<&AttentionPlan>) -> Result<Recorded<'_>> {
+    pub(super) fn record(
+        &self,
+        run: &mut Run<'_>,
+        storage: Storage,
+        plan: Option<&AttentionPlan>,
+    ) -> Result<Recorded<'_>> {
         let dtype = storage.element;
         match self {
             Self::Attention(case) => attention(run, case, storage, plan),

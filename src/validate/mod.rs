@@ -116,9 +116,8 @@ impl Job {
         let tensors: Vec<_> = recorded.results.iter().collect();
         let read = run.clone().submit_and_read(&tensors)?;
         if twice {
-            let bits = |read: &[Array<f32>]| -> Vec<u32> {
-                read.iter().flat_map(Array::data).map(|x| x.to_bits()).collect()
-            };
+            let bits =
+                |read: &[Array<f32>]| -> Vec<u32> { read.iter().flat_map(Array::data).map(|x| x.to_bits()).collect() };
             if bits(&read) != bits(&run.clone().submit_and_read(&tensors)?) {
                 return Err(Error::Gpu("other bits the second time".to_owned()));
             }
@@ -170,10 +169,11 @@ impl Sweep<'_> {
         Ok(rows.into_values().collect())
     }
 
-    /// The kernels that the sample has on a device, and the paths of attention and of recurrences; nothing is run.
-    pub fn shows(&self, gpu: &Gpu) -> BTreeSet<String> {
-        let jobs = sample::of(self.sample, gpu, self.jobs(gpu));
-        jobs.iter().flat_map(|job| sample::shown(job, gpu, Sample::Kernels).1).collect()
+    /// The kernels and paths that the whole table has on a device, and those of the sample; nothing is run.
+    pub fn kernels_and_paths(&self, gpu: &Gpu) -> [BTreeSet<String>; 2] {
+        let jobs = self.jobs(gpu);
+        let all = sample::kernels_and_paths(&jobs, gpu);
+        [all, sample::kernels_and_paths(&sample::of(self.sample, gpu, jobs), gpu)]
     }
 
     /// Each case in each way to store it.

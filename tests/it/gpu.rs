@@ -40,6 +40,11 @@ pub(crate) fn whole() -> bool {
     std::env::var("REGARD_TESTS").is_ok_and(|value| value == "all")
 }
 
+/// How many of so many drawn cases are run: a fifth by `tests/run`.
+pub(crate) fn drawn(cases: u32) -> u32 {
+    if whole() { cases } else { cases.div_ceil(5) }
+}
+
 pub(crate) fn open(open: Open) -> Gpu {
     let adapter = std::env::var("REGARD_ADAPTER").ok();
     match Gpu::open(&Open { adapter, ..open }) {

@@ -11,6 +11,7 @@ mod device;
 mod dispatches;
 mod embedding;
 mod examples;
+mod extent;
 mod faults;
 mod golden;
 mod gpu;

@@ -14,7 +14,6 @@ use regard::tensor::{Array, DType, Layout};
 use regard::workload::numbers;
 use regard::{Result, Tensor};
 
-
 /// Operations that the reference may take for a check; rows of a batch are left out beyond that.
 const MOST_CHECKED: f64 = 3e9;
 
