@@ -40,9 +40,14 @@ pub(crate) fn whole() -> bool {
     std::env::var("REGARD_TESTS").is_ok_and(|value| value == "all")
 }
 
-/// How many of so many drawn cases are run: a fifth by `tests/run`.
+/// How many of so many drawn cases are run: an eighth by `tests/run`.
 pub(crate) fn drawn(cases: u32) -> u32 {
-    if whole() { cases } else { cases.div_ceil(5) }
+    if whole() { cases } else { cases.div_ceil(8) }
+}
+
+/// Some of a list: `tests/run` takes one in so many, the first among them.
+pub(crate) fn some<T>(list: impl IntoIterator<Item = T>, one_in: usize) -> impl Iterator<Item = T> {
+    list.into_iter().step_by(if whole() { 1 } else { one_in })
 }
 
 pub(crate) fn open(open: Open) -> Gpu {
