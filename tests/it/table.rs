@@ -1,7 +1,7 @@
 //! The case table on devices of several kinds and by several plans, against the f64 oracle.
 //!
-//! Each configuration is a device, what becomes of its plans, and how much of the table `tests/run` runs on it;
-//! `tests/all` runs all of it everywhere.
+//! Each configuration is a device, what becomes of its plans, and how much of the table `tests/run` and `tests/all` run on
+//! it. All of it runs everywhere where `REGARD_WHOLE_TABLE` is set.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -28,15 +28,15 @@ struct Configuration {
     twice: bool,
     /// Whether what does not fit may be refused, if the reason is told.
     refuses: bool,
-    /// How much `tests/run` runs.
-    quick: Sample,
+    /// How much `tests/run` runs, and `tests/all`.
+    samples: [Sample; 2],
 }
 
 type PlannedOn = fn(&Caps, AttentionCase, Storage) -> Option<(AttentionCase, AttentionPlan)>;
 
 impl Configuration {
-    const fn new(device: fn() -> Option<Gpu>, quick: Sample) -> Self {
-        Self { device, planned: None, twice: false, refuses: false, quick }
+    const fn new(device: fn() -> Option<Gpu>, samples: [Sample; 2]) -> Self {
+        Self { device, planned: None, twice: false, refuses: false, samples }
     }
 
     const fn planned(self, planned: PlannedOn) -> Self {
@@ -44,7 +44,10 @@ impl Configuration {
     }
 
     fn sample(&self) -> Sample {
-        if whole() { Sample::All } else { self.quick }
+        match std::env::var_os("REGARD_WHOLE_TABLE") {
+            Some(_) => Sample::All,
+            None => self.samples[usize::from(whole())],
+        }
     }
 
     /// Does `work` with a sample of the table on the device, if there is one.
@@ -99,24 +102,24 @@ macro_rules! configurations {
 
 configurations! {
     /// All that the adapter has.
-    as_opened: Configuration::new(|| Some(gpu().clone()), Sample::Quick),
+    as_opened: Configuration::new(|| Some(gpu().clone()), [Sample::Quick, Sample::All]),
     every_workgroup_a_dispatch_of_its_own: Configuration::new(
         || Some(gpu().clone().with_longest_dispatch(Duration::ZERO)),
-        Sample::Kernels,
+        [Sample::Kernels, Sample::All],
     ),
-    default_limits_and_no_features: Configuration::new(|| Some(minimal_gpu().clone()), Sample::Kernels),
+    default_limits_and_no_features: Configuration::new(|| Some(minimal_gpu().clone()), [Sample::Kernels, Sample::Quick]),
     /// Planned as on a graphics card.
-    card: Configuration::new(|| Some(cards()[0].clone()), Sample::Quick),
-    card_of_default_limits_and_no_features: Configuration::new(|| Some(cards()[1].clone()), Sample::Kernels),
+    card: Configuration::new(|| Some(cards()[0].clone()), [Sample::Quick, Sample::All]),
+    card_of_default_limits_and_no_features: Configuration::new(|| Some(cards()[1].clone()), [Sample::Kernels, Sample::Quick]),
     /// Matrices round to f16, and rescale sums whose reference moves: the same bits each time, too.
     cooperative_matrices: Configuration {
         twice: true,
-        ..Configuration::new(with_matrices, Sample::Quick).planned(by_matrices)
+        ..Configuration::new(with_matrices, [Sample::Quick, Sample::All]).planned(by_matrices)
     },
     /// As where scores outgrow a binding: what depends on a query's number must count from the first of the problem.
-    queries_in_ranges_of_five: Configuration::new(|| Some(gpu().clone()), Sample::Kernels).planned(in_ranges),
+    queries_in_ranges_of_five: Configuration::new(|| Some(gpu().clone()), [Sample::Kernels, Sample::All]).planned(in_ranges),
     /// CPU drivers give long problems to a tile that the table's cases are too small for.
-    tiles_of_long_problems: Configuration::new(|| Some(gpu().clone()), Sample::Kernels).planned(by_long_tiles),
+    tiles_of_long_problems: Configuration::new(|| Some(gpu().clone()), [Sample::Kernels, Sample::Quick]).planned(by_long_tiles),
     few_invocations_and_workgroups: limited(|| {
         limits(|limits| {
             limits.max_compute_invocations_per_workgroup = 16;
@@ -137,7 +140,7 @@ configurations! {
 
 /// Every operation works or is refused with the reason, whatever an embedder's device allows.
 const fn limited(device: fn() -> Option<Gpu>) -> Configuration {
-    Configuration { refuses: true, ..Configuration::new(device, Sample::Kernels) }
+    Configuration { refuses: true, ..Configuration::new(device, [Sample::Kernels, Sample::Quick]) }
 }
 
 fn limits(set: fn(&mut Limits)) -> Option<Gpu> {
@@ -199,7 +202,7 @@ fn by_long_tiles(caps: &Caps, case: AttentionCase, storage: Storage) -> Option<(
 fn the_quick_run_has_every_kernel_and_every_path() {
     let mut all = BTreeSet::new();
     for (name, configuration) in configurations() {
-        let there = configuration.sweep(configuration.quick, |gpu, sweep| sweep.kernels_and_paths(gpu));
+        let there = configuration.sweep(configuration.samples[0], |gpu, sweep| sweep.kernels_and_paths(gpu));
         let [whole, quick] = there.unwrap_or_default();
         assert_eq!(quick, whole, "{name}");
         all.extend(quick);

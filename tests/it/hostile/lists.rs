@@ -11,7 +11,7 @@ use regard::rnn::{Cell, Rnn, RnnInputs, RnnPath, RnnWeights};
 use regard::tensor::{Array, DType, Layout};
 use regard::{Result, Tensor, reference};
 
-use crate::gpu::{drawn, gpu};
+use crate::gpu::gpu;
 use crate::gpu_properties::{hold, wrong};
 
 fn numbers(shape: &[usize], seed: f32) -> Array<f32> {
@@ -85,7 +85,7 @@ fn paths() -> impl Strategy<Value = Path> {
 #[test]
 fn lengths_past_the_end_are_the_end() {
     let lists = (words(2, 11), words(2, 5), paths());
-    hold(drawn(30), lists, |(kv, query, path)| {
+    hold(30, lists, |(kv, query, path)| {
         let options = Attention { causal: Some(Causal::BottomRight), path, ..Attention::default() };
         let mut inputs = AttentionInputs::new(
             numbers(&[2, 4, 5, 8], 1.0),
@@ -102,7 +102,7 @@ fn lengths_past_the_end_are_the_end() {
 
 #[test]
 fn pages_past_the_pool_are_the_last_one() {
-    hold(drawn(30), (words(6, 4), words(2, 9), paths()), |(table, kv, path)| {
+    hold(30, (words(6, 4), words(2, 9), paths()), |(table, kv, path)| {
         let options = Attention { path, ..Attention::default() };
         let mut inputs =
             AttentionInputs::new(numbers(&[2, 4, 2, 8], 1.0), numbers(&[4, 2, 3, 8], 2.0), numbers(&[4, 2, 3, 8], 3.0));
@@ -118,7 +118,7 @@ fn pages_past_the_pool_are_the_last_one() {
 #[test]
 fn ends_past_the_last_token_are_the_last_token() {
     let (ascending, other) = (Counter::new(0), Counter::new(0));
-    hold(drawn(60), (words(4, 7), words(4, 9), paths(), any::<bool>()), |(mut queries, mut keys, path, sorted)| {
+    hold(60, (words(4, 7), words(4, 9), paths(), any::<bool>()), |(mut queries, mut keys, path, sorted)| {
         let options = Attention { window: Some(Window::new(Some(2), None)), path, ..Attention::default() };
         if sorted {
             queries.sort();
@@ -147,7 +147,7 @@ fn ends_past_the_last_token_are_the_last_token() {
 
 #[test]
 fn ids_past_the_table_are_its_last_row() {
-    hold(drawn(20), words(9, 6), |ids| {
+    hold(20, words(9, 6), |ids| {
         let table = numbers(&[6, 5], 1.0);
         let mut run = Run::new(gpu());
         let tensor = Tensor::upload(gpu(), "table", &table, DType::F32)?;
@@ -161,7 +161,7 @@ fn ids_past_the_table_are_its_last_row() {
 #[test]
 fn positions_past_the_tables_are_their_last_row() {
     let offsets = prop::sample::select(vec![0, 3, 6, 7, u32::MAX as usize, usize::MAX]);
-    hold(drawn(20), (words(6, 7), offsets), |(positions, offset)| {
+    hold(20, (words(6, 7), offsets), |(positions, offset)| {
         let x = numbers(&[2, 1, 3, 4], 1.0);
         let tables = Rotary::tables(100.0, 4, 7)?;
         let upload = |name: &str, array: &Array<f32>| Tensor::upload(gpu(), name, array, DType::F32);
@@ -182,7 +182,7 @@ fn positions_past_the_tables_are_their_last_row() {
 /// Rows past the end are dropped or begin again, rows whose page is none are dropped, and no other row changes.
 #[test]
 fn rows_for_no_place_in_a_cache_are_dropped() {
-    hold(drawn(40), (words(2, 6), any::<bool>(), proptest::option::of(words(4, 4))), |(starts, wrap, table)| {
+    hold(40, (words(2, 6), any::<bool>(), proptest::option::of(words(4, 4))), |(starts, wrap, table)| {
         let rows = numbers(&[2, 1, 4, 3], 2.0);
         let shape = if table.is_some() { [4, 1, 3, 3] } else { [2, 1, 6, 3] };
         let (whole, cache) = guarded(gpu(), &shape)?;
@@ -229,7 +229,7 @@ fn steps_past_the_sequence_are_its_end() {
     for path in [RnnPath::Steps, RnnPath::Persistent] {
         let options = Rnn { path, ..one.clone().bidirectional() };
         let rnn = GpuRnn::upload(gpu, &options, &stack, DType::F32).unwrap();
-        hold(drawn(15), words(5, 6), |lengths| {
+        hold(15, words(5, 6), |lengths| {
             let mut inputs = RnnInputs::new(numbers(&[6, 5, 3], 3.0));
             let mut hostile = inputs.upload(gpu, DType::F32)?;
             hostile.lengths = Some(list(gpu, &[5], &lengths)?);
