@@ -79,10 +79,10 @@ fn results(gpu: &Gpu) -> Vec<(String, Result<f64>)> {
     };
     let softmax = |case: vectors::SoftmaxCase| (case.name.clone(), case.run::<f32>(|x| normalized(gpu, &case.op, x)));
     // The CPU judges all of them in every run.
-    let attention = some(vectors::attention_cases(), 8).map(attention);
+    let attention = some(vectors::attention_cases(), 12).map(attention);
     let rotary = some(vectors::rotary_cases(), 3).map(rotary);
     let append = vectors::append_cases().into_iter().map(append);
-    let rnn = some(vectors::rnn_cases(), 8).map(rnn);
+    let rnn = some(vectors::rnn_cases(), 12).map(rnn);
     attention.chain(rotary).chain(append).chain(rnn).chain(vectors::softmax_cases().into_iter().map(softmax)).collect()
 }
 
