@@ -29,7 +29,8 @@
 //! | [`gpu`] | devices, tensors, runs |
 //! | [`ops`] | whole operations on the GPU |
 //! | [`reference`](mod@reference) | the same on the CPU, in f32 or f64 |
-//! | [`compare`], [`baseline`], [`validate`] | how far a result may be from the truth, and every kernel held against it |
+//! | [`compare`], [`baseline`] | how far a result may be from the truth |
+//! | `validate` | every kernel held against it (feature `validate`) |
 //! | [`rates`] | what a device can do, measured |
 //! | [`q8`] | 8-bit storage of keys and values |
 //! | [`problem`], [`plan`], [`recording`], [`wgsl`] | the way from options to shaders, without a device |
@@ -37,6 +38,7 @@
 pub mod attention;
 pub mod backend;
 pub mod baseline;
+#[cfg(feature = "validate")]
 #[doc(hidden)]
 pub mod cases;
 pub mod compare;
@@ -60,8 +62,12 @@ pub mod seq2seq;
 #[cfg(feature = "seq2seq")]
 pub mod store;
 pub mod tensor;
+#[cfg(feature = "validate")]
 pub mod validate;
 pub mod wgsl;
+#[cfg(feature = "validate")]
+#[doc(hidden)]
+pub mod workload;
 
 pub use error::{Error, Result};
 pub use gpu::{Gpu, Tensor};

@@ -36,51 +36,6 @@ fn check(what: &str, work: &impl Work) {
     }
 }
 
-struct Elementwise {
-    a: Array<f32>,
-    b: Array<f32>,
-    f: Option<Activation>,
-}
-
-impl Work for Elementwise {
-    fn run<B: Backend>(&self, b: &mut B) -> Result<Vec<B::Value>> {
-        let (x, y) = (b.constant("a", &self.a)?, b.constant("b", &self.b)?);
-        let mut values = vec![b.add(&x, &y)?, b.multiply(&x, &y)?];
-        if let Some(f) = self.f {
-            values.push(b.activate(f, &x)?);
-            values.push(b.activate(f, &values[0])?);
-        }
-        Ok(values)
-    }
-}
-
-#[test]
-fn sums_products_and_activations() {
-    let shapes: [(&[usize], &[usize]); 5] = [
-        (&[7], &[7]),
-        (&[3, 5], &[3, 1]),
-        (&[2, 3, 5], &[1, 3, 1]),
-        (&[2, 3, 5, 67], &[2, 1, 5, 67]),
-        (&[1, 1], &[1, 1]),
-    ];
-    let functions = [
-        Activation::Gelu,
-        Activation::GeluTanh,
-        Activation::Silu,
-        Activation::Tanh,
-        Activation::Softplus,
-        Activation::Relu,
-    ];
-    for (k, (a, b)) in shapes.into_iter().enumerate() {
-        // Far into both tails.
-        let spread = numbers(a, 0.1).map(|x| x * [1.0, 3.0, 9.0][k % 3]);
-        for f in functions {
-            let work = Elementwise { a: spread.clone(), b: numbers(b, 0.7), f: Some(f) };
-            check(&format!("{f:?} of {a:?} and {b:?}"), &work);
-        }
-    }
-}
-
 /// GELU at its tails and ends: relative errors of a few units in the last place, no NaN where the formula has none.
 #[test]
 fn gelu_is_exact_far_out() {
@@ -99,82 +54,6 @@ fn gelu_is_exact_far_out() {
             let off = (f64::from(y) - want).abs();
             assert!(off <= 1e-6 * size + 1e-37 || f64::from(y) == want, "{f:?}({x}) = {y}, expected {want}");
         }
-    }
-}
-
-struct Norms {
-    norm: Norm,
-    x: Array<f32>,
-    residual: Array<f32>,
-    scaled: bool,
-}
-
-impl Work for Norms {
-    fn run<B: Backend>(&self, b: &mut B) -> Result<Vec<B::Value>> {
-        let (x, residual) = (b.constant("x", &self.x)?, b.constant("residual", &self.residual)?);
-        let width = *self.x.shape().last().unwrap();
-        let weight = b.constant("weight", &numbers(&[width], 0.3))?;
-        let bias = b.constant("bias", &numbers(&[width], 0.9))?;
-        let (weight, bias) = (self.scaled.then_some(&weight), self.scaled.then_some(&bias));
-        let mut values = vec![b.norm(self.norm, &x, weight, bias)?, b.norm(self.norm, &x, None, bias)?];
-        values.extend(b.norm_residual(self.norm, &x, &residual, weight, None)?);
-        Ok(values)
-    }
-}
-
-#[test]
-fn norms() {
-    for norm in [Norm::layer(1e-5), Norm::rms(1e-6), Norm::layer(0.1)] {
-        for shape in [vec![1], vec![3, 7], vec![2, 5, 64], vec![2, 2, 3, 129], vec![1, 1000]] {
-            for size in [1.0, 1e20, 1e-20] {
-                let x = numbers(&shape, 0.2).map(|x| x * size);
-                let work = Norms { norm, x, residual: numbers(&shape, 0.6).map(|x| x * size), scaled: size == 1.0 };
-                check(&format!("{norm:?} of {shape:?}, size {size:e}"), &work);
-            }
-        }
-        // All the same, and all 0.
-        for value in [3.0, 0.0] {
-            let x = Array::filled(&[2, 33], value);
-            check(&format!("{norm:?} of {value}"), &Norms { norm, residual: x.clone(), x, scaled: true });
-        }
-    }
-}
-
-struct Reductions {
-    x: Array<f32>,
-    lengths: Vec<u32>,
-    k: usize,
-}
-
-impl Work for Reductions {
-    fn run<B: Backend>(&self, b: &mut B) -> Result<Vec<B::Value>> {
-        let x = b.constant("x", &self.x)?;
-        let lengths = b.integers("lengths", &Array::new(&[self.lengths.len()], self.lengths.clone())?)?;
-        // The mean of tokens [B, N, E]: over the last axis of [B, E, N].
-        let order: Vec<usize> = (0..self.x.shape().len()).rev().collect();
-        let turned = b.permute(&x, &order)?;
-        let mut values = vec![b.sum(&x)?, b.mean(&x, None)?, b.mean(&x, Some(&lengths))?, b.sum(&turned)?];
-        values.extend(b.top_k(&x, self.k)?);
-        values.extend(b.top_k(&x, 1)?);
-        Ok(values)
-    }
-}
-
-#[test]
-fn sums_means_and_largest_entries() {
-    for (shape, lengths, k) in [
-        (vec![1], vec![1], 1),
-        (vec![3, 7], vec![0, 7, 3], 7),
-        (vec![2, 5, 67], vec![66, 1], 5),
-        (vec![2, 3, 2, 300], vec![300, 17], 12),
-    ] {
-        check(
-            &format!("reductions of {shape:?}"),
-            &Reductions { x: numbers(&shape, 0.4), lengths: lengths.clone(), k },
-        );
-        // Equals: the smaller index first.
-        let few = numbers(&shape, 0.4).map(|x| x.round());
-        check(&format!("reductions of few numbers, {shape:?}"), &Reductions { x: few, lengths, k });
     }
 }
 
