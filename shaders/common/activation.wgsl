@@ -6,10 +6,10 @@ struct Activation {
 }
 
 // x·Φ(x) = x/2·erfc(−x/√2). erfc(z) = t·e^(P(t) − z²) with t = 1 / (1 + z/2), relative error below 1.2e-7 (Press et al.,
-// "Numerical Recipes", section 6.2). z is cut in two so that its square loses nothing.
+// "Numerical Recipes", section 6.2), where z² is x²/2, of an x that is cut in two so that its square loses nothing.
 fn gelu4(x: vec4<f32>) -> vec4<f32> {
-    let z = min(abs(x) * 0.70710678, vec4<f32>(14.0));
-    let t = 1.0 / (1.0 + 0.5 * z);
+    let a = min(abs(x), vec4<f32>(20.0));
+    let t = 1.0 / (1.0 + 0.35355339 * a);
     var p = -0.82215223 + t * 0.17087277;
     p = 1.48851587 + t * p;
     p = -1.13520398 + t * p;
@@ -19,8 +19,8 @@ fn gelu4(x: vec4<f32>) -> vec4<f32> {
     p = 0.37409196 + t * p;
     p = 1.00002368 + t * p;
     p = -1.26551223 + t * p;
-    let high = bitcast<vec4<f32>>(bitcast<vec4<u32>>(z) & vec4<u32>(0xfffff000u));
-    let tail = t * exp4(-high * high) * exp4(p - (z - high) * (z + high));
+    let high = bitcast<vec4<f32>>(bitcast<vec4<u32>>(a) & vec4<u32>(0xfffff000u));
+    let tail = t * exp4(-0.5 * high * high) * exp4(p - 0.5 * (a - high) * (a + high));
     return x * select(1.0 - 0.5 * tail, 0.5 * tail, x < vec4<f32>(0.0));
 }
 

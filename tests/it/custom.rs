@@ -247,7 +247,9 @@ fn calls_are_refused_before_they_are_recorded() {
         // Reads and writes one buffer: told when the run is encoded, as of this crate's kernels.
         let mut run = Run::new(gpu);
         whole().record(&mut run, CustomCall { writes: &[&x], ..call }).unwrap();
-        assert!(run.submit().unwrap_err().to_string().starts_with("`y` buffer: expected another buffer than"));
+        assert!(
+            run.submit().unwrap_err().to_string().starts_with("`x` buffer: expected another buffer than that of `x`")
+        );
     }
     let large = |name, source: String| {
         let mut run = Run::new(&own);
