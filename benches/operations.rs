@@ -11,7 +11,7 @@ use std::hint::black_box;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use regard::attention::{Attention, AttentionInputs, Normalize, Score};
 use regard::gpu::{Run, Tensor};
-use regard::ops::linear::linear;
+use regard::ops::linear::{Epilogue, linear};
 use regard::reference;
 use regard::seq2seq::{CpuNetwork, Decoding, GpuNetwork, Model, Network, SourceText, transliterate};
 use regard::tensor::DType;
@@ -57,7 +57,7 @@ fn projection(c: &mut Criterion) {
             (Tensor::upload(&gpu, "x", &x, DType::F32).unwrap(), Tensor::upload(&gpu, "w", &w, DType::F32).unwrap());
         let run = || {
             let mut run = Run::new(&gpu);
-            let y = linear(&mut run, &[(&gx, &gw)], None, None).unwrap();
+            let y = linear(&mut run, &[(&gx, &gw)], &Epilogue::default()).unwrap();
             run.submit().unwrap();
             y
         };

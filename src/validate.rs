@@ -13,7 +13,7 @@ use crate::gpu::{Gpu, Run, Tensor};
 use crate::kernels::{barrier_rate, coop_rate, coverage, fma_rate};
 use crate::layers::CoverageCost;
 use crate::ops::cache::append;
-use crate::ops::linear::{embed, linear};
+use crate::ops::linear::{Epilogue, embed, linear};
 use crate::ops::merge::{merge, merge_max_sum};
 use crate::ops::rnn::GpuRnn;
 use crate::plan::{AttentionPlan, Caps};
@@ -261,7 +261,11 @@ fn linear_case(run: &mut Run<'_>, case: &LinearCase, dtype: DType) -> Result<Ver
     let weight = Tensor::upload(gpu, "weight", &case.weight, dtype)?;
     let bias = case.bias.as_ref().map(|b| Tensor::upload(gpu, "bias", b, DType::F32)).transpose()?;
     let x = embed(run, &table, &ids)?;
-    let y = linear(run, &[(&x, &weight)], bias.as_ref(), case.activation)?;
+    let y = linear(
+        run,
+        &[(&x, &weight)],
+        &Epilogue { bias: bias.as_ref(), activation: case.activation, ..Epilogue::default() },
+    )?;
     let mut read = read(run, &[&y])?;
     let got = read.pop().ok_or_else(|| crate::Error::missing("y", "what was read back"))?;
     let exact = |table: &Array<f32>, weight: &Array<f32>| {

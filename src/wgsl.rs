@@ -44,16 +44,18 @@ pub enum Kernel {
     Location,
     /// Tiles of a mask tensor.
     MaskTiles,
-    /// Product of dense matrices.
+    /// Matrix product in registers.
     Matmul,
+    /// Sums over ranges of a product's depth.
+    MatmulSum,
+    /// Matrix product by tiles in workgroup memory.
+    MatmulTiled,
     /// Join of two directions.
     Merge,
     /// Join of partial results over disjoint keys.
     MergePartials,
     /// Scores to monotonic alignments.
     Monotonic,
-    /// Linear layer.
-    Project,
     /// Step of a recurrence.
     Recurrent,
     /// Many steps of a recurrence.
@@ -98,6 +100,16 @@ const PAGES: &str = shader!("common/pages.wgsl");
 const PARAMS_UNIFORM: &str = shader!("common/params_uniform.wgsl");
 const PARAMS_STORAGE: &str = shader!("common/params_storage.wgsl");
 const CELL: &str = shader!("common/cell.wgsl");
+const PRODUCT: &str = shader!("common/product.wgsl");
+const PRODUCT_X: [&str; 2] = [shader!("common/product_x_any.wgsl"), shader!("common/product_x_depth.wgsl")];
+const PRODUCT_W: [&str; 3] = [
+    shader!("common/product_w_any.wgsl"),
+    shader!("common/product_w_depth.wgsl"),
+    shader!("common/product_w_columns.wgsl"),
+];
+const PRODUCT_Y: [&str; 2] = [shader!("common/product_y_any.wgsl"), shader!("common/product_y_columns.wgsl")];
+const ROWS_DIRECT: &str = shader!("common/rows_direct.wgsl");
+const ROWS_SPREAD: &str = shader!("common/rows_spread.wgsl");
 const Q8: &str = shader!("common/q8.wgsl");
 const READ_PLAIN: &str = shader!("common/read_plain.wgsl");
 const READ_Q8: &str = shader!("common/read_q8.wgsl");
@@ -138,7 +150,7 @@ macro_rules! fused {
 
 impl Kernel {
     /// Every kernel.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::Append,
         Self::BarrierRate,
         Self::CoopRate,
@@ -154,10 +166,11 @@ impl Kernel {
         Self::Location,
         Self::MaskTiles,
         Self::Matmul,
+        Self::MatmulSum,
+        Self::MatmulTiled,
         Self::Merge,
         Self::MergePartials,
         Self::Monotonic,
-        Self::Project,
         Self::Recurrent,
         Self::RecurrentLoop,
         Self::RecurrentNorm,
@@ -188,10 +201,11 @@ impl Kernel {
             Self::Location => "location",
             Self::MaskTiles => "mask_tiles",
             Self::Matmul => "matmul",
+            Self::MatmulSum => "matmul_sum",
+            Self::MatmulTiled => "matmul_tiled",
             Self::Merge => "merge",
             Self::MergePartials => "merge_partials",
             Self::Monotonic => "monotonic",
-            Self::Project => "project",
             Self::Recurrent => "recurrent",
             Self::RecurrentLoop => "recurrent_loop",
             Self::RecurrentNorm => "recurrent_norm",
@@ -205,8 +219,8 @@ impl Kernel {
     /// How lanes talk to each other: through subgroup operations, or through workgroup memory.
     fn lane_files(self, subgroups: bool) -> &'static [&'static str] {
         match (self, subgroups) {
-            (Self::Matmul | Self::Recurrent, true) => &[SPLIT_SUBGROUP],
-            (Self::Matmul | Self::Recurrent, false) => &[SPLIT_SHARED],
+            (Self::Recurrent, true) => &[SPLIT_SUBGROUP],
+            (Self::Recurrent, false) => &[SPLIT_SHARED],
             (Self::Flash, true) => &[GROUP_SUBGROUP],
             (Self::Flash, false) => &[GROUP_SHARED],
             (Self::FlashRows, true) => &[SPREAD_SUBGROUP, REDUCE4_SUBGROUP],
@@ -243,11 +257,12 @@ impl Kernel {
             Self::Gather => &[LAYOUT, shader!("gather.wgsl")],
             Self::Location => &[LAYOUT, shader!("location.wgsl")],
             Self::MaskTiles => &[LAYOUT, shader!("mask_tiles.wgsl")],
-            Self::Matmul => &[LAYOUT, TILE, shader!("matmul.wgsl")],
+            Self::Matmul => &[LAYOUT, MATH, ACTIVATION, PRODUCT, shader!("matmul.wgsl")],
+            Self::MatmulSum => &[LAYOUT, MATH, ACTIVATION, PRODUCT, shader!("matmul_sum.wgsl")],
+            Self::MatmulTiled => &[LAYOUT, MATH, ACTIVATION, PRODUCT, shader!("matmul_tiled.wgsl")],
             Self::Merge => &[LAYOUT, shader!("merge.wgsl")],
             Self::MergePartials => &[LAYOUT, MATH, HIDDEN, ONLINE_SOFTMAX, shader!("merge_partials.wgsl")],
             Self::Monotonic => &[LAYOUT, MATH, HIDDEN, REDUCE_SHARED, shader!("monotonic.wgsl")],
-            Self::Project => &[LAYOUT, MATH, ACTIVATION, shader!("project.wgsl")],
             Self::Recurrent => &[LAYOUT, MATH, ACTIVATION, CELL, TILE, shader!("recurrent.wgsl")],
             Self::RecurrentLoop => &[LAYOUT, MATH, ACTIVATION, CELL, shader!("recurrent_loop.wgsl")],
             Self::RecurrentNorm => &[LAYOUT, MATH, ACTIVATION, CELL, shader!("recurrent_norm.wgsl")],
@@ -317,8 +332,7 @@ impl Variant {
             ParamsSpace::Storage => PARAMS_STORAGE,
         });
         if self.is_cooperative() {
-            let side = self.overrides.iter().find(|(name, _)| *name == "SIDE").map(|(_, side)| *side);
-            source.push_str(if side == Some(16.0) { COOP_16 } else { COOP_8 });
+            source.push_str(if self.constant("SIDE") == Some(16) { COOP_16 } else { COOP_8 });
         }
         let lanes = self.kernel.lane_files(self.subgroups);
         for file in lanes.iter().chain(&self.storage_files()).chain(self.kernel.files()) {
@@ -328,10 +342,32 @@ impl Variant {
         source
     }
 
-    /// How the kernel reads or writes what may be in blocks of 8-bit numbers.
+    /// The value of an `override` constant that is a number or a choice.
+    fn constant(&self, name: &str) -> Option<u32> {
+        self.overrides.iter().find(|(found, _)| *found == name).map(|(_, value)| *value as u32)
+    }
+
+    /// How the kernel reads and writes what may lie in several ways.
     fn storage_files(&self) -> Vec<&'static str> {
         let is_q8 = |alias: &str| self.aliases.contains(&(alias, DType::Q8));
+        let layout = |name: &str, files: &[&'static str]| {
+            let number = self.constant(name).unwrap_or(0);
+            files.get(number as usize).copied().unwrap_or_default()
+        };
         match self.kernel {
+            Kernel::Matmul | Kernel::MatmulTiled => {
+                let operands = [("X_LAYOUT", &PRODUCT_X[..]), ("W_LAYOUT", &PRODUCT_W), ("Y_LAYOUT", &PRODUCT_Y)];
+                let mut files: Vec<_> = operands.iter().map(|(name, files)| layout(name, files)).collect();
+                if self.kernel == Kernel::Matmul {
+                    files.extend(match (self.subgroups, self.constant("PARTS")) {
+                        (true, Some(1)) => [ROWS_SPREAD, ""],
+                        (true, _) => [SPLIT_SUBGROUP, ROWS_DIRECT],
+                        (false, _) => [SPLIT_SHARED, ROWS_DIRECT],
+                    });
+                }
+                files
+            }
+            Kernel::MatmulSum => vec![layout("Y_LAYOUT", &PRODUCT_Y)],
             Kernel::Copy if is_q8("elem") => vec![Q8, READ_Q8],
             Kernel::Copy => vec![READ_PLAIN],
             Kernel::Append if is_q8("out_elem") => vec![Q8, WRITE_Q8],

@@ -20,7 +20,6 @@ pub mod matmul;
 pub mod merge;
 pub mod merge_partials;
 pub mod monotonic;
-pub mod project;
 pub mod recurrent;
 pub mod recurrent_loop;
 pub mod recurrent_norm;
@@ -94,9 +93,10 @@ pub fn uniform_structs() -> Vec<(Kernel, &'static str, Fields, usize)> {
         (Kernel::Score, "Params", score::Params::FIELDS, size_of::<score::Params>()),
         (Kernel::Softmax, "Params", softmax::Params::FIELDS, size_of::<softmax::Params>()),
         (Kernel::WeightedSum, "Params", weighted_sum::Params::FIELDS, size_of::<weighted_sum::Params>()),
-        (Kernel::Project, "Activation", ActivationParams::FIELDS, size_of::<ActivationParams>()),
-        (Kernel::Project, "Params", project::Params::FIELDS, size_of::<project::Params>()),
+        (Kernel::Matmul, "Activation", ActivationParams::FIELDS, size_of::<ActivationParams>()),
         (Kernel::Matmul, "Params", matmul::Params::FIELDS, size_of::<matmul::Params>()),
+        (Kernel::MatmulSum, "Params", matmul::Params::FIELDS, size_of::<matmul::Params>()),
+        (Kernel::MatmulTiled, "Params", matmul::Params::FIELDS, size_of::<matmul::Params>()),
         (Kernel::Recurrent, "CellParams", recurrent::CellParams::FIELDS, size_of::<recurrent::CellParams>()),
         (Kernel::RecurrentLoop, "Params", recurrent_loop::Params::FIELDS, size_of::<recurrent_loop::Params>()),
         (Kernel::RecurrentNorm, "Params", recurrent_norm::Params::FIELDS, size_of::<recurrent_norm::Params>()),

@@ -3,12 +3,12 @@
 use crate::attention::{Attention, AttentionInputs, Mask, Normalize, Score, ScoreWeights};
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Run, Tensor};
-use crate::kernels::{copy, coverage, project};
+use crate::kernels::{copy, coverage};
 use crate::layers::{
     AttentionDecoder, CoverageCost, DecoderMemory, DecoderOutput, DecoderOutputs, DecoderProblem, DecoderState,
     DecoderWeights, Linear, LocationInput, MemoryProblem,
 };
-use crate::ops::linear::{linear, to_f32};
+use crate::ops::linear::{Epilogue, linear, linear_into, to_f32};
 use crate::ops::multi_head::upload_weight;
 use crate::ops::rnn::GpuRnn;
 use crate::recording::View;
@@ -115,7 +115,7 @@ impl GpuAttentionDecoder {
             _ => self.score.key_weight.clone(),
         };
         let keys = match weight {
-            Some(weight) => linear(run, &[(&memory.memory, &weight)], None, None)?,
+            Some(weight) => linear(run, &[(&memory.memory, &weight)], &Epilogue::default())?,
             None => values.clone(),
         };
         let head = |x: &Tensor| x.with_layout(x.layout().split(0, p.batch, 1)?);
@@ -271,7 +271,9 @@ impl GpuAttentionDecoder {
         let row = |x: &Tensor| x.with_layout(x.layout().split(0, p.batch, 1)?.split(1, 1, 1)?);
         let hidden = output.with_layout(output.layout().reshape(&[p.batch, p.hidden])?)?;
         let query = match &query {
-            Some(Linear { weight, bias }) => linear(run, &[(&hidden, weight)], bias.as_ref(), None)?,
+            Some(Linear { weight, bias }) => {
+                linear(run, &[(&hidden, weight)], &Epilogue { bias: bias.as_ref(), ..Epilogue::default() })?
+            }
             None => hidden.clone(),
         };
         let inputs = AttentionInputs {
@@ -310,13 +312,10 @@ impl GpuAttentionDecoder {
         attention: &Tensor,
     ) -> Result<()> {
         let weights = [layer.weight.narrow(1, 0, p.hidden)?, layer.weight.narrow(1, p.hidden, p.memory)?];
-        let [hidden, context] = [hidden, context].map(|x| run.bind("x", x));
-        let [of_hidden, of_context] = weights.map(|w| run.bind("weight", &w));
-        let bias = layer.bias.as_ref().map(|bias| run.bind("bias", bias));
-        let y = run.bind("attention", attention);
-        let (caps, activation) = (run.gpu().caps(), self.options.activation);
-        let summands = [(&hidden, &of_hidden), (&context, &of_context)];
-        project::record(run.recording_mut(), caps, &summands, bias.as_ref(), activation, &y)
+        let [of_hidden, of_context] = &weights;
+        let bias = layer.bias.as_ref();
+        let epilogue = Epilogue { bias, activation: self.options.activation, ..Epilogue::default() };
+        linear_into(run, &[(hidden, of_hidden), (context, of_context)], &epilogue, attention)
     }
 
     fn compared(&self, p: &DecoderProblem) -> Result<Compared> {

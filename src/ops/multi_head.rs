@@ -3,9 +3,9 @@
 use crate::attention::{AttentionInputs, AttentionOutputs, Mask};
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Run, Tensor};
-use crate::kernels::{copy, project};
+use crate::kernels::copy;
 use crate::layers::{Linear, MultiHeadAttention, MultiHeadProblem, MultiHeadWeights};
-use crate::ops::linear::{linear, sum, to_f32};
+use crate::ops::linear::{self, Epilogue, linear, sum, to_f32};
 use crate::tensor::{Array, DType, Layout};
 
 impl MultiHeadAttention {
@@ -57,7 +57,10 @@ impl MultiHeadAttention {
         let shape = [p.batch, p.queries, p.query_heads * p.value_dim];
         let joined = Tensor::uninitialized(run.gpu(), "joined heads", &shape, DType::F32)?;
         let outputs = self.attention.record_into(run, &inside, &joined.heads(self.heads)?)?;
-        let output = linear(run, &[(&joined, &weights.output.weight)], weights.output.bias.as_ref(), None)?;
+        let output = {
+            let epilogue = Epilogue { bias: weights.output.bias.as_ref(), ..Epilogue::default() };
+            linear(run, &[(&joined, &weights.output.weight)], &epilogue)?
+        };
         let weights = match outputs.weights {
             Some(weights) if self.average_weights => Some(mean_over_heads(run, &weights)?),
             weights => weights,
@@ -103,11 +106,10 @@ fn project_rows(run: &mut Run<'_>, name: &str, x: &Tensor, layer: &Linear<Tensor
         return Err(Error::shape(name, "ranks", "3 and 2", format!("{:?}", x.shape())));
     };
     let (whole, tensor) = run.output(name, &[batch, rows + added.len(), width], DType::F32)?;
-    let (x, weight) = (run.bind("x", x), run.bind("weight", &layer.weight));
-    let bias = layer.bias.as_ref().map(|bias| run.bind("bias", bias));
-    let caps = run.gpu().caps();
     let head = whole.with(whole.layout.narrow(1, 0, rows)?);
-    project::record(run.recording_mut(), caps, &[(&x, &weight)], bias.as_ref(), None, &head)?;
+    let epilogue = Epilogue { bias: layer.bias.as_ref(), ..Epilogue::default() };
+    linear::record(run, &[(x, &layer.weight)], &epilogue, &head)?;
+    let caps = run.gpu().caps();
     for (k, row) in added.iter().enumerate() {
         let source = run.bind("added row", row);
         let source = source.with(source.layout.broadcast(&[batch, 1, width])?);

@@ -6,7 +6,7 @@ use crate::gpu::{Gpu, Run, Tensor};
 use crate::kernels::copy;
 use crate::layers::{CoverageCost, VisualAttention, VisualOutputs, VisualProblem, VisualState, VisualWeights};
 use crate::ops::decoder::cover;
-use crate::ops::linear::{linear, sum, to_f32};
+use crate::ops::linear::{Epilogue, linear, sum, to_f32};
 use crate::ops::multi_head::upload_weight;
 use crate::rnn::Activation;
 use crate::tensor::{Array, DType, Layout};
@@ -36,7 +36,7 @@ impl VisualAttention {
         let batch = annotations.shape().first().copied().unwrap_or(0);
         let width = shapes.hidden.weight.last().copied().unwrap_or(0);
         VisualProblem::new(self, &shapes, annotations.shape(), &[1, batch, width], None)?;
-        let keys = linear(run, &[(annotations, &weights.annotation)], None, None)?;
+        let keys = linear(run, &[(annotations, &weights.annotation)], &Epilogue::default())?;
         Ok(VisualMemory { annotations: to_f32(run, annotations)?, keys })
     }
 
@@ -64,7 +64,8 @@ impl VisualAttention {
         // [T, B, ·] seen as [B, 1, T, ·]
         let queries = |x: &Tensor| x.with_layout(x.layout().permute(&[1, 0, 2])?.split(0, batch, 1)?);
         let head = |x: &Tensor| x.with_layout(x.layout().split(0, batch, 1)?);
-        let query = linear(run, &[(hidden, &weights.hidden.weight)], weights.hidden.bias.as_ref(), None)?;
+        let epilogue = Epilogue { bias: weights.hidden.bias.as_ref(), ..Epilogue::default() };
+        let query = linear(run, &[(hidden, &weights.hidden.weight)], &epilogue)?;
         let made = |run: &Run<'_>, name: &str, width: usize| {
             Tensor::uninitialized(run.gpu(), name, &[steps, batch, width], DType::F32)
         };
@@ -88,7 +89,11 @@ impl VisualAttention {
         }
 
         let beta = match &weights.gate {
-            Some(gate) => Some(linear(run, &[(hidden, &gate.weight)], gate.bias.as_ref(), Some(Activation::Sigmoid))?),
+            Some(gate) => {
+                let activation = Some(Activation::Sigmoid);
+                let epilogue = Epilogue { bias: gate.bias.as_ref(), activation, ..Epilogue::default() };
+                Some(linear(run, &[(hidden, &gate.weight)], &epilogue)?)
+            }
             None => None,
         };
         let context = match &beta {
@@ -231,7 +236,7 @@ fn log_of_chosen(
     let factor = |run: &Run<'_>, x: f32| Tensor::upload(run.gpu(), "factor", &Array::filled(&[1, 1], x), DType::F32);
     let (over, minus) = (factor(run, 1.0 / layer.temperature.unwrap_or(1.0))?, factor(run, -1.0)?);
     let column = |x: &Tensor| x.with_layout(x.layout().reshape(&[p.batch, 1, count, 1])?);
-    linear(run, &[(&column(&score)?, &over), (&column(lse)?, &minus)], None, None)
+    linear(run, &[(&column(&score)?, &over), (&column(lse)?, &minus)], &Epilogue::default())
 }
 
 /// β · context for β [T, B, 1] and context [T, B, D]: a sum over one entry each.

@@ -8,7 +8,7 @@ use crate::attention::{Attention, AttentionInputs, AttentionOutputs};
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Run, Tensor};
 use crate::kernels::copy;
-use crate::ops::linear::{embed, linear};
+use crate::ops::linear::{Epilogue, embed, linear};
 use crate::ops::rnn::GpuRnn;
 use crate::rnn::{Rnn, RnnInputs, RnnOutputs, RnnStack};
 use crate::tensor::{Array, DType};
@@ -98,7 +98,8 @@ impl Ops for Recorder<'_> {
     }
 
     fn dense(&mut self, layer: &Dense<Tensor>, x: &Tensor) -> Result<Tensor> {
-        linear(&mut self.run, &[(x, &layer.weight)], layer.bias.as_ref(), layer.activation)
+        let (bias, activation) = (layer.bias.as_ref(), layer.activation);
+        linear(&mut self.run, &[(x, &layer.weight)], &Epilogue { bias, activation, ..Epilogue::default() })
     }
 
     fn recurrence(&mut self, options: &Rnn, stack: &RnnStack<Array>) -> Result<GpuRnn> {

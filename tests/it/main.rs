@@ -24,6 +24,7 @@ mod kernels;
 mod layers;
 mod limits;
 mod long_work;
+mod products;
 mod properties;
 mod ranges;
 mod rates;

@@ -366,7 +366,8 @@ pub(crate) fn every_kind(caps: &Caps) -> Vec<Recording> {
         let weight = bound(r, "weight", &[3, 6], dtype);
         let y = r.scratch("y", &[4, 3], DType::F32);
         let summands = [(&rows, &weight), (&rows, &weight)];
-        kernels::project::record(r, caps, &summands, None, Some(Activation::Tanh), &y).unwrap();
+        let epilogue = kernels::matmul::Epilogue { activation: Some(Activation::Tanh), ..Default::default() };
+        kernels::matmul::record(r, caps, &summands, &epilogue, &y).unwrap();
         all.push(recording);
     }
     all

@@ -1,0 +1,34 @@
+// Rows of x that all lanes of a workgroup need at the same time: each lane reads them for itself.
+
+// Where four rows begin.
+struct Rows {
+    at: vec4<u32>,
+}
+
+// Eight of them.
+struct Rows8 {
+    a: Rows,
+    b: Rows,
+}
+
+// A quad of the depth of eight rows: a column is a row.
+struct Eight {
+    a: mat4x4<f32>,
+    b: mat4x4<f32>,
+}
+
+fn rows_of(batch: u32, row: u32) -> Rows {
+    return Rows(vec4<u32>(x_row(batch, row), x_row(batch, row + 1u), x_row(batch, row + 2u), x_row(batch, row + 3u)));
+}
+
+fn rows8_of(lane: Lane, batch: u32, row: u32) -> Rows8 {
+    return Rows8(rows_of(batch, row), rows_of(batch, row + 4u));
+}
+
+fn four_rows(rows: Rows, quad: u32) -> mat4x4<f32> {
+    return mat4x4<f32>(x_at(rows.at.x, quad), x_at(rows.at.y, quad), x_at(rows.at.z, quad), x_at(rows.at.w, quad));
+}
+
+fn eight_rows(rows: Rows8, quad: u32) -> Eight {
+    return Eight(four_rows(rows.a, quad), four_rows(rows.b, quad));
+}
