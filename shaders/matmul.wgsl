@@ -6,20 +6,6 @@
 //   join the sums of the parts; bias, residual, activation; store
 override ROWS: u32 = 4u;
 
-// sums += w·x, a row a column.
-fn add_product(sums: mat4x4<f32>, w: mat4x4<f32>, x: mat4x4<f32>) -> mat4x4<f32> {
-    return mat4x4<f32>(
-        add_row(sums[0], w, x[0]), add_row(sums[1], w, x[1]), add_row(sums[2], w, x[2]), add_row(sums[3], w, x[3]),
-    );
-}
-
-fn add_row(sum: vec4<f32>, w: mat4x4<f32>, x: vec4<f32>) -> vec4<f32> {
-    let a = fma(w[0], vec4<f32>(x.x), sum);
-    let b = fma(w[1], vec4<f32>(x.y), a);
-    let c = fma(w[2], vec4<f32>(x.z), b);
-    return fma(w[3], vec4<f32>(x.w), c);
-}
-
 @compute @workgroup_size(LANES)
 fn main(here: Invocation, lane: Lane) {
     let number = workgroup_number(here);
@@ -39,32 +25,23 @@ fn main(here: Invocation, lane: Lane) {
     var s5 = s0;
     var s6 = s0;
     var s7 = s0;
-    // Uniform turns: a part that has none left reads zeros past the depth.
-    let turns = (tile.last - tile.first + PARTS - 1u) / PARTS;
-    let first = tile.first + part;
     if (ROWS == 1u) {
-        let at = x_row(tile.batch, row);
-        for (var turn = 0u; turn < turns; turn += 1u) {
-            let k = first + turn * PARTS;
-            s0[0] = add_row(s0[0], w_at(columns, k), x_at(at, k));
-        }
-    } else if (ROWS == 4u) {
-        let rows = rows_of(tile.batch, row);
-        for (var turn = 0u; turn < turns; turn += 1u) {
-            let k = first + turn * PARTS;
-            s0 = add_product(s0, w_at(columns, k), four_rows(rows, k));
-        }
+        s0[0] = row_product(lane, columns, x_row(tile.batch, row), tile.first, tile.last);
     } else {
         let rows_0 = rows8_of(lane, tile.batch, row);
         let rows_1 = rows8_of(lane, tile.batch, row + 8u);
         let rows_2 = rows8_of(lane, tile.batch, row + 16u);
         let rows_3 = rows8_of(lane, tile.batch, row + 24u);
+        // Uniform turns: a part that has none left reads zeros past the depth.
+        let turns = (tile.last - tile.first + PARTS - 1u) / PARTS;
         for (var turn = 0u; turn < turns; turn += 1u) {
-            let k = first + turn * PARTS;
+            let k = tile.first + turn * PARTS + part;
             let w = w_at(columns, k);
             let x_0 = eight_rows(rows_0, k);
             s0 = add_product(s0, w, x_0.a);
-            s1 = add_product(s1, w, x_0.b);
+            if (ROWS >= 8u) {
+                s1 = add_product(s1, w, x_0.b);
+            }
             if (ROWS >= 16u) {
                 let x_1 = eight_rows(rows_1, k);
                 s2 = add_product(s2, w, x_1.a);
@@ -89,24 +66,25 @@ fn main(here: Invocation, lane: Lane) {
             return;
         }
     }
+    let biases = bias_of(quad);
     if (ROWS == 1u) {
         if (4u * quad < params.y.shape.w) {
-            finish(tile.part * params.rows + row, quad, s0[0]);
+            finish(tile.part * params.rows + row, quad, s0[0], biases);
         }
         return;
     }
-    for (var block = 0u; block < ROWS / 4u; block += 1u) {
-        var sums = s0;
-        switch block {
-            case 1u: { sums = s1; }
-            case 2u: { sums = s2; }
-            case 3u: { sums = s3; }
-            case 4u: { sums = s4; }
-            case 5u: { sums = s5; }
-            case 6u: { sums = s6; }
-            case 7u: { sums = s7; }
-            default: {}
-        }
-        finish_block(tile, tile.row * (ROWS / 4u) + block, quad, sums);
+    finish_block(tile, row, quad, s0, biases);
+    if (ROWS >= 8u) {
+        finish_block(tile, row + 4u, quad, s1, biases);
+    }
+    if (ROWS >= 16u) {
+        finish_block(tile, row + 8u, quad, s2, biases);
+        finish_block(tile, row + 12u, quad, s3, biases);
+    }
+    if (ROWS == 32u) {
+        finish_block(tile, row + 16u, quad, s4, biases);
+        finish_block(tile, row + 20u, quad, s5, biases);
+        finish_block(tile, row + 24u, quad, s6, biases);
+        finish_block(tile, row + 28u, quad, s7, biases);
     }
 }

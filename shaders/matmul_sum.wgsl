@@ -16,5 +16,5 @@ fn main(here: Invocation, @builtin(local_invocation_index) lane: u32) {
     for (var split = 1u; split < params.splits; split += 1u) {
         sum += x[params.x.offset / 4u + split * all + number];
     }
-    finish(number / quads, number % quads, sum);
+    finish(number / quads, number % quads, sum, bias_of(number % quads));
 }

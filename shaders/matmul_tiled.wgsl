@@ -53,37 +53,48 @@ fn main(here: Invocation, @builtin(local_invocation_index) lane: u32) {
         w_blocks[place].steps = w_block;
         workgroupBarrier();
         for (var quad = 0u; quad < slice; quad += 1u) {
-            let at = quad * QUADS;
-            let x0 = x_blocks[at + m].steps;
-            let w0 = w_blocks[at + n].steps;
-            s00 = add_block(s00, w0, x0);
+            let x0 = quad * QUADS + m;
+            let w0 = quad * QUADS + n;
+            let x1 = x0 + QUADS / 2u;
+            let w1 = w0 + QUADS / 2u;
+            s00 = add_step(s00, w_blocks[w0].steps[0], x_blocks[x0].steps[0]);
             if (QUADS == 16u) {
-                let x1 = x_blocks[at + m + 8u].steps;
-                let w1 = w_blocks[at + n + 8u].steps;
-                s01 = add_block(s01, w1, x0);
-                s10 = add_block(s10, w0, x1);
-                s11 = add_block(s11, w1, x1);
+                s01 = add_step(s01, w_blocks[w1].steps[0], x_blocks[x0].steps[0]);
+                s10 = add_step(s10, w_blocks[w0].steps[0], x_blocks[x1].steps[0]);
+                s11 = add_step(s11, w_blocks[w1].steps[0], x_blocks[x1].steps[0]);
+            }
+            s00 = add_step(s00, w_blocks[w0].steps[1], x_blocks[x0].steps[1]);
+            if (QUADS == 16u) {
+                s01 = add_step(s01, w_blocks[w1].steps[1], x_blocks[x0].steps[1]);
+                s10 = add_step(s10, w_blocks[w0].steps[1], x_blocks[x1].steps[1]);
+                s11 = add_step(s11, w_blocks[w1].steps[1], x_blocks[x1].steps[1]);
+            }
+            s00 = add_step(s00, w_blocks[w0].steps[2], x_blocks[x0].steps[2]);
+            if (QUADS == 16u) {
+                s01 = add_step(s01, w_blocks[w1].steps[2], x_blocks[x0].steps[2]);
+                s10 = add_step(s10, w_blocks[w0].steps[2], x_blocks[x1].steps[2]);
+                s11 = add_step(s11, w_blocks[w1].steps[2], x_blocks[x1].steps[2]);
+            }
+            s00 = add_step(s00, w_blocks[w0].steps[3], x_blocks[x0].steps[3]);
+            if (QUADS == 16u) {
+                s01 = add_step(s01, w_blocks[w1].steps[3], x_blocks[x0].steps[3]);
+                s10 = add_step(s10, w_blocks[w0].steps[3], x_blocks[x1].steps[3]);
+                s11 = add_step(s11, w_blocks[w1].steps[3], x_blocks[x1].steps[3]);
             }
         }
     }
-    let row_quad = tile.row * QUADS + m;
-    let column_quad = tile.column * QUADS + n;
-    finish_block(tile, row_quad, column_quad, s00);
+    let first_row = 4u * (tile.row * QUADS + m);
+    let first = tile.column * QUADS + n;
+    finish_block(tile, first_row, first, s00, bias_of(first));
     if (QUADS == 16u) {
-        finish_block(tile, row_quad, column_quad + 8u, s01);
-        finish_block(tile, row_quad + 8u, column_quad, s10);
-        finish_block(tile, row_quad + 8u, column_quad + 8u, s11);
+        let second = first + 8u;
+        finish_block(tile, first_row + 32u, first, s10, bias_of(first));
+        finish_block(tile, first_row, second, s01, bias_of(second));
+        finish_block(tile, first_row + 32u, second, s11, bias_of(second));
     }
 }
 
-// sums += w·xᵀ over four steps; a column of `sums` is a row of y.
-fn add_block(sums: mat4x4<f32>, w: mat4x4<f32>, x: mat4x4<f32>) -> mat4x4<f32> {
-    let a = add_step(sums, w[0], x[0]);
-    let b = add_step(a, w[1], x[1]);
-    let c = add_step(b, w[2], x[2]);
-    return add_step(c, w[3], x[3]);
-}
-
+// sums += w·xᵀ of one step; a column of `sums` is a row of y.
 fn add_step(sums: mat4x4<f32>, w: vec4<f32>, x: vec4<f32>) -> mat4x4<f32> {
     return mat4x4<f32>(
         fma(w, vec4<f32>(x.x), sums[0]), fma(w, vec4<f32>(x.y), sums[1]),

@@ -3,6 +3,7 @@
 // The unit is a block of 4 × 4: four rows (the columns of a matrix) by four neighbouring columns of y (the components),
 // or by four steps of the depth. Rows, columns and depth are counted in quads where a name says so.
 override TAIL: bool = false;       // the depth ends within what a loop takes in a turn
+override FLAT: bool = false;       // the rows of x, y and residual are evenly spaced
 override HAS_BIAS: bool = false;
 override RESIDUAL: bool = false;
 override ACCUMULATE: bool = false; // adds to what y holds, before the activation: a further summand
@@ -54,6 +55,14 @@ fn tile_of(number: u32) -> Tile {
     return Tile(row, column, part % params.batches, part, first, last);
 }
 
+// Where a row begins: the first three axes as one.
+fn start_of(view: View, row: u32) -> u32 {
+    if (FLAT) {
+        return view.offset + row * view.strides.z;
+    }
+    return row_start(view, row);
+}
+
 fn depth_quads() -> u32 {
     return (params.w.shape.w + 3u) / 4u;
 }
@@ -73,14 +82,36 @@ fn w_within_depth(quad: u32, four: mat4x4<f32>) -> mat4x4<f32> {
     );
 }
 
+// sums += w·x, a row a column.
+fn add_product(sums: mat4x4<f32>, w: mat4x4<f32>, x: mat4x4<f32>) -> mat4x4<f32> {
+    return mat4x4<f32>(
+        add_row(sums[0], w, x[0]), add_row(sums[1], w, x[1]), add_row(sums[2], w, x[2]), add_row(sums[3], w, x[3]),
+    );
+}
+
+fn add_row(sum: vec4<f32>, w: mat4x4<f32>, x: vec4<f32>) -> vec4<f32> {
+    let a = fma(w[0], vec4<f32>(x.x), sum);
+    let b = fma(w[1], vec4<f32>(x.y), a);
+    let c = fma(w[2], vec4<f32>(x.z), b);
+    return fma(w[3], vec4<f32>(x.w), c);
+}
+
+// The biases of four columns.
+fn bias_of(quad: u32) -> vec4<f32> {
+    if (!HAS_BIAS) {
+        return vec4<f32>(0.0);
+    }
+    let n = min(vec4<u32>(4u * quad) + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(params.w.shape.z - 1u));
+    let at = params.bias + n * params.bias_stride;
+    return vec4<f32>(bias[at.x], bias[at.y], bias[at.z], bias[at.w]);
+}
+
 // Four columns of one row from their sums on: `row` counts those of y.
-fn finish(row: u32, quad: u32, sum: vec4<f32>) {
+fn finish(row: u32, quad: u32, sum: vec4<f32>, biases: vec4<f32>) {
     let at = y_place(row, quad);
     var s = sum;
     if (HAS_BIAS) {
-        let n = min(vec4<u32>(4u * quad) + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(params.w.shape.z - 1u));
-        let c = params.bias + n * params.bias_stride;
-        s += vec4<f32>(bias[c.x], bias[c.y], bias[c.z], bias[c.w]);
+        s += biases;
     }
     if (ACCUMULATE) {
         s += y_at(at);
@@ -94,15 +125,14 @@ fn finish(row: u32, quad: u32, sum: vec4<f32>) {
     y_store(at, quad, s);
 }
 
-// A block of y: of tile row 4 · `row_quad` on.
-fn finish_block(tile: Tile, row_quad: u32, quad: u32, sums: mat4x4<f32>) {
+// A block of y from row m of the batch on.
+fn finish_block(tile: Tile, m: u32, quad: u32, sums: mat4x4<f32>, biases: vec4<f32>) {
     if (4u * quad >= params.y.shape.w) {
         return;
     }
-    let m = 4u * row_quad;
     let row = tile.part * params.rows + m;
-    if (m < params.rows) { finish(row, quad, sums[0]); }
-    if (m + 1u < params.rows) { finish(row + 1u, quad, sums[1]); }
-    if (m + 2u < params.rows) { finish(row + 2u, quad, sums[2]); }
-    if (m + 3u < params.rows) { finish(row + 3u, quad, sums[3]); }
+    if (m < params.rows) { finish(row, quad, sums[0], biases); }
+    if (m + 1u < params.rows) { finish(row + 1u, quad, sums[1], biases); }
+    if (m + 2u < params.rows) { finish(row + 2u, quad, sums[2], biases); }
+    if (m + 3u < params.rows) { finish(row + 3u, quad, sums[3], biases); }
 }

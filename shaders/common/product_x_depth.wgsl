@@ -4,7 +4,7 @@ override X_LAYOUT: u32 = 1u;
 
 // Where a row of a batch begins; rows past the last one repeat it.
 fn x_row(batch: u32, row: u32) -> u32 {
-    return row_start(params.x, batch * params.rows + min(row, params.rows - 1u)) / 4u;
+    return start_of(params.x, batch * params.rows + min(row, params.rows - 1u)) / 4u;
 }
 
 // A quad of the depth of a row.

@@ -6,7 +6,7 @@ override Y_LAYOUT: u32 = 0u;
 // Columns past the last one repeat it.
 fn four_columns(view: View, row: u32, quad: u32) -> vec4<u32> {
     let n = min(vec4<u32>(4u * quad) + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(view.shape.w - 1u));
-    return vec4<u32>(row_start(view, row)) + n * view.strides.w;
+    return vec4<u32>(start_of(view, row)) + n * view.strides.w;
 }
 
 fn y_place(row: u32, quad: u32) -> vec4<u32> {

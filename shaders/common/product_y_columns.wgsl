@@ -4,7 +4,7 @@ override Y_LAYOUT: u32 = 1u;
 @group(0) @binding(5) var<storage, read_write> y: array<vec4<out_elem>>;
 
 fn y_place(row: u32, quad: u32) -> u32 {
-    return row_start(params.y, row) / 4u + quad;
+    return start_of(params.y, row) / 4u + quad;
 }
 
 fn y_at(at: u32) -> vec4<f32> {
@@ -12,7 +12,7 @@ fn y_at(at: u32) -> vec4<f32> {
 }
 
 fn residual_at(row: u32, quad: u32) -> vec4<f32> {
-    return vec4<f32>(residual[row_start(params.residual, row) / 4u + quad]);
+    return vec4<f32>(residual[start_of(params.residual, row) / 4u + quad]);
 }
 
 fn y_store(at: u32, quad: u32, s: vec4<f32>) {

@@ -32,3 +32,14 @@ fn four_rows(rows: Rows, quad: u32) -> mat4x4<f32> {
 fn eight_rows(rows: Rows8, quad: u32) -> Eight {
     return Eight(four_rows(rows.a, quad), four_rows(rows.b, quad));
 }
+
+// One row by four columns over a range of the depth; a part of it, a quad at a time in turn with the others.
+fn row_product(lane: Lane, columns: Columns, start: u32, first: u32, last: u32) -> vec4<f32> {
+    var sum = vec4<f32>(0.0);
+    let turns = (last - first + PARTS - 1u) / PARTS;
+    for (var turn = 0u; turn < turns; turn += 1u) {
+        let k = first + turn * PARTS + part_of(lane);
+        sum = add_row(sum, w_at(columns, k), x_at(start, k));
+    }
+    return sum;
+}

@@ -13,11 +13,6 @@ struct Rows8 {
     at: u32,
 }
 
-// Where four rows begin.
-struct Rows {
-    at: vec4<u32>,
-}
-
 // A quad of the depth of eight rows: a column is a row.
 struct Eight {
     a: mat4x4<f32>,
@@ -36,14 +31,6 @@ fn join(lane: Lane, tile: mat4x4<f32>) -> mat4x4<f32> {
     return tile;
 }
 
-fn rows_of(batch: u32, row: u32) -> Rows {
-    return Rows(vec4<u32>(x_row(batch, row), x_row(batch, row + 1u), x_row(batch, row + 2u), x_row(batch, row + 3u)));
-}
-
-fn four_rows(rows: Rows, quad: u32) -> mat4x4<f32> {
-    return mat4x4<f32>(x_at(rows.at.x, quad), x_at(rows.at.y, quad), x_at(rows.at.z, quad), x_at(rows.at.w, quad));
-}
-
 fn rows8_of(lane: Lane, batch: u32, row: u32) -> Rows8 {
     return Rows8(x_row(batch, row + lane.id % 8u));
 }
@@ -58,4 +45,25 @@ fn eight_rows(rows: Rows8, quad: u32) -> Eight {
             subgroupBroadcast(own, 4u), subgroupBroadcast(own, 5u), subgroupBroadcast(own, 6u), subgroupBroadcast(own, 7u),
         ),
     );
+}
+
+// One row by four columns over a range of the depth: each of 8 lanes reads every eighth quad of the row.
+fn row_product(lane: Lane, columns: Columns, start: u32, first: u32, last: u32) -> vec4<f32> {
+    var sum = vec4<f32>(0.0);
+    let whole = first + (last - first) / 8u * 8u;
+    for (var k = first; k < whole; k += 8u) {
+        let own = x_at(start, k + lane.id % 8u);
+        sum = add_row(sum, w_at(columns, k), subgroupBroadcast(own, 0u));
+        sum = add_row(sum, w_at(columns, k + 1u), subgroupBroadcast(own, 1u));
+        sum = add_row(sum, w_at(columns, k + 2u), subgroupBroadcast(own, 2u));
+        sum = add_row(sum, w_at(columns, k + 3u), subgroupBroadcast(own, 3u));
+        sum = add_row(sum, w_at(columns, k + 4u), subgroupBroadcast(own, 4u));
+        sum = add_row(sum, w_at(columns, k + 5u), subgroupBroadcast(own, 5u));
+        sum = add_row(sum, w_at(columns, k + 6u), subgroupBroadcast(own, 6u));
+        sum = add_row(sum, w_at(columns, k + 7u), subgroupBroadcast(own, 7u));
+    }
+    for (var k = whole; k < last; k += 1u) {
+        sum = add_row(sum, w_at(columns, k), x_at(start, k));
+    }
+    return sum;
 }

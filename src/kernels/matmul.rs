@@ -142,6 +142,22 @@ fn check(epilogue: &Epilogue<'_, View>, y: &View) -> Result<()> {
     Ok(())
 }
 
+/// The layout with all axes but the last as one, where their elements are evenly spaced.
+fn flat(layout: &Layout) -> Option<Layout> {
+    let (&columns, leading) = layout.shape.split_last()?;
+    let (&step, strides) = layout.strides.split_last()?;
+    let mut apart = None;
+    let mut rows = 1;
+    for (&length, &stride) in leading.iter().zip(strides).rev().filter(|(length, _)| **length != 1) {
+        if apart.is_some_and(|apart| stride != rows * apart) {
+            return None;
+        }
+        apart = apart.or(Some(stride));
+        rows *= length;
+    }
+    Some(Layout { shape: vec![rows, columns], strides: vec![apart.unwrap_or(0), step], offset: layout.offset })
+}
+
 /// Which axis of an operand has its neighbours beside each other in memory, four of which are one load.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Vectors {
@@ -220,14 +236,21 @@ impl Summand<'_> {
         self.join(recording, caps, &plan, &sums)
     }
 
-    fn params(&self, plan: &MatmulPlan, y: &View) -> Result<Params> {
-        let residual = self.epilogue.residual.unwrap_or(self.y);
+    /// Parameters with y at `y`, and whether all rows are evenly spaced.
+    fn params(&self, plan: &MatmulPlan, y: &View) -> Result<(Params, bool)> {
+        let residual = self.epilogue.residual.unwrap_or(y);
         let bias = self.epilogue.bias;
-        Ok(Params {
-            x: View4::new(self.x)?,
+        let views = [self.x, y, residual];
+        let evenly: Vec<_> = views.iter().filter_map(|view| Some(view.with(flat(&view.layout)?))).collect();
+        let [x, y, residual] = match &evenly[..] {
+            [x, y, residual] => [x, y, residual].map(View4::new),
+            _ => views.map(View4::new),
+        };
+        let params = Params {
+            x: x?,
             w: View4::new(self.w)?,
-            y: View4::new(y)?,
-            residual: View4::new(residual)?,
+            y: y?,
+            residual: residual?,
             activation: ActivationParams::new(self.epilogue.activation),
             rows: self.shape.rows as u32,
             batches: self.shape.batches as u32,
@@ -241,7 +264,8 @@ impl Summand<'_> {
             bias_stride: bias.map_or(0, |b| b.layout.strides[0] as u32),
             pad_0: 0,
             pad_1: 0,
-        })
+        };
+        Ok((params, evenly.len() == views.len()))
     }
 
     /// Constants of what follows the sums, and how y and the residual lie.
@@ -264,8 +288,10 @@ impl Summand<'_> {
             ..*self
         };
         let (x, w, residual) = (self.x, self.w, own.epilogue.residual);
+        let (params, evenly) = own.params(plan, y)?;
         let mut overrides = own.finish(Vectors::of_y(recording, y, residual));
         overrides.extend([
+            ("FLAT", switch(evenly)),
             ("X_LAYOUT", f64::from(Vectors::of_x(recording, x) as u8)),
             ("W_LAYOUT", f64::from(Vectors::of_w(recording, w) as u8)),
             ("TAIL", switch(plan.tail)),
@@ -297,7 +323,7 @@ impl Summand<'_> {
                 score_mod: None,
                 subgroups: plan.subgroups,
             },
-            params: bytemuck::bytes_of(&own.params(plan, y)?).to_vec(),
+            params: bytemuck::bytes_of(&params).to_vec(),
             bindings: vec![
                 Binding::Read(x.slot),
                 Binding::Read(w.slot),
@@ -319,9 +345,9 @@ impl Summand<'_> {
         let each = ElementPlan::new("sums of a product", batches * rows * columns.div_ceil(4), caps)?;
         let residual = self.epilogue.residual;
         let mut overrides = self.finish(Vectors::of_y(recording, self.y, residual));
-        overrides.push(("LANES", f64::from(each.lanes)));
         let x = sums.with(Layout::contiguous(&[1, sums.layout.elements()]));
-        let own = Summand { x: &x, ..*self };
+        let (params, evenly) = Summand { x: &x, ..*self }.params(plan, self.y)?;
+        overrides.extend([("LANES", f64::from(each.lanes)), ("FLAT", switch(evenly))]);
         recording.push(Dispatch {
             variant: Variant {
                 kernel: Kernel::MatmulSum,
@@ -330,7 +356,7 @@ impl Summand<'_> {
                 score_mod: None,
                 subgroups: false,
             },
-            params: bytemuck::bytes_of(&own.params(plan, self.y)?).to_vec(),
+            params: bytemuck::bytes_of(&params).to_vec(),
             bindings: vec![
                 Binding::Read(sums.slot),
                 Binding::Unused,

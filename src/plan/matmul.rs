@@ -197,14 +197,8 @@ impl MatmulPlan {
         let lanes = if caps.subgroups { caps.max_subgroup.clamp(8, 16) as usize } else { 8 };
         let lanes = lanes.min(power_of_two_within(caps.max_invocations));
         let spread = caps.subgroups && caps.min_subgroup >= 8 && lanes >= 8;
-        let of = |m: usize| Tiles {
-            form: ProductForm::Registers,
-            m,
-            n: QUAD * lanes,
-            lanes,
-            parts: 1,
-            subgroups: spread && m >= 8,
-        };
+        let of =
+            |m: usize| Tiles { form: ProductForm::Registers, m, n: QUAD * lanes, lanes, parts: 1, subgroups: spread };
         let sizes: &[usize] = match shape.rows {
             0 | 1 => &[1],
             2..=4 => &[4],

@@ -8,8 +8,8 @@ use regard::wgsl::Kernel;
 
 use crate::gpu::{gpu, minimal_gpu, open};
 
-/// Kernels that this device cannot or need not run: `fused.rs` and `cooperative.rs` do where they can.
-const ELSEWHERE: [Kernel; 3] = [Kernel::Flash, Kernel::FlashCoop, Kernel::CoopRate];
+/// Kernels that this device cannot or need not run: `fused.rs`, `products.rs` and `cooperative.rs` do where they can.
+const ELSEWHERE: [Kernel; 4] = [Kernel::Flash, Kernel::MatmulTiled, Kernel::FlashCoop, Kernel::CoopRate];
 
 fn check(rows: &[Row], whole: bool) {
     for kernel in Kernel::ALL.into_iter().filter(|kernel| !ELSEWHERE.contains(kernel)) {

@@ -76,6 +76,8 @@ struct Case {
     seed: u64,
 }
 
+type Operands = (Vec<[Array<f32>; 2]>, Option<Array<f32>>, Option<Array<f32>>);
+
 /// What lies around y and must stay; NaN lies around what is read.
 const AROUND: f32 = 1000.0;
 
@@ -120,7 +122,7 @@ impl Case {
     }
 
     /// The numbers as they are stored: x and w of each summand, residual, bias.
-    fn operands(&self) -> (Vec<[Array<f32>; 2]>, Option<Array<f32>>, Option<Array<f32>>) {
+    fn operands(&self) -> Operands {
         let summand = |(k, s): (usize, &Summand)| {
             let x = self.numbers(10 + k as u64, &self.shape(self.rows, s.depth));
             let w = self.numbers(20 + k as u64, &self.w_shape(s.depth));
@@ -144,11 +146,11 @@ impl Case {
                 let batch = if self.batched { row / rows } else { 0 };
                 let (x, w) = (&x.data()[row * s.depth..], &w.data()[(batch * columns + n) * s.depth..]);
                 for k in 0..s.depth {
-                    sum = sum + number(x[k]) * number(w[k]);
+                    sum += number(x[k]) * number(w[k]);
                 }
             }
-            sum = sum + bias.as_ref().map_or(number(0.0), |b| number(b.data()[n]));
-            sum = sum + residual.as_ref().map_or(number(0.0), |r| number(r.data()[at]));
+            sum += bias.as_ref().map_or(number(0.0), |b| number(b.data()[n]));
+            sum += residual.as_ref().map_or(number(0.0), |r| number(r.data()[at]));
             self.activation.map_or(sum, |f| activate(f, sum))
         })
     }
