@@ -37,7 +37,7 @@ params! {
 pub struct Epilogue<'a, A> {
     /// f32 `[N]`.
     pub bias: Option<&'a A>,
-    /// Shape of the output, f32 or f16.
+    /// Another tensor of the shape of the output, f32 or f16.
     pub residual: Option<&'a A>,
     /// After both.
     pub activation: Option<Activation>,

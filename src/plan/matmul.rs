@@ -146,7 +146,8 @@ impl MatmulPlan {
     /// Bytes of workgroup memory of the tiled form.
     const TILED_BYTES: u32 = 2 * 64 * 80;
 
-    /// Multiply-adds from which the largest tile of a CPU driver is worth its compilation.
+    /// Multiply-adds from which the larger tiles of a CPU driver are worth their compilation: 16 rows, and 32.
+    const SOME_MACS: f64 = 1e6;
     const MANY_MACS: f64 = 5e7;
 
     /// Chooses form, tiles and ranges.
@@ -180,14 +181,14 @@ impl MatmulPlan {
         })
     }
 
-    /// Turns of all loops of an invocation over a range of so many quads, each loop with the turn that ends it.
+    /// Turns of all loops of an invocation over a range of so many quads, or more, each loop with the turn that ends it.
     fn iterations(tiles: &Tiles, quads: usize) -> u64 {
         let turns = match tiles.form {
-            ProductForm::Registers => quads.div_ceil(tiles.turn()) + 1,
+            ProductForm::Registers => quads.div_ceil(tiles.turn()) + 2,
             ProductForm::Tiled => quads.div_ceil(tiles.turn()) * (tiles.turn() + 2) + 1,
         };
-        // The joins of the parts and the blocks that are stored.
-        (turns + 2 * (tiles.parts + 1) + 10) as u64
+        // The joins of the parts, of two blocks at most.
+        (turns + 2 * (tiles.parts + 1)) as u64
     }
 
     /// Registers alone, as barriers are expensive: the tile that takes the least time, which is a matter of how many rows
@@ -202,6 +203,7 @@ impl MatmulPlan {
         let sizes: &[usize] = match shape.rows {
             0 | 1 => &[1],
             2..=4 => &[4],
+            _ if shape.macs() < Self::SOME_MACS => &[4, 8],
             _ if shape.macs() < Self::MANY_MACS => &[4, 8, 16],
             _ => &[4, 8, 16, 32],
         };

@@ -221,6 +221,7 @@ fn sizes_around_the_tiles() {
         cases.push(Case::new(rows, 36, 64));
     }
     // Enough for the largest tiles.
+    cases.push(Case::new(47, 513, 64));
     cases.push(Case::new(100, 513, 1040));
     cases.push(Case { bias: true, ..Case::new(700, 780, 36) });
     check_all(&cases);
