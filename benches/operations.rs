@@ -7,6 +7,7 @@
 #![allow(missing_docs)]
 
 use std::hint::black_box;
+use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use regard::attention::{Attention, AttentionInputs, Normalize, Score};
@@ -55,7 +56,7 @@ fn products(c: &mut Criterion) {
     let ceiling = Rates::measure(&gpu).unwrap().gflops;
     println!("multiply-adds in registers: {ceiling:.1} GFLOP/s");
     let mut group = c.benchmark_group("product");
-    group.sample_size(10);
+    group.sample_size(10).warm_up_time(Duration::from_millis(300)).measurement_time(Duration::from_secs(1));
     let layers = [1, 8, 39, 128, 512].into_iter().flat_map(|rows| {
         let sizes = [[384, 384], [384, 1536], [1536, 384], [64, 512], [512, 64]];
         sizes.map(|[depth, columns]| ("linear", [rows, depth, columns]))
