@@ -118,7 +118,7 @@ fn finish(row: u32, quad: u32, sum: vec4<f32>, biases: vec4<f32>) {
         s += residual_at(row, quad);
     }
     if (ACTIVATION != 0u) {
-        s = activate(Activation(ACTIVATION, params.activation.alpha, params.activation.beta, 0.0), s);
+        s = activate(Activation(ACTIVATION, params.activation.alpha, params.activation.beta), s);
     }
     y_store(at, quad, s);
 }
