@@ -194,7 +194,7 @@ fn texts_are_refused_with_the_line() {
         (format!("@group(0) @binding(16) var<uniform> a: f32;\n{main} {{}}"), "`a`: binding 16 is a `u32`"),
         (format!("@group(0) @binding(1) var a: texture_2d<f32>;\n{main} {{}}"), "`a`: expected a uniform"),
         (format!("override N: u32 = 1;\n{main} {{}}"), "has an `override`: use `const`"),
-        (format!("{main} {{}}{}", " ".repeat(64 << 10)), "is 65582 bytes long; at most 65536"),
+        (format!("{main} {{}}{}", " ".repeat(64 << 10)), "is 65576 bytes long; at most 65536"),
         (format!("{y} {main} {{ y[0] = 1.0{}; }}", "+1.0".repeat(1100)), "`main` has a statement of 1"),
     ];
     for (source, start) in &starts {
