@@ -390,7 +390,7 @@ pub(crate) fn every_kind(caps: &Caps) -> Vec<Recording> {
         let weight = bound(r, "weight", &[3, 6], dtype);
         let y = r.scratch("y", &[4, 3], DType::F32);
         let summands = [(&rows, &weight), (&rows, &weight)];
-        let epilogue = kernels::matmul::Epilogue { activation: Some(Activation::Tanh), ..Default::default() };
+        let epilogue = regard::epilogue::Epilogue { activation: Some(Activation::Tanh), ..Default::default() };
         kernels::matmul::record(r, caps, &summands, &epilogue, &y).unwrap();
         all.push(recording);
     }
@@ -419,12 +419,12 @@ fn products(caps: &Caps, all: &mut Vec<Recording>) {
         let (bias, residual) =
             (bound(r, "bias", &[columns], DType::F32), bound(r, "residual", &[rows, columns], dtype));
         let y = bound(r, "y", &[rows, columns], dtype);
-        let whole = kernels::matmul::Epilogue {
+        let whole = regard::epilogue::Epilogue {
             bias: Some(&bias),
             residual: Some(&residual),
             activation: Some(Activation::Softplus),
         };
-        let epilogue = if k % 3 == 0 { whole } else { kernels::matmul::Epilogue::default() };
+        let epilogue = if k % 3 == 0 { whole } else { regard::epilogue::Epilogue::default() };
         kernels::matmul::record(r, caps, &[(&x, &w)], &epilogue, &y).unwrap();
         all.push(recording);
     }
