@@ -66,7 +66,25 @@ pub use error::{Error, Result};
 pub use gpu::{Gpu, Tensor};
 pub use wgpu;
 
-/// The examples of the README compile.
+/// The examples of the README and of docs/ compile.
 #[cfg(doctest)]
-#[doc = include_str!("../README.md")]
-struct Readme;
+mod pages {
+    #[doc = include_str!("../README.md")]
+    struct Readme;
+    #[doc = include_str!("../CONTRIBUTING.md")]
+    struct Contributing;
+    #[doc = include_str!("../docs/benchmarks.md")]
+    struct Benchmarks;
+    #[doc = include_str!("../docs/command-line.md")]
+    struct CommandLine;
+    #[doc = include_str!("../docs/design.md")]
+    struct Design;
+    #[doc = include_str!("../docs/drivers.md")]
+    struct Drivers;
+    #[doc = include_str!("../docs/embedding.md")]
+    struct Embedding;
+    #[doc = include_str!("../docs/numerics.md")]
+    struct Numerics;
+    #[doc = include_str!("../docs/testing.md")]
+    struct Testing;
+}
