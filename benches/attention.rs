@@ -21,17 +21,10 @@ use regard::attention::Path;
 use regard::gpu::{Gpu, Run};
 use regard::rates::Rates;
 use regard::tensor::DType;
+use regard::workload::{self, Workload, naive::Naive};
 
-#[path = "../src/cli/bench/naive.rs"]
-#[allow(dead_code, reason = "the command line uses more of it")]
-mod naive;
 mod support;
-#[path = "../src/cli/bench/workload.rs"]
-#[allow(dead_code, unused_imports, reason = "the command line uses more of it, and runs its tests")]
-mod workload;
-use naive::Naive;
 use support::{device_time, gpu};
-use workload::Workload;
 
 /// How far off the naive form may be: a driver's own `exp` and `tanh` are no better on some.
 const NAIVE_ERROR: [f64; 2] = [1e-4, 1e-2];

@@ -21,10 +21,8 @@ use regard::reference;
 use regard::rnn::{Cell, Reset, Rnn, RnnInputs, RnnStack, RnnWeights};
 use regard::tensor::{Array, DType, Layout};
 
-#[path = "support/naive.rs"]
-mod naive;
 mod support;
-use naive::Naive;
+use support::naive::Naive;
 use support::{check, device_time, gpu, numbers};
 
 /// Operations that the reference takes for a check and for its own time.

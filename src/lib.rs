@@ -26,10 +26,12 @@
 //! |---|---|
 //! | [`attention`], [`rnn`] | options, inputs and outputs, with the formulas |
 //! | [`layers`] | multi-head attention, attention decoder, attentive encoder, visual attention |
+//! | [`backend`], [`norm`] | the primitives that layers are written over, on the GPU and the reference |
 //! | [`gpu`] | devices, tensors, runs |
 //! | [`ops`] | whole operations on the GPU |
 //! | [`reference`](mod@reference) | the same on the CPU, in f32 or f64 |
-//! | [`compare`], [`baseline`], [`validate`] | how far a result may be from the truth, and every kernel held against it |
+//! | [`compare`], [`baseline`] | how far a result may be from the truth |
+//! | `validate` | every kernel held against it (feature `validate`) |
 //! | [`rates`] | what a device can do, measured |
 //! | [`q8`] | 8-bit storage of keys and values |
 //! | [`problem`], [`plan`], [`recording`], [`wgsl`] | the way from options to shaders, without a device |
@@ -37,6 +39,7 @@
 pub mod attention;
 pub mod backend;
 pub mod baseline;
+#[cfg(feature = "validate")]
 #[doc(hidden)]
 pub mod cases;
 pub mod compare;
@@ -46,6 +49,7 @@ pub mod gpu;
 #[doc(hidden)]
 pub mod kernels;
 pub mod layers;
+pub mod norm;
 pub mod ops;
 pub mod plan;
 pub mod problem;
@@ -59,8 +63,12 @@ pub mod seq2seq;
 #[cfg(feature = "seq2seq")]
 pub mod store;
 pub mod tensor;
+#[cfg(feature = "validate")]
 pub mod validate;
 pub mod wgsl;
+#[cfg(feature = "validate")]
+#[doc(hidden)]
+pub mod workload;
 
 pub use error::{Error, Result};
 pub use gpu::{Gpu, Tensor};

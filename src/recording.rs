@@ -120,6 +120,18 @@ impl Command {
 pub struct Recording {
     slots: Vec<SlotInfo>,
     commands: Vec<Command>,
+    /// For each slot the number of commands up to the last one that writes it.
+    written: Vec<usize>,
+    packed: Vec<Packed>,
+}
+
+/// Short lists that were copied into one slot.
+#[derive(Debug, Clone, PartialEq)]
+struct Packed {
+    lists: Vec<Option<View>>,
+    copies: Vec<Option<View>>,
+    /// Commands up to the last copy.
+    commands: usize,
 }
 
 impl Recording {
@@ -130,6 +142,7 @@ impl Recording {
 
     fn slot(&mut self, name: &str, bytes: u64, kind: SlotKind) -> Slot {
         self.slots.push(SlotInfo { name: name.to_owned(), bytes, kind });
+        self.written.push(0);
         Slot(self.slots.len() as u32 - 1)
     }
 
@@ -156,11 +169,40 @@ impl Recording {
 
     /// Appends a dispatch.
     pub fn push(&mut self, dispatch: Dispatch) {
+        let number = self.commands.len() + 1;
+        for binding in &dispatch.bindings {
+            if let Binding::Write(slot) = binding {
+                self.note_written(*slot, number);
+            }
+        }
         self.commands.push(Command::Dispatch(dispatch));
+    }
+
+    fn note_written(&mut self, slot: Slot, number: usize) {
+        if let Some(written) = self.written.get_mut(slot.index()) {
+            *written = number;
+        }
+    }
+
+    /// Notes that these lists have just been copied, to be found again by [`Recording::packed`].
+    pub(crate) fn note_packed(&mut self, lists: &[Option<&View>], copies: Vec<Option<View>>) {
+        let lists = lists.iter().map(|list| list.cloned()).collect();
+        self.packed.push(Packed { lists, copies, commands: self.commands.len() });
+    }
+
+    /// Copies of these lists, if some were made that still hold.
+    pub(crate) fn packed(&self, lists: &[Option<&View>]) -> Option<Vec<Option<View>>> {
+        let same = |packed: &&Packed| {
+            let lists_are = packed.lists.iter().map(Option::as_ref).eq(lists.iter().copied());
+            let hold = |view: &View| self.written.get(view.slot.index()).is_some_and(|&n| n <= packed.commands);
+            lists_are && packed.lists.iter().chain(&packed.copies).flatten().all(hold)
+        };
+        self.packed.iter().rev().find(same).map(|packed| packed.copies.clone())
     }
 
     /// Appends a fill with zeros.
     pub fn clear(&mut self, slot: Slot) {
+        self.note_written(slot, self.commands.len() + 1);
         self.commands.push(Command::Clear(slot));
     }
 

@@ -19,7 +19,7 @@ LATE = 0.6489556
 
 
 def numbers(shape, seed, size):
-    """Numbers in ±size: a linear congruential generator, the upper 24 bits of each state (src/cli/bench/workload.rs)."""
+    """Numbers in ±size: a linear congruential generator, the upper 24 bits of each state (src/workload)."""
     factor, step = np.uint32(1_664_525), np.uint32(1_013_904_223)
     start = np.uint32((seed * 747_796_405 + 1) % 2**32)
     count = int(np.prod(shape))

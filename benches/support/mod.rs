@@ -3,6 +3,8 @@
 #![allow(unreachable_pub, missing_docs)]
 #![allow(dead_code, reason = "each benchmark uses a part of it")]
 
+pub mod naive;
+
 use std::time::Duration;
 
 use criterion::BenchmarkGroup;

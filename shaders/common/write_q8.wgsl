@@ -1,11 +1,27 @@
-// 32 elements of `rows`, `step` apart, into a block of `cache` (`q8.wgsl`). `src/q8.rs` has the rule and its reasons; the
+// 32 elements of a row, `step` apart, into a block of a cache (`q8.wgsl`). `src/q8.rs` has the rule and its reasons; the
 // words are the same, bit for bit.
 const UNIT = BLOCK;
 
 const STEP = 0.007874015718698502; // 1 / 127 in f32
 const LEAST = 1e-35;
 
-@group(0) @binding(3) var<storage, read_write> cache: array<u32>;
+@group(0) @binding(4) var<storage, read_write> cache: array<u32>;
+@group(0) @binding(5) var<storage, read_write> value_cache: array<u32>;
+
+fn row_element(value: bool, at: u32) -> f32 {
+    if (value) {
+        return f32(value_rows[at]);
+    }
+    return f32(rows[at]);
+}
+
+fn store_word(value: bool, at: u32, word: u32) {
+    if (value) {
+        value_cache[at] = word;
+    } else {
+        cache[at] = word;
+    }
+}
 
 // q of an element. The quotient may be a little off; products and comparisons are not.
 fn quantized(x: f32, scale: f32) -> i32 {
@@ -19,25 +35,25 @@ fn quantized(x: f32, scale: f32) -> i32 {
     return select(i32(n), -i32(n), x < 0.0);
 }
 
-fn write_unit(to_at: u32, from_at: u32, step: u32) {
+fn write_unit(value: bool, to_at: u32, from_at: u32, step: u32) {
     let block = scale_of(to_at);
     var largest = 0.0;
     var finite = true;
     for (var k = 0u; k < BLOCK; k += 1u) {
-        let x = f32(rows[from_at + k * step]);
+        let x = row_element(value, from_at + k * step);
         // By its bits: compilers may assume that there is no NaN.
         finite = finite && (bitcast<u32>(x) & 0x7f800000u) != 0x7f800000u;
         largest = max(largest, abs(x));
     }
     let scale = largest * STEP;
     let some = finite && largest >= LEAST;
-    cache[block] = select(select(0x7fc00000u, 0u, finite), bitcast<u32>(scale), some);
+    store_word(value, block, select(select(0x7fc00000u, 0u, finite), bitcast<u32>(scale), some));
     for (var quad = 0u; quad < BLOCK / 4u; quad += 1u) {
         var word = 0u;
         for (var k = 0u; some && k < 4u; k += 1u) {
-            let q = quantized(f32(rows[from_at + (quad * 4u + k) * step]), scale);
+            let q = quantized(row_element(value, from_at + (quad * 4u + k) * step), scale);
             word |= (bitcast<u32>(q) & 0xffu) << (8u * k);
         }
-        cache[block + 1u + quad] = word;
+        store_word(value, block + 1u + quad, word);
     }
 }

@@ -4,26 +4,20 @@ use super::{Backend, Epilogue, Value};
 use crate::attention::{Attention, AttentionInputs, AttentionOutputs};
 use crate::error::{Error, Result};
 use crate::gpu::{Run, Tensor};
-use crate::kernels::{copy, coverage};
+use crate::kernels::elementwise::{self, Op};
+use crate::kernels::reduce::{self, Reduction};
+use crate::kernels::{copy, coverage, norm, top_k};
 use crate::layers::CoverageCost;
-use crate::ops::linear::{contiguous, linear, sum, to_f32};
+use crate::norm::Norm;
+use crate::ops::linear::{contiguous, linear, to_f32};
 use crate::ops::rnn::GpuRnn;
-use crate::recording::View;
-use crate::rnn::{Rnn, RnnInputs, RnnOutputs, RnnStack};
-use crate::tensor::{Array, DType, Layout};
+use crate::rnn::{Activation, Rnn, RnnInputs, RnnOutputs, RnnStack};
+use crate::tensor::{Array, DType};
 
 impl Value for Tensor {
     fn shape(&self) -> &[usize] {
         Tensor::shape(self)
     }
-}
-
-/// The same numbers as `[rows, last]`, in up to three axes of rows.
-fn rows(x: &View) -> Result<View> {
-    let shape = x.shape();
-    let (&last, lead) = shape.split_last().ok_or_else(|| Error::shape("x", "rank", "at least 1", 0))?;
-    let lead: usize = lead.iter().product();
-    Ok(x.with(x.layout.reshape(&[lead, 1, 1, last])?))
 }
 
 impl Backend for Run<'_> {
@@ -61,27 +55,61 @@ impl Backend for Run<'_> {
     }
 
     fn multiply(&mut self, a: &Tensor, b: &Tensor) -> Result<Tensor> {
-        let (view, product) = self.output("product", a.shape(), DType::F32)?;
-        let b = b.with_layout(b.layout().broadcast(a.shape())?)?;
-        let (a, b) = (contiguous_rows(self, a)?, contiguous_rows(self, &b)?);
-        let elements = view.layout.elements();
-        let column = |view: &View| -> Result<View> { Ok(view.with(view.layout.reshape(&[elements, 1, 1, 1])?)) };
-        // A sum over one entry each.
-        sum(self, &column(&a)?, &column(&b)?, &column(&view)?)?;
-        Ok(product)
+        elementwise(self, "product", a, Some((Op::Multiply, b)), None)
+    }
+
+    fn add(&mut self, a: &Tensor, b: &Tensor) -> Result<Tensor> {
+        elementwise(self, "sum", a, Some((Op::Add, b)), None)
+    }
+
+    fn activate(&mut self, f: Activation, x: &Tensor) -> Result<Tensor> {
+        elementwise(self, "activation", x, None, Some(f))
+    }
+
+    fn norm(&mut self, norm: Norm, x: &Tensor, weight: Option<&Tensor>, bias: Option<&Tensor>) -> Result<Tensor> {
+        let (y, normal) = self.output("normalised", x.shape(), DType::F32)?;
+        let x = self.bind("x", x);
+        let scale = [weight, bias].map(|tensor| tensor.map(|tensor| self.bind("weight or bias", tensor)));
+        let caps = self.gpu().caps();
+        norm::record(self.recording_mut(), caps, norm, &x, None, scale.each_ref().map(Option::as_ref), &y)?;
+        Ok(normal)
+    }
+
+    fn norm_residual(
+        &mut self,
+        norm: Norm,
+        x: &Tensor,
+        residual: &Tensor,
+        weight: Option<&Tensor>,
+        bias: Option<&Tensor>,
+    ) -> Result<[Tensor; 2]> {
+        let (y, normal) = self.output("normalised", x.shape(), DType::F32)?;
+        let (sum, sums) = self.output("sum", x.shape(), DType::F32)?;
+        let (x, residual) = (self.bind("x", x), self.bind("residual", residual));
+        let scale = [weight, bias].map(|tensor| tensor.map(|tensor| self.bind("weight or bias", tensor)));
+        let caps = self.gpu().caps();
+        let added = Some(norm::Residual { residual: &residual, sum: &sum });
+        norm::record(self.recording_mut(), caps, norm, &x, added, scale.each_ref().map(Option::as_ref), &y)?;
+        Ok([normal, sums])
     }
 
     fn sum(&mut self, x: &Tensor) -> Result<Tensor> {
+        reduced(self, Reduction::Sum, x, None)
+    }
+
+    fn mean(&mut self, x: &Tensor, lengths: Option<&Tensor>) -> Result<Tensor> {
+        reduced(self, Reduction::Mean, x, lengths)
+    }
+
+    fn top_k(&mut self, x: &Tensor, k: usize) -> Result<[Tensor; 2]> {
         let (_, lead) = x.shape().split_last().ok_or_else(|| Error::shape("x", "rank", "at least 1", 0))?;
-        let (view, total) = self.output("sum", lead, DType::F32)?;
-        let one = self.constant("one", &Array::filled(&[1], 1.0))?;
-        let x = rows(&contiguous_rows(self, x)?)?;
-        let &[count, _, _, last] = x.shape() else { return Err(Error::shape("x", "rank", 4, x.shape().len())) };
-        let one = self.bind("one", &one);
-        let ones = one.with(Layout { shape: vec![count, 1, 1, last], strides: vec![0; 4], ..one.layout.clone() });
-        let x = x.with(x.layout.reshape(&[count, 1, last, 1])?);
-        sum(self, &ones, &x, &view.with(view.layout.reshape(&[count, 1, 1, 1])?))?;
-        Ok(total)
+        let shape = [lead, &[k]].concat();
+        let (values, values_tensor) = self.output("largest", &shape, DType::F32)?;
+        let (ids, ids_tensor) = self.output("indices of the largest", &shape, DType::U32)?;
+        let x = self.bind("x", x);
+        let caps = self.gpu().caps();
+        top_k::record(self.recording_mut(), caps, &x, &values, &ids)?;
+        Ok([values_tensor, ids_tensor])
     }
 
     fn coverage(&mut self, alignment: &Tensor, before: Option<&Tensor>, cost: CoverageCost) -> Result<[Tensor; 2]> {
@@ -167,10 +195,28 @@ impl Backend for Run<'_> {
     }
 }
 
-/// A view of x whose axes can be joined into rows, after a copy where they cannot.
-fn contiguous_rows(run: &mut Run<'_>, x: &Tensor) -> Result<View> {
-    let elements = x.layout().elements();
-    let joins = x.layout().reshape(&[elements, 1, 1, 1]).is_ok();
-    let x = if joins { x.clone() } else { contiguous(run, x)? };
-    Ok(run.bind("x", &x))
+fn elementwise(
+    run: &mut Run<'_>,
+    name: &str,
+    a: &Tensor,
+    other: Option<(Op, &Tensor)>,
+    activation: Option<Activation>,
+) -> Result<Tensor> {
+    let (view, y) = run.output(name, a.shape(), DType::F32)?;
+    let a = run.bind("a", a);
+    let other = other.map(|(op, b)| (op, run.bind("b", b)));
+    let caps = run.gpu().caps();
+    let other = other.as_ref().map(|(op, b)| (*op, b));
+    elementwise::record(run.recording_mut(), caps, &a, other, activation, &view)?;
+    Ok(y)
+}
+
+fn reduced(run: &mut Run<'_>, reduction: Reduction, x: &Tensor, lengths: Option<&Tensor>) -> Result<Tensor> {
+    let (_, lead) = x.shape().split_last().ok_or_else(|| Error::shape("x", "rank", "at least 1", 0))?;
+    let (view, y) = run.output("reduced", lead, DType::F32)?;
+    let x = run.bind("x", x);
+    let lengths = lengths.map(|lengths| run.bind("lengths", lengths));
+    let caps = run.gpu().caps();
+    reduce::record(run.recording_mut(), caps, reduction, &x, lengths.as_ref(), &view)?;
+    Ok(y)
 }

@@ -14,6 +14,7 @@ mod reference;
 use crate::attention::{Attention, AttentionInputs, AttentionOutputs};
 use crate::error::{Error, Result};
 use crate::layers::CoverageCost;
+use crate::norm::Norm;
 use crate::rnn::{Activation, Rnn, RnnInputs, RnnOutputs, RnnStack};
 use crate::tensor::Array;
 
@@ -118,11 +119,63 @@ pub trait Backend {
     /// [`Error::Shape`](crate::Error::Shape) when b does not fit a, and those of the device.
     fn multiply(&mut self, a: &Self::Value, b: &Self::Value) -> Result<Self::Value>;
 
+    /// `a + b`, element by element, as [`Backend::multiply`].
+    ///
+    /// # Errors
+    /// As [`Backend::multiply`].
+    fn add(&mut self, a: &Self::Value, b: &Self::Value) -> Result<Self::Value>;
+
+    /// `f(x)`, element by element.
+    ///
+    /// # Errors
+    /// Those of the device.
+    fn activate(&mut self, f: Activation, x: &Self::Value) -> Result<Self::Value>;
+
+    /// Layer or RMS normalisation over the last axis of x [.., N], then ∘ weight + bias, each `[N]`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`](crate::Error::Shape) when shapes do not fit, [`Error::Option`](crate::Error::Option) for an ε that is
+    /// not above 0, and those of the device.
+    fn norm(
+        &mut self,
+        norm: Norm,
+        x: &Self::Value,
+        weight: Option<&Self::Value>,
+        bias: Option<&Self::Value>,
+    ) -> Result<Self::Value>;
+
+    /// `s = x + residual` and its normalisation, as [`Backend::norm`]: the normalisation and s.
+    ///
+    /// # Errors
+    /// As [`Backend::norm`].
+    fn norm_residual(
+        &mut self,
+        norm: Norm,
+        x: &Self::Value,
+        residual: &Self::Value,
+        weight: Option<&Self::Value>,
+        bias: Option<&Self::Value>,
+    ) -> Result<[Self::Value; 2]>;
+
     /// The sum over the last axis, which goes: [.., N] to [..].
     ///
     /// # Errors
     /// Those of the device.
     fn sum(&mut self, x: &Self::Value) -> Result<Self::Value>;
+
+    /// The mean over the last axis, which goes: [B, .., N] to [B, ..]; of the first `lengths[b]` (`[B]`) entries where there
+    /// are lengths, and 0 of none.
+    ///
+    /// # Errors
+    /// [`Error::Shape`](crate::Error::Shape) when lengths do not fit, and those of the device.
+    fn mean(&mut self, x: &Self::Value, lengths: Option<&Self::Value>) -> Result<Self::Value>;
+
+    /// The k largest entries of each row of x [.., N], largest first, the smaller index first among equals: values and
+    /// indices, [.., k]. With k = 1 they are the argmax. NaN counts as −∞.
+    ///
+    /// # Errors
+    /// [`Error::Shape`](crate::Error::Shape) when k is above N, and those of the device.
+    fn top_k(&mut self, x: &Self::Value, k: usize) -> Result<[Self::Value; 2]>;
 
     /// The running sum `before + alignment` of alignments [B, Nk], and what each row of it costs, `[B]`. Without `before`
     /// that is zeros.

@@ -4,10 +4,11 @@ use std::marker::PhantomData;
 
 use super::{Backend, Epilogue, Recurrence, Value};
 use crate::attention::{Attention, AttentionInputs, AttentionOutputs};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::layers::CoverageCost;
+use crate::norm::Norm;
 use crate::reference::{self, Float};
-use crate::rnn::{Rnn, RnnInputs, RnnOutputs, RnnStack};
+use crate::rnn::{Activation, Rnn, RnnInputs, RnnOutputs, RnnStack};
 use crate::tensor::{Array, Layout};
 
 /// The CPU reference as a backend, in `T`: f32 or f64.
@@ -97,9 +98,48 @@ impl<T: Float> Backend for Reference<T> {
         Ok(Array::from_fn(a.shape(), |k| a.data()[k] * b.data()[k]))
     }
 
+    fn add(&mut self, a: &Array<T>, b: &Array<T>) -> Result<Array<T>> {
+        let b = repeat(b, a.shape())?;
+        Ok(Array::from_fn(a.shape(), |k| a.data()[k] + b.data()[k]))
+    }
+
+    fn activate(&mut self, f: Activation, x: &Array<T>) -> Result<Array<T>> {
+        Ok(x.map(|&x| reference::activate(f, x)))
+    }
+
+    fn norm(
+        &mut self,
+        norm: Norm,
+        x: &Array<T>,
+        weight: Option<&Array<T>>,
+        bias: Option<&Array<T>>,
+    ) -> Result<Array<T>> {
+        reference::norm(norm, x, weight, bias)
+    }
+
+    fn norm_residual(
+        &mut self,
+        norm: Norm,
+        x: &Array<T>,
+        residual: &Array<T>,
+        weight: Option<&Array<T>>,
+        bias: Option<&Array<T>>,
+    ) -> Result<[Array<T>; 2]> {
+        let sum = self.add(x, residual)?;
+        Ok([reference::norm(norm, &sum, weight, bias)?, sum])
+    }
+
     fn sum(&mut self, x: &Array<T>) -> Result<Array<T>> {
-        let (&last, lead) = x.shape().split_last().ok_or_else(|| Error::shape("x", "rank", "at least 1", 0))?;
-        Ok(Array::from_fn(lead, |row| x.data()[row * last..][..last].iter().copied().sum()))
+        reference::reduce(x, false, None)
+    }
+
+    fn mean(&mut self, x: &Array<T>, lengths: Option<&Array<T>>) -> Result<Array<T>> {
+        reference::reduce(x, true, lengths)
+    }
+
+    fn top_k(&mut self, x: &Array<T>, k: usize) -> Result<[Array<T>; 2]> {
+        let (values, ids) = reference::top_k(x, k)?;
+        Ok([values, self.integers("ids", &ids)?])
     }
 
     fn coverage(

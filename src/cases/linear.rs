@@ -56,6 +56,9 @@ pub fn linear() -> Vec<LinearCase> {
         Activation::Elu { alpha: 1.3 },
         Activation::Softsign,
         Activation::Softplus,
+        Activation::Gelu,
+        Activation::GeluTanh,
+        Activation::Silu,
     ];
     for activation in activations {
         add(format!("linear {activation:?}"), [5, 9, 20], true, Some(activation));

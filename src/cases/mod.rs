@@ -7,12 +7,14 @@ mod attention;
 mod cache;
 mod coverage;
 mod linear;
+mod primitives;
 mod recurrent;
 
 pub use attention::{AttentionCase, attention};
 pub use cache::{AppendCase, MergeCase, appends, merges};
 pub use coverage::{CoverageCase, coverage};
 pub use linear::{LinearCase, linear};
+pub use primitives::{Primitive, PrimitiveCase, primitives};
 pub use recurrent::{RnnCase, recurrent};
 
 use crate::tensor::{Array, DType};

@@ -3,11 +3,9 @@
 mod attention;
 mod cases;
 mod launch;
-mod naive;
 mod plot;
 mod recurrent;
 mod report;
-pub(crate) mod workload;
 
 use std::path::PathBuf;
 use std::time::Instant;

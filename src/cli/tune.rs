@@ -8,11 +8,11 @@ use regard::gpu::{Adapter, Run};
 use regard::plan::{self, AttentionPlan, Bucket, Caps, FusedPlan};
 use regard::problem::AttentionProblem;
 use regard::tensor::{Array, DType, Layout};
+use regard::workload::numbers;
 use regard::{Error, Gpu, Result, Tensor, baseline, reference};
 use serde_json::{Value, json};
 
 use crate::attend::ElementType;
-use crate::bench::workload::numbers;
 use crate::device::{Choice, DeviceArgs, adapter_json};
 use crate::explain;
 use crate::failure::{Failure, Outcome};

@@ -1,12 +1,15 @@
 //! The host side of each kernel: one file per shader, same stem. Each declares its [`Kernel`], fills in the uniform
 //! `params`, picks the variant and pushes a dispatch into a [`Recording`](crate::recording::Recording); nothing here knows
 //! wgpu.
+//!
+//! A new kernel is a shader, a file here, and its line in [`ALL`]; tests hold what it declares against its shader.
 
 pub mod append;
 pub mod barrier_rate;
 pub mod coop_rate;
 pub mod copy;
 pub mod coverage;
+pub mod elementwise;
 pub mod entropy;
 pub mod flash;
 pub mod flash_coop;
@@ -21,13 +24,16 @@ pub mod matmul;
 pub mod merge;
 pub mod merge_partials;
 pub mod monotonic;
+pub mod norm;
 pub mod project;
 pub mod recurrent;
 pub mod recurrent_loop;
 pub mod recurrent_norm;
+pub mod reduce;
 pub mod rotary;
 pub mod score;
 pub mod softmax;
+pub mod top_k;
 pub mod visibility;
 pub mod weighted_sum;
 
@@ -55,12 +61,13 @@ params! {
 }
 
 /// Every kernel.
-pub static ALL: [&Kernel; 26] = [
+pub static ALL: [&Kernel; 30] = [
     &append::KERNEL,
     &barrier_rate::KERNEL,
     &coop_rate::KERNEL,
     &copy::KERNEL,
     &coverage::KERNEL,
+    &elementwise::KERNEL,
     &entropy::KERNEL,
     &flash::KERNEL,
     &flash_coop::KERNEL,
@@ -74,13 +81,16 @@ pub static ALL: [&Kernel; 26] = [
     &merge::KERNEL,
     &merge_partials::KERNEL,
     &monotonic::KERNEL,
+    &norm::KERNEL,
     &project::KERNEL,
     &recurrent::KERNEL,
     &recurrent_loop::KERNEL,
     &recurrent_norm::KERNEL,
+    &reduce::KERNEL,
     &rotary::KERNEL,
     &score::KERNEL,
     &softmax::KERNEL,
+    &top_k::KERNEL,
     &weighted_sum::KERNEL,
 ];
 
@@ -119,6 +129,9 @@ impl ActivationParams {
             Some(Activation::Elu { alpha }) => (9, alpha, 0.0),
             Some(Activation::Softsign) => (10, 0.0, 0.0),
             Some(Activation::Softplus) => (11, 0.0, 0.0),
+            Some(Activation::Gelu) => (12, 0.0, 0.0),
+            Some(Activation::GeluTanh) => (13, 0.0, 0.0),
+            Some(Activation::Silu) => (14, 0.0, 0.0),
         };
         Self { kind, alpha, beta }
     }

@@ -118,6 +118,13 @@ impl Vectors {
             (None, _) if room == 0 => Binding::Unused,
             (Some(alone), None) if room == 0 => Binding::Read(alone.slot),
             _ => {
+                // The layers of a model attend by the same lists: copied once for all of them.
+                let known = if room == 0 { recording.packed(vectors) } else { None };
+                if let Some(views) = known
+                    && let Some(slot) = views.iter().flatten().map(|view| view.slot).next()
+                {
+                    return Ok(Self { binding: Binding::Read(slot), views });
+                }
                 let elements = vectors.iter().flatten().map(|view| view.layout.elements());
                 let words = elements.fold(room, usize::saturating_add);
                 let all = recording.scratch("vectors", &[words], DType::U32);
@@ -138,7 +145,9 @@ impl Vectors {
                     copy::record(recording, caps, &View { dtype: DType::U32, ..(*vector).clone() }, &target)?;
                     views.push(Some(target));
                 }
-                if room > 0 {
+                if room == 0 {
+                    recording.note_packed(vectors, views.clone());
+                } else {
                     views.push(Some(all.with(all.layout.narrow(0, start, room)?)));
                 }
                 return Ok(Self { binding: Binding::Read(all.slot), views });

@@ -6,7 +6,7 @@ use crate::attention::AttentionInputs;
 use crate::error::{Error, Result};
 use crate::fill::{Draft, Fill, Known, NO_PAGE, Pages, Shared};
 use crate::gpu::{Gpu, Run, Tensor};
-use crate::kernels::append;
+use crate::kernels::append::{self, Rows};
 use crate::tensor::{Array, DType, Layout};
 
 /// Writes `rows` [B, H, n, D] into `cache` [B, H, C, D] in place: row k of batch row b goes to `starts[b] + k` (`[B]`, u32).
@@ -30,7 +30,8 @@ pub fn append(
     let (cache, rows, starts) = (run.bind("cache", cache), run.bind("rows", rows), run.bind("starts", starts));
     let table = block_table.map(|table| run.bind("block_table", table));
     let caps = run.gpu().caps();
-    append::record(run.recording_mut(), caps, &rows, &cache, &starts, table.as_ref(), wrap)
+    let rows = Rows { rows: &rows, cache: &cache };
+    append::record(run.recording_mut(), caps, rows, None, &starts, table.as_ref(), wrap)
 }
 
 /// Sizes of a cache.
@@ -303,8 +304,17 @@ impl CacheStep {
         let own = layer_of(&self.layers, layer)?;
         check_rows(own, self.lengths.shape()[0], self.rows, key, value)?;
         let [keys, values] = own;
-        append(run, keys, key, &self.starts, self.table.as_ref(), false)?;
-        append(run, values, value, &self.starts, self.table.as_ref(), false)
+        if key.dtype() != value.dtype() {
+            append(run, keys, key, &self.starts, self.table.as_ref(), false)?;
+            return append(run, values, value, &self.starts, self.table.as_ref(), false);
+        }
+        let (key, keys) = (run.bind("key", key), run.bind("cached keys", keys));
+        let (value, values) = (run.bind("value", value), run.bind("cached values", values));
+        let starts = run.bind("cache lengths", &self.starts);
+        let table = self.table.as_ref().map(|table| run.bind("block_table", table));
+        let (keys, values) = (Rows { rows: &key, cache: &keys }, Rows { rows: &value, cache: &values });
+        let caps = run.gpu().caps();
+        append::record(run.recording_mut(), caps, keys, Some(values), &starts, table.as_ref(), false)
     }
 
     /// `query` [B, Hq, n, D] with the keys and values of a layer, those of this step among them, and their lengths; as

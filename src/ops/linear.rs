@@ -2,9 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::gpu::{Run, Tensor};
-use crate::kernels::visibility::Visibility;
-use crate::kernels::{copy, gather, project, weighted_sum};
-use crate::recording::View;
+use crate::kernels::{copy, gather, project};
 use crate::rnn::Activation;
 use crate::tensor::DType;
 
@@ -75,12 +73,4 @@ pub fn embed(run: &mut Run<'_>, table: &Tensor, ids: &Tensor) -> Result<Tensor> 
     let caps = run.gpu().caps();
     gather::record(run.recording_mut(), caps, &table, &ids, &view)?;
     Ok(output)
-}
-
-/// `y[b, 0, 0, :] = Σ_j weights[b, 0, 0, j] · x[b, 0, j, :]` for weights [B, 1, 1, K], x [B, 1, K, N] and y [B, 1, 1, N],
-/// strides of 0 allowed where they are read: sums, means and products by a number.
-pub(crate) fn sum(run: &mut Run<'_>, weights: &View, x: &View, y: &View) -> Result<()> {
-    let terms = weights.shape().last().copied().unwrap_or(0);
-    let caps = run.gpu().caps();
-    weighted_sum::record(run.recording_mut(), caps, &Visibility::full(1, terms), 0, weights, x, y)
 }

@@ -101,7 +101,32 @@ pub fn activate<T: Float>(activation: Activation, x: T) -> T {
         Activation::Softsign => x / (one + x.abs()),
         // log(1 + e^x) = max(x, 0) + log(1 + e^−|x|), which does not overflow
         Activation::Softplus => x.max(zero) + (-x.abs()).exp().ln_1p(),
+        Activation::Gelu => x * T::from_f64(0.5 * erfc(-x.to_f64() / std::f64::consts::SQRT_2)),
+        Activation::GeluTanh => {
+            let root = T::from_f64((2.0 / std::f64::consts::PI).sqrt());
+            let inner = root * (x + T::from_f64(0.044_715) * x * x * x);
+            f(0.5) * x * (one + inner.tanh())
+        }
+        Activation::Silu => x / (one + (-x).exp()),
     }
+}
+
+/// 1 − erf(x): the Taylor series of erf near 0, the continued fraction of erfc beyond (Abramowitz and Stegun 7.1.5 and 7.1.14).
+fn erfc(x: f64) -> f64 {
+    if x < 0.0 {
+        return 2.0 - erfc(-x);
+    }
+    if x < 2.0 {
+        let (mut term, mut sum, mut n) = (x, x, 0.0);
+        while term.abs() > 1e-18 * sum.abs() {
+            n += 1.0;
+            term *= -x * x / n;
+            sum += term / (2.0 * n + 1.0);
+        }
+        return 1.0 - 2.0 / std::f64::consts::PI.sqrt() * sum;
+    }
+    let fraction = (1..=120).rev().fold(x, |below, k| x + f64::from(k) / 2.0 / below);
+    (-x * x).exp() / std::f64::consts::PI.sqrt() / fraction
 }
 
 /// [rows, columns] to [columns, rows].

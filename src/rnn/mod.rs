@@ -70,7 +70,7 @@ pub enum Reset {
     Before,
 }
 
-/// Activation functions of ONNX's recurrent operators, with their parameters.
+/// Activation functions: those of ONNX's recurrent operators, with their parameters, and those of Transformers.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub enum Activation {
@@ -120,6 +120,12 @@ pub enum Activation {
     Softsign,
     /// log(1 + e^x).
     Softplus,
+    /// x·Φ(x), Φ the normal distribution's (Hendrycks and Gimpel 2016; PyTorch's `GELU`).
+    Gelu,
+    /// x/2·(1 + tanh(√(2/π)·(x + 0.044715·x³))), its approximation (PyTorch's `GELU(approximate="tanh")`).
+    GeluTanh,
+    /// x / (1 + e^−x) (PyTorch's `SiLU`).
+    Silu,
 }
 
 impl Activation {

@@ -163,8 +163,7 @@ fn activations(cell: Cell, attributes: &OnnxAttributes, directions: usize) -> Re
             Activation::LeakyRelu { alpha } | Activation::ThresholdedRelu { alpha } | Activation::Elu { alpha } => {
                 set(alpha, &mut alphas);
             }
-            Activation::Sigmoid | Activation::Tanh | Activation::Relu | Activation::Softsign | Activation::Softplus => {
-            }
+            _ => {}
         }
         functions.push(function);
     }

@@ -181,9 +181,9 @@ fn texts_are_refused_with_the_line() {
         ("@fragment fn main() {}".into(), "has the entry point `main`: expected a compute shader"),
         (format!("{main} {{}} @compute @workgroup_size(1) fn other() {{}}"), "has 2 entry points"),
         (format!("{y}\n{main} {{}}"), "`y` has binding 2 where 1 comes next"),
-        (format!("{} {main} {{}}", x.replace('1', "0")), "`x` has binding 0 where 1 comes next"),
+        (format!("{} {main} {{}}", x.replace("(1)", "(0)")), "`x` has binding 0 where 1 comes next"),
         (
-            format!("{} {} {main} {{}}", x.replace('1', "2"), y.replace('2', "1")),
+            format!("{} {} {main} {{}}", x.replace("(1)", "(2)"), y.replace("(2)", "(1)")),
             "`x` is read at a binding behind those that are written",
         ),
         (format!("{}\n{main} {{}}", x.replace("(0)", "(1)")), "`x`: expected group 0"),
@@ -247,7 +247,9 @@ fn calls_are_refused_before_they_are_recorded() {
         // Reads and writes one buffer: told when the run is encoded, as of this crate's kernels.
         let mut run = Run::new(gpu);
         whole().record(&mut run, CustomCall { writes: &[&x], ..call }).unwrap();
-        assert!(run.submit().unwrap_err().to_string().starts_with("`y` buffer: expected another buffer than"));
+        assert!(
+            run.submit().unwrap_err().to_string().starts_with("`x` buffer: expected another buffer than that of `x`")
+        );
     }
     let large = |name, source: String| {
         let mut run = Run::new(&own);

@@ -121,7 +121,7 @@ fn examples_benchmarks_and_files_exist() {
             assert!(there.iter().any(|file| root().join(file).exists()), "{flag} {name}");
         }
     }
-    let folders = ["assets/", "benches/", "examples/", "models/", "shaders/", "src/"];
+    let folders = ["assets/", "benches/", "examples/", "fuzz/", "models/", "shaders/", "src/", "tests/"];
     for page in pages() {
         for (block, line) in lines(&text(&page)) {
             let words: Vec<&str> = match block {

@@ -35,6 +35,21 @@ pub(crate) fn cooperative_gpu() -> &'static Gpu {
     GPU.get_or_init(|| open(Open { cooperative: true, ..Open::default() }))
 }
 
+/// Whether everything is run, as `tests/all` asks for, or as much as `tests/run` has time for.
+pub(crate) fn whole() -> bool {
+    std::env::var("REGARD_TESTS").is_ok_and(|value| value == "all")
+}
+
+/// How many of so many drawn cases are run: an eighth by `tests/run`.
+pub(crate) fn drawn(cases: u32) -> u32 {
+    if whole() { cases } else { cases.div_ceil(8) }
+}
+
+/// Some of a list: `tests/run` takes one in so many, the first among them.
+pub(crate) fn some<T>(list: impl IntoIterator<Item = T>, one_in: usize) -> impl Iterator<Item = T> {
+    list.into_iter().step_by(if whole() { 1 } else { one_in })
+}
+
 pub(crate) fn open(open: Open) -> Gpu {
     let adapter = std::env::var("REGARD_ADAPTER").ok();
     match Gpu::open(&Open { adapter, ..open }) {

@@ -14,7 +14,7 @@ use regard::tensor::{Array, DType, Layout};
 use regard::validate::judge_attention;
 use regard::{Error, Result, Tensor};
 
-use crate::gpu::gpu;
+use crate::gpu::{drawn, gpu};
 
 /// Runs a property over `cases` drawn values; a failure is told with the smallest value that was found to fail.
 pub(crate) fn hold<S: Strategy>(cases: u32, strategy: S, property: impl Fn(S::Value) -> Result<()>) {
@@ -353,7 +353,7 @@ fn distributions(weights: &Array<f32>, less: bool) -> Result<()> {
 
 #[test]
 fn any_request_is_answered_as_the_oracle_would() {
-    hold(120, (shape(), choice()), |(mut shape, choice)| {
+    hold(drawn(120), (shape(), choice()), |(mut shape, choice)| {
         // both storage types, but not of everything
         shape.half = matches!(choice.kind, Kind::Plain | Kind::Tempered | Kind::Parallel | Kind::Rotary);
         let (options, inputs) = choice.request(&shape)?;
@@ -382,7 +382,7 @@ fn permuted_keys_permute_the_weights() {
         order
     };
     let normalize = prop_oneof![Just(Normalize::Softmax), Just(Normalize::Sparsemax)];
-    hold(20, (shape(), normalize), |(shape, normalize)| {
+    hold(drawn(20), (shape(), normalize), |(shape, normalize)| {
         let options = Attention { normalize, weights: true, entropy: true, causal: None, ..Attention::default() };
         let mut inputs = shape.inputs();
         let mask = shape.numbers(4, &[shape.queries, shape.keys]);
@@ -406,7 +406,7 @@ fn permuted_keys_permute_the_weights() {
 fn split_keys_merge_to_the_whole() {
     let cuts = proptest::collection::vec(0.0..1.0f64, 1..4);
     let level = proptest::sample::select(vec![0.0, 0.0, 1e4, -1e6, 1e8, -1e9, f32::MIN]);
-    hold(30, (shape(), cuts, proptest::option::of(any::<bool>()), level), |(shape, cuts, mask, level)| {
+    hold(drawn(30), (shape(), cuts, proptest::option::of(any::<bool>()), level), |(shape, cuts, mask, level)| {
         let apart = level != 0.0 || mask.is_none();
         let options = Attention { lse: !apart, max_sum: apart, ..Attention::default() };
         let mut inputs = shape.inputs();
@@ -466,7 +466,7 @@ fn split_keys_merge_to_the_whole() {
 #[test]
 fn a_constant_added_to_a_row_changes_nothing() {
     let normalize = prop_oneof![Just(Normalize::Softmax), Just(Normalize::Sparsemax), Just(Normalize::Hardmax)];
-    hold(20, (shape(), normalize), |(shape, normalize)| {
+    hold(drawn(20), (shape(), normalize), |(shape, normalize)| {
         let options = Attention { normalize, scale: Some(1.0), weights: true, entropy: true, ..Attention::default() };
         let [batch, heads, queries, _] = shape.full();
         let mut inputs = shape.whole_inputs();
@@ -488,7 +488,7 @@ fn positions_equal_the_mask_written_out() {
         [true, true, true],
         [false, true, true],
     ]);
-    hold(25, (shape(), causal(), window(), which), |(shape, causal, window, [is_causal, is_window, padded])| {
+    hold(drawn(25), (shape(), causal(), window(), which), |(shape, causal, window, [is_causal, is_window, padded])| {
         let (causal, window) = (Some(causal).filter(|_| is_causal), Some(window).filter(|_| is_window));
         let [batch, _, queries, keys] = shape.full();
         let plain = Attention { weights: true, lse: true, entropy: true, ..Attention::default() };

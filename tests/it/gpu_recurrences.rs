@@ -17,7 +17,7 @@ use regard::rnn::{
 use regard::tensor::{Array, DType, Layout};
 use regard::{Result, Tensor};
 
-use crate::gpu::{self, cards, gpu, minimal_gpu};
+use crate::gpu::{self, cards, drawn, gpu, minimal_gpu, some};
 use crate::gpu_properties::{hold, wrong};
 use crate::layers::{Named, judge_all, numbers};
 
@@ -230,7 +230,7 @@ fn stacked<T: Clone>(a: &Array<T>, b: &Array<T>) -> Result<Array<T>> {
 /// A property of every cell on every path, over `cases` drawn shapes; of LSTMs with a projection and with layer
 /// normalisation too.
 fn hold_everywhere(cases: u32, directions: &[Direction], property: impl Fn(&Shape, Rnn) -> Result<()>) {
-    hold(cases, shape(), |shape| {
+    hold(drawn(cases), shape(), |shape| {
         let norm = |over| LayerNorm { over, carry: !shape.seed.is_multiple_of(2), epsilon: 1e-3 };
         let norm = norm(if shape.seed / 2 % 2 == 1 { NormOver::Gates } else { NormOver::Products });
         // Narrower, as wide, wider.
@@ -263,7 +263,7 @@ fn every_path_is_within_the_tolerance_of_the_oracle() {
     hold_everywhere(3, &[Direction::Forward, Direction::Reverse, Direction::Bidirectional], |shape, options| {
         let request = shape.ragged(options);
         let [card, minimal_card] = cards();
-        for gpu in [gpu(), minimal_gpu(), card, minimal_card] {
+        for gpu in some([gpu(), minimal_gpu(), card, minimal_card], 2) {
             let got = gpu::rnn(gpu, &request.options, &request.stack, &request.inputs, DType::F32)?;
             request.judge(&got, DType::F32)?;
         }
@@ -474,9 +474,10 @@ fn saturated_gates_are_finite_and_right() {
     }
 }
 
-/// `cargo test error_growth -- --nocapture` prints how far the output is from the oracle after so many steps, beside the
+/// `cargo test error_growth -- --ignored --nocapture` prints how far the output is from the oracle after so many steps, beside the
 /// reference in f32. The cells remember: gates keep most of the state, the RNN's U nearly preserves its length.
 #[test]
+#[ignore = "half a minute of arithmetic: by tests/all"]
 fn error_growth_over_a_thousand_steps_is_within_the_tolerance() {
     let shape = Shape::full([1000, 2, 8, 32, 2]);
     let upto = [1, 10, 100, 1000];
@@ -518,7 +519,7 @@ fn error_growth_over_a_thousand_steps_is_within_the_tolerance() {
 #[test]
 fn long_sequences_are_not_cut_off() {
     for (steps, hidden) in [(70_000, 16), (25_000, 64)] {
-        for cell in CELLS {
+        for cell in some(CELLS, 4) {
             let shape = Shape::full([steps, 1, 2, hidden, 1]);
             let request = shape.request(Rnn { path: RnnPath::Persistent, ..Rnn::new(cell) });
             let got = request.on_gpu(DType::F32).unwrap();

@@ -1,9 +1,8 @@
-//! Devices with other limits than the usual: what does not fit is folded, cut, or refused at the door with the number.
+//! Devices with other limits than the usual: what does not fit is folded, or refused at the door with the number.
 
 use regard::attention::Attention;
 use regard::gpu::{Gpu, Run};
 use regard::tensor::{Array, DType};
-use regard::validate::{self, Sample};
 use regard::wgpu::Limits;
 use regard::{Error, Tensor};
 
@@ -30,44 +29,6 @@ fn more_workgroups_than_a_dimension_holds_are_folded() {
     let got = dense.download(gpu).unwrap();
     assert!(got == whole.permute(&[1, 0]).unwrap());
     assert_eq!(got.data().last(), Some(&(2100.0 * 2100.0 - 1.0)));
-}
-
-/// Every operation works or is refused with the number, whatever an embedder's device allows.
-#[test]
-fn odd_limits_are_kept_to_or_refused_with_the_number() {
-    type Set = fn(&mut Limits);
-    let sets: [(&str, Set); 4] = [
-        ("16 invocations, 4 KiB of workgroup memory, rows of 16 workgroups", |limits| {
-            limits.max_compute_invocations_per_workgroup = 16;
-            limits.max_compute_workgroup_size_x = 16;
-            limits.max_compute_workgroup_storage_size = 4096;
-            limits.max_compute_workgroups_per_dimension = 16;
-        }),
-        ("bindings of 4 KiB in buffers of 8", |limits| {
-            limits.max_storage_buffer_binding_size = 4 << 10;
-            limits.max_buffer_size = 8 << 10;
-        }),
-        ("4 storage buffers", |limits| limits.max_storage_buffers_per_shader_stage = 4),
-        ("256 invocations, but 32 in x", |limits| limits.max_compute_workgroup_size_x = 32),
-    ];
-    // The first sets and a few cases; all where the variable is set.
-    let whole = std::env::var_os("REGARD_WHOLE_TABLE").is_some();
-    let (count, step) = if whole { (4, 1) } else { (3, 151) };
-    for (number, (name, set)) in sets.into_iter().take(count).enumerate() {
-        let gpu = limited(set);
-        let rows = validate::run(&gpu, Sample { first: number * 7 % step, step }, |_, _| {}).unwrap();
-        let (mut right, mut refused) = (0, 0);
-        for row in &rows {
-            for failure in &row.failures {
-                let told = failure.contains("the device allows ") || failure.contains("the device lacks ");
-                assert!(told, "{name}: {} {}: {failure}", row.kernel, row.variant);
-            }
-            refused += row.failures.len();
-            right += row.cases - row.failures.len();
-        }
-        println!("{name}: {right} right, {refused} refused with the number");
-        assert!(right > 0, "{name}: nothing works");
-    }
 }
 
 #[test]

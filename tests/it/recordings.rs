@@ -4,8 +4,9 @@ use regard::attention::{
     Attention, AttentionInputs, Causal, Mask, Monotonic, Normalize, Path, Rotary, RotaryLayout, Score, ScoreMod,
     ScoreStage, Window,
 };
-use regard::kernels;
+use regard::kernels::{self, append::Rows};
 use regard::layers::CoverageCost;
+use regard::norm::Norm;
 use regard::ops::{self, rnn::LayerWeights, rnn::StackedWeights, rnn::Weights};
 use regard::plan::{AttentionPlan, Caps, RnnPlan};
 use regard::problem::{AttentionProblem, RnnProblem, Role, Storage};
@@ -270,15 +271,37 @@ pub(crate) fn every_kind(caps: &Caps) -> Vec<Recording> {
         let new = bound(r, "new", &[2, 3, 4, 8], dtype);
         let (cache, pool) = (bound(r, "cache", &[2, 3, 20, 8], dtype), bound(r, "pool", &[9, 3, 4, 8], dtype));
         let (starts, table) = (bound(r, "starts", &[2], DType::U32), bound(r, "table", &[2, 5], DType::U32));
-        kernels::append::record(r, caps, &new, &cache, &starts, None, false).unwrap();
-        kernels::append::record(r, caps, &new, &cache, &starts, None, true).unwrap();
-        kernels::append::record(r, caps, &new, &pool, &starts, Some(&table), false).unwrap();
+        kernels::append::record(r, caps, Rows { rows: &new, cache: &cache }, None, &starts, None, false).unwrap();
+        kernels::append::record(r, caps, Rows { rows: &new, cache: &cache }, None, &starts, None, true).unwrap();
+        kernels::append::record(r, caps, Rows { rows: &new, cache: &pool }, None, &starts, Some(&table), false)
+            .unwrap();
+        let (values, value_cache) =
+            (bound(r, "values", new.shape(), dtype), bound(r, "value cache", cache.shape(), dtype));
+        let (keys, values) = (Rows { rows: &new, cache: &cache }, Rows { rows: &values, cache: &value_cache });
+        kernels::append::record(r, caps, keys, Some(values), &starts, None, false).unwrap();
         let (wide, cache) = (bound(r, "wide", &[2, 3, 4, 32], dtype), bound(r, "cache", &[2, 3, 20, 32], DType::Q8));
-        kernels::append::record(r, caps, &wide, &cache, &starts, None, true).unwrap();
+        kernels::append::record(r, caps, Rows { rows: &wide, cache: &cache }, None, &starts, None, true).unwrap();
         let tables = [&bound(r, "cos", &[9, 4], DType::F32), &bound(r, "sin", &[9, 4], DType::F32)];
         let (turned, list) = (r.scratch("turned", &[2, 3, 4, 8], dtype), bound(r, "list", &[2, 4], DType::U32));
         let place = kernels::rotary::Place::List(&list);
         kernels::rotary::record(r, caps, Rotary::default(), &new, tables, place, &turned).unwrap();
+        use kernels::{elementwise, norm, reduce, top_k};
+        let (x, row) = (bound(r, "x", &[2, 3, 4, 9], dtype), bound(r, "row", &[9], DType::F32));
+        let [y, sum] = ["y", "sum"].map(|name| r.scratch(name, &[2, 3, 4, 9], DType::F32));
+        let (totals, lengths) = (r.scratch("totals", &[2, 3, 4], DType::F32), bound(r, "lengths", &[2], DType::U32));
+        for other in [None, Some((elementwise::Op::Add, &row)), Some((elementwise::Op::Multiply, &x))] {
+            elementwise::record(r, caps, &x, other, Some(Activation::Gelu), &y).unwrap();
+        }
+        for scale in [[None, None], [Some(&row), None], [Some(&row), Some(&row)]] {
+            norm::record(r, caps, Norm::rms(1e-5), &x, None, scale, &y).unwrap();
+            let added = Some(norm::Residual { residual: &x, sum: &sum });
+            norm::record(r, caps, Norm::layer(1e-5), &x, added, scale, &y).unwrap();
+        }
+        reduce::record(r, caps, reduce::Reduction::Sum, &x, None, &totals).unwrap();
+        reduce::record(r, caps, reduce::Reduction::Mean, &x, Some(&lengths), &totals).unwrap();
+        let (values, ids) =
+            (r.scratch("values", &[2, 3, 4, 2], DType::F32), r.scratch("ids", &[2, 3, 4, 2], DType::U32));
+        top_k::record(r, caps, &x, &values, &ids).unwrap();
         use kernels::merge_partials::{Joined, Parts, Stats, Terms};
         let mut partial = |dtype: DType| {
             let lse = Stats::LogSumExp(bound(r, "lse", &[2, 3, 4], DType::F32));

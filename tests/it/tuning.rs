@@ -10,7 +10,7 @@ use regard::problem::{AttentionProblem, Storage};
 use regard::tensor::{Array, DType};
 use regard::{Error, Result, cases, validate};
 
-use crate::gpu::{all, attention, cards, gpu, minimal_gpu};
+use crate::gpu::{all, attention, cards, gpu, minimal_gpu, whole};
 
 fn problem(options: &Attention, keys: usize) -> AttentionProblem {
     let (query, key) = ([2, 8, 1, 64], [2, 2, keys, 64]);
@@ -123,7 +123,7 @@ fn candidates_are_right_over_caches_of_every_storage() {
     let mut work = Vec::new();
     let devices = [gpu(), cards()[0]].into_iter();
     for (n, (gpu, case)) in devices.flat_map(|gpu| table.iter().map(move |case| (gpu, case))).enumerate() {
-        // Tiles for long problems take seconds to compile; `fused.rs` has more of them.
+        // Tiles for long problems take seconds to compile; `table.rs` has more of them.
         let mut plans = plans(gpu, case);
         plans.retain(|plan| plan.tile.form != Form::Rows || plan.tile.queries == 16 || n % 8 == 0);
         for (k, cache) in [DType::F32, DType::Q8].into_iter().enumerate() {
@@ -143,6 +143,7 @@ fn candidates_are_right_over_caches_of_every_storage() {
     let name = |(_, case, plan, storage): &(&Gpu, &AttentionCase, FusedPlan, Storage)| {
         format!("{} {storage} {plan:?}", case.name)
     };
+    let work = work.into_iter().step_by(if whole() { 1 } else { 9 });
     all("candidates", work, name, |&(gpu, case, plan, storage)| {
         let problem = AttentionProblem::new(&case.options, &case.inputs.map(Array::shape))?;
         let planned = AttentionPlan::new(&case.options, &problem, storage, gpu.caps())?.with_fused(plan);

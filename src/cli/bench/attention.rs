@@ -6,11 +6,10 @@ use regard::attention::{AttentionInputs, Path};
 use regard::gpu::{Gpu, Run};
 use regard::plan::{FusedPlan, Tile};
 use regard::tensor::Array;
+use regard::workload::{Truth, Workload, naive::Naive};
 use regard::{Error, Result, Tensor};
 
 use super::cases::{Ready, Runnable, Way};
-use super::naive::Naive;
-use super::workload::{Truth, Workload};
 
 /// A workload with its inputs on host and device and the truth about it, once they are asked for.
 pub(super) struct Attended {

@@ -7,12 +7,12 @@ use regard::attention::Path;
 use regard::gpu::{Gpu, Run};
 use regard::rnn::{Cell, Reset, Rnn, RnnPath};
 use regard::tensor::DType;
+use regard::workload::{self, naive::Naive};
 use regard::{Error, Result, Tensor};
 
 use super::attention::{Attended, Planned};
-use super::naive::Naive;
 use super::recurrent::{OnGpu, Plan, Recurrent, Shape};
-use super::{report, workload};
+use super::report;
 
 /// A way to run a case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -11,9 +11,8 @@ use regard::problem::RnnProblem;
 use regard::reference::{self, Float};
 use regard::rnn::{Cell, Rnn, RnnInputs, RnnOutputs, RnnPath, RnnStack, RnnWeights};
 use regard::tensor::{Array, DType, Layout};
+use regard::workload::numbers;
 use regard::{Result, Tensor};
-
-use super::workload::numbers;
 
 /// Operations that the reference may take for a check; rows of a batch are left out beyond that.
 const MOST_CHECKED: f64 = 3e9;

@@ -3,10 +3,10 @@
 use std::fmt::Write;
 use std::path::Path;
 
+use regard::workload::Workload;
 use regard::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-use super::workload::Workload;
 use crate::stream;
 
 /// Everything that one run of `regard bench` found. `benches/results/README.md` says what each field is.
@@ -127,7 +127,7 @@ pub(super) struct Row {
     pub(super) error_ratio: f64,
 }
 
-/// An attention problem: what `benches/peers/` runs elsewhere. Inputs follow from it (`workload.rs`).
+/// An attention problem: what `benches/peers/` runs elsewhere. Inputs follow from it (`regard::workload`).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Shape {
     pub(super) batch: usize,

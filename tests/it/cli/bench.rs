@@ -62,6 +62,7 @@ fn figures(folder: &Folder, name: &str) -> Value {
 }
 
 #[test]
+#[ignore = "a dozen programs, each timed: by tests/all"]
 fn an_attention_has_a_row_for_each_path_with_all_its_figures() {
     let folder = Folder::new();
     let line = "bench --quick --suite attention --json figures.json --plot curve.png \

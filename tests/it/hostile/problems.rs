@@ -502,7 +502,15 @@ pub(crate) fn movement(u: &mut Unstructured<'_>) -> Result<Option<usize>> {
             let columns = axis(u)?;
             let table = if paged { bind(u, &[batch, columns], DType::U32, true)? } else { None };
             let [Some(new), Some(cache), Some(starts)] = views else { return Ok(None) };
-            kernels::append::record(&mut recording, &caps, &new, &cache, &starts, table.as_ref(), u.arbitrary()?)
+            kernels::append::record(
+                &mut recording,
+                &caps,
+                kernels::append::Rows { rows: &new, cache: &cache },
+                None,
+                &starts,
+                table.as_ref(),
+                u.arbitrary()?,
+            )
         }
         1 => {
             let views = [

@@ -1,4 +1,4 @@
-//! Cards that lack a field, contradict themselves or contradict their tensors.
+//! Model cards that lack a field, contradict themselves or contradict their tensors.
 
 use std::fs;
 

@@ -1,16 +1,18 @@
 //! Attention to be timed: shapes, inputs, the work there is, and the check of an answer on some of its rows. It knows
 //! the library only: `regard bench` and `cargo bench --bench attention` both have it.
 
-use regard::attention::{Attention, AttentionInputs, Causal, Mask, Path, Score, ScoreWeights};
-use regard::compare::{Verdict, judge};
-use regard::plan::{AttentionPlan, Caps};
-use regard::problem::AttentionProblem;
-use regard::tensor::{Array, DType};
-use regard::{Error, Result, baseline, reference};
+pub mod naive;
+
+use crate::attention::{Attention, AttentionInputs, Causal, Mask, Path, Score, ScoreWeights};
+use crate::compare::{Verdict, judge};
+use crate::plan::{AttentionPlan, Caps};
+use crate::problem::AttentionProblem;
+use crate::tensor::{Array, DType};
+use crate::{Error, Result, baseline, reference};
 
 /// Numbers in ±`size` that differ from place to place: a linear congruential generator (Numerical Recipes' 32-bit
 /// factors), the upper 24 bits of each state. `benches/peers/common.py` has the same.
-pub(crate) fn numbers(shape: &[usize], seed: u32, size: f32) -> Array {
+pub fn numbers(shape: &[usize], seed: u32, size: f32) -> Array {
     let mut state = seed.wrapping_mul(747_796_405).wrapping_add(1);
     Array::from_fn(shape, |_| {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -20,7 +22,7 @@ pub(crate) fn numbers(shape: &[usize], seed: u32, size: f32) -> Array {
 
 /// What a workload is an example of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub enum Kind {
     /// As many queries as keys, each query sees all.
     Prefill,
     /// The same, each query sees the keys up to its own.
@@ -38,38 +40,38 @@ pub(crate) enum Kind {
 
 /// An attention problem with inputs of its own.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Workload {
-    pub(crate) kind: Kind,
+pub struct Workload {
+    pub kind: Kind,
     /// B.
-    pub(crate) batch: usize,
+    pub batch: usize,
     /// Hq.
-    pub(crate) query_heads: usize,
+    pub query_heads: usize,
     /// Hkv.
-    pub(crate) kv_heads: usize,
+    pub kv_heads: usize,
     /// Nq.
-    pub(crate) queries: usize,
+    pub queries: usize,
     /// Nk.
-    pub(crate) keys: usize,
+    pub keys: usize,
     /// D; A of an additive score.
-    pub(crate) dim: usize,
+    pub dim: usize,
     /// Dv.
-    pub(crate) value_dim: usize,
+    pub value_dim: usize,
     /// What query, key, value and output are stored as.
-    pub(crate) dtype: DType,
+    pub dtype: DType,
 }
 
 /// Rows that an answer is checked on: the same of each head.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Sample {
+pub struct Sample {
     /// Query heads of all batch rows, b · Hq + h.
-    pub(crate) heads: Vec<usize>,
+    pub heads: Vec<usize>,
     /// Queries.
-    pub(crate) rows: Vec<usize>,
+    pub rows: Vec<usize>,
 }
 
 /// What the reference says of the sampled rows, each array [heads, 1, rows, Dv].
 #[derive(Debug)]
-pub(crate) struct Truth {
+pub struct Truth {
     sample: Sample,
     /// What results are multiplied with, oracle and baseline have been: a power of two that brings the largest element to
     /// 1 or a little above. An average of very many values is small, and the comparator allows units in the last
@@ -104,17 +106,17 @@ impl Workload {
         Self::new(kind, [batch, heads, heads, n, n, dim], dtype)
     }
 
-    pub(crate) fn is_additive(&self) -> bool {
+    pub fn is_additive(&self) -> bool {
         matches!(self.kind, Kind::AdditiveStep | Kind::AdditiveSelf)
     }
 
     /// Whether a query sees the keys up to its own only.
-    pub(crate) fn is_causal(&self) -> bool {
+    pub fn is_causal(&self) -> bool {
         self.kind == Kind::Causal
     }
 
     /// Whether numbers are added to the scores.
-    pub(crate) fn is_masked(&self) -> bool {
+    pub fn is_masked(&self) -> bool {
         self.kind == Kind::Ggml && self.queries < self.keys
     }
 
@@ -134,16 +136,16 @@ impl Workload {
         }
     }
 
-    pub(crate) fn name(&self) -> String {
+    pub fn name(&self) -> String {
         self.name_with(true)
     }
 
     /// What workloads have in common that differ in the sequence length alone.
-    pub(crate) fn series(&self) -> String {
+    pub fn series(&self) -> String {
         self.name_with(false)
     }
 
-    pub(crate) fn options(&self, path: Path) -> Attention {
+    pub fn options(&self, path: Path) -> Attention {
         Attention {
             score: if self.is_additive() { Score::Additive } else { Score::ScaledDot },
             causal: self.is_causal().then_some(Causal::TopLeft),
@@ -168,7 +170,7 @@ impl Workload {
         }
     }
 
-    pub(crate) fn inputs(&self) -> AttentionInputs<Array> {
+    pub fn inputs(&self) -> AttentionInputs<Array> {
         self.each_input(numbers)
     }
 
@@ -176,7 +178,7 @@ impl Workload {
     ///
     /// # Errors
     /// [`Error::Limit`].
-    pub(crate) fn check_limits(&self, caps: &Caps) -> Result<()> {
+    pub fn check_limits(&self, caps: &Caps) -> Result<()> {
         let rows = (self.kv_heads * self.keys).max(self.query_heads * self.queries);
         let needed = self.dtype.bytes_of(self.batch * rows * self.dim.max(self.value_dim)) as u64;
         let allowed = caps.max_binding_bytes.min(caps.max_buffer_bytes);
@@ -190,7 +192,7 @@ impl Workload {
     ///
     /// # Errors
     /// Why it would not.
-    pub(crate) fn plan(&self, path: Path, caps: &Caps) -> Result<AttentionPlan> {
+    pub fn plan(&self, path: Path, caps: &Caps) -> Result<AttentionPlan> {
         let options = self.options(path);
         let shapes = self.each_input(|shape, _, _| shape.to_vec());
         let problem = AttentionProblem::new(&options, &shapes.map(Vec::as_slice))?;
@@ -198,12 +200,12 @@ impl Workload {
     }
 
     /// Whether query i sees key j.
-    pub(crate) fn sees(&self, i: usize, j: usize) -> bool {
+    pub fn sees(&self, i: usize, j: usize) -> bool {
         !self.is_causal() || j <= i
     }
 
     /// Pairs of a query and a key that it sees, over all heads.
-    pub(crate) fn pairs(&self) -> f64 {
+    pub fn pairs(&self) -> f64 {
         let (queries, keys) = (self.queries as f64, self.keys as f64);
         let of_head = if self.is_causal() {
             // 1 + 2 + … up to the last key, and all keys from there on.
@@ -218,7 +220,7 @@ impl Workload {
     /// Operations and bytes that any solution needs: a multiplication and an addition for each visible pair and entry of
     /// key and value (an addition and a multiply-add are counted as two for each tanh, the tanh itself not), each
     /// input and output once.
-    pub(crate) fn work(&self) -> (f64, f64) {
+    pub fn work(&self) -> (f64, f64) {
         let Self { batch, query_heads, kv_heads, queries, keys, dim, value_dim, dtype, .. } = self;
         let flops = self.pairs() * 2.0 * (dim + value_dim) as f64;
         let rows = batch * (query_heads * queries + kv_heads * keys) * (dim + value_dim);
@@ -227,7 +229,7 @@ impl Workload {
     }
 
     /// As many heads and rows as the reference has time for, evenly apart, the first and the last among them.
-    pub(crate) fn sample(&self) -> Sample {
+    pub fn sample(&self) -> Sample {
         let each =
             2.0 * (self.dim + self.value_dim) as f64 + if self.is_additive() { TANH * self.dim as f64 } else { 0.0 };
         // The reference compares a row with hidden keys too.
@@ -242,7 +244,7 @@ impl Workload {
     ///
     /// # Errors
     /// Those of the reference.
-    pub(crate) fn truth(&self, inputs: &AttentionInputs<Array>) -> Result<Truth> {
+    pub fn truth(&self, inputs: &AttentionInputs<Array>) -> Result<Truth> {
         self.truth_of(self.sample(), inputs)
     }
 
@@ -289,8 +291,8 @@ impl Truth {
     /// How far an output [B, Hq, Nq, Dv] is from it, in units of about its largest element.
     ///
     /// # Errors
-    /// [`regard::Error::Shape`] for an output of another shape.
-    pub(crate) fn judge(&self, output: &Array) -> Result<Verdict> {
+    /// [`crate::Error::Shape`] for an output of another shape.
+    pub fn judge(&self, output: &Array) -> Result<Verdict> {
         let got = rows_of(output, &self.sample.heads, &self.sample.rows)?.map(|x| x * self.scale);
         judge("output", &got, &self.oracle, &self.baseline, self.dtype)
     }
@@ -310,7 +312,7 @@ fn rows_of(array: &Array, heads: &[usize], rows: &[usize]) -> Result<Array> {
 }
 
 /// Every workload; few and small ones when quick.
-pub(crate) fn all(quick: bool) -> Vec<Workload> {
+pub fn all(quick: bool) -> Vec<Workload> {
     use Kind::{AdditiveSelf, AdditiveStep, Causal, Decode, Ggml, Prefill};
     let (f32, f16) = (DType::F32, DType::F16);
     let square = Workload::square;

@@ -1,13 +1,13 @@
 //! Attention the way a first port to a GPU has it (`naive.wgsl`): what the library's kernels are held against. On wgpu
 //! alone.
 
-use regard::attention::{AttentionInputs, Mask};
-use regard::gpu::{Gpu, Tensor};
-use regard::plan::{Caps, grid};
-use regard::tensor::{Array, DType};
-use regard::{Error, Result, wgpu};
+use crate::attention::{AttentionInputs, Mask};
+use crate::gpu::{Gpu, Tensor};
+use crate::plan::{Caps, grid};
+use crate::tensor::{Array, DType};
+use crate::{Error, Result, wgpu};
 
-use super::workload::Workload;
+use super::Workload;
 
 /// Invocations in a workgroup.
 const LANES: u64 = 64;
@@ -15,7 +15,7 @@ const LANES: u64 = 64;
 const PASSES: u64 = 3;
 
 /// A workload, ready to run.
-pub(crate) struct Naive {
+pub struct Naive {
     /// Score, softmax, weighted sum.
     steps: Vec<Step>,
     output: Tensor,
@@ -32,7 +32,7 @@ impl Naive {
     ///
     /// # Errors
     /// [`Error::Limit`] where the scores do not fit one binding, or a row has more keys than an invocation may loop over.
-    pub(crate) fn check(work: &Workload, caps: &Caps) -> Result<()> {
+    pub fn check(work: &Workload, caps: &Caps) -> Result<()> {
         let scores = DType::F32.bytes_of(work.batch * work.query_heads * work.queries * work.keys) as u64;
         let largest = caps.max_binding_bytes.min(caps.max_buffer_bytes);
         let turns = PASSES * work.keys as u64;
@@ -48,7 +48,7 @@ impl Naive {
     ///
     /// # Errors
     /// As [`Naive::check`].
-    pub(crate) fn new(gpu: &Gpu, work: &Workload, inputs: &AttentionInputs<Tensor>) -> Result<Self> {
+    pub fn new(gpu: &Gpu, work: &Workload, inputs: &AttentionInputs<Tensor>) -> Result<Self> {
         Self::check(work, gpu.caps())?;
         let Workload { batch, query_heads, kv_heads, queries, keys, dim, value_dim, dtype, .. } = *work;
         let scores = Tensor::uninitialized(gpu, "scores", &[batch, query_heads, queries, keys], DType::F32)?;
@@ -107,7 +107,7 @@ impl Naive {
     }
 
     /// The three dispatches.
-    pub(crate) fn encode(&self, encoder: &mut wgpu::CommandEncoder) {
+    pub fn encode(&self, encoder: &mut wgpu::CommandEncoder) {
         let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
         for Step { pipeline, group, grid } in &self.steps {
             pass.set_pipeline(pipeline);
@@ -116,12 +116,12 @@ impl Naive {
         }
     }
 
-    pub(crate) fn dispatches(&self) -> usize {
+    pub fn dispatches(&self) -> usize {
         self.steps.len()
     }
 
     /// What the last run left, [B, Hq, Nq, Dv].
-    pub(crate) fn output(&self) -> &Tensor {
+    pub fn output(&self) -> &Tensor {
         &self.output
     }
 }

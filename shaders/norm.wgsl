@@ -1,0 +1,92 @@
+// Layer and RMS normalisation of rows, one workgroup a row, of x or of x + residual:
+//
+//   layer    y = (s − mean s) / √(mean (s − mean s)² + ε) · weight + bias
+//   RMS      y = s / √(mean s² + ε) · weight + bias
+//
+// Numbers are first brought near 1 by a power of two, so that their squares neither overflow nor vanish.
+override RMS: bool = false;
+override HAS_RESIDUAL: bool = false; // s = x + residual, which is stored as well
+override HAS_WEIGHT: bool = false;
+override HAS_BIAS: bool = false;
+
+struct Params {
+    x: View,        // [.., .., .., N]
+    residual: View, // the same
+    sum: View,      // the same
+    y: View,        // the same
+    rows: u32,
+    epsilon: f32,
+    weight: vec2<u32>, // index of the first, distance between neighbours
+    bias: vec2<u32>,
+}
+
+@group(0) @binding(1) var<storage, read> x: array<elem>;
+@group(0) @binding(2) var<storage, read> residual: array<residual_elem>;
+@group(0) @binding(3) var<storage, read> weight: array<f32>;
+@group(0) @binding(4) var<storage, read> bias: array<f32>;
+@group(0) @binding(5) var<storage, read_write> sum: array<f32>;
+@group(0) @binding(6) var<storage, read_write> y: array<out_elem>;
+
+fn at(x_row: u32, residual_row: u32, k: u32) -> f32 {
+    var value = f32(x[x_row + k * params.x.strides.w]);
+    if (HAS_RESIDUAL) {
+        value += f32(residual[residual_row + k * params.residual.strides.w]);
+    }
+    return value;
+}
+
+// 1 / √(variance + c²·ε), the larger of the two taken out of the root, with a Newton step, as drivers' roots differ.
+fn inverse_deviation(variance: f32, c: f32) -> f32 {
+    let longer = max(max(sqrt(variance), c * sqrt(params.epsilon)), 1.2e-38);
+    let share = c / longer;
+    // About 1 to 2; where all numbers are the same, there may be nothing left of either.
+    let v = max(variance / longer / longer + share * params.epsilon * share, 0.25);
+    let r = 1.0 / sqrt(v);
+    return r * (1.5 - 0.5 * v * r * r) / longer;
+}
+
+@compute @workgroup_size(LANES)
+fn main(here: Invocation, @builtin(local_invocation_index) lane: u32) {
+    let row = workgroup_number(here);
+    if (row >= params.rows) {
+        return;
+    }
+    let width = params.y.shape.w;
+    let x_row = row_start(params.x, row);
+    let residual_row = row_start(params.residual, row);
+    var most = 0.0;
+    for (var k = lane; k < width; k += LANES) {
+        most = max(most, abs(at(x_row, residual_row, k)));
+    }
+    let c = scale_of1(reduce_max(lane, most));
+    var mean = 0.0;
+    if (!RMS) {
+        var total = 0.0;
+        for (var k = lane; k < width; k += LANES) {
+            total += at(x_row, residual_row, k) * c;
+        }
+        mean = reduce_sum(lane, total) / f32(width);
+    }
+    var squares = 0.0;
+    for (var k = lane; k < width; k += LANES) {
+        let off = at(x_row, residual_row, k) * c - mean;
+        squares += off * off;
+    }
+    let inverse = inverse_deviation(reduce_sum(lane, squares) / f32(width), c);
+    let sum_row = row_start(params.sum, row);
+    let y_row = row_start(params.y, row);
+    for (var k = lane; k < width; k += LANES) {
+        let value = at(x_row, residual_row, k);
+        if (HAS_RESIDUAL) {
+            sum[sum_row + k * params.sum.strides.w] = value;
+        }
+        var normal = (value * c - mean) * inverse;
+        if (HAS_WEIGHT) {
+            normal *= weight[params.weight.x + k * params.weight.y];
+        }
+        if (HAS_BIAS) {
+            normal += bias[params.bias.x + k * params.bias.y];
+        }
+        y[y_row + k * params.y.strides.w] = out_elem(normal);
+    }
+}

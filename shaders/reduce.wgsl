@@ -1,0 +1,37 @@
+// Sums and means of rows, one workgroup a row; with lengths, of the first entries of each row.
+override MEAN: bool = false;
+override LENGTHS: bool = false; // by the first axis
+
+struct Params {
+    x: View, // [B, .., .., K]
+    y: View, // [B, .., .., 1]
+    rows: u32,
+    lengths: vec2<u32>, // index of the first, distance between neighbours
+}
+
+@group(0) @binding(1) var<storage, read> x: array<elem>;
+@group(0) @binding(2) var<storage, read> lengths: array<u32>;
+@group(0) @binding(3) var<storage, read_write> y: array<f32>;
+
+@compute @workgroup_size(LANES)
+fn main(here: Invocation, @builtin(local_invocation_index) lane: u32) {
+    let row = workgroup_number(here);
+    if (row >= params.rows) {
+        return;
+    }
+    var count = params.x.shape.w;
+    if (LENGTHS) {
+        let b = row / (params.x.shape.y * params.x.shape.z);
+        count = min(count, lengths[params.lengths.x + b * params.lengths.y]);
+    }
+    let base = row_start(params.x, row);
+    var total = 0.0;
+    for (var k = lane; k < count; k += LANES) {
+        total += f32(x[base + k * params.x.strides.w]);
+    }
+    total = reduce_sum(lane, total);
+    if (lane == 0u) {
+        // A mean of nothing is 0.
+        y[row_start(params.y, row)] = select(total, total / f32(max(count, 1u)), MEAN);
+    }
+}

@@ -1,0 +1,212 @@
+//! Every kernel variant that a device can run, against the f64 oracle, over the [case table](crate::cases).
+//!
+//! A case judges each program it runs: the row of a variant holds the worst error ratio of all cases that used it.
+
+mod case;
+mod sample;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+use crate::attention::AttentionOutputs;
+use crate::baseline::{self, Verdicts};
+use crate::cases::AttentionCase;
+use crate::compare::Verdict;
+use crate::error::{Error, Result};
+use crate::gpu::{Gpu, Run};
+use crate::plan::AttentionPlan;
+use crate::problem::Storage;
+use crate::recording::Dispatch;
+use crate::tensor::Array;
+use case::Case;
+
+/// What the cases say of one variant.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Row {
+    /// The kernel.
+    pub kernel: &'static str,
+    /// Its types and constants.
+    pub variant: String,
+    /// Cases that used it.
+    pub cases: usize,
+    /// Largest error ÷ tolerance; at most 1 for a pass.
+    pub worst: f64,
+    /// The case that had it.
+    pub worst_case: String,
+    /// Cases that failed, with the reason.
+    pub failures: Vec<String>,
+    /// Cases that say nothing, because f32 arithmetic itself is a thousandth or more from the truth, with the number.
+    pub unsound: Vec<String>,
+}
+
+impl Row {
+    fn new(kernel: &'static str, label: &str) -> Self {
+        Self {
+            kernel,
+            variant: label.strip_prefix(kernel).unwrap_or(label).trim().to_owned(),
+            cases: 0,
+            worst: 0.0,
+            worst_case: String::new(),
+            failures: Vec::new(),
+            unsound: Vec::new(),
+        }
+    }
+
+    fn add(&mut self, case: &str, output: &str, verdict: &Verdict) {
+        let ratio = verdict.ratio();
+        if ratio > self.worst {
+            (self.worst, self.worst_case) = (ratio, case.to_owned());
+        }
+        if ratio > 1.0 {
+            self.failures.push(format!("{case}, {output}: {ratio:.2} times the tolerance"));
+        } else if !verdict.is_sound() {
+            let off = verdict.baseline_relative;
+            self.unsound.push(format!("{case}, {output}: f32 arithmetic itself is off by {off:.1e}"));
+        }
+    }
+}
+
+/// How much of the table is run.
+///
+/// Most of the time is a driver's compiler's, so the smaller samples choose programs, not cases: every case that needs no
+/// others is run on them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Sample {
+    /// Every case.
+    All,
+    /// Programs that together have every kernel with each of its element types and each value of its switches.
+    Quick,
+    /// Programs that together have every kernel, and attention and recurrences on every path.
+    Kernels,
+}
+
+/// What a case of attention that is stored like this becomes, and how it is run; `None` leaves it out.
+#[doc(hidden)]
+pub type Planned<'p> = &'p dyn Fn(AttentionCase, Storage) -> Option<(AttentionCase, AttentionPlan)>;
+
+/// A way through the table.
+#[doc(hidden)]
+#[derive(Clone, Copy)]
+pub struct Sweep<'p> {
+    /// How much of it.
+    pub sample: Sample,
+    /// Cases of attention alone, each changed and planned like this.
+    pub planned: Option<Planned<'p>>,
+    /// Each case a second time, which must give the same bits.
+    pub twice: bool,
+}
+
+/// A case as it is stored and planned.
+struct Job {
+    case: Rc<Case>,
+    storage: Storage,
+    /// `None`: what the planner says.
+    plan: Option<AttentionPlan>,
+}
+
+impl Job {
+    fn name(&self) -> String {
+        format!("{} {}", self.case.name(), self.storage)
+    }
+
+    /// Runs the case; `run` keeps the recording, so that the variants can be told.
+    fn verdicts(&self, run: &mut Run<'_>, twice: bool) -> Result<Verdicts> {
+        let recorded = self.case.record(run, self.storage, self.plan.as_ref())?;
+        let tensors: Vec<_> = recorded.results.iter().collect();
+        let read = run.clone().submit_and_read(&tensors)?;
+        if twice {
+            let bits =
+                |read: &[Array<f32>]| -> Vec<u32> { read.iter().flat_map(Array::data).map(|x| x.to_bits()).collect() };
+            if bits(&read) != bits(&run.clone().submit_and_read(&tensors)?) {
+                return Err(Error::Gpu("other bits the second time".to_owned()));
+            }
+        }
+        (recorded.judge)(read)
+    }
+}
+
+/// Runs the table, attention on every path that can compute a case. `progress` is told how many of how many are done.
+///
+/// # Errors
+/// None of the cases' own: they are in the rows. [`crate::Error::DeviceLost`] ends the run.
+pub fn run(gpu: &Gpu, sample: Sample, progress: impl FnMut(usize, usize)) -> Result<Vec<Row>> {
+    Sweep { sample, planned: None, twice: false }.run(gpu, progress)
+}
+
+impl Sweep<'_> {
+    /// As [`run`].
+    ///
+    /// # Errors
+    /// As [`run`].
+    pub fn run(&self, gpu: &Gpu, mut progress: impl FnMut(usize, usize)) -> Result<Vec<Row>> {
+        let jobs = sample::of(self.sample, gpu, self.jobs(gpu));
+        let mut rows: BTreeMap<String, Row> = BTreeMap::new();
+        for (done, job) in jobs.iter().enumerate() {
+            progress(done, jobs.len());
+            let mut run = Run::new(gpu);
+            let verdicts = job.verdicts(&mut run, self.twice);
+            if let Err(lost @ Error::DeviceLost(_)) = verdicts {
+                return Err(lost);
+            }
+            let name = job.name();
+            let named = |d: &Dispatch| Some((d.variant.label(), d.variant.kernel.built_in()?.name));
+            let mut used: BTreeMap<String, &'static str> = run.recording().dispatches().filter_map(named).collect();
+            // A case that fails before it has recorded anything must not go unseen.
+            if verdicts.is_err() && used.is_empty() {
+                used.insert(format!("none {name}"), "none");
+            }
+            for (label, kernel) in used {
+                let row = rows.entry(label).or_insert_with_key(|label| Row::new(kernel, label));
+                row.cases += 1;
+                match &verdicts {
+                    Err(error) => row.failures.push(format!("{name}: {error}")),
+                    Ok(verdicts) => verdicts.iter().for_each(|(output, verdict)| row.add(&name, output, verdict)),
+                }
+            }
+        }
+        progress(jobs.len(), jobs.len());
+        Ok(rows.into_values().collect())
+    }
+
+    /// The kernels and paths that the whole table has on a device, and those of the sample; nothing is run.
+    pub fn kernels_and_paths(&self, gpu: &Gpu) -> [BTreeSet<String>; 2] {
+        let jobs = self.jobs(gpu);
+        let all = sample::kernels_and_paths(&jobs, gpu);
+        [all, sample::kernels_and_paths(&sample::of(self.sample, gpu, jobs), gpu)]
+    }
+
+    /// Each case in each way to store it.
+    fn jobs(&self, gpu: &Gpu) -> Vec<Job> {
+        let mut jobs = Vec::new();
+        for case in Case::all(gpu.caps()).into_iter().map(Rc::new) {
+            for storage in case.storages(gpu.caps().f16) {
+                match (self.planned, &*case) {
+                    (None, _) => jobs.push(Job { case: case.clone(), storage, plan: None }),
+                    (Some(planned), Case::Attention(attention)) => {
+                        if let Some((case, plan)) = planned((**attention).clone(), storage) {
+                            jobs.push(Job { case: Rc::new(Case::Attention(case.into())), storage, plan: Some(plan) });
+                        }
+                    }
+                    (Some(_), _) => {}
+                }
+            }
+        }
+        jobs
+    }
+}
+
+/// Error ÷ tolerance of every output of an attention, as [`baseline::judge_attention`].
+///
+/// # Errors
+/// Those of the reference.
+#[doc(hidden)]
+pub fn judge_attention(
+    case: &AttentionCase,
+    got: &AttentionOutputs<Array<f32>>,
+    storage: impl Into<Storage>,
+) -> Result<Vec<(&'static str, f64)>> {
+    let verdicts = baseline::judge_attention(&case.options, &case.inputs, got, storage)?;
+    Ok(verdicts.into_iter().map(|(name, verdict)| (name, verdict.ratio())).collect())
+}
