@@ -131,7 +131,8 @@ fn examples_benchmarks_and_files_exist() {
             };
             // Files whose names are said by example, and those that a command makes.
             let given = |word: &&str| !word.contains(|c: char| c.is_uppercase() || "*{".contains(c));
-            for word in words.into_iter().filter(given).filter(|word| folders.iter().any(|f| word.starts_with(f))) {
+            let words = words.into_iter().map(|word| word.trim_end_matches(['"', ']', ',', ';', ')']));
+            for word in words.filter(given).filter(|word| folders.iter().any(|f| word.starts_with(f))) {
                 assert!(root().join(word).exists(), "{}: {word}", page.display());
             }
         }
@@ -200,4 +201,31 @@ fn commands_and_options_exist() {
         }
     }
     assert_eq!(shown, commands.keys().copied().collect(), "each command is shown");
+}
+
+/// What the command line's examples say, done on the CPU: those that need no GPU and take no time.
+#[cfg(unix)]
+#[test]
+fn shell_examples_run() {
+    let folder = tempfile::tempdir().unwrap();
+    for given in ["assets", "benches"] {
+        std::os::unix::fs::symlink(root().join(given), folder.path().join(given)).unwrap();
+    }
+    let programs = Path::new(env!("CARGO_BIN_EXE_regard")).parent().unwrap();
+    let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap());
+    let long = ["--device gpu", "--suite", "info", "tune", "validate"];
+    let mut count = 0;
+    for page in ["README.md", "docs/command-line.md"] {
+        let page = text(Path::new(page));
+        let shell = lines(&page).into_iter().filter(|(block, _)| *block == Some("sh")).map(|(_, line)| line);
+        let ours = shell.filter(|line| !calls(line).is_empty() && !line.starts_with("cargo "));
+        for line in ours.filter(|line| !long.iter().any(|word| line.contains(word))) {
+            count += 1;
+            let mut shell = Command::new("sh");
+            shell.current_dir(folder.path()).env("PATH", &path).env("REGARD_DEVICE", "cpu");
+            let output = shell.args(["-c", line]).stdin(std::process::Stdio::null()).output().unwrap();
+            assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+        }
+    }
+    assert!(count > 10, "{count}");
 }
