@@ -18,7 +18,7 @@ use regard::gpu::{Gpu, Run};
 use regard::kernels::{barrier_rate, coop_rate, coverage, fma_rate};
 use regard::layers::CoverageCost;
 use regard::ops::cache::append;
-use regard::ops::linear::{contiguous, embed, linear};
+use regard::ops::linear::{Epilogue, contiguous, embed, linear};
 use regard::ops::merge::merge;
 use regard::ops::rnn::GpuRnn;
 use regard::ops::rotary::rotary;
@@ -176,7 +176,7 @@ fn layers(works: &mut Works<'_>) {
     let (x, weight) = (numbers(&[256, 256], 1), numbers(&[768, 256], 2));
     let want = reference::linear(&x, &weight, None, None).unwrap();
     let (x, weight) = (works.upload(&x), works.upload(&weight));
-    works.add("linear layer", &want, |run| linear(run, &[(&x, &weight)], None, None).unwrap());
+    works.add("linear layer", &want, |run| linear(run, &[(&x, &weight)], &Epilogue::default()).unwrap());
 
     let (x, [cos, sin]) = (numbers(&[1, 8, 256, 64], 1), Rotary::tables(1e4, 64, 256).unwrap());
     let want = reference::rotary(&x, &cos, &sin, None, Rotary::default()).unwrap();

@@ -7,18 +7,20 @@
 #![allow(missing_docs)]
 
 use std::hint::black_box;
+use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use regard::attention::{Attention, AttentionInputs, Normalize, Score};
 use regard::backend::Reference;
 use regard::gpu::{Run, Tensor};
-use regard::ops::linear::linear;
+use regard::ops::linear::{Epilogue, linear};
+use regard::rates::Rates;
 use regard::reference;
 use regard::seq2seq::{Decoding, Model, Network, SourceText, transliterate};
-use regard::tensor::DType;
+use regard::tensor::{Array, DType};
 
 mod support;
-use support::{check, gpu, numbers};
+use support::{check, device_time, gpu, numbers};
 
 fn attention(c: &mut Criterion) {
     let gpu = gpu();
@@ -48,31 +50,45 @@ fn attention(c: &mut Criterion) {
     }
 }
 
-fn projection(c: &mut Criterion) {
+/// Device time of linear layers, of X·W before a recurrence (weights the other way round), and of deep products with few
+/// outputs, with the rate beside what the device's multiply-adds reach in registers.
+fn products(c: &mut Criterion) {
     let gpu = gpu();
-    let mut group = c.benchmark_group("project");
-    group.sample_size(10);
-    for rows in [1, 64, 1024] {
-        let (x, w) = (numbers(&[rows, 256], 1), numbers(&[768, 256], 2));
-        let (gx, gw) =
-            (Tensor::upload(&gpu, "x", &x, DType::F32).unwrap(), Tensor::upload(&gpu, "w", &w, DType::F32).unwrap());
-        let run = || {
-            let mut run = Run::new(&gpu);
-            let y = linear(&mut run, &[(&gx, &gw)], None, None).unwrap();
-            run.submit().unwrap();
-            y
+    let ceiling = Rates::measure(&gpu).unwrap().gflops;
+    println!("multiply-adds in registers: {ceiling:.1} GFLOP/s");
+    let mut group = c.benchmark_group("product");
+    group.sample_size(10).warm_up_time(Duration::from_millis(300)).measurement_time(Duration::from_secs(1));
+    let layers = [1, 8, 39, 128, 512].into_iter().flat_map(|rows| {
+        let sizes = [[384, 384], [384, 1536], [1536, 384], [64, 512], [512, 64]];
+        sizes.map(|[depth, columns]| ("linear", [rows, depth, columns]))
+    });
+    let sequences = [[64, 256, 1024], [1024, 256, 1024]].map(|size| ("X·W", size));
+    let deep = [[4, 16_384, 16], [39, 384, 30_000]].map(|size| ("linear", size));
+    for (what, [rows, depth, columns]) in layers.chain(sequences).chain(deep) {
+        let name = format!("{what} {rows}×{depth}×{columns}");
+        let (x, w) = (numbers(&[rows, depth], 1), numbers(&[columns, depth], 2));
+        let gx = Tensor::upload(&gpu, "x", &x, DType::F32).unwrap();
+        let gw = match what {
+            "X·W" => {
+                let turned = w.permute(&[1, 0]).unwrap();
+                Tensor::upload(&gpu, "w", &turned, DType::F32).unwrap().permute(&[1, 0]).unwrap()
+            }
+            _ => Tensor::upload(&gpu, "w", &w, DType::F32).unwrap(),
         };
-        check("project", &run().download(&gpu).unwrap(), &reference::linear(&x, &w, None, None).unwrap());
-        group.throughput(Throughput::Elements((rows * 256 * 768) as u64));
-        group.bench_function(BenchmarkId::new(format!("{rows}×256×768"), "gpu"), |b| {
-            b.iter(|| {
-                black_box(run());
-                gpu.wait().unwrap();
-            });
-        });
-        group.bench_function(BenchmarkId::new(format!("{rows}×256×768"), "cpu reference"), |b| {
-            b.iter(|| black_box(reference::linear(&x, &w, None, None).unwrap()));
-        });
+        let timed = || {
+            let mut run = Run::new(&gpu);
+            let y = linear(&mut run, &[(&gx, &gw)], &Epilogue::default()).unwrap();
+            (run.submit_and_time().unwrap(), y)
+        };
+        let want: Array<f32> = reference::linear(&x.cast::<f64>(), &w.cast(), None, None).unwrap().cast();
+        check(&name, &timed().1.download(&gpu).unwrap(), &want);
+        let macs = (rows * depth * columns) as f64;
+        group.throughput(Throughput::Elements(macs as u64));
+        if let Some(nanoseconds) = device_time(&mut group, &name, || timed().0) {
+            let rate = 2.0 * macs / nanoseconds;
+            let share = 100.0 * rate / ceiling;
+            println!("{name}: {:.1} µs, {rate:.2} GFLOP/s, {share:.0} % of the multiply-adds", nanoseconds / 1e3);
+        }
     }
 }
 
@@ -95,5 +111,5 @@ fn names(c: &mut Criterion) {
     group.bench_function("8 names, cpu reference", |b| b.iter(|| black_box(outputs(&mut on_cpu))));
 }
 
-criterion_group!(operations, attention, projection, names);
+criterion_group!(operations, attention, products, names);
 criterion_main!(operations);

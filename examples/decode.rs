@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use regard::attention::{Attention, AttentionInputs, Causal, Rotary};
 use regard::gpu::{Open, Run};
 use regard::ops::cache::{CacheShape, KvCache};
-use regard::ops::linear::linear;
+use regard::ops::linear::{Epilogue, linear};
 use regard::ops::rotary::rotary;
 use regard::tensor::{Array, DType};
 use regard::{Gpu, Result, Tensor, reference};
@@ -39,8 +39,9 @@ impl Layer {
     fn step(&self, run: &mut Run<'_>, cache: &mut KvCache, tokens: &Tensor) -> Result<Tensor> {
         let n = tokens.shape()[1];
         // [B, n, H·D] seen as [B, H, n, D], without a copy.
-        let mut heads =
-            |weight: &Tensor, count: usize| linear(run, &[(tokens, weight)], None, None).and_then(|x| x.heads(count));
+        let mut heads = |weight: &Tensor, count: usize| {
+            linear(run, &[(tokens, weight)], &Epilogue::default()).and_then(|x| x.heads(count))
+        };
         let query = heads(&self.query, QUERY_HEADS)?;
         let key = heads(&self.key, KV_HEADS)?;
         let value = heads(&self.value, KV_HEADS)?;

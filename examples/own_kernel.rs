@@ -10,7 +10,7 @@ use regard::attention::{Attention, AttentionInputs, Causal};
 use regard::compare::judge;
 use regard::gpu::Run;
 use regard::ops::custom::CustomCall;
-use regard::ops::linear::linear;
+use regard::ops::linear::{Epilogue, linear};
 use regard::reference::{self, Float};
 use regard::tensor::{Array, DType};
 use regard::wgsl::CustomKernel;
@@ -53,7 +53,7 @@ fn attention() -> Attention {
 fn run(gpu: &Gpu, kernel: &CustomKernel, x: &Array, weight: &Array) -> Result<Array> {
     let upload = |name, array| Tensor::upload(gpu, name, array, DType::F32);
     let mut run = Run::new(gpu);
-    let y = linear(&mut run, &[(&upload("x", x)?, &upload("weight", weight)?)], None, None)?;
+    let y = linear(&mut run, &[(&upload("x", x)?, &upload("weight", weight)?)], &Epilogue::default())?;
     let (_, normalized) = run.output("normalized", &[1, 1, ROWS, DIM], DType::F32)?;
     let params = Params { rows: ROWS as u32, epsilon: EPSILON };
     let params = bytemuck::bytes_of(&params);

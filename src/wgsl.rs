@@ -60,6 +60,13 @@ pub enum Source {
         /// For q8, beside `common/q8.wgsl`.
         q8: &'static File,
     },
+    /// One of several, by the number that a constant has.
+    Choice {
+        /// Name of the constant, which each of them declares.
+        constant: &'static str,
+        /// By its value.
+        sources: &'static [Source],
+    },
     /// Cooperative matrices of the side that the constant SIDE says, which their type must say too.
     Cooperative,
     /// The user's score function, or one that changes nothing.
@@ -146,6 +153,10 @@ impl Source {
             Self::Storage { alias, plain, q8 } => {
                 either(variant.map(|v| v.aliases.contains(&(alias, DType::Q8))), [plain, q8], f);
             }
+            Self::Choice { constant, sources } => match variant.map(|variant| variant.constant(constant)) {
+                Some(chosen) => sources[chosen.min(sources.len() - 1)].each(variant, f),
+                None => sources.iter().for_each(|source| source.each(variant, f)),
+            },
             Self::Cooperative => {
                 let side = |v: &Variant| v.overrides.contains(&("SIDE", 16.0));
                 either(variant.map(side), [&files::COOP_8, &files::COOP_16], f);
@@ -158,7 +169,7 @@ impl Source {
     /// Whether `found` is true of this or of one inside.
     fn any(&self, found: fn(&Self) -> bool) -> bool {
         match self {
-            Self::All(sources) => sources.iter().any(|source| source.any(found)),
+            Self::All(sources) | Self::Choice { sources, .. } => sources.iter().any(|source| source.any(found)),
             source => found(source),
         }
     }
@@ -312,6 +323,11 @@ impl Variant {
             score_mod: None,
             subgroups: false,
         }
+    }
+
+    /// The value of an `override` constant that is a number or a choice; 0 where it is not set.
+    fn constant(&self, name: &str) -> usize {
+        self.overrides.iter().find(|(found, _)| *found == name).map_or(0, |(_, value)| *value as usize)
     }
 
     /// Whether it multiplies cooperative matrices.

@@ -42,7 +42,7 @@ impl Backend for Run<'_> {
     }
 
     fn linear(&mut self, summands: &[(&Tensor, &Tensor)], epilogue: Epilogue<'_, Tensor>) -> Result<Tensor> {
-        linear(self, summands, epilogue.bias, epilogue.activation)
+        linear(self, summands, &epilogue)
     }
 
     /// The output lies with its heads side by side, [B, Nq, Hq, Dv] in memory, so that joining them copies nothing.

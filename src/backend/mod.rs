@@ -20,25 +20,12 @@ use crate::tensor::Array;
 
 pub use reference::Reference;
 
+pub use crate::kernels::matmul::Epilogue;
+
 /// A backend's tensor. A clone is the same tensor.
 pub trait Value: Clone {
     /// Length of each axis.
     fn shape(&self) -> &[usize];
-}
-
-/// What happens to a product before it is stored: `f(product + bias)`.
-#[derive(Debug)]
-pub struct Epilogue<'v, V> {
-    /// `[N]`.
-    pub bias: Option<&'v V>,
-    /// f; `None` is the identity.
-    pub activation: Option<Activation>,
-}
-
-impl<V> Default for Epilogue<'_, V> {
-    fn default() -> Self {
-        Self { bias: None, activation: None }
-    }
 }
 
 /// A recurrence with its weights, ready to run.
@@ -82,8 +69,8 @@ pub trait Backend {
     /// [`Error::Shape`](crate::Error::Shape) for integers, and those of the device.
     fn wide(&mut self, name: &str, x: &Self::Value) -> Result<Self::Value>;
 
-    /// `f(Σ_p x_p · w_pᵀ + b)` for x_p [.., K_p], w_p [N, K_p] and b `[N]`: [.., N], a layer over a concatenation that is
-    /// never built.
+    /// `f(Σ_p x_p · w_pᵀ + b + residual)` for x_p [.., K_p], w_p [N, K_p] and b `[N]`: [.., N], a layer over a concatenation
+    /// that is never built.
     ///
     /// # Errors
     /// [`Error::Shape`](crate::Error::Shape) when shapes do not fit, and those of the device.

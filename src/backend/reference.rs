@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 
 use super::{Backend, Epilogue, Recurrence, Value};
 use crate::attention::{Attention, AttentionInputs, AttentionOutputs};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::layers::CoverageCost;
 use crate::norm::Norm;
 use crate::reference::{self, Float};
@@ -64,7 +64,16 @@ impl<T: Float> Backend for Reference<T> {
     }
 
     fn linear(&mut self, summands: &[(&Array<T>, &Array<T>)], epilogue: Epilogue<'_, Array<T>>) -> Result<Array<T>> {
-        let Epilogue { bias, activation } = epilogue;
+        let Epilogue { bias, residual, activation } = epilogue;
+        if let Some(residual) = residual {
+            let product = self.linear(summands, Epilogue { residual: None, activation: None, ..epilogue })?;
+            if residual.shape() != product.shape() {
+                let (expected, found) = (format!("{:?}", product.shape()), format!("{:?}", residual.shape()));
+                return Err(Error::shape("residual", "shape", expected, found));
+            }
+            let sum = self.add(&product, residual)?;
+            return activation.map_or(Ok(sum.clone()), |f| self.activate(f, &sum));
+        }
         if let [(x, weight)] = summands {
             return reference::linear(x, weight, bias, activation);
         }

@@ -25,7 +25,6 @@ pub mod merge;
 pub mod merge_partials;
 pub mod monotonic;
 pub mod norm;
-pub mod project;
 pub mod recurrent;
 pub mod recurrent_loop;
 pub mod recurrent_norm;
@@ -61,7 +60,7 @@ params! {
 }
 
 /// Every kernel.
-pub static ALL: [&Kernel; 30] = [
+pub static ALL: [&Kernel; 31] = [
     &append::KERNEL,
     &barrier_rate::KERNEL,
     &coop_rate::KERNEL,
@@ -78,11 +77,12 @@ pub static ALL: [&Kernel; 30] = [
     &location::KERNEL,
     &mask_tiles::KERNEL,
     &matmul::KERNEL,
+    &matmul::SUM,
+    &matmul::TILED,
     &merge::KERNEL,
     &merge_partials::KERNEL,
     &monotonic::KERNEL,
     &norm::KERNEL,
-    &project::KERNEL,
     &recurrent::KERNEL,
     &recurrent_loop::KERNEL,
     &recurrent_norm::KERNEL,

@@ -2,7 +2,7 @@
 
 use super::{ActivationParams, View4, place, read, switch};
 use crate::error::{Error, Result};
-use crate::plan::{Caps, ProductPlan, grid};
+use crate::plan::{Caps, StepPlan, grid};
 use crate::problem::RnnProblem;
 use crate::recording::{Binding, Dispatch, Recording, View};
 use crate::rnn::{Activation, Activations, Cell, Direction, Reset, Rnn};
@@ -298,7 +298,7 @@ pub enum Stage {
 pub fn record(
     recording: &mut Recording,
     caps: &Caps,
-    plan: ProductPlan,
+    plan: StepPlan,
     of: &Recurrence<'_>,
     stage: Stage,
     step: usize,

@@ -94,7 +94,7 @@ impl<A: Value> Linear<A> {
     /// # Errors
     /// [`Error::Shape`] when x does not fit, and those of the backend.
     pub fn forward<B: Backend<Value = A>>(&self, backend: &mut B, x: &A) -> Result<A> {
-        let epilogue = Epilogue { bias: self.bias.as_ref(), activation: self.activation };
+        let epilogue = Epilogue { bias: self.bias.as_ref(), activation: self.activation, ..Epilogue::default() };
         backend.linear(&[(x, &self.weight)], epilogue)
     }
 }

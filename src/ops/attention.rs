@@ -6,11 +6,12 @@ use crate::attention::{
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Run, Tensor};
 use crate::kernels::fused::{self, Fused};
+use crate::kernels::matmul::Epilogue;
 use crate::kernels::monotonic::Before;
 use crate::kernels::rotary::Place;
 use crate::kernels::score::Scored;
 use crate::kernels::visibility::Visibility;
-use crate::kernels::{copy, entropy, location, monotonic, project, rotary, score, softmax, weighted_sum};
+use crate::kernels::{copy, entropy, location, matmul, monotonic, rotary, score, softmax, weighted_sum};
 use crate::plan::{AttentionPlan, Caps};
 use crate::problem::{AttentionProblem, Role, Storage};
 use crate::recording::{Recording, View};
@@ -372,7 +373,8 @@ fn compared(
     let key_shape = [p.batch, p.kv_heads, p.keys, p.score_dim];
     let mut projected = |name: &str, x: &View, shape: &[usize], weight: View, bias: Option<&View>| -> Result<View> {
         let y = recording.scratch(name, shape, DType::F32);
-        project::record(recording, caps, &[(x, &weight)], bias, None, &y)?;
+        let epilogue = Epilogue { bias, ..Epilogue::default() };
+        matmul::record(recording, caps, &[(x, &weight)], &epilogue, &y)?;
         Ok(y)
     };
     match (score, &weights.weight, &weights.query_weight, &weights.key_weight) {
@@ -429,7 +431,7 @@ impl Located {
         let (width, p) = (filter.shape()[1], problem);
         let filters = recording.scratch("location filters", &[p.score_dim, width], DType::F32);
         let columns = filter.with(filter.layout.permute(&[1, 0])?);
-        project::record(recording, caps, &[(weight, &columns)], None, None, &filters)?;
+        matmul::record(recording, caps, &[(weight, &columns)], &Epilogue::default(), &filters)?;
         let key = recording.scratch("located key", &[p.batch, p.query_heads, p.keys, p.score_dim], DType::F32);
         Ok(Some(Self { filters, previous: previous.clone(), key }))
     }

@@ -2,6 +2,7 @@
 
 mod attention;
 mod cooperative;
+mod matmul;
 mod parts;
 mod rnn;
 mod scratch;
@@ -10,8 +11,9 @@ mod tuning;
 
 pub use attention::{AttentionPlan, Form, FusedPlan, LONGEST_HEAD, Tile};
 pub use cooperative::CooperativeCut;
+pub use matmul::{MatmulPlan, ProductForm, ProductShape};
 pub use parts::{Pace, Part, parts};
-pub use rnn::{Costs, Estimate, LoopPlan, ProductPlan, RnnPlan};
+pub use rnn::{Costs, Estimate, LoopPlan, RnnPlan, StepPlan};
 pub use scratch::{Lifetime, ScratchPlan};
 pub(crate) use submissions::whole;
 pub use submissions::{Step, Submission, submissions};

@@ -1,6 +1,6 @@
 //! How a recurrence is run: which path, by a cost model, and with what tiles.
 
-use super::Caps;
+use super::{Caps, MatmulPlan, ProductShape};
 use crate::error::{Error, Result};
 use crate::problem::{RnnProblem, RnnWidths};
 use crate::rnn::{Cell, Reset, Rnn, RnnPath, Steps};
@@ -46,9 +46,9 @@ impl Costs {
     }
 }
 
-/// Tiles of a product of `rows` rows, [K, rows]ᵀ · [K, 4·quads], as `recurrent` and `matmul` compute it.
+/// Tiles of the product of a step, [K, rows]ᵀ · [K, 4·quads] for each gate, as `recurrent` computes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ProductPlan {
+pub struct StepPlan {
     /// Rows of a tile: 1, 4 or 8.
     pub rows: u32,
     /// Tiles along the rows.
@@ -61,11 +61,10 @@ pub struct ProductPlan {
     pub subgroups: bool,
 }
 
-impl ProductPlan {
-    /// Chooses tiles where one lane computes `quads_per_lane` quads of columns, and `copies` such products run side by
-    /// side.
-    pub fn new(rows: usize, quads: usize, quads_per_lane: usize, depth: usize, copies: usize, caps: &Caps) -> Self {
-        let lanes_of = |tile: usize| copies * rows.div_ceil(tile) * quads.div_ceil(quads_per_lane);
+impl StepPlan {
+    /// Chooses tiles where `copies` such products run side by side; a lane has a quad of columns.
+    pub fn new(rows: usize, quads: usize, depth: usize, copies: usize, caps: &Caps) -> Self {
+        let lanes_of = |tile: usize| copies * rows.div_ceil(tile) * quads;
         // On a card the taller tile, which reads half as many weights, only where it leaves lanes enough.
         let tile = match rows {
             1 => 1,
@@ -74,7 +73,6 @@ impl ProductPlan {
             _ => QUAD,
         };
         let most = caps.max_invocations.max(1) as usize;
-        let columns = quads.div_ceil(quads_per_lane);
         // A software driver runs lanes in eights, one workgroup after the other on each thread.
         let lanes = if caps.software { 8 } else { 64 }.min(1 << most.ilog2());
         let mut parts = 1;
@@ -89,7 +87,7 @@ impl ProductPlan {
                 parts *= 2;
             }
         }
-        let lanes = lanes.min((columns.next_power_of_two() * parts).max(8));
+        let lanes = lanes.min((quads.next_power_of_two() * parts).max(8));
         let subgroups = parts > 1 && caps.subgroups && lanes.is_multiple_of(caps.max_subgroup.max(1) as usize);
         Self {
             rows: tile as u32,
@@ -228,10 +226,8 @@ pub struct RnnPlan {
     pub estimates: Vec<Estimate>,
     /// Dispatches of the recurrence itself.
     pub dispatches: usize,
-    /// X·W of each layer; in a wavefront of the lowest alone.
-    pub inputs: Vec<ProductPlan>,
     /// U·h, on the paths that take a dispatch a step.
-    pub step: ProductPlan,
+    pub step: StepPlan,
     /// The loop over time, where it can run inside a dispatch.
     pub persistent: Option<LoopPlan>,
     /// Multiplications and additions of all products.
@@ -287,34 +283,31 @@ impl RnnPlan {
         let (gates, costs) = (options.cell.gates(), Costs::of(caps));
         let quads = p.hidden.div_ceil(QUAD);
         let rows = p.steps * p.batch;
-        let input = |l: usize| {
-            ProductPlan::new(rows, p.directions * gates * quads, 4, p.inputs.get(l).copied().unwrap_or(0), 1, caps)
-        };
         let product = |depth: usize, width: usize, rows: usize| (depth * width * rows) as f64;
         let projected = p.projected;
         let stages = stages(options, projected);
-        let input_time = |l: usize| {
-            let plan = input(l);
-            let tiles = plan.row_tiles as usize * (p.directions * gates * quads).div_ceil(4 * plan.columns());
-            costs.dispatch + product(p.inputs[l], p.directions * gates * p.hidden, rows) / plan.rate(tiles, caps)
-        };
-        let all_inputs: f64 = (0..p.layers).map(input_time).sum();
+        let columns = p.directions * gates * quads * QUAD;
+        let inputs = p.inputs.iter().map(|&depth| {
+            let shape = ProductShape { batches: 1, rows, columns, depth };
+            Ok(MatmulPlan::new("X·W", &shape, caps)?.time(&shape, caps))
+        });
+        let inputs = inputs.collect::<Result<Vec<_>>>()?;
+        let all_inputs: f64 = inputs.iter().sum();
 
-        let step = ProductPlan::new(p.batch, quads, 1, p.state, p.directions, caps);
+        let step = StepPlan::new(p.batch, quads, p.state, p.directions, caps);
         let step_macs = product(p.state, p.directions * gates * p.hidden, p.batch)
             + if projected { product(p.hidden, p.directions * p.state, p.batch) } else { 0.0 };
-        let tiles =
-            |plan: &ProductPlan, copies: usize| copies * plan.row_tiles as usize * quads.div_ceil(plan.columns());
+        let tiles = |plan: &StepPlan, copies: usize| copies * plan.row_tiles as usize * quads.div_ceil(plan.columns());
         let steps_time = all_inputs
             + (p.layers * p.steps) as f64
                 * (stages as f64 * costs.dispatch + step_macs / step.rate(tiles(&step, p.directions), caps));
 
-        let wave = ProductPlan::new(p.batch, quads, 1, 2 * p.state, p.layers, caps);
+        let wave = StepPlan::new(p.batch, quads, 2 * p.state, p.layers, caps);
         let widths = RnnWidths { inputs: p.inputs.clone(), hidden: p.hidden, state: p.state, projected };
         let wavefront = Self::wavefront(options, &widths, p.layers, element, caps).map(|()| {
             let macs = step_macs * (2 * p.layers - 1) as f64;
             let time = costs.dispatch + macs / wave.rate(tiles(&wave, p.layers), caps);
-            input_time(0) + (p.steps + p.layers - 1) as f64 * time
+            inputs[0] + (p.steps + p.layers - 1) as f64 * time
         });
 
         let persistent = LoopPlan::new(options, p, caps);
@@ -365,7 +358,6 @@ impl RnnPlan {
         Ok(Self {
             path,
             dispatches,
-            inputs: (0..if path == RnnPath::Wavefront { 1 } else { p.layers }).map(input).collect(),
             step: if path == RnnPath::Wavefront { wave } else { step },
             persistent: persistent.ok().filter(|_| path == RnnPath::Persistent),
             estimates,

@@ -10,7 +10,7 @@ use crate::gpu::{Gpu, Run, Tensor};
 use crate::kernels::{barrier_rate, coop_rate, coverage, fma_rate};
 use crate::layers::CoverageCost;
 use crate::ops::cache::append;
-use crate::ops::linear::{embed, linear};
+use crate::ops::linear::{Epilogue, embed, linear};
 use crate::ops::merge::{merge, merge_max_sum};
 use crate::ops::rnn::GpuRnn;
 use crate::plan::{AttentionPlan, Caps, RnnPlan};
@@ -207,7 +207,8 @@ fn linear_case<'c>(run: &mut Run<'_>, case: &'c LinearCase, dtype: DType) -> Res
     let weight = Tensor::upload(gpu, "weight", &case.weight, dtype)?;
     let bias = case.bias.as_ref().map(|b| Tensor::upload(gpu, "bias", b, DType::F32)).transpose()?;
     let x = embed(run, &table, &ids)?;
-    let y = linear(run, &[(&x, &weight)], bias.as_ref(), case.activation)?;
+    let epilogue = Epilogue { bias: bias.as_ref(), activation: case.activation, ..Epilogue::default() };
+    let y = linear(run, &[(&x, &weight)], &epilogue)?;
     Recorded::new([y], move |[got]| {
         let exact = |table: &Array<f32>, weight: &Array<f32>| {
             let x = reference::embed(&widened(table), &case.ids)?;

@@ -50,6 +50,15 @@ pub(crate) static PARAMS_STORAGE: File = file!("common/params_storage.wgsl", [])
 pub(crate) static PARAMS_UNIFORM: File = file!("common/params_uniform.wgsl", []);
 pub(crate) static POSITIONS: File =
     file!("common/positions.wgsl", ["CAUSAL", "WINDOW", "KEY_LENGTHS", "QUERY_LENGTHS", "SEQUENCES"]);
+pub(crate) static PRODUCT: File =
+    file!("common/product.wgsl", ["TAIL", "FLAT", "HAS_BIAS", "RESIDUAL", "ACCUMULATE", "ACTIVATION"]);
+pub(crate) static PRODUCT_W_ANY: File = file!("common/product_w_any.wgsl", ["W_LAYOUT"]);
+pub(crate) static PRODUCT_W_COLUMNS: File = file!("common/product_w_columns.wgsl", ["W_LAYOUT"]);
+pub(crate) static PRODUCT_W_DEPTH: File = file!("common/product_w_depth.wgsl", ["W_LAYOUT"]);
+pub(crate) static PRODUCT_X_ANY: File = file!("common/product_x_any.wgsl", ["X_LAYOUT"]);
+pub(crate) static PRODUCT_X_DEPTH: File = file!("common/product_x_depth.wgsl", ["X_LAYOUT"]);
+pub(crate) static PRODUCT_Y_ANY: File = file!("common/product_y_any.wgsl", ["Y_LAYOUT"]);
+pub(crate) static PRODUCT_Y_COLUMNS: File = file!("common/product_y_columns.wgsl", ["Y_LAYOUT"]);
 pub(crate) static Q8: File = file!("common/q8.wgsl", []);
 pub(crate) static REACH: File = file!("common/reach.wgsl", ["MAPPED"]);
 pub(crate) static READ_PLAIN: File = file!("common/read_plain.wgsl", []);
@@ -57,6 +66,8 @@ pub(crate) static READ_Q8: File = file!("common/read_q8.wgsl", []);
 pub(crate) static REDUCE_SHARED: File = file!("common/reduce_shared.wgsl", ["LANES"]);
 pub(crate) static REDUCE4_SHARED: File = file!("common/reduce4_shared.wgsl", []);
 pub(crate) static REDUCE4_SUBGROUP: File = file!("common/reduce4_subgroup.wgsl", ["ONE_SUBGROUP"]);
+pub(crate) static ROWS_DIRECT: File = file!("common/rows_direct.wgsl", ["SPREAD"]);
+pub(crate) static ROWS_SPREAD: File = file!("common/rows_spread.wgsl", ["SPREAD", "LANES", "PARTS"]);
 pub(crate) static SCORE_MOD_NONE: File = file!("common/score_mod_none.wgsl", []);
 pub(crate) static SPLIT_SHARED: File = file!("common/split_shared.wgsl", ["LANES", "PARTS"]);
 pub(crate) static SPLIT_SUBGROUP: File = file!("common/split_subgroup.wgsl", ["LANES", "PARTS"]);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use regard::gpu::{Gpu, Run};
 use regard::ops::custom::CustomCall;
-use regard::ops::linear::linear;
+use regard::ops::linear::{Epilogue, linear};
 use regard::plan::parts;
 use regard::tensor::{Array, DType, Layout};
 use regard::wgpu::Limits;
@@ -70,12 +70,12 @@ fn between(gpu: &Gpu, kernel: &CustomKernel) -> (usize, Array) {
     let (x, weight) = (wave(&SHAPE), wave(&[6, 6]));
     let weight = upload(gpu, &weight);
     let mut run = Run::new(gpu);
-    let before = linear(&mut run, &[(&upload(gpu, &x), &weight)], None, None).unwrap();
+    let before = linear(&mut run, &[(&upload(gpu, &x), &weight)], &Epilogue::default()).unwrap();
     let (_, after) = run.output("after", &SHAPE, DType::F32).unwrap();
     let (reads, writes, params) = ([&before], [&after], params(2.0, 138));
     let told = CustomCall { params: &params, flops: 1 << 30, ..CustomCall::new(&reads, &writes, [7, 5]) };
     kernel.record(&mut run, told).unwrap();
-    let y = linear(&mut run, &[(&after, &weight)], None, None).unwrap();
+    let y = linear(&mut run, &[(&after, &weight)], &Epilogue::default()).unwrap();
     let recorded: Vec<_> = run.recording().dispatches().collect();
     assert_eq!(recorded[1].variant.label(), "numbered");
     let count = parts(recorded[1], gpu.caps()).len();
@@ -194,7 +194,7 @@ fn texts_are_refused_with_the_line() {
         (format!("@group(0) @binding(16) var<uniform> a: f32;\n{main} {{}}"), "`a`: binding 16 is a `u32`"),
         (format!("@group(0) @binding(1) var a: texture_2d<f32>;\n{main} {{}}"), "`a`: expected a uniform"),
         (format!("override N: u32 = 1;\n{main} {{}}"), "has an `override`: use `const`"),
-        (format!("{main} {{}}{}", " ".repeat(64 << 10)), "is 65582 bytes long; at most 65536"),
+        (format!("{main} {{}}{}", " ".repeat(64 << 10)), "is 65576 bytes long; at most 65536"),
         (format!("{y} {main} {{ y[0] = 1.0{}; }}", "+1.0".repeat(1100)), "`main` has a statement of 1"),
     ];
     for (source, start) in &starts {

@@ -15,7 +15,8 @@ fn counts(recording: &Recording) -> [usize; 3] {
     for dispatch in recording.dispatches() {
         let kind = match dispatch.variant.kernel.name() {
             name if name.starts_with("recurrent") => 0,
-            "matmul" => 1,
+            "matmul" | "matmul_tiled" => 1,
+            "matmul_sum" => 2,
             "copy" | "merge" => 2,
             name => panic!("{name} in a recurrence"),
         };

@@ -27,6 +27,7 @@ mod long_work;
 mod model_cards;
 mod prepared;
 mod primitives;
+mod products;
 mod properties;
 mod rates;
 mod recordings;

@@ -8,13 +8,17 @@ use regard::layers::{
 };
 use regard::ops::cache::{CacheShape, CacheStep, KvCache};
 use regard::ops::decoder::GpuAttentionDecoder;
-use regard::ops::linear::linear;
+use regard::ops::linear::{Epilogue, linear};
 use regard::ops::rotary::rotary;
 use regard::rnn::{Activation, Cell, Rnn, RnnWeights};
 use regard::tensor::{Array, DType, Layout};
 use regard::{Error, Tensor, reference, wgpu};
 
 use crate::gpu::{gpu, minimal_gpu, open};
+
+fn relu() -> Epilogue<'static, Tensor> {
+    Epilogue { activation: Some(Activation::Relu), ..Epilogue::default() }
+}
 
 fn numbers(shape: &[usize], seed: f32) -> Array<f32> {
     Array::from_fn(shape, |k| ((k as f32 + 1.0) * (seed + 0.37)).sin())
@@ -95,8 +99,9 @@ fn tensors_are_rebound_by_name() {
     let gpu = gpu();
     let (x, weight) = (upload(gpu, "x", &numbers(&[3, 8], 0.0)), upload(gpu, "weight", &numbers(&[5, 8], 1.0)));
     let mut run = Run::new(gpu);
-    let y = linear(&mut run, &[(&x, &weight)], None, None).unwrap();
-    let z = linear(&mut run, &[(&x, &weight)], None, Some(Activation::Relu)).unwrap();
+    let y = linear(&mut run, &[(&x, &weight)], &Epilogue::default()).unwrap();
+    let z = linear(&mut run, &[(&x, &weight)], &Epilogue { activation: Some(Activation::Relu), ..Epilogue::default() })
+        .unwrap();
     let mut prepared = run.prepare().unwrap();
     let check = |prepared: &mut Prepared, x: &Array<f32>| {
         let weight = numbers(&[5, 8], 1.0);
@@ -149,7 +154,7 @@ fn tensors_are_rebound_by_name() {
     // Two tensors of one name cannot be told apart.
     let mut run = Run::new(gpu);
     let twins = [0.0, 1.0].map(|seed| upload(gpu, "x", &numbers(&[3, 8], seed)));
-    let _outputs = twins.each_ref().map(|x| linear(&mut run, &[(x, &weight)], None, None).unwrap());
+    let _outputs = twins.each_ref().map(|x| linear(&mut run, &[(x, &weight)], &Epilogue::default()).unwrap());
     assert!(refused(&mut run.prepare().unwrap(), "x", &other).contains("several tensors of the run have this name"));
 }
 
@@ -318,8 +323,8 @@ fn an_encoder_of_six_layers_needs_a_fraction_of_its_values() {
         for (weights, [up, down]) in &layers {
             let inputs = AttentionInputs::new(x.clone(), x.clone(), x.clone());
             x = MultiHeadAttention::new(4).record(run, weights, &inputs).unwrap().output;
-            let wide = linear(run, &[(&x, up)], None, Some(Activation::Relu)).unwrap();
-            x = linear(run, &[(&wide, down)], None, None).unwrap();
+            let wide = linear(run, &[(&x, up)], &relu()).unwrap();
+            x = linear(run, &[(&wide, down)], &Epilogue::default()).unwrap();
         }
         vec![x]
     });
@@ -377,12 +382,12 @@ fn a_token_through_six_layers_needs_a_fraction_of_its_values() {
         let mut x = x.clone();
         for (l, w) in weights.iter().enumerate() {
             let project = |run: &mut Run<'_>, x: &Tensor, w: &Tensor| {
-                linear(run, &[(x, w)], None, None).unwrap().heads(heads).unwrap()
+                linear(run, &[(x, w)], &Epilogue::default()).unwrap().heads(heads).unwrap()
             };
             let joined = |run: &mut Run<'_>, x: &Tensor, w: &Tensor| {
                 let x = x.permute(&[0, 2, 1, 3]).unwrap();
                 let x = x.with_layout(x.layout().reshape(&[2, 1, width]).unwrap()).unwrap();
-                linear(run, &[(&x, w)], None, None).unwrap()
+                linear(run, &[(&x, w)], &Epilogue::default()).unwrap()
             };
             let [query, key, value] = [0, 1, 2].map(|k| project(run, &x, &w[k]));
             step.append(run, l, &key, &value).unwrap();
@@ -391,8 +396,8 @@ fn a_token_through_six_layers_needs_a_fraction_of_its_values() {
             let [query, key, value] = [(&x, 4), (&memory, 5), (&memory, 6)].map(|(x, k)| project(run, x, &w[k]));
             let cross = Attention::default().record(run, &AttentionInputs::new(query, key, value)).unwrap();
             x = joined(run, &cross.output, &w[7]);
-            let wide = linear(run, &[(&x, &w[8])], None, Some(Activation::Relu)).unwrap();
-            x = linear(run, &[(&wide, &w[9])], None, None).unwrap();
+            let wide = linear(run, &[(&x, &w[8])], &relu()).unwrap();
+            x = linear(run, &[(&wide, &w[9])], &Epilogue::default()).unwrap();
         }
         vec![x]
     });

@@ -355,6 +355,7 @@ pub(crate) fn every_kind(caps: &Caps) -> Vec<Recording> {
     }
 
     recurrences(caps, &mut all);
+    products(caps, &mut all);
 
     for keys in [5, 300, 3000] {
         let mut recording = Recording::new();
@@ -389,10 +390,44 @@ pub(crate) fn every_kind(caps: &Caps) -> Vec<Recording> {
         let weight = bound(r, "weight", &[3, 6], dtype);
         let y = r.scratch("y", &[4, 3], DType::F32);
         let summands = [(&rows, &weight), (&rows, &weight)];
-        kernels::project::record(r, caps, &summands, None, Some(Activation::Tanh), &y).unwrap();
+        let epilogue = kernels::matmul::Epilogue { activation: Some(Activation::Tanh), ..Default::default() };
+        kernels::matmul::record(r, caps, &summands, &epilogue, &y).unwrap();
         all.push(recording);
     }
     all
+}
+
+/// Products in every form, from every layout, with and without what follows.
+fn products(caps: &Caps, all: &mut Vec<Recording>) {
+    let sizes = [[1, 40, 64], [3, 40, 64], [8, 40, 64], [20, 40, 64], [70, 40, 4096], [1000, 1200, 60], [5, 7, 30_000]];
+    for (k, ([rows, columns, depth], turned)) in sizes.into_iter().flat_map(|s| [0, 1, 2].map(|t| (s, t))).enumerate() {
+        let dtype = [DType::F32, DType::F16][k % 2];
+        let mut recording = Recording::new();
+        let r = &mut recording;
+        let x = bound(r, "x", &[rows, depth], dtype);
+        let w = match turned {
+            0 => bound(r, "w", &[columns, depth], dtype),
+            1 => {
+                let w = bound(r, "w", &[depth, columns], dtype);
+                w.with(w.layout.permute(&[1, 0]).unwrap())
+            }
+            _ => {
+                let w = bound(r, "w", &[columns, depth + 1], dtype);
+                w.with(w.layout.narrow(1, 1, depth).unwrap())
+            }
+        };
+        let (bias, residual) =
+            (bound(r, "bias", &[columns], DType::F32), bound(r, "residual", &[rows, columns], dtype));
+        let y = bound(r, "y", &[rows, columns], dtype);
+        let whole = kernels::matmul::Epilogue {
+            bias: Some(&bias),
+            residual: Some(&residual),
+            activation: Some(Activation::Softplus),
+        };
+        let epilogue = if k % 3 == 0 { whole } else { kernels::matmul::Epilogue::default() };
+        kernels::matmul::record(r, caps, &[(&x, &w)], &epilogue, &y).unwrap();
+        all.push(recording);
+    }
 }
 
 /// Every cell, path, direction and option of a recurrence.

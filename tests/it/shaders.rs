@@ -183,7 +183,12 @@ fn kernels_declare_what_their_shaders_do() {
             let TypeInner::Array { base, .. } = module.types[variable.ty].inner else { panic!("{name}") };
             let access = if access.contains(StorageAccess::STORE) { Access::Write } else { Access::Read };
             let at = variable.binding.as_ref().unwrap();
-            found.insert(at.binding, (variable.name.clone().unwrap(), module.types[base].inner.clone(), access));
+            // Products read and write numbers or quads of them, as the tensors lie.
+            let inner = match module.types[base].inner {
+                TypeInner::Vector { scalar, .. } if kernel.name.starts_with("matmul") => TypeInner::Scalar(scalar),
+                ref inner => inner.clone(),
+            };
+            found.insert(at.binding, (variable.name.clone().unwrap(), inner, access));
         }
         let declared = kernel.buffers.iter();
         let declared = declared.map(|b| (b.name.to_owned(), element(b.element, &variant), b.access));

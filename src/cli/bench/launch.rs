@@ -8,7 +8,7 @@ use regard::compare::judge;
 use regard::gpu::{Gpu, Prepared, Run};
 use regard::layers::{Linear, MultiHeadAttention, MultiHeadWeights};
 use regard::ops::cache::{CacheShape, KvCache};
-use regard::ops::linear::linear;
+use regard::ops::linear::{Epilogue, linear};
 use regard::ops::rotary::rotary;
 use regard::recording::{Binding, Recording};
 use regard::tensor::{Array, DType, Layout};
@@ -125,7 +125,7 @@ impl Launched {
                 let inputs = AttentionInputs::new(x.clone(), x.clone(), x);
                 Ok(Self::causal().record(run, &inputs)?.output)
             }
-            Work::Linear => linear(run, &[(x, &self.weights[0].query.weight)], None, None),
+            Work::Linear => linear(run, &[(x, &self.weights[0].query.weight)], &Epilogue::default()),
             Work::MultiHead => {
                 let inputs = AttentionInputs::new(x.clone(), x.clone(), x.clone());
                 let layer = MultiHeadAttention { attention: Self::causal(), ..MultiHeadAttention::new(HEADS) };
@@ -139,7 +139,7 @@ impl Launched {
                 let mut x = x.clone();
                 for (layer, weights) in self.weights.iter().enumerate() {
                     let heads = |run: &mut Run<'_>, layer: &Linear<Tensor>| {
-                        linear(run, &[(&x, &layer.weight)], None, None)?.heads(HEADS)
+                        linear(run, &[(&x, &layer.weight)], &Epilogue::default())?.heads(HEADS)
                     };
                     let [query, key] = [heads(run, &weights.query)?, heads(run, &weights.key)?];
                     let value = heads(run, &weights.value)?;
@@ -149,7 +149,7 @@ impl Launched {
                     let attended = Self::causal().record(run, &step.inputs(layer, &query)?)?.output;
                     let joined = attended.permute(&[0, 2, 1, 3])?;
                     let joined = joined.with_layout(joined.layout().reshape(&[1, 1, WIDTH])?)?;
-                    x = linear(run, &[(&joined, &weights.output.weight)], None, None)?;
+                    x = linear(run, &[(&joined, &weights.output.weight)], &Epilogue::default())?;
                 }
                 Ok(x)
             }

@@ -186,7 +186,8 @@ impl<V: Value, R: Recurrence> LoadedDecoder<V, R> {
             Some(layer) => {
                 let of_hidden = b.slice(&layer.weight, 1, 0, p.hidden)?;
                 let of_context = b.slice(&layer.weight, 1, p.hidden, p.memory)?;
-                let epilogue = Epilogue { bias: layer.bias.as_ref(), activation: self.options.activation };
+                let activation = self.options.activation;
+                let epilogue = Epilogue { bias: layer.bias.as_ref(), activation, ..Epilogue::default() };
                 b.linear(&[(hidden, &of_hidden), (&context, &of_context)], epilogue)?
             }
             None => context,

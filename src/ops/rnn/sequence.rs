@@ -2,13 +2,14 @@
 
 use super::weights::{LayerWeights, Weights};
 use crate::error::{Error, Result};
+use crate::kernels::matmul::Epilogue;
 use crate::kernels::recurrent::{Recurrence, Stage, StateLayout};
 use crate::kernels::{copy, matmul, merge, recurrent, recurrent_loop, recurrent_norm};
-use crate::plan::{Caps, ProductPlan, RnnPlan};
+use crate::plan::{Caps, RnnPlan};
 use crate::problem::RnnProblem;
 use crate::recording::{Recording, View};
 use crate::rnn::{Cell, Merge, Reset, Rnn, RnnInputs, RnnOutputs, RnnPath, Steps};
-use crate::tensor::{DType, Layout};
+use crate::tensor::DType;
 
 /// Records a stack on plain views. The outputs are dense views that the caller has made.
 ///
@@ -43,19 +44,6 @@ struct Sequence<'a> {
 }
 
 impl Sequence<'_> {
-    /// T·B, the rows of X·W, step by step, and how far apart their tensors have neighbouring columns: rounded up to a
-    /// multiple of 4, a single row not, and many to an odd number of cache lines, as a power of two between them would
-    /// put all of a row's elements into the same few places of the cache.
-    fn rows(&self) -> (usize, usize) {
-        let rows = self.problem.steps * self.problem.batch;
-        let padded = match rows {
-            1 => 1,
-            2..128 => rows.next_multiple_of(4),
-            _ => 16 * (rows.div_ceil(16) | 1),
-        };
-        (rows, padded)
-    }
-
     /// Where the states of so many layers lie, which shaders index with 32 bits.
     fn state_layout(&self, layers: usize) -> Result<StateLayout> {
         let layout = StateLayout::new(self.options, self.problem);
@@ -66,58 +54,31 @@ impl Sequence<'_> {
         Ok(layout)
     }
 
-    /// A scratch tensor [T, B, width] that lies as [width, T·B], which is how products read it.
-    fn depth_first(&self, recording: &mut Recording, name: &str, width: usize) -> View {
-        let (_, rows) = self.rows();
-        let whole = recording.scratch(name, &[width.next_multiple_of(4), rows], DType::F32);
-        let layout = Layout {
-            shape: vec![self.problem.steps, self.problem.batch, width],
-            strides: vec![self.problem.batch, 1, rows],
-            offset: 0,
-        };
-        whole.with(layout)
+    /// A scratch tensor [T, B, width] whose rows begin at multiples of 4 elements, so that products read four at a time.
+    fn layer_output(&self, recording: &mut Recording, width: usize) -> Result<View> {
+        let (steps, batch) = (self.problem.steps, self.problem.batch);
+        let whole = recording.scratch("layer output", &[steps, batch, width.next_multiple_of(4)], DType::F32);
+        Ok(whole.with(whole.layout.narrow(2, 0, width)?))
     }
 
-    /// The input in that order: a copy, unless it lies so already.
-    fn first_input(&self, recording: &mut Recording) -> Result<View> {
-        let input = &self.inputs.input;
-        let width = self.problem.inputs[0];
-        let fits = self.rows().0 == 1
-            && input.dtype == DType::F32
-            && input.layout.strides[2] == 1
-            && input.layout.offset.is_multiple_of(4)
-            && width.is_multiple_of(4);
-        if fits {
-            return Ok(input.clone());
-        }
-        let own = self.depth_first(recording, "input, depth first", width);
-        copy::record(recording, self.caps, input, &own)?;
-        Ok(own)
-    }
-
-    /// Memory for X·W + b of all steps and directions of a layer: [T·B, directions · G · units].
+    /// Memory for X·W + b of all steps and directions of a layer: [T, B, directions · G · units].
     fn gates(&self, recording: &mut Recording) -> View {
-        let units = self.problem.hidden.next_multiple_of(4);
-        let columns = self.problem.directions * self.options.cell.gates() * units;
-        recording.scratch("gates", &[self.rows().0, columns], DType::F32)
+        let p = self.problem;
+        let columns = p.directions * self.options.cell.gates() * p.hidden.next_multiple_of(4);
+        recording.scratch("gates", &[p.steps, p.batch, columns], DType::F32)
     }
 
     /// Fills that.
     fn input_product(
         &self,
         recording: &mut Recording,
-        plan: ProductPlan,
         layer: &LayerWeights<View>,
         input: &View,
         gates: &View,
     ) -> Result<()> {
-        let &[depth, _] = layer.weight_ih.shape() else {
-            return Err(Error::shape("weight_ih", "rank", 2, layer.weight_ih.shape().len()));
-        };
-        let (_, padded) = self.rows();
-        let offset = input.layout.offset;
-        let x = input.with(Layout { offset, ..Layout::contiguous(&[depth, padded]) });
-        matmul::record(recording, self.caps, plan, [&x, &layer.weight_ih, gates], layer.bias_ih.as_ref())
+        let weight = layer.weight_ih.with(layer.weight_ih.layout.permute(&[1, 0])?);
+        let epilogue = Epilogue { bias: layer.bias_ih.as_ref(), ..Epilogue::default() };
+        matmul::record(recording, self.caps, &[(input, &weight)], &epilogue, gates)
     }
 
     /// Puts the initial values of `layers` layers from `first` on into `state`.
@@ -186,19 +147,19 @@ impl Sequence<'_> {
     fn layers(&self, recording: &mut Recording) -> Result<()> {
         let p = self.problem;
         let layout = self.state_layout(1)?;
-        let mut input = self.first_input(recording)?;
+        let mut input = self.inputs.input.clone();
         // The same memory for every layer.
         let gates = self.gates(recording);
         let state = recording.scratch("state", &[layout.layer], DType::F32);
         for (l, layer) in self.weights.layers.iter().enumerate() {
-            self.input_product(recording, self.plan.inputs[l], layer, &input, &gates)?;
+            self.input_product(recording, layer, &input, &gates)?;
             self.start(recording, layout, &state, l, 1)?;
             let top = l + 1 == p.layers;
             let emit = !(top && self.options.steps == Steps::Last);
             let merged = match (top, emit) {
                 (true, true) => self.outputs.output.clone(),
                 (true, false) => recording.scratch("no output", &[1, 1, p.directions * p.state], DType::F32),
-                (false, _) => self.depth_first(recording, "layer output", p.width),
+                (false, _) => self.layer_output(recording, p.width)?,
             };
             let concat = self.options.merge == Merge::Concat || !emit;
             let output = if concat {
@@ -262,9 +223,8 @@ impl Sequence<'_> {
         let Some(stack) = &self.weights.stacked else {
             return Err(Error::missing("weights of all layers", "in one piece, for a wavefront"));
         };
-        let input = self.first_input(recording)?;
         let gates = self.gates(recording);
-        self.input_product(recording, self.plan.inputs[0], &self.weights.layers[0], &input, &gates)?;
+        self.input_product(recording, &self.weights.layers[0], &self.inputs.input, &gates)?;
         let state = recording.scratch("state", &[p.layers * layout.layer], DType::F32);
         self.start(recording, layout, &state, 0, p.layers)?;
         let emit = self.options.steps == Steps::All;

@@ -52,7 +52,8 @@ fn members(module: &Module, ty: naga::Handle<naga::Type>, path: &str, start: u32
 
 fn places(dispatch: &Dispatch) -> Vec<Place> {
     let variant = &dispatch.variant;
-    let key = format!("{:?} {:?} {}", variant.kernel, variant.aliases, variant.subgroups);
+    let layouts: Vec<_> = variant.overrides.iter().filter(|(name, _)| name.ends_with("_LAYOUT")).collect();
+    let key = format!("{:?} {:?} {} {layouts:?}", variant.kernel, variant.aliases, variant.subgroups);
     PLACES.with_borrow_mut(|known| known.entry(key).or_insert_with(|| read_places(dispatch)).clone())
 }
 
@@ -66,13 +67,18 @@ fn read_places(dispatch: &Dispatch) -> Vec<Place> {
         module.global_variables.iter().find(|(_, variable)| variable.name.as_deref() == Some("params")).unwrap();
     let mut views = Vec::new();
     members(&module, params.1.ty, "", 0, &mut views);
+    // Views of products count numbers, however many are read together.
+    let product = dispatch.variant.kernel.name().starts_with("matmul");
+    // The weights say how many columns partial sums have.
+    views.retain(|(name, _)| name != "w" || dispatch.variant.kernel.name() != "matmul_sum");
     let place = |(name, at): (String, u32)| {
         let found =
             variable_of(&name).unwrap_or_else(|| panic!("{}: no binding for `{name}`", dispatch.variant.label()));
         assert!(matches!(found.space, AddressSpace::Storage { .. }));
         let Some(ResourceBinding { binding, .. }) = found.binding else { panic!("{name}") };
-        let TypeInner::Array { stride, .. } = module.types[found.ty].inner else { panic!("{name}") };
-        Place { name, at: at as usize, binding: binding as usize - 1, bytes: stride.into() }
+        let TypeInner::Array { base, stride, .. } = module.types[found.ty].inner else { panic!("{name}") };
+        let together = if product && matches!(module.types[base].inner, TypeInner::Vector { .. }) { 4 } else { 1 };
+        Place { name, at: at as usize, binding: binding as usize - 1, bytes: u64::from(stride / together) }
     };
     views.into_iter().map(place).collect()
 }

@@ -150,7 +150,7 @@ fn nothing_is_copied() {
         (case.weights.upload(gpu(), DType::F32).unwrap(), case.inputs.upload(gpu(), DType::F32).unwrap());
     case.layer.record(&mut run, &weights, &inputs).unwrap();
     let kernels: Vec<_> = run.recording().dispatches().map(|d| d.variant.kernel.name()).collect();
-    assert_eq!(kernels, ["project", "project", "project", "score", "softmax", "weighted_sum", "project"]);
+    assert_eq!(kernels, ["matmul", "matmul", "matmul", "score", "softmax", "weighted_sum", "matmul"]);
 }
 
 /// What a mask hides and what PyTorch's two masks hide, pair by pair.

@@ -1,0 +1,136 @@
+// One matrix product y[b, m, n] = f(Σ_k x[b, m, k]·w[b, n, k] + bias[n] + residual[b, m, n]): what its forms share.
+//
+// The unit is a block of 4 × 4: four rows (the columns of a matrix) by four neighbouring columns of y (the components),
+// or by four steps of the depth. Rows, columns and depth are counted in quads where a name says so.
+override TAIL: bool = false;       // the depth ends within what a loop takes in a turn
+override FLAT: bool = false;       // the rows of x, y and residual are evenly spaced
+override HAS_BIAS: bool = false;
+override RESIDUAL: bool = false;
+override ACCUMULATE: bool = false; // adds to what y holds, before the activation: a further summand
+override ACTIVATION: u32 = 0u;     // its number in `activation.wgsl`; of the last summand
+
+struct Params {
+    x: View,        // [.., .., M, K]; all leading axes are rows where w has no batch
+    w: View,        // [.., .., N, K]
+    y: View,        // as x, [.., .., M, N]; of partial sums [1, 1, splits · batches · M, N rounded up to a quad]
+    residual: View, // as y
+    activation: Activation,
+    rows: u32, // of a batch
+    batches: u32,
+    row_tiles: u32, // of a batch
+    column_tiles: u32,
+    tiles: u32,      // of all batches and splits
+    rows_inner: u32, // 1: neighbouring tiles have the same columns, 0: the same rows
+    splits: u32,
+    split: u32, // quads of the depth in a split
+    bias: u32,  // index of the first bias
+    bias_stride: u32,
+}
+
+@group(0) @binding(3) var<storage, read> bias: array<f32>;
+
+// What a workgroup computes.
+struct Tile {
+    row: u32, // tile within the batch
+    column: u32,
+    batch: u32,
+    part: u32,  // split · batches + batch, which comes first in partial sums
+    first: u32, // quads of the depth
+    last: u32,  // one past the end
+}
+
+fn tile_of(number: u32) -> Tile {
+    let within = number % (params.row_tiles * params.column_tiles);
+    let part = number / (params.row_tiles * params.column_tiles);
+    var row = within / params.column_tiles;
+    var column = within % params.column_tiles;
+    if (params.rows_inner == 1u) {
+        row = within % params.row_tiles;
+        column = within / params.row_tiles;
+    }
+    let first = part / params.batches * params.split;
+    let last = min(first + params.split, depth_quads());
+    return Tile(row, column, part % params.batches, part, first, last);
+}
+
+// Where a row begins: the first three axes as one.
+fn start_of(view: View, row: u32) -> u32 {
+    if (FLAT) {
+        return view.offset + row * view.strides.z;
+    }
+    return row_start(view, row);
+}
+
+fn depth_quads() -> u32 {
+    return (params.w.shape.w + 3u) / 4u;
+}
+
+// The four numbers from step 4 · quad of the depth on, without those past its end.
+fn within_depth(quad: u32, four: vec4<f32>) -> vec4<f32> {
+    let k = vec4<u32>(4u * quad) + vec4<u32>(0u, 1u, 2u, 3u);
+    return select(vec4<f32>(0.0), four, k < vec4<u32>(params.w.shape.w));
+}
+
+fn w_within_depth(quad: u32, four: mat4x4<f32>) -> mat4x4<f32> {
+    let inside = within_depth(quad, vec4<f32>(1.0));
+    let none = vec4<f32>(0.0);
+    return mat4x4<f32>(
+        select(none, four[0], inside.x > 0.0), select(none, four[1], inside.y > 0.0),
+        select(none, four[2], inside.z > 0.0), select(none, four[3], inside.w > 0.0),
+    );
+}
+
+// sums += w·x, a row a column.
+fn add_product(sums: mat4x4<f32>, w: mat4x4<f32>, x: mat4x4<f32>) -> mat4x4<f32> {
+    return mat4x4<f32>(
+        add_row(sums[0], w, x[0]), add_row(sums[1], w, x[1]), add_row(sums[2], w, x[2]), add_row(sums[3], w, x[3]),
+    );
+}
+
+fn add_row(sum: vec4<f32>, w: mat4x4<f32>, x: vec4<f32>) -> vec4<f32> {
+    let a = fma(w[0], vec4<f32>(x.x), sum);
+    let b = fma(w[1], vec4<f32>(x.y), a);
+    let c = fma(w[2], vec4<f32>(x.z), b);
+    return fma(w[3], vec4<f32>(x.w), c);
+}
+
+// The biases of four columns.
+fn bias_of(quad: u32) -> vec4<f32> {
+    if (!HAS_BIAS) {
+        return vec4<f32>(0.0);
+    }
+    let n = min(vec4<u32>(4u * quad) + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(params.w.shape.z - 1u));
+    let at = params.bias + n * params.bias_stride;
+    return vec4<f32>(bias[at.x], bias[at.y], bias[at.z], bias[at.w]);
+}
+
+// Four columns of one row from their sums on: `row` counts those of y.
+fn finish(row: u32, quad: u32, sum: vec4<f32>, biases: vec4<f32>) {
+    let at = y_place(row, quad);
+    var s = sum;
+    if (HAS_BIAS) {
+        s += biases;
+    }
+    if (ACCUMULATE) {
+        s += y_at(at);
+    }
+    if (RESIDUAL) {
+        s += residual_at(row, quad);
+    }
+    if (ACTIVATION != 0u) {
+        s = activate(Activation(ACTIVATION, params.activation.alpha, params.activation.beta), s);
+    }
+    y_store(at, quad, s);
+}
+
+// A block of y from row m of the batch on.
+fn finish_block(tile: Tile, m: u32, quad: u32, sums: mat4x4<f32>, biases: vec4<f32>) {
+    if (4u * quad >= params.y.shape.w) {
+        return;
+    }
+    let row = tile.part * params.rows + m;
+    if (m < params.rows) { finish(row, quad, sums[0], biases); }
+    if (m + 1u < params.rows) { finish(row + 1u, quad, sums[1], biases); }
+    if (m + 2u < params.rows) { finish(row + 2u, quad, sums[2], biases); }
+    if (m + 3u < params.rows) { finish(row + 3u, quad, sums[3], biases); }
+}

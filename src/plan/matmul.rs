@@ -1,0 +1,338 @@
+//! How one matrix product is cut: which form, by what tiles, in how many ranges of the depth.
+
+use super::{Caps, Costs, grid};
+use crate::error::Result;
+
+/// Steps of the depth that are read together, and columns of a lane in registers.
+const QUAD: usize = 4;
+
+/// Workgroups that a card should have before the depth of a product stays whole: a few for each of its processors.
+const WORKGROUPS_WANTED: usize = 128;
+
+/// Quads of the depth that a range of it has at least.
+const LEAST_SPLIT: usize = 64;
+
+/// Ranges of the depth at most, unless an invocation may not run long enough.
+const MOST_SPLITS: usize = 16;
+
+/// y [batches, rows, columns] = x [batches, rows, depth] · w [batches, columns, depth]ᵀ.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProductShape {
+    /// Products with weights of their own.
+    pub batches: usize,
+    /// M.
+    pub rows: usize,
+    /// N.
+    pub columns: usize,
+    /// K.
+    pub depth: usize,
+}
+
+impl ProductShape {
+    /// Multiply-adds.
+    fn macs(&self) -> f64 {
+        self.batches as f64 * self.rows as f64 * self.columns as f64 * self.depth as f64
+    }
+}
+
+/// Where a product keeps its operands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProductForm {
+    /// Each lane reads its own into registers: on CPU drivers, and for few rows.
+    Registers,
+    /// Tiles of both in workgroup memory.
+    Tiled,
+}
+
+/// How a matrix product is run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct MatmulPlan {
+    /// Where the operands are kept.
+    pub form: ProductForm,
+    /// Rows of a workgroup's tile: 1, 4, 8, 16 or 32 in registers, which are a lane's; 32 or 64 in workgroup memory.
+    pub tile_m: u32,
+    /// Columns of a workgroup's tile.
+    pub tile_n: u32,
+    /// Invocations in a workgroup.
+    pub lanes: u32,
+    /// Parts of the depth within a workgroup.
+    pub parts: u32,
+    /// Whether lanes talk by subgroup operations: those of the parts, or those that read rows for each other.
+    pub subgroups: bool,
+    /// Ranges of the depth that workgroups of their own add up, joined by a second dispatch where they are several.
+    pub splits: u32,
+    /// Quads of the depth in a range.
+    pub split: u32,
+    /// Tiles along the rows of a batch.
+    pub row_tiles: u32,
+    /// Tiles along the columns.
+    pub column_tiles: u32,
+    /// Whether neighbouring workgroups have the same columns, which is when there are more of them than rows.
+    pub rows_inner: bool,
+    /// Whether the depth ends within what a loop takes in a turn.
+    pub tail: bool,
+    /// Workgroups in all.
+    pub workgroups: u64,
+    /// Workgroups in x and y.
+    pub grid: [u32; 2],
+    /// Loop iterations of one invocation.
+    pub iterations: u64,
+}
+
+/// Tiles of one workgroup, before the depth is cut.
+#[derive(Debug, Clone, Copy)]
+struct Tiles {
+    form: ProductForm,
+    m: usize,
+    n: usize,
+    lanes: usize,
+    parts: usize,
+    subgroups: bool,
+}
+
+impl Tiles {
+    /// How many there are, each over the whole depth.
+    fn number(&self, shape: &ProductShape) -> usize {
+        shape.batches * shape.rows.div_ceil(self.m) * shape.columns.div_ceil(self.n)
+    }
+
+    /// Quads of the depth that a turn of the outer loop takes.
+    fn turn(&self) -> usize {
+        match self.form {
+            ProductForm::Registers => self.parts,
+            ProductForm::Tiled => self.lanes / (self.m / QUAD),
+        }
+    }
+
+    /// Nanoseconds of a workgroup for a quad of the depth: the weights are read, then each row takes its share. Measured
+    /// on software Vulkan (lavapipe 22.3, Zen 5); a card's are an assumption.
+    fn quad_time(&self, caps: &Caps) -> f64 {
+        let macs = (QUAD * self.m * self.n) as f64;
+        match self.form {
+            ProductForm::Registers if caps.software => {
+                (if self.m == 1 { 60.0 } else { 56.0 + 6.0 * self.m as f64 }) * self.n as f64 / 32.0
+            }
+            ProductForm::Registers => {
+                macs / Costs::HARDWARE.tile_rate[usize::from(self.m > 1) + usize::from(self.m > 4)]
+            }
+            ProductForm::Tiled => macs / Costs::of(caps).tile_rate[2],
+        }
+    }
+
+    /// Nanoseconds of a product in `splits` ranges.
+    fn time(&self, shape: &ProductShape, splits: usize, caps: &Caps) -> f64 {
+        let workers = caps.workers.max(1) as usize;
+        let turns = (splits * self.number(shape)).div_ceil(workers) as f64;
+        let quads = shape.depth.div_ceil(QUAD).div_ceil(splits) as f64;
+        // The sums of the ranges are written, read and added up by a dispatch of their own.
+        let join = match splits {
+            1 => 0.0,
+            _ => {
+                let sums = (splits * shape.batches * shape.rows * shape.columns) as f64;
+                Costs::of(caps).dispatch + sums / workers as f64
+            }
+        };
+        turns * quads * self.quad_time(caps) + join
+    }
+}
+
+/// The largest power of two that is at most `n`.
+fn power_of_two_within(n: u32) -> usize {
+    1 << n.max(1).ilog2()
+}
+
+impl MatmulPlan {
+    /// Bytes of workgroup memory of the tiled form.
+    const TILED_BYTES: u32 = 2 * 64 * 80;
+
+    /// Multiply-adds from which the larger tiles of a CPU driver are worth their compilation: 16 rows, and 32.
+    const SOME_MACS: f64 = 1e6;
+    const MANY_MACS: f64 = 5e7;
+
+    /// Chooses form, tiles and ranges.
+    ///
+    /// # Errors
+    /// [`Error::Limit`](crate::Error::Limit) when the grid does not fit the device.
+    pub fn new(what: &str, shape: &ProductShape, caps: &Caps) -> Result<Self> {
+        let tiles = if caps.software { Self::for_cpu(shape, caps) } else { Self::for_card(shape, caps) };
+        let (quads, turn) = (shape.depth.div_ceil(QUAD), tiles.turn());
+        let splits = Self::splits(shape, &tiles, caps);
+        let split = quads.div_ceil(splits).max(1).next_multiple_of(turn);
+        let splits = quads.div_ceil(split).max(1);
+        let [row_tiles, column_tiles] = [shape.rows.div_ceil(tiles.m), shape.columns.div_ceil(tiles.n)];
+        let workgroups = (splits * tiles.number(shape)) as u64;
+        Ok(Self {
+            form: tiles.form,
+            tile_m: tiles.m as u32,
+            tile_n: tiles.n as u32,
+            lanes: tiles.lanes as u32,
+            parts: tiles.parts as u32,
+            subgroups: tiles.subgroups,
+            splits: splits as u32,
+            split: split as u32,
+            row_tiles: row_tiles as u32,
+            column_tiles: column_tiles as u32,
+            rows_inner: shape.rows < shape.columns,
+            tail: !shape.depth.is_multiple_of(QUAD * turn),
+            workgroups,
+            grid: grid(what, workgroups, caps)?,
+            iterations: Self::iterations(&tiles, split),
+        })
+    }
+
+    /// Turns of all loops of an invocation over a range of so many quads, or more, each loop with the turn that ends it.
+    fn iterations(tiles: &Tiles, quads: usize) -> u64 {
+        let turns = match tiles.form {
+            ProductForm::Registers => quads.div_ceil(tiles.turn()) + 2,
+            ProductForm::Tiled => quads.div_ceil(tiles.turn()) * (tiles.turn() + 2) + 1,
+        };
+        // The joins of the parts, of two blocks at most.
+        (turns + 2 * (tiles.parts + 1)) as u64
+    }
+
+    /// Registers alone, as barriers are expensive: the tile that takes the least time, which is a matter of how many rows
+    /// are computed for nothing.
+    fn for_cpu(shape: &ProductShape, caps: &Caps) -> Tiles {
+        // A subgroup, which is a vector of the processor; half of one of 16 lanes stays idle in narrow products.
+        let lanes = if caps.subgroups { caps.max_subgroup.clamp(8, 16) as usize } else { 8 };
+        let lanes = lanes.min(power_of_two_within(caps.max_invocations));
+        let spread = caps.subgroups && caps.min_subgroup >= 8 && lanes >= 8;
+        let of =
+            |m: usize| Tiles { form: ProductForm::Registers, m, n: QUAD * lanes, lanes, parts: 1, subgroups: spread };
+        let sizes: &[usize] = match shape.rows {
+            0 | 1 => &[1],
+            2..=4 => &[4],
+            _ if shape.macs() < Self::SOME_MACS => &[4, 8],
+            _ if shape.macs() < Self::MANY_MACS => &[4, 8, 16],
+            _ => &[4, 8, 16, 32],
+        };
+        let time = |m: &&usize| of(**m).time(shape, 1, caps);
+        let best = sizes.iter().min_by(|a, b| time(a).total_cmp(&time(b)));
+        of(best.copied().unwrap_or(4))
+    }
+
+    /// Few rows in registers, the depth split over lanes; else tiles in workgroup memory, the larger ones where they are
+    /// enough to fill the card.
+    fn for_card(shape: &ProductShape, caps: &Caps) -> Tiles {
+        let lanes = power_of_two_within(caps.max_invocations).min(64);
+        let fits = caps.max_workgroup_bytes >= Self::TILED_BYTES && lanes == 64;
+        if shape.rows > 8 && fits {
+            let of = |side| Tiles { form: ProductForm::Tiled, m: side, n: side, lanes, parts: 1, subgroups: false };
+            let large = of(64);
+            return if large.number(shape) >= WORKGROUPS_WANTED { large } else { of(32) };
+        }
+        let m = match shape.rows {
+            0 | 1 => 1,
+            2..=4 => 4,
+            _ => 8,
+        };
+        let subgroups = caps.subgroups && lanes.is_multiple_of(caps.max_subgroup.max(1) as usize);
+        let limit = if subgroups { power_of_two_within(caps.min_subgroup) } else { 8 };
+        // Sums of 16 numbers a lane, where they are joined in workgroup memory.
+        let shared = subgroups || caps.max_workgroup_bytes as usize >= 64 * lanes;
+        let parts = if shared { limit.min(8).min(lanes) } else { 1 };
+        Tiles {
+            form: ProductForm::Registers,
+            m,
+            n: QUAD * lanes / parts,
+            lanes,
+            parts,
+            subgroups: subgroups && parts > 1,
+        }
+    }
+
+    /// Ranges of the depth: those that an invocation's loop needs, or more where tiles are few.
+    fn splits(shape: &ProductShape, tiles: &Tiles, caps: &Caps) -> usize {
+        let quads = shape.depth.div_ceil(QUAD);
+        let mut least = 1;
+        while Self::iterations(tiles, quads.div_ceil(least)) > caps.max_iterations && least < quads {
+            least += 1;
+        }
+        let most = (quads / LEAST_SPLIT).min(MOST_SPLITS).max(least);
+        let number = tiles.number(shape).max(1);
+        if caps.software {
+            let time = |splits: &usize| tiles.time(shape, *splits, caps);
+            let workers = caps.workers.max(1) as usize;
+            let most = most.min(workers.div_ceil(number)).max(least);
+            return (least..=most).min_by(|a, b| time(a).total_cmp(&time(b))).unwrap_or(least);
+        }
+        WORKGROUPS_WANTED.div_ceil(number).clamp(least, most)
+    }
+
+    /// Nanoseconds by the cost model.
+    pub fn time(&self, shape: &ProductShape, caps: &Caps) -> f64 {
+        let tiles = Tiles {
+            form: self.form,
+            m: self.tile_m as usize,
+            n: self.tile_n as usize,
+            lanes: self.lanes as usize,
+            parts: self.parts as usize,
+            subgroups: self.subgroups,
+        };
+        Costs::of(caps).dispatch + tiles.time(shape, self.splits as usize, caps)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(caps: &Caps, [batches, rows, columns, depth]: [usize; 4]) -> MatmulPlan {
+        MatmulPlan::new("test", &ProductShape { batches, rows, columns, depth }, caps).unwrap()
+    }
+
+    fn devices() -> [Caps; 3] {
+        let card = Caps::default();
+        [Caps { software: true, workers: 2, ..card.clone() }, Caps { subgroups: true, ..card.clone() }, card]
+    }
+
+    #[test]
+    fn ranges_are_the_whole_depth_and_no_invocation_runs_past_the_iteration_limit() {
+        for caps in devices() {
+            for depth in [0, 1, 3, 4, 64, 1000, 70_000, 260_001, 3_000_000] {
+                for rows in [1, 5, 70] {
+                    let plan = plan(&caps, [1, rows, 7, depth]);
+                    assert!(plan.iterations <= caps.max_iterations, "{depth}: {plan:?}");
+                    let quads = depth.div_ceil(4) as u32;
+                    assert!(plan.splits * plan.split >= quads && (plan.splits - 1) * plan.split <= quads, "{plan:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn tiles_cover_the_product() {
+        for caps in devices() {
+            for rows in [1, 2, 4, 5, 8, 9, 16, 17, 33, 1000] {
+                for columns in [1, 31, 32, 33, 1000] {
+                    let plan = plan(&caps, [3, rows, columns, 20]);
+                    assert!((plan.row_tiles * plan.tile_m) as usize >= rows);
+                    assert!((plan.column_tiles * plan.tile_n) as usize >= columns);
+                    assert_eq!(plan.workgroups, u64::from(3 * plan.splits * plan.row_tiles * plan.column_tiles));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn forms_by_device_and_rows() {
+        let [software, subgroups, card] = devices();
+        let one = plan(&software, [1, 1, 384, 384]);
+        assert_eq!((one.form, one.tile_m, one.parts), (ProductForm::Registers, 1, 1));
+        // 39 rows are 40 in eights and 48 in sixteens.
+        assert_eq!(plan(&software, [1, 39, 384, 384]).tile_m, 8);
+        assert_eq!(plan(&software, [1, 128, 384, 384]).tile_m, 16);
+        assert_eq!(plan(&software, [1, 512, 512, 512]).tile_m, 32);
+        for caps in [subgroups, card.clone()] {
+            assert_eq!(plan(&caps, [1, 8, 384, 384]).form, ProductForm::Registers);
+            assert_eq!(plan(&caps, [1, 1024, 1024, 384]).tile_m, 64);
+            let few = plan(&caps, [1, 64, 64, 4096]);
+            assert_eq!((few.form, few.tile_m), (ProductForm::Tiled, 32));
+            assert!(few.splits > 1);
+        }
+        // Tiles that do not fit are not taken.
+        let small = Caps { max_workgroup_bytes: 4096, ..card };
+        assert_eq!(plan(&small, [1, 1024, 1024, 384]).form, ProductForm::Registers);
+    }
+}
