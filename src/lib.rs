@@ -43,6 +43,7 @@ pub mod baseline;
 #[doc(hidden)]
 pub mod cases;
 pub mod compare;
+pub mod epilogue;
 pub mod error;
 mod fill;
 pub mod gpu;

@@ -20,7 +20,7 @@ use crate::tensor::Array;
 
 pub use reference::Reference;
 
-pub use crate::kernels::matmul::Epilogue;
+pub use crate::epilogue::Epilogue;
 
 /// A backend's tensor. A clone is the same tensor.
 pub trait Value: Clone {

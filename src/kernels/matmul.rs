@@ -2,10 +2,10 @@
 //! `shaders/matmul_tiled.wgsl`, and `shaders/matmul_sum.wgsl` where the depth is split).
 
 use super::{ActivationParams, View4, copy, read, switch};
+use crate::epilogue::Epilogue;
 use crate::error::{Error, Result};
 use crate::plan::{Caps, ElementPlan, MatmulPlan, ProductForm, ProductShape};
 use crate::recording::{Binding, Dispatch, Recording, View};
-use crate::rnn::Activation;
 use crate::tensor::{DType, Layout};
 use crate::wgsl::{Buffer, Kernel, Source, Uniform, Variant, file, files, params};
 
@@ -112,31 +112,6 @@ params! {
         split: u32,
         bias: u32,
         bias_stride: u32,
-    }
-}
-
-/// What follows the sums of a product, in this order: the bias and the residual are added, then the activation.
-#[derive(Debug)]
-pub struct Epilogue<'a, A> {
-    /// f32 `[N]`.
-    pub bias: Option<&'a A>,
-    /// Another tensor of the shape of the output, f32 or f16.
-    pub residual: Option<&'a A>,
-    /// After both.
-    pub activation: Option<Activation>,
-}
-
-impl<A> Clone for Epilogue<'_, A> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<A> Copy for Epilogue<'_, A> {}
-
-impl<A> Default for Epilogue<'_, A> {
-    fn default() -> Self {
-        Self { bias: None, residual: None, activation: None }
     }
 }
 

@@ -3,10 +3,10 @@
 use crate::attention::{
     Attention, AttentionInputs, AttentionOutputs, Mask, Monotonic, Normalize, Path, Score, ScoreStage,
 };
+use crate::epilogue::Epilogue;
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Run, Tensor};
 use crate::kernels::fused::{self, Fused};
-use crate::kernels::matmul::Epilogue;
 use crate::kernels::monotonic::Before;
 use crate::kernels::rotary::Place;
 use crate::kernels::score::Scored;

@@ -1,8 +1,8 @@
 //! Linear layers, embeddings and dense copies on the GPU.
 
+pub use crate::epilogue::Epilogue;
 use crate::error::{Error, Result};
 use crate::gpu::{Run, Tensor};
-pub use crate::kernels::matmul::Epilogue;
 use crate::kernels::{copy, gather, matmul};
 use crate::recording::View;
 use crate::tensor::DType;

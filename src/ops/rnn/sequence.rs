@@ -1,8 +1,8 @@
 //! A sequence as dispatches: X·W of all steps as one product, then the recurrence on the path the plan has chosen.
 
 use super::weights::{LayerWeights, Weights};
+use crate::epilogue::Epilogue;
 use crate::error::{Error, Result};
-use crate::kernels::matmul::Epilogue;
 use crate::kernels::recurrent::{Recurrence, Stage, StateLayout};
 use crate::kernels::{copy, matmul, merge, recurrent, recurrent_loop, recurrent_norm};
 use crate::plan::{Caps, RnnPlan};
