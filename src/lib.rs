@@ -26,6 +26,7 @@
 //! |---|---|
 //! | [`attention`], [`rnn`] | options, inputs and outputs, with the formulas |
 //! | [`layers`] | multi-head attention, attention decoder, attentive encoder, visual attention |
+//! | [`backend`], [`norm`] | the primitives that layers are written over, on the GPU and the reference |
 //! | [`gpu`] | devices, tensors, runs |
 //! | [`ops`] | whole operations on the GPU |
 //! | [`reference`](mod@reference) | the same on the CPU, in f32 or f64 |
@@ -74,7 +75,25 @@ pub use error::{Error, Result};
 pub use gpu::{Gpu, Tensor};
 pub use wgpu;
 
-/// The examples of the README compile.
+/// The examples of the README and of docs/ compile.
 #[cfg(doctest)]
-#[doc = include_str!("../README.md")]
-struct Readme;
+mod pages {
+    #[doc = include_str!("../README.md")]
+    struct Readme;
+    #[doc = include_str!("../CONTRIBUTING.md")]
+    struct Contributing;
+    #[doc = include_str!("../docs/benchmarks.md")]
+    struct Benchmarks;
+    #[doc = include_str!("../docs/command-line.md")]
+    struct CommandLine;
+    #[doc = include_str!("../docs/design.md")]
+    struct Design;
+    #[doc = include_str!("../docs/drivers.md")]
+    struct Drivers;
+    #[doc = include_str!("../docs/embedding.md")]
+    struct Embedding;
+    #[doc = include_str!("../docs/numerics.md")]
+    struct Numerics;
+    #[doc = include_str!("../docs/testing.md")]
+    struct Testing;
+}

@@ -60,20 +60,20 @@ pub trait Backend {
     /// A recurrence with weights of the host.
     ///
     /// # Errors
-    /// [`Error::Shape`](crate::Error::Shape) when they do not fit the options, and those of the device.
+    /// [`Error::Shape`] when they do not fit the options, and those of the device.
     fn recurrence(&mut self, options: &Rnn, stack: &RnnStack<Array<f32>>) -> Result<Self::Recurrence>;
 
     /// The same numbers in the precision that the backend computes in, where `name` may be stored in less.
     ///
     /// # Errors
-    /// [`Error::Shape`](crate::Error::Shape) for integers, and those of the device.
+    /// [`Error::Shape`] for integers, and those of the device.
     fn wide(&mut self, name: &str, x: &Self::Value) -> Result<Self::Value>;
 
     /// `f(Σ_p x_p · w_pᵀ + b + residual)` for x_p [.., K_p], w_p [N, K_p] and b `[N]`: [.., N], a layer over a concatenation
     /// that is never built.
     ///
     /// # Errors
-    /// [`Error::Shape`](crate::Error::Shape) when shapes do not fit, and those of the device.
+    /// [`Error::Shape`] when shapes do not fit, and those of the device.
     fn linear(
         &mut self,
         summands: &[(&Self::Value, &Self::Value)],
@@ -103,7 +103,7 @@ pub trait Backend {
     /// `a · b`, element by element. b has a's rank, and its axes of length 1 are repeated.
     ///
     /// # Errors
-    /// [`Error::Shape`](crate::Error::Shape) when b does not fit a, and those of the device.
+    /// [`Error::Shape`] when b does not fit a, and those of the device.
     fn multiply(&mut self, a: &Self::Value, b: &Self::Value) -> Result<Self::Value>;
 
     /// `a + b`, element by element, as [`Backend::multiply`].
@@ -121,7 +121,7 @@ pub trait Backend {
     /// Layer or RMS normalisation over the last axis of x [.., N], then ∘ weight + bias, each `[N]`.
     ///
     /// # Errors
-    /// [`Error::Shape`](crate::Error::Shape) when shapes do not fit, [`Error::Option`](crate::Error::Option) for an ε that is
+    /// [`Error::Shape`] when shapes do not fit, [`Error::Option`] for an ε that is
     /// not above 0, and those of the device.
     fn norm(
         &mut self,
@@ -154,21 +154,21 @@ pub trait Backend {
     /// are lengths, and 0 of none.
     ///
     /// # Errors
-    /// [`Error::Shape`](crate::Error::Shape) when lengths do not fit, and those of the device.
+    /// [`Error::Shape`] when lengths do not fit, and those of the device.
     fn mean(&mut self, x: &Self::Value, lengths: Option<&Self::Value>) -> Result<Self::Value>;
 
     /// The k largest entries of each row of x [.., N], largest first, the smaller index first among equals: values and
     /// indices, [.., k]. With k = 1 they are the argmax. NaN counts as −∞.
     ///
     /// # Errors
-    /// [`Error::Shape`](crate::Error::Shape) when k is above N, and those of the device.
+    /// [`Error::Shape`] when k is above N, and those of the device.
     fn top_k(&mut self, x: &Self::Value, k: usize) -> Result<[Self::Value; 2]>;
 
     /// The running sum `before + alignment` of alignments [B, Nk], and what each row of it costs, `[B]`. Without `before`
     /// that is zeros.
     ///
     /// # Errors
-    /// [`Error::Shape`](crate::Error::Shape) when shapes do not fit, and those of the device.
+    /// [`Error::Shape`] when shapes do not fit, and those of the device.
     fn coverage(
         &mut self,
         alignment: &Self::Value,
@@ -179,37 +179,37 @@ pub trait Backend {
     /// Rows of a table [V, D] by ids of any shape: [.., D].
     ///
     /// # Errors
-    /// [`Error::Shape`](crate::Error::Shape) when the table is no matrix or an id is not below V, and those of the device.
+    /// [`Error::Shape`] when the table is no matrix or an id is not below V, and those of the device.
     fn embed(&mut self, table: &Self::Value, ids: &Array<u32>) -> Result<Self::Value>;
 
     /// The same numbers in row-major order under another shape.
     ///
     /// # Errors
-    /// [`Error::Shape`](crate::Error::Shape) when the numbers are not as many.
+    /// [`Error::Shape`] when the numbers are not as many.
     fn reshape(&mut self, x: &Self::Value, shape: &[usize]) -> Result<Self::Value>;
 
     /// Axis `k` of the result is axis `order[k]` of x.
     ///
     /// # Errors
-    /// [`Error::Shape`](crate::Error::Shape) when `order` is not a permutation.
+    /// [`Error::Shape`] when `order` is not a permutation.
     fn permute(&mut self, x: &Self::Value, order: &[usize]) -> Result<Self::Value>;
 
     /// Entries `start .. start + length` of an axis.
     ///
     /// # Errors
-    /// [`Error::Shape`](crate::Error::Shape) when they leave the axis.
+    /// [`Error::Shape`] when they leave the axis.
     fn slice(&mut self, x: &Self::Value, axis: usize, start: usize, length: usize) -> Result<Self::Value>;
 
     /// Axes of length 1, and axes that are missing in front, repeated to fill a shape.
     ///
     /// # Errors
-    /// [`Error::Shape`](crate::Error::Shape) when another axis differs.
+    /// [`Error::Shape`] when another axis differs.
     fn broadcast(&mut self, x: &Self::Value, shape: &[usize]) -> Result<Self::Value>;
 
     /// Values one behind the other along an axis; all other axes are the same.
     ///
     /// # Errors
-    /// [`Error::Shape`](crate::Error::Shape) when they are not, or nothing is given; those of the device.
+    /// [`Error::Shape`] when they are not, or nothing is given; those of the device.
     fn join(&mut self, axis: usize, parts: &[Self::Value]) -> Result<Self::Value>;
 
     /// Forgets what was asked for and has not been done.

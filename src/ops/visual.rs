@@ -11,7 +11,7 @@ impl VisualAttention {
     /// filled when the run is submitted.
     ///
     /// # Errors
-    /// [`Error::Shape`] or [`Error::Option`] when the request is wrong, [`Error::Limit`] when it does not fit the
+    /// [`Error::Shape`](crate::Error::Shape) or [`Error::Option`](crate::Error::Option) when the request is wrong, [`Error::Limit`](crate::Error::Limit) when it does not fit the
     /// device.
     pub fn record(
         &self,
@@ -28,7 +28,7 @@ impl VisualAttention {
     /// Runs the steps of `hidden` [T, B, H] over `annotations` [B, L, D] and submits, as [`Run::submit`] does, without waiting for it.
     ///
     /// # Errors
-    /// As [`VisualAttention::record`], and [`Error::Gpu`] or [`Error::DeviceLost`] from the device.
+    /// As [`VisualAttention::record`], and [`Error::Gpu`](crate::Error::Gpu) or [`Error::DeviceLost`](crate::Error::DeviceLost) from the device.
     pub fn run(
         &self,
         gpu: &Gpu,
@@ -49,7 +49,7 @@ impl VisualWeights<Array<f32>> {
     /// Uploads every tensor: matrices as `dtype`, vectors as f32.
     ///
     /// # Errors
-    /// [`Error::Limit`], [`Error::Unsupported`] or [`Error::Gpu`] from the device.
+    /// [`Error::Limit`](crate::Error::Limit), [`Error::Unsupported`](crate::Error::Unsupported) or [`Error::Gpu`](crate::Error::Gpu) from the device.
     pub fn upload(&self, gpu: &Gpu, dtype: DType) -> Result<VisualWeights<Tensor>> {
         self.try_map(|name, array| upload_weight(gpu, name, array, dtype))
     }
@@ -59,7 +59,7 @@ impl VisualOutputs<Tensor> {
     /// Reads every tensor back. Blocks until the device is done.
     ///
     /// # Errors
-    /// [`Error::Gpu`] or [`Error::DeviceLost`].
+    /// [`Error::Gpu`](crate::Error::Gpu) or [`Error::DeviceLost`](crate::Error::DeviceLost).
     pub fn download(&self, gpu: &Gpu) -> Result<VisualOutputs<Array<f32>>> {
         self.try_map(|_, tensor| tensor.download(gpu))
     }

@@ -10,6 +10,7 @@ mod cooperative;
 mod custom;
 mod device;
 mod dispatches;
+mod docs;
 mod embedding;
 mod examples;
 mod extent;
