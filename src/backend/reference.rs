@@ -78,12 +78,12 @@ impl<T: Float> Backend for Reference<T> {
             return reference::linear(x, weight, bias, activation);
         }
         // The concatenation, of x's and of weights alike.
-        let join = |of: &dyn Fn(&(&Array<T>, &Array<T>)) -> Array<T>| {
-            let parts: Vec<_> = summands.iter().map(of).collect();
+        let (x, weights): (Vec<_>, Vec<_>) = summands.iter().map(|&(x, weight)| (x.clone(), weight.clone())).unzip();
+        let mut side_by_side = |parts: &[Array<T>]| {
             let last = parts.first().map_or(0, |part| part.shape().len().saturating_sub(1));
-            Self::default().join(last, &parts)
+            self.join(last, parts)
         };
-        reference::linear(&join(&|(x, _)| (*x).clone())?, &join(&|(_, weight)| (*weight).clone())?, bias, activation)
+        reference::linear(&side_by_side(&x)?, &side_by_side(&weights)?, bias, activation)
     }
 
     fn attention(

@@ -238,6 +238,10 @@ impl<'g> Run<'g> {
         }
         let ranges: Vec<_> = dense.iter().map(|t| t.copyable().unwrap_or(0..0)).collect();
         let total: u64 = ranges.iter().map(|range| range.end - range.start).sum();
+        let allowed = gpu.caps().max_buffer_bytes;
+        if total > allowed {
+            return Err(Error::Limit { what: "bytes that are read back together".into(), needed: total, allowed });
+        }
         let staging = gpu.buffer(&wgpu::BufferDescriptor {
             label: Some("regard read"),
             size: total.max(4),

@@ -153,24 +153,26 @@ impl VisualAttention {
         };
         // Steps that draw have a seed each; the others are queries of one attention.
         let together = if matches!(self.normalize, Normalize::Sample { .. }) { 1 } else { steps };
-        let mut seen = Vec::with_capacity(steps / together);
+        let (mut contexts, mut alphas, mut entropies, mut logarithms) = (vec![], vec![], vec![], vec![]);
         for first in (0..steps).step_by(together) {
             let query = b.slice(&inputs.query, 2, first, together)?;
             let inputs = AttentionInputs { query, ..inputs.clone() };
-            seen.push(self.look(b, &inputs, first_step.wrapping_add(first as u32))?);
+            let seen = self.look(b, &inputs, first_step.wrapping_add(first as u32))?;
+            contexts.push(seen.context);
+            alphas.push(seen.alpha);
+            entropies.push(seen.entropy);
+            logarithms.extend(seen.log_probability);
         }
-        // [B, 1, n, W] of all steps as [T, B, W]
-        let mut all = |of: &dyn Fn(&Seen<B::Value>) -> Option<B::Value>, width: usize| -> Result<Option<B::Value>> {
-            let Some(parts) = seen.iter().map(of).collect::<Option<Vec<_>>>() else { return Ok(None) };
-            let joined = b.join(2, &parts)?;
+        // [B, 1, n, W] of some steps each as [T, B, W]
+        let all = |b: &mut B, parts: &[B::Value], width: usize| {
+            let joined = b.join(2, parts)?;
             let joined = b.reshape(&joined, &[batch, steps, width])?;
-            b.permute(&joined, &[1, 0, 2]).map(Some)
+            b.permute(&joined, &[1, 0, 2])
         };
-        let missing = |name: &str| Error::missing(name, "what attention gives");
-        let context = all(&|seen| Some(seen.context.clone()), p.features)?.ok_or_else(|| missing("context"))?;
-        let alpha = all(&|seen| Some(seen.alpha.clone()), p.locations)?.ok_or_else(|| missing("alpha"))?;
-        let entropy = all(&|seen| Some(seen.entropy.clone()), 1)?.ok_or_else(|| missing("entropy"))?;
-        let log_probability = all(&|seen| seen.log_probability.clone(), 1)?;
+        let context = all(b, &contexts, p.features)?;
+        let alpha = all(b, &alphas, p.locations)?;
+        let entropy = all(b, &entropies, 1)?;
+        let log_probability = if logarithms.is_empty() { None } else { Some(all(b, &logarithms, 1)?) };
 
         let beta = match &weights.gate {
             Some(gate) => {

@@ -117,7 +117,7 @@ fn refusals<B: Backend>(b: &mut B) -> Vec<Error> {
         b.slice(&x, 1, 2, 2).map(drop),
         b.broadcast(&x, &[3, 3]).map(drop),
         b.join(0, &[]).map(drop),
-        b.join(2, &[x.clone()]).map(drop),
+        b.join(2, std::slice::from_ref(&x)).map(drop),
         b.join(0, &[x.clone(), wide.clone()]).map(drop),
     ];
     results.into_iter().enumerate().map(|(k, result)| result.expect_err(&format!("refusal {k}"))).collect()

@@ -151,6 +151,30 @@ fn paths_choose_the_rows() {
     assert!(json["dispatch_ns"].as_f64().is_some_and(|x| x >= 0.0) && json["not_run"].as_array().unwrap().is_empty());
 }
 
+/// A call replayed and recorded anew, each beside bare wgpu.
+#[test]
+fn launches_stand_beside_bare_dispatches() {
+    let folder = Folder::new();
+    let line = "bench --quick --suite launch --json figures.json --filter ^(linear|decode.token,.1.layer,.paged)";
+    let ran = folder.run(line).ok();
+    let json: Value = serde_json::from_slice(&std::fs::read(folder.path("figures.json")).unwrap()).unwrap();
+    let rows = json["launch"].as_array().unwrap();
+    let names: Vec<&str> = rows.iter().map(|row| row["name"].as_str().unwrap()).collect();
+    let works = ["linear", "decode token, 1 layer, paged"];
+    let wanted: Vec<String> =
+        works.iter().flat_map(|w| ["replayed", "recorded anew"].map(|how| format!("{w}, {how}"))).collect();
+    assert_eq!(names, wanted);
+    for row in rows {
+        let [ours, bare, ratio] = ["ours_us", "bare_us", "ratio"].map(|figure| row[figure].as_f64().unwrap());
+        assert!(ours > 0.0 && bare > 0.0 && (ratio - ours / bare).abs() < 1e-6 * ratio, "{row}");
+        assert!(row["dispatches"].as_u64().unwrap() > 0 && ran.stdout.contains(row["name"].as_str().unwrap()));
+    }
+    assert!(json["cases"].as_array().unwrap().is_empty() && json["wrong"].as_array().unwrap().is_empty());
+    // What was stored is shown again.
+    let shown = folder.run("bench --show figures.json").ok();
+    assert!(shown.stdout.contains("calling thread") && shown.stdout.contains(names[3]), "{}", shown.stdout);
+}
+
 #[test]
 fn what_cannot_be_timed_is_refused() {
     let folder = Folder::new();
@@ -161,6 +185,7 @@ fn what_cannot_be_timed_is_refused() {
         ("bench --filter no-such-case", "option `filter`: no case has such a name"),
         ("bench --filter (", "option `filter`: "),
         ("bench --suite recurrent --filter ^prefill", "option `filter`: no case has such a name"),
+        ("bench --suite launch --filter ^lstm", "option `filter`: no case has such a name"),
         ("bench --suite attention --filter ^lstm", "option `filter`: no case has such a name"),
         ("bench --suite recurrent --paths fused,naive", "option `paths`: none of the cases can be run that way"),
         ("bench --paths quickest", "invalid value 'quickest' for '--paths"),
