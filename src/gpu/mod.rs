@@ -2,6 +2,7 @@
 
 mod cooperative;
 mod faults;
+mod groups;
 mod kept;
 mod map;
 mod pipeline;
@@ -25,6 +26,7 @@ pub use tensor::Tensor;
 use crate::error::{Error, Result};
 use crate::plan::{Caps, Pace, Rungs};
 use faults::{Faults, scoped};
+use groups::Groups;
 use pipeline::Pipelines;
 use pool::Pool;
 
@@ -229,6 +231,9 @@ struct Inner {
     alignment: u64,
     pipelines: Pipelines,
     pool: Mutex<Pool>,
+    groups: Mutex<Groups>,
+    /// Buffers for parameters that no run holds.
+    params: Mutex<Vec<wgpu::Buffer>>,
     counters: Counters,
     faults: Arc<Faults>,
     /// A few zero bytes for bindings that a variant does not use.
@@ -395,6 +400,8 @@ impl Gpu {
             alignment: u64::from(alignment),
             pipelines: Pipelines::new(cache),
             pool: Mutex::default(),
+            groups: Mutex::default(),
+            params: Mutex::default(),
             counters: Counters::default(),
             faults: Arc::default(),
             zeros,
@@ -453,5 +460,7 @@ impl Gpu {
     /// Gives scratch memory that is not in use back to the driver.
     pub fn trim(&self) {
         lock(&self.inner.pool).trim();
+        lock(&self.inner.params).clear();
+        lock(&self.inner.groups).clear();
     }
 }

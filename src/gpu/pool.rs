@@ -47,14 +47,19 @@ impl Pool {
     }
 
     /// A buffer that is not needed any more. Free ones together hold at most twice what was in use at once; what has
-    /// been unused longest goes first.
-    pub(super) fn give(&mut self, buffer: wgpu::Buffer) {
+    /// been unused longest goes first, and is returned.
+    #[must_use]
+    pub(super) fn give(&mut self, buffer: wgpu::Buffer) -> Vec<wgpu::Buffer> {
         self.taken -= buffer.size();
         self.free.push(buffer);
         let mut excess = self.free_bytes().saturating_sub(2 * self.most);
+        let mut gone = Vec::new();
         while excess > 0 {
-            excess = excess.saturating_sub(self.free.remove(0).size());
+            let buffer = self.free.remove(0);
+            excess = excess.saturating_sub(buffer.size());
+            gone.push(buffer);
         }
+        gone
     }
 
     /// Drops the free buffers.

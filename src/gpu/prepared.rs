@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::groups::Key;
 use super::pipeline::Pipeline;
 use super::run::{Bound, another_device, write_words};
 use super::{Gpu, Run, Tensor, lock};
@@ -14,6 +15,9 @@ use crate::plan::{Lifetime, ScratchPlan, Step, Submission};
 use crate::recording::{Binding, Command, Dispatch, Recording, Slot, SlotInfo, SlotKind};
 use crate::tensor::Array;
 use crate::wgsl::FIRST_WORKGROUP;
+
+/// Buffers for parameters that are kept for later runs.
+const PARAMS_KEPT: usize = 16;
 
 /// Bytes of the number of a part's first workgroup: a u32 and padding.
 const FIRST_BYTES: u64 = 16;
@@ -35,6 +39,8 @@ pub struct Prepared {
     /// What each slot is bound to; none for one that no command names.
     ranges: Vec<Option<Range>>,
     params: Params,
+    /// All that was encoded of it has been submitted: what comes next on the queue may have its parameters' buffer.
+    in_order: bool,
     /// Of each dispatch, in order.
     pipelines: Vec<Arc<Pipeline>>,
     /// Of each dispatch, in order.
@@ -74,8 +80,22 @@ pub struct Footprint {
 
 impl Drop for Prepared {
     fn drop(&mut self) {
-        let mut pool = lock(&self.gpu.inner.pool);
-        self.scratch.drain(..).for_each(|buffer| pool.give(buffer));
+        let inner = &self.gpu.inner;
+        let gone: Vec<_> = {
+            let mut pool = lock(&inner.pool);
+            self.scratch.drain(..).flat_map(|buffer| pool.give(buffer)).collect()
+        };
+        if !gone.is_empty() {
+            let mut groups = lock(&inner.groups);
+            gone.iter().for_each(|buffer| groups.forget(buffer));
+        }
+        let mut params = lock(&inner.params);
+        if self.in_order && params.len() < PARAMS_KEPT {
+            params.push(self.params.buffer.clone());
+        } else {
+            drop(params);
+            lock(&inner.groups).forget(&self.params.buffer);
+        }
     }
 }
 
@@ -94,6 +114,7 @@ impl Prepared {
             scratch: Vec::new(),
             ranges: Vec::new(),
             params,
+            in_order: true,
             pipelines: Vec::new(),
             groups: Vec::new(),
             drafts,
@@ -192,19 +213,53 @@ impl Prepared {
         Ok(())
     }
 
-    /// One for all dispatches with the same program and the same buffers.
+    /// One for all dispatches with the same program and the same buffers, of this run and of those before.
     fn make_groups(&mut self) -> Result<()> {
+        let kept = self.kept_slots();
         self.groups = self.gpu.scoped(|| {
             let mut made: HashMap<(*const Pipeline, &[Binding], usize), wgpu::BindGroup> = HashMap::new();
             let mut groups = Vec::with_capacity(self.pipelines.len());
             for (dispatch, pipeline) in self.recording.dispatches().zip(&self.pipelines) {
                 let key = (Arc::as_ptr(pipeline), dispatch.bindings.as_slice(), dispatch.params.len());
-                let make = || self.bind_group(pipeline, dispatch);
+                let make = || self.kept_group(&kept, pipeline, dispatch);
                 groups.push(made.entry(key).or_insert_with(make).clone());
             }
             groups
         })?;
         Ok(())
+    }
+
+    /// Slots whose buffers may be in groups that are kept: shared memory, and tensors that have been bound before.
+    fn kept_slots(&self) -> Vec<bool> {
+        let kept = |index: usize| match self.bound.get(&Slot(index as u32)) {
+            Some(bound) => bound.memory.made().is_none() || bound.memory.is_bound_again(),
+            None => true,
+        };
+        (0..self.ranges.len()).map(kept).collect()
+    }
+
+    fn kept_group(&self, kept: &[bool], pipeline: &Arc<Pipeline>, dispatch: &Dispatch) -> wgpu::BindGroup {
+        let slot = |binding: &Binding| match *binding {
+            Binding::Read(slot) | Binding::Write(slot) => Some(slot.index()),
+            Binding::Unused => None,
+        };
+        if !dispatch.bindings.iter().filter_map(slot).all(|slot| kept.get(slot) == Some(&true)) {
+            return self.bind_group(pipeline, dispatch);
+        }
+        let zeros = || (self.gpu.inner.zeros.clone(), 0, 256);
+        let of = |binding: &Binding| {
+            let range = slot(binding).and_then(|slot| self.ranges[slot].as_ref());
+            range.map_or_else(zeros, |range| (range.buffer.clone(), range.offset, range.bytes))
+        };
+        let params = (self.params.buffer.clone(), 0, dispatch.params.len() as u64);
+        let bound = std::iter::once(params).chain(dispatch.bindings.iter().map(of)).collect();
+        let key = Key { pipeline: Arc::as_ptr(pipeline).addr(), bound };
+        if let Some(group) = lock(&self.gpu.inner.groups).get(&key) {
+            return group;
+        }
+        let group = self.bind_group(pipeline, dispatch);
+        lock(&self.gpu.inner.groups).keep(key, group.clone());
+        group
     }
 
     fn bind_group(&self, pipeline: &Pipeline, dispatch: &Dispatch) -> wgpu::BindGroup {
@@ -319,6 +374,7 @@ impl Prepared {
     /// # Errors
     /// As [`Prepared::submit`].
     pub fn encode(&mut self, encoder: &mut wgpu::CommandEncoder) -> Result<()> {
+        self.in_order = false;
         self.again(|prepared| prepared.encode_into(std::slice::from_mut(encoder), None))
     }
 
@@ -332,6 +388,12 @@ impl Prepared {
             write_words(&self.gpu, &self.words, words)?;
             submit(self)
         })
+    }
+
+    /// Encodes into an encoder that somebody else submits, at any time.
+    pub(super) fn encode_apart(mut self, encoder: &mut wgpu::CommandEncoder) -> Result<()> {
+        self.in_order = false;
+        self.encode_into(std::slice::from_mut(encoder), None)
     }
 
     /// Encodes into as many encoders as there are submissions.
@@ -495,20 +557,31 @@ impl Params {
         if needed > allowed {
             return Err(Error::Limit { what: "bytes of the parameters of all dispatches".into(), needed, allowed });
         }
-        let buffer = gpu.buffer(&wgpu::BufferDescriptor {
-            label: Some("regard params"),
-            size: needed,
-            usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::STORAGE,
-            mapped_at_creation: true,
-        })?;
+        let buffer = match take_params(gpu, needed) {
+            Some(buffer) => buffer,
+            None => gpu.buffer(&wgpu::BufferDescriptor {
+                label: Some("regard params"),
+                size: needed.next_power_of_two().min(allowed).max(needed),
+                usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST,
+                mapped_at_creation: false,
+            })?,
+        };
+        let size = wgpu::BufferSize::new(needed).ok_or_else(|| gpu.fault("a run has parameters"))?;
         let written = gpu.scoped(|| {
-            buffer.slice(..).get_mapped_range_mut().ok()?.copy_from_slice(&bytes);
-            buffer.unmap();
+            gpu.queue().write_buffer_with(&buffer, 0, size)?.copy_from_slice(&bytes);
             Some(())
         })?;
         written.ok_or_else(|| gpu.fault("the parameters could not be written"))?;
         Ok(Self { buffer, dispatches, firsts })
     }
+}
+
+/// A kept buffer of at least this size and at most twice that: the first, so that runs that follow one another have the
+/// same.
+fn take_params(gpu: &Gpu, needed: u64) -> Option<wgpu::Buffer> {
+    let mut kept = lock(&gpu.inner.params);
+    let index = kept.iter().position(|buffer| (needed..=2 * needed.next_power_of_two()).contains(&buffer.size()))?;
+    Some(kept.remove(index))
 }
 
 /// Timestamps of a dispatch, where it begins and where it ends.

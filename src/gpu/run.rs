@@ -168,7 +168,7 @@ impl<'g> Run<'g> {
         self.gpu.check_lost()?;
         self.settle(|run| {
             let whole = plan::whole(&run.recording, run.gpu.caps());
-            Prepared::new(run, vec![whole])?.encode_into(std::slice::from_mut(encoder), None)
+            Prepared::new(run, vec![whole])?.encode_apart(encoder)
         })
     }
 

@@ -1,11 +1,12 @@
 //! Tensors in GPU memory: upload, views, download.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use half::f16;
 
 use super::faults::scoped;
-use super::{Gpu, Inner, Run};
+use super::{Gpu, Inner, Run, lock};
 use crate::error::{Error, Result};
 use crate::q8;
 use crate::tensor::{Array, DType, Layout};
@@ -59,12 +60,28 @@ pub(super) struct Memory {
     /// Of the buffer.
     bytes: u64,
     buffer: OnceLock<wgpu::Buffer>,
+    /// A run has bound it.
+    bound: AtomicBool,
     /// Whose it is, unless the buffer is an embedder's. wgpu tells devices of one instance apart; buffers of two
     /// instances have the same numbers, and it takes one for the other.
     owner: Option<Weak<Inner>>,
 }
 
+impl Drop for Memory {
+    fn drop(&mut self) {
+        let owner = self.owner.as_ref().and_then(Weak::upgrade);
+        if let (Some(owner), Some(buffer)) = (owner, self.buffer.get()) {
+            lock(&owner.groups).forget(buffer);
+        }
+    }
+}
+
 impl Memory {
+    /// Whether bind groups over it may be kept: it is this crate's, and has been bound before.
+    pub(super) fn is_bound_again(&self) -> bool {
+        self.bound.swap(true, Ordering::Relaxed) && self.owner.is_some()
+    }
+
     /// The size of the buffer, which may not have been made yet, in bytes.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
@@ -131,6 +148,7 @@ impl Tensor {
             signature: Arc::new(Signature { name: name.to_owned(), layout: layout.clone(), dtype }),
             bytes: bytes.max(4).next_multiple_of(4),
             buffer: OnceLock::new(),
+            bound: AtomicBool::default(),
             owner: Some(Arc::downgrade(&gpu.inner)),
         };
         Ok(Self { memory: Arc::new(memory), layout, dtype })
@@ -184,6 +202,7 @@ impl Tensor {
             signature: Arc::new(Signature { name: name.to_owned(), layout: layout.clone(), dtype }),
             bytes: buffer.size(),
             buffer: OnceLock::from(buffer),
+            bound: AtomicBool::default(),
             owner: None,
         };
         Self::over(Arc::new(memory), layout, dtype)

@@ -100,16 +100,19 @@ impl View4 {
     /// # Errors
     /// [`Error::Limit`] when an element's index does not fit in 32 bits.
     pub fn new(view: &View) -> Result<Self> {
-        let layout = view.layout.lift(4);
+        let layout = &view.layout;
         let allowed = u64::from(u32::MAX);
-        if layout.rank() != 4 || layout.strides.len() != 4 {
-            return Err(Error::shape("tensor of a kernel", "rank", "at most 4", view.layout.rank()));
+        let rank = layout.rank();
+        if rank > 4 || layout.strides.len() != rank {
+            return Err(Error::shape("tensor of a kernel", "rank", "at most 4", rank));
         }
         if layout.span() as u64 > allowed {
             return Err(Error::Limit { what: "elements of a tensor".into(), needed: layout.span() as u64, allowed });
         }
-        let four = |values: &[usize]| std::array::from_fn(|axis| values[axis] as u32);
-        Ok(Self { shape: four(&layout.shape), strides: four(&layout.strides), offset: layout.offset as u32 })
+        let four = |values: &[usize], missing: u32| {
+            std::array::from_fn(|axis| (axis + rank).checked_sub(4).map_or(missing, |axis| values[axis] as u32))
+        };
+        Ok(Self { shape: four(&layout.shape, 1), strides: four(&layout.strides, 0), offset: layout.offset as u32 })
     }
 }
 
