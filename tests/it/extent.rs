@@ -33,8 +33,11 @@ fn what_the_quick_command_leaves_out_the_other_runs() {
     // Everything but what is ignored and what `gpu::whole` tells apart; and that.
     assert!(run.contains("\n    cargo test -- --skip table::\n    cargo test --test it table::\n"));
     assert!(!run.contains("REGARD_TESTS"));
-    assert!(all.lines().any(|line| line.starts_with("REGARD_TESTS=all ") && line.contains("cargo test --test it ")));
-    assert!(all.contains(" -- --include-ignored "));
+    let line = |wanted: &str| all.lines().any(|line| line.trim() == wanted);
+    let tests = all.lines().find(|line| line.starts_with("tests() { REGARD_TESTS=all ")).unwrap();
+    assert!(tests.contains(" cargo test --test it -- --include-ignored "), "{tests}");
+    assert!(line("tests --skip table::") && line("xargs -P 2 -I {} bash -c 'tests --exact {}'"), "{all}");
+    assert!(all.contains(" --list --format terse table:: "));
     assert!(["step tests/run", "step tests/all"].iter().all(|line| ci.lines().any(|found| found == *line)));
 }
 
