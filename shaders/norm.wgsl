@@ -35,16 +35,6 @@ fn at(x_row: u32, residual_row: u32, k: u32) -> f32 {
     return value;
 }
 
-// 1 / √(variance + c²·ε), the larger of the two taken out of the root, with a Newton step, as drivers' roots differ.
-fn inverse_deviation(variance: f32, c: f32) -> f32 {
-    let longer = max(max(sqrt(variance), c * sqrt(params.epsilon)), 1.2e-38);
-    let share = c / longer;
-    // About 1 to 2; where all numbers are the same, there may be nothing left of either.
-    let v = max(variance / longer / longer + share * params.epsilon * share, 0.25);
-    let r = 1.0 / sqrt(v);
-    return r * (1.5 - 0.5 * v * r * r) / longer;
-}
-
 @compute @workgroup_size(LANES)
 fn main(here: Invocation, @builtin(local_invocation_index) lane: u32) {
     let row = workgroup_number(here);
@@ -72,7 +62,8 @@ fn main(here: Invocation, @builtin(local_invocation_index) lane: u32) {
         let off = at(x_row, residual_row, k) * c - mean;
         squares += off * off;
     }
-    let inverse = inverse_deviation(reduce_sum(lane, squares) / f32(width), c);
+    let variance = reduce_sum(lane, squares) / f32(width);
+    let inverse = inverse_deviation4(vec4<f32>(variance), vec4<f32>(c), params.epsilon).x;
     let sum_row = row_start(params.sum, row);
     let y_row = row_start(params.y, row);
     for (var k = lane; k < width; k += LANES) {

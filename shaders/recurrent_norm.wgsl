@@ -62,16 +62,6 @@ fn reduce(lane: u32, value: vec4<f32>, largest: bool) -> vec4<f32> {
     return workgroupUniformLoad(&shared_sums[0]);
 }
 
-// 1 / √(variance + c²·ε), the larger of the two taken out of the root, with a Newton step, as drivers' roots differ.
-fn inverse_deviation(variance: vec4<f32>, c: vec4<f32>) -> vec4<f32> {
-    let longer = max(max(sqrt(variance), c * sqrt(params.epsilon)), vec4<f32>(1.2e-38));
-    let share = c / longer;
-    // About 1 to 2; where all numbers are the same, there may be nothing left of either.
-    let x = max(variance / longer / longer + share * params.epsilon * share, vec4<f32>(0.25));
-    let r = 1.0 / sqrt(x);
-    return r * (1.5 - 0.5 * x * r * r) / longer;
-}
-
 // The components that are units, 0 for the others.
 fn units_of(quad: u32, value: vec4<f32>) -> vec4<f32> {
     let unit = vec4<u32>(quad * 4u) + vec4<u32>(0u, 1u, 2u, 3u);
@@ -183,7 +173,7 @@ fn main(here: Invocation, @builtin(local_invocation_index) lane: u32) {
             }
         }
     }
-    let inverse = inverse_deviation(reduce(lane, squares, false) / count, c);
+    let inverse = inverse_deviation4(reduce(lane, squares, false) / count, c, params.epsilon);
 
     // c', kept where the sums of gate 0 were, beside the output gate's in those of gate 3.
     var cell_most = vec4<f32>(0.0);
@@ -226,7 +216,7 @@ fn main(here: Invocation, @builtin(local_invocation_index) lane: u32) {
         let off = load(u + quad) * cell_c - cell_mean;
         cell_squares.x += total(quad, off * off);
     }
-    let cell_inverse = inverse_deviation(reduce(lane, cell_squares, false) / f32(params.units), vec4<f32>(cell_c)).x;
+    let cell_inverse = inverse_deviation4(reduce(lane, cell_squares, false) / f32(params.units), vec4<f32>(cell_c), params.epsilon).x;
 
     for (var quad = lane; quad < params.quads; quad += LANES) {
         let next = load(u + quad);

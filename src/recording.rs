@@ -72,6 +72,16 @@ pub enum Binding {
     Unused,
 }
 
+impl Binding {
+    /// What it binds.
+    pub fn slot(&self) -> Option<Slot> {
+        match *self {
+            Self::Read(slot) | Self::Write(slot) => Some(slot),
+            Self::Unused => None,
+        }
+    }
+}
+
 /// One dispatch.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Dispatch {
@@ -107,11 +117,7 @@ impl Command {
             Self::Dispatch(dispatch) => (dispatch.bindings.as_slice(), None),
             Self::Clear(slot) => (&[][..], Some(*slot)),
         };
-        let bound = bindings.iter().filter_map(|binding| match *binding {
-            Binding::Read(slot) | Binding::Write(slot) => Some(slot),
-            Binding::Unused => None,
-        });
-        bound.chain(cleared)
+        bindings.iter().filter_map(Binding::slot).chain(cleared)
     }
 }
 

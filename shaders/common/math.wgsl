@@ -27,6 +27,17 @@ fn scale_of1(largest: f32) -> f32 {
     return scale_of4(vec4<f32>(largest)).x;
 }
 
+// 1 / √(variance + c²·ε), the larger of the two taken out of the root, with a Newton step, as drivers' roots differ:
+// of numbers that were multiplied by c = scale_of4.
+fn inverse_deviation4(variance: vec4<f32>, c: vec4<f32>, epsilon: f32) -> vec4<f32> {
+    let longer = max(max(sqrt(variance), c * sqrt(epsilon)), vec4<f32>(1.2e-38));
+    let share = c / longer;
+    // About 1 to 2; where all numbers are the same, there may be nothing left of either.
+    let x = max(variance / longer / longer + share * epsilon * share, vec4<f32>(0.25));
+    let r = 1.0 / sqrt(x);
+    return r * (1.5 - 0.5 * x * r * r) / longer;
+}
+
 // e^r − 1 for |r| ≤ ln 2 / 2: the Taylor series to r^8, remainder below 1e-9 of the value.
 fn expm1_reduced(r: vec4<f32>) -> vec4<f32> {
     var p = 1.0 + r * 0.125;

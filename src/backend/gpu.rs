@@ -11,6 +11,7 @@ use crate::layers::CoverageCost;
 use crate::norm::Norm;
 use crate::ops::linear::{contiguous, linear, to_f32};
 use crate::ops::rnn::GpuRnn;
+use crate::recording::View;
 use crate::rnn::{Activation, Rnn, RnnInputs, RnnOutputs, RnnStack};
 use crate::tensor::{Array, DType};
 
@@ -67,12 +68,7 @@ impl Backend for Run<'_> {
     }
 
     fn norm(&mut self, norm: Norm, x: &Tensor, weight: Option<&Tensor>, bias: Option<&Tensor>) -> Result<Tensor> {
-        let (y, normal) = self.output("normalised", x.shape(), DType::F32)?;
-        let x = self.bind("x", x);
-        let scale = [weight, bias].map(|tensor| tensor.map(|tensor| self.bind("weight or bias", tensor)));
-        let caps = self.gpu().caps();
-        norm::record(self.recording_mut(), caps, norm, &x, None, scale.each_ref().map(Option::as_ref), &y)?;
-        Ok(normal)
+        normalised(self, norm, x, None, [weight, bias])
     }
 
     fn norm_residual(
@@ -83,14 +79,8 @@ impl Backend for Run<'_> {
         weight: Option<&Tensor>,
         bias: Option<&Tensor>,
     ) -> Result<[Tensor; 2]> {
-        let (y, normal) = self.output("normalised", x.shape(), DType::F32)?;
-        let (sum, sums) = self.output("sum", x.shape(), DType::F32)?;
-        let (x, residual) = (self.bind("x", x), self.bind("residual", residual));
-        let scale = [weight, bias].map(|tensor| tensor.map(|tensor| self.bind("weight or bias", tensor)));
-        let caps = self.gpu().caps();
-        let added = Some(norm::Residual { residual: &residual, sum: &sum });
-        norm::record(self.recording_mut(), caps, norm, &x, added, scale.each_ref().map(Option::as_ref), &y)?;
-        Ok([normal, sums])
+        let (view, sum) = self.output("sum", x.shape(), DType::F32)?;
+        Ok([normalised(self, norm, x, Some((residual, &view)), [weight, bias])?, sum])
     }
 
     fn sum(&mut self, x: &Tensor) -> Result<Tensor> {
@@ -208,6 +198,24 @@ fn elementwise(
     let caps = run.gpu().caps();
     let other = other.as_ref().map(|(op, b)| (*op, b));
     elementwise::record(run.recording_mut(), caps, &a, other, activation, &view)?;
+    Ok(y)
+}
+
+/// The normalisation of x, or of x and a residual, whose sum goes into the view.
+fn normalised(
+    run: &mut Run<'_>,
+    norm: Norm,
+    x: &Tensor,
+    residual: Option<(&Tensor, &View)>,
+    scale: [Option<&Tensor>; 2],
+) -> Result<Tensor> {
+    let (view, y) = run.output("normalised", x.shape(), DType::F32)?;
+    let x = run.bind("x", x);
+    let residual = residual.map(|(residual, sum)| (run.bind("residual", residual), sum));
+    let residual = residual.as_ref().map(|(residual, sum)| norm::Residual { residual, sum });
+    let scale = scale.map(|tensor| tensor.map(|tensor| run.bind("weight or bias", tensor)));
+    let caps = run.gpu().caps();
+    norm::record(run.recording_mut(), caps, norm, &x, residual, scale.each_ref().map(Option::as_ref), &view)?;
     Ok(y)
 }
 

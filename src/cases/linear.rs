@@ -21,6 +21,24 @@ pub struct LinearCase {
     pub activation: Option<Activation>,
 }
 
+/// Each activation once.
+pub const ACTIVATIONS: [Activation; 14] = [
+    Activation::Sigmoid,
+    Activation::Tanh,
+    Activation::Relu,
+    Activation::Affine { alpha: 0.7, beta: -0.2 },
+    Activation::LeakyRelu { alpha: 0.1 },
+    Activation::ThresholdedRelu { alpha: 0.8 },
+    Activation::ScaledTanh { alpha: 1.7, beta: 0.6 },
+    Activation::HardSigmoid { alpha: 0.2, beta: 0.5 },
+    Activation::Elu { alpha: 1.3 },
+    Activation::Softsign,
+    Activation::Softplus,
+    Activation::Gelu,
+    Activation::GeluTanh,
+    Activation::Silu,
+];
+
 /// Every size around the tiles, every activation.
 pub fn linear() -> Vec<LinearCase> {
     let mut table = Vec::new();
@@ -46,23 +64,7 @@ pub fn linear() -> Vec<LinearCase> {
     add("linear 2×3×270000".to_owned(), [2, 3, 270_000], true, Some(Activation::Tanh));
     // Enough for the largest tiles of a card.
     add("linear 1030×520×12".to_owned(), [1030, 520, 12], true, None);
-    let activations = [
-        Activation::Sigmoid,
-        Activation::Tanh,
-        Activation::Relu,
-        Activation::Affine { alpha: 0.7, beta: -0.2 },
-        Activation::LeakyRelu { alpha: 0.1 },
-        Activation::ThresholdedRelu { alpha: 0.8 },
-        Activation::ScaledTanh { alpha: 1.7, beta: 0.6 },
-        Activation::HardSigmoid { alpha: 0.2, beta: 0.5 },
-        Activation::Elu { alpha: 1.3 },
-        Activation::Softsign,
-        Activation::Softplus,
-        Activation::Gelu,
-        Activation::GeluTanh,
-        Activation::Silu,
-    ];
-    for activation in activations {
+    for activation in ACTIVATIONS {
         add(format!("linear {activation:?}"), [5, 9, 20], true, Some(activation));
     }
     table

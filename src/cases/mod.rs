@@ -13,7 +13,7 @@ mod recurrent;
 pub use attention::{AttentionCase, attention};
 pub use cache::{AppendCase, MergeCase, appends, merges};
 pub use coverage::{CoverageCase, coverage};
-pub use linear::{LinearCase, linear};
+pub use linear::{ACTIVATIONS, LinearCase, linear};
 pub use primitives::{Primitive, PrimitiveCase, primitives};
 pub use recurrent::{RnnCase, recurrent};
 

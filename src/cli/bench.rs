@@ -116,12 +116,13 @@ pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
     if device.device == Choice::Cpu {
         return Err(Error::option("device", "bench times GPU kernels: use `gpu` or `auto`").into());
     }
-    let cases = selected(args)?;
+    let filter = &name_filter(args)?;
+    let cases = selected(args, filter)?;
     let points: Vec<_> = cases.iter().filter_map(Case::point).collect();
     if args.plot.is_some() && !plot::has_curve(points.iter().map(|(series, length)| (series.as_str(), *length))) {
         return Err(plot::no_curve().into());
     }
-    let launches = selected_launches(args)?;
+    let launches = selected_launches(args, filter);
     if cases.is_empty() && launches.is_empty() {
         return Err(Error::option("filter", "no case has such a name").into());
     }
@@ -155,10 +156,13 @@ fn json(report: &Report) -> Outcome<String> {
     serde_json::to_string_pretty(report).map_err(Failure::other)
 }
 
+/// The names that were asked for.
+fn name_filter(args: &Args) -> regard::Result<Regex> {
+    Regex::new(args.filter.as_deref().unwrap_or_default()).map_err(|error| Error::option("filter", error.to_string()))
+}
+
 /// The cases that were asked for.
-fn selected(args: &Args) -> regard::Result<Vec<Case>> {
-    let filter = Regex::new(args.filter.as_deref().unwrap_or_default())
-        .map_err(|error| Error::option("filter", error.to_string()))?;
+fn selected(args: &Args, filter: &Regex) -> regard::Result<Vec<Case>> {
     let mut cases = Vec::new();
     if matches!(args.suite, Suite::Attention | Suite::All) {
         cases.extend(cases::attentions(args.quick));
@@ -178,11 +182,9 @@ fn selected(args: &Args) -> regard::Result<Vec<Case>> {
 }
 
 /// The launches that were asked for: none where ways to run a case are.
-fn selected_launches(args: &Args) -> regard::Result<Vec<Work>> {
-    let filter = Regex::new(args.filter.as_deref().unwrap_or_default())
-        .map_err(|error| Error::option("filter", error.to_string()))?;
+fn selected_launches(args: &Args, filter: &Regex) -> Vec<Work> {
     let asked = matches!(args.suite, Suite::Launch | Suite::All) && args.paths.is_empty();
-    Ok(Work::ALL.into_iter().filter(|work| asked && filter.is_match(&work.name())).collect())
+    Work::ALL.into_iter().filter(|work| asked && filter.is_match(&work.name())).collect()
 }
 
 /// Checks and times every case, and prints each as it is done, `taken` saying that a file goes to standard output.

@@ -13,7 +13,7 @@ const MOST: usize = 4096;
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Key {
     pub(super) pipeline: usize,
-    /// Offset and bytes of each, the parameters first.
+    /// Offset and bytes of each, by binding; the parameters are the first.
     pub(super) bound: Vec<(wgpu::Buffer, u64, u64)>,
 }
 

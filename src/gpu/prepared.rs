@@ -238,54 +238,43 @@ impl Prepared {
         (0..self.ranges.len()).map(kept).collect()
     }
 
+    /// A dispatch's group, of those that are kept where its slots allow that.
     fn kept_group(&self, kept: &[bool], pipeline: &Arc<Pipeline>, dispatch: &Dispatch) -> wgpu::BindGroup {
-        let slot = |binding: &Binding| match *binding {
-            Binding::Read(slot) | Binding::Write(slot) => Some(slot.index()),
-            Binding::Unused => None,
-        };
-        if !dispatch.bindings.iter().filter_map(slot).all(|slot| kept.get(slot) == Some(&true)) {
-            return self.bind_group(pipeline, dispatch);
-        }
+        let slots = || dispatch.bindings.iter().map(|binding| binding.slot());
         let zeros = || (self.gpu.inner.zeros.clone(), 0, 256);
-        let of = |binding: &Binding| {
-            let range = slot(binding).and_then(|slot| self.ranges[slot].as_ref());
-            range.map_or_else(zeros, |range| (range.buffer.clone(), range.offset, range.bytes))
+        let of = |slot: Option<Slot>| {
+            let range = slot.and_then(|slot| self.ranges[slot.index()].as_ref());
+            range.map_or_else(zeros, |range| (range.buffer.clone(), range.offset, range.bytes.next_multiple_of(4)))
         };
         let params = (self.params.buffer.clone(), 0, dispatch.params.len() as u64);
-        let bound = std::iter::once(params).chain(dispatch.bindings.iter().map(of)).collect();
+        let bound = std::iter::once(params).chain(slots().map(of)).collect();
         let key = Key { pipeline: Arc::as_ptr(pipeline).addr(), bound };
+        if !slots().flatten().all(|slot| kept.get(slot.index()) == Some(&true)) {
+            return self.bind_group(pipeline, &key);
+        }
         if let Some(group) = lock(&self.gpu.inner.groups).get(&key) {
             return group;
         }
-        let group = self.bind_group(pipeline, dispatch);
+        let group = self.bind_group(pipeline, &key);
         lock(&self.gpu.inner.groups).keep(key, group.clone());
         group
     }
 
-    fn bind_group(&self, pipeline: &Pipeline, dispatch: &Dispatch) -> wgpu::BindGroup {
-        let resource = |buffer, offset, bytes| {
-            wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer, offset, size: wgpu::BufferSize::new(bytes) })
+    fn bind_group(&self, pipeline: &Pipeline, key: &Key) -> wgpu::BindGroup {
+        let entry = |binding, buffer, offset, bytes| wgpu::BindGroupEntry {
+            binding,
+            resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+                buffer,
+                offset,
+                size: wgpu::BufferSize::new(bytes),
+            }),
         };
-        let params = &self.params.buffer;
-        let mut entries = vec![
-            wgpu::BindGroupEntry { binding: 0, resource: resource(params, 0, dispatch.params.len() as u64) },
-            wgpu::BindGroupEntry { binding: FIRST_WORKGROUP, resource: resource(params, 0, FIRST_BYTES) },
-        ];
-        for (index, binding) in dispatch.bindings.iter().enumerate() {
-            let range = match binding {
-                Binding::Read(slot) | Binding::Write(slot) => self.ranges[slot.0 as usize].as_ref(),
-                Binding::Unused => None,
-            };
-            let resource = match range {
-                Some(range) => resource(&range.buffer, range.offset, range.bytes.next_multiple_of(4)),
-                None => resource(&self.gpu.inner.zeros, 0, 256),
-            };
-            entries.push(wgpu::BindGroupEntry { binding: index as u32 + 1, resource });
-        }
+        let bound = key.bound.iter().zip(0..).map(|((buffer, offset, bytes), n)| entry(n, buffer, *offset, *bytes));
+        let first = entry(FIRST_WORKGROUP, &self.params.buffer, 0, FIRST_BYTES);
         self.gpu.device().create_bind_group(&wgpu::BindGroupDescriptor {
             label: Some(&pipeline.label),
             layout: &pipeline.layout,
-            entries: &entries,
+            entries: &bound.chain([first]).collect::<Vec<_>>(),
         })
     }
 
@@ -396,13 +385,18 @@ impl Prepared {
         self.encode_into(std::slice::from_mut(encoder), None)
     }
 
-    /// Encodes into as many encoders as there are submissions.
+    /// As many encoders as there are submissions.
+    pub(super) fn encoders(&self, label: &str) -> Result<Vec<wgpu::CommandEncoder>> {
+        self.gpu.encoders(label, self.submissions.len())
+    }
+
+    /// Encodes into encoders of its own.
     pub(super) fn encode_own(
         &self,
         label: &str,
         timing: Option<(&wgpu::QuerySet, usize)>,
     ) -> Result<Vec<wgpu::CommandEncoder>> {
-        let mut encoders = self.gpu.encoders(label, self.submissions.len())?;
+        let mut encoders = self.encoders(label)?;
         self.encode_into(&mut encoders, timing)?;
         Ok(encoders)
     }
@@ -576,8 +570,8 @@ impl Params {
     }
 }
 
-/// A kept buffer of at least this size and at most twice that: the first, so that runs that follow one another have the
-/// same.
+/// A kept buffer that holds so many bytes and is of no more than the next size: the first, so that runs that follow one
+/// another have the same.
 fn take_params(gpu: &Gpu, needed: u64) -> Option<wgpu::Buffer> {
     let mut kept = lock(&gpu.inner.params);
     let index = kept.iter().position(|buffer| (needed..=2 * needed.next_power_of_two()).contains(&buffer.size()))?;

@@ -15,10 +15,8 @@ impl Run<'_> {
         let gpu = self.gpu();
         gpu.check_lost()?;
         self.settle(|run| {
-            let submissions = run.submissions();
-            let encoders = gpu.encoders("regard timed", submissions.len())?;
             let prepared = run.prepare()?;
-            gpu.time_all(encoders, |encoders| prepared.encode_into(encoders, None))
+            gpu.time_all(prepared.encoders("regard timed")?, |encoders| prepared.encode_into(encoders, None))
         })
     }
 }

@@ -2,7 +2,7 @@
 //! keys and their join, parameters and bindings.
 
 use super::merge_partials::{self, Joined, Parts, Stats, Terms};
-use super::visibility::{BlockParams, List, MaskParams, PageParams, PositionParams, TileParams, Visibility};
+use super::visibility::{self, BlockParams, List, MaskParams, PageParams, PositionParams, TileParams, Visibility};
 use super::{TANH_FLOPS, View4, copy, flash, flash_coop, flash_rows, flash_split, switch};
 use crate::attention::Attention;
 use crate::error::{Error, Result};
@@ -13,18 +13,11 @@ use crate::tensor::{DType, Layout};
 use crate::wgsl::{Buffer, Kernel, Override, Source, Variant, files, params};
 
 /// The files of a fused kernel, beside its own and how its lanes talk to each other.
-pub(super) static SOURCES: [Source; 15] = [
+pub(super) static SOURCES: [Source; 8] = [
     Source::Storage { alias: "k_elem", plain: &files::KEY_PLAIN, q8: &files::KEY_Q8 },
     Source::Storage { alias: "v_elem", plain: &files::VALUE_PLAIN, q8: &files::VALUE_Q8 },
     Source::ScoreMod,
-    Source::File(&files::LAYOUT),
-    Source::File(&files::MATH),
-    Source::File(&files::HIDDEN),
-    Source::File(&files::POSITIONS),
-    Source::File(&files::BLOCKS),
-    Source::File(&files::PAGES),
-    Source::File(&files::MASK),
-    Source::File(&files::PAIR),
+    visibility::SOURCES,
     Source::File(&files::REACH),
     Source::File(&files::ONLINE_SOFTMAX),
     Source::File(&files::FUSED),

@@ -9,14 +9,19 @@ use crate::rnn::{Activation, Activations, Cell, Direction, Reset, Rnn};
 use crate::tensor::{DType, Layout};
 use crate::wgsl::{Buffer, Kernel, Override, Source, Uniform, Variant, file, files, params};
 
+/// The files of a cell.
+pub(super) const CELL: Source = Source::All(&[
+    Source::File(&files::LAYOUT),
+    Source::File(&files::MATH),
+    Source::File(&files::ACTIVATION),
+    Source::File(&files::CELL),
+]);
+
 pub static KERNEL: Kernel = Kernel {
     name: "recurrent",
     sources: &[
         Source::Lanes { shared: &files::SPLIT_SHARED, subgroup: &files::SPLIT_SUBGROUP },
-        Source::File(&files::LAYOUT),
-        Source::File(&files::MATH),
-        Source::File(&files::ACTIVATION),
-        Source::File(&files::CELL),
+        CELL,
         Source::File(&files::TILE),
         Source::File(&file!(
             "recurrent.wgsl",

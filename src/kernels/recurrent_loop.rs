@@ -1,21 +1,18 @@
 //! Many time steps of a recurrence in one dispatch (`shaders/recurrent_loop.wgsl`).
 
-use super::recurrent::{CellParams, Recurrence, StateLayout, reverse_bits, vector_rows};
+use super::recurrent::{CELL, CellParams, Recurrence, StateLayout, reverse_bits, vector_rows};
 use super::{View4, read, switch};
 use crate::error::Result;
 use crate::plan::{Caps, LoopPlan, grid};
 use crate::recording::{Binding, Dispatch, Recording};
 use crate::rnn::{Cell, Reset};
 use crate::tensor::DType;
-use crate::wgsl::{Buffer, Kernel, Source, Uniform, Variant, file, files, params};
+use crate::wgsl::{Buffer, Kernel, Source, Uniform, Variant, file, params};
 
 pub static KERNEL: Kernel = Kernel {
     name: "recurrent_loop",
     sources: &[
-        Source::File(&files::LAYOUT),
-        Source::File(&files::MATH),
-        Source::File(&files::ACTIVATION),
-        Source::File(&files::CELL),
+        CELL,
         Source::File(&file!(
             "recurrent_loop.wgsl",
             ["LANES", "UNITS", "PARTS", "CHUNKS", "QUADS", "CELL", "HAS_BIAS", "PEEPHOLES", "EMIT"]

@@ -1,21 +1,18 @@
 //! Gates of an LSTM with layer normalisation (`shaders/recurrent_norm.wgsl`).
 
-use super::recurrent::{CellParams, Recurrence, StateLayout, reverse_bits, vector_rows};
+use super::recurrent::{CELL, CellParams, Recurrence, StateLayout, reverse_bits, vector_rows};
 use super::{View4, place, read, switch};
 use crate::error::{Error, Result};
 use crate::plan::{Caps, RowPlan};
 use crate::recording::{Binding, Dispatch, Recording};
 use crate::rnn::NormOver;
 use crate::tensor::DType;
-use crate::wgsl::{Buffer, Kernel, Source, Uniform, Variant, file, files, params};
+use crate::wgsl::{Buffer, Kernel, Source, Uniform, Variant, file, params};
 
 pub static KERNEL: Kernel = Kernel {
     name: "recurrent_norm",
     sources: &[
-        Source::File(&files::LAYOUT),
-        Source::File(&files::MATH),
-        Source::File(&files::ACTIVATION),
-        Source::File(&files::CELL),
+        CELL,
         Source::File(&file!(
             "recurrent_norm.wgsl",
             ["LANES", "OVER_GATES", "CARRY", "GAINS", "HAS_BIAS", "PEEPHOLES", "PROJECTED", "EMIT"]

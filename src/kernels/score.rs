@@ -1,13 +1,13 @@
 //! Attention scores (`shaders/score.wgsl`).
 
-use super::visibility::{BlockParams, List, MaskParams, PageParams, PositionParams, Visibility};
+use super::visibility::{self, BlockParams, List, MaskParams, PageParams, PositionParams, Visibility};
 use super::{TANH_FLOPS, View4, switch};
 use crate::attention::{Attention, Score, ScoreStage, ScoreWeights};
 use crate::error::{Error, Result};
 use crate::plan::{Caps, TILE_COLUMNS, TilePlan};
 use crate::problem::AttentionProblem;
 use crate::recording::{Binding, Dispatch, Recording, View};
-use crate::wgsl::{Buffer, Kernel, Source, Uniform, Variant, file, files, params};
+use crate::wgsl::{Buffer, Kernel, Source, Uniform, Variant, file, params};
 
 /// Score of a hidden key between score and softmax; `HIDDEN` of `common/hidden.wgsl`.
 pub const HIDDEN: f32 = -3.402_823_4e38;
@@ -16,14 +16,7 @@ pub static KERNEL: Kernel = Kernel {
     name: "score",
     sources: &[
         Source::ScoreMod,
-        Source::File(&files::LAYOUT),
-        Source::File(&files::MATH),
-        Source::File(&files::HIDDEN),
-        Source::File(&files::POSITIONS),
-        Source::File(&files::BLOCKS),
-        Source::File(&files::PAGES),
-        Source::File(&files::MASK),
-        Source::File(&files::PAIR),
+        visibility::SOURCES,
         Source::File(&file!("score.wgsl", ["LANES", "ROWS", "SCORE", "HAS_V", "NORMED", "STAGE"])),
     ],
     buffers: &[

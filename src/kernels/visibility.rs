@@ -8,7 +8,7 @@ use crate::plan::Caps;
 use crate::problem::{AttentionProblem, diagonal};
 use crate::recording::{Binding, Recording, View};
 use crate::tensor::DType;
-use crate::wgsl::{Override, params};
+use crate::wgsl::{Override, Source, files, params};
 
 params! {
     /// `Positions` of `common/positions.wgsl`.
@@ -83,6 +83,18 @@ impl PageParams {
         }
     }
 }
+
+/// The files by which kernels of attention tell who sees whom, and what a pair's score is.
+pub(super) const SOURCES: Source = Source::All(&[
+    Source::File(&files::LAYOUT),
+    Source::File(&files::MATH),
+    Source::File(&files::HIDDEN),
+    Source::File(&files::POSITIONS),
+    Source::File(&files::BLOCKS),
+    Source::File(&files::PAGES),
+    Source::File(&files::MASK),
+    Source::File(&files::PAIR),
+]);
 
 /// A list inside the binding `vectors`: index of its first word, words between neighbours.
 pub type List = [u32; 2];

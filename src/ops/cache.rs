@@ -56,8 +56,8 @@ pub struct CacheShape {
 /// A step turns, appends and attends in one run; here for a model of several layers:
 /// ```no_run
 /// # use regard::{Gpu, Tensor, attention::{Attention, Causal}, gpu::Run, ops::cache::KvCache};
-/// # fn project(run: &mut Run<'_>, layer: usize, x: &Tensor) -> regard::Result<[Tensor; 3]> { unimplemented!() }
-/// # fn token(gpu: &Gpu, cache: &mut KvCache, mut x: Tensor) -> regard::Result<Tensor> {
+/// # type Project = fn(&mut Run<'_>, usize, &Tensor) -> regard::Result<[Tensor; 3]>;
+/// # fn token(gpu: &Gpu, cache: &mut KvCache, project: Project, mut x: Tensor) -> regard::Result<Tensor> {
 /// let attention = Attention { causal: Some(Causal::TopLeft), ..Attention::default() };
 /// let mut run = Run::new(gpu);
 /// let step = cache.step(&mut run, 1, None)?;                         // one more token in each batch row
@@ -191,27 +191,19 @@ impl KvCache {
     pub fn positions(&self, run: &mut Run<'_>, n: usize) -> Result<Tensor> {
         let draft = run.drafts().of(&self.fill)?;
         let batch = draft.fill.lengths.len();
-        self.know(run, draft, Known::Positions(n), "positions", &[batch, n]).map(|(_, tensor)| tensor)
+        self.know(run, draft, Known::Positions(n), "positions", &[batch, n])
     }
 
     /// Puts what shaders know of a draft into a tensor, and keeps both with the run.
-    fn know(
-        &self,
-        run: &mut Run<'_>,
-        mut draft: Draft,
-        known: Known,
-        name: &str,
-        shape: &[usize],
-    ) -> Result<(Fill, Tensor)> {
+    fn know(&self, run: &mut Run<'_>, mut draft: Draft, known: Known, name: &str, shape: &[usize]) -> Result<Tensor> {
         let words = known.words(&mut draft.fill)?;
         let tensor = Tensor::upload_u32(run.gpu(), name, &Array::new(shape, words)?)?;
-        draft.note(known, run.keep_words(tensor.clone()));
-        if let Some(table) = &self.table {
+        if let (Known::Append(_), Some(table)) = (&known, &self.table) {
             draft.note_table(run.keep_words(table.clone()), table.shape()[1]);
         }
-        let fill = draft.fill.clone();
+        draft.note(known, run.keep_words(tensor.clone()));
         run.drafts_mut().keep(draft);
-        Ok((fill, tensor))
+        Ok(tensor)
     }
 
     /// Makes room for `rows` more keys in each batch row of every layer, behind what is there and what `run` has appended
@@ -226,7 +218,7 @@ impl KvCache {
         let batch = draft.fill.lengths.len();
         let all = real_rows(counts, batch, rows)?;
         let query_lengths = counts.map(|_| query_lengths(run.gpu(), &all)).transpose()?;
-        let (_, known) = self.know(run, draft, Known::Append(all), "cache lengths", &[2, batch])?;
+        let known = self.know(run, draft, Known::Append(all), "cache lengths", &[2, batch])?;
         let part = |k: usize| known.with_layout(Layout { offset: k * batch, ..Layout::contiguous(&[batch]) });
         let (starts, lengths) = (part(0)?, part(1)?);
         Ok(CacheStep { layers: self.layers.clone(), table: self.table.clone(), starts, lengths, query_lengths, rows })
@@ -287,7 +279,7 @@ impl KvCache {
         let appended = draft.last_append().and_then(|number| run.words(number));
         let lengths = match appended {
             Some(words) => words.with_layout(Layout { offset: batch, ..Layout::contiguous(&[batch]) })?,
-            None => self.know(run, draft, Known::Lengths, "cache lengths", &[batch])?.1,
+            None => self.know(run, draft, Known::Lengths, "cache lengths", &[batch])?,
         };
         let [key, value] = layer_of(&self.layers, 0)?;
         Ok(inputs(query, [key, value], lengths, query_lengths, self.table.as_ref()))

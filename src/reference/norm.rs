@@ -6,8 +6,7 @@ use crate::error::{Error, Result};
 use crate::norm::{Norm, NormKind};
 use crate::tensor::Array;
 
-/// Layer or RMS normalisation over the last axis of x [.., N], then ∘ weight + bias, each `[N]`. Values are divided by the
-/// largest of them first, so that no sum or square overflows or vanishes.
+/// Layer or RMS normalisation over the last axis of x [.., N], then ∘ weight + bias, each `[N]`.
 ///
 /// # Errors
 /// [`Error::Shape`] when the shapes do not fit, [`Error::Option`] for an ε that is not above 0.
@@ -26,31 +25,39 @@ pub fn norm<T: Float>(
             return Err(Error::shape(name, "shape", format!("[{width}]"), format!("{:?}", array.shape())));
         }
     }
-    let count = T::from_f64(width as f64);
     let mut y = x.clone();
     for row in y.data_mut().chunks_exact_mut(width.max(1)) {
-        let unit = match largest(row) {
-            largest if largest == T::ZERO => T::ONE,
-            largest => largest,
-        };
-        row.iter_mut().for_each(|v| *v = *v / unit);
-        let mean = match norm.kind {
-            NormKind::Layer => row.iter().copied().sum::<T>() / count,
-            NormKind::Rms => T::ZERO,
-        };
-        let square = row.iter().map(|&v| (v - mean) * (v - mean)).sum::<T>() / count;
-        // √(square·unit² + ε) / unit
-        let epsilon = T::from_f32(norm.epsilon).sqrt() / unit;
-        let (longer, shorter) =
-            if epsilon > square.sqrt() { (epsilon, square.sqrt()) } else { (square.sqrt(), epsilon) };
-        let deviation = longer * (T::ONE + (shorter / longer) * (shorter / longer)).sqrt();
+        normalize(norm, row);
         for (k, v) in row.iter_mut().enumerate() {
-            *v = (*v - mean) / deviation;
             *v = weight.map_or(*v, |weight| *v * weight.data()[k]);
             *v = bias.map_or(*v, |bias| *v + bias.data()[k]);
         }
     }
     Ok(y)
+}
+
+/// A row by the formula of [`NormKind`]. Values are divided by the largest of them first, so that no sum or square overflows
+/// or vanishes.
+pub(super) fn normalize<T: Float>(norm: Norm, row: &mut [T]) {
+    let count = T::from_f64(row.len() as f64);
+    let unit = match largest(row) {
+        largest if largest == T::ZERO => T::ONE,
+        largest => largest,
+    };
+    row.iter_mut().for_each(|v| *v = *v / unit);
+    let mean = match norm.kind {
+        NormKind::Layer => row.iter().copied().sum::<T>() / count,
+        NormKind::Rms => T::ZERO,
+    };
+    let square = row.iter().map(|&v| (v - mean) * (v - mean)).sum::<T>() / count;
+    let deviation = length(unit * square.sqrt(), T::from_f32(norm.epsilon).sqrt());
+    row.iter_mut().for_each(|v| *v = (*v - mean) / (deviation / unit));
+}
+
+/// √(a² + b²) of two numbers of which b is above 0.
+fn length<T: Float>(a: T, b: T) -> T {
+    let (longer, shorter) = if b > a { (b, a) } else { (a, b) };
+    longer * (T::ONE + (shorter / longer) * (shorter / longer)).sqrt()
 }
 
 /// The sum over the last axis of x [B, .., K], or with `mean` the mean, of the first `lengths[b]` (`[B]`) entries where

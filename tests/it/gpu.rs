@@ -75,6 +75,18 @@ pub(crate) fn devices_with<const N: usize>(limits: impl Fn(&mut wgpu::Limits)) -
     std::array::from_fn(|_| pollster::block_on(adapter.request_device(&descriptor)).unwrap())
 }
 
+/// Uniform in ±`size`, by SplitMix64: numbers that no other stream of this seed has.
+pub(crate) fn random(seed: u64, stream: u64, size: f32, shape: &[usize]) -> Array<f32> {
+    let mut state = seed ^ stream.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    Array::from_fn(shape, |_| {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        let unit = ((z ^ (z >> 31)) >> 40) as f32 / (1 << 24) as f32;
+        (2.0 * unit - 1.0) * size
+    })
+}
+
 pub(crate) fn attention(
     gpu: &Gpu,
     options: &Attention,

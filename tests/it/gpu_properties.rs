@@ -14,7 +14,7 @@ use regard::tensor::{Array, DType, Layout};
 use regard::validate::judge_attention;
 use regard::{Error, Result, Tensor};
 
-use crate::gpu::{drawn, gpu};
+use crate::gpu::{drawn, gpu, random};
 
 /// Runs a property over `cases` drawn values; a failure is told with the smallest value that was found to fail.
 pub(crate) fn hold<S: Strategy>(cases: u32, strategy: S, property: impl Fn(S::Value) -> Result<()>) {
@@ -98,15 +98,7 @@ impl Shape {
 
     /// Numbers of variance 1 that no other stream of this shape shares.
     fn numbers(&self, stream: u64, shape: &[usize]) -> Array<f32> {
-        // SplitMix64
-        let mut state = self.seed ^ stream.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        Array::from_fn(shape, |_| {
-            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            let z = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-            let unit = ((z ^ (z >> 31)) >> 40) as f32 / (1 << 24) as f32;
-            (2.0 * unit - 1.0) * 1.732
-        })
+        random(self.seed, stream, 1.732, shape)
     }
 
     /// Whole numbers from −2 to 2: dot products and sums of them are exact in any order.

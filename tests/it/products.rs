@@ -2,6 +2,7 @@
 //! optional feature, and as cards run them.
 
 use proptest::prelude::*;
+use regard::cases::ACTIVATIONS;
 use regard::compare::judge;
 use regard::gpu::{Gpu, Run, Tensor};
 use regard::ops::linear::{Epilogue, linear, linear_into};
@@ -10,7 +11,7 @@ use regard::reference::activate;
 use regard::rnn::Activation;
 use regard::tensor::{Array, DType, Layout};
 
-use crate::gpu::{cards, gpu, minimal_gpu};
+use crate::gpu::{cards, gpu, minimal_gpu, random};
 use crate::gpu_properties::{hold, wrong};
 
 /// How a tensor lies in its buffer.
@@ -103,14 +104,7 @@ impl Case {
     }
 
     fn numbers(&self, stream: u64, shape: &[usize]) -> Array<f32> {
-        // SplitMix64
-        let mut state = self.seed ^ stream.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        Array::from_fn(shape, |_| {
-            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            let z = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-            ((z ^ (z >> 31)) >> 40) as f32 / (1 << 23) as f32 - 1.0
-        })
+        random(self.seed, stream, 1.0, shape)
     }
 
     fn shape(&self, rows: usize, columns: usize) -> Vec<usize> {
@@ -249,20 +243,7 @@ fn nothing_to_add_up_is_the_bias_and_no_rows_are_nothing() {
 /// Every activation after bias and residual, in rows of one and in tiles.
 #[test]
 fn every_activation() {
-    let activations = [
-        Activation::Sigmoid,
-        Activation::Tanh,
-        Activation::Relu,
-        Activation::Affine { alpha: 0.7, beta: -0.2 },
-        Activation::LeakyRelu { alpha: 0.1 },
-        Activation::ThresholdedRelu { alpha: 0.8 },
-        Activation::ScaledTanh { alpha: 1.7, beta: 0.6 },
-        Activation::HardSigmoid { alpha: 0.2, beta: 0.5 },
-        Activation::Elu { alpha: 1.3 },
-        Activation::Softsign,
-        Activation::Softplus,
-    ];
-    let cases: Vec<_> = activations
+    let cases: Vec<_> = ACTIVATIONS
         .into_iter()
         .enumerate()
         .map(|(k, activation)| Case {

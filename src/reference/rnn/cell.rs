@@ -4,8 +4,9 @@
 //! order, `proj_size`); Gers and Schmidhuber 2000 (peepholes); Greff et al. 2017 (coupled gates); Sak et al. 2014
 //! (projection); TensorFlow 1 `LSTMCell` (its clips); Ba et al. 2016 (layer normalisation).
 
-use super::super::Float;
-use super::super::linear::{activate, largest, product, transpose};
+use super::super::linear::{activate, product, transpose};
+use super::super::{Float, norm::normalize as normalize_row};
+use crate::norm::Norm;
 use crate::problem::RnnProblem;
 use crate::rnn::{Activations, Cell, NormOver, Reset, Rnn, RnnWeights};
 use crate::tensor::Array;
@@ -171,32 +172,14 @@ impl<'a, T: Float> CellWeights<'a, T> {
     }
 }
 
-/// Layer normalisation of each stretch of `width` values by its mean and population variance, (v − μ) / √(σ² + ε)
-/// (Ba et al. 2016, equation 4), then ∘ gain + shift, which are the rows of [2, values]. Values are divided by the largest
-/// of them first, so that no sum or square overflows or vanishes.
+/// Layer normalisation of each stretch of `width` values (Ba et al. 2016, equation 4), then ∘ gain + shift, which are the
+/// rows of [2, values].
 fn normalize<T: Float>(values: &mut [T], width: usize, epsilon: f32, gain_shift: Option<&Array<T>>) {
-    let count = T::from_f64(width as f64);
-    for stretch in values.chunks_exact_mut(width) {
-        let unit = match largest(stretch) {
-            largest if largest == T::ZERO => T::ONE,
-            largest => largest,
-        };
-        stretch.iter_mut().for_each(|v| *v = *v / unit);
-        let mean = stretch.iter().copied().sum::<T>() / count;
-        let variance = stretch.iter().map(|&v| (v - mean) * (v - mean)).sum::<T>() / count;
-        let deviation = length(unit * variance.sqrt(), T::from_f32(epsilon).sqrt());
-        stretch.iter_mut().for_each(|v| *v = (*v - mean) / (deviation / unit));
-    }
+    values.chunks_exact_mut(width).for_each(|stretch| normalize_row(Norm::layer(epsilon), stretch));
     if let Some(gain_shift) = gain_shift {
         let (gain, shift) = gain_shift.data().split_at(values.len());
         values.iter_mut().zip(gain).zip(shift).for_each(|((v, &gain), &shift)| *v = *v * gain + shift);
     }
-}
-
-/// √(a² + b²) of two numbers of which b is above 0.
-fn length<T: Float>(a: T, b: T) -> T {
-    let (longer, shorter) = if b > a { (b, a) } else { (a, b) };
-    longer * (T::ONE + (shorter / longer) * (shorter / longer)).sqrt()
 }
 
 /// Into ±`limit`.
