@@ -3,6 +3,7 @@
 use crate::attention::{
     Attention, AttentionInputs, AttentionOutputs, Mask, Monotonic, Normalize, Path, Score, ScoreStage,
 };
+use crate::device::Caps;
 use crate::epilogue::Epilogue;
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Run, Tensor};
@@ -12,7 +13,7 @@ use crate::kernels::rotary::Place;
 use crate::kernels::score::Scored;
 use crate::kernels::visibility::Visibility;
 use crate::kernels::{copy, entropy, location, matmul, monotonic, rotary, score, softmax, weighted_sum};
-use crate::plan::{AttentionPlan, Caps};
+use crate::plan::AttentionPlan;
 use crate::problem::{AttentionProblem, Role, Storage};
 use crate::recording::{Recording, View};
 use crate::tensor::{Array, DType};
@@ -77,7 +78,7 @@ impl Attention {
         let caps = run.gpu().caps();
         let plan = match plan {
             Some(plan) => plan.clone(),
-            None => AttentionPlan::new(self, &problem, storage, caps)?,
+            None => AttentionPlan::tuned(self, &problem, storage, caps, run.gpu().tuning())?,
         };
 
         let shapes = problem.outputs(self, storage.element, inputs.past_key.is_some());

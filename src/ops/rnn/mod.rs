@@ -9,9 +9,10 @@ pub use sequence::record;
 pub use weights::{LayerWeights, StackedWeights, Weights};
 
 use crate::backend::Recurrence;
+use crate::device::Caps;
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Run, Tensor};
-use crate::plan::{Caps, RnnPlan};
+use crate::plan::RnnPlan;
 use crate::problem::{RnnProblem, Role};
 use crate::rnn::{Cell, Rnn, RnnInputs, RnnOutputs, RnnStack};
 use crate::tensor::{Array, DType};
