@@ -214,15 +214,15 @@ fn layers(works: &mut Works<'_>) {
 
 fn rates(works: &mut Works<'_>) {
     let caps = works.gpu.caps();
-    let ([a, b], turns) = ([0.75, 0.5], 2000);
+    let ([a, b], iterations) = ([0.75, 0.5], 2000);
     let elements = 256 * fma_rate::LANES;
     works.rate(
         "multiply-adds",
         elements,
-        |k| fma_rate::expected([a, b], turns, k),
+        |k| fma_rate::expected([a, b], iterations, k),
         |run| {
             let (view, output) = run.output("output", &[elements], DType::F32).unwrap();
-            fma_rate::record(run.recording_mut(), caps, [a, b], turns, &view).unwrap();
+            fma_rate::record(run.recording_mut(), caps, [a, b], iterations, &view).unwrap();
             output
         },
     );

@@ -223,13 +223,13 @@ pub(crate) fn time(nanoseconds: Option<f64>) -> String {
 pub(crate) fn fused(plan: &FusedPlan, keys: usize) -> String {
     let tile = plan.tile;
     let mut text = format!("{}, {} lanes, {} queries × {} keys", tile.form, tile.lanes, tile.queries, tile.keys);
-    if tile.parts > 1 {
-        let _ = write!(text, ", depth in {} parts", tile.parts);
+    if tile.k_splits > 1 {
+        let _ = write!(text, ", depth in {} parts", tile.k_splits);
     }
     if tile.subgroups {
         text.push_str(", subgroups");
     }
-    match plan.ranges(keys) {
+    match plan.splits(keys) {
         1 => text,
         n => text + &format!(", {n} ranges of {} keys", plan.range),
     }

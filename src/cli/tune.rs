@@ -361,7 +361,7 @@ fn measure(gpu: &Gpu, work: &Work, quick: bool, wrong: &mut Vec<String>) -> std:
     };
     let kept = match kept {
         // All keys of this problem are all keys of any other.
-        plan::Choice::Fused(plan) if plan.ranges(problem.keys) == 1 => FusedPlan { range: bucket.keys, ..plan }.into(),
+        plan::Choice::Fused(plan) if plan.splits(problem.keys) == 1 => FusedPlan { range: bucket.keys, ..plan }.into(),
         kept => kept,
     };
     Ok(Row { name: work.name(), bucket, keys: problem.keys, candidates: count, table, best: spread, choice: kept })

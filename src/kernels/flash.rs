@@ -11,7 +11,7 @@ pub static KERNEL: Kernel = Kernel {
     sources: &[
         Source::Lanes { shared: &files::GROUP_SHARED, subgroup: &files::GROUP_SUBGROUP },
         Source::All(&SOURCES),
-        Source::File(&file!("flash.wgsl", ["GROUPS", "KEYS", "LEFT", "RIGHT", "SLICES"])),
+        Source::File(&file!("flash.wgsl", ["LANES_M", "TILE_N", "QP_ENTRIES", "KV_ENTRIES", "ACCUMULATORS"])),
     ],
     buffers: &BUFFERS,
     params: &Params::TYPE,
@@ -22,12 +22,12 @@ pub(super) fn cut(options: &Attention, problem: &AttentionProblem, plan: &FusedP
     let [left, right] = tile.staging();
     let mut overrides = vec![
         ("LANES", f64::from(tile.lanes)),
-        ("GROUP", f64::from(tile.keys / 4)),
-        ("GROUPS", f64::from(tile.queries / 4)),
-        ("KEYS", f64::from(tile.keys)),
-        ("LEFT", f64::from(left)),
-        ("RIGHT", f64::from(right)),
-        ("SLICES", problem.value_dim.div_ceil(tile.keys as usize) as f64),
+        ("LANES_N", f64::from(tile.keys / 4)),
+        ("LANES_M", f64::from(tile.queries / 4)),
+        ("TILE_N", f64::from(tile.keys)),
+        ("QP_ENTRIES", f64::from(left)),
+        ("KV_ENTRIES", f64::from(right)),
+        ("ACCUMULATORS", problem.value_dim.div_ceil(tile.keys as usize) as f64),
     ];
     overrides.extend(additive_overrides(options, fused));
     Cut {

@@ -14,7 +14,17 @@ pub static KERNEL: Kernel = Kernel {
         Source::All(&SOURCES),
         Source::File(&file!(
             "flash_coop.wgsl",
-            ["LANES", "STRIPS", "GROUPS", "KEYS", "SCORES", "COLUMNS", "PARTS", "QUERY_QUADS", "WIDEST"]
+            [
+                "LANES",
+                "SUBGROUPS_M",
+                "SUBGROUPS_N",
+                "TILE_N",
+                "SCORE_MATRICES",
+                "OUTPUT_MATRICES",
+                "ROW_LANES",
+                "HEAD_QUADS",
+                "KV_ELEMENTS"
+            ]
         )),
     ],
     buffers: &BUFFERS,
@@ -31,14 +41,14 @@ pub(super) fn cut(caps: &Caps, options: &Attention, problem: &AttentionProblem, 
     let overrides = [
         ("LANES", plan.tile.lanes),
         ("SIDE", cut.side),
-        ("STRIPS", cut.strips),
-        ("GROUPS", cut.groups),
-        ("KEYS", plan.tile.keys),
-        ("SCORES", cut.scores),
-        ("COLUMNS", cut.columns),
-        ("PARTS", plan.tile.parts),
-        ("QUERY_QUADS", cut.query_dim / 4),
-        ("WIDEST", cut.widest()),
+        ("SUBGROUPS_M", cut.strips),
+        ("SUBGROUPS_N", cut.groups),
+        ("TILE_N", plan.tile.keys),
+        ("SCORE_MATRICES", cut.scores),
+        ("OUTPUT_MATRICES", cut.columns),
+        ("ROW_LANES", plan.tile.k_splits),
+        ("HEAD_QUADS", cut.query_dim / 4),
+        ("KV_ELEMENTS", cut.widest()),
     ];
     Ok(Cut {
         kernel: &KERNEL,

@@ -56,17 +56,17 @@ pub static KERNEL: Kernel = Kernel {
         Y,
         // How the lanes of a workgroup come by rows of x that they share.
         Source::Choice {
-            constant: "SPREAD",
+            constant: "BROADCAST",
             sources: &[
                 Source::All(&[
-                    Source::Lanes { shared: &files::SPLIT_SHARED, subgroup: &files::SPLIT_SUBGROUP },
-                    Source::File(&files::ROWS_DIRECT),
+                    Source::Lanes { shared: &files::SPLIT_K_SHARED, subgroup: &files::SPLIT_K_SUBGROUP },
+                    Source::File(&files::X_ROWS_DIRECT),
                 ]),
-                Source::File(&files::ROWS_SPREAD),
+                Source::File(&files::X_ROWS_BROADCAST),
             ],
         },
         SHARED,
-        Source::File(&file!("matmul.wgsl", ["ROWS"])),
+        Source::File(&file!("matmul.wgsl", ["TILE_M"])),
     ],
     buffers: &BUFFERS,
     params: &Params::TYPE,
@@ -75,7 +75,7 @@ pub static KERNEL: Kernel = Kernel {
 /// By tiles in workgroup memory.
 pub static TILED: Kernel = Kernel {
     name: "matmul_tiled",
-    sources: &[X, W, Y, SHARED, Source::File(&file!("matmul_tiled.wgsl", ["QUADS"]))],
+    sources: &[X, W, Y, SHARED, Source::File(&file!("matmul_tiled.wgsl", ["TILE_QUADS"]))],
     buffers: &BUFFERS,
     params: &Params::TYPE,
 };
@@ -109,7 +109,7 @@ params! {
         tiles: u32,
         rows_inner: u32,
         splits: u32,
-        split: u32,
+        split_quads: u32,
         bias: u32,
         bias_stride: u32,
     }
@@ -317,7 +317,7 @@ impl Summand<'_> {
             tiles: plan.workgroups as u32,
             rows_inner: u32::from(plan.rows_inner),
             splits: plan.splits,
-            split: plan.split,
+            split_quads: plan.split_quads,
             bias: bias.map_or(0, |b| b.layout.offset as u32),
             bias_stride: bias.map_or(0, |b| b.layout.strides[0] as u32),
         };
@@ -330,7 +330,7 @@ impl Summand<'_> {
         vec![
             ("Y_LAYOUT", vectors as u32 as f64),
             ("HAS_BIAS", switch(self.epilogue.bias.is_some())),
-            ("RESIDUAL", switch(self.epilogue.residual.is_some())),
+            ("HAS_RESIDUAL", switch(self.epilogue.residual.is_some())),
             ("ACCUMULATE", switch(self.accumulate)),
             ("ACTIVATION", f64::from(activation.kind)),
         ]
@@ -354,13 +354,13 @@ impl Summand<'_> {
         ]);
         let kernel: &'static Kernel = match plan.form {
             ProductForm::Registers => {
-                let lanes = [("LANES", plan.lanes), ("PARTS", plan.parts), ("ROWS", plan.tile_m)];
+                let lanes = [("LANES", plan.lanes), ("K_SPLITS", plan.k_splits), ("TILE_M", plan.tile_m)];
                 overrides.extend(lanes.map(|(name, value)| (name, f64::from(value))));
-                overrides.push(("SPREAD", switch(plan.subgroups && plan.parts == 1)));
+                overrides.push(("BROADCAST", switch(plan.subgroups && plan.k_splits == 1)));
                 &KERNEL
             }
             ProductForm::Tiled => {
-                overrides.push(("QUADS", f64::from(plan.tile_m / 4)));
+                overrides.push(("TILE_QUADS", f64::from(plan.tile_m / 4)));
                 &TILED
             }
         };

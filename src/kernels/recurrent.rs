@@ -20,7 +20,7 @@ pub(super) const CELL: Source = Source::All(&[
 pub static KERNEL: Kernel = Kernel {
     name: "recurrent",
     sources: &[
-        Source::Lanes { shared: &files::SPLIT_SHARED, subgroup: &files::SPLIT_SUBGROUP },
+        Source::Lanes { shared: &files::SPLIT_K_SHARED, subgroup: &files::SPLIT_K_SUBGROUP },
         CELL,
         Source::File(&files::TILE),
         Source::File(&file!(
@@ -110,11 +110,11 @@ impl CellParams {
         };
         // Programs are made for the activations that nearly all models have, and one for all others.
         let unusual = (0..5).any(|k| used(k) && (!usual(of(0)[k]) || of(0)[k] != of(1)[k]));
-        let names = ["KIND_0", "KIND_1", "KIND_2", "KIND_3", "KIND_OUTPUT"];
+        let names = ["ACTIVATION_0", "ACTIVATION_1", "ACTIVATION_2", "ACTIVATION_3", "ACTIVATION_OUTPUT"];
         let kind = |k: usize| if used(k) && !unusual { f64::from(self.activations[k].kind) } else { 0.0 };
         let mut all: Vec<Override> = names.into_iter().enumerate().map(|(k, name)| (name, kind(k))).collect();
         all.extend([
-            ("KINDS_READ", switch(unusual)),
+            ("RUNTIME_ACTIVATIONS", switch(unusual)),
             ("CLIP", switch(options.clip.is_some())),
             ("CELL_CLIP", switch(options.cell_clip.is_some())),
             ("INPUT_FORGET", switch(options.input_forget)),
@@ -393,18 +393,18 @@ pub fn record(
         Stage::Update => (1, 3),
         _ => (1, 1),
     };
-    // Both loops over the depth, the rows of a tile, and up to eight joins of up to eight parts.
-    let depth_turns = (depth + if stacked { p.state } else { 0 }) as u64 + 128;
-    if depth_turns > caps.max_iterations {
+    // Both loops over the depth, the rows of a tile, and up to eight sums over up to eight slices of the depth.
+    let iterations = (depth + if stacked { p.state } else { 0 }) as u64 + 128;
+    if iterations > caps.max_iterations {
         return Err(Error::Limit {
             what: "units of a recurrence".to_owned(),
-            needed: depth_turns,
+            needed: iterations,
             allowed: caps.max_iterations,
         });
     }
     let mut overrides = vec![
         ("LANES", f64::from(plan.lanes)),
-        ("PARTS", f64::from(plan.parts)),
+        ("K_SPLITS", f64::from(plan.k_splits)),
         ("STAGE", f64::from(number)),
         ("TALL", switch(plan.rows == 8)),
         ("SINGLE", switch(plan.rows == 1)),
@@ -433,7 +433,7 @@ pub fn record(
             Binding::Write(of.output.slot),
         ],
         grid: grid("a recurrent step", tiles as u64, caps)?,
-        iterations: depth_turns,
+        iterations: iterations,
         flops: 2 * (p.batch * macs * share.0 / share.1) as u64,
         bytes: (weight.dtype.bytes_of(macs) * share.0 / share.1
             + DType::F32.bytes_of(layers * p.directions * p.batch * (gate_count + 2) * units)) as u64,

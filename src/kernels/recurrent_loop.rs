@@ -15,7 +15,7 @@ pub static KERNEL: Kernel = Kernel {
         CELL,
         Source::File(&file!(
             "recurrent_loop.wgsl",
-            ["LANES", "UNITS", "PARTS", "CHUNKS", "QUADS", "CELL", "HAS_BIAS", "PEEPHOLES", "EMIT"]
+            ["LANES", "UNITS", "K_SPLITS", "SPLIT_BLOCKS", "HIDDEN_QUADS", "CELL", "HAS_BIAS", "PEEPHOLES", "EMIT"]
         )),
     ],
     buffers: &[
@@ -91,9 +91,9 @@ pub fn record(recording: &mut Recording, caps: &Caps, plan: &LoopPlan, of: &Recu
         let mut overrides = vec![
             ("LANES", f64::from(plan.lanes())),
             ("UNITS", f64::from(plan.units)),
-            ("PARTS", f64::from(plan.parts)),
-            ("CHUNKS", f64::from(plan.chunks)),
-            ("QUADS", f64::from(plan.quads())),
+            ("K_SPLITS", f64::from(plan.k_splits)),
+            ("SPLIT_BLOCKS", f64::from(plan.split_blocks)),
+            ("HIDDEN_QUADS", f64::from(plan.quads())),
             ("CELL", f64::from(kind)),
             ("LENGTHS", switch(of.lengths.is_some())),
             ("HAS_BIAS", switch(of.has_bias)),

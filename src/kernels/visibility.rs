@@ -59,8 +59,8 @@ params! {
 }
 
 params! {
-    /// `Tiles` of `common/reach.wgsl`.
-    struct TileParams {
+    /// `MaskMap` of `common/tile_visibility.wgsl`.
+    struct MaskMapParams {
         start: u32,
         batch_step: u32,
         head_step: u32,
@@ -203,7 +203,7 @@ pub struct Visibility {
     /// Learned sinks, for fused kernels.
     pub sinks: List,
     /// The map of the mask's tiles, for fused kernels.
-    pub tiles: TileParams,
+    pub mask_map: MaskMapParams,
     overrides: [Override; 9],
 }
 
@@ -229,7 +229,7 @@ impl Visibility {
             v: [0; 2],
             g: 0,
             sinks: [0; 2],
-            tiles: Default::default(),
+            mask_map: Default::default(),
             overrides,
         }
     }
@@ -278,10 +278,10 @@ impl Visibility {
             Some(Mask::Bool(_)) => 1.0,
             Some(Mask::Float(_)) => 2.0,
         };
-        let mut tiles: TileParams = Default::default();
+        let mut mask_map: MaskMapParams = Default::default();
         if let (Some(map), Some(mask), Some(target)) = (&map, &masked, vectors.view(lists.len())) {
             mask_tiles::record(recording, caps, map, mask, mask_kind, target)?;
-            tiles = map.params(target);
+            mask_map = map.params(target);
         }
         let [slopes, slope_step, head_step] = slopes(vectors.view(4));
         Ok(Self {
@@ -326,7 +326,7 @@ impl Visibility {
             v: vectors.list(5),
             g: vectors.list(6)[0],
             sinks: vectors.list(8),
-            tiles,
+            mask_map,
             overrides: {
                 let values = [
                     switch(options.causal.is_some()),

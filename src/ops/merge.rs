@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::gpu::{Run, Tensor};
-use crate::kernels::merge_partials::{self, Joined, Parts, Stats, Terms};
+use crate::kernels::merge_partials::{self, Merged, Partials, Stats, Terms};
 use crate::recording::View;
 use crate::tensor::DType;
 
@@ -51,14 +51,14 @@ fn joined(
     let caps = run.gpu().caps();
     let (output, output_tensor) = run.output("merged output", first.shape(), first.dtype())?;
     let (whole, whole_tensor) = run.output(&format!("merged {name}"), stats.shape(), DType::F32)?;
-    let bind = |run: &mut Run<'_>, (output, stats): (&Tensor, &Tensor)| Parts {
+    let bind = |run: &mut Run<'_>, (output, stats): (&Tensor, &Tensor)| Partials {
         output: run.bind("output of a part", output),
         stats: kind(run.bind(&format!("{name} of a part"), stats)),
         count: 1,
     };
     let target = match kind(whole.clone()) {
-        Stats::LogSumExp(_) => Joined { output: &output, lse: Some(&whole), max_sum: None },
-        Stats::MaxSum(_) => Joined { output: &output, lse: None, max_sum: Some((&whole, false)) },
+        Stats::LogSumExp(_) => Merged { output: &output, lse: Some(&whole), max_sum: None },
+        Stats::MaxSum(_) => Merged { output: &output, lse: None, max_sum: Some((&whole, false)) },
     };
     let mut sum = bind(run, (first, stats));
     for (k, other) in std::iter::once(second).chain(others.iter().copied()).enumerate() {
@@ -72,9 +72,9 @@ fn joined(
         let rows = first.shape().get(..3).unwrap_or_default();
         let next = recording.scratch("merged output", first.shape(), DType::F32);
         let max_sum = recording.scratch("merged max and sum", &[rows, &[2]].concat(), DType::F32);
-        let so_far = Joined { output: &next, lse: None, max_sum: Some((&max_sum, true)) };
+        let so_far = Merged { output: &next, lse: None, max_sum: Some((&max_sum, true)) };
         merge_partials::record(recording, caps, &sum, Some(&other), so_far, Terms::default())?;
-        sum = Parts { output: next, stats: Stats::MaxSum(max_sum), count: 1 };
+        sum = Partials { output: next, stats: Stats::MaxSum(max_sum), count: 1 };
     }
     Ok((output_tensor, whole_tensor))
 }

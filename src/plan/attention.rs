@@ -50,8 +50,10 @@ pub struct Tile {
     pub queries: u32,
     /// Keys that a workgroup takes at a time.
     pub keys: u32,
-    /// Neighbouring lanes that share the dot product of a query and a key; a power of two.
-    pub parts: u32,
+    /// Split-K: neighbouring lanes that share the dot product of a query and a key, each with a slice of its dimensions; a
+    /// power of two. Of `Cooperative`, the lanes that share a row's softmax.
+    #[cfg_attr(feature = "seq2seq", serde(rename = "parts"))]
+    pub k_splits: u32,
     /// Whether lanes talk through subgroup operations.
     pub subgroups: bool,
 }
@@ -128,7 +130,7 @@ impl Tile {
         let form = match self.form {
             Form::Rows => !additive && (!self.subgroups || caps.min_subgroup >= 8),
             Form::Split => {
-                let whole = self.lanes.is_multiple_of(caps.max_subgroup.max(1)) && self.parts <= caps.min_subgroup;
+                let whole = self.lanes.is_multiple_of(caps.max_subgroup.max(1)) && self.k_splits <= caps.min_subgroup;
                 problem.value_dim <= 4 * lanes && (!self.subgroups || whole)
             }
             Form::Tiled => {
@@ -145,7 +147,7 @@ impl Tile {
 
 impl FusedPlan {
     /// Ranges of keys.
-    pub fn ranges(&self, keys: usize) -> usize {
+    pub fn splits(&self, keys: usize) -> usize {
         keys.div_ceil(self.range.max(1)).max(1)
     }
 
@@ -166,7 +168,7 @@ impl Tile {
 
     /// Loop iterations of one step over `keys` keys; a loop's last, failing test counts too.
     fn step_iterations(&self, options: &Attention, problem: &AttentionProblem) -> u64 {
-        let [lanes, keys, parts] = [self.lanes, self.keys, self.parts].map(u64::from);
+        let [lanes, keys, k_splits] = [self.lanes, self.keys, self.k_splits].map(u64::from);
         let depth = problem.score_dim.div_ceil(4) as u64;
         // Looking for a visible block among those that the tile touches.
         let touched = |n: u32, size: usize| u64::from(n).div_ceil(size.max(1) as u64) + 2;
@@ -175,12 +177,12 @@ impl Tile {
             + match self.form {
                 Form::Rows => {
                     // Looking for values that are not finite, keys one by one where there are some.
-                    let per_part = keys + keys / 4 + keys * u64::from(self.queries / 16) + 6;
-                    depth + Self::passes(problem) as u64 * per_part + 10 * u64::from(self.queries / 4) + 60
+                    let per_value_tile = keys + keys / 4 + keys * u64::from(self.queries / 16) + 6;
+                    depth + Self::passes(problem) as u64 * per_value_tile + 10 * u64::from(self.queries / 4) + 60
                 }
                 Form::Split => {
                     let width = problem.value_dim.div_ceil(4).next_power_of_two() as u64;
-                    let scores = (keys * parts / (4 * lanes)).max(1) * (depth.div_ceil(parts) + 2 + parts);
+                    let scores = (keys * k_splits / (4 * lanes)).max(1) * (depth.div_ceil(k_splits) + 2 + k_splits);
                     scores + 2 * keys.div_ceil(lanes) + keys * width / lanes + 3 * blocks + 60
                 }
                 Form::Tiled => {
@@ -225,7 +227,7 @@ impl Tile {
         let mut plans: Vec<FusedPlan> = Vec::new();
         for range in ranges.into_iter().map(range) {
             let plan = FusedPlan { tile: self, range };
-            let ranges = plan.ranges(p.keys) as u64;
+            let ranges = plan.splits(p.keys) as u64;
             if !plans.contains(&plan) && (ranges == 1 || whole.saturating_mul(ranges) <= allowed) {
                 plans.push(plan);
             }
@@ -252,28 +254,28 @@ const TILES: [(Where, Tile); 17] = [
     // Eight lanes fill the vector unit of software drivers, and 32 rows share each key and value that a lane loads: a
     // quarter less time than 16, for three seconds more of compilation, so long problems only. With subgroups a lane
     // loads some of the rows and tells the others: on Mesa 22.3 a load costs the same whether lanes agree on it or not.
-    (Where::Software, Tile { form: Form::Rows, lanes: 8, queries: 32, keys: 64, parts: 1, subgroups: true }),
-    (Where::Software, Tile { form: Form::Rows, lanes: 8, queries: 16, keys: 64, parts: 1, subgroups: true }),
-    (Where::Software, Tile { form: Form::Rows, lanes: 8, queries: 32, keys: 64, parts: 1, subgroups: false }),
-    (Where::Software, Tile { form: Form::Rows, lanes: 8, queries: 16, keys: 64, parts: 1, subgroups: false }),
+    (Where::Software, Tile { form: Form::Rows, lanes: 8, queries: 32, keys: 64, k_splits: 1, subgroups: true }),
+    (Where::Software, Tile { form: Form::Rows, lanes: 8, queries: 16, keys: 64, k_splits: 1, subgroups: true }),
+    (Where::Software, Tile { form: Form::Rows, lanes: 8, queries: 32, keys: 64, k_splits: 1, subgroups: false }),
+    (Where::Software, Tile { form: Form::Rows, lanes: 8, queries: 16, keys: 64, k_splits: 1, subgroups: false }),
     // A lane for each four dimensions of a value of 64, 128 and 256.
-    (Where::Software, Tile { form: Form::Split, lanes: 16, queries: 4, keys: 64, parts: 1, subgroups: false }),
-    (Where::Software, Tile { form: Form::Split, lanes: 32, queries: 4, keys: 128, parts: 1, subgroups: false }),
-    (Where::Software, Tile { form: Form::Split, lanes: 64, queries: 4, keys: 256, parts: 1, subgroups: false }),
+    (Where::Software, Tile { form: Form::Split, lanes: 16, queries: 4, keys: 64, k_splits: 1, subgroups: false }),
+    (Where::Software, Tile { form: Form::Split, lanes: 32, queries: 4, keys: 128, k_splits: 1, subgroups: false }),
+    (Where::Software, Tile { form: Form::Split, lanes: 64, queries: 4, keys: 256, k_splits: 1, subgroups: false }),
     // 16 multiply-adds for each pair of vectors from workgroup memory. 128 lanes with 64 rows and 32 keys need 12 KiB, so
     // that several workgroups share a processor; longer tiles read keys and values less often, shorter ones start more
     // workgroups. Eight lanes share a row, which is within every subgroup of 8 or more.
-    (Where::Card, Tile { form: Form::Tiled, lanes: 128, queries: 64, keys: 32, parts: 1, subgroups: true }),
-    (Where::Card, Tile { form: Form::Tiled, lanes: 128, queries: 64, keys: 32, parts: 1, subgroups: false }),
-    (Where::Card, Tile { form: Form::Tiled, lanes: 256, queries: 128, keys: 32, parts: 1, subgroups: true }),
-    (Where::Card, Tile { form: Form::Tiled, lanes: 256, queries: 64, keys: 64, parts: 1, subgroups: true }),
-    (Where::Card, Tile { form: Form::Tiled, lanes: 64, queries: 32, keys: 32, parts: 1, subgroups: true }),
-    (Where::Card, Tile { form: Form::Tiled, lanes: 64, queries: 32, keys: 32, parts: 1, subgroups: false }),
+    (Where::Card, Tile { form: Form::Tiled, lanes: 128, queries: 64, keys: 32, k_splits: 1, subgroups: true }),
+    (Where::Card, Tile { form: Form::Tiled, lanes: 128, queries: 64, keys: 32, k_splits: 1, subgroups: false }),
+    (Where::Card, Tile { form: Form::Tiled, lanes: 256, queries: 128, keys: 32, k_splits: 1, subgroups: true }),
+    (Where::Card, Tile { form: Form::Tiled, lanes: 256, queries: 64, keys: 64, k_splits: 1, subgroups: true }),
+    (Where::Card, Tile { form: Form::Tiled, lanes: 64, queries: 32, keys: 32, k_splits: 1, subgroups: true }),
+    (Where::Card, Tile { form: Form::Tiled, lanes: 64, queries: 32, keys: 32, k_splits: 1, subgroups: false }),
     // Eight lanes read 128 neighbouring bytes of a key in f32. 64 lanes with 128 keys keep 11 KiB.
-    (Where::Card, Tile { form: Form::Split, lanes: 64, queries: 4, keys: 128, parts: 8, subgroups: true }),
-    (Where::Card, Tile { form: Form::Split, lanes: 64, queries: 4, keys: 128, parts: 8, subgroups: false }),
-    (Where::Card, Tile { form: Form::Split, lanes: 128, queries: 4, keys: 256, parts: 8, subgroups: true }),
-    (Where::Card, Tile { form: Form::Split, lanes: 64, queries: 4, keys: 64, parts: 4, subgroups: true }),
+    (Where::Card, Tile { form: Form::Split, lanes: 64, queries: 4, keys: 128, k_splits: 8, subgroups: true }),
+    (Where::Card, Tile { form: Form::Split, lanes: 64, queries: 4, keys: 128, k_splits: 8, subgroups: false }),
+    (Where::Card, Tile { form: Form::Split, lanes: 128, queries: 4, keys: 256, k_splits: 8, subgroups: true }),
+    (Where::Card, Tile { form: Form::Split, lanes: 64, queries: 4, keys: 64, k_splits: 4, subgroups: true }),
 ];
 
 /// Devices that a tile is meant for.

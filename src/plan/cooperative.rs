@@ -84,14 +84,14 @@ pub(super) fn tiles(options: &Attention, problem: &AttentionProblem, element: DT
             lanes,
             queries: strips * side,
             keys: matrices * groups * side,
-            parts: lanes / (strips * side),
+            k_splits: lanes / (strips * side),
             subgroups: true,
         };
         let cut = CooperativeCut::new(tile, problem, caps)?;
         // Half of the strips would do for so few queries.
         let idle = strips > 1 && (strips / 2 * side) as usize >= problem.queries;
         // The lanes of a row are neighbours in a subgroup, whatever its size turns out to be.
-        let shared = tile.parts.is_power_of_two() && tile.parts <= caps.min_subgroup.min(tile.keys);
+        let shared = tile.k_splits.is_power_of_two() && tile.k_splits <= caps.min_subgroup.min(tile.keys);
         let fits = lanes <= caps.max_invocations && cut.bytes(tile) <= caps.max_workgroup_bytes;
         (shared && fits && !idle && cut.scores <= MOST_SCORES).then_some(tile)
     };
@@ -104,5 +104,5 @@ pub(super) fn iterations(tile: Tile, problem: &AttentionProblem) -> u64 {
     let quads = (problem.score_dim + problem.value_dim).div_ceil(4) as u32 + 8;
     let staging = (tile.keys * quads).div_ceil(tile.lanes);
     let products = (problem.score_dim as u32).div_ceil(8) + tile.keys / 8;
-    u64::from(staging + products + 2 * (tile.keys / tile.parts.max(1)) + 20)
+    u64::from(staging + products + 2 * (tile.keys / tile.k_splits.max(1)) + 20)
 }

@@ -92,7 +92,7 @@ impl Tuning {
             Choice::Fused(plan) => plan,
         };
         let of_tile = candidates.iter().filter(|plan| plan.tile == wanted.tile);
-        of_tile.min_by_key(|plan| plan.ranges(keys).abs_diff(wanted.ranges(keys))).map(|&plan| plan.into())
+        of_tile.min_by_key(|plan| plan.splits(keys).abs_diff(wanted.splits(keys))).map(|&plan| plan.into())
     }
 
     /// How many buckets have a choice.
@@ -123,7 +123,7 @@ mod tests {
     use crate::plan::{Form, Tile};
 
     fn tile(form: Form, lanes: u32) -> Tile {
-        Tile { form, lanes, queries: 4, keys: 64, parts: 1, subgroups: false }
+        Tile { form, lanes, queries: 4, keys: 64, k_splits: 1, subgroups: false }
     }
 
     fn bucket(keys: usize) -> Bucket {

@@ -32,7 +32,7 @@ pub(super) enum Case {
     FmaRate([f32; 2], u32),
     /// sum = left · right + sum so often, where there are cooperative matrices.
     CoopRate(u32),
-    /// So many lanes, so many turns.
+    /// So many lanes, so many iterations.
     BarrierRate(usize, u32),
 }
 
@@ -142,9 +142,9 @@ impl Case {
             Self::Merge(case) => merge_case(run, case, dtype),
             Self::Coverage(case) => coverage_case(run, case),
             Self::Primitive(case) => primitive_case(run, case),
-            Self::FmaRate(factors, turns) => fma_rate_case(run, *factors, *turns),
-            Self::CoopRate(turns) => coop_rate_case(run, *turns),
-            Self::BarrierRate(lanes, turns) => barrier_rate_case(run, *lanes, *turns),
+            Self::FmaRate(factors, iterations) => fma_rate_case(run, *factors, *iterations),
+            Self::CoopRate(iterations) => coop_rate_case(run, *iterations),
+            Self::BarrierRate(lanes, iterations) => barrier_rate_case(run, *lanes, *iterations),
         }
     }
 }
@@ -317,24 +317,24 @@ fn expected<'c>(output: Tensor, expected: impl Fn(usize) -> f64 + 'c) -> Result<
     })
 }
 
-fn fma_rate_case(run: &mut Run<'_>, factors: [f32; 2], turns: u32) -> Result<Recorded<'static>> {
+fn fma_rate_case(run: &mut Run<'_>, factors: [f32; 2], iterations: u32) -> Result<Recorded<'static>> {
     let (view, output) = run.output("output", &[2 * fma_rate::LANES], DType::F32)?;
     let caps = run.gpu().caps();
-    fma_rate::record(run.recording_mut(), caps, factors, turns, &view)?;
-    expected(output, move |k| fma_rate::expected(factors, turns, k))
+    fma_rate::record(run.recording_mut(), caps, factors, iterations, &view)?;
+    expected(output, move |k| fma_rate::expected(factors, iterations, k))
 }
 
-fn coop_rate_case(run: &mut Run<'_>, turns: u32) -> Result<Recorded<'static>> {
+fn coop_rate_case(run: &mut Run<'_>, iterations: u32) -> Result<Recorded<'static>> {
     let caps = run.gpu().caps();
     let side = caps.cooperative.unwrap_or_default() as usize;
     let (view, output) = run.output("output", &[2 * coop_rate::SUBGROUPS * side * side], DType::F32)?;
-    coop_rate::record(run.recording_mut(), caps, turns, &view)?;
-    expected(output, move |k| coop_rate::expected(side, turns, k))
+    coop_rate::record(run.recording_mut(), caps, iterations, &view)?;
+    expected(output, move |k| coop_rate::expected(side, iterations, k))
 }
 
-fn barrier_rate_case(run: &mut Run<'_>, lanes: usize, turns: u32) -> Result<Recorded<'static>> {
+fn barrier_rate_case(run: &mut Run<'_>, lanes: usize, iterations: u32) -> Result<Recorded<'static>> {
     let (view, output) = run.output("output", &[lanes], DType::F32)?;
     let caps = run.gpu().caps();
-    barrier_rate::record(run.recording_mut(), caps, turns, &view)?;
-    expected(output, move |k| barrier_rate::expected(lanes, turns, k))
+    barrier_rate::record(run.recording_mut(), caps, iterations, &view)?;
+    expected(output, move |k| barrier_rate::expected(lanes, iterations, k))
 }

@@ -302,18 +302,18 @@ pub(crate) fn every_kind(caps: &Caps) -> Vec<Recording> {
         let (values, ids) =
             (r.scratch("values", &[2, 3, 4, 2], DType::F32), r.scratch("ids", &[2, 3, 4, 2], DType::U32));
         top_k::record(r, caps, &x, &values, &ids).unwrap();
-        use kernels::merge_partials::{Joined, Parts, Stats, Terms};
+        use kernels::merge_partials::{Merged, Partials, Stats, Terms};
         let mut partial = |dtype: DType| {
             let lse = Stats::LogSumExp(bound(r, "lse", &[2, 3, 4], DType::F32));
-            Parts { output: bound(r, "output", &[2, 3, 4, 8], dtype), stats: lse, count: 1 }
+            Partials { output: bound(r, "output", &[2, 3, 4, 8], dtype), stats: lse, count: 1 }
         };
         let [a, b, whole] = &[partial(dtype), partial(DType::F32), partial(dtype)];
         let pair = bound(r, "max_sum", &[2, 3, 4, 2], DType::F32);
         for (lse, max_sum) in
             [(Some(whole.stats.view()), None), (None, Some((&pair, true))), (None, Some((&pair, false)))]
         {
-            let joined = Joined { output: &whole.output, lse, max_sum };
-            kernels::merge_partials::record(r, caps, a, Some(b), joined, Terms::default()).unwrap();
+            let merged = Merged { output: &whole.output, lse, max_sum };
+            kernels::merge_partials::record(r, caps, a, Some(b), merged, Terms::default()).unwrap();
         }
         all.push(recording);
     }

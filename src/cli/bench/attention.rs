@@ -112,11 +112,11 @@ impl Attended {
 
 /// `tiled 64×32, 128 lanes, 2 to a row, subgroups, 4 ranges of keys`.
 fn tile(fused: &FusedPlan, keys: usize) -> String {
-    let Tile { form, lanes, queries, keys: columns, parts, subgroups } = fused.tile;
-    let parts = if parts > 1 { format!(", {parts} to a score") } else { String::new() };
+    let Tile { form, lanes, queries, keys: columns, k_splits, subgroups } = fused.tile;
+    let shared = if k_splits > 1 { format!(", {k_splits} to a score") } else { String::new() };
     let subgroups = if subgroups { ", subgroups" } else { "" };
-    let ranges = count(fused.ranges(keys), "ranges of keys");
-    format!("{form} {queries}×{columns}, {lanes} lanes{parts}{subgroups}{ranges}")
+    let splits = count(fused.splits(keys), "ranges of keys");
+    format!("{form} {queries}×{columns}, {lanes} lanes{shared}{subgroups}{splits}")
 }
 
 /// Nothing about one.
