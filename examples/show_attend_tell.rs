@@ -17,7 +17,7 @@ use image::{Rgb, RgbImage};
 use regard::gpu::Open;
 use regard::layers::{Linear, VisualAttention, VisualOutputs, VisualWeights};
 use regard::tensor::{Array, DType};
-use regard::{Error, Gpu, Tensor, reference};
+use regard::{Error, Gpu, Tensor};
 
 /// Cells along each side, as in the paper.
 const GRID: usize = 14;
@@ -78,7 +78,7 @@ fn attend(
     hidden: &Array,
 ) -> regard::Result<VisualOutputs<Array>> {
     let Some(gpu) = gpu else {
-        return reference::visual(layer, &weights(), annotations, hidden, None);
+        return layer.reference(&weights(), annotations, hidden, None);
     };
     let upload = |name: &str, array: &Array| Tensor::upload(gpu, name, array, DType::F32);
     let (annotations, hidden) = (upload("annotations", annotations)?, upload("hidden", hidden)?);

@@ -214,7 +214,7 @@ pub enum ScoreStage {
 
 /// Which kernels run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Path {
+pub enum Algorithm {
     /// The planner chooses.
     #[default]
     Auto,
@@ -227,7 +227,7 @@ pub enum Path {
     Split,
 }
 
-impl std::fmt::Display for Path {
+impl std::fmt::Display for Algorithm {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Auto => "auto",
@@ -301,7 +301,7 @@ pub struct Attention {
     /// How scores become weights.
     pub normalize: Normalize,
     /// Which kernels run.
-    pub path: Path,
+    pub path: Algorithm,
     /// Also return the weights [B, Hq, Nq, Nk].
     pub weights: bool,
     /// Also return the log-sum-exp (natural) of each row [B, Hq, Nq].

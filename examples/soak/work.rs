@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use regard::attention::{Attention, AttentionInputs, Causal, Path, ScoreMod};
+use regard::attention::{Algorithm, Attention, AttentionInputs, Causal, ScoreMod};
 use regard::cases::{self, AttentionCase, RnnCase};
 use regard::gpu::Run;
 use regard::ops::cache::{CacheShape, KvCache};
@@ -71,12 +71,12 @@ fn part(array: &Array, axis: usize, start: usize, length: usize) -> Result<Array
 }
 
 /// A case of the table on each path that takes it in turn.
-fn attention(case: AttentionCase, path: Path, gpu: &Gpu) -> Result<Call> {
+fn attention(case: AttentionCase, path: Algorithm, gpu: &Gpu) -> Result<Call> {
     let AttentionCase { name, mut options, inputs, .. } = case;
     let problem = AttentionProblem::new(&options, &inputs.map(Array::shape))?;
     options.path = path;
     if AttentionPlan::new(&options, &problem, Storage::from(DType::F32), gpu.caps()).is_err() {
-        options.path = Path::Auto;
+        options.path = Algorithm::Auto;
     }
     let oracle = reference::attention(&options, &inputs.map(wide))?;
     let baseline = baseline::attention(&options, &inputs, DType::F32)?;
@@ -261,7 +261,7 @@ pub(crate) struct Soak {
 impl Soak {
     /// Every `step`-th case of the tables, and all else.
     pub(crate) fn new(gpu: &Gpu, step: usize) -> Result<Self> {
-        let paths = [Path::Auto, Path::Staged, Path::Fused, Path::Split];
+        let paths = [Algorithm::Auto, Algorithm::Staged, Algorithm::Fused, Algorithm::Split];
         let attention_cases = cases::attention().into_iter().step_by(step).zip(paths.into_iter().cycle());
         let mut calls: Vec<Call> =
             attention_cases.map(|(case, path)| attention(case, path, gpu)).collect::<Result<_>>()?;

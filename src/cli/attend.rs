@@ -6,7 +6,7 @@ mod options;
 
 use std::path::PathBuf;
 
-use regard::attention::{Attention, AttentionInputs, AttentionOutputs, Path, ScoreMod, ScoreStage};
+use regard::attention::{Algorithm, Attention, AttentionInputs, AttentionOutputs, ScoreMod, ScoreStage};
 use regard::baseline;
 use regard::gpu::Run;
 use regard::plan::AttentionPlan;
@@ -189,7 +189,7 @@ pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
         return Err(Error::option("score-wgsl", reason).into());
     }
     let device = device.open()?;
-    device.refuse_path(options.path != Path::Auto)?;
+    device.refuse_path(options.path != Algorithm::Auto)?;
     let element = args.dtype.into();
     let storage = Storage { element, cache: args.cache_dtype.map_or(element, DType::from) };
     notes::warn_storage(&inputs, storage)?;
@@ -207,7 +207,7 @@ pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
                 let timed = args.explain.then_some(&mut explained);
                 let outputs = on_gpu(gpu, &options, &inputs, storage, timed).map_err(other_path)?;
                 if args.explain {
-                    let plan = AttentionPlan::new(&options, &problem, storage, gpu.caps())?;
+                    let plan = AttentionPlan::tuned(&options, &problem, storage, gpu.caps(), gpu.tuning())?;
                     explain_plan(&mut explained, &problem, &plan, storage);
                     explained.floor(gpu, plan.flops, plan.bytes)?;
                 }
@@ -347,7 +347,7 @@ fn explain_plan(explained: &mut Explained, p: &AttentionProblem, plan: &Attentio
     explained.fact("problem", shape);
     let path = options::path_name(plan.path);
     match (plan.path, &plan.fused) {
-        (Path::Staged, reason) => {
+        (Algorithm::Staged, reason) => {
             let ranges = match plan.query_ranges.len() {
                 1 => "all queries at once".to_owned(),
                 n => format!("queries in {n} ranges"),

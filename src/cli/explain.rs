@@ -3,9 +3,9 @@
 use std::fmt::Write;
 
 use regard::Gpu;
+use regard::device::Rates;
 use regard::gpu::Timing;
 use regard::plan::FusedPlan;
-use regard::rates::Rates;
 use regard::recording::Recording;
 use serde_json::{Value, json};
 
@@ -32,9 +32,23 @@ struct Floor {
     rates: Rates,
 }
 
+/// Rates in words.
+pub(crate) fn rates(rates: &Rates) -> String {
+    let cooperative =
+        rates.coop_gflops.map_or(String::new(), |rate| format!(", cooperative matrices {rate:.0} GFLOP/s"));
+    format!(
+        "{:.0} GFLOP/s{cooperative}, {:.0} GB/s, one more dispatch {:.1} µs, a barrier {:.1} ns a lane: {}",
+        rates.gflops,
+        rates.gbps,
+        rates.dispatch / 1e3,
+        rates.barrier,
+        if rates.measured { "measured" } else { "assumed of its kind" }
+    )
+}
+
 impl Floor {
     fn nanoseconds(self) -> f64 {
-        (self.flops as f64 / self.rates.gflops).max(self.bytes as f64 / self.rates.gbps)
+        self.rates.floor(self.flops as f64, self.bytes as f64)
     }
 }
 
@@ -42,7 +56,7 @@ impl Floor {
 struct Row {
     label: String,
     grid: [u32; 2],
-    /// Dispatches; a long one is run in parts, each of which counts.
+    /// Dispatches; a long one is run in chunks of workgroups, each of which counts.
     count: u64,
     flops: u64,
     bytes: u64,
@@ -70,13 +84,13 @@ impl Explained {
     /// Adds what was run.
     pub(crate) fn timings(&mut self, timings: &[Timing]) {
         // A recurrence alternates between few programs; they are told apart by where they first stand.
-        for Timing { dispatch, parts, nanoseconds, .. } in timings {
-            let parts = *parts as u64;
+        for Timing { dispatch, chunks, nanoseconds, .. } in timings {
+            let chunks = *chunks as u64;
             let label = dispatch.variant.label();
             let known = self.rows.iter_mut().find(|row| row.label == label && row.grid == dispatch.grid);
             match known {
                 Some(row) => {
-                    row.count += parts;
+                    row.count += chunks;
                     row.flops += dispatch.flops;
                     row.bytes += dispatch.bytes;
                     row.iterations = row.iterations.max(dispatch.iterations);
@@ -85,7 +99,7 @@ impl Explained {
                 None => self.rows.push(Row {
                     label,
                     grid: dispatch.grid,
-                    count: parts,
+                    count: chunks,
                     flops: dispatch.flops,
                     bytes: dispatch.bytes,
                     iterations: dispatch.iterations,

@@ -1,8 +1,9 @@
 //! The device's rate of multiply-adds by cooperative matrices (`shaders/coop_rate.wgsl`): the ceiling of attention in
 //! f16.
 
+use crate::device::Caps;
 use crate::error::{Error, Result};
-use crate::plan::{Caps, grid};
+use crate::plan::grid;
 use crate::recording::{Binding, Dispatch, Recording, View};
 use crate::wgsl::{Buffer, Kernel, Source, Uniform, Variant, file, files, params};
 
@@ -29,7 +30,7 @@ pub const SUBGROUPS: usize = 2;
 /// Products of matrices of one subgroup in one iteration of its loop: 8 chains, twice.
 const PER_ITERATION: u64 = 16;
 
-/// Runs `iterations` iterations of sum = left · right + sum in every subgroup; `output` `[N]` (f32), N a multiple of
+/// Runs `iterations` iterations of c = a · b + c in every subgroup; `output` `[N]` (f32), N a multiple of
 /// [`SUBGROUPS`] matrices, gets the sums of the chains.
 ///
 /// # Errors
@@ -67,7 +68,7 @@ pub fn record(recording: &mut Recording, caps: &Caps, iterations: u32, output: &
 pub fn expected(side: usize, iterations: u32, element: usize) -> f64 {
     let area = side * side;
     let (row, column) = (element % area / side, element % side);
-    // The factors stand one after the other, the left ones first.
+    // The operands lie one after the other, matrices a first.
     let factor = |n: usize, row: usize, column: usize| ((n * area + row * side + column) % 3) as f64;
     let product = |left: usize, right: usize| -> f64 {
         (0..side).map(|k| factor(left, row, k) * factor(2 + right, k, column)).sum()

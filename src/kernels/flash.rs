@@ -1,6 +1,6 @@
 //! Fused attention, tiled through workgroup memory (`shaders/flash.wgsl`).
 
-use super::fused::{BUFFERS, Cut, Fused, Params, SOURCES, additive_overrides};
+use super::fused::{BUFFERS, Fused, Launch, Params, SOURCES, additive_overrides};
 use crate::attention::Attention;
 use crate::plan::FusedPlan;
 use crate::problem::AttentionProblem;
@@ -17,7 +17,7 @@ pub static KERNEL: Kernel = Kernel {
     params: &Params::TYPE,
 };
 
-pub(super) fn cut(options: &Attention, problem: &AttentionProblem, plan: &FusedPlan, fused: &Fused<'_>) -> Cut {
+pub(super) fn launch(options: &Attention, problem: &AttentionProblem, plan: &FusedPlan, fused: &Fused<'_>) -> Launch {
     let tile = plan.tile;
     let [left, right] = tile.staging();
     let mut overrides = vec![
@@ -30,7 +30,7 @@ pub(super) fn cut(options: &Attention, problem: &AttentionProblem, plan: &FusedP
         ("ACCUMULATORS", problem.value_dim.div_ceil(tile.keys as usize) as f64),
     ];
     overrides.extend(additive_overrides(options, fused));
-    Cut {
+    Launch {
         kernel: &KERNEL,
         overrides,
         row_tiles: problem.queries.div_ceil(tile.queries as usize),

@@ -1,6 +1,6 @@
 //! Fused attention, 16 or 32 query rows a workgroup (`shaders/flash_rows.wgsl`).
 
-use super::fused::{BUFFERS, Cut, Params, SOURCES};
+use super::fused::{BUFFERS, Launch, Params, SOURCES};
 use crate::attention::Attention;
 use crate::plan::{FusedPlan, Tile};
 use crate::problem::AttentionProblem;
@@ -21,9 +21,9 @@ pub static KERNEL: Kernel = Kernel {
 /// Query rows of a band, of which a workgroup has one or two.
 const BAND: u32 = 16;
 
-pub(super) fn cut(options: &Attention, problem: &AttentionProblem, plan: &FusedPlan) -> Cut {
+pub(super) fn launch(options: &Attention, problem: &AttentionProblem, plan: &FusedPlan) -> Launch {
     let tile = plan.tile;
-    Cut {
+    Launch {
         kernel: &KERNEL,
         overrides: vec![
             ("ROW_BLOCKS", f64::from(tile.queries / BAND)),

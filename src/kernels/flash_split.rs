@@ -1,6 +1,6 @@
 //! Fused attention for few queries, over ranges of keys (`shaders/flash_split.wgsl`).
 
-use super::fused::{BUFFERS, Cut, Fused, Params, SOURCES, additive_overrides};
+use super::fused::{BUFFERS, Fused, Launch, Params, SOURCES, additive_overrides};
 use crate::attention::Attention;
 use crate::plan::FusedPlan;
 use crate::problem::AttentionProblem;
@@ -21,7 +21,7 @@ pub static KERNEL: Kernel = Kernel {
 /// Rows of a workgroup: queries of the heads that share one key head.
 pub const ROWS: usize = 4;
 
-pub(super) fn cut(options: &Attention, problem: &AttentionProblem, plan: &FusedPlan, fused: &Fused<'_>) -> Cut {
+pub(super) fn launch(options: &Attention, problem: &AttentionProblem, plan: &FusedPlan, fused: &Fused<'_>) -> Launch {
     let tile = plan.tile;
     let width = problem.value_dim.div_ceil(4).next_power_of_two();
     let mut overrides = vec![
@@ -31,7 +31,7 @@ pub(super) fn cut(options: &Attention, problem: &AttentionProblem, plan: &FusedP
         ("VALUE_LANES", width as f64),
     ];
     overrides.extend(additive_overrides(options, fused));
-    Cut {
+    Launch {
         kernel: &KERNEL,
         overrides,
         row_tiles: (problem.queries * problem.group()).div_ceil(ROWS),

@@ -1,18 +1,19 @@
 //! What the fused kernels of attention share (`shaders/common/fused.wgsl`): operands in quads of four elements, splits of
-//! keys and their join, parameters and bindings.
+//! the keys and their merge, parameters and bindings.
 
 use super::merge_partials::{self, Merged, Partials, Stats, Terms};
 use super::visibility::{self, BlockParams, List, MaskMapParams, MaskParams, PageParams, PositionParams, Visibility};
 use super::{TANH_FLOPS, View4, copy, flash, flash_coop, flash_rows, flash_split, switch};
 use crate::attention::Attention;
+use crate::device::Caps;
 use crate::error::{Error, Result};
-use crate::plan::{Caps, Form, FusedPlan, grid};
+use crate::plan::{Form, FusedPlan, grid};
 use crate::problem::AttentionProblem;
 use crate::recording::{Binding, Dispatch, Recording, View};
 use crate::tensor::{DType, Layout};
 use crate::wgsl::{Buffer, Kernel, Override, Source, Variant, files, params};
 
-/// The files of a fused kernel, beside its own and how its lanes talk to each other.
+/// The files of a fused kernel, beside its own and that of its reductions.
 pub(super) static SOURCES: [Source; 8] = [
     Source::Storage { alias: "k_elem", plain: &files::KEY_PLAIN, q8: &files::KEY_Q8 },
     Source::Storage { alias: "v_elem", plain: &files::VALUE_PLAIN, q8: &files::VALUE_Q8 },
@@ -84,7 +85,7 @@ pub struct Fused<'a> {
     pub sinks: bool,
     /// Whether an additive score has a v, and a g beside it.
     pub additive: [bool; 2],
-    /// Who sees whom.
+    /// Which keys are visible to which queries.
     pub visibility: &'a Visibility,
     /// [B, Hq, Nq, Dv].
     pub output: &'a View,
@@ -94,8 +95,8 @@ pub struct Fused<'a> {
     pub max_sum: Option<&'a View>,
 }
 
-/// What is a form's own: its program, and how the work is cut.
-pub(super) struct Cut {
+/// What a form adds to the common parameters: its program, grid and padding.
+pub(super) struct Launch {
     pub(super) kernel: &'static Kernel,
     pub(super) overrides: Vec<Override>,
     /// Tiles of rows of one batch row and head.
@@ -121,19 +122,19 @@ pub fn record(
     fused: Fused<'_>,
 ) -> Result<()> {
     let p = problem;
-    let cut = match plan.tile.form {
-        Form::Rows => flash_rows::cut(options, p, plan),
-        Form::Cooperative => flash_coop::cut(caps, options, p, plan)?,
-        Form::Split => flash_split::cut(options, p, plan, &fused),
-        Form::Tiled => flash::cut(options, p, plan, &fused),
+    let launch = match plan.tile.form {
+        Form::Rows => flash_rows::launch(options, p, plan),
+        Form::Cooperative => flash_coop::launch(caps, options, p, plan)?,
+        Form::Split => flash_split::launch(options, p, plan, &fused),
+        Form::Tiled => flash::launch(options, p, plan, &fused),
     };
-    if cut.iterations > caps.max_iterations {
+    if launch.iterations > caps.max_iterations {
         let what = "loop iterations of a fused attention".to_owned();
-        return Err(Error::Limit { what, needed: cut.iterations, allowed: caps.max_iterations });
+        return Err(Error::Limit { what, needed: launch.iterations, allowed: caps.max_iterations });
     }
-    let query = packed(recording, caps, "query in quads", fused.query, cut.padding[0])?;
-    let key = packed(recording, caps, "key in quads", fused.key, cut.padding[0])?;
-    let value = packed(recording, caps, "value in quads", fused.value, cut.padding[1])?;
+    let query = packed(recording, caps, "query in quads", fused.query, launch.padding[0])?;
+    let key = packed(recording, caps, "key in quads", fused.key, launch.padding[0])?;
+    let value = packed(recording, caps, "value in quads", fused.value, launch.padding[1])?;
     let width = value.shape()[3];
     let rows = [p.batch, p.query_heads, p.queries];
     let splits = plan.splits(p.keys);
@@ -148,10 +149,10 @@ pub fn record(
     });
     let output = match &partials {
         Some(partials) => partials.output.clone(),
-        None if is_packed(fused.output, cut.padding[1]) => fused.output.clone(),
+        None if is_packed(fused.output, launch.padding[1]) => fused.output.clone(),
         None => recording.scratch("output in quads", &[rows[0], rows[1], rows[2], width], fused.output.dtype),
     };
-    // The binding is always there; words of scratch stand in where no one asked.
+    // The binding must exist: scratch takes its place where the statistics are not asked for.
     let (stats, max_sum) = match (&partials, fused.max_sum, fused.lse) {
         (Some(partials), ..) => (partials.stats.view().clone(), 2),
         (None, Some(max_sum), _) => (max_sum.clone(), 1),
@@ -159,7 +160,7 @@ pub fn record(
         (None, None, None) => (recording.scratch("no stats", &[1, 1, 1, 1], DType::F32), 0),
     };
     let visibility = fused.visibility;
-    let tiles = splits * p.batch * cut.heads * cut.row_tiles;
+    let tiles = splits * p.batch * launch.heads * launch.row_tiles;
     let params = Params {
         query: quads(&query)?,
         key: quads(&key)?,
@@ -172,9 +173,9 @@ pub fn record(
         pages: visibility.pages,
         mask_map: visibility.mask_map,
         batch: p.batch as u32,
-        heads: cut.heads as u32,
+        heads: launch.heads as u32,
         group: p.group() as u32,
-        row_tiles: cut.row_tiles as u32,
+        row_tiles: launch.row_tiles as u32,
         splits: splits as u32,
         split_keys: plan.range.min(p.keys) as u32,
         tiles: tiles as u32,
@@ -190,12 +191,12 @@ pub fn record(
         units: p.score_dim as u32,
         not_a_number: f32::NAN,
         weight_unit: match plan.tile.form {
-            // f16 weights have no room for it, and f16 values none to overflow f32.
+            // f16 weights would underflow, and sums of f16 values cannot overflow f32.
             Form::Cooperative => 1.0,
             _ => (plan.range.clamp(1, p.keys.max(1)).next_power_of_two() as f32).recip(),
         },
     };
-    let mut overrides = cut.overrides;
+    let mut overrides = launch.overrides;
     if plan.tile.subgroups && matches!(plan.tile.form, Form::Rows | Form::Split) {
         overrides.push(("ONE_SUBGROUP", switch(plan.tile.lanes <= caps.min_subgroup)));
     }
@@ -217,7 +218,7 @@ pub fn record(
             score_mod: options.score_mod.as_ref().map(|user| user.wgsl.as_str().into()),
             subgroups: plan.tile.subgroups,
             ..Variant::new(
-                cut.kernel,
+                launch.kernel,
                 [("elem", query.dtype), ("k_elem", key.dtype), ("v_elem", value.dtype), ("out_elem", output.dtype)],
                 overrides,
             )
@@ -234,7 +235,7 @@ pub fn record(
             Binding::Write(stats.slot),
         ],
         grid: grid("a fused attention", tiles as u64, caps)?,
-        iterations: cut.iterations,
+        iterations: launch.iterations,
         flops: pairs * (2 * (p.score_dim + p.value_dim) as u64 + tanhs * TANH_FLOPS),
         bytes: bytes(&query) + bytes(&key) + bytes(&value) + bytes(&output),
     });

@@ -2,9 +2,10 @@
 //! `shaders/matmul_tiled.wgsl`, and `shaders/matmul_sum.wgsl` where the depth is split).
 
 use super::{ActivationParams, View4, copy, read, switch};
+use crate::device::Caps;
 use crate::epilogue::Epilogue;
 use crate::error::{Error, Result};
-use crate::plan::{Caps, ElementPlan, MatmulPlan, ProductForm, ProductShape};
+use crate::plan::{ElementPlan, MatmulPlan, ProductForm, ProductShape};
 use crate::recording::{Binding, Dispatch, Recording, View};
 use crate::tensor::{DType, Layout};
 use crate::wgsl::{Buffer, Kernel, Source, Uniform, Variant, file, files, params};
@@ -54,7 +55,7 @@ pub static KERNEL: Kernel = Kernel {
         X,
         W,
         Y,
-        // How the lanes of a workgroup come by rows of x that they share.
+        // How the lanes of a workgroup load the rows of x that they share.
         Source::Choice {
             constant: "BROADCAST",
             sources: &[
@@ -72,7 +73,7 @@ pub static KERNEL: Kernel = Kernel {
     params: &Params::TYPE,
 };
 
-/// By tiles in workgroup memory.
+/// With tiles of both operands staged in workgroup memory.
 pub static TILED: Kernel = Kernel {
     name: "matmul_tiled",
     sources: &[X, W, Y, SHARED, Source::File(&file!("matmul_tiled.wgsl", ["TILE_QUADS"]))],
@@ -80,7 +81,7 @@ pub static TILED: Kernel = Kernel {
     params: &Params::TYPE,
 };
 
-/// The sums of all ranges of the depth.
+/// Split-K reduction.
 pub static SUM: Kernel = Kernel {
     name: "matmul_sum",
     sources: &[Y, SHARED, Source::File(&file!("matmul_sum.wgsl", ["LANES"]))],
@@ -291,7 +292,7 @@ impl Summand<'_> {
         let sums = [plan.splits as usize * batches * rows, columns.next_multiple_of(4)];
         let sums = recording.scratch("partial sums", &sums, DType::F32);
         self.dispatch(recording, &plan, &sums, false)?;
-        self.join(recording, caps, &plan, &sums)
+        self.reduce(recording, caps, &plan, &sums)
     }
 
     /// Parameters with y at `y`, and whether all rows are evenly spaced.
@@ -324,8 +325,8 @@ impl Summand<'_> {
         Ok((params, evenly.len() == views.len()))
     }
 
-    /// Constants of what follows the sums, and how y and the residual lie.
-    fn finish(&self, vectors: Vectors) -> Vec<(&'static str, f64)> {
+    /// Constants of the epilogue, and the layout of y and the residual.
+    fn epilogue_overrides(&self, vectors: Vectors) -> Vec<(&'static str, f64)> {
         let activation = ActivationParams::new(self.epilogue.activation);
         vec![
             ("Y_LAYOUT", vectors as u32 as f64),
@@ -336,16 +337,16 @@ impl Summand<'_> {
         ]
     }
 
-    /// The product into `y`, `whole` with all that follows it.
+    /// The product into `y`, with the epilogue if `whole`.
     fn dispatch(&self, recording: &mut Recording, plan: &MatmulPlan, y: &View, whole: bool) -> Result<()> {
-        let own = Summand {
+        let summand = Summand {
             epilogue: if whole { self.epilogue } else { Epilogue::default() },
             accumulate: whole && self.accumulate,
             ..*self
         };
-        let (x, w, residual) = (self.x, self.w, own.epilogue.residual);
-        let (params, evenly) = own.params(plan, y)?;
-        let mut overrides = own.finish(Vectors::of_y(recording, y, residual));
+        let (x, w, residual) = (self.x, self.w, summand.epilogue.residual);
+        let (params, evenly) = summand.params(plan, y)?;
+        let mut overrides = summand.epilogue_overrides(Vectors::of_y(recording, y, residual));
         overrides.extend([
             ("FLAT", switch(evenly)),
             ("X_LAYOUT", f64::from(Vectors::of_x(recording, x) as u8)),
@@ -385,7 +386,7 @@ impl Summand<'_> {
             bindings: vec![
                 Binding::Read(x.slot),
                 Binding::Read(w.slot),
-                read(own.epilogue.bias),
+                read(summand.epilogue.bias),
                 read(residual),
                 Binding::Write(y.slot),
             ],
@@ -397,12 +398,12 @@ impl Summand<'_> {
         Ok(())
     }
 
-    /// Adds the sums of all ranges up, and does what follows.
-    fn join(&self, recording: &mut Recording, caps: &Caps, plan: &MatmulPlan, sums: &View) -> Result<()> {
+    /// Split-K reduction: adds up the partial sums of all slices, then the epilogue.
+    fn reduce(&self, recording: &mut Recording, caps: &Caps, plan: &MatmulPlan, sums: &View) -> Result<()> {
         let ProductShape { batches, rows, columns, .. } = self.shape;
         let each = ElementPlan::new("sums of a product", batches * rows * columns.div_ceil(4), caps)?;
         let residual = self.epilogue.residual;
-        let mut overrides = self.finish(Vectors::of_y(recording, self.y, residual));
+        let mut overrides = self.epilogue_overrides(Vectors::of_y(recording, self.y, residual));
         let x = sums.with(Layout::contiguous(&[1, sums.layout.elements()]));
         let (params, evenly) = Summand { x: &x, ..*self }.params(plan, self.y)?;
         overrides.extend([("LANES", f64::from(each.lanes)), ("FLAT", switch(evenly))]);

@@ -1,9 +1,10 @@
-//! Partial results over disjoint keys, put together (`shaders/merge_partials.wgsl`).
+//! Merge of partial attention over disjoint keys (`shaders/merge_partials.wgsl`).
 
 use super::visibility::List;
 use super::{View4, read, switch};
+use crate::device::Caps;
 use crate::error::{Error, Result};
-use crate::plan::{Caps, ElementPlan};
+use crate::plan::ElementPlan;
 use crate::recording::{Binding, Dispatch, Recording, View};
 use crate::tensor::DType;
 use crate::wgsl::{Buffer, Kernel, Source, Uniform, Variant, file, files, params};
@@ -78,7 +79,7 @@ impl Stats {
     }
 }
 
-/// Outputs of some partials with what is known of their softmaxes, part by part along the first axis.
+/// Outputs of some partials with what is known of their softmaxes, one after the other along the first axis.
 #[derive(Debug, Clone)]
 pub struct Partials {
     /// [partials · B, H, N, Dv].
@@ -89,7 +90,7 @@ pub struct Partials {
     pub count: usize,
 }
 
-/// Where the partials go, put together.
+/// Where the merged result goes.
 #[derive(Debug, Clone, Copy)]
 pub struct Merged<'a> {
     /// [B, H, N, Dv].
@@ -100,16 +101,16 @@ pub struct Merged<'a> {
     pub max_sum: Option<(&'a View, bool)>,
 }
 
-/// What the softmax of all keys has that those of the partials left out.
+/// Terms of the softmax over all keys that the partials do not contain.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Terms {
-    /// That the scores behind largest ones and sums are yet to be divided by.
+    /// Divides the scores, of which row_max and row_sum are before the division.
     pub temperature: Option<f32>,
     /// `[H]`: a binding, and the list in it.
     pub sinks: Option<(Binding, List)>,
 }
 
-/// The partials, and one more that is a tensor of its own, as one.
+/// Merges the partials, and one more that is a tensor of its own, into one.
 ///
 /// # Errors
 /// [`Error::Shape`] when the shapes differ, [`Error::Limit`] when the work does not fit.
@@ -155,7 +156,7 @@ pub fn record(
     }
     let plan = ElementPlan::new("a merge", elements, caps)?;
     let asked = [lse.is_some() as u32, max_sum.map_or(0, |(_, further)| 1 + u32::from(further))];
-    // The bindings are always there; words of scratch stand in where no one asked.
+    // The bindings must exist: scratch takes their place where the statistics are not asked for.
     let lse = match lse {
         Some(lse) => lse.with(lse.layout.split(2, rows, 1)?),
         None => recording.scratch("no lse", &[1, 1, 1, 1], DType::F32),

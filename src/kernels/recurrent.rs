@@ -1,8 +1,9 @@
 //! One time step of a recurrence (`shaders/recurrent.wgsl`), and what the kernels of a recurrence share.
 
-use super::{ActivationParams, View4, place, read, switch};
+use super::{ActivationParams, View4, read, switch, vec4_index};
+use crate::device::Caps;
 use crate::error::{Error, Result};
-use crate::plan::{Caps, StepPlan, grid};
+use crate::plan::{StepPlan, grid};
 use crate::problem::RnnProblem;
 use crate::recording::{Binding, Dispatch, Recording, View};
 use crate::rnn::{Activation, Activations, Cell, Direction, Reset, Rnn};
@@ -137,7 +138,7 @@ pub fn vector_rows(cell: Cell) -> usize {
     2 * cell.gates() + 3
 }
 
-/// Where the state of a stack lies in its one buffer. Vectors that a product reads are [directions, units, rows], so
+/// Where the state of a stack lies in its one buffer. Operands of a product are [directions, units, rows], so
 /// that four rows are one load; the others [directions, rows, units]. Units and rows are rounded up to multiples of 4,
 /// but a single row stays one. Offsets count elements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -146,9 +147,9 @@ pub struct StateLayout {
     batch: usize,
     hidden: usize,
     state: usize,
-    /// Rows of what a product reads.
+    /// Rows of an operand.
     rows: usize,
-    /// Of r∘h, or of what a projection reads.
+    /// Of r∘h, or of the operand of a projection.
     operand: usize,
     /// Of c, or z.
     cell: usize,
@@ -210,32 +211,32 @@ impl StateLayout {
         })
     }
 
-    /// Place of h, in vec4 as every place here.
-    pub fn h_place(&self, step: usize) -> u32 {
+    /// Offset of h, in vec4 as the offsets below.
+    pub fn h_offset(&self, step: usize) -> u32 {
         (if step % 2 == 1 { self.flip() / 4 } else { 0 }) as u32
     }
 
-    /// Place of r∘h, or of what a projection reads.
-    pub fn operand_place(&self) -> u32 {
+    /// Offset of r∘h, or of the operand of a projection.
+    pub fn operand_offset(&self) -> u32 {
         (self.operand / 4) as u32
     }
 
-    /// Place of c, or z.
-    pub fn cell_place(&self) -> u32 {
+    /// Offset of c, or z.
+    pub fn cell_offset(&self) -> u32 {
         (self.cell / 4) as u32
     }
 
-    /// Place of U·h.
-    pub fn sums_place(&self) -> u32 {
+    /// Offset of U·h.
+    pub fn sums_offset(&self) -> u32 {
         (self.sums / 4) as u32
     }
 
-    /// Quads of rows in what a product reads.
+    /// Quads of rows in an operand.
     pub fn row_quads(&self) -> u32 {
         self.rows.div_ceil(4) as u32
     }
 
-    /// Elements between neighbouring units in what a product reads.
+    /// Elements between neighbouring units in an operand.
     pub fn row_stride(&self) -> u32 {
         self.rows as u32
     }
@@ -328,10 +329,10 @@ pub fn record(
     };
     let unit_tiles = quads.div_ceil(plan.columns());
     let tiles = layers * p.directions * plan.row_tiles as usize * unit_tiles;
-    let (h, flip) = (layout.h_place(0), layout.h_place(1));
-    let operand = layout.operand_place();
+    let (h, flip) = (layout.h_offset(0), layout.h_offset(1));
+    let operand = layout.operand_offset();
     let projected = p.projected;
-    // What the stage reads and writes, and whether these change places from step to step.
+    // What the stage reads and writes, and whether these alternate between two buffers from step to step.
     let (from, from_flip, to, to_flip) = match stage {
         Stage::Step | Stage::Product if projected => (h, flip, operand, 0),
         Stage::Step | Stage::Product => (h, flip, h, flip),
@@ -364,15 +365,15 @@ pub fn record(
         result_flip: to_flip,
         old: h,
         old_flip: flip,
-        row_state: layout.cell_place(),
-        sums: layout.sums_place(),
+        row_state: layout.cell_offset(),
+        sums: layout.sums_offset(),
         vector_rows: vector_rows(options.cell) as u32,
         lengths: of.lengths_start(),
         reverse: reverse_bits(options.direction),
         projection_clip: options.projection_clip.unwrap_or(0.0),
-        weight_start: place("weight of a recurrence", weight)?,
-        below_start: of.weight_below.map_or(Ok(0), |view| place("weight of a recurrence", view))?,
-        vectors_start: of.vectors.map_or(Ok(0), |view| place("vectors of a recurrence", view))?,
+        weight_start: vec4_index("weight of a recurrence", weight)?,
+        below_start: of.weight_below.map_or(Ok(0), |view| vec4_index("weight of a recurrence", view))?,
+        vectors_start: of.vectors.map_or(Ok(0), |view| vec4_index("vectors of a recurrence", view))?,
     };
     let number = match (stage, options.cell) {
         (Stage::Step, Cell::Lstm) => 0,

@@ -2,8 +2,9 @@
 
 use super::recurrent::{CELL, CellParams, Recurrence, StateLayout, reverse_bits, vector_rows};
 use super::{View4, read, switch};
+use crate::device::Caps;
 use crate::error::Result;
-use crate::plan::{Caps, LoopPlan, grid};
+use crate::plan::{LoopPlan, grid};
 use crate::recording::{Binding, Dispatch, Recording};
 use crate::rnn::{Cell, Reset};
 use crate::tensor::DType;
@@ -79,9 +80,9 @@ pub fn record(recording: &mut Recording, caps: &Caps, plan: &LoopPlan, of: &Recu
             units: p.hidden as u32,
             gate_count: gates as u32,
             directions: p.directions as u32,
-            hidden: 4 * layout.h_place(0),
+            hidden: 4 * layout.h_offset(0),
             row_stride: layout.row_stride(),
-            row_state: 4 * layout.cell_place(),
+            row_state: 4 * layout.cell_offset(),
             vector_rows: vector_rows(options.cell) as u32,
             lengths: of.lengths_start(),
             reverse: reverse_bits(options.direction),

@@ -3,8 +3,9 @@
 use super::visibility::{self, BlockParams, List, MaskParams, PageParams, PositionParams, Visibility};
 use super::{TANH_FLOPS, View4, switch};
 use crate::attention::{Attention, Score, ScoreStage, ScoreWeights};
+use crate::device::Caps;
 use crate::error::{Error, Result};
-use crate::plan::{Caps, TILE_COLUMNS, TilePlan};
+use crate::plan::{TILE_COLUMNS, TilePlan};
 use crate::problem::AttentionProblem;
 use crate::recording::{Binding, Dispatch, Recording, View};
 use crate::wgsl::{Buffer, Kernel, Source, Uniform, Variant, file, params};
@@ -63,12 +64,12 @@ pub struct Scored<'a> {
     pub key: &'a View,
     /// Parameters of the score function; v and g are among the lists of `visibility`.
     pub weights: &'a ScoreWeights<View>,
-    /// Who sees whom.
+    /// Which keys are visible to which queries.
     pub visibility: &'a Visibility,
 }
 
 /// Scores [B, Hq, Nq', Nk] (f32) of the queries from `first_query` on, at a stage. `hidden` is written for hidden
-/// pairs: [`HIDDEN`] for a softmax, −∞ for the caller's eyes.
+/// pairs: [`HIDDEN`] for a softmax, −∞ where the caller gets the scores.
 ///
 /// # Errors
 /// [`Error::Limit`] when the problem does not fit the device.

@@ -1,10 +1,10 @@
-//! What the kernels of attention share: who sees whom (`shaders/common/{positions,mask,blocks,pages}.wgsl`), and the
+//! What the kernels of attention share: which keys are visible to which queries (`shaders/common/{positions,mask,blocks,pages}.wgsl`), and the
 //! short lists that come with it.
 
 use super::{View4, copy, mask_tiles, read, switch};
 use crate::attention::{Attention, AttentionInputs, Causal, Mask};
+use crate::device::Caps;
 use crate::error::Result;
-use crate::plan::Caps;
 use crate::problem::{AttentionProblem, diagonal};
 use crate::recording::{Binding, Recording, View};
 use crate::tensor::DType;
@@ -84,7 +84,7 @@ impl PageParams {
     }
 }
 
-/// The files by which kernels of attention tell who sees whom, and what a pair's score is.
+/// The files that decide which keys are visible to which queries, and what the score of a pair is.
 pub(super) const SOURCES: Source = Source::All(&[
     Source::File(&files::LAYOUT),
     Source::File(&files::MATH),
@@ -103,7 +103,7 @@ pub type List = [u32; 2];
 const SWITCHES: [&str; 9] =
     ["CAUSAL", "WINDOW", "KEY_LENGTHS", "QUERY_LENGTHS", "SEQUENCES", "BLOCKS", "PAGED", "MASK", "ALIBI"];
 
-/// The window's far ends, kept where adding a position cannot overflow.
+/// The largest extent of a window: adding a position to it does not overflow.
 const FARTHEST: u32 = 1 << 30;
 
 /// Short vectors behind one binding, so that a kernel needs one storage buffer for all of them.
@@ -179,7 +179,7 @@ impl Vectors {
     }
 }
 
-/// Who sees whom in one call of attention, as the shaders want to know it.
+/// Which keys are visible to which queries in one call of attention, as parameters of the shaders.
 #[derive(Debug, Clone)]
 pub struct Visibility {
     /// What to bind as `vectors`.
@@ -208,7 +208,7 @@ pub struct Visibility {
 }
 
 impl Visibility {
-    /// Every one of `queries` sees every one of `keys`.
+    /// Every one of `keys` is visible to every one of `queries`.
     pub fn full(queries: usize, keys: usize) -> Self {
         let positions = PositionParams {
             queries: queries as u32,

@@ -1,7 +1,8 @@
 //! How attention is run: staged, with scores in memory, or fused, without.
 
-use super::{Bucket, Caps, Choice, cooperative};
-use crate::attention::{Attention, Normalize, Path, Score};
+use super::{Bucket, Choice, Tuning, cooperative};
+use crate::attention::{Algorithm, Attention, Normalize, Score};
+use crate::device::Caps;
 use crate::error::{Error, Result};
 use crate::problem::{AttentionProblem, Storage};
 use crate::tensor::DType;
@@ -223,7 +224,7 @@ impl Tile {
         // The outputs of all ranges are one tensor of f32.
         let row_bytes = 4 * p.value_dim.next_multiple_of(4) as u64;
         let whole = row_bytes.saturating_mul((p.batch * p.query_heads) as u64).saturating_mul(p.queries as u64);
-        let allowed = caps.max_binding_bytes.min(caps.max_buffer_bytes);
+        let allowed = caps.max_tensor_bytes();
         let mut plans: Vec<FusedPlan> = Vec::new();
         for range in ranges.into_iter().map(range) {
             let plan = FusedPlan { tile: self, range };
@@ -290,7 +291,7 @@ enum Where {
 #[non_exhaustive]
 pub struct AttentionPlan {
     /// Which kernels.
-    pub path: Path,
+    pub path: Algorithm,
     /// How they are fused, or why they are not.
     pub fused: std::result::Result<FusedPlan, String>,
     /// Whether that was measured on the device.
@@ -315,32 +316,46 @@ const MOST_RANGES: usize = 1 << 16;
 pub const LONGEST_HEAD: usize = 256;
 
 impl AttentionPlan {
-    /// Chooses path, kernel and ranges.
+    /// Chooses path, kernel and ranges by the table of tiles.
     ///
     /// # Errors
-    /// [`Error::Option`] when the path that was asked for cannot compute this. Staged: [`Error::Limit`] when one query's
-    /// scores alone exceed the device's largest binding, or when the weights are asked for and do not fit in one.
+    /// As [`AttentionPlan::tuned`].
     pub fn new(
         options: &Attention,
         problem: &AttentionProblem,
         storage: impl Into<Storage>,
         caps: &Caps,
     ) -> Result<Self> {
+        Self::tuned(options, problem, storage, caps, &Tuning::default())
+    }
+
+    /// Chooses path, kernel and ranges, by what was measured on the device where there is something.
+    ///
+    /// # Errors
+    /// [`Error::Option`] when the path that was asked for cannot compute this. Staged: [`Error::Limit`] when one query's
+    /// scores alone exceed the device's largest binding, or when the weights are asked for and do not fit in one.
+    pub fn tuned(
+        options: &Attention,
+        problem: &AttentionProblem,
+        storage: impl Into<Storage>,
+        caps: &Caps,
+        tuning: &Tuning,
+    ) -> Result<Self> {
         let Storage { element, cache } = storage.into();
         let (fused, tuned) = match options.path {
-            Path::Staged => (Err("`staged` was asked for".to_owned()), false),
-            _ => Self::fused(options, problem, element, caps),
+            Algorithm::Staged => (Err("`staged` was asked for".to_owned()), false),
+            _ => Self::fused(options, problem, element, caps, tuning),
         };
         let path = match (options.path, &fused) {
-            (asked @ (Path::Fused | Path::Split), Err(reason)) => {
+            (asked @ (Algorithm::Fused | Algorithm::Split), Err(reason)) => {
                 return Err(Error::option("path", format!("`{asked}` cannot run this: {reason}")));
             }
-            (Path::Auto | Path::Split, Ok(plan)) if plan.tile.form == Form::Split => Path::Split,
-            (_, Ok(_)) => Path::Fused,
-            (_, Err(_)) => Path::Staged,
+            (Algorithm::Auto | Algorithm::Split, Ok(plan)) if plan.tile.form == Form::Split => Algorithm::Split,
+            (_, Ok(_)) => Algorithm::Fused,
+            (_, Err(_)) => Algorithm::Staged,
         };
         let p = problem;
-        let staged = path == Path::Staged;
+        let staged = path == Algorithm::Staged;
         let chunk = if staged { staged_chunk(options, p, caps)? } else { p.queries.max(1) };
         let per_query = product(&[p.batch, p.query_heads, p.keys, 4]);
         let all = per_query.saturating_mul(p.queries as u64);
@@ -362,7 +377,7 @@ impl AttentionPlan {
 
     /// The same problem by a fused plan of the caller's, one of [`AttentionPlan::candidates`].
     pub fn with_fused(self, plan: FusedPlan) -> Self {
-        let path = if plan.tile.form == Form::Split { Path::Split } else { Path::Fused };
+        let path = if plan.tile.form == Form::Split { Algorithm::Split } else { Algorithm::Fused };
         Self { path, fused: Ok(plan), tuned: false, query_ranges: Vec::new(), score_bytes: 0, ..self }
     }
 
@@ -372,14 +387,15 @@ impl AttentionPlan {
         problem: &AttentionProblem,
         element: DType,
         caps: &Caps,
+        tuning: &Tuning,
     ) -> (std::result::Result<FusedPlan, String>, bool) {
         let candidates = match Self::candidates(options, problem, element, caps) {
             Ok(candidates) => candidates,
             Err(reason) => return (Err(reason), false),
         };
         let bucket = Bucket::new(options.score, problem, element);
-        let (auto, additive) = (options.path == Path::Auto, options.score.is_additive());
-        match caps.tuning.choose(&bucket, &candidates, problem.keys) {
+        let (auto, additive) = (options.path == Algorithm::Auto, options.score.is_additive());
+        match tuning.choose(&bucket, &candidates, problem.keys) {
             Some(Choice::Fused(plan)) => return (Ok(plan), true),
             Some(Choice::Staged) if auto && staged_chunk(options, problem, caps).is_ok() => {
                 return (Err("`staged` was measured to be faster here".to_owned()), true);
@@ -410,7 +426,10 @@ impl AttentionPlan {
         if let Some(reason) = unfused(options, problem) {
             return Err(reason);
         }
-        if options.path == Path::Auto && caps.params_space(FUSED_BUFFERS) == ParamsSpace::Uniform && caps.software {
+        if options.path == Algorithm::Auto
+            && ParamsSpace::of(caps, FUSED_BUFFERS) == ParamsSpace::Uniform
+            && caps.software
+        {
             return Err(
                 "this CPU driver compiles fused kernels anew at each call where storage buffers are short".into()
             );
@@ -421,7 +440,7 @@ impl AttentionPlan {
             let of_form = |tile: &Tile| (tile.form == Form::Split) == split;
             let tiles = TILES.iter().filter(|(at, _)| *at == here).map(|(_, tile)| *tile);
             // All keys in one range is what tells fused from split where one kernel serves both.
-            let one_range = options.path == Path::Fused && split;
+            let one_range = options.path == Algorithm::Fused && split;
             let plans = move |tile: Tile| tile.plans(options, problem, caps, one_range);
             let mut tiles: Vec<Tile> =
                 tiles.filter(|tile| of_form(tile) && tile.fits(additive, problem, caps)).collect();
@@ -434,8 +453,8 @@ impl AttentionPlan {
         let rows = |split: bool| fitting(split).next().map(|plan| plan.tile.rows(problem));
         let few = rows(true).zip(rows(false)).is_none_or(|(split, others)| others / SPLIT_ROW > split);
         Ok(match options.path {
-            Path::Split => fitting(true).collect(),
-            Path::Fused if !additive => fitting(false).chain(fitting(true)).collect(),
+            Algorithm::Split => fitting(true).collect(),
+            Algorithm::Fused if !additive => fitting(false).chain(fitting(true)).collect(),
             _ => fitting(few).chain(fitting(!few)).collect(),
         })
     }
@@ -453,7 +472,7 @@ fn staged_chunk(options: &Attention, problem: &AttentionProblem, caps: &Caps) ->
     let p = problem;
     let per_query = product(&[p.batch, p.query_heads, p.keys, 4]);
     let all = per_query.saturating_mul(p.queries as u64);
-    let allowed = caps.max_binding_bytes.min(caps.max_buffer_bytes);
+    let allowed = caps.max_tensor_bytes();
     let keeps_scores = options.weights || options.scores.is_some();
     if per_query > allowed || (keeps_scores && all > allowed) {
         let what = if keeps_scores { "bytes of `weights`" } else { "bytes of the scores of one query" };
@@ -500,7 +519,7 @@ mod tests {
 
     #[test]
     fn scores_that_do_not_fit_are_computed_in_ranges() {
-        let options = Attention { path: Path::Staged, ..Attention::default() };
+        let options = Attention { path: Algorithm::Staged, ..Attention::default() };
         let (q, kv) = ([2, 8, 4096, 64], [2, 8, 4096, 64]);
         let problem = AttentionProblem::new(&options, &AttentionInputs::new(&q[..], &kv[..], &kv[..])).unwrap();
         let plan = AttentionPlan::new(&options, &problem, DType::F32, &Caps::default()).unwrap();

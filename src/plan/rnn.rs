@@ -1,9 +1,10 @@
 //! How a recurrence is run: which path, by a cost model, and with what tiles.
 
-use super::{Caps, MatmulPlan, ProductShape};
+use super::{MatmulPlan, ProductShape, register_rate, tile_rate};
+use crate::device::Caps;
 use crate::error::{Error, Result};
 use crate::problem::{RnnProblem, RnnWidths};
-use crate::rnn::{Cell, Reset, Rnn, RnnPath, Steps};
+use crate::rnn::{Cell, Reset, Rnn, RnnAlgorithm, Steps};
 use crate::tensor::DType;
 
 /// Batch rows in one column of a register tile, and units in one of its components.
@@ -18,33 +19,6 @@ const MOST_SPLITS: usize = 8;
 
 /// Dispatches of a layer whose loop over time is inside them.
 const MOST_RANGES: usize = 1 << 16;
-
-/// What the parts of a recurrence cost. `regard bench --suite recurrent` measures the first two on the device at hand.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Costs {
-    /// One dispatch that waits for the one before it, in ns.
-    pub dispatch: f64,
-    /// One barrier, in ns per lane of the workgroup.
-    pub barrier: f64,
-    /// Multiply-adds per ns and worker in a tile of 1, 4 or 8 batch rows.
-    pub tile_rate: [f64; 3],
-    /// The same with the weights in registers.
-    pub register_rate: f64,
-}
-
-impl Costs {
-    /// Lavapipe of Mesa 22.3 to 26.1 on two cores of an AMD EPYC (Zen 5), measured 2026-11-23.
-    pub const SOFTWARE: Self =
-        Self { dispatch: 35_000.0, barrier: 8.0, tile_rate: [1.1, 3.4, 4.4], register_rate: 1.5 };
-
-    /// An assumption, from published figures of mid-range cards; not measured.
-    pub const HARDWARE: Self = Self { dispatch: 3_000.0, barrier: 0.1, tile_rate: [2.0, 6.0, 8.0], register_rate: 8.0 };
-
-    /// Of the kind of device that `caps` describes.
-    pub fn of(caps: &Caps) -> Self {
-        if caps.software { Self::SOFTWARE } else { Self::HARDWARE }
-    }
-}
 
 /// Tiles of the product of a step, [K, rows]ᵀ · [K, 4·quads] for each gate, as `recurrent` computes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,12 +79,7 @@ impl StepPlan {
 
     /// Multiply-adds per ns of the whole device at this tile.
     fn rate(&self, workgroups: usize, caps: &Caps) -> f64 {
-        let rate = Costs::of(caps).tile_rate[match self.rows {
-            1 => 0,
-            4 => 1,
-            _ => 2,
-        }];
-        rate * (workgroups.clamp(1, caps.workers.max(1) as usize) as f64)
+        tile_rate(self.rows as usize, caps) * (workgroups.clamp(1, caps.workers.max(1) as usize) as f64)
     }
 }
 
@@ -186,10 +155,9 @@ impl LoopPlan {
 
     /// Nanoseconds of one step of one row by the cost model.
     fn step_time(&self, options: &Rnn, problem: &RnnProblem, caps: &Caps) -> f64 {
-        let costs = Costs::of(caps);
         let passes = if stages(options, problem.projected) > 1 { 2.0 } else { 1.0 };
         let macs = (problem.state * options.cell.gates().max(QUAD) * problem.hidden) as f64;
-        passes * (macs / costs.register_rate + 3.0 * costs.barrier * f64::from(self.lanes()))
+        passes * (macs / register_rate(caps) + 3.0 * caps.rates.barrier * f64::from(self.lanes()))
     }
 
     /// Lanes of the workgroup.
@@ -214,7 +182,7 @@ impl LoopPlan {
 #[non_exhaustive]
 pub struct Estimate {
     /// The path.
-    pub path: RnnPath,
+    pub path: RnnAlgorithm,
     /// Dispatches of the recurrence itself (not of X·W, nor of copies).
     pub dispatches: usize,
     /// Nanoseconds by the cost model, X·W included; or the reason why it cannot be.
@@ -225,8 +193,8 @@ pub struct Estimate {
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct RnnPlan {
-    /// The path taken, never [`RnnPath::Auto`].
-    pub path: RnnPath,
+    /// The path taken, never [`RnnAlgorithm::Auto`].
+    pub path: RnnAlgorithm,
     /// Every path.
     pub estimates: Vec<Estimate>,
     /// Dispatches of the recurrence itself.
@@ -263,7 +231,7 @@ impl RnnPlan {
         let stages = stages(options, widths.projected);
         let units = widths.hidden.next_multiple_of(QUAD);
         let bytes = element.bytes_of(layers * widths.state * options.cell.gates() * units) as u64;
-        let allowed = caps.max_binding_bytes.min(caps.max_buffer_bytes);
+        let allowed = caps.max_tensor_bytes();
         if options.direction.count() == 2 {
             return Err("it runs one direction: the second reads each layer from its end".into());
         }
@@ -285,7 +253,7 @@ impl RnnPlan {
     /// [`Error::Option`] when the path asked for cannot be taken.
     pub fn new(options: &Rnn, problem: &RnnProblem, element: DType, caps: &Caps) -> Result<Self> {
         let p = problem;
-        let (gates, costs) = (options.cell.gates(), Costs::of(caps));
+        let (gates, dispatch) = (options.cell.gates(), caps.rates.dispatch);
         let quads = p.hidden.div_ceil(QUAD);
         let rows = p.steps * p.batch;
         let product = |depth: usize, width: usize, rows: usize| (depth * width * rows) as f64;
@@ -305,13 +273,13 @@ impl RnnPlan {
         let tiles = |plan: &StepPlan, copies: usize| copies * plan.row_tiles as usize * quads.div_ceil(plan.columns());
         let steps_time = all_inputs
             + (p.layers * p.steps) as f64
-                * (stages as f64 * costs.dispatch + step_macs / step.rate(tiles(&step, p.directions), caps));
+                * (stages as f64 * dispatch + step_macs / step.rate(tiles(&step, p.directions), caps));
 
         let wave = StepPlan::new(p.batch, quads, 2 * p.state, p.layers, caps);
         let widths = RnnWidths { inputs: p.inputs.clone(), hidden: p.hidden, state: p.state, projected };
         let wavefront = Self::wavefront(options, &widths, p.layers, element, caps).map(|()| {
             let macs = step_macs * (2 * p.layers - 1) as f64;
-            let time = costs.dispatch + macs / wave.rate(tiles(&wave, p.layers), caps);
+            let time = dispatch + macs / wave.rate(tiles(&wave, p.layers), caps);
             inputs[0] + (p.steps + p.layers - 1) as f64 * time
         });
 
@@ -319,22 +287,26 @@ impl RnnPlan {
         let loop_time = persistent.as_ref().map_err(Clone::clone).map(|plan| {
             let waves = (p.batch * p.directions).div_ceil(caps.workers.max(1) as usize) as f64;
             let step = plan.step_time(options, p, caps);
-            all_inputs + p.layers as f64 * (plan.ranges.len() as f64 * costs.dispatch + waves * p.steps as f64 * step)
+            all_inputs + p.layers as f64 * (plan.ranges.len() as f64 * dispatch + waves * p.steps as f64 * step)
         });
         let estimates = vec![
-            Estimate { path: RnnPath::Steps, dispatches: p.layers * p.steps * stages, nanoseconds: Ok(steps_time) },
-            Estimate { path: RnnPath::Wavefront, dispatches: p.steps + p.layers - 1, nanoseconds: wavefront },
             Estimate {
-                path: RnnPath::Persistent,
+                path: RnnAlgorithm::Steps,
+                dispatches: p.layers * p.steps * stages,
+                nanoseconds: Ok(steps_time),
+            },
+            Estimate { path: RnnAlgorithm::Wavefront, dispatches: p.steps + p.layers - 1, nanoseconds: wavefront },
+            Estimate {
+                path: RnnAlgorithm::Persistent,
                 dispatches: persistent.as_ref().map_or(0, |plan| p.layers * plan.ranges.len()),
                 nanoseconds: loop_time,
             },
         ];
         let time = |e: &Estimate| e.nanoseconds.clone().unwrap_or(f64::INFINITY);
         let chosen = match options.path {
-            RnnPath::Auto => estimates.iter().min_by(|a, b| time(a).total_cmp(&time(b))),
+            RnnAlgorithm::Auto => estimates.iter().min_by(|a, b| time(a).total_cmp(&time(b))),
             // A wavefront of one layer is its steps.
-            RnnPath::Wavefront if p.layers == 1 => estimates.iter().find(|e| e.path == RnnPath::Steps),
+            RnnAlgorithm::Wavefront if p.layers == 1 => estimates.iter().find(|e| e.path == RnnAlgorithm::Steps),
             path => estimates.iter().find(|e| e.path == path),
         };
         let Some(chosen) = chosen else {
@@ -346,9 +318,9 @@ impl RnnPlan {
         }
         // X·W + b of all steps is one tensor.
         let needed = DType::F32.bytes_of(rows * p.directions * gates * quads * QUAD) as u64;
-        let allowed = caps.max_binding_bytes.min(caps.max_buffer_bytes);
+        let allowed = caps.max_tensor_bytes();
         if needed > allowed {
-            let what = "bytes of the gates' inputs of all steps (run the sequence in split_blocks)".to_owned();
+            let what = "bytes of the gates' inputs of all steps (run the sequence in chunks)".to_owned();
             return Err(Error::Limit { what, needed, allowed });
         }
         let weights: usize = p
@@ -363,8 +335,8 @@ impl RnnPlan {
         Ok(Self {
             path,
             dispatches,
-            step: if path == RnnPath::Wavefront { wave } else { step },
-            persistent: persistent.ok().filter(|_| path == RnnPath::Persistent),
+            step: if path == RnnAlgorithm::Wavefront { wave } else { step },
+            persistent: persistent.ok().filter(|_| path == RnnAlgorithm::Persistent),
             estimates,
             flops: 2 * (weights * rows) as u64,
             bytes: (element.bytes_of(weights + rows * p.inputs[0]) + DType::F32.bytes_of(outputs * p.width)) as u64,

@@ -218,7 +218,7 @@ pub enum Steps {
 
 /// How the recurrence is run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
-pub enum RnnPath {
+pub enum RnnAlgorithm {
     /// As [`crate::plan::RnnPlan`] finds fastest.
     #[default]
     Auto,
@@ -292,7 +292,7 @@ pub struct Rnn {
     /// Which steps the output has.
     pub steps: Steps,
     /// How it is run on the GPU.
-    pub path: RnnPath,
+    pub path: RnnAlgorithm,
 }
 
 impl Rnn {
@@ -311,7 +311,7 @@ impl Rnn {
             projection_clip: None,
             layer_norm: None,
             steps: Steps::All,
-            path: RnnPath::Auto,
+            path: RnnAlgorithm::Auto,
         }
     }
 

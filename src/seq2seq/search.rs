@@ -32,7 +32,7 @@ pub(super) struct Hypothesis {
 }
 
 #[derive(Debug, Clone, Default)]
-struct Path {
+struct PartialHypothesis {
     ids: Vec<u32>,
     /// For each id the row of the grid that chose it.
     rows: Vec<u32>,
@@ -41,7 +41,7 @@ struct Path {
     finished: bool,
 }
 
-impl Path {
+impl PartialHypothesis {
     fn extended(&self, row: usize, id: u32, log_probability: f64) -> Self {
         let mut path = self.clone();
         path.ids.push(id);
@@ -54,9 +54,9 @@ impl Path {
 /// The hypotheses of one source.
 #[derive(Debug, Clone)]
 struct Beam {
-    kept: Vec<Path>,
+    kept: Vec<PartialHypothesis>,
     /// [`Rule::FinishedList`]: hypotheses that have left the beam.
-    finished: Vec<Path>,
+    finished: Vec<PartialHypothesis>,
     done: bool,
 }
 
@@ -78,7 +78,8 @@ pub(super) fn search(
         // Of one hypothesis the first end is the best there is.
         rule: if width == 1 { Rule::FixedWidth } else { card.decoding.rule },
     };
-    let mut beams = vec![Beam { kept: vec![Path::default()], finished: Vec::new(), done: false }; sources.len()];
+    let mut beams =
+        vec![Beam { kept: vec![PartialHypothesis::default()], finished: Vec::new(), done: false }; sources.len()];
     let mut steps = Vec::new();
     for step in 0..card.decoding.max_steps {
         if beams.iter().all(|beam| beam.done) {
@@ -100,7 +101,7 @@ pub(super) fn search(
         paths.extend(beam.kept);
         paths.sort_by(|a, b| b.sum.total_cmp(&a.sum));
         paths.truncate(width);
-        let hypothesis = |path: Path| -> Result<Hypothesis> {
+        let hypothesis = |path: PartialHypothesis| -> Result<Hypothesis> {
             let weights = if weights { Some(trace(&steps, &path, source.ids.len())?) } else { None };
             let length = path.ids.len().max(1) as f64;
             Ok(Hypothesis { score: path.sum / length.powf(card.decoding.length_alpha), ids: path.ids, weights })
@@ -142,7 +143,7 @@ fn rows_to_run(beams: &[Beam], width: usize, symbols: &Symbols) -> (Vec<u32>, Ve
 }
 
 /// The attention weights [steps, source ids] of one hypothesis.
-fn trace(steps: &[Array], path: &Path, source: usize) -> Result<Array> {
+fn trace(steps: &[Array], path: &PartialHypothesis, source: usize) -> Result<Array> {
     let mut data = Vec::with_capacity(path.rows.len() * source);
     for (weights, &row) in steps.iter().zip(&path.rows) {
         let columns = weights.shape().last().copied().unwrap_or(0);

@@ -1,19 +1,20 @@
 //! One case of the table: what it records on a device, and what is said of its answer.
 
-use crate::attention::{Attention, Path};
+use crate::attention::{Algorithm, Attention};
 use crate::backend::Reference;
 use crate::baseline::{self, Verdicts, stored};
 use crate::cases::{self, AppendCase, AttentionCase, CoverageCase, LinearCase, MergeCase, PrimitiveCase, RnnCase};
 use crate::compare::judge;
+use crate::coverage::CoverageCost;
+use crate::device::Caps;
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Run, Tensor};
 use crate::kernels::{barrier_rate, coop_rate, coverage, fma_rate};
-use crate::layers::CoverageCost;
 use crate::ops::cache::append;
 use crate::ops::linear::{Epilogue, embed, linear};
 use crate::ops::merge::{merge, merge_max_sum};
 use crate::ops::rnn::GpuRnn;
-use crate::plan::{AttentionPlan, Caps, RnnPlan};
+use crate::plan::{AttentionPlan, RnnPlan};
 use crate::problem::{AttentionProblem, RnnProblem, Storage};
 use crate::reference::{self, Float};
 use crate::rnn::RnnOutputs;
@@ -152,14 +153,14 @@ impl Case {
 /// A case once for each path that can compute it.
 fn paths(case: AttentionCase) -> Vec<AttentionCase> {
     let shapes = case.inputs.map(Array::shape);
-    let on = |path: Path| {
+    let on = |path: Algorithm| {
         let options = Attention { path, ..case.options.clone() };
         let problem = AttentionProblem::new(&options, &shapes).ok()?;
         let plan = AttentionPlan::new(&options, &problem, DType::F32, &Caps::default());
         let unfused = matches!(plan, Err(Error::Option { ref option, .. }) if option == "path");
         (!unfused).then(|| AttentionCase { name: format!("{}, {path}", case.name), options, ..case.clone() })
     };
-    [Path::Staged, Path::Fused, Path::Split].into_iter().filter_map(on).collect()
+    [Algorithm::Staged, Algorithm::Fused, Algorithm::Split].into_iter().filter_map(on).collect()
 }
 
 fn widened(array: &Array<f32>) -> Array<f64> {

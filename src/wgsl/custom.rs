@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 /// Bytes of source.
 const LONGEST: usize = 64 << 10;
 
-/// Binding of the number of a part's first workgroup, behind every kernel's buffers, as in `common/layout.wgsl`.
+/// Binding of the number of a chunk's first workgroup, behind every kernel's buffers, as in `common/layout.wgsl`.
 pub const FIRST_WORKGROUP: u32 = 16;
 
 /// A kernel of one's own, to be recorded between this crate's ([`CustomKernel::record`]).
@@ -27,15 +27,15 @@ pub const FIRST_WORKGROUP: u32 = 16;
 /// | 0, if any | `var<uniform> params: …` | the parameters, as many bytes as their type has |
 /// | 1 to R | `var<storage, read> …` | the tensors that are read |
 /// | R + 1 to R + W | `var<storage, read_write> …` | the tensors that are written, and may be read |
-/// | 16, if any | `var<uniform> first_workgroup: u32` | says that the kernel may be run in parts |
+/// | 16, if any | `var<uniform> first_workgroup: u32` | says that the kernel may be run in chunks of its workgroups |
 ///
 /// Element 0 of a buffer is the tensor's first, in row-major order. It may use `enable f16;` and subgroup operations, on
 /// devices that have them; `override` constants, textures and samplers it may not.
 ///
-/// **In parts.** A dispatch that would keep the device busy for too long can be run in several, each of neighbouring
-/// workgroups ([`plan::parts`](crate::plan::parts())), if the kernel declares binding 16. It is then to go by the number
+/// **In chunks.** A dispatch that would keep the device busy for too long can be run in several, each of neighbouring
+/// workgroups ([`plan::chunks`](crate::plan::chunks())), if the kernel declares binding 16. It is then to go by the number
 /// `first_workgroup + workgroup_id.x + workgroup_id.y * num_workgroups.x`, which is from 0 to one less than the workgroups
-/// of the grid, each once, in however many parts; `workgroup_id` and `num_workgroups` alone count within a part. A kernel
+/// of the grid, each once, in however many chunks; `workgroup_id` and `num_workgroups` alone count within a chunk. A kernel
 /// without that binding is never cut.
 #[derive(Clone)]
 pub struct CustomKernel(Arc<Checked>);
@@ -112,7 +112,7 @@ impl CustomKernel {
         &self.0.accesses
     }
 
-    /// Whether its dispatches may be run in parts.
+    /// Whether its dispatches may be run in chunks of workgroups.
     pub fn is_divisible(&self) -> bool {
         self.0.divisible
     }

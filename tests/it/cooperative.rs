@@ -1,11 +1,12 @@
 //! What is peculiar to attention by products of whole matrices, and the rung below where the adapter lists no cooperative
 //! matrices that fit. The case table by matrices is a configuration of `table.rs`.
 
-use regard::attention::{Attention, AttentionInputs, AttentionOutputs, Causal, Path, Rotary, Score, Window};
+use regard::attention::{Algorithm, Attention, AttentionInputs, AttentionOutputs, Causal, Rotary, Score, Window};
 use regard::cases::{self, AttentionCase};
+use regard::device::{Caps, Features};
 use regard::gpu::{Open, Run};
 use regard::ops::attention::record;
-use regard::plan::{AttentionPlan, Caps, Form, Rungs};
+use regard::plan::{AttentionPlan, Form};
 use regard::problem::{AttentionProblem, Storage};
 use regard::tensor::{Array, DType};
 use regard::validate::judge_attention;
@@ -33,7 +34,7 @@ fn form(plan: &AttentionPlan) -> Option<Form> {
 fn fused(caps: &Caps) -> Vec<(AttentionCase, AttentionPlan)> {
     let without_scores = |mut case: AttentionCase| {
         let options = &mut case.options;
-        (options.weights, options.entropy, options.scores, options.path) = (false, false, None, Path::Fused);
+        (options.weights, options.entropy, options.scores, options.path) = (false, false, None, Algorithm::Fused);
         case
     };
     let planned = |case: AttentionCase| plan(&case, caps).ok().map(|plan| (case, plan));
@@ -125,7 +126,7 @@ fn case(name: &str, [heads, kv_heads, queries, keys, dim, value_dim]: [usize; 6]
         numbers(2, &[1, kv_heads, keys, dim]),
         numbers(3, &[1, kv_heads, keys, value_dim]),
     );
-    let options = Attention { path: Path::Fused, lse: true, ..Attention::default() };
+    let options = Attention { path: Algorithm::Fused, lse: true, ..Attention::default() };
     AttentionCase { name: name.to_owned(), options, inputs, f32_only: false }
 }
 
@@ -235,10 +236,10 @@ fn every_tile_gives_the_same_answers() {
 
 #[test]
 fn rungs_are_switched_off_from_outside() {
-    let f16 = Rungs { f16: true, ..Rungs::default() };
-    let subgroups = Rungs { subgroups: true, ..Rungs::default() };
-    let cooperative = Rungs { cooperative: true, ..Rungs::default() };
-    let asked = |without: Rungs| open(Open { cooperative: true, without, ..Open::default() });
+    let f16 = Features { f16: true, ..Features::default() };
+    let subgroups = Features { subgroups: true, ..Features::default() };
+    let cooperative = Features { cooperative: true, ..Features::default() };
+    let asked = |without: Features| open(Open { cooperative: true, without, ..Open::default() });
     let all = gpu().caps();
     for without in [f16, subgroups, cooperative] {
         let caps = asked(without).caps().clone();
@@ -256,15 +257,16 @@ fn rungs_are_switched_off_from_outside() {
 /// What the planner does on cards with matrices of 8 and 16, without one.
 #[test]
 fn plans_take_matrices_for_dot_products_in_f16_alone() {
-    let caps = |side: u32, bytes: u32| Caps {
-        f16: true,
-        subgroups: true,
-        cooperative: Some(side),
-        min_subgroup: 32,
-        max_subgroup: 32,
-        max_workgroup_bytes: bytes,
-        max_invocations: 1024,
-        ..Caps::default()
+    let caps = |side: u32, bytes: u32| {
+        Caps::default().with(|caps| {
+            caps.f16 = true;
+            caps.subgroups = true;
+            caps.cooperative = Some(side);
+            caps.min_subgroup = 32;
+            caps.max_subgroup = 32;
+            caps.max_workgroup_bytes = bytes;
+            caps.max_invocations = 1024;
+        })
     };
     let first = |options: &Attention, dims: [usize; 2], dtype: DType, caps: &Caps| {
         let (q, k, v) = ([1, 8, 512, dims[0]], [1, 2, 1024, dims[0]], [1, 2, 1024, dims[1]]);
@@ -276,7 +278,7 @@ fn plans_take_matrices_for_dot_products_in_f16_alone() {
         let problem = AttentionProblem::new(options, &inputs).unwrap();
         AttentionPlan::candidates(options, &problem, dtype, caps).unwrap().first().map(|plan| plan.tile)
     };
-    let plain = Attention { path: Path::Fused, ..Attention::default() };
+    let plain = Attention { path: Algorithm::Fused, ..Attention::default() };
     for side in [8, 16] {
         for bytes in [16 << 10, 32 << 10, 48 << 10] {
             let caps = caps(side, bytes);

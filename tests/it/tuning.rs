@@ -1,11 +1,10 @@
 //! What a device takes over from earlier runs: measured plans, compiled pipelines.
 
-use std::sync::Arc;
-
-use regard::attention::{Attention, AttentionInputs, Path, Score};
+use regard::attention::{Algorithm, Attention, AttentionInputs, Score};
 use regard::cases::AttentionCase;
+use regard::device::{Caps, DeviceKind};
 use regard::gpu::{Gpu, Kept, Open, Run};
-use regard::plan::{AttentionPlan, Bucket, Caps, Choice, Form, FusedPlan, Tuning};
+use regard::plan::{AttentionPlan, Bucket, Choice, Form, FusedPlan, Tuning};
 use regard::problem::{AttentionProblem, Storage};
 use regard::tensor::{Array, DType};
 use regard::{Error, Result, cases, validate};
@@ -20,18 +19,23 @@ fn problem(options: &Attention, keys: usize) -> AttentionProblem {
 #[test]
 fn a_measured_plan_takes_the_place_of_the_tables() {
     let options = Attention::default();
-    let software = Caps { software: true, workers: 4, max_storage_buffers: 16, ..Caps::default() };
-    let plan = |options: &Attention, keys: usize, dtype: DType, caps: &Caps| {
-        AttentionPlan::new(options, &problem(options, keys), dtype, caps).unwrap()
+    let software = Caps::of(DeviceKind::Software).with(|caps| {
+        caps.workers = 4;
+        caps.max_storage_buffers = 16;
+    });
+    let tuned_plan = |options: &Attention, keys: usize, dtype: DType, caps: &Caps, tuning: &Tuning| {
+        AttentionPlan::tuned(options, &problem(options, keys), dtype, caps, tuning).unwrap()
+    };
+    let plan = |options: &Attention, keys: usize, dtype: DType, tuning: &Tuning| {
+        tuned_plan(options, keys, dtype, &software, tuning)
     };
     let candidates = AttentionPlan::candidates(&options, &problem(&options, 1000), DType::F32, &software).unwrap();
     assert!(candidates.len() > 2);
-    let table = plan(&options, 1000, DType::F32, &software);
+    let table = plan(&options, 1000, DType::F32, &Tuning::new());
     assert_eq!((table.fused.clone(), table.tuned), (Ok(candidates[0]), false));
     for chosen in &candidates {
         let bucket = Bucket::new(Score::ScaledDot, &problem(&options, 1000), DType::F32);
-        let tuning = Arc::new(Tuning::from_iter([(bucket, *chosen)]));
-        let tuned = Caps { tuning, ..software.clone() };
+        let tuned = Tuning::from_iter([(bucket, *chosen)]);
         let found = plan(&options, 1000, DType::F32, &tuned);
         assert_eq!((found.fused, found.tuned), (Ok(*chosen), true));
         // Near it in the bucket, beside it in no other.
@@ -39,25 +43,25 @@ fn a_measured_plan_takes_the_place_of_the_tables() {
         for (keys, dtype) in [(1025, DType::F32), (512, DType::F32), (1000, DType::F16)] {
             assert!(!plan(&options, keys, dtype, &tuned).tuned, "{keys} {dtype}");
         }
-        let staged = Attention { path: Path::Staged, ..options.clone() };
+        let staged = Attention { path: Algorithm::Staged, ..options.clone() };
         let staged = plan(&staged, 1000, DType::F32, &tuned);
-        assert!(staged.path == Path::Staged && !staged.tuned);
+        assert!(staged.path == Algorithm::Staged && !staged.tuned);
     }
     // Staged, where the planner may choose.
     let bucket = Bucket::new(Score::ScaledDot, &problem(&options, 1000), DType::F32);
-    let tuned = Caps { tuning: Arc::new(Tuning::from_iter([(bucket, Choice::Staged)])), ..software.clone() };
+    let tuned = Tuning::from_iter([(bucket, Choice::Staged)]);
     let found = plan(&options, 1000, DType::F32, &tuned);
-    assert!(found.path == Path::Staged && found.tuned && found.fused.is_err());
-    let asked = Attention { path: Path::Split, ..options.clone() };
-    assert!(plan(&asked, 1000, DType::F32, &tuned).path == Path::Split);
+    assert!(found.path == Algorithm::Staged && found.tuned && found.fused.is_err());
+    let asked = Attention { path: Algorithm::Split, ..options.clone() };
+    assert!(plan(&asked, 1000, DType::F32, &tuned).path == Algorithm::Split);
     // Where the scores of a query fit no binding, not even then.
-    let narrow = Caps { max_binding_bytes: 32 << 10, ..tuned };
-    assert!(plan(&options, 1000, DType::F32, &narrow).fused.is_ok());
+    let narrow = software.with(|caps| caps.max_binding_bytes = 32 << 10);
+    assert!(tuned_plan(&options, 1000, DType::F32, &narrow, &tuned).fused.is_ok());
     // A tile that the device has not.
     let mut strange = candidates[0];
     strange.tile.lanes = 7;
     let bucket = Bucket::new(Score::ScaledDot, &problem(&options, 1000), DType::F32);
-    let tuned = Caps { tuning: Arc::new(Tuning::from_iter([(bucket, strange)])), ..software };
+    let tuned = Tuning::from_iter([(bucket, strange)]);
     assert_eq!(plan(&options, 1000, DType::F32, &tuned), table);
 }
 
@@ -65,8 +69,12 @@ fn a_measured_plan_takes_the_place_of_the_tables() {
 /// are, on cards and CPU drivers alike.
 #[test]
 fn forms_are_chosen_by_how_full_their_tiles_are() {
-    let card = Caps { max_workgroup_bytes: 32 << 10, ..Caps::default() };
-    let software = Caps { software: true, workers: 4, max_storage_buffers: 16, ..card.clone() };
+    let card = Caps::default().with(|caps| caps.max_workgroup_bytes = 32 << 10);
+    let software = card.with(|caps| {
+        caps.software = true;
+        caps.workers = 4;
+        caps.max_storage_buffers = 16;
+    });
     let path = |caps: &Caps, [batch, heads, kv_heads, queries, keys]: [usize; 5]| {
         let (query, key) = ([batch, heads, queries, 64], [batch, kv_heads, keys, 64]);
         let problem =
@@ -77,37 +85,41 @@ fn forms_are_chosen_by_how_full_their_tiles_are() {
     for caps in [&card, &software] {
         // One query for each of many heads on one key head, few or many; a step over a group of 4 and of 16.
         for shape in [[1, 66_000, 1, 1, 32], [1, 66_000, 1, 1, 4096], [1, 32, 8, 1, 4096], [1, 32, 2, 1, 1024]] {
-            assert_eq!(path(caps, shape), Path::Split, "{shape:?}");
+            assert_eq!(path(caps, shape), Algorithm::Split, "{shape:?}");
         }
         for shape in [[1, 8, 8, 64, 64], [1, 8, 8, 1024, 1024], [1, 32, 1, 512, 512]] {
-            assert_eq!(path(caps, shape), Path::Fused, "{shape:?}");
+            assert_eq!(path(caps, shape), Algorithm::Fused, "{shape:?}");
         }
     }
     // A tile of a card has more rows to fill.
-    for (queries, on_card) in [(1, Path::Split), (8, Path::Split), (16, Path::Fused)] {
+    for (queries, on_card) in [(1, Algorithm::Split), (8, Algorithm::Split), (16, Algorithm::Fused)] {
         assert_eq!(path(&card, [1, 8, 8, queries, 1024]), on_card, "{queries}");
-        assert_eq!(path(&software, [1, 8, 8, queries, 1024]), Path::Fused, "{queries}");
+        assert_eq!(path(&software, [1, 8, 8, queries, 1024]), Algorithm::Fused, "{queries}");
     }
 }
 
 /// Scores of a tanh for each pair and unit: in memory on a CPU driver, unless asked for otherwise or too many.
 #[test]
 fn additive_scores_are_staged_on_a_cpu_driver() {
-    let card = Caps { max_workgroup_bytes: 32 << 10, ..Caps::default() };
-    let software = Caps { software: true, workers: 4, max_storage_buffers: 16, ..card.clone() };
-    let plan = |caps: &Caps, path: Path, keys: usize| {
+    let card = Caps::default().with(|caps| caps.max_workgroup_bytes = 32 << 10);
+    let software = card.with(|caps| {
+        caps.software = true;
+        caps.workers = 4;
+        caps.max_storage_buffers = 16;
+    });
+    let plan = |caps: &Caps, path: Algorithm, keys: usize| {
         let options = Attention { score: Score::Additive, path, ..Attention::default() };
         let (query, key) = ([2, 1, 4, 64], [2, 1, keys, 64]);
         let problem = AttentionProblem::new(&options, &AttentionInputs::new(&query[..], &key[..], &key[..])).unwrap();
         AttentionPlan::new(&options, &problem, DType::F32, caps).unwrap()
     };
     for keys in [1, 64, 5000] {
-        assert_eq!(plan(&software, Path::Auto, keys).path, Path::Staged);
-        assert_eq!(plan(&software, Path::Split, keys).path, Path::Split);
-        assert_eq!(plan(&card, Path::Auto, keys).path, Path::Split);
+        assert_eq!(plan(&software, Algorithm::Auto, keys).path, Algorithm::Staged);
+        assert_eq!(plan(&software, Algorithm::Split, keys).path, Algorithm::Split);
+        assert_eq!(plan(&card, Algorithm::Auto, keys).path, Algorithm::Split);
     }
-    let narrow = Caps { max_binding_bytes: 64 << 10, ..software };
-    assert_eq!(plan(&narrow, Path::Auto, 9000).path, Path::Split, "the scores of a query do not fit");
+    let narrow = software.with(|caps| caps.max_binding_bytes = 64 << 10);
+    assert_eq!(plan(&narrow, Algorithm::Auto, 9000).path, Algorithm::Split, "the scores of a query do not fit");
 }
 
 /// The candidates in turn, on this device and as on a card, give the oracle's answers, and read keys and values of 8 bits
@@ -207,7 +219,7 @@ fn tuning_reaches_the_planner() {
     assert_eq!(named, gpu().adapter().key());
     assert!(named.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') && named.len() < 60, "{named}");
     for gpu in [opened, embedded.unwrap()] {
-        let plan = AttentionPlan::new(&options, &problem, DType::F32, gpu.caps()).unwrap();
+        let plan = AttentionPlan::tuned(&options, &problem, DType::F32, gpu.caps(), gpu.tuning()).unwrap();
         assert_eq!((plan.fused, plan.tuned), (Ok(last), true));
     }
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use regard::attention::{
-    Attention, Causal, Monotonic, Normalize, Path, Rotary, RotaryLayout, Score, ScoreMod, ScoreStage, Window,
+    Algorithm, Attention, Causal, Monotonic, Normalize, Rotary, RotaryLayout, Score, ScoreMod, ScoreStage, Window,
 };
 use regard::tensor::{Array, DType};
 use regard::{Error, Result};
@@ -239,10 +239,10 @@ impl Options {
             temperature: self.temperature,
             normalize: self.normalize()?,
             path: match self.path {
-                PathKind::Auto => Path::Auto,
-                PathKind::Staged => Path::Staged,
-                PathKind::Fused => Path::Fused,
-                PathKind::Split => Path::Split,
+                PathKind::Auto => Algorithm::Auto,
+                PathKind::Staged => Algorithm::Staged,
+                PathKind::Fused => Algorithm::Fused,
+                PathKind::Split => Algorithm::Split,
             },
             ..Attention::default()
         })
@@ -329,12 +329,12 @@ impl Options {
 }
 
 /// As it stands on the command line.
-pub(super) fn path_name(path: Path) -> &'static str {
+pub(super) fn path_name(path: Algorithm) -> &'static str {
     match path {
-        Path::Auto => "auto",
-        Path::Staged => "staged",
-        Path::Fused => "fused",
-        Path::Split => "split",
+        Algorithm::Auto => "auto",
+        Algorithm::Staged => "staged",
+        Algorithm::Fused => "fused",
+        Algorithm::Split => "split",
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::cell::OnceCell;
 
-use regard::attention::{AttentionInputs, Path};
+use regard::attention::{Algorithm, AttentionInputs};
 use regard::gpu::{Gpu, Run};
 use regard::plan::{FusedPlan, Tile};
 use regard::tensor::Array;
@@ -67,12 +67,12 @@ impl Attended {
                 text: "three dispatches, an invocation a number".to_owned(),
             });
         };
-        let plan = self.work.plan(path, gpu.caps())?;
+        let plan = self.work.plan(path, gpu)?;
         let (path, text) = match (plan.path, &plan.fused) {
-            (Path::Split, Ok(fused)) => (Way::Split, tile(fused, self.work.keys)),
+            (Algorithm::Split, Ok(fused)) => (Way::Split, tile(fused, self.work.keys)),
             (_, Ok(fused)) => (Way::Fused, tile(fused, self.work.keys)),
             (_, Err(reason)) => {
-                let why = if path == Path::Auto { format!(": {reason}") } else { String::new() };
+                let why = if path == Algorithm::Auto { format!(": {reason}") } else { String::new() };
                 let ranges = count(plan.query_ranges.len(), "ranges of queries");
                 (Way::Staged, format!("scores in memory{ranges}{why}"))
             }

@@ -4,12 +4,13 @@ use std::cell::OnceCell;
 
 use regard::attention::{Attention, AttentionInputs, Score};
 use regard::compare::judge;
+use regard::device::Caps;
 use regard::gpu::{Gpu, Run};
 use regard::ops::rnn::GpuRnn;
-use regard::plan::{Caps, RnnPlan};
+use regard::plan::RnnPlan;
 use regard::problem::RnnProblem;
 use regard::reference::{self, Float};
-use regard::rnn::{Cell, Rnn, RnnInputs, RnnOutputs, RnnPath, RnnStack, RnnWeights};
+use regard::rnn::{Cell, Rnn, RnnAlgorithm, RnnInputs, RnnOutputs, RnnStack, RnnWeights};
 use regard::tensor::{Array, DType, Layout};
 use regard::workload::numbers;
 use regard::{Result, Tensor};
@@ -40,7 +41,7 @@ struct Truth {
 /// How a recurrence is run.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Plan {
-    pub(super) path: RnnPath,
+    pub(super) path: RnnAlgorithm,
     /// T.
     pub(super) steps: usize,
     /// What the planner expects.
@@ -88,12 +89,12 @@ impl Recurrent {
     }
 
     /// The ways to run it that are worth telling apart.
-    pub(super) fn paths(&self) -> Vec<RnnPath> {
-        let mut paths = vec![RnnPath::Auto, RnnPath::Steps];
+    pub(super) fn paths(&self) -> Vec<RnnAlgorithm> {
+        let mut paths = vec![RnnAlgorithm::Auto, RnnAlgorithm::Steps];
         if self.stack.len() > 1 && self.options.direction.count() == 1 {
-            paths.push(RnnPath::Wavefront);
+            paths.push(RnnAlgorithm::Wavefront);
         }
-        paths.push(RnnPath::Persistent);
+        paths.push(RnnAlgorithm::Persistent);
         paths
     }
 
@@ -125,7 +126,7 @@ impl Recurrent {
     }
 
     /// Uploads weights and inputs.
-    pub(super) fn upload(&self, gpu: &Gpu, path: RnnPath) -> Result<OnGpu> {
+    pub(super) fn upload(&self, gpu: &Gpu, path: RnnAlgorithm) -> Result<OnGpu> {
         let options = Rnn { path, ..self.options.clone() };
         Ok(OnGpu {
             rnn: GpuRnn::upload(gpu, &options, &self.stack, DType::F32)?,

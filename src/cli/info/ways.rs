@@ -1,10 +1,11 @@
 //! The ways of computing that a device has, and which of them are taken for typical problems: all asked of the planner.
 
 use regard::Result;
-use regard::attention::{Attention, AttentionInputs, Causal, Path, Score};
-use regard::plan::{AttentionPlan, Caps, Form, FusedPlan, RnnPlan};
+use regard::attention::{Algorithm, Attention, AttentionInputs, Causal, Score};
+use regard::device::Caps;
+use regard::plan::{AttentionPlan, Form, FusedPlan, RnnPlan, Tuning};
 use regard::problem::{AttentionProblem, RnnProblem};
-use regard::rnn::{Cell, Reset, Rnn, RnnInputs, RnnPath, RnnWeights};
+use regard::rnn::{Cell, Reset, Rnn, RnnAlgorithm, RnnInputs, RnnWeights};
 use regard::tensor::DType;
 use serde_json::{Value, json};
 
@@ -58,14 +59,14 @@ struct Plan {
 }
 
 impl Ways {
-    /// Of a device: `takes` is what commands go by, `has` what it could do if everything were switched on.
-    pub(super) fn of(has: &Caps, takes: &Caps) -> Result<Self> {
+    /// Of a device: `takes` and `tuning` are what commands go by, `has` what it could do if everything were switched on.
+    pub(super) fn of(has: &Caps, takes: &Caps, tuning: &Tuning) -> Result<Self> {
         let types = if takes.f16 { vec![DType::F32, DType::F16] } else { vec![DType::F32] };
         let typical = attentions()?;
         let taken = |(name, options, problem): &(String, Attention, AttentionProblem)| {
             let mut taken: Vec<Taken> = Vec::new();
             for &dtype in &types {
-                let plan = attention_plan(options, problem, dtype, takes);
+                let plan = attention_plan(options, problem, dtype, takes, tuning);
                 match taken.last_mut().filter(|last| last.plan == plan) {
                     Some(last) => last.types.push(dtype),
                     None => taken.push(Taken { problem: name.clone(), types: vec![dtype], plan }),
@@ -189,18 +190,19 @@ fn attentions() -> Result<Vec<(String, Attention, AttentionProblem)>> {
 
 /// Every way, with what the planner has of it for the typical problems.
 fn attention(caps: &Caps, types: &[DType], typical: &[(String, Attention, AttentionProblem)]) -> Vec<Way> {
-    let asked = |path: Path| typical.iter().map(move |(_, options, p)| (Attention { path, ..options.clone() }, p));
-    let staged =
-        |&dtype: &DType| asked(Path::Staged).any(|(options, p)| AttentionPlan::new(&options, p, dtype, caps).is_ok());
+    let asked = |path: Algorithm| typical.iter().map(move |(_, options, p)| (Attention { path, ..options.clone() }, p));
+    let staged = |&dtype: &DType| {
+        asked(Algorithm::Staged).any(|(options, p)| AttentionPlan::new(&options, p, dtype, caps).is_ok())
+    };
     let mut ways = vec![Way {
-        name: Path::Staged.to_string(),
+        name: Algorithm::Staged.to_string(),
         types: types.iter().copied().filter(staged).collect(),
         cuts: Vec::new(),
     }];
     for form in Form::ALL {
         let mut way = Way { name: form.to_string(), types: Vec::new(), cuts: Vec::new() };
         for &dtype in types {
-            for (options, p) in [Path::Auto, Path::Fused, Path::Split].into_iter().flat_map(asked) {
+            for (options, p) in [Algorithm::Auto, Algorithm::Fused, Algorithm::Split].into_iter().flat_map(asked) {
                 let plans: Vec<FusedPlan> = AttentionPlan::candidates(&options, p, dtype, caps).unwrap_or_default();
                 for plan in plans.into_iter().filter(|plan| plan.tile.form == form) {
                     let cut = explain::fused(&FusedPlan { range: p.keys, ..plan }, p.keys);
@@ -223,8 +225,9 @@ fn attention_plan(
     problem: &AttentionProblem,
     dtype: DType,
     caps: &Caps,
+    tuning: &Tuning,
 ) -> std::result::Result<Plan, String> {
-    let plan = AttentionPlan::new(options, problem, dtype, caps).map_err(|error| error.to_string())?;
+    let plan = AttentionPlan::tuned(options, problem, dtype, caps, tuning).map_err(|error| error.to_string())?;
     let about = match &plan.fused {
         Ok(fused) => explain::fused(fused, problem.keys),
         Err(reason) => reason.clone(),
@@ -235,8 +238,8 @@ fn attention_plan(
 /// Cells with the names that `encode --cell` has for them.
 const CELLS: [(&str, Cell); 3] = [("lstm", Cell::Lstm), ("gru", Cell::Gru { reset: Reset::After }), ("rnn", Cell::Rnn)];
 
-const PATHS: [(&str, RnnPath); 3] =
-    [("steps", RnnPath::Steps), ("wavefront", RnnPath::Wavefront), ("persistent", RnnPath::Persistent)];
+const PATHS: [(&str, RnnAlgorithm); 3] =
+    [("steps", RnnAlgorithm::Steps), ("wavefront", RnnAlgorithm::Wavefront), ("persistent", RnnAlgorithm::Persistent)];
 
 /// A stack of layers as wide as its input, over that many steps.
 fn stack(options: &Rnn, [steps, batch, hidden, layers]: [usize; 4]) -> Result<RnnProblem> {
@@ -299,7 +302,7 @@ mod tests {
     use super::*;
 
     fn ways(caps: &Caps) -> Ways {
-        Ways::of(caps, caps).unwrap()
+        Ways::of(caps, caps, &Tuning::new()).unwrap()
     }
 
     fn types(ways: &Ways, name: &str) -> usize {
@@ -312,24 +315,38 @@ mod tests {
 
     #[test]
     fn ways_follow_from_features_and_limits() {
-        let card = Caps { f16: true, subgroups: true, min_subgroup: 32, max_subgroup: 32, ..Caps::default() };
+        let card = Caps::default().with(|caps| {
+            caps.f16 = true;
+            caps.subgroups = true;
+            caps.min_subgroup = 32;
+            caps.max_subgroup = 32;
+        });
         let plain = ways(&card);
         assert_eq!(
             ["staged", "tiled", "split", "rows", "cooperative"].map(|name| types(&plain, name)),
             [2, 2, 2, 0, 0]
         );
-        let matrices = ways(&Caps { cooperative: Some(16), max_workgroup_bytes: 48 << 10, ..card.clone() });
+        let matrices = ways(&card.with(|caps| {
+            caps.cooperative = Some(16);
+            caps.max_workgroup_bytes = 48 << 10;
+        }));
         assert_eq!(types(&matrices, "cooperative"), 1, "in f16 alone");
-        let software = ways(&Caps { software: true, max_storage_buffers: 32, ..card.clone() });
+        let software = ways(&card.with(|caps| {
+            caps.software = true;
+            caps.max_storage_buffers = 32;
+        }));
         assert_eq!(["staged", "tiled", "split", "rows"].map(|name| types(&software, name)), [2, 0, 2, 1 + 1]);
         assert!(plain.paths().contains(&"tiled attention f16".to_owned()));
         // Fewer features and lower limits: less.
-        let without = ways(&Caps { f16: false, subgroups: false, ..card.clone() });
+        let without = ways(&card.with(|caps| {
+            caps.f16 = false;
+            caps.subgroups = false;
+        }));
         assert_eq!(types(&without, "tiled"), 1);
         let cuts = |ways: &Ways| ways.attention.iter().flat_map(|way| way.cuts.clone()).collect::<Vec<_>>();
         assert!(cuts(&plain).iter().any(|cut| cut.contains("subgroups")));
         assert!(!cuts(&without).is_empty() && !cuts(&without).iter().any(|cut| cut.contains("subgroups")));
-        let small = ways(&Caps { max_workgroup_bytes: 4 << 10, ..card.clone() });
+        let small = ways(&card.with(|caps| caps.max_workgroup_bytes = 4 << 10));
         assert_eq!((types(&small, "tiled"), types(&small, "staged")), (0, 2));
         let path = |ways: &Ways| ways.attention_taken[0].plan.as_ref().unwrap().path.clone();
         assert_eq!((path(&plain).as_str(), path(&small).as_str()), ("fused", "staged"));
@@ -337,17 +354,20 @@ mod tests {
 
     #[test]
     fn units_of_a_recurrence_are_those_that_the_planner_takes() {
-        let caps = Caps { max_invocations: 1024, max_workgroup_bytes: 32 << 10, ..Caps::default() };
-        let (plain, narrow) = (ways(&caps), ways(&Caps { max_invocations: 64, ..caps.clone() }));
+        let caps = Caps::default().with(|caps| {
+            caps.max_invocations = 1024;
+            caps.max_workgroup_bytes = 32 << 10;
+        });
+        let (plain, narrow) = (ways(&caps), ways(&caps.with(|caps| caps.max_invocations = 64)));
         let (wide, few) = (most(&plain, "persistent").unwrap(), most(&narrow, "persistent").unwrap());
         assert!(few < wide, "{few} {wide}");
-        let options = Rnn { path: RnnPath::Persistent, ..Rnn::new(Cell::Lstm) };
+        let options = Rnn { path: RnnAlgorithm::Persistent, ..Rnn::new(Cell::Lstm) };
         let takes =
             |units| RnnPlan::new(&options, &stack(&options, [16, 1, units, 2]).unwrap(), DType::F32, &caps).is_ok();
         assert!(takes(wide) && !takes(wide + 4));
         // The recurrent weights of two layers, [8·H, H] each in f32, in one binding.
         assert_eq!(most(&plain, "wavefront"), Some(2048));
-        assert_eq!(most(&ways(&Caps { max_binding_bytes: 32 << 20, ..caps.clone() }), "wavefront"), Some(1024));
+        assert_eq!(most(&ways(&caps.with(|caps| caps.max_binding_bytes = 32 << 20)), "wavefront"), Some(1024));
         assert_eq!(most(&plain, "steps"), Some(MOST_UNITS));
         let reasons = |path| plain.recurrent.iter().find(|reach| reach.path == path).unwrap().reason.clone();
         assert!(reasons("wavefront").unwrap().contains("a binding holds") && reasons("steps").is_none());

@@ -1,14 +1,15 @@
 //! A sequence as dispatches: X·W of all steps as one product, then the recurrence on the path the plan has chosen.
 
 use super::weights::{LayerWeights, Weights};
+use crate::device::Caps;
 use crate::epilogue::Epilogue;
 use crate::error::{Error, Result};
 use crate::kernels::recurrent::{Recurrence, Stage, StateLayout};
 use crate::kernels::{copy, matmul, merge, recurrent, recurrent_loop, recurrent_norm};
-use crate::plan::{Caps, RnnPlan};
+use crate::plan::RnnPlan;
 use crate::problem::RnnProblem;
 use crate::recording::{Recording, View};
-use crate::rnn::{Cell, Merge, Reset, Rnn, RnnInputs, RnnOutputs, RnnPath, Steps};
+use crate::rnn::{Cell, Merge, Reset, Rnn, RnnAlgorithm, RnnInputs, RnnOutputs, Steps};
 use crate::tensor::DType;
 
 /// Records a stack on plain views. The outputs are dense views that the caller has made.
@@ -28,7 +29,7 @@ pub fn record(
 ) -> Result<()> {
     let sequence = Sequence { caps, options, problem, plan, weights, inputs, outputs };
     match plan.path {
-        RnnPath::Wavefront => sequence.wavefront(recording),
+        RnnAlgorithm::Wavefront => sequence.wavefront(recording),
         _ => sequence.layers(recording),
     }
 }
@@ -120,7 +121,7 @@ impl Sequence<'_> {
         l: usize,
         layer: usize,
     ) -> Result<()> {
-        let steps = if self.plan.path == RnnPath::Persistent { 0 } else { self.problem.steps };
+        let steps = if self.plan.path == RnnAlgorithm::Persistent { 0 } else { self.problem.steps };
         let h = layout.h(state, l, steps);
         copy::record(recording, self.caps, &h, &self.of_layer(&self.outputs.final_h, layer)?)?;
         if let Some(c) = &self.outputs.final_c {
