@@ -27,8 +27,8 @@ pub const LANES: usize = 64;
 /// Multiply-adds of one invocation in one iteration of its loop: 4 chains of vec4, 4 times.
 const PER_ITERATION: u64 = 64;
 
-/// Runs `iterations` iterations of x = a·x + b in every invocation; `output` `[N]` (f32), N a multiple of [`LANES`], gets the sums
-/// of the chains.
+/// Runs `iterations` iterations of x = a·x + b in every invocation; `output` `[N]` (f32), N a multiple of [`LANES`], gets the
+/// sums of the chains.
 ///
 /// # Errors
 /// [`crate::Error::Limit`] when the grid does not fit the device.

@@ -56,8 +56,8 @@ pub struct Stats<'a> {
 }
 
 /// Turns scores [B, Hq, Nq', Nk] (f32, [`HIDDEN`](super::score::HIDDEN) where masked) into weights, in place, with learned
-/// sinks `[Hq]`. `queries` is Nq of the whole problem, `first_query` the number in it of the first query of `scores`: the random
-/// draw of a row depends on its number alone, not on the range of queries of a dispatch.
+/// sinks `[Hq]`. `queries` is Nq of the whole problem, `first_query` the number in it of the first query of `scores`: the
+/// random draw of a row depends on its number alone, not on the range of queries of a dispatch.
 ///
 /// # Errors
 /// [`crate::Error::Limit`] when a row or the grid does not fit the device.

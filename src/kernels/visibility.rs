@@ -1,5 +1,5 @@
-//! What the kernels of attention share: which keys are visible to which queries (`shaders/common/{positions,mask,blocks,pages}.wgsl`), and the
-//! short lists that come with it.
+//! What the kernels of attention share: which keys are visible to which queries
+//! (`shaders/common/{positions,mask,blocks,pages}.wgsl`), and the short lists that come with it.
 
 use super::{View4, copy, mask_tiles, read, switch};
 use crate::attention::{Attention, AttentionInputs, Causal, Mask};

@@ -10,14 +10,14 @@ use crate::tensor::DType;
 /// Batch rows in one column of a register tile, and units in one of its components.
 const QUAD: usize = 4;
 
-/// Lanes that a dispatch should have before the depth of its products stays whole: enough to hide the latency of
+/// Lanes that a dispatch should have before it goes without split-K: enough to hide the latency of
 /// memory on a middling card.
 const LANES_WANTED: usize = 16_384;
 
 /// Slices of the depth (split-K) at most; more would leave each with too little to do between the sums.
 const MOST_SPLITS: usize = 8;
 
-/// Dispatches of a layer whose loop over time is inside them.
+/// Persistent path: dispatches of a layer at most, each a range of steps.
 const MOST_RANGES: usize = 1 << 16;
 
 /// Tiles of the product of a step, [K, rows]ᵀ · [K, 4·quads] for each gate, as `recurrent` computes it.
@@ -39,7 +39,7 @@ impl StepPlan {
     /// Chooses tiles where `copies` such products run side by side; a lane has a quad of columns.
     pub fn new(rows: usize, quads: usize, depth: usize, copies: usize, caps: &Caps) -> Self {
         let lanes_of = |tile: usize| copies * rows.div_ceil(tile) * quads;
-        // On a card the taller tile, which reads half as many weights, only where it leaves lanes enough.
+        // On a card the taller tile, which loads half as many weights, only where it leaves enough lanes.
         let tile = match rows {
             1 => 1,
             2..=4 => QUAD,
@@ -47,7 +47,7 @@ impl StepPlan {
             _ => QUAD,
         };
         let most = caps.max_invocations.max(1) as usize;
-        // A software driver runs lanes in eights, one workgroup after the other on each thread.
+        // A CPU driver runs vectors of eight lanes, and one workgroup after the other on each thread.
         let lanes = if caps.software { 8 } else { 64 }.min(1 << most.ilog2());
         let mut k_splits = 1;
         if !caps.software {
@@ -72,7 +72,7 @@ impl StepPlan {
         }
     }
 
-    /// Columns of quads in a workgroup.
+    /// Quads of columns of a workgroup.
     pub fn columns(&self) -> usize {
         (self.lanes / self.k_splits) as usize
     }
@@ -83,7 +83,7 @@ impl StepPlan {
     }
 }
 
-/// How the loop over time runs inside one dispatch.
+/// The persistent path: the loop over time runs inside a dispatch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LoopPlan {
@@ -143,7 +143,7 @@ impl LoopPlan {
             split_blocks: split_blocks as u32,
             ranges: Vec::new(),
         };
-        // A workgroup cannot be cut, so the time that one takes for its row is.
+        // The work of a workgroup cannot be divided, so the steps of a dispatch are bounded by the time of one row.
         let short = (caps.longest_dispatch.as_nanos() as f64 / plan.step_time(options, problem, caps)) as usize;
         let range = few.min(short).max(1);
         if problem.steps.div_ceil(range) > MOST_RANGES {
@@ -165,12 +165,12 @@ impl LoopPlan {
         self.units * self.k_splits
     }
 
-    /// Quads of units that the workgroup's copy of h holds.
+    /// Quads of units of the workgroup's copy of h.
     pub fn quads(&self) -> u32 {
         (self.k_splits * self.split_blocks).max(self.units / QUAD as u32)
     }
 
-    /// Turns of all loops of one invocation over the longest range.
+    /// Loop iterations of one invocation over the longest range of steps.
     pub fn iterations(&self) -> u64 {
         let longest = self.ranges.iter().map(|(a, b)| b - a).max().unwrap_or(0) as u64;
         longest * (2 + 2 * (u64::from(self.k_splits) + 1)) + 8
@@ -199,7 +199,7 @@ pub struct RnnPlan {
     pub estimates: Vec<Estimate>,
     /// Dispatches of the recurrence itself.
     pub dispatches: usize,
-    /// U·h, on the paths that take a dispatch a step.
+    /// U·h, on the paths with a dispatch for each step.
     pub step: StepPlan,
     /// The loop over time, where it can run inside a dispatch.
     pub persistent: Option<LoopPlan>,
@@ -305,7 +305,7 @@ impl RnnPlan {
         let time = |e: &Estimate| e.nanoseconds.clone().unwrap_or(f64::INFINITY);
         let chosen = match options.path {
             RnnAlgorithm::Auto => estimates.iter().min_by(|a, b| time(a).total_cmp(&time(b))),
-            // A wavefront of one layer is its steps.
+            // A wavefront of one layer is the same as its steps.
             RnnAlgorithm::Wavefront if p.layers == 1 => estimates.iter().find(|e| e.path == RnnAlgorithm::Steps),
             path => estimates.iter().find(|e| e.path == path),
         };

@@ -1,4 +1,4 @@
-//! Choices that were measured on a device, which take the place of the table's.
+//! Choices that were measured on a device, which replace those of the table.
 
 use super::FusedPlan;
 use crate::attention::Score;
@@ -73,8 +73,8 @@ impl Tuning {
         Self::default()
     }
 
-    /// Notes what was fastest for a bucket, in place of an earlier choice. A plan whose range is all keys has to say so of
-    /// every problem of the bucket: its range is at least `bucket.keys`.
+    /// Records what was fastest for a bucket, replacing an earlier choice. A plan with a single split must have one for every
+    /// problem of the bucket: its range is at least `bucket.keys`.
     pub fn insert(&mut self, bucket: Bucket, choice: impl Into<Choice>) {
         self.choices.insert(bucket, choice.into());
     }
@@ -85,7 +85,7 @@ impl Tuning {
     }
 
     /// What the bucket's choice means for a problem of so many keys: of the candidates with its tile the one whose number of
-    /// ranges comes closest. None where nothing was measured, or the device no longer has that tile.
+    /// splits comes closest. None where nothing was measured, or the device no longer has that tile.
     pub fn choose(&self, bucket: &Bucket, candidates: &[FusedPlan], keys: usize) -> Option<Choice> {
         let wanted = match self.get(bucket)? {
             Choice::Staged => return Some(Choice::Staged),

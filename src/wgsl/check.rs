@@ -1,5 +1,5 @@
-//! What users' shader texts have in common: they are bounded, parsed and validated before they are let near a device, and
-//! what is wrong is told with the place in the user's own text.
+//! What users' shader texts have in common: they are bounded, parsed and validated before any device compiles them, and
+//! errors name the line and column in the user's own text.
 
 use std::ops::Range;
 
@@ -124,7 +124,7 @@ fn text<'a>(source: &'a str, function: &'a Function, expression: Handle<Expressi
 }
 
 /// What the validator says. It numbers expressions and types; where types do not fit, which is what people get wrong, the
-/// source's own words stand in their place.
+/// source's own words replace the numbers.
 fn words(source: &str, module: &Module, error: &ValidationError) -> String {
     let in_own_words = match wrong_function(module, error) {
         Some((function, reason)) => {
@@ -249,7 +249,7 @@ pub(super) fn declarations(source: &str) -> Vec<Declaration<'_>> {
                 "fn" | "const" | "struct" | "alias" | "override" if is_word && last.name.is_empty() => {
                     last.name = token
                 }
-                // An address space stands in between.
+                // An address space may come in between.
                 "var" if token == ":" && last.name.is_empty() => last.name = word_before,
                 _ => {}
             }
@@ -273,7 +273,7 @@ pub(super) fn declarations(source: &str) -> Vec<Declaration<'_>> {
     found
 }
 
-/// Words (names, keywords, numbers) and single other characters with their places, without blanks and comments.
+/// Words (names, keywords, numbers) and single other characters with their positions, without blanks and comments.
 fn tokens(source: &str) -> impl Iterator<Item = (usize, &str)> {
     let mut at = 0;
     std::iter::from_fn(move || {

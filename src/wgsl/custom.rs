@@ -1,4 +1,4 @@
-//! A user's kernel: a WGSL module of its own, checked before it is let near a device.
+//! A user's kernel: a WGSL module of its own, checked before any device compiles it.
 
 use std::sync::Arc;
 
@@ -36,7 +36,7 @@ pub const FIRST_WORKGROUP: u32 = 16;
 /// workgroups ([`plan::chunks`](crate::plan::chunks())), if the kernel declares binding 16. It is then to go by the number
 /// `first_workgroup + workgroup_id.x + workgroup_id.y * num_workgroups.x`, which is from 0 to one less than the workgroups
 /// of the grid, each once, in however many chunks; `workgroup_id` and `num_workgroups` alone count within a chunk. A kernel
-/// without that binding is never cut.
+/// without that binding is one dispatch.
 #[derive(Clone)]
 pub struct CustomKernel(Arc<Checked>);
 

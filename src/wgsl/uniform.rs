@@ -1,7 +1,7 @@
 //! Uniform structs, laid out as WGSL lays its own out (WGSL, "Memory Layout"): each member at a multiple of its alignment,
 //! and what lies inside another rounded up to 16 bytes, as the uniform address space wants it. WGSL's twin of a struct that
 //! lies inside others has `@align(16)` at its first member, unless it has a vector of four: naga 30 takes no notice of the
-//! attribute where it lays out what holds the struct, so structs stand in front of numbers.
+//! attribute where it lays out what holds the struct, so structs come before numbers.
 
 /// How a value lies in a uniform buffer, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,13 +21,13 @@ pub struct Member {
     pub name: &'static str,
     /// Bytes from the start of the struct.
     pub offset: usize,
-    /// How it lies there.
+    /// Its size and alignment.
     pub ty: &'static UniformType,
 }
 
 /// A value that a uniform buffer can hold.
 pub trait Uniform {
-    /// How it lies there.
+    /// Its size and alignment.
     const TYPE: UniformType;
 
     /// Writes it to the first bytes of `to`.
