@@ -133,21 +133,22 @@ fn decoding(pages: bool) -> Result<Call> {
 
 /// Partial results put together, some of which saw nothing.
 fn merging(case: cases::MergeCase) -> Result<Call> {
-    fn on_cpu<T: reference::Float>(by_lse: bool, parts: &[(Array<T>, Array<T>)]) -> Result<(Array<T>, Array<T>)> {
-        let parts: Vec<_> = parts.iter().map(|(output, stats)| (output, stats)).collect();
-        if by_lse { reference::merge(&parts) } else { reference::merge_max_sum(&parts) }
+    fn on_cpu<T: reference::Float>(by_lse: bool, partials: &[(Array<T>, Array<T>)]) -> Result<(Array<T>, Array<T>)> {
+        let partials: Vec<_> = partials.iter().map(|(output, stats)| (output, stats)).collect();
+        if by_lse { reference::merge(&partials) } else { reference::merge_max_sum(&partials) }
     }
-    let by_lse = case.parts.iter().all(|(_, stats)| stats.shape().len() == 3);
-    let wides: Vec<_> = case.parts.iter().map(|(output, stats)| (wide(output), wide(stats))).collect();
+    let by_lse = case.partials.iter().all(|(_, stats)| stats.shape().len() == 3);
+    let wides: Vec<_> = case.partials.iter().map(|(output, stats)| (wide(output), wide(stats))).collect();
     let (oracle, oracle_stats) = on_cpu(by_lse, &wides)?;
-    let (output, stats) = on_cpu(by_lse, &case.parts)?;
+    let (output, stats) = on_cpu(by_lse, &case.partials)?;
     let answers = vec![("output", oracle, output), ("stats", oracle_stats, stats)];
     let work = move |gpu: &Gpu| {
         let upload = |array| Tensor::upload(gpu, "part", array, DType::F32);
-        let parts: Vec<_> = case.parts.iter().map(|(o, s)| Ok((upload(o)?, upload(s)?))).collect::<Result<Vec<_>>>()?;
-        let parts: Vec<_> = parts.iter().map(|(output, stats)| (output, stats)).collect();
+        let partials: Vec<_> =
+            case.partials.iter().map(|(o, s)| Ok((upload(o)?, upload(s)?))).collect::<Result<Vec<_>>>()?;
+        let partials: Vec<_> = partials.iter().map(|(output, stats)| (output, stats)).collect();
         let mut run = Run::new(gpu);
-        let (output, stats) = if by_lse { merge(&mut run, &parts) } else { merge_max_sum(&mut run, &parts) }?;
+        let (output, stats) = if by_lse { merge(&mut run, &partials) } else { merge_max_sum(&mut run, &partials) }?;
         let got = run.submit_and_read(&[&output, &stats])?;
         right(["output", "stats"].into_iter().zip(&got), &answers)
     };

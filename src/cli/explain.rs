@@ -83,7 +83,7 @@ impl Explained {
 
     /// Adds what was run.
     pub(crate) fn timings(&mut self, timings: &[Timing]) {
-        // A recurrence alternates between few programs; they are told apart by where they first stand.
+        // A recurrence alternates between few programs; their order is that of their first dispatches.
         for Timing { dispatch, chunks, nanoseconds, .. } in timings {
             let chunks = *chunks as u64;
             let label = dispatch.variant.label();

@@ -248,17 +248,17 @@ fn append_case<'c>(run: &mut Run<'_>, case: &'c AppendCase, storage: Storage) ->
 
 fn merge_case<'c>(run: &mut Run<'_>, case: &'c MergeCase, dtype: DType) -> Result<Recorded<'c>> {
     let gpu = run.gpu();
-    let by_lse = case.parts.iter().all(|(_, stats)| stats.shape().len() == 3);
-    let tensors = case.parts.iter().map(|(output, stats)| {
+    let by_lse = case.partials.iter().all(|(_, stats)| stats.shape().len() == 3);
+    let tensors = case.partials.iter().map(|(output, stats)| {
         Ok((Tensor::upload(gpu, "output", output, dtype)?, Tensor::upload(gpu, "stats", stats, DType::F32)?))
     });
     let tensors: Vec<_> = tensors.collect::<Result<_>>()?;
-    let parts: Vec<_> = tensors.iter().map(|(output, stats)| (output, stats)).collect();
-    let (output, stats) = if by_lse { merge(run, &parts) } else { merge_max_sum(run, &parts) }?;
+    let partials: Vec<_> = tensors.iter().map(|(output, stats)| (output, stats)).collect();
+    let (output, stats) = if by_lse { merge(run, &partials) } else { merge_max_sum(run, &partials) }?;
     Recorded::new([output, stats], move |[got_output, got_stats]| {
-        let wide: Vec<_> = case.parts.iter().map(|(output, stats)| (widened(output), widened(stats))).collect();
+        let wide: Vec<_> = case.partials.iter().map(|(output, stats)| (widened(output), widened(stats))).collect();
         let (oracle, oracle_stats) = merged(by_lse, &wide)?;
-        let narrow = case.parts.iter().map(|(output, stats)| Ok((stored("output", output, dtype)?, stats.clone())));
+        let narrow = case.partials.iter().map(|(output, stats)| Ok((stored("output", output, dtype)?, stats.clone())));
         let (baseline, baseline_stats) = merged(by_lse, &narrow.collect::<Result<Vec<_>>>()?)?;
         let name = if by_lse { "lse" } else { "max_sum" };
         Ok(vec![
@@ -269,9 +269,9 @@ fn merge_case<'c>(run: &mut Run<'_>, case: &'c MergeCase, dtype: DType) -> Resul
 }
 
 /// The reference's.
-fn merged<T: Float>(by_lse: bool, parts: &[(Array<T>, Array<T>)]) -> Result<(Array<T>, Array<T>)> {
-    let parts: Vec<_> = parts.iter().map(|(output, stats)| (output, stats)).collect();
-    if by_lse { reference::merge(&parts) } else { reference::merge_max_sum(&parts) }
+fn merged<T: Float>(by_lse: bool, partials: &[(Array<T>, Array<T>)]) -> Result<(Array<T>, Array<T>)> {
+    let partials: Vec<_> = partials.iter().map(|(output, stats)| (output, stats)).collect();
+    if by_lse { reference::merge(&partials) } else { reference::merge_max_sum(&partials) }
 }
 
 fn coverage_case<'c>(run: &mut Run<'_>, case: &'c CoverageCase) -> Result<Recorded<'c>> {

@@ -141,7 +141,7 @@ impl From<ScoreKind> for Score {
             ScoreKind::ScaledDot => Self::ScaledDot,
             ScoreKind::Dot => Self::Dot,
             ScoreKind::General => Self::General,
-            // The scale of Keras stands inside the tanh: two matrices c·1.
+            // The scale of Keras is inside the tanh: two matrices c·1.
             ScoreKind::Additive | ScoreKind::KerasConcat => Self::Additive,
             ScoreKind::Concat => Self::Concat,
             ScoreKind::Cosine => Self::Cosine,
@@ -328,7 +328,7 @@ impl Options {
     }
 }
 
-/// As it stands on the command line.
+/// The name on the command line.
 pub(super) fn path_name(path: Algorithm) -> &'static str {
     match path {
         Algorithm::Auto => "auto",

@@ -26,7 +26,7 @@ pub(super) enum Way {
     Split,
     /// Attention with scores in memory.
     Staged,
-    /// Attention with an invocation for each number, nothing kept: not the library's.
+    /// Attention with an invocation for each number, nothing reused: not the library's.
     Naive,
     /// A recurrence, a dispatch a step.
     Steps,
@@ -37,7 +37,7 @@ pub(super) enum Way {
 }
 
 impl Way {
-    /// As it stands on the command line.
+    /// The name on the command line.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Auto => "auto",

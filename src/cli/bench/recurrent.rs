@@ -48,7 +48,7 @@ pub(super) struct Plan {
     pub(super) nanoseconds: f64,
     /// Batch rows in a tile of the recurrent product; none where the weights stay in registers.
     pub(super) tile: Option<u32>,
-    /// Whether the planner's part is all that is timed.
+    /// Whether the recurrence, which the estimate is of, is all that is timed: no attention follows.
     pub(super) alone: bool,
 }
 

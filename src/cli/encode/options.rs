@@ -127,7 +127,7 @@ enum PathKind {
     Persistent,
 }
 
-/// As it stands on the command line.
+/// The name on the command line.
 pub(crate) fn path_name(path: RnnAlgorithm) -> &'static str {
     match path {
         RnnAlgorithm::Auto => "auto",

@@ -241,7 +241,7 @@ const CELLS: [(&str, Cell); 3] = [("lstm", Cell::Lstm), ("gru", Cell::Gru { rese
 const PATHS: [(&str, RnnAlgorithm); 3] =
     [("steps", RnnAlgorithm::Steps), ("wavefront", RnnAlgorithm::Wavefront), ("persistent", RnnAlgorithm::Persistent)];
 
-/// A stack of layers as wide as its input, over that many steps.
+/// A stack of layers with the width of its input, over that many steps.
 fn stack(options: &Rnn, [steps, batch, hidden, layers]: [usize; 4]) -> Result<RnnProblem> {
     let rows = options.cell.gates() * hidden;
     let (ih, hh, input) = ([rows, hidden], [rows, hidden], [steps, batch, hidden]);

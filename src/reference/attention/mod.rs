@@ -5,7 +5,7 @@
 //! for each batch row b, query head h, query i:
 //!     s_j = scale · score(q_i, k_j)                 for every key j, past first
 //!     s_j = score_mod(s_j);  s_j = cap · tanh(s_j / cap)
-//!     s_j = s_j − slope_h · |own(i) − j| + mask(i, j)
+//!     s_j = s_j − slope_h · |pos(i) − j| + mask(i, j)
 //!     w   = normalize(s_j / τ over the visible j);  w_j = 0 where hidden
 //!     y   = Σ_j w_j · v_j                           over the visible j of weight above 0
 //! ```

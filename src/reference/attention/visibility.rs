@@ -11,7 +11,7 @@ use crate::tensor::{Array, Layout};
 pub(super) struct Token {
     /// The sequence it belongs to: the batch row's only one, or one of a ragged batch. None for padding.
     pub(super) sequence: Option<usize>,
-    /// own(i) of a query, j of a key: counted from the start of its sequence.
+    /// pos(i) of a query, j of a key: counted from the start of its sequence.
     pub(super) position: i64,
 }
 
