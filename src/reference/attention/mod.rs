@@ -22,7 +22,7 @@ use super::cache::{join, unpage};
 use super::linear::{add_scaled, transpose};
 use super::monotonic::monotonic_row;
 use super::normalize::{LogSumExp, entropy, gumbel, hardmax_row, log_sum_exp, softmax_row, sparsemax_row};
-use super::rotary::turn;
+use super::rotary::rotate;
 use super::{Float, lengths, parallel};
 use crate::attention::{
     Attention, AttentionInputs, AttentionOutputs, Monotonic, Normalize, Score, ScoreFn, ScoreStage,
@@ -300,7 +300,7 @@ fn turned<T: Float>(
         let [heads, rows, dim] = [1, 2, 3].map(|axis| x.shape()[axis]);
         for (row, data) in x.data_mut().chunks_exact_mut(dim).enumerate() {
             let position = token(row / (heads * rows), row % rows).position.max(0) as usize;
-            turn(data, cos, sin, rotary.layout, position.saturating_add(rotary.offset));
+            rotate(data, cos, sin, rotary.layout, position.saturating_add(rotary.offset));
         }
     }
     x
