@@ -20,7 +20,7 @@ pub use uniform::{Member, Uniform, UniformStruct, UniformType};
 
 pub(crate) use files::file;
 pub(crate) use score_mod::{check as check_score_mod, excerpt as excerpt_of_score_mod};
-pub(crate) use uniform::{params, place};
+pub(crate) use uniform::{next_member, params};
 
 use crate::device::Caps;
 use crate::tensor::DType;

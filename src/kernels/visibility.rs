@@ -106,7 +106,7 @@ const SWITCHES: [&str; 9] =
 /// The largest extent of a window: adding a position to it does not overflow.
 const FARTHEST: u32 = 1 << 30;
 
-/// Short vectors behind one binding, so that a kernel needs one storage buffer for all of them.
+/// Short vectors in one binding, so that a kernel needs one storage buffer for all of them.
 #[derive(Debug, Clone)]
 pub struct Vectors {
     /// What to bind as `vectors`.
@@ -123,7 +123,7 @@ impl Vectors {
         Self::with_room(recording, caps, vectors, 0)
     }
 
-    /// The same with that many more words behind the vectors, which are the last view, for a kernel to fill in.
+    /// The same with so many more words after the vectors, which are the last view, for a kernel to fill in.
     fn with_room(recording: &mut Recording, caps: &Caps, vectors: &[Option<&View>], room: usize) -> Result<Self> {
         let mut given = vectors.iter().flatten();
         let binding = match (given.next(), given.next()) {

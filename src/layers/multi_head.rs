@@ -70,7 +70,7 @@ impl MultiHeadAttention {
 
 impl MultiHeadAttention {
     /// This layer on any backend. Heads are views: a GPU copies nothing, except keys and values that a learned or a zero one
-    /// is put behind.
+    /// is appended.
     ///
     /// # Errors
     /// [`Error::Shape`], [`Error::Missing`] or [`Error::Option`] when the request is wrong, and those of the backend.
@@ -109,7 +109,7 @@ impl MultiHeadAttention {
         Ok(AttentionOutputs { output, weights, ..attended })
     }
 
-    /// Projected rows [B, N, W] with a learned one and a zero one behind them.
+    /// Projected rows [B, N, W] with a learned one and a zero one appended.
     fn behind<B: Backend>(&self, b: &mut B, rows: B::Value, learned: Option<&B::Value>) -> Result<B::Value> {
         let &[batch, _, width] = rows.shape() else {
             return Err(Error::shape("projection", "rank", 3, rows.shape().len()));
@@ -344,7 +344,7 @@ fn thirds<T: Clone>(packed: &Array<T>, shape: &[usize]) -> Result<[Array<T>; 3]>
 pub(crate) struct MultiHeadProblem {
     /// The attention inside, without the rows that the layer adds.
     pub(crate) attention: AttentionProblem,
-    /// Keys added behind the projected ones: the learned one, the zero one.
+    /// Keys appended to the projected ones: the learned one, the zero one.
     pub(crate) extra: usize,
 }
 

@@ -164,24 +164,24 @@ fn checked(name: &str, source: &str) -> Result<Checked, Fault> {
     };
     let mut bound: Vec<(u32, &GlobalVariable)> = Vec::new();
     for (handle, variable) in module.global_variables.iter() {
-        let place = module.global_variables.get_span(handle).to_range();
+        let span = module.global_variables.get_span(handle).to_range();
         let label = variable.name.as_deref().unwrap_or_default();
         let size = layouter[variable.ty].size;
         match (variable.space, &variable.binding) {
             (AddressSpace::Private, _) => {}
             (AddressSpace::WorkGroup, _) => checked.needs.memory = checked.needs.memory.saturating_add(size),
-            (_, Some(at)) if at.group != 0 => return refused_at(place, format!("`{label}`: expected group 0")),
+            (_, Some(at)) if at.group != 0 => return refused_at(span, format!("`{label}`: expected group 0")),
             (AddressSpace::Uniform, Some(at)) if at.binding == 0 => checked.params = Some(size as usize),
             (AddressSpace::Uniform, Some(at)) if at.binding == FIRST_WORKGROUP => {
                 if module.types[variable.ty].inner != TypeInner::Scalar(naga::Scalar::U32) {
-                    return refused_at(place, format!("`{label}`: binding {FIRST_WORKGROUP} is a `u32`"));
+                    return refused_at(span, format!("`{label}`: binding {FIRST_WORKGROUP} is a `u32`"));
                 }
                 checked.divisible = true;
             }
             (AddressSpace::Storage { .. }, Some(at)) => bound.push((at.binding, variable)),
             _ => {
                 let expected = "a uniform at binding 0 or 16, or a storage buffer at the ones from 1 on";
-                return refused_at(place, format!("`{label}`: expected {expected}"));
+                return refused_at(span, format!("`{label}`: expected {expected}"));
             }
         }
     }

@@ -38,13 +38,13 @@ pub(crate) fn check(source: &str) -> crate::Result<()> {
 /// The line that [`check`] refuses, whole, between its number and marks below what is wrong; none where nothing is, or no
 /// line is to blame.
 pub(crate) fn excerpt(source: &str) -> Option<String> {
-    let place = fault(source).err()?.place?;
-    let begin = source.get(..place.start)?.rfind('\n').map_or(0, |newline| newline + 1);
+    let span = fault(source).err()?.span?;
+    let begin = source.get(..span.start)?.rfind('\n').map_or(0, |newline| newline + 1);
     let line = source[begin..].split('\n').next()?.trim_end();
-    let marked = source.get(place.start..place.end.min(begin + line.len())).unwrap_or_default();
+    let marked = source.get(span.start..span.end.min(begin + line.len())).unwrap_or_default();
     let number = (source[..begin].matches('\n').count() + 1).to_string();
     let blank = " ".repeat(number.len());
-    let indent = " ".repeat(source[begin..place.start].chars().count());
+    let indent = " ".repeat(source[begin..span.start].chars().count());
     let marks = "^".repeat(marked.chars().count().max(1));
     let line: String = line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     Some(format!("{number} | {line}\n{blank} | {indent}{marks}"))
@@ -54,7 +54,7 @@ fn fault(source: &str) -> Result<(), Fault> {
     let (module, declarations) = parsed(source, LONGEST)?;
     for declaration in &declarations {
         if let Some(reason) = reason(declaration) {
-            return refused_at(Some(declaration.place()), reason);
+            return refused_at(Some(declaration.span()), reason);
         }
     }
     validated(source, &module, Capabilities::empty())?;

@@ -38,7 +38,7 @@ pub trait Uniform {
 pub trait UniformStruct: Uniform {}
 
 /// Where the next member begins and ends, behind one that ends at `end`.
-pub(crate) const fn place<T: Uniform>(end: usize) -> [usize; 2] {
+pub(crate) const fn next_member<T: Uniform>(end: usize) -> [usize; 2] {
     let start = end.next_multiple_of(T::TYPE.align);
     [start, start + T::TYPE.size]
 }
@@ -89,13 +89,13 @@ macro_rules! params {
                 align: 16,
                 size: {
                     let mut end = 0;
-                    $(end = $crate::wgsl::place::<$ty>(end)[1];)*
+                    $(end = $crate::wgsl::next_member::<$ty>(end)[1];)*
                     usize::next_multiple_of(end, 16)
                 },
                 members: &{
                     let mut end = 0;
                     [$({
-                        let [start, next] = $crate::wgsl::place::<$ty>(end);
+                        let [start, next] = $crate::wgsl::next_member::<$ty>(end);
                         end = next;
                         _ = end;
                         let ty = &<$ty as $crate::wgsl::Uniform>::TYPE;
@@ -107,7 +107,7 @@ macro_rules! params {
             fn write(&self, to: &mut [u8]) {
                 let mut end = 0;
                 $(
-                    let [start, next] = $crate::wgsl::place::<$ty>(end);
+                    let [start, next] = $crate::wgsl::next_member::<$ty>(end);
                     $crate::wgsl::Uniform::write(&self.$field, &mut to[start..next]);
                     end = next;
                 )*

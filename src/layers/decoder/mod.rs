@@ -108,7 +108,7 @@ impl AttentionDecoder {
         Self { activation: Some(Activation::Tanh), ..Self::new(cell, attention) }
     }
 
-    /// The attention of one step: `step` steps are behind it.
+    /// The attention of one step: `step` is its number, from 0.
     pub(crate) fn step_attention(&self, step: u32) -> Attention {
         let normalize = match self.attention.normalize {
             Normalize::Sample { seed } => Normalize::Sample { seed: seed.wrapping_add(step) },

@@ -70,18 +70,18 @@ pub fn attention<T: Float>(
         v: direction(&inputs.score),
     };
     let heads = p.batch * p.query_heads;
-    let place = |head: usize, i: usize| [head / p.query_heads, head % p.query_heads, i];
+    let index = |head: usize, i: usize| [head / p.query_heads, head % p.query_heads, i];
     let rows: Vec<Row<T>> = match options.normalize {
         // Each row needs the one before it.
         Normalize::Monotonic(form) => parallel::map(heads, |head| {
             let mut alignment = Vec::new();
-            let row = |i| context.monotonic(form, place(head, i), &mut alignment);
+            let row = |i| context.monotonic(form, index(head, i), &mut alignment);
             (0..p.queries).map(row).collect::<Vec<_>>()
         })
         .into_iter()
         .flatten()
         .collect(),
-        _ => parallel::map(heads * p.queries, |row| context.row(place(row / p.queries, row % p.queries))),
+        _ => parallel::map(heads * p.queries, |row| context.row(index(row / p.queries, row % p.queries))),
     };
 
     let per_row = [p.batch, p.query_heads, p.queries];

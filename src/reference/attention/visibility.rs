@@ -128,7 +128,7 @@ fn length(ends: &[usize], n: usize) -> i64 {
     ends[n + 1] as i64 - ends[n] as i64
 }
 
-/// Tokens one sequence behind the other.
+/// The tokens of packed sequences.
 fn packed(ends: &[usize], tokens: usize, diagonal: impl Fn(usize) -> i64) -> Vec<Token> {
     let token = |t: usize| match ends.windows(2).position(|ends| (ends[0]..ends[1]).contains(&t)) {
         Some(n) => Token { sequence: Some(n), position: (t - ends[n]) as i64 + diagonal(n) },
