@@ -2,7 +2,7 @@
 // values, whose rows may differ in width. An invocation writes a unit of UNIT elements with `write_unit` of
 // `common/write_*.wgsl`.
 override LANES: u32 = 64u;
-override WRAP: bool = false; // ring buffer: rows past the end wrap to the front; else they are dropped. Rows without a page are, too
+override WRAP: bool = false; // ring buffer: rows past the end wrap to the front; without, they are dropped
 override PAIR: bool = false;
 
 struct Params {
@@ -41,7 +41,7 @@ fn append_unit(value: bool, unit: u32, rows: View, cache: View) {
         return;
     }
     if (PAGED && page_of(b, j) >= params.pages.count) {
-        return;
+        return; // there is no page for this row
     }
     let row_in_cache = locate(b, j);
     let target_index = element(cache, row_in_cache.x, bh % rows.shape.y, row_in_cache.y, d);

@@ -4,8 +4,8 @@
 //     s = Σ_d q[i,d]·k[j,d]   or   Σ_d v[d]·tanh(q[i,d] + k[j,d])   or   q·k / (‖q‖·‖k‖)
 //     s = score_mod(scale · s);  s = cap·tanh(s / cap);  s += bias;  hidden pairs get params.hidden
 //
-// An invocation has a register tile of 4 queries × 4 keys; its keys are LANES apart, so that neighbouring lanes read
-// neighbouring keys.
+// A workgroup computes 4 queries × 4 · LANES keys; workgroups go over tiles of keys, then of queries, then heads. A lane
+// has a register tile of 4 queries × 4 keys, which are LANES apart, so that neighbouring lanes read neighbouring keys.
 override LANES: u32 = 64u;
 override ROWS: u32 = 4u;  // 1 with a single query: the four rows are then the same, and the compiler drops three of them
 override SCORE: u32 = 0u; // 0 dot, 1 additive, 2 cosine

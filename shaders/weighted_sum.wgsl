@@ -1,6 +1,7 @@
 // Outputs y[i,d] = Σ_j w[i,j]·v[j,d] for every batch row and query head.
 //
-// An invocation has a register tile of 4 queries × 4 dimensions, LANES apart. A weight of exactly 0 contributes nothing, so
+// A workgroup computes 4 queries × 4 · LANES dimensions; workgroups go over tiles of dimensions, then of queries, then
+// heads. A lane has a register tile of 4 queries × 4 dimensions, LANES apart. A weight of exactly 0 contributes nothing, so
 // that NaN and infinities in hidden values do not reach the output; keys that are visible to none of the four queries are
 // not read.
 override LANES: u32 = 64u;

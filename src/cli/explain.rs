@@ -245,6 +245,6 @@ pub(crate) fn fused(plan: &FusedPlan, keys: usize) -> String {
     }
     match plan.splits(keys) {
         1 => text,
-        n => text + &format!(", {n} ranges of {} keys", plan.range),
+        n => text + &format!(", {n} ranges of {} keys", plan.split_keys),
     }
 }

@@ -365,7 +365,9 @@ fn measure(gpu: &Gpu, work: &Work, quick: bool, wrong: &mut Vec<String>) -> std:
     };
     let kept = match kept {
         // All keys of this problem are all keys of any other.
-        plan::Choice::Fused(plan) if plan.splits(problem.keys) == 1 => FusedPlan { range: bucket.keys, ..plan }.into(),
+        plan::Choice::Fused(plan) if plan.splits(problem.keys) == 1 => {
+            FusedPlan { split_keys: bucket.keys, ..plan }.into()
+        }
         kept => kept,
     };
     Ok(Row { name: work.name(), bucket, keys: problem.keys, candidates: count, table, best: spread, choice: kept })

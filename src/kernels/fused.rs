@@ -177,7 +177,7 @@ pub fn record(
         group: p.group() as u32,
         row_tiles: launch.row_tiles as u32,
         splits: splits as u32,
-        split_keys: plan.range.min(p.keys) as u32,
+        split_keys: plan.split_keys.min(p.keys) as u32,
         tiles: tiles as u32,
         head_quads: (query.shape()[3] / 4) as u32,
         scale: p.scale,
@@ -193,7 +193,7 @@ pub fn record(
         weight_unit: match plan.tile.form {
             // f16 weights would underflow, and sums of f16 values cannot overflow f32.
             Form::Cooperative => 1.0,
-            _ => (plan.range.clamp(1, p.keys.max(1)).next_power_of_two() as f32).recip(),
+            _ => (plan.split_keys.clamp(1, p.keys.max(1)).next_power_of_two() as f32).recip(),
         },
     };
     let mut overrides = launch.overrides;

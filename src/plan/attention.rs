@@ -68,7 +68,8 @@ pub struct FusedPlan {
     /// Kernel and tile.
     pub tile: Tile,
     /// Keys of a split. Splits (split-KV) have workgroups of their own and are merged; Nk or more for a single split.
-    pub range: usize,
+    #[cfg_attr(feature = "seq2seq", serde(rename = "range"))]
+    pub split_keys: usize,
 }
 
 impl Tile {
@@ -151,12 +152,12 @@ impl Tile {
 impl FusedPlan {
     /// Splits of the keys.
     pub fn splits(&self, keys: usize) -> usize {
-        keys.div_ceil(self.range.max(1)).max(1)
+        keys.div_ceil(self.split_keys.max(1)).max(1)
     }
 
     /// Loop iterations of one invocation, all its loops together, at most.
     pub fn iterations(&self, options: &Attention, problem: &AttentionProblem) -> u64 {
-        let steps = self.range.min(problem.keys).div_ceil(self.tile.keys as usize) as u64 + 1;
+        let steps = self.split_keys.min(problem.keys).div_ceil(self.tile.keys as usize) as u64 + 1;
         steps * self.tile.step_iterations(options, problem) + self.tile.fixed_iterations(problem)
     }
 }
@@ -229,7 +230,7 @@ impl Tile {
         let allowed = caps.max_tensor_bytes();
         let mut plans: Vec<FusedPlan> = Vec::new();
         for range in ranges.into_iter().map(range) {
-            let plan = FusedPlan { tile: self, range };
+            let plan = FusedPlan { tile: self, split_keys: range };
             let ranges = plan.splits(p.keys) as u64;
             if !plans.contains(&plan) && (ranges == 1 || whole.saturating_mul(ranges) <= allowed) {
                 plans.push(plan);

@@ -74,7 +74,7 @@ impl Tuning {
     }
 
     /// Records what was fastest for a bucket, replacing an earlier choice. A plan with a single split must have one for every
-    /// problem of the bucket: its range is at least `bucket.keys`.
+    /// problem of the bucket: its split is of at least `bucket.keys`.
     pub fn insert(&mut self, bucket: Bucket, choice: impl Into<Choice>) {
         self.choices.insert(bucket, choice.into());
     }
@@ -133,7 +133,7 @@ mod tests {
     #[test]
     fn a_choice_speaks_for_the_nearest_candidate_of_its_tile() {
         let (split, rows) = (tile(Form::Split, 64), tile(Form::Rows, 8));
-        let ranged = |tile, range| FusedPlan { tile, range };
+        let ranged = |tile, split_keys| FusedPlan { tile, split_keys };
         let candidates = [ranged(rows, 900), ranged(split, 128), ranged(split, 256), ranged(split, 900)];
         let mut tuning = Tuning::new();
         assert_eq!(tuning.choose(&bucket(1024), &candidates, 900), None);

@@ -197,7 +197,7 @@ fn bad_numbers_stay_in_their_rows_and_growing_scores_are_followed() {
             // And in ranges of keys that are joined.
             let mut ranges = plan;
             if let Ok(fused) = &mut ranges.fused {
-                fused.range = fused.tile.keys as usize;
+                fused.split_keys = fused.tile.keys as usize;
             }
             if case.inputs.key.shape()[2] < 1000 {
                 worst = worst.max(checked(gpu, case, &ranges)?);

@@ -205,7 +205,7 @@ fn attention(caps: &Caps, types: &[DType], typical: &[(String, Attention, Attent
             for (options, p) in [Algorithm::Auto, Algorithm::Fused, Algorithm::Split].into_iter().flat_map(asked) {
                 let plans: Vec<FusedPlan> = AttentionPlan::candidates(&options, p, dtype, caps).unwrap_or_default();
                 for plan in plans.into_iter().filter(|plan| plan.tile.form == form) {
-                    let cut = explain::fused(&FusedPlan { range: p.keys, ..plan }, p.keys);
+                    let cut = explain::fused(&FusedPlan { split_keys: p.keys, ..plan }, p.keys);
                     if !way.cuts.contains(&cut) {
                         way.cuts.push(cut);
                     }
