@@ -62,6 +62,8 @@ pub(super) struct Memory {
     buffer: OnceLock<wgpu::Buffer>,
     /// A run has bound it.
     bound: AtomicBool,
+    /// The buffer is [one of those](super::written) that the host writes anew for each use, and goes back to them.
+    returns: AtomicBool,
     /// Whose it is, unless the buffer is an embedder's. wgpu tells devices of one instance apart; buffers of two
     /// instances have the same numbers, and it takes one for the other.
     owner: Option<Weak<Inner>>,
@@ -70,8 +72,12 @@ pub(super) struct Memory {
 impl Drop for Memory {
     fn drop(&mut self) {
         let owner = self.owner.as_ref().and_then(Weak::upgrade);
-        if let (Some(owner), Some(buffer)) = (owner, self.buffer.get()) {
-            lock(&owner.groups).forget(buffer);
+        if let (Some(owner), Some(buffer)) = (owner, self.buffer.take()) {
+            if *self.returns.get_mut() {
+                owner.give_written(buffer);
+            } else {
+                lock(&owner.groups).forget(&buffer);
+            }
         }
     }
 }
@@ -80,6 +86,11 @@ impl Memory {
     /// Whether bind groups over it may be kept: it is this crate's, and has been bound before.
     pub(super) fn is_bound_again(&self) -> bool {
         self.bound.swap(true, Ordering::Relaxed) && self.owner.is_some()
+    }
+
+    /// Lets nobody else have the buffer, which may be read at any time from here on.
+    pub(super) fn keep(&self) {
+        self.returns.store(false, Ordering::Relaxed);
     }
 
     /// The size of the buffer, which may not have been made yet, in bytes.
@@ -149,6 +160,7 @@ impl Tensor {
             bytes: bytes.max(4).next_multiple_of(4),
             buffer: OnceLock::new(),
             bound: AtomicBool::default(),
+            returns: AtomicBool::default(),
             owner: Some(Arc::downgrade(&gpu.inner)),
         };
         Ok(Self { memory: Arc::new(memory), layout, dtype })
@@ -173,6 +185,19 @@ impl Tensor {
     pub fn upload_u32(gpu: &Gpu, name: &str, array: &Array<u32>) -> Result<Self> {
         let tensor = Self::uninitialized(gpu, name, array.shape(), DType::U32)?;
         tensor.write_u32(gpu, array)?;
+        Ok(tensor)
+    }
+
+    /// Words that a run's shaders read, which the next run knows anew: in a buffer that is used again.
+    pub(crate) fn words(gpu: &Gpu, name: &str, shape: &[usize], words: &[u32]) -> Result<Self> {
+        let mut tensor = Self::unmade(gpu, name, shape, DType::U32)?;
+        gpu.check_lost()?;
+        let buffer = gpu.take_written(name, tensor.memory.bytes)?;
+        if let Some(memory) = Arc::get_mut(&mut tensor.memory) {
+            // Bind groups are kept from the first time on: the buffer has been bound before, or will be again.
+            (memory.buffer, memory.bound, memory.returns) = (OnceLock::from(buffer), true.into(), true.into());
+        }
+        tensor.write_words(gpu, 0, words)?;
         Ok(tensor)
     }
 
@@ -203,6 +228,7 @@ impl Tensor {
             bytes: buffer.size(),
             buffer: OnceLock::from(buffer),
             bound: AtomicBool::default(),
+            returns: AtomicBool::default(),
             owner: None,
         };
         Self::over(Arc::new(memory), layout, dtype)
@@ -248,6 +274,7 @@ impl Tensor {
     /// # Errors
     /// [`Error::OutOfMemory`], [`Error::Gpu`] or [`Error::DeviceLost`] when it cannot be made.
     pub fn buffer(&self) -> Result<&wgpu::Buffer> {
+        self.memory.keep();
         self.memory.make_with(|descriptor| match self.memory.owner.as_ref().and_then(Weak::upgrade) {
             Some(owner) => scoped(&owner.device, || owner.device.create_buffer(descriptor)),
             None => Err(Error::Gpu(format!("the device of `{}` is gone", self.memory.signature.name))),

@@ -214,7 +214,8 @@ fn flat(layout: &Layout) -> Option<Layout> {
         apart = apart.or(Some(stride));
         rows *= length;
     }
-    Some(Layout { shape: vec![rows, columns], strides: vec![apart.unwrap_or(0), step], offset: layout.offset })
+    let (shape, strides) = ([rows, columns].into(), [apart.unwrap_or(0), step].into());
+    Some(Layout { shape, strides, offset: layout.offset })
 }
 
 /// Which axis of an operand has its neighbours beside each other in memory, four of which are one load.

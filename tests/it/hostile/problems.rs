@@ -106,7 +106,7 @@ fn view(
     let product = shape.iter().try_fold(1usize, |all, &n| all.checked_mul(n));
     let mut layout = match product {
         Some(_) => Layout::contiguous(shape),
-        None => Layout { shape: shape.to_vec(), strides: vec![0; shape.len()], offset: 0 },
+        None => Layout { shape: shape.into(), strides: vec![0; shape.len()].into(), offset: 0 },
     };
     if dtype.block() == 1 && once_in(u, 3)? {
         // Rows further apart, an axis that repeats, axes in memory in another order, an offset.
