@@ -1,5 +1,6 @@
 //! A recording on its way to a device.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -128,14 +129,16 @@ impl<'g> Run<'g> {
     }
 
     /// Binds a tensor and returns its view.
-    pub fn bind(&mut self, name: &str, tensor: &Tensor) -> View {
+    pub fn bind(&mut self, name: impl Into<Cow<'static, str>>, tensor: &Tensor) -> View {
         let (layout, dtype) = (tensor.layout(), tensor.dtype());
         let (block, block_bytes) = (dtype.block(), dtype.bytes_of(dtype.block()) as u64);
         // The binding starts at the last aligned block before the first element; the rest of the offset stays in the
         // view. Buffers much larger than a binding can be used that way.
         let start = dtype.bytes_of(layout.offset) as u64;
-        let unit = least_common_multiple(self.gpu.inner.alignment, block_bytes);
-        let offset = start / unit * unit;
+        let offset = match start {
+            0 => 0,
+            _ => start - start % least_common_multiple(self.gpu.inner.alignment, block_bytes),
+        };
         let end = (dtype.bytes_of(layout.span()) as u64).max(offset + 4).next_multiple_of(4);
         let memory = tensor.memory();
         let bytes = end.min(memory.bytes()) - offset;
@@ -156,8 +159,14 @@ impl<'g> Run<'g> {
     ///
     /// # Errors
     /// [`Error::Limit`] or [`Error::Unsupported`] when the device cannot hold it.
-    pub fn output(&mut self, name: &str, shape: &[usize], dtype: DType) -> Result<(View, Tensor)> {
-        let tensor = Tensor::unmade(self.gpu, name, shape, dtype)?;
+    pub fn output(
+        &mut self,
+        name: impl Into<Cow<'static, str>>,
+        shape: &[usize],
+        dtype: DType,
+    ) -> Result<(View, Tensor)> {
+        let name = name.into();
+        let tensor = Tensor::unmade(self.gpu, name.clone(), shape, dtype)?;
         Ok((self.bind(name, &tensor), tensor))
     }
 

@@ -1,5 +1,6 @@
 //! Tensors in GPU memory: upload, views, download.
 
+use std::borrow::Cow;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
@@ -27,7 +28,7 @@ pub struct Tensor {
 #[derive(Debug)]
 pub(super) struct Signature {
     /// Shown in labels and errors, and what [`Prepared::rebind`](super::Prepared::rebind) goes by.
-    pub(super) name: String,
+    pub(super) name: Cow<'static, str>,
     layout: Layout,
     dtype: DType,
 }
@@ -37,7 +38,7 @@ impl Signature {
     /// shape, strides and type.
     pub(super) fn distance(&self, tensor: &Tensor) -> Result<i64> {
         let (own, other) = (&self.layout, &tensor.layout);
-        let name = &self.name;
+        let name: &str = &self.name;
         if other.shape != own.shape {
             return Err(Error::shape(name, "shape", format!("{:?}", own.shape), format!("{:?}", other.shape)));
         }
@@ -136,14 +137,15 @@ impl Tensor {
     /// # Errors
     /// [`Error::Limit`], [`Error::OutOfMemory`], [`Error::Gpu`] or [`Error::DeviceLost`] when the device cannot hold it.
     pub fn uninitialized(gpu: &Gpu, name: &str, shape: &[usize], dtype: DType) -> Result<Self> {
-        let tensor = Self::unmade(gpu, name, shape, dtype)?;
+        let tensor = Self::unmade(gpu, name.to_owned(), shape, dtype)?;
         gpu.check_lost()?;
         tensor.memory.make(gpu)?;
         Ok(tensor)
     }
 
     /// As [`Tensor::uninitialized`], without memory yet.
-    pub(super) fn unmade(gpu: &Gpu, name: &str, shape: &[usize], dtype: DType) -> Result<Self> {
+    pub(super) fn unmade(gpu: &Gpu, name: impl Into<Cow<'static, str>>, shape: &[usize], dtype: DType) -> Result<Self> {
+        let name = name.into();
         let elements = shape.iter().try_fold(1usize, |n, &axis| n.checked_mul(axis)).unwrap_or(usize::MAX);
         let bytes = dtype.bytes_of(elements) as u64;
         let allowed = gpu.caps().max_tensor_bytes();
@@ -154,9 +156,9 @@ impl Tensor {
             return Err(Error::Unsupported { feature: "f16 in shaders".into(), what: format!("`{name}`") });
         }
         let layout = Layout::contiguous(shape);
-        dtype.check_layout(name, &layout)?;
+        dtype.check_layout(&name, &layout)?;
         let memory = Memory {
-            signature: Arc::new(Signature { name: name.to_owned(), layout: layout.clone(), dtype }),
+            signature: Arc::new(Signature { name, layout: layout.clone(), dtype }),
             bytes: bytes.max(4).next_multiple_of(4),
             buffer: OnceLock::new(),
             bound: AtomicBool::default(),
@@ -189,7 +191,7 @@ impl Tensor {
     }
 
     /// Words that a run's shaders read, which the next run knows anew: in a buffer that is used again.
-    pub(crate) fn words(gpu: &Gpu, name: &str, shape: &[usize], words: &[u32]) -> Result<Self> {
+    pub(crate) fn words(gpu: &Gpu, name: &'static str, shape: &[usize], words: &[u32]) -> Result<Self> {
         let mut tensor = Self::unmade(gpu, name, shape, DType::U32)?;
         gpu.check_lost()?;
         let buffer = gpu.take_written(name, tensor.memory.bytes)?;
@@ -224,7 +226,7 @@ impl Tensor {
     /// [`Error::Shape`] when the layout reaches past the buffer, or cuts through blocks of q8.
     pub fn from_buffer(name: &str, buffer: wgpu::Buffer, layout: Layout, dtype: DType) -> Result<Self> {
         let memory = Memory {
-            signature: Arc::new(Signature { name: name.to_owned(), layout: layout.clone(), dtype }),
+            signature: Arc::new(Signature { name: name.to_owned().into(), layout: layout.clone(), dtype }),
             bytes: buffer.size(),
             buffer: OnceLock::from(buffer),
             bound: AtomicBool::default(),
@@ -238,7 +240,7 @@ impl Tensor {
         let block = dtype.block();
         let holds = memory.bytes / dtype.bytes_of(block) as u64 * block as u64;
         if layout.checked_span()?.max(layout.offset) as u64 > holds {
-            return Err(Error::shape(&memory.signature.name, "elements", format!("at most {holds}"), layout.span()));
+            return Err(Error::shape(&*memory.signature.name, "elements", format!("at most {holds}"), layout.span()));
         }
         dtype.check_layout(&memory.signature.name, &layout)?;
         Ok(Self { memory, layout, dtype })

@@ -195,7 +195,14 @@ impl KvCache {
     }
 
     /// Puts what shaders know of a draft into a tensor, and keeps both with the run.
-    fn know(&self, run: &mut Run<'_>, mut draft: Draft, known: Known, name: &str, shape: &[usize]) -> Result<Tensor> {
+    fn know(
+        &self,
+        run: &mut Run<'_>,
+        mut draft: Draft,
+        known: Known,
+        name: &'static str,
+        shape: &[usize],
+    ) -> Result<Tensor> {
         let words = known.words(&mut draft.fill)?;
         let tensor = Tensor::words(run.gpu(), name, shape, &words)?;
         if let (Known::Append(_), Some(table)) = (&known, &self.table) {

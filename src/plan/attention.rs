@@ -449,9 +449,8 @@ impl AttentionPlan {
             let of_form = move |tile: &Tile| (tile.form == Form::Split) == split && tile.fits(additive, problem, caps);
             let tiles = TILES.iter().filter(move |(at, _)| *at == here).map(|(_, tile)| *tile).filter(of_form);
             let (short, long) = (tiles.clone(), tiles);
-            let tiles = short
-                .filter(|tile| !tile.is_too_long(problem))
-                .chain(long.filter(|tile| tile.is_too_long(problem)));
+            let tiles =
+                short.filter(|tile| !tile.is_too_long(problem)).chain(long.filter(|tile| tile.is_too_long(problem)));
             // All keys in one range is what tells fused from split where one kernel serves both.
             let one_range = options.path == Path::Fused && split;
             let plans = move |tile: Tile| tile.plans(options, problem, caps, one_range);

@@ -78,7 +78,9 @@ impl FromIterator<usize> for Axes {
         let mut few = [0; FEW];
         for length in 0..=FEW {
             match axes.next() {
-                Some(next) if length == FEW => return Self(List::Many(few.into_iter().chain([next]).chain(axes).collect())),
+                Some(next) if length == FEW => {
+                    return Self(List::Many(few.into_iter().chain([next]).chain(axes).collect()));
+                }
                 Some(next) => few[length] = next,
                 None => return Self::from(&few[..length]),
             }

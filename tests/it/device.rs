@@ -189,11 +189,8 @@ fn vectors_may_be_views_too() {
 #[test]
 fn layouts_lengths_and_slots_that_make_no_sense_are_errors() {
     let tensor = Tensor::upload(gpu(), "x", &wave(&[4, 4], 0.5), DType::F32).unwrap();
-    let layout = |shape: &[usize], strides: &[usize], offset| Layout {
-        shape: shape.into(),
-        strides: strides.into(),
-        offset,
-    };
+    let layout =
+        |shape: &[usize], strides: &[usize], offset| Layout { shape: shape.into(), strides: strides.into(), offset };
     for odd in [
         layout(&[2, 2, 2, 2], &[], 0),
         layout(&[0], &[1], 100),

@@ -118,7 +118,8 @@ fn tensors_are_rebound_by_name() {
     // Part of a larger tensor, far enough into it to be bound.
     let many = upload(gpu, "many", &numbers(&[64, 3, 8], 3.0));
     let part = many.narrow(0, 32, 1).unwrap();
-    let part = part.with_layout(Layout { shape: [3, 8].into(), strides: [8, 1].into(), ..part.layout().clone() }).unwrap();
+    let part =
+        part.with_layout(Layout { shape: [3, 8].into(), strides: [8, 1].into(), ..part.layout().clone() }).unwrap();
     prepared.rebind("x", &part).unwrap();
     let rows = numbers(&[64, 3, 8], 3.0).data()[32 * 24..33 * 24].to_vec();
     let rows = Array::new(&[3, 8], rows).unwrap();

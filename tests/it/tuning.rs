@@ -1,6 +1,5 @@
 //! What a device takes over from earlier runs: measured plans, compiled pipelines.
 
-
 use regard::attention::{Attention, AttentionInputs, Path, Score};
 use regard::cases::AttentionCase;
 use regard::device::{Caps, DeviceKind};
