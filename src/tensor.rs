@@ -125,11 +125,9 @@ impl Layout {
 
     /// One past the largest index used; 0 for an empty tensor.
     pub fn span(&self) -> usize {
-        if self.elements() == 0 {
-            return 0;
-        }
-        let last: usize = self.shape.iter().zip(&self.strides).map(|(&n, &s)| (n - 1) * s).sum();
-        self.offset + last + 1
+        let step = |last: usize, (&n, &s): (&usize, &usize)| Some(last + n.checked_sub(1)? * s);
+        let last = self.shape.iter().zip(&self.strides).try_fold(self.offset, step);
+        last.map_or(0, |last| last + 1)
     }
 
     /// As [`Layout::span`], with layouts that make no sense told apart.

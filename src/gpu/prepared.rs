@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use super::groups::Key;
 use super::pipeline::Pipeline;
 use super::run::{Bound, BoundSlots, another_device, write_words};
+use super::tensor::Memory;
 use super::{Gpu, Run, Tensor, lock};
 use crate::error::{Error, Result};
 use crate::fill::Drafts;
@@ -213,6 +214,7 @@ impl Prepared {
         let kept = self.kept_slots();
         self.groups = self.gpu.scoped(|| {
             let mut made: WordMap<(*const Pipeline, &[Binding], usize), wgpu::BindGroup> = WordMap::default();
+            made.reserve(self.pipelines.len());
             let mut groups = Vec::with_capacity(self.pipelines.len());
             for (dispatch, pipeline) in self.recording.dispatches().zip(&self.pipelines) {
                 let key = (Arc::as_ptr(pipeline), dispatch.bindings.as_slice(), dispatch.params.len());
@@ -484,14 +486,16 @@ impl Sharing {
 
     fn new(recording: &Recording, bound: &BoundSlots) -> Self {
         let slots = recording.slots();
-        // How many slots each memory is bound to: as many handles on it as the run itself holds.
-        let mut own: WordMap<usize, usize> = WordMap::default();
-        for (_, bound) in bound.iter() {
-            *own.entry(Arc::as_ptr(&bound.memory) as usize).or_default() += 1;
+        // How many slots each memory without a buffer is bound to: as many handles on it as the run itself holds.
+        let mut own: WordMap<*const Memory, usize> = WordMap::default();
+        own.reserve(slots.len());
+        for (_, bound) in bound.iter().filter(|(_, bound)| bound.memory.made().is_none()) {
+            *own.entry(Arc::as_ptr(&bound.memory)).or_default() += 1;
         }
-        let mut values: Vec<(u64, Option<Lifetime>)> = Vec::new();
-        // The value of each memory without a buffer, or none of a result.
-        let mut of_memory: WordMap<usize, Option<usize>> = WordMap::default();
+        let mut values: Vec<(u64, Option<Lifetime>)> = Vec::with_capacity(slots.len());
+        // The value of each of them, or none of a result.
+        let mut of_memory: WordMap<*const Memory, Option<usize>> = WordMap::default();
+        of_memory.reserve(own.len());
         let mut results = 0;
         let mut value_of = vec![None; slots.len()];
         for (index, info) in slots.iter().enumerate() {
@@ -502,7 +506,7 @@ impl Sharing {
                     Some(values.len() - 1)
                 }
                 (SlotKind::Bound, Some(Bound { memory, .. })) if memory.made().is_none() => {
-                    let key = Arc::as_ptr(memory) as usize;
+                    let key = Arc::as_ptr(memory);
                     *of_memory.entry(key).or_insert_with(|| {
                         if Arc::strong_count(memory) > own[&key] {
                             results += memory.bytes();

@@ -247,7 +247,7 @@ fn in_vectors(recording: &Recording, view: &View, axis: usize) -> bool {
         let end = layout.span().next_multiple_of(4);
         view.dtype.bytes_of(end) as u64 <= info.bytes
     };
-    layout.elements() > 0
+    !layout.shape.contains(&0)
         && layout.offset.is_multiple_of(4)
         && layout.shape.iter().zip(&layout.strides).enumerate().all(lies)
         && recording.info(view.slot).is_some_and(fits)

@@ -60,6 +60,11 @@ fn within(recording: &Recording, caps: &Caps, longest: Duration) -> Vec<Submissi
             }
             Command::Dispatch(dispatch) => {
                 let parts = parts(dispatch, caps);
+                if let [whole] = parts[..] {
+                    next(&mut current, part_time(dispatch, whole, caps));
+                    current.steps.push(Step { command, parts, first: true, last: true });
+                    continue;
+                }
                 let count = parts.len();
                 for (number, part) in parts.into_iter().enumerate() {
                     next(&mut current, part_time(dispatch, part, caps));
@@ -88,7 +93,10 @@ fn launch(caps: &Caps) -> Duration {
 fn part_time(dispatch: &Dispatch, part: Part, caps: &Caps) -> Duration {
     let count = |[x, y]: [u32; 2]| (u64::from(x) * u64::from(y)).max(1);
     let (own, all) = (count(part.grid), count(dispatch.grid));
-    let share = |n: u64| u64::try_from(u128::from(n) * u128::from(own) / u128::from(all)).unwrap_or(u64::MAX);
+    let share = |n: u64| match own == all {
+        true => n,
+        false => u64::try_from(u128::from(n) * u128::from(own) / u128::from(all)).unwrap_or(u64::MAX),
+    };
     let busy = caps.rates.longest(share(dispatch.flops), share(dispatch.bytes));
     let workers = u64::from(caps.workers.max(1));
     let waves = busy.as_nanos() * u128::from(workers) / u128::from(own.min(workers));
