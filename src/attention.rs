@@ -387,9 +387,9 @@ impl<A> ScoreWeights<A> {
     /// The first error of `f`.
     pub fn try_map<'a, B, E>(
         &'a self,
-        mut f: impl FnMut(&str, &'a A) -> std::result::Result<B, E>,
+        mut f: impl FnMut(&'static str, &'a A) -> std::result::Result<B, E>,
     ) -> std::result::Result<ScoreWeights<B>, E> {
-        let mut opt = |name: &str, a: &'a Option<A>| a.as_ref().map(|a| f(name, a)).transpose();
+        let mut opt = |name: &'static str, a: &'a Option<A>| a.as_ref().map(|a| f(name, a)).transpose();
         Ok(ScoreWeights {
             weight: opt("score.weight", &self.weight)?,
             query_weight: opt("score.query_weight", &self.query_weight)?,
@@ -492,12 +492,12 @@ impl<A> AttentionInputs<A> {
     /// The first error of `f`.
     pub fn try_map<'a, B, E>(
         &'a self,
-        mut f: impl FnMut(&str, &'a A) -> std::result::Result<B, E>,
+        mut f: impl FnMut(&'static str, &'a A) -> std::result::Result<B, E>,
     ) -> std::result::Result<AttentionInputs<B>, E> {
         fn opt<'a, A, B, E>(
-            name: &str,
+            name: &'static str,
             a: &'a Option<A>,
-            f: &mut impl FnMut(&str, &'a A) -> std::result::Result<B, E>,
+            f: &mut impl FnMut(&'static str, &'a A) -> std::result::Result<B, E>,
         ) -> std::result::Result<Option<B>, E> {
             a.as_ref().map(|a| f(name, a)).transpose()
         }
@@ -588,10 +588,10 @@ impl<A> AttentionOutputs<A> {
     /// The first error of `f`.
     pub fn try_map<'a, B, E>(
         &'a self,
-        mut f: impl FnMut(&str, &'a A) -> std::result::Result<B, E>,
+        mut f: impl FnMut(&'static str, &'a A) -> std::result::Result<B, E>,
     ) -> std::result::Result<AttentionOutputs<B>, E> {
         let output = f("output", &self.output)?;
-        let mut opt = |name: &str, a: &'a Option<A>| a.as_ref().map(|a| f(name, a)).transpose();
+        let mut opt = |name: &'static str, a: &'a Option<A>| a.as_ref().map(|a| f(name, a)).transpose();
         Ok(AttentionOutputs {
             output,
             weights: opt("weights", &self.weights)?,

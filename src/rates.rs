@@ -8,7 +8,7 @@ use crate::kernels::{barrier_rate, coop_rate, copy, fma_rate};
 use crate::tensor::{Array, DType};
 
 impl Rates {
-    /// Measures all, growing the work until it takes long enough to be measured; some two seconds.
+    /// Measures all, growing the work until it takes long enough to be measured: half a second.
     ///
     /// # Errors
     /// Those of [`Run::submit`], and [`Error::Tolerance`] when an answer is wrong.
@@ -25,7 +25,7 @@ impl Rates {
     }
 }
 
-/// The best of several runs over enough work for 20 ms; of fewer where they take long. `run` is told how large the work
+/// The best of three runs or more over enough work for 20 ms, 80 ms in all. `run` is told how large the work
 /// is to be, and gives its amount and its nanoseconds.
 fn best(mut run: impl FnMut(u32) -> Result<(f64, f64)>) -> Result<f64> {
     let (mut size, mut rate, mut spent) = (1, 0.0f64, 0.0);
@@ -35,7 +35,7 @@ fn best(mut run: impl FnMut(u32) -> Result<(f64, f64)>) -> Result<f64> {
         spent += took;
         if took < 20e6 {
             size *= 2;
-        } else if turn >= 2 && spent > 400e6 {
+        } else if turn >= 2 && spent > 80e6 {
             break;
         }
     }
@@ -133,7 +133,7 @@ fn marginal(gpu: &Gpu, number: u32, record: impl Fn(&mut Run<'_>, u32) -> Result
     };
     let least = |number: u32| -> Result<f64> {
         let mut least = time(number)?;
-        for _ in 0..6 {
+        for _ in 0..3 {
             least = least.min(time(number)?);
         }
         Ok(least)

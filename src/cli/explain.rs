@@ -109,9 +109,10 @@ impl Explained {
         }
     }
 
-    /// Measures what the device can do, for work that cannot do with less than this.
+    /// What the device can do, measured now if `regard tune` has not, for work that cannot do with less than this.
     pub(crate) fn floor(&mut self, gpu: &Gpu, flops: u64, bytes: u64) -> Outcome {
-        self.floor = Some(Floor { flops, bytes, rates: Rates::measure(gpu)? });
+        let known = gpu.caps().rates;
+        self.floor = Some(Floor { flops, bytes, rates: if known.measured { known } else { Rates::measure(gpu)? } });
         Ok(())
     }
 

@@ -163,7 +163,7 @@ fn vectors_may_be_views_too() {
             true => Tensor::upload_u32(gpu(), "spread", &spread.map(|&x| x as u32)),
             false => Tensor::upload(gpu(), "spread", &spread, DType::F32),
         };
-        tensor.unwrap().with_layout(Layout { shape: vec![n], strides: vec![2], offset: 1 }).unwrap()
+        tensor.unwrap().with_layout(Layout { shape: [n].into(), strides: [2].into(), offset: 1 }).unwrap()
     };
     let mut inputs = qkv(4, 7);
     inputs.kv_lengths = Some(Array::new(&[2], vec![5.0, 2.0]).unwrap());
@@ -189,11 +189,8 @@ fn vectors_may_be_views_too() {
 #[test]
 fn layouts_lengths_and_slots_that_make_no_sense_are_errors() {
     let tensor = Tensor::upload(gpu(), "x", &wave(&[4, 4], 0.5), DType::F32).unwrap();
-    let layout = |shape: &[usize], strides: &[usize], offset| Layout {
-        shape: shape.to_vec(),
-        strides: strides.to_vec(),
-        offset,
-    };
+    let layout =
+        |shape: &[usize], strides: &[usize], offset| Layout { shape: shape.into(), strides: strides.into(), offset };
     for odd in [
         layout(&[2, 2, 2, 2], &[], 0),
         layout(&[0], &[1], 100),
@@ -349,7 +346,7 @@ fn enormous_requests_are_errors() {
     let gpu = gpu();
     let one = Tensor::upload(gpu, "one", &Array::filled(&[1], 1.0), DType::F32).unwrap();
     let repeated = |shape: &[usize]| {
-        let layout = Layout { shape: shape.to_vec(), strides: vec![0; shape.len()], offset: 0 };
+        let layout = Layout { shape: shape.into(), strides: vec![0; shape.len()].into(), offset: 0 };
         one.with_layout(layout).unwrap()
     };
     for shape in [[1 << 31, 1, 1 << 31, 1], [1 << 15, 1 << 15, 1 << 31, 1], [1, 1, 1 << 31, 1 << 31]] {

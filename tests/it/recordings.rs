@@ -18,7 +18,7 @@ use regard::rnn::{
 };
 use regard::tensor::{DType, Layout};
 
-fn bound(recording: &mut Recording, name: &str, shape: &[usize], dtype: DType) -> View {
+fn bound(recording: &mut Recording, name: &'static str, shape: &[usize], dtype: DType) -> View {
     let layout = Layout::contiguous(shape);
     let bytes = dtype.bytes_of(layout.elements()) as u64;
     recording.bound(name, layout, dtype, bytes)
