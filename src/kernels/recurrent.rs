@@ -434,7 +434,7 @@ pub fn record(
             Binding::Write(of.output.slot),
         ],
         grid: grid("a recurrent step", tiles as u64, caps)?,
-        iterations: iterations,
+        iterations,
         flops: 2 * (p.batch * macs * share.0 / share.1) as u64,
         bytes: (weight.dtype.bytes_of(macs) * share.0 / share.1
             + DType::F32.bytes_of(layers * p.directions * p.batch * (gate_count + 2) * units)) as u64,
