@@ -42,7 +42,7 @@
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use crate::tensor::Array;
+use crate::tensor::{Array, TensorLike};
 
 /// How a query and a key are compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -317,29 +317,52 @@ pub struct Attention {
 
 /// A mask, broadcast over [B, Hq, Nq, Nk] (rank 1 to 4). Keys past its last column are hidden.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Mask<A> {
+pub enum Mask<A: TensorLike> {
     /// Nonzero = attend. On the GPU a [`DType::U32`](crate::tensor::DType::U32) tensor.
-    Bool(A),
+    Bool(A::Integers),
     /// Added to the scores; −∞ hides.
     Float(A),
 }
 
-impl<A> Mask<A> {
+impl<A: TensorLike> Mask<A> {
+    pub(crate) fn try_map<'a, B: TensorLike, E>(
+        &'a self,
+        numbers: impl FnOnce(&'a A) -> std::result::Result<B, E>,
+        integers: impl FnOnce(&'a A::Integers) -> std::result::Result<B::Integers, E>,
+    ) -> std::result::Result<Mask<B>, E> {
+        Ok(match self {
+            Self::Bool(a) => Mask::Bool(integers(a)?),
+            Self::Float(a) => Mask::Float(numbers(a)?),
+        })
+    }
+}
+
+impl Mask<&[usize]> {
+    /// The same for as long as wanted.
+    pub(crate) fn reborrow(&self) -> Mask<&[usize]> {
+        match *self {
+            Self::Bool(shape) => Mask::Bool(shape),
+            Self::Float(shape) => Mask::Float(shape),
+        }
+    }
+}
+
+impl<A: TensorLike<Integers = A>> Mask<A> {
     /// The tensor inside.
     pub fn tensor(&self) -> &A {
         match self {
             Self::Bool(a) | Self::Float(a) => a,
         }
     }
+}
 
-    pub(crate) fn try_map<'a, B, E>(
-        &'a self,
-        f: impl FnOnce(&'a A) -> std::result::Result<B, E>,
-    ) -> std::result::Result<Mask<B>, E> {
-        Ok(match self {
-            Self::Bool(a) => Mask::Bool(f(a)?),
-            Self::Float(a) => Mask::Float(f(a)?),
-        })
+impl<T> Mask<Array<T>> {
+    /// Length of each axis.
+    pub fn shape(&self) -> &[usize] {
+        match self {
+            Self::Bool(a) => a.shape(),
+            Self::Float(a) => a.shape(),
+        }
     }
 }
 
@@ -411,9 +434,10 @@ impl<A> ScoreWeights<A> {
     }
 }
 
-/// The tensors that attention reads; `A` is a GPU tensor, a view in a recording, a host array or a bare layout.
+/// The tensors that attention reads; `A` is a GPU tensor, a view in a recording, a host array or a bare shape, and lengths,
+/// masks of true and false, and block tables are the integers beside it.
 #[derive(Debug, Clone, PartialEq)]
-pub struct AttentionInputs<A> {
+pub struct AttentionInputs<A: TensorLike> {
     /// [B, Hq, Nq, D].
     pub query: A,
     /// [B, Hkv, Nk, D]; Hq is a multiple of Hkv, query head h reads key head ⌊h / (Hq / Hkv)⌋.
@@ -429,21 +453,21 @@ pub struct AttentionInputs<A> {
     /// `[B]`: how many keys of each batch row are real; more than Nk are Nk. They move the queries' own positions, see the
     /// [module's docs](self): a padded batch has `query_lengths` too. Not beside a past: they count the keys of a cache that
     /// is joined already (ONNX `nonpad_kv_seqlen`).
-    pub kv_lengths: Option<A>,
+    pub kv_lengths: Option<A::Integers>,
     /// `[B]`: how many queries of each batch row are real; the others see no key. More than Nq are Nq.
-    pub query_lengths: Option<A>,
+    pub query_lengths: Option<A::Integers>,
     /// `[S + 1]`: where each of S sequences begins among the queries, and where the last one ends. B is 1 then. Ends past
     /// the last token mean the last token. Of a list that descends nothing is said of which tokens see which.
-    pub cu_seqlens_q: Option<A>,
+    pub cu_seqlens_q: Option<A::Integers>,
     /// `[S + 1]`: the same among the keys; a sequence that ends before it begins has none.
-    pub cu_seqlens_k: Option<A>,
+    pub cu_seqlens_k: Option<A::Integers>,
     /// [B, Hq, ⌈Nq / block⌉, ⌈Nk / block⌉], each axis but the last two may be 1: a zero hides every pair of a block, which
     /// is then not computed (PyTorch FlexAttention's `BlockMask`). The block is [`Attention::block_size`].
-    pub block_mask: Option<A>,
+    pub block_mask: Option<A::Integers>,
     /// [B, pages]: which page of `key` [page count, Hkv, page size, D] and `value` holds each stretch of a batch row's
     /// keys (vLLM, FlashAttention `block_table`). Nk is pages · page size; `kv_lengths` says how many are real. Entries
     /// past the last real key mean nothing; those past the page count read the last page. `upload` refuses these.
-    pub block_table: Option<A>,
+    pub block_table: Option<A::Integers>,
     /// [positions, width / 2]: cosines of [`Attention::rotary`].
     pub rotary_cos: Option<A>,
     /// [positions, width / 2]: sines of [`Attention::rotary`].
@@ -461,7 +485,7 @@ pub struct AttentionInputs<A> {
     pub score: ScoreWeights<A>,
 }
 
-impl<A> AttentionInputs<A> {
+impl<A: TensorLike> AttentionInputs<A> {
     /// Query, key and value, nothing else.
     pub fn new(query: A, key: A, value: A) -> Self {
         Self {
@@ -486,60 +510,77 @@ impl<A> AttentionInputs<A> {
         }
     }
 
-    /// Each tensor through a fallible function that is told the tensor's name.
+    /// Each tensor through a fallible function that is told the tensor's name: one for tensors of numbers, one for those of
+    /// integers.
     ///
     /// # Errors
-    /// The first error of `f`.
-    pub fn try_map<'a, B, E>(
+    /// The first error of either.
+    pub fn try_map<'a, B: TensorLike, E>(
         &'a self,
-        mut f: impl FnMut(&str, &'a A) -> std::result::Result<B, E>,
+        mut numbers: impl FnMut(&str, &'a A) -> std::result::Result<B, E>,
+        mut integers: impl FnMut(&str, &'a A::Integers) -> std::result::Result<B::Integers, E>,
     ) -> std::result::Result<AttentionInputs<B>, E> {
-        fn opt<'a, A, B, E>(
-            name: &str,
-            a: &'a Option<A>,
-            f: &mut impl FnMut(&str, &'a A) -> std::result::Result<B, E>,
-        ) -> std::result::Result<Option<B>, E> {
-            a.as_ref().map(|a| f(name, a)).transpose()
-        }
+        let (f, g) = (&mut numbers, &mut integers);
         Ok(AttentionInputs {
             query: f("query", &self.query)?,
             key: f("key", &self.key)?,
             value: f("value", &self.value)?,
-            mask: self.mask.as_ref().map(|m| m.try_map(|a| f("mask", a))).transpose()?,
-            past_key: opt("past_key", &self.past_key, &mut f)?,
-            past_value: opt("past_value", &self.past_value, &mut f)?,
-            kv_lengths: opt("kv_lengths", &self.kv_lengths, &mut f)?,
-            query_lengths: opt("query_lengths", &self.query_lengths, &mut f)?,
-            cu_seqlens_q: opt("cu_seqlens_q", &self.cu_seqlens_q, &mut f)?,
-            cu_seqlens_k: opt("cu_seqlens_k", &self.cu_seqlens_k, &mut f)?,
-            block_mask: opt("block_mask", &self.block_mask, &mut f)?,
-            block_table: opt("block_table", &self.block_table, &mut f)?,
-            rotary_cos: opt("rotary_cos", &self.rotary_cos, &mut f)?,
-            rotary_sin: opt("rotary_sin", &self.rotary_sin, &mut f)?,
-            previous: opt("previous", &self.previous, &mut f)?,
-            alibi_slopes: opt("alibi_slopes", &self.alibi_slopes, &mut f)?,
-            sinks: opt("sinks", &self.sinks, &mut f)?,
-            score: self.score.try_map(&mut f)?,
+            mask: self.mask.as_ref().map(|m| m.try_map(|a| f("mask", a), |a| g("mask", a))).transpose()?,
+            past_key: optional("past_key", &self.past_key, f)?,
+            past_value: optional("past_value", &self.past_value, f)?,
+            kv_lengths: optional("kv_lengths", &self.kv_lengths, g)?,
+            query_lengths: optional("query_lengths", &self.query_lengths, g)?,
+            cu_seqlens_q: optional("cu_seqlens_q", &self.cu_seqlens_q, g)?,
+            cu_seqlens_k: optional("cu_seqlens_k", &self.cu_seqlens_k, g)?,
+            block_mask: optional("block_mask", &self.block_mask, g)?,
+            block_table: optional("block_table", &self.block_table, g)?,
+            rotary_cos: optional("rotary_cos", &self.rotary_cos, f)?,
+            rotary_sin: optional("rotary_sin", &self.rotary_sin, f)?,
+            previous: optional("previous", &self.previous, f)?,
+            alibi_slopes: optional("alibi_slopes", &self.alibi_slopes, f)?,
+            sinks: optional("sinks", &self.sinks, f)?,
+            score: self.score.try_map(f)?,
         })
     }
 
-    /// Each tensor through a function.
-    pub fn map<'a, B>(&'a self, mut f: impl FnMut(&'a A) -> B) -> AttentionInputs<B> {
-        match self.try_map(|_, a| Ok::<_, std::convert::Infallible>(f(a))) {
+    /// Each tensor through a function: one for tensors of numbers, one for those of integers.
+    pub fn map<'a, B: TensorLike>(
+        &'a self,
+        mut numbers: impl FnMut(&'a A) -> B,
+        mut integers: impl FnMut(&'a A::Integers) -> B::Integers,
+    ) -> AttentionInputs<B> {
+        match self.try_map(|_, a| Ok::<_, std::convert::Infallible>(numbers(a)), |_, a| Ok(integers(a))) {
             Ok(mapped) => mapped,
             Err(never) => match never {},
         }
     }
+
+    /// Each tensor of numbers through a function, integers as they are: host arrays of another element type.
+    pub fn map_numbers<'a, B: TensorLike<Integers = A::Integers>>(
+        &'a self,
+        numbers: impl FnMut(&'a A) -> B,
+    ) -> AttentionInputs<B> {
+        self.map(numbers, A::Integers::clone)
+    }
+}
+
+/// A tensor that may be missing through a function that is told its name.
+fn optional<'a, A, B, E>(
+    name: &str,
+    a: &'a Option<A>,
+    f: &mut impl FnMut(&str, &'a A) -> std::result::Result<B, E>,
+) -> std::result::Result<Option<B>, E> {
+    a.as_ref().map(|a| f(name, a)).transpose()
 }
 
 impl AttentionInputs<Array<f32>> {
     /// Whether entry `at` (row-major) of the block table names the page of a real key, before `kv_lengths`; other entries
     /// may hold anything.
     pub fn is_real_page(&self, at: usize) -> bool {
-        let axis = |array: &Array<f32>, axis: usize| array.shape().get(axis).copied().unwrap_or(0);
-        let columns = self.block_table.as_ref().map_or(0, |table| axis(table, 1)).max(1);
+        let axis = |shape: &[usize], axis: usize| shape.get(axis).copied().unwrap_or(0);
+        let columns = self.block_table.as_ref().map_or(0, |table| axis(table.shape(), 1)).max(1);
         let length = self.kv_lengths.as_ref().and_then(|lengths| lengths.data().get(at / columns));
-        length.is_none_or(|&length| (at % columns) as f32 * (axis(&self.key, 2) as f32) < length)
+        length.is_none_or(|&length| (at % columns) * axis(self.key.shape(), 2) < length as usize)
     }
 }
 

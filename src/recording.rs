@@ -4,7 +4,7 @@
 //! same code can be counted, explained and tested without a device.
 
 use crate::error::{Error, Result};
-use crate::tensor::{DType, Layout};
+use crate::tensor::{DType, Layout, TensorLike};
 use crate::wgsl::Variant;
 
 /// A place for a buffer.
@@ -47,6 +47,10 @@ pub struct View {
     pub layout: Layout,
     /// Their type.
     pub dtype: DType,
+}
+
+impl TensorLike for View {
+    type Integers = Self;
 }
 
 impl View {

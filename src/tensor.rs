@@ -311,6 +311,29 @@ impl Element for half::bf16 {
     }
 }
 
+/// What stands for a tensor of numbers: one on the GPU, a view in a recording, a host array, a shape, an element type.
+pub trait TensorLike {
+    /// What stands for a tensor of integers beside it (lengths, ids, masks of true and false): an [`Array<u32>`] beside
+    /// host arrays of any element type, else the same type.
+    type Integers: Clone + std::fmt::Debug;
+}
+
+impl<T> TensorLike for Array<T> {
+    type Integers = Array<u32>;
+}
+
+impl TensorLike for DType {
+    type Integers = Self;
+}
+
+impl TensorLike for &[usize] {
+    type Integers = Self;
+}
+
+impl TensorLike for Vec<usize> {
+    type Integers = Self;
+}
+
 /// A dense row-major array in host memory.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Array<T = f32> {
@@ -380,7 +403,7 @@ impl<T: Element> Array<T> {
     ///
     /// # fn main() -> regard::Result<()> {
     /// let x = Array::from_fn(&[1, 2, 5, 8], |i| bf16::from_f32((i as f32).sin()));
-    /// let inputs = AttentionInputs::new(x.clone(), x.clone(), x).map(Array::cast::<f32>);
+    /// let inputs = AttentionInputs::new(x.clone(), x.clone(), x).map_numbers(Array::cast::<f32>);
     /// let output: Array<bf16> = reference::attention(&Attention::default(), &inputs)?.output.cast();
     /// # assert_eq!(output.shape(), [1, 2, 5, 8]);
     /// # Ok(())

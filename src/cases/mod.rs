@@ -60,8 +60,8 @@ impl Random {
     }
 
     /// 1 with the given chance in 16, else 0.
-    fn mask(&mut self, shape: &[usize], sixteenths: usize) -> Array<f32> {
-        Array::from_fn(shape, |_| if self.below(16) < sixteenths { 1.0 } else { 0.0 })
+    fn mask(&mut self, shape: &[usize], sixteenths: usize) -> Array<u32> {
+        Array::from_fn(shape, |_| u32::from(self.below(16) < sixteenths))
     }
 }
 

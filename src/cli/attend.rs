@@ -179,7 +179,7 @@ pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
     if args.present {
         add_past(&mut inputs)?;
     }
-    let problem = AttentionProblem::new(&options, &inputs.map(Array::shape)).map_err(|error| {
+    let problem = AttentionProblem::new(&options, &inputs.map(Array::shape, Array::shape)).map_err(|error| {
         blame_wgsl(error, &options).unwrap_or_else(|error| notes::explain(error, &options, &inputs))
     })?;
     notes::tell(&options, &inputs, &problem);

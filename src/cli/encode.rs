@@ -101,7 +101,7 @@ pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
     let inputs = read(args, &input)?;
     input.warn_unused("encode");
     let shapes = stack.iter().map(|layer| layer.iter().map(|w| w.map(Array::shape)).collect()).collect();
-    let problem = RnnProblem::new(&options, &shapes, &inputs.map(Array::shape))?;
+    let problem = RnnProblem::new(&options, &shapes, &inputs.map(Array::shape, Array::shape))?;
     let device = device.open()?;
     device.refuse_path(options.path != RnnPath::Auto)?;
     let dtype = args.dtype.into();

@@ -305,7 +305,7 @@ const HOPELESS: f64 = 4.0;
 fn measure(gpu: &Gpu, work: &Work, quick: bool, wrong: &mut Vec<String>) -> std::result::Result<Row, Unfit> {
     let Work { options, dtype, .. } = work;
     let inputs = work.inputs();
-    let problem = AttentionProblem::new(options, &inputs.map(Array::shape))?;
+    let problem = AttentionProblem::new(options, &inputs.map(Array::shape, Array::shape))?;
     let candidates = AttentionPlan::candidates(options, &problem, *dtype, gpu.caps()).map_err(Unfit::Here)?;
     let untuned = Caps { tuning: Default::default(), ..gpu.caps().clone() };
     let planned = AttentionPlan::new(options, &problem, *dtype, &untuned)?;

@@ -81,7 +81,7 @@ impl MultiHeadAttention {
         inputs: &AttentionInputs<B::Value>,
     ) -> Result<AttentionOutputs<B::Value>> {
         let b = backend;
-        let problem = MultiHeadProblem::new(self, &weights.map(Value::shape), &inputs.map(Value::shape))?;
+        let problem = MultiHeadProblem::new(self, &weights.map(Value::shape), &inputs.map(Value::shape, Value::shape))?;
         let query = weights.query.forward(b, &inputs.query)?;
         let key = weights.key.forward(b, &inputs.key)?;
         let key = self.behind(b, key, weights.bias_key.as_ref())?;
@@ -141,30 +141,36 @@ fn split_heads<B: Backend>(b: &mut B, x: &B::Value, heads: usize) -> Result<B::V
 
 /// The mask with columns behind it for the keys that are added: those every query sees.
 fn extend_mask<B: Backend>(b: &mut B, problem: &MultiHeadProblem, mask: &Mask<B::Value>) -> Result<Mask<B::Value>> {
-    let (hidden, visible) = match mask {
-        Mask::Bool(_) => {
-            (b.integers("hidden", &Array::filled(&[1], 0))?, b.integers("visible", &Array::filled(&[1], 1))?)
-        }
-        Mask::Float(_) => {
-            let number = |b: &mut B, name: &str, x: f32| b.constant(name, &Array::filled(&[1], x));
-            (number(b, "hidden", f32::NEG_INFINITY)?, number(b, "visible", 0.0)?)
-        }
-    };
     let (keys, given) = (problem.attention.keys, problem.attention.mask_keys);
-    let mut shape = problem.mask_shape(mask.tensor().shape());
-    let last = shape.len() - 1;
-    let mut parts = Vec::with_capacity(3);
-    for (part, width) in [(mask.tensor(), given), (&hidden, keys - given), (&visible, problem.extra)] {
-        shape[last] = width;
-        if width > 0 {
-            parts.push(b.broadcast(part, &shape)?);
+    let widths = [given, keys - given, problem.extra];
+    let shapes = |mask: &[usize]| {
+        let shape = problem.mask_shape(mask);
+        widths.map(|width| shape.split_last().map_or(vec![], |(_, lead)| [lead, &[width]].concat()))
+    };
+    match mask {
+        Mask::Bool(mask) => {
+            let hidden = b.integers("hidden", &Array::filled(&[1], 0))?;
+            let visible = b.integers("visible", &Array::filled(&[1], 1))?;
+            let mut parts = Vec::with_capacity(3);
+            for (part, shape) in [mask, &hidden, &visible].into_iter().zip(shapes(mask.shape())) {
+                if shape.last() != Some(&0) {
+                    parts.push(b.broadcast_integers(part, &shape)?);
+                }
+            }
+            b.join_integers(mask.shape().len() - 1, &parts).map(Mask::Bool)
+        }
+        Mask::Float(mask) => {
+            let hidden = b.constant("hidden", &Array::filled(&[1], f32::NEG_INFINITY))?;
+            let visible = b.constant("visible", &Array::filled(&[1], 0.0))?;
+            let mut parts = Vec::with_capacity(3);
+            for (part, shape) in [mask, &hidden, &visible].into_iter().zip(shapes(mask.shape())) {
+                if shape.last() != Some(&0) {
+                    parts.push(b.broadcast(part, &shape)?);
+                }
+            }
+            b.join(mask.shape().len() - 1, &parts).map(Mask::Float)
         }
     }
-    let whole = b.join(last, &parts)?;
-    Ok(match mask {
-        Mask::Bool(_) => Mask::Bool(whole),
-        Mask::Float(_) => Mask::Float(whole),
-    })
 }
 
 /// [B, H, Nq, Nk] to [B, Nq, Nk].
@@ -393,7 +399,9 @@ impl MultiHeadProblem {
 
         let (query, key, value) =
             ([batch, heads, queries, query_dim], [batch, kv_heads, keys, key_dim], [batch, kv_heads, keys, value_dim]);
-        let inside = AttentionInputs { query: &query[..], key: &key[..], value: &value[..], ..inputs.clone() };
+        // For as long as these shapes live.
+        let given = inputs.map(|&shape| shape, |&shape| shape);
+        let inside = AttentionInputs { query: &query[..], key: &key[..], value: &value[..], ..given };
         let attention = AttentionProblem::new(&layer.attention, &inside)?;
         let extra = usize::from(weights.bias_key.is_some()) + usize::from(layer.add_zero_attn);
         if extra > 0 {

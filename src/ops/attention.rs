@@ -1,7 +1,7 @@
 //! Attention on the GPU.
 
 use crate::attention::{
-    Attention, AttentionInputs, AttentionOutputs, Mask, Monotonic, Normalize, Path, Score, ScoreStage,
+    Attention, AttentionInputs, AttentionOutputs, Monotonic, Normalize, Path, Score, ScoreStage,
 };
 use crate::epilogue::Epilogue;
 use crate::error::{Error, Result};
@@ -72,8 +72,8 @@ impl Attention {
         output: Output<'_>,
         plan: Option<&AttentionPlan>,
     ) -> Result<AttentionOutputs<Tensor>> {
-        let problem = AttentionProblem::new(self, &inputs.map(Tensor::shape))?;
-        let storage = AttentionProblem::storage(&inputs.map(Tensor::dtype))?;
+        let problem = AttentionProblem::new(self, &inputs.map(Tensor::shape, Tensor::shape))?;
+        let storage = AttentionProblem::storage(&inputs.map(Tensor::dtype, Tensor::dtype))?;
         let caps = run.gpu().caps();
         let plan = match plan {
             Some(plan) => plan.clone(),
@@ -93,7 +93,9 @@ impl Attention {
             }
             _ => run.output(name, shape, *dtype),
         })?;
-        let views = inputs.try_map(|name, tensor| Ok::<_, Error>(run.bind(name, tensor)))?;
+        let shared = std::cell::RefCell::new(&mut *run);
+        let bind = |name: &str, tensor: &Tensor| Ok::<_, Error>(shared.borrow_mut().bind(name, tensor));
+        let views = inputs.try_map(bind, bind)?;
         let outputs = made.try_map(|_, (view, _)| Ok::<_, Error>(view.clone()))?;
         record(run.recording_mut(), caps, self, &problem, &plan, &views, &outputs)?;
         made.try_map(|_, (_, tensor)| Ok(tensor.clone()))
@@ -147,28 +149,30 @@ impl AttentionInputs<Array<f32>> {
     /// made of whole blocks of q8; [`Error::Limit`], [`Error::Unsupported`] or [`Error::Gpu`] from the device.
     pub fn upload(&self, gpu: &Gpu, storage: impl Into<Storage>) -> Result<AttentionInputs<Tensor>> {
         let storage = storage.into();
-        let bool_mask = matches!(self.mask, Some(Mask::Bool(_)));
         // [B, H, N, D], or [B, N, E] of a layer that has yet to project it
         let rows = |array: &Array<f32>| array.shape().iter().rev().nth(1).copied().unwrap_or(0);
         let (queries, keys, pages) = (rows(&self.query), rows(&self.key), self.key.shape().first().copied());
         let row_pages = self.block_table.as_ref().and_then(|table| table.shape().get(1)).copied();
+        let lengths = |name: &str, array: &Array<u32>, longest: usize| Tensor::upload_lengths(gpu, name, array, longest);
         // Ends past the last token mean the last token.
-        let ends = |array: &Array<f32>, tokens: usize| array.map(|&end| end.min(tokens as f32));
-        self.try_map(|name, array| match (Role::of(name, bool_mask), name) {
-            (Role::Integer, "kv_lengths") => {
-                Tensor::upload_lengths(gpu, name, array, row_pages.unwrap_or(1).saturating_mul(keys))
-            }
-            (Role::Integer, "cu_seqlens_k") => Tensor::upload_lengths(gpu, name, &ends(array, keys), keys),
-            (Role::Integer, "cu_seqlens_q") => Tensor::upload_lengths(gpu, name, &ends(array, queries), queries),
-            (Role::Integer, "query_lengths") => Tensor::upload_lengths(gpu, name, array, queries),
-            (Role::Integer, "block_table") => {
-                let entry = |at: usize| if self.is_real_page(at) { array.data()[at] } else { 0.0 };
-                let entries = Array::from_fn(array.shape(), entry);
-                Tensor::upload_lengths(gpu, name, &entries, pages.unwrap_or(0).saturating_sub(1))
-            }
-            (Role::Integer, _) => Tensor::upload_u32(gpu, name, &array.map(|&x| u32::from(x != 0.0))),
-            (role, _) => Tensor::upload(gpu, name, array, role.dtype(storage)),
-        })
+        let ends = |name: &str, array: &Array<u32>, tokens: usize| {
+            lengths(name, &array.map(|&end| end.min(u32::try_from(tokens).unwrap_or(u32::MAX))), tokens)
+        };
+        self.try_map(
+            |name, array| Tensor::upload(gpu, name, array, Role::of(name).dtype(storage)),
+            |name, array| match name {
+                "kv_lengths" => lengths(name, array, row_pages.unwrap_or(1).saturating_mul(keys)),
+                "query_lengths" => lengths(name, array, queries),
+                "cu_seqlens_q" => ends(name, array, queries),
+                "cu_seqlens_k" => ends(name, array, keys),
+                "block_table" => {
+                    let entry = |at: usize| if self.is_real_page(at) { array.data()[at] } else { 0 };
+                    let entries = Array::from_fn(array.shape(), entry);
+                    lengths(name, &entries, pages.unwrap_or(0).saturating_sub(1))
+                }
+                _ => Tensor::upload_mask(gpu, name, array),
+            },
+        )
     }
 }
 

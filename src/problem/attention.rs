@@ -4,7 +4,7 @@ use super::options::{
     check_blocks, check_options, check_previous, check_rotary, check_score, check_slopes, paged, ragged,
 };
 use super::{bounded, nonzero, rank4, same, vector};
-use crate::attention::{Attention, AttentionInputs, AttentionOutputs, Causal, Mask, Score, ScoreMod};
+use crate::attention::{Attention, AttentionInputs, AttentionOutputs, Causal, Score, ScoreMod};
 use crate::error::{Error, Result};
 use crate::tensor::DType;
 
@@ -153,11 +153,14 @@ impl AttentionProblem {
         if inputs.key == DType::Q8 {
             storage.cache = DType::Q8;
         }
-        let bool_mask = matches!(inputs.mask, Some(Mask::Bool(_)));
-        inputs.try_map(|name, &found| {
-            let wanted = Role::of(name, bool_mask).dtype(storage);
-            if found == wanted { Ok(()) } else { Err(Error::shape(name, "dtype", wanted, found)) }
-        })?;
+        let check = |name: &str, wanted: DType, found: DType| match found == wanted {
+            true => Ok(found),
+            false => Err(Error::shape(name, "dtype", wanted, found)),
+        };
+        inputs.try_map::<DType, _>(
+            |name, &found| check(name, Role::of(name).dtype(storage), found),
+            |name, &found| check(name, DType::U32, found),
+        )?;
         Ok(storage)
     }
 
@@ -210,7 +213,7 @@ impl std::fmt::Display for Storage {
     }
 }
 
-/// What kind of numbers an input of attention holds.
+/// How a tensor of numbers is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
     /// Stored as the caller chose, f32 or f16: query and the past.
@@ -219,20 +222,14 @@ pub enum Role {
     Cached,
     /// f32 always.
     Float,
-    /// Whole numbers and bool masks: u32 on the GPU.
-    Integer,
 }
 
 impl Role {
-    /// Of the input that [`AttentionInputs::try_map`] calls by this name.
-    pub fn of(name: &str, bool_mask: bool) -> Self {
+    /// Of the tensor of numbers that [`AttentionInputs::try_map`] calls by this name.
+    pub fn of(name: &str) -> Self {
         match name {
             "query" | "past_key" | "past_value" => Self::Stored,
             "key" | "value" => Self::Cached,
-            "kv_lengths" | "query_lengths" | "cu_seqlens_q" | "cu_seqlens_k" | "block_mask" | "block_table" => {
-                Self::Integer
-            }
-            "mask" if bool_mask => Self::Integer,
             _ => Self::Float,
         }
     }
@@ -244,7 +241,6 @@ impl Role {
             Self::Stored => storage.element,
             Self::Cached => storage.cache,
             Self::Float => DType::F32,
-            Self::Integer => DType::U32,
         }
     }
 }

@@ -123,6 +123,13 @@ impl Job {
                 return Err(Error::Gpu("other bits the second time".to_owned()));
             }
         }
+        for (found, wanted) in &recorded.integers {
+            let found = found.download_u32(run.gpu())?;
+            if found != *wanted {
+                let numbers = |array: &Array<u32>| format!("{:?}", array.data());
+                return Err(Error::shape("integers", "elements", numbers(wanted), numbers(&found)));
+            }
+        }
         (recorded.judge)(read)
     }
 }

@@ -154,7 +154,7 @@ fn blocks(table: &mut Table) {
         if let Some(mask) = &mut case.inputs.block_mask {
             for (k, x) in mask.data_mut().iter_mut().enumerate() {
                 let (row, column) = (k / 13 % 3, k % 13);
-                *x = if column % 3 == 1 || row == 1 { 0.0 } else { 1.0 };
+                *x = u32::from(column % 3 != 1 && row != 1);
             }
         }
         spoil(case, |_, j| j / 16 % 3 == 1);
@@ -163,7 +163,7 @@ fn blocks(table: &mut Table) {
     });
     table.add("every block hidden", Size::rows(9, 70), |case, _| {
         case.options.block_size = Some([4, 64]);
-        case.inputs.block_mask = Some(Array::filled(&[1, 1, 3, 2], 0.0));
+        case.inputs.block_mask = Some(Array::filled(&[1, 1, 3, 2], 0));
         spoil(case, |_, _| true);
         every_output(case);
     });
@@ -205,7 +205,7 @@ pub(super) fn paged(case: &mut AttentionCase, random: &mut Random, size: usize, 
     case.inputs.key = random.array(&[used + 2, heads, size, dim]);
     case.inputs.value = random.array(&[used + 2, heads, size, case.inputs.value.shape()[3]]);
     spoil(case, |page, j| j >= real[page]);
-    case.inputs.block_table = Some(Array::from_fn(&[lengths.len(), pages], |k| table[k] as f32));
+    case.inputs.block_table = Some(Array::from_fn(&[lengths.len(), pages], |k| table[k] as u32));
     case.inputs.kv_lengths = numbers(lengths);
 }
 

@@ -134,7 +134,7 @@ fn mask_hint(inputs: &AttentionInputs<Array>) -> Option<String> {
 fn table_hint(options: &Attention, inputs: &AttentionInputs<Array>) -> Option<String> {
     let rotary = options.rotary?;
     let fits = |table: [usize; 2]| {
-        let mut shapes = inputs.map(Array::shape);
+        let mut shapes = inputs.map(Array::shape, Array::shape);
         (shapes.rotary_cos, shapes.rotary_sin) = (Some(&table[..]), Some(&table[..]));
         AttentionProblem::new(options, &shapes).is_ok()
     };

@@ -36,13 +36,13 @@ use visibility::{Token, Visibility};
 /// Attention of host arrays.
 ///
 /// # Errors
-/// Those of [`AttentionProblem::new`]; a length, an end of a sequence or a page that is no whole number in its range; a
+/// Those of [`AttentionProblem::new`]; a length out of its range, ends of sequences that descend; a
 /// `score_mod` without a reference.
 pub fn attention<T: Float>(
     options: &Attention,
     inputs: &AttentionInputs<Array<T>>,
 ) -> Result<AttentionOutputs<Array<T>>> {
-    let problem = AttentionProblem::new(options, &inputs.map(Array::shape))?;
+    let problem = AttentionProblem::new(options, &inputs.map(Array::shape, Array::shape))?;
     let p = &problem;
     let score_mod = match &options.score_mod {
         None => None,
