@@ -574,13 +574,12 @@ fn optional<'a, A, B, E>(
 }
 
 impl AttentionInputs<Array<f32>> {
-    /// Whether entry `at` (row-major) of the block table names the page of a real key, before `kv_lengths`; other entries
-    /// may hold anything.
-    pub fn is_real_page(&self, at: usize) -> bool {
-        let axis = |shape: &[usize], axis: usize| shape.get(axis).copied().unwrap_or(0);
-        let columns = self.block_table.as_ref().map_or(0, |table| axis(table.shape(), 1)).max(1);
+    /// Whether entry `at` (row-major) of a block table of so many columns names the page of a real key, before `kv_lengths`;
+    /// other entries may hold anything.
+    pub fn is_real_page(&self, at: usize, columns: usize) -> bool {
+        let (columns, size) = (columns.max(1), self.key.shape().get(2).copied().unwrap_or(0));
         let length = self.kv_lengths.as_ref().and_then(|lengths| lengths.data().get(at / columns));
-        length.is_none_or(|&length| (at % columns) * axis(self.key.shape(), 2) < length as usize)
+        length.is_none_or(|&length| (at % columns) * size < length as usize)
     }
 }
 

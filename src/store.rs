@@ -158,20 +158,26 @@ impl Store {
         }
     }
 
-    /// An integer or bool tensor as u32: ids, lengths, masks.
+    /// An integer or bool tensor, exact whatever its type; true is 1.
     ///
     /// # Errors
-    /// [`Error::Missing`] when there is none of that name, [`Error::Shape`] when it is not of integers or an element
-    /// is below 0 or above 2³² − 1.
-    pub fn get_u32(&self, name: &str) -> Result<Array<u32>> {
+    /// [`Error::Missing`] when there is none of that name, [`Error::Shape`] when it is not of integers.
+    pub fn get_integers(&self, name: &str) -> Result<Array<i128>> {
         let (entry, data) = self.find(name)?;
         let integers =
             integers(entry.dtype, data).ok_or_else(|| Error::shape(name, "dtype", "an integer type", entry.dtype))?;
-        let data: Result<Vec<u32>> = integers
-            .into_iter()
-            .map(|n| u32::try_from(n).map_err(|_| Error::shape(name, "values", format!("0 to {}", u32::MAX), n)))
-            .collect();
-        Array::new(&entry.shape, data?)
+        Array::new(&entry.shape, integers)
+    }
+
+    /// An integer or bool tensor as u32: ids, lengths, masks.
+    ///
+    /// # Errors
+    /// As [`Store::get_integers`], and [`Error::Shape`] when an element is below 0 or above 2³² − 1.
+    pub fn get_u32(&self, name: &str) -> Result<Array<u32>> {
+        let integers = self.get_integers(name)?;
+        let narrow =
+            |&n: &i128| u32::try_from(n).map_err(|_| Error::shape(name, "values", format!("0 to {}", u32::MAX), n));
+        Array::new(integers.shape(), integers.data().iter().map(narrow).collect::<Result<_>>()?)
     }
 
     fn find(&self, name: &str) -> Result<(&Entry, &[u8])> {

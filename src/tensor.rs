@@ -322,6 +322,11 @@ impl<T> TensorLike for Array<T> {
     type Integers = Array<u32>;
 }
 
+/// What is left of a tensor that is only looked at.
+impl TensorLike for () {
+    type Integers = Self;
+}
+
 impl TensorLike for DType {
     type Integers = Self;
 }

@@ -315,7 +315,7 @@ fn measure(gpu: &Gpu, work: &Work, quick: bool, wrong: &mut Vec<String>) -> std:
     let tensors = inputs.upload(gpu, *dtype)?;
     // Without masks the rows know nothing of one another.
     let some = AttentionInputs { query: rows_of(&inputs.query)?, ..inputs };
-    let oracle = reference::attention(options, &some.map(Array::cast::<f64>))?.output;
+    let oracle = reference::attention(options, &some.map_numbers(Array::cast::<f64>))?.output;
     let rounded = baseline::attention(options, &some, *dtype)?.output;
 
     let mut runs: Vec<Timed<'_>> = Vec::new();

@@ -166,7 +166,7 @@ impl AttentionInputs<Array<f32>> {
                 "cu_seqlens_q" => ends(name, array, queries),
                 "cu_seqlens_k" => ends(name, array, keys),
                 "block_table" => {
-                    let entry = |at: usize| if self.is_real_page(at) { array.data()[at] } else { 0 };
+                    let entry = |at: usize| if self.is_real_page(at, row_pages.unwrap_or(0)) { array.data()[at] } else { 0 };
                     let entries = Array::from_fn(array.shape(), entry);
                     lengths(name, &entries, pages.unwrap_or(0).saturating_sub(1))
                 }

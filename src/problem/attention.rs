@@ -154,10 +154,10 @@ impl AttentionProblem {
             storage.cache = DType::Q8;
         }
         let check = |name: &str, wanted: DType, found: DType| match found == wanted {
-            true => Ok(found),
+            true => Ok(()),
             false => Err(Error::shape(name, "dtype", wanted, found)),
         };
-        inputs.try_map::<DType, _>(
+        inputs.try_map::<(), _>(
             |name, &found| check(name, Role::of(name).dtype(storage), found),
             |name, &found| check(name, DType::U32, found),
         )?;

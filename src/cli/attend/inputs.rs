@@ -158,8 +158,7 @@ pub(super) fn read(
     inputs.query_lengths = input.lengths("query_lengths", queries)?;
     inputs.cu_seqlens_q = ends(input, "cu_seqlens_q", queries)?;
     inputs.cu_seqlens_k = ends(input, "cu_seqlens_k", rows)?;
-    inputs.block_table = table;
-    check_pages(&inputs)?;
+    inputs.block_table = table.map(|table| pages(&inputs, &table)).transpose()?;
 
     inputs.previous = input.float("previous")?.map(lift).transpose()?;
     inputs.alibi_slopes = input.float("alibi_slopes")?;
@@ -194,17 +193,17 @@ fn require(input: &Input, name: &str, expected: &str) -> Outcome<Array> {
 }
 
 /// With leading axes of 1, up to rank 4.
-fn lift(array: Array) -> Result<Array> {
+fn lift<T>(array: Array<T>) -> Result<Array<T>> {
     let lead = 4_usize.saturating_sub(array.shape().len());
     let shape = [&[1, 1, 1, 1][..lead], array.shape()].concat();
     array.reshape(&shape)
 }
 
 /// Where the sequences of a ragged batch begin and end: from 0, never falling, at most the tokens there are.
-fn ends(input: &Input, name: &str, tokens: usize) -> Result<Option<Array>> {
+fn ends(input: &Input, name: &str, tokens: usize) -> Result<Option<Array<u32>>> {
     let Some(ends) = input.integers(name)? else { return Ok(None) };
-    within(name, &ends, |_| true, tokens)?;
-    if let Some(&first) = ends.data().first().filter(|&&first| first != 0.0) {
+    let ends = within(name, &ends, |_| true, tokens)?;
+    if let Some(&first) = ends.data().first().filter(|&&first| first != 0) {
         return Err(Error::shape(name, "element 0", "0, where the first sequence begins", first));
     }
     match ends.data().windows(2).position(|pair| pair[1] < pair[0]) {
@@ -216,13 +215,14 @@ fn ends(input: &Input, name: &str, tokens: usize) -> Result<Option<Array>> {
     }
 }
 
-/// Refuses a block table whose entries are no pages as far as `kv_lengths` reach; what stands behind is padding.
-fn check_pages(inputs: &AttentionInputs<Array>) -> Result<()> {
-    match (inputs.key.shape(), &inputs.block_table) {
-        (&[count, ..], Some(table)) if inputs.key.shape().len() == 4 && table.shape().len() == 2 => {
-            within("block_table", table, |at| inputs.is_real_page(at), count - 1)
+/// A block table, whose entries must be pages as far as `kv_lengths` reach; what stands behind is padding.
+fn pages(inputs: &AttentionInputs<Array>, table: &Array<i128>) -> Result<Array<u32>> {
+    match (inputs.key.shape(), table.shape()) {
+        (&[count, _, _, _], &[_, columns]) => {
+            within("block_table", table, |at| inputs.is_real_page(at, columns), count - 1)
         }
-        _ => Ok(()),
+        // Refused later, by its shape.
+        _ => within("block_table", table, |_| false, 0),
     }
 }
 

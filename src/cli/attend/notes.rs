@@ -1,6 +1,6 @@
 //! What people may have meant otherwise: notes on inputs that fit, hints where they do not.
 
-use regard::attention::{Attention, AttentionInputs, Mask, RotaryLayout};
+use regard::attention::{Attention, AttentionInputs, RotaryLayout};
 use regard::problem::{AttentionProblem, Role, Storage};
 use regard::tensor::Array;
 use regard::{Error, Result};
@@ -12,8 +12,10 @@ use crate::tensors;
 
 /// Tells of numbers that the device's storage cannot hold.
 pub(super) fn warn_storage(inputs: &AttentionInputs<Array>, storage: Storage) -> Result<()> {
-    let is_bool = matches!(inputs.mask, Some(Mask::Bool(_)));
-    inputs.try_map(|name, array| tensors::warn_storage(name, array, Role::of(name, is_bool).dtype(storage)))?;
+    inputs.try_map(
+        |name, array| tensors::warn_storage(name, array, Role::of(name).dtype(storage)),
+        |_, _| Ok(()),
+    )?;
     Ok(())
 }
 
@@ -31,7 +33,7 @@ pub(super) fn tell(options: &Attention, inputs: &AttentionInputs<Array>, problem
 /// Lengths of the keys alone: what a cache means, and seldom what a padded batch means.
 fn padded(options: &Attention, inputs: &AttentionInputs<Array>, p: &AttentionProblem) -> Option<String> {
     let lengths = inputs.kv_lengths.as_ref().filter(|_| inputs.query_lengths.is_none() && p.page.is_none())?;
-    let shifted = lengths.data().iter().filter(|&&length| length < p.keys as f32).count();
+    let shifted = lengths.data().iter().filter(|&&length| (length as usize) < p.keys).count();
     let positioned = [
         ("--causal", options.causal.is_some()),
         ("--window", options.window.is_some_and(|window| window.left.is_some() || window.right.is_some())),
@@ -56,7 +58,7 @@ fn short_mask(p: &AttentionProblem) -> Option<String> {
 
 /// A mask with as many rows as there are batch rows that is read as one of queries or heads.
 fn mask_of_rows(inputs: &AttentionInputs<Array>, p: &AttentionProblem) -> Option<String> {
-    let shape = inputs.mask.as_ref()?.tensor().shape();
+    let shape = inputs.mask.as_ref()?.shape();
     let read = match *shape {
         [rows, _] if rows == p.batch && rows == p.queries => "[Nq, Nk], the same for all batch rows",
         [rows, ..] if shape.len() == 3 && rows == p.batch && rows == p.query_heads => {
@@ -125,7 +127,7 @@ pub(super) fn explain(error: Error, options: &Attention, inputs: &AttentionInput
 }
 
 fn mask_hint(inputs: &AttentionInputs<Array>) -> Option<String> {
-    let shape = inputs.mask.as_ref()?.tensor().shape();
+    let shape = inputs.mask.as_ref()?.shape();
     let batch = inputs.query.shape().first()?;
     ((2..4).contains(&shape.len()) && shape.first() == Some(batch))
         .then(|| format!("axes are counted from the last; one for each batch row is {:?}", by_batch(shape)))
