@@ -14,7 +14,7 @@ pub use attention::{AttentionCase, attention};
 pub use cache::{AppendCase, MergeCase, appends, merges};
 pub use coverage::{CoverageCase, coverage};
 pub use linear::{ACTIVATIONS, LinearCase, linear};
-pub use primitives::{Primitive, PrimitiveCase, primitives};
+pub use primitives::{Primitive, PrimitiveCase, PrimitiveOutputs, primitives};
 pub use recurrent::{RnnCase, recurrent};
 
 use crate::tensor::{Array, DType};

@@ -33,12 +33,20 @@ pub enum Primitive {
     TopK(usize),
 }
 
+/// What a case gives on a backend.
+pub struct PrimitiveOutputs<B: Backend> {
+    /// Results of numbers.
+    pub numbers: Vec<B::Value>,
+    /// Results of integers.
+    pub integers: Vec<IntegersOf<B>>,
+}
+
 impl PrimitiveCase {
-    /// The results on a backend, numbers and integers.
+    /// The results on a backend.
     ///
     /// # Errors
     /// Those of the backend.
-    pub fn run<B: Backend>(&self, b: &mut B) -> Result<(Vec<B::Value>, Vec<IntegersOf<B>>)> {
+    pub fn run<B: Backend>(&self, b: &mut B) -> Result<PrimitiveOutputs<B>> {
         let (x, y) = (b.constant("x", &self.x)?, b.constant("y", &self.y)?);
         let numbers = match &self.primitive {
             Primitive::Elementwise(f) => {
@@ -62,9 +70,12 @@ impl PrimitiveCase {
                 let turned = b.permute(&x, &order)?;
                 vec![b.sum(&x)?, b.mean(&x, None)?, b.mean(&x, Some(&lengths))?, b.sum(&turned)?]
             }
-            Primitive::TopK(k) => return Ok([b.top_k(&x, *k)?, b.top_k(&x, 1)?].into_iter().unzip()),
+            Primitive::TopK(k) => {
+                let (numbers, integers) = [b.top_k(&x, *k)?, b.top_k(&x, 1)?].into_iter().unzip();
+                return Ok(PrimitiveOutputs { numbers, integers });
+            }
         };
-        Ok((numbers, Vec::new()))
+        Ok(PrimitiveOutputs { numbers, integers: Vec::new() })
     }
 }
 

@@ -447,12 +447,7 @@ impl Tensor {
         Array::new(self.shape(), bytemuck::pod_collect_to_vec(raw))
     }
 
-    async fn fetch<T>(
-        &self,
-        gpu: &Gpu,
-        decode: fn(&Self, &[u8]) -> Result<Array<T>>,
-        block: bool,
-    ) -> Result<Array<T>> {
+    async fn fetch<T>(&self, gpu: &Gpu, decode: fn(&Self, &[u8]) -> Result<Array<T>>, block: bool) -> Result<Array<T>> {
         let mut read = Run::new(gpu).read(&[self], decode, block).await?;
         read.pop().ok_or_else(|| Error::missing("tensor", "what was read back"))
     }

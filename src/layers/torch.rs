@@ -79,9 +79,7 @@ fn join(pairs: &Mask<Array<f32>>, padding: &Mask<Array<f32>>) -> Result<Mask<Arr
         Mask::Float(mask) => mask.data()[k],
     };
     Ok(match (pairs, padding) {
-        (Mask::Bool(p), Mask::Bool(q)) => {
-            Mask::Bool(Array::from_fn(&shape, |k| p.data()[pair(k)] * q.data()[key(k)]))
-        }
+        (Mask::Bool(p), Mask::Bool(q)) => Mask::Bool(Array::from_fn(&shape, |k| p.data()[pair(k)] * q.data()[key(k)])),
         _ => Mask::Float(Array::from_fn(&shape, |k| added(pairs, pair(k)) + added(padding, key(k)))),
     })
 }

@@ -1,8 +1,6 @@
 //! Attention on the GPU.
 
-use crate::attention::{
-    Attention, AttentionInputs, AttentionOutputs, Monotonic, Normalize, Path, Score, ScoreStage,
-};
+use crate::attention::{Attention, AttentionInputs, AttentionOutputs, Monotonic, Normalize, Path, Score, ScoreStage};
 use crate::epilogue::Epilogue;
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Run, Tensor};
@@ -153,7 +151,8 @@ impl AttentionInputs<Array<f32>> {
         let rows = |array: &Array<f32>| array.shape().iter().rev().nth(1).copied().unwrap_or(0);
         let (queries, keys, pages) = (rows(&self.query), rows(&self.key), self.key.shape().first().copied());
         let row_pages = self.block_table.as_ref().and_then(|table| table.shape().get(1)).copied();
-        let lengths = |name: &str, array: &Array<u32>, longest: usize| Tensor::upload_lengths(gpu, name, array, longest);
+        let lengths =
+            |name: &str, array: &Array<u32>, longest: usize| Tensor::upload_lengths(gpu, name, array, longest);
         // Ends past the last token mean the last token.
         let ends = |name: &str, array: &Array<u32>, tokens: usize| {
             lengths(name, &array.map(|&end| end.min(u32::try_from(tokens).unwrap_or(u32::MAX))), tokens)
@@ -166,7 +165,8 @@ impl AttentionInputs<Array<f32>> {
                 "cu_seqlens_q" => ends(name, array, queries),
                 "cu_seqlens_k" => ends(name, array, keys),
                 "block_table" => {
-                    let entry = |at: usize| if self.is_real_page(at, row_pages.unwrap_or(0)) { array.data()[at] } else { 0 };
+                    let entry =
+                        |at: usize| if self.is_real_page(at, row_pages.unwrap_or(0)) { array.data()[at] } else { 0 };
                     let entries = Array::from_fn(array.shape(), entry);
                     lengths(name, &entries, pages.unwrap_or(0).saturating_sub(1))
                 }

@@ -96,7 +96,8 @@ impl Case {
             Self::Recurrent(case) => {
                 let stack =
                     case.stack.iter().map(|layer| layer.iter().map(|w| w.map(Array::shape)).collect()).collect();
-                let problem = RnnProblem::new(&case.options, &stack, &case.inputs.map(Array::shape, Array::shape)).ok()?;
+                let problem =
+                    RnnProblem::new(&case.options, &stack, &case.inputs.map(Array::shape, Array::shape)).ok()?;
                 let plan = RnnPlan::new(&case.options, &problem, storage.element, caps).ok()?;
                 Some(format!("recurrence {:?}", plan.path).to_lowercase())
             }
@@ -299,16 +300,17 @@ fn coverage_case<'c>(run: &mut Run<'_>, case: &'c CoverageCase) -> Result<Record
 }
 
 fn primitive_case<'c>(run: &mut Run<'_>, case: &'c PrimitiveCase) -> Result<Recorded<'c>> {
-    let (results, integers) = case.run(run)?;
-    let (oracle, wanted) = case.run(&mut Reference::<f64>::default())?;
+    let recorded = case.run(run)?;
+    let oracle = case.run(&mut Reference::<f64>::default())?;
+    let integers = recorded.integers.into_iter().zip(oracle.integers).collect();
     let judge = move |read: Vec<Array<f32>>| {
-        let (baseline, _) = case.run(&mut Reference::<f32>::default())?;
-        let judged = read.iter().zip(&oracle).zip(&baseline);
+        let baseline = case.run(&mut Reference::<f32>::default())?;
+        let judged = read.iter().zip(&oracle.numbers).zip(&baseline.numbers);
         judged
             .map(|((got, oracle), baseline)| Ok(("result", judge("result", got, oracle, baseline, DType::F32)?)))
             .collect()
     };
-    Ok(Recorded { results, integers: integers.into_iter().zip(wanted).collect(), judge: Box::new(judge) })
+    Ok(Recorded { results: recorded.numbers, integers, judge: Box::new(judge) })
 }
 
 /// The judgement of a measurement's numbers, each of which is known.

@@ -9,7 +9,7 @@ use regard::plan::{AttentionPlan, Caps, Form, Rungs};
 use regard::problem::{AttentionProblem, Storage};
 use regard::tensor::{Array, DType};
 use regard::validate::judge_attention;
-use regard::{Error, Gpu, Result};
+use regard::{Error, Gpu, Result, Tensor};
 
 use crate::gpu::{all, cooperative_gpu, gpu, open, some};
 
@@ -21,7 +21,7 @@ fn element(caps: &Caps) -> DType {
 }
 
 fn plan(case: &AttentionCase, caps: &Caps) -> Result<AttentionPlan> {
-    let problem = AttentionProblem::new(&case.options, &case.inputs.map(Array::shape))?;
+    let problem = AttentionProblem::new(&case.options, &case.inputs.map(Array::shape, Array::shape))?;
     AttentionPlan::new(&case.options, &problem, element(caps), caps)
 }
 
@@ -42,10 +42,12 @@ fn fused(caps: &Caps) -> Vec<(AttentionCase, AttentionPlan)> {
 
 /// As planned.
 fn run(gpu: &Gpu, case: &AttentionCase, plan: &AttentionPlan, storage: Storage) -> Result<Outputs> {
-    let problem = AttentionProblem::new(&case.options, &case.inputs.map(Array::shape))?;
+    let problem = AttentionProblem::new(&case.options, &case.inputs.map(Array::shape, Array::shape))?;
     let inputs = case.inputs.upload(gpu, storage)?;
     let mut run = Run::new(gpu);
-    let views = inputs.try_map(|name, tensor| Ok::<_, Error>(run.bind(name, tensor)))?;
+    let shared = std::cell::RefCell::new(&mut run);
+    let bind = |name: &str, tensor: &Tensor| Ok::<_, Error>(shared.borrow_mut().bind(name, tensor));
+    let views = inputs.try_map(bind, bind)?;
     let made = problem
         .outputs(&case.options, storage.element, inputs.past_key.is_some())
         .try_map(|name, (shape, dtype)| run.output(name, shape, *dtype))?;
@@ -216,7 +218,7 @@ fn every_tile_gives_the_same_answers() {
     for size in sizes {
         let mut case = case(&format!("{size:?}"), size);
         case.options.causal = Some(Causal::BottomRight);
-        let problem = AttentionProblem::new(&case.options, &case.inputs.map(Array::shape)).unwrap();
+        let problem = AttentionProblem::new(&case.options, &case.inputs.map(Array::shape, Array::shape)).unwrap();
         let candidates = AttentionPlan::candidates(&case.options, &problem, element(gpu.caps()), gpu.caps()).unwrap();
         let tiles = candidates.into_iter().filter(|fused| fused.tile.form == Form::Cooperative);
         let plans: Vec<_> = tiles.map(|fused| plan(&case, gpu.caps()).unwrap().with_fused(fused)).collect();

@@ -1,5 +1,7 @@
 //! Recordings made without a device: what the planner and the kernels' host side would send to one.
 
+use std::cell::RefCell;
+
 use regard::attention::{
     Attention, AttentionInputs, Causal, Mask, Monotonic, Normalize, Path, Rotary, RotaryLayout, Score, ScoreMod,
     ScoreStage, Window,
@@ -31,15 +33,16 @@ pub(crate) fn attention(
     storage: impl Into<Storage>,
 ) -> Recording {
     let storage = storage.into();
-    let problem = AttentionProblem::new(options, &inputs.map(Vec::as_slice)).unwrap();
+    let problem = AttentionProblem::new(options, &inputs.map(Vec::as_slice, Vec::as_slice)).unwrap();
     let plan = AttentionPlan::new(options, &problem, storage, caps).unwrap();
     let mut recording = Recording::new();
-    let is_bool = matches!(inputs.mask, Some(Mask::Bool(_)));
+    let shared = RefCell::new(&mut recording);
+    let bind = |name: &str, shape: &[usize], dtype| Ok::<_, ()>(bound(&mut shared.borrow_mut(), name, shape, dtype));
     let views = inputs
-        .try_map(|name, shape| {
-            let dtype = Role::of(name, is_bool).dtype(storage);
-            Ok::<_, ()>(bound(&mut recording, name, shape, dtype))
-        })
+        .try_map(
+            |name, shape| bind(name, shape, Role::of(name).dtype(storage)),
+            |name, shape| bind(name, shape, DType::U32),
+        )
         .unwrap();
     let outputs = problem
         .outputs(options, storage.element, inputs.past_key.is_some())
@@ -51,7 +54,7 @@ pub(crate) fn attention(
 
 /// The same on every path that can compute it.
 fn attentions(caps: &Caps, options: &Attention, inputs: &AttentionInputs<Vec<usize>>, dtype: DType) -> Vec<Recording> {
-    let problem = AttentionProblem::new(options, &inputs.map(Vec::as_slice)).unwrap();
+    let problem = AttentionProblem::new(options, &inputs.map(Vec::as_slice, Vec::as_slice)).unwrap();
     let on = |path: Path| {
         let options = Attention { path, ..options.clone() };
         AttentionPlan::new(&options, &problem, dtype, caps).is_ok().then(|| attention(caps, &options, inputs, dtype))

@@ -115,7 +115,7 @@ fn additive_scores_are_staged_on_a_cpu_driver() {
 #[test]
 fn candidates_are_right_over_caches_of_every_storage() {
     let plans = |gpu: &Gpu, case: &AttentionCase| {
-        let problem = AttentionProblem::new(&case.options, &case.inputs.map(Array::shape)).unwrap();
+        let problem = AttentionProblem::new(&case.options, &case.inputs.map(Array::shape, Array::shape)).unwrap();
         AttentionPlan::candidates(&case.options, &problem, DType::F32, gpu.caps()).unwrap_or_default()
     };
     let table: Vec<AttentionCase> =
@@ -145,7 +145,7 @@ fn candidates_are_right_over_caches_of_every_storage() {
     };
     let work = work.into_iter().step_by(if whole() { 1 } else { 9 });
     all("candidates", work, name, |&(gpu, case, plan, storage)| {
-        let problem = AttentionProblem::new(&case.options, &case.inputs.map(Array::shape))?;
+        let problem = AttentionProblem::new(&case.options, &case.inputs.map(Array::shape, Array::shape))?;
         let planned = AttentionPlan::new(&case.options, &problem, storage, gpu.caps())?.with_fused(plan);
         let mut run = Run::new(gpu);
         let outputs = case.options.record_planned(&mut run, &case.inputs.upload(gpu, storage)?, &planned)?;

@@ -12,10 +12,7 @@ use crate::tensors;
 
 /// Tells of numbers that the device's storage cannot hold.
 pub(super) fn warn_storage(inputs: &AttentionInputs<Array>, storage: Storage) -> Result<()> {
-    inputs.try_map(
-        |name, array| tensors::warn_storage(name, array, Role::of(name).dtype(storage)),
-        |_, _| Ok(()),
-    )?;
+    inputs.try_map(|name, array| tensors::warn_storage(name, array, Role::of(name).dtype(storage)), |_, _| Ok(()))?;
     Ok(())
 }
 

@@ -61,17 +61,16 @@ impl<'a, T: Float> Visibility<'a, T> {
                 && window.right.is_none_or(|right| position <= own + i64::from(right));
             near || position < i64::from(window.sink_tokens)
         });
-        let in_block = self.blocks.as_ref().is_none_or(|(mask, layout, [queries, keys])| {
-            mask[index(layout, [b, h, i / queries, j / keys])] != 0
-        });
+        let in_block = self
+            .blocks
+            .as_ref()
+            .is_none_or(|(mask, layout, [queries, keys])| mask[index(layout, [b, h, i / queries, j / keys])] != 0);
         if !(together && in_past && in_window && in_block && j < self.problem.mask_keys) {
             return None;
         }
         match &self.mask {
             None => Some(T::ZERO),
-            Some((Mask::Bool(mask), layout)) => {
-                (mask.data()[index(layout, [b, h, i, j])] != 0).then_some(T::ZERO)
-            }
+            Some((Mask::Bool(mask), layout)) => (mask.data()[index(layout, [b, h, i, j])] != 0).then_some(T::ZERO),
             Some((Mask::Float(mask), layout)) => {
                 Some(mask.data()[index(layout, [b, h, i, j])]).filter(|&bias| bias != T::NEG_INFINITY)
             }

@@ -1,10 +1,11 @@
 //! `regard attend` against the reference.
 
+use std::cell::RefCell;
+
 use regard::attention::{
     Attention, AttentionInputs, Causal, Mask, Monotonic, Normalize, Rotary, RotaryLayout, Score, ScoreFn, ScoreMod,
     ScoreStage, Window,
 };
-use regard::problem::Role;
 use regard::tensor::{Array, DType};
 use regard::{baseline, reference};
 use safetensors::Dtype;
@@ -27,33 +28,36 @@ pub(super) fn inputs() -> AttentionInputs<Array> {
 
 /// The tensors of a case as they stand in a file.
 pub(super) fn file(inputs: &AttentionInputs<Array>) -> Tensors {
-    let mut tensors = Tensors::default();
-    let is_bool = matches!(inputs.mask, Some(Mask::Bool(_)));
-    inputs
-        .try_map(|name, array| {
-            let so_far = std::mem::take(&mut tensors);
-            tensors = match (Role::of(name, is_bool), name) {
-                (Role::Integer, "mask") => so_far.bool(name, Dtype::BOOL, array),
-                (Role::Integer, "block_mask") => so_far.bool(name, Dtype::U8, array),
-                (Role::Integer, "block_table") => {
+    let tensors = RefCell::new(Tensors::default());
+    let numbers = |name: &str, array: &Array| {
+        tensors.replace_with(|so_far| std::mem::take(so_far).f32(name, array));
+        Ok::<_, regard::Error>(())
+    };
+    let integers = |name: &str, array: &Array<u32>| {
+        tensors.replace_with(|so_far| {
+            let so_far = std::mem::take(so_far);
+            match name {
+                "mask" => so_far.bool(name, Dtype::BOOL, array),
+                "block_mask" => so_far.bool(name, Dtype::U8, array),
+                "block_table" => {
                     let bytes = array.data().iter().flat_map(|&x| (x as i32).to_le_bytes()).collect();
                     so_far.add(name, Dtype::I32, array.shape(), bytes)
                 }
-                (Role::Integer, _) => so_far.i64(name, &array.data().iter().map(|&x| x as i64).collect::<Vec<_>>()),
-                _ => so_far.f32(name, array),
-            };
-            Ok::<_, regard::Error>(())
-        })
-        .unwrap();
-    tensors
+                _ => so_far.i64(name, &array.data().iter().map(|&x| x.into()).collect::<Vec<_>>()),
+            }
+        });
+        Ok(())
+    };
+    inputs.try_map(numbers, integers).unwrap();
+    tensors.into_inner()
 }
 
-pub(super) fn whole(values: &[u32]) -> Array {
-    Array::new(&[values.len()], values.iter().map(|&x| x as f32).collect()).unwrap()
+pub(super) fn whole(values: &[u32]) -> Array<u32> {
+    Array::new(&[values.len()], values.to_vec()).unwrap()
 }
 
-fn bits(shape: &[usize]) -> Array {
-    numbers(shape, 9).map(|&x| if x > -0.3 { 1.0 } else { 0.0 })
+fn bits(shape: &[usize]) -> Array<u32> {
+    numbers(shape, 9).map(|&x| u32::from(x > -0.3))
 }
 
 /// Non-negative and 1 in every row of keys: an alignment.
@@ -108,7 +112,7 @@ fn cases() -> Vec<Case> {
                 weights: true,
                 ..plain()
             },
-            &|i| i.kv_lengths = Some(Array::new(&[2], vec![7.0, 3.0]).unwrap()),
+            &|i| i.kv_lengths = Some(Array::new(&[2], vec![7, 3]).unwrap()),
         ),
         case("--causal --present", Attention { causal: Some(Causal::TopLeft), ..plain() }, &|i| {
             i.past_key = Some(numbers(&[2, 2, 3, 8], 6));
@@ -158,7 +162,7 @@ fn cases() -> Vec<Case> {
         }),
         case("--score additive --scale 0.5", Attention { score: Score::Additive, scale: Some(0.5), ..plain() }, &|i| {
             i.score.v = Some(numbers(&[8], 12));
-            i.score.g = Some(whole(&[2]));
+            i.score.g = Some(Array::filled(&[1], 2.0));
         }),
         case("--score location --weights", Attention { score: Score::Location, weights: true, ..plain() }, &|i| {
             i.score.query_weight = Some(numbers(&[9, 8], 10));
@@ -245,7 +249,7 @@ fn cases() -> Vec<Case> {
         case("--causal --weights", Attention { causal: Some(Causal::TopLeft), weights: true, ..plain() }, &|i| {
             i.key = numbers(&[5, 2, 3, 8], 2);
             i.value = numbers(&[5, 2, 3, 6], 3);
-            i.block_table = Some(Array::new(&[2, 3], vec![4.0, 1.0, 0.0, 2.0, 3.0, 0.0]).unwrap());
+            i.block_table = Some(Array::new(&[2, 3], vec![4, 1, 0, 2, 3, 0]).unwrap());
             i.kv_lengths = Some(whole(&[8, 5]));
         }),
     ]
@@ -253,7 +257,7 @@ fn cases() -> Vec<Case> {
 
 /// Every result of a case that is in the file, against the reference.
 fn check(case: &Case, folder: &Folder) {
-    let oracle = reference::attention(&case.options, &case.inputs.map(|a| a.map(|&x| f64::from(x)))).unwrap();
+    let oracle = reference::attention(&case.options, &case.inputs.map_numbers(|a| a.map(|&x| f64::from(x)))).unwrap();
     let baseline = reference::attention(&case.options, &case.inputs).unwrap();
     let out = folder.load("out.safetensors");
     for ((name, oracle), (_, baseline)) in oracle.named().zip(baseline.named()) {

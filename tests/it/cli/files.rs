@@ -36,7 +36,7 @@ fn ranks_two_and_three_are_heads_laid_out_otherwise() {
         close(&out.get("output").unwrap(), &packed(&want.output));
     }
     let (query, key, value) = (numbers(&[5, 8], 1), numbers(&[7, 8], 2), numbers(&[7, 6], 3));
-    let mask = numbers(&[5, 7], 4).map(|&x| if x > 0.0 { 1.0 } else { 0.0 });
+    let mask = numbers(&[5, 7], 4).map(|&x| u32::from(x > 0.0));
     let one = |a: &Array| a.clone().reshape(&[&[1, 1][..], a.shape()].concat()).unwrap();
     let mut lifted = AttentionInputs::new(one(&query), one(&key), one(&value));
     lifted.mask = Some(Mask::Bool(mask.clone()));
@@ -198,14 +198,14 @@ fn poison_never_reaches_an_output() {
     let clean = inputs();
     let row = |k: usize, dim: usize| (k / dim % 7, k / dim / 14);
     let mut masked = clean.clone();
-    masked.mask = Some(Mask::Bool(Array::from_fn(&[7], |j| if j == 2 { 0.0 } else { 1.0 })));
+    masked.mask = Some(Mask::Bool(Array::from_fn(&[7], |j| if j == 2 { 0 } else { 1 })));
     let lengths = |mut i: AttentionInputs<Array>| {
         i.kv_lengths = Some(whole(&[5, 7]));
         i
     };
     let mut pages =
         AttentionInputs::new(numbers(&[2, 4, 5, 8], 1), numbers(&[4, 2, 3, 8], 2), numbers(&[4, 2, 3, 6], 3));
-    pages.block_table = Some(Array::new(&[2, 2], vec![0.0, 1.0, 3.0, -1.0]).unwrap());
+    pages.block_table = Some(Array::new(&[2, 2], vec![0, 1, 3, u32::MAX]).unwrap());
     let pages = AttentionInputs { kv_lengths: Some(whole(&[6, 2])), ..pages };
     let of_pages = |k: usize, dim: usize| k / (6 * dim) == 2 || (k / (6 * dim) == 3 && k / dim % 3 == 2);
     for (what, inputs, hidden) in [
@@ -235,7 +235,7 @@ fn poison_never_reaches_an_output() {
 #[test]
 fn half_and_bfloat_files_are_read_and_written() {
     let folder = Folder::new();
-    let four = inputs().map(|a| a.map(|&x| half::bf16::from_f32(x).to_f32()));
+    let four = inputs().map_numbers(|a| a.map(|&x| half::bf16::from_f32(x).to_f32()));
     let bf16 = |a: &Array| a.data().iter().flat_map(|&x| half::bf16::from_f32(x).to_le_bytes()).collect::<Vec<_>>();
     let tensors = Tensors::default()
         .add("query", Dtype::BF16, four.query.shape(), bf16(&four.query))

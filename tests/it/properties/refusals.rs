@@ -26,8 +26,8 @@ fn some(shape: &[usize]) -> Option<Tensor> {
     Some(numbers(shape, 1.0))
 }
 
-fn ones(shape: &[usize]) -> Option<Tensor> {
-    Some(Array::filled(shape, 1.0))
+fn ones<T: From<u8>>(shape: &[usize]) -> Option<Array<T>> {
+    Some(Array::from_fn(shape, |_| T::from(1)))
 }
 
 #[test]
@@ -72,17 +72,17 @@ fn shapes_that_do_not_fit() {
             ),
             (|_, i| i.mask = some(&[5, 9]).map(Mask::Float), "`mask` axis 1 (keys): expected 8 or 1, found 9"),
             (
-                |_, i| i.mask = some(&[2, 3, 5, 8]).map(Mask::Bool),
+                |_, i| i.mask = ones(&[2, 3, 5, 8]).map(Mask::Bool),
                 "`mask` axis 1 (query heads): expected 4 or 1, found 3",
             ),
             (
-                |_, i| i.mask = some(&[1, 1, 1, 5, 8]).map(Mask::Bool),
+                |_, i| i.mask = ones(&[1, 1, 1, 5, 8]).map(Mask::Bool),
                 "`mask` rank: expected 1 to 4, broadcast to [2, 4, 5, 8], found 5 [1, 1, 1, 5, 8]",
             ),
             (|_, i| i.kv_lengths = ones(&[3]), "`kv_lengths` axis 0 (batch): expected 2, found 3"),
             (|_, i| i.query_lengths = ones(&[1, 2]), "`query_lengths` rank: expected 1 [2], found 2 [1, 2]"),
             (
-                |_, i| i.query_lengths = Some(Array::filled(&[2], 6.0)),
+                |_, i| i.query_lengths = Some(Array::filled(&[2], 6)),
                 "`query_lengths` row 0: expected a whole number from 0 to 5, found 6",
             ),
             (|_, i| i.alibi_slopes = ones(&[2]), "`alibi_slopes` axis 0 (query heads): expected 4, found 2"),
@@ -278,7 +278,7 @@ fn sequences_pages_and_blocks_that_do_not_fit() {
                 "`kv_lengths`: expected [B], how many keys behind `block_table` are real, found none",
             ),
             (
-                |_, i| i.kv_lengths = Some(Array::filled(&[2], 13.0)),
+                |_, i| i.kv_lengths = Some(Array::filled(&[2], 13)),
                 "`kv_lengths` row 0: expected a whole number from 0 to 12, found 13",
             ),
             (
@@ -329,13 +329,13 @@ fn sequences_pages_and_blocks_that_do_not_fit() {
                  instead",
             ),
             (
-                |_, i| i.cu_seqlens_q = Array::new(&[3], vec![0.0, 4.0, 3.0]).ok(),
+                |_, i| i.cu_seqlens_q = Array::new(&[3], vec![0, 4, 3]).ok(),
                 "`cu_seqlens_q` row 2: expected at least 4, where the sequence begins, found 3",
             ),
             (|_, i| i.cu_seqlens_k = ones(&[4]), "`cu_seqlens_k` axis 0 (sequences + 1): expected 3, found 4"),
             (
-                |_, i| i.cu_seqlens_k = Array::new(&[3], vec![0.0, 2.5, 8.0]).ok(),
-                "`cu_seqlens_k` row 1: expected a whole number from 0 to 4294967295, found 2.5",
+                |_, i| i.cu_seqlens_k = Array::new(&[3], vec![0, 9, 8]).ok(),
+                "`cu_seqlens_k` row 2: expected at least 9, where the sequence begins, found 8",
             ),
             (
                 |_, i| i.kv_lengths = ones(&[1]),

@@ -58,7 +58,7 @@ fn sink(entry: &Entry) -> Vec<AttentionCase> {
     let mut t = entry.tensors();
     let mut inputs = AttentionInputs::new(t.take("in.q"), t.take("in.k"), t.take("in.v"));
     inputs.sinks = Some(t.take("in.sinks"));
-    let mask = t.take("in.mask");
+    let mask = t.integers("in.mask").unwrap();
     let expect = vec![
         entry.expect("output", "out.y", t.take("out.y")),
         entry.expect("weights", "out.weights", t.take("out.weights")),
