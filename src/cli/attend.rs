@@ -355,7 +355,7 @@ fn explain_plan(explained: &mut Explained, p: &AttentionProblem, plan: &Attentio
             let scores = explain::bytes(plan.score_bytes);
             explained.fact("path", format!("{path}, {ranges}, {scores} of scores in memory"));
             if let Err(reason) = reason {
-                explained.fact("not fused", reason);
+                explained.fact("not fused", reason.to_string());
             }
             if plan.tuned {
                 explained.fact("plan", "tuned on this device");

@@ -306,7 +306,8 @@ fn measure(gpu: &Gpu, work: &Work, quick: bool, wrong: &mut Vec<String>) -> std:
     let Work { options, dtype, .. } = work;
     let inputs = work.inputs();
     let problem = AttentionProblem::new(options, &inputs.map(Array::shape, Array::shape))?;
-    let candidates = AttentionPlan::candidates(options, &problem, *dtype, gpu.caps()).map_err(Unfit::Here)?;
+    let candidates = AttentionPlan::candidates(options, &problem, *dtype, gpu.caps())
+        .map_err(|reason| Unfit::Here(reason.to_string()))?;
     let untuned = Caps { tuning: Default::default(), ..gpu.caps().clone() };
     let planned = AttentionPlan::new(options, &problem, *dtype, &untuned)?;
     let staged = Attention { path: Path::Staged, ..options.clone() };

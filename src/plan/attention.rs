@@ -1,6 +1,6 @@
 //! How attention is run: staged, with scores in memory, or fused, without.
 
-use super::{Bucket, Caps, Choice, cooperative};
+use super::{Bucket, Caps, Choice, Unfused, cooperative};
 use crate::attention::{Attention, Normalize, Path, Score};
 use crate::error::{Error, Result};
 use crate::problem::{AttentionProblem, Storage};
@@ -290,7 +290,7 @@ pub struct AttentionPlan {
     /// Which kernels.
     pub path: Path,
     /// How they are fused, or why they are not.
-    pub fused: std::result::Result<FusedPlan, String>,
+    pub fused: Result<FusedPlan, Unfused>,
     /// Whether that was measured on the device.
     pub tuned: bool,
     /// Staged: ranges of queries, run one after the other so that their scores fit the device's largest binding.
@@ -326,7 +326,7 @@ impl AttentionPlan {
     ) -> Result<Self> {
         let Storage { element, cache } = storage.into();
         let (fused, tuned) = match options.path {
-            Path::Staged => (Err("`staged` was asked for".to_owned()), false),
+            Path::Staged => (Err(Unfused::Asked), false),
             _ => Self::fused(options, problem, element, caps),
         };
         let path = match (options.path, &fused) {
@@ -370,7 +370,7 @@ impl AttentionPlan {
         problem: &AttentionProblem,
         element: DType,
         caps: &Caps,
-    ) -> (std::result::Result<FusedPlan, String>, bool) {
+    ) -> (Result<FusedPlan, Unfused>, bool) {
         let candidates = match Self::candidates(options, problem, element, caps) {
             Ok(candidates) => candidates,
             Err(reason) => return (Err(reason), false),
@@ -380,7 +380,7 @@ impl AttentionPlan {
         match caps.tuning.choose(&bucket, &candidates, problem.keys) {
             Some(Choice::Fused(plan)) => return (Ok(plan), true),
             Some(Choice::Staged) if auto && staged_chunk(options, problem, caps).is_ok() => {
-                return (Err("`staged` was measured to be faster here".to_owned()), true);
+                return (Err(Unfused::Measured), true);
             }
             _ => {}
         }
@@ -388,30 +388,27 @@ impl AttentionPlan {
         // another at every step cost a CPU driver more than scores in memory do. Half to a third of the time on lavapipe
         // 22.3, from a few hundred pairs on.
         if auto && caps.software && additive && staged_chunk(options, problem, caps).is_ok() {
-            return (Err("additive scores take less time in memory on a CPU driver".to_owned()), false);
+            return (Err(Unfused::AdditiveOnCpu), false);
         }
-        let table = candidates.first().copied().ok_or_else(|| "no fused kernel fits this device's limits".to_owned());
-        (table, false)
+        (candidates.first().copied().ok_or(Unfused::Limits), false)
     }
 
     /// Every fused plan worth trying, the best guess first; or why there is none. Those of
     /// the path that `options` ask for, if it is one of the fused ones.
     ///
     /// # Errors
-    /// Why nothing is fused, as a text.
+    /// Why nothing is fused.
     pub fn candidates(
         options: &Attention,
         problem: &AttentionProblem,
         element: DType,
         caps: &Caps,
-    ) -> std::result::Result<Vec<FusedPlan>, String> {
+    ) -> Result<Vec<FusedPlan>, Unfused> {
         if let Some(reason) = unfused(options, problem) {
             return Err(reason);
         }
         if options.path == Path::Auto && caps.params_space(FUSED_BUFFERS) == ParamsSpace::Uniform && caps.software {
-            return Err(
-                "this CPU driver compiles fused kernels anew at each call where storage buffers are short".into()
-            );
+            return Err(Unfused::FewBuffers);
         }
         let here = if caps.software { Where::Software } else { Where::Card };
         let additive = options.score.is_additive();
@@ -470,23 +467,22 @@ fn staged_chunk(options: &Attention, problem: &AttentionProblem, caps: &Caps) ->
 }
 
 /// Why an attention has no running form here, if it has none.
-fn unfused(options: &Attention, problem: &AttentionProblem) -> Option<String> {
+fn unfused(options: &Attention, problem: &AttentionProblem) -> Option<Unfused> {
     let asked = [
-        (options.weights, "the weights are asked for"),
-        (options.scores.is_some(), "the scores are asked for"),
-        (options.entropy, "the entropy is asked for, which needs the weights"),
-        (options.normalize != Normalize::Softmax, "only softmax has a running form here"),
-        (options.score == Score::Cosine, "a cosine score divides by the norms of whole rows"),
-        (options.score == Score::Location, "a location-sensitive score makes keys of its own for each query"),
+        (options.weights, Unfused::Weights),
+        (options.scores.is_some(), Unfused::Scores),
+        (options.entropy, Unfused::Entropy),
+        (options.normalize != Normalize::Softmax, Unfused::Normalize),
+        (options.score == Score::Cosine, Unfused::Cosine),
+        (options.score == Score::Location, Unfused::Location),
     ];
     if let Some((_, reason)) = asked.into_iter().find(|(unfit, _)| *unfit) {
-        return Some(reason.to_owned());
+        return Some(reason);
     }
     let additive = options.score.is_additive();
-    let long = |name: &str, dim: usize| format!("a {name} of {dim} exceeds the {LONGEST_HEAD} of the fused kernels");
     match (problem.score_dim, problem.value_dim) {
-        (dim, _) if dim > LONGEST_HEAD && !additive => Some(long("head dim", dim)),
-        (_, dim) if dim > LONGEST_HEAD => Some(long("value dim", dim)),
+        (dim, _) if dim > LONGEST_HEAD && !additive => Some(Unfused::HeadDim(dim)),
+        (_, dim) if dim > LONGEST_HEAD => Some(Unfused::ValueDim(dim)),
         _ => None,
     }
 }

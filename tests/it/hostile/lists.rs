@@ -174,7 +174,7 @@ fn positions_past_the_tables_are_their_last_row() {
             run.submit()?;
             found.download(gpu())
         };
-        let meant: Vec<u32> = positions.iter().map(|&p| (p as usize).saturating_add(offset).min(6)).collect();
+        let meant: Vec<u32> = positions.iter().map(|&p| (p as usize).saturating_add(offset).min(6) as u32).collect();
         if turned(&positions, offset)? == turned(&meant, 0)? { Ok(()) } else { Err(wrong("turned otherwise")) }
     });
 }
