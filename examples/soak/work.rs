@@ -54,7 +54,7 @@ fn refused<T>(result: Result<T>, wanted: impl FnOnce(&Error) -> bool) -> Result<
     match result {
         Err(error) if wanted(&error) => Ok(Outcome::Refused),
         Err(error) => Err(error),
-        Ok(_) => Err(Error::Gpu("what had to be refused was taken".to_owned())),
+        Ok(_) => Err(Error::Gpu("what had to be refused was taken".into())),
     }
 }
 
@@ -158,7 +158,7 @@ fn merging(case: cases::MergeCase) -> Result<Call> {
 fn transfers() -> Vec<Call> {
     let same = |got: Array, want: &Array| match got == *want {
         true => Ok(Outcome::Right),
-        false => Err(Error::Gpu("numbers came back changed".to_owned())),
+        false => Err(Error::Gpu("numbers came back changed".into())),
     };
     let call = |name: &str, work: Work| Call { name: name.to_owned(), work };
     let upload = |gpu: &Gpu, array: &Array| Tensor::upload(gpu, "x", array, DType::F32);

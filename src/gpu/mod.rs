@@ -23,7 +23,7 @@ pub use prepared::{Footprint, Prepared};
 pub use run::{Run, Timing};
 pub use tensor::Tensor;
 
-use crate::error::{Error, Result};
+use crate::error::{Cause, Error, Result};
 use crate::plan::{Caps, Pace, Rungs};
 use faults::{Faults, scoped};
 use groups::Groups;
@@ -334,7 +334,7 @@ impl Gpu {
                 ..Default::default()
             })
             .await
-            .map_err(|error| Error::Gpu(error.to_string()))?;
+            .map_err(|error| Error::Gpu(Cause::of(error)))?;
         let mut gpu = Self::new(device, queue, CooperativeShape::listed(&adapter), kept)?;
         if open.as_card {
             let Caps { software, workers, .. } = Caps::default();

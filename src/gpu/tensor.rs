@@ -257,7 +257,7 @@ impl Tensor {
     pub fn buffer(&self) -> Result<&wgpu::Buffer> {
         self.memory.make_with(|descriptor| match self.memory.owner.as_ref().and_then(Weak::upgrade) {
             Some(owner) => scoped(&owner.device, || owner.device.create_buffer(descriptor)),
-            None => Err(Error::Gpu(format!("the device of `{}` is gone", self.memory.signature.name))),
+            None => Err(Error::Gpu(format!("the device of `{}` is gone", self.memory.signature.name).into())),
         })
     }
 

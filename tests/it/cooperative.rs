@@ -60,7 +60,7 @@ fn run(gpu: &Gpu, case: &AttentionCase, plan: &AttentionPlan, storage: Storage) 
 fn judged(case: &AttentionCase, got: &Outputs, storage: Storage) -> Result<f64> {
     let ratios = judge_attention(case, got, storage)?;
     ratios.into_iter().try_fold(0.0f64, |worst, (name, ratio)| match ratio {
-        ratio if ratio > 1.0 => Err(Error::Gpu(format!("{name}: {ratio:.2} times the tolerance"))),
+        ratio if ratio > 1.0 => Err(Error::Gpu(format!("{name}: {ratio:.2} times the tolerance").into())),
         ratio => Ok(worst.max(ratio)),
     })
 }
@@ -78,7 +78,7 @@ fn checked(gpu: &Gpu, case: &AttentionCase, plan: &AttentionPlan) -> Result<f64>
         let storage = Storage { element, cache };
         let first = run(gpu, case, plan, storage)?;
         if bits(&first) != bits(&run(gpu, case, plan, storage)?) {
-            return Err(Error::Gpu(format!("other bits the second time, {:?}", form(plan))));
+            return Err(Error::Gpu(format!("other bits the second time, {:?}", form(plan)).into()));
         }
         worst = worst.max(judged(case, &first, storage)?);
     }

@@ -25,7 +25,7 @@ pub(crate) fn hold<S: Strategy>(cases: u32, strategy: S, property: impl Fn(S::Va
 }
 
 pub(crate) fn wrong(reason: impl Into<String>) -> Error {
-    Error::Gpu(reason.into())
+    Error::Gpu(reason.into().into())
 }
 
 /// How a tensor [B, H, N, D] lies in its buffer.

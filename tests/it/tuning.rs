@@ -27,7 +27,7 @@ fn a_measured_plan_takes_the_place_of_the_tables() {
     let candidates = AttentionPlan::candidates(&options, &problem(&options, 1000), DType::F32, &software).unwrap();
     assert!(candidates.len() > 2);
     let table = plan(&options, 1000, DType::F32, &software);
-    assert_eq!((table.fused.clone(), table.tuned), (Ok(candidates[0]), false));
+    assert_eq!((table.fused, table.tuned), (Ok(candidates[0]), false));
     for chosen in &candidates {
         let bucket = Bucket::new(Score::ScaledDot, &problem(&options, 1000), DType::F32);
         let tuning = Arc::new(Tuning::from_iter([(bucket, *chosen)]));
