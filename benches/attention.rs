@@ -18,8 +18,8 @@ use std::time::Duration;
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
 use regard::attention::Path;
+use regard::device::Rates;
 use regard::gpu::{Gpu, Run};
-use regard::rates::Rates;
 use regard::tensor::DType;
 use regard::workload::{self, Workload, naive::Naive};
 
@@ -77,7 +77,7 @@ fn forms(group: &mut BenchmarkGroup<'_, WallTime>, gpu: &Gpu, rates: &Rates, wor
         }
     };
     for (form, path) in PATHS {
-        match work.plan(path, gpu.caps()) {
+        match work.plan(path, gpu) {
             Err(reason) => {
                 println!("{} {form}: not run: {reason}", work.name());
                 continue;

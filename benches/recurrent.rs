@@ -14,9 +14,10 @@ use std::time::{Duration, Instant};
 
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, SamplingMode, criterion_group, criterion_main};
-use regard::gpu::{AdapterKind, Gpu, Run};
+use regard::device::DeviceKind;
+use regard::device::Rates;
+use regard::gpu::{Gpu, Run};
 use regard::ops::rnn::GpuRnn;
-use regard::rates::Rates;
 use regard::reference;
 use regard::rnn::{Cell, Reset, Rnn, RnnInputs, RnnStack, RnnWeights};
 use regard::tensor::{Array, DType, Layout};
@@ -123,7 +124,7 @@ fn recurrent(c: &mut Criterion) {
     for (cell_name, cell) in [("lstm", Cell::Lstm), ("gru", Cell::Gru { reset: Reset::After })] {
         for [steps, batch, hidden, layers] in CASES {
             let whole = Work { cell, steps, batch, hidden, layers };
-            let most = if gpu.adapter().kind == AdapterKind::Software { SOFTWARE_FLOPS } else { usize::MAX };
+            let most = if gpu.adapter().kind == DeviceKind::Software { SOFTWARE_FLOPS } else { usize::MAX };
             let steps = steps.min(most / whole.flops_of_step()).max(1);
             let mut group = c.benchmark_group(format!("{cell_name} T{steps} B{batch} H{hidden} layers {layers}"));
             group

@@ -28,11 +28,11 @@
 //! | [`layers`] | multi-head attention, attention decoder, attentive encoder, visual attention |
 //! | [`backend`], [`norm`] | the primitives that layers are written over, on the GPU and the reference |
 //! | [`gpu`] | devices, tensors, runs |
+//! | [`device`] | what a device can do, assumed and measured |
 //! | [`ops`] | whole operations on the GPU |
 //! | [`reference`](mod@reference) | the same on the CPU, in f32 or f64 |
 //! | [`compare`], [`baseline`] | how far a result may be from the truth |
 //! | `validate` | every kernel held against it (feature `validate`) |
-//! | [`rates`] | what a device can do, measured |
 //! | [`q8`] | 8-bit storage of keys and values |
 //! | [`problem`], [`plan`], [`recording`], [`wgsl`] | the way from options to shaders, without a device |
 
@@ -43,6 +43,8 @@ pub mod baseline;
 #[doc(hidden)]
 pub mod cases;
 pub mod compare;
+mod coverage;
+pub mod device;
 pub mod epilogue;
 pub mod error;
 mod fill;
@@ -55,7 +57,7 @@ pub mod ops;
 pub mod plan;
 pub mod problem;
 pub mod q8;
-pub mod rates;
+mod rates;
 pub mod recording;
 pub mod reference;
 pub mod rnn;

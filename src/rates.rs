@@ -1,31 +1,27 @@
-//! What a device can do, measured on the spot: the ceilings that benchmarks are held against, and the overheads that
-//! the planner of recurrences assumes.
+//! What a device can do, measured on the spot: the ceilings that benchmarks are held against, and what the planner goes by
+//! in place of what it assumes of a kind of device.
 
+use crate::device::Rates;
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Run, Tensor};
 use crate::kernels::{barrier_rate, coop_rate, copy, fma_rate};
 use crate::tensor::{Array, DType};
 
-/// Operations and bytes per nanosecond.
-#[derive(Debug, Clone, Copy, PartialEq)]
-#[non_exhaustive]
-pub struct Rates {
-    /// Multiply-adds, counted as two operations: 10⁹ a second.
-    pub gflops: f64,
-    /// Bytes read and bytes written: 10⁹ a second.
-    pub gbps: f64,
-    /// As `gflops`, f16 by cooperative matrices with sums in f32, where they are used.
-    pub coop_gflops: Option<f64>,
-}
-
 impl Rates {
-    /// Measures all, growing the work until it takes long enough to be measured.
+    /// Measures all, growing the work until it takes long enough to be measured; some two seconds.
     ///
     /// # Errors
     /// Those of [`Run::submit`], and [`Error::Tolerance`] when an answer is wrong.
     pub fn measure(gpu: &Gpu) -> Result<Self> {
         let coop_gflops = gpu.caps().cooperative.map(|side| cooperative(gpu, side as usize)).transpose()?;
-        Ok(Self { gflops: multiply_adds(gpu)?, gbps: copy_rate(gpu)?, coop_gflops })
+        Ok(Self {
+            measured: true,
+            gflops: multiply_adds(gpu)?,
+            coop_gflops,
+            gbps: copy_rate(gpu)?,
+            dispatch: dispatch_cost(gpu)?,
+            barrier: barrier_cost(gpu)?,
+        })
     }
 }
 
@@ -128,31 +124,6 @@ fn copy_rate(gpu: &Gpu) -> Result<f64> {
     Ok(kernel.max(driver))
 }
 
-/// What launching and waiting costs, in nanoseconds: two of the [costs](crate::plan::Costs) that the planner of
-/// recurrences assumes.
-#[derive(Debug, Clone, Copy, PartialEq)]
-#[non_exhaustive]
-pub struct Overheads {
-    /// From one dispatch to the next one that needs its result, in one pass.
-    pub dispatch: f64,
-    /// A barrier between a write to a workgroup's memory and a read, for each lane of a workgroup of
-    /// [`Overheads::LANES`].
-    pub barrier: f64,
-}
-
-impl Overheads {
-    /// Invocations at the barrier.
-    pub const LANES: usize = 256;
-
-    /// Measures both, as the difference between many and twice as many.
-    ///
-    /// # Errors
-    /// As [`Rates::measure`].
-    pub fn measure(gpu: &Gpu) -> Result<Self> {
-        Ok(Self { dispatch: dispatch_cost(gpu)?, barrier: barrier_cost(gpu)? })
-    }
-}
-
 /// Nanoseconds of one more of what `record` records a number of; the least of several differences.
 fn marginal(gpu: &Gpu, number: u32, record: impl Fn(&mut Run<'_>, u32) -> Result<()>) -> Result<f64> {
     let time = |number: u32| -> Result<f64> {
@@ -186,7 +157,7 @@ fn dispatch_cost(gpu: &Gpu) -> Result<f64> {
 }
 
 fn barrier_cost(gpu: &Gpu) -> Result<f64> {
-    let lanes = Overheads::LANES.min(gpu.caps().max_invocations as usize);
+    let lanes = Rates::BARRIER_LANES.min(gpu.caps().max_invocations as usize);
     let output = Tensor::uninitialized(gpu, "barriers", &[lanes], DType::F32)?;
     let turns = 2000;
     let cost = marginal(gpu, turns, |run, turns| {

@@ -248,8 +248,8 @@ impl Recording {
     ///
     /// # Errors
     /// [`Error::Limit`] with the name of the tensor.
-    pub fn check(&self, caps: &crate::plan::Caps) -> Result<()> {
-        let allowed = caps.max_binding_bytes.min(caps.max_buffer_bytes);
+    pub fn check(&self, caps: &crate::device::Caps) -> Result<()> {
+        let allowed = caps.max_tensor_bytes();
         match self.slots.iter().find(|slot| slot.bytes > allowed) {
             Some(slot) => Err(Error::Limit { what: format!("bytes of `{}`", slot.name), needed: slot.bytes, allowed }),
             None => Ok(()),

@@ -22,6 +22,7 @@ pub(crate) use files::file;
 pub(crate) use score_mod::{check as check_score_mod, excerpt as excerpt_of_score_mod};
 pub(crate) use uniform::{params, place};
 
+use crate::device::Caps;
 use crate::tensor::DType;
 
 /// A file of `shaders/`.
@@ -202,6 +203,14 @@ pub enum ParamsSpace {
     Uniform,
     /// A storage buffer, which counts towards the device's limit of them.
     Storage,
+}
+
+impl ParamsSpace {
+    /// Where they lie for a dispatch with so many other storage buffers; `shaders/common/params_*.wgsl` say why.
+    pub fn of(caps: &Caps, buffers: usize) -> Self {
+        let fits = buffers < caps.max_storage_buffers as usize;
+        if caps.software && fits { Self::Storage } else { Self::Uniform }
+    }
 }
 
 /// A value of an `override` constant; f64 as WebGPU has it.

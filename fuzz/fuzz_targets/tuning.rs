@@ -5,19 +5,21 @@
 include!("program.rs");
 
 use regard::attention::{Attention, AttentionInputs};
-use regard::plan::{AttentionPlan, Caps};
+use regard::device::Caps;
+use regard::plan::AttentionPlan;
 use regard::problem::AttentionProblem;
 use regard::tensor::DType;
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
-    let Ok(tuning) = kept::parse(data) else { return };
+    let Ok((tuning, rates)) = kept::parse(data) else { return };
     // The problems that the choices are for, and some beside them.
     let buckets: Vec<_> = tuning.iter().map(|(bucket, _)| *bucket).collect();
-    let caps = [false, true].map(|software| Caps {
-        software,
-        max_storage_buffers: 16,
-        tuning: std::sync::Arc::new(tuning.clone()),
-        ..Caps::default()
+    let caps = [false, true].map(|software| {
+        Caps::default().with(|caps| {
+            caps.software = software;
+            caps.max_storage_buffers = 16;
+            caps.rates = rates.unwrap_or(caps.rates);
+        })
     });
     for bucket in buckets.iter().take(8) {
         let kv = bucket.heads.clamp(1, 1 << 20);
@@ -27,7 +29,7 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
         let inputs = AttentionInputs::new(&query[..], &key[..], &value[..]);
         let Ok(problem) = AttentionProblem::new(&options, &inputs) else { continue };
         for caps in &caps {
-            let chosen = AttentionPlan::new(&options, &problem, DType::F32, caps);
+            let chosen = AttentionPlan::tuned(&options, &problem, DType::F32, caps, &tuning);
             let Ok(fused) = chosen.map(|plan| plan.fused) else { continue };
             let candidates = AttentionPlan::candidates(&options, &problem, DType::F32, caps).unwrap_or_default();
             assert!(fused.is_err() || fused.is_ok_and(|plan| candidates.contains(&plan)));

@@ -1,13 +1,13 @@
 //! The GPU: a run that is being recorded.
 
-use super::{Backend, Epilogue, Value};
+use super::{Backend, Epilogue, Recurrence, Value};
 use crate::attention::{Attention, AttentionInputs, AttentionOutputs};
+use crate::coverage::CoverageCost;
 use crate::error::{Error, Result};
 use crate::gpu::{Run, Tensor};
 use crate::kernels::elementwise::{self, Op};
 use crate::kernels::reduce::{self, Reduction};
 use crate::kernels::{copy, coverage, norm, top_k};
-use crate::layers::CoverageCost;
 use crate::norm::Norm;
 use crate::ops::linear::{contiguous, linear, to_f32};
 use crate::ops::rnn::GpuRnn;
@@ -18,6 +18,16 @@ use crate::tensor::{Array, DType};
 impl Value for Tensor {
     fn shape(&self) -> &[usize] {
         Tensor::shape(self)
+    }
+}
+
+impl Recurrence for GpuRnn {
+    fn options(&self) -> &Rnn {
+        GpuRnn::options(self)
+    }
+
+    fn stack(&self) -> RnnStack<&[usize]> {
+        GpuRnn::stack(self)
     }
 }
 

@@ -13,8 +13,8 @@ mod gpu;
 mod reference;
 
 use crate::attention::{Attention, AttentionInputs, AttentionOutputs};
+use crate::coverage::CoverageCost;
 use crate::error::{Error, Result};
-use crate::layers::CoverageCost;
 use crate::norm::Norm;
 use crate::rnn::{Activation, Rnn, RnnInputs, RnnOutputs, RnnStack};
 use crate::tensor::{Array, TensorLike};

@@ -4,8 +4,8 @@ use std::marker::PhantomData;
 
 use super::{Backend, Epilogue, Recurrence, Value};
 use crate::attention::{Attention, AttentionInputs, AttentionOutputs};
+use crate::coverage::CoverageCost;
 use crate::error::{Error, Result};
-use crate::layers::CoverageCost;
 use crate::norm::Norm;
 use crate::reference::{self, Float};
 use crate::rnn::{Activation, Rnn, RnnInputs, RnnOutputs, RnnStack};

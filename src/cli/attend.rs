@@ -207,7 +207,7 @@ pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
                 let timed = args.explain.then_some(&mut explained);
                 let outputs = on_gpu(gpu, &options, &inputs, storage, timed).map_err(other_path)?;
                 if args.explain {
-                    let plan = AttentionPlan::new(&options, &problem, storage, gpu.caps())?;
+                    let plan = AttentionPlan::tuned(&options, &problem, storage, gpu.caps(), gpu.tuning())?;
                     explain_plan(&mut explained, &problem, &plan, storage);
                     explained.floor(gpu, plan.flops, plan.bytes)?;
                 }

@@ -11,8 +11,8 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::ValueEnum;
-use regard::plan::Costs;
-use regard::rates::{Overheads, Rates};
+use regard::device::{Caps, Rates};
+use regard::plan::{register_rate, tile_rate};
 use regard::{Error, Gpu};
 use regex_lite::Regex;
 
@@ -191,13 +191,12 @@ fn selected_launches(args: &Args, filter: &Regex) -> Vec<Work> {
 fn measure(gpu: &Gpu, cases: Vec<Case>, launches: &[Work], quick: bool, taken: bool) -> Outcome<Report> {
     let mut steps = Steps::new("cases");
     let rates = Rates::measure(gpu)?;
-    let costs = Costs::of(gpu.caps());
-    let recurrent = cases.iter().any(Case::is_recurrent);
-    let overheads = recurrent.then(|| Overheads::measure(gpu)).transpose()?.map(|measured| Launch {
-        dispatch_ns: measured.dispatch,
-        barrier_ns_per_lane: measured.barrier,
-        assumed_dispatch_ns: costs.dispatch,
-        assumed_barrier_ns_per_lane: costs.barrier,
+    let assumed = gpu.caps().rates;
+    let overheads = cases.iter().any(Case::is_recurrent).then(|| Launch {
+        dispatch_ns: rates.dispatch,
+        barrier_ns_per_lane: rates.barrier,
+        assumed_dispatch_ns: assumed.dispatch,
+        assumed_barrier_ns_per_lane: assumed.barrier,
     });
     let adapter = gpu.adapter();
     let mut report = Report {
@@ -267,7 +266,7 @@ fn measure(gpu: &Gpu, cases: Vec<Case>, launches: &[Work], quick: bool, taken: b
         }
     }
     steps.finish();
-    report.planner = verdicts(&report.cases, &plans, &costs);
+    report.planner = verdicts(&report.cases, &plans, gpu.caps());
     output::print_beside(&report.tail(), taken)?;
     Ok(report)
 }
@@ -350,7 +349,7 @@ fn time(gpu: &Gpu, case: &Case, rates: &Rates, quick: bool) -> Outcome<Result<(R
 }
 
 /// One for each path and tile among recurrences that time nothing but what is planned.
-fn verdicts(rows: &[Row], plans: &[How], costs: &Costs) -> Vec<Verdict> {
+fn verdicts(rows: &[Row], plans: &[How], caps: &Caps) -> Vec<Verdict> {
     let recurrent = |how: &How| match how {
         How::Recurrent(plan) if plan.alone => Some(*plan),
         _ => None,
@@ -359,10 +358,8 @@ fn verdicts(rows: &[Row], plans: &[How], costs: &Costs) -> Vec<Verdict> {
     for (plan, row) in plans.iter().map(recurrent).zip(rows) {
         let Some(Plan { path, tile, nanoseconds, .. }) = plan else { continue };
         let rate = match tile {
-            None => costs.register_rate,
-            Some(1) => costs.tile_rate[0],
-            Some(4) => costs.tile_rate[1],
-            Some(_) => costs.tile_rate[2],
+            None => register_rate(caps),
+            Some(rows) => tile_rate(rows as usize, caps),
         };
         let ratio = nanoseconds / row.median_ns;
         let path = path_name(path);

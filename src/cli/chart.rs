@@ -259,6 +259,7 @@ fn decimal(x: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::drawing::raster::Raster;
 
     fn chart(curves: Vec<Curve>) -> Chart {
         Chart {
@@ -313,13 +314,13 @@ mod tests {
         let svg = scene.svg("throughput");
         assert_eq!(svg.matches("<polyline").count() - svg.matches("stroke-width=\"1\"").count(), 3 + 2 * 3, "{svg}");
         assert_eq!(svg.matches(">fused &lt;1&gt;<").count(), 1, "the legend names it once: {svg}");
-        let picture = image::load_from_memory(&scene.png().unwrap()).unwrap().to_rgb8();
+        let picture = Raster::decode(&scene.png().unwrap());
         for color in [COLORS[0], BAND, INK] {
-            assert!(picture.pixels().filter(|pixel| pixel.0 == color).count() > 50, "{color:?}");
+            assert!(picture.pixels().filter(|&(_, _, pixel)| pixel == color).count() > 50, "{color:?}");
         }
         // Nothing is drawn at the edges, where it would be cut.
-        let (width, height) = picture.dimensions();
+        let Raster { width, height, .. } = picture;
         let inside = |x: u32, y: u32| (8..width - 8).contains(&x) && (8..height - 8).contains(&y);
-        assert!(picture.enumerate_pixels().all(|(x, y, pixel)| inside(x, y) || pixel.0 == [255; 3]));
+        assert!(picture.pixels().all(|(x, y, pixel)| inside(x, y) || pixel == [255; 3]));
     }
 }

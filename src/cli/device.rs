@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use clap::builder::FalseyValueParser;
 use clap::{Args, ValueEnum};
-use regard::gpu::{Adapter, AdapterKind, Open};
-use regard::plan::Rungs;
+use regard::device::DeviceKind;
+use regard::device::Features;
+use regard::gpu::{Adapter, Open};
 use regard::{Error, Gpu};
 
 use crate::failure::{Failure, Outcome};
@@ -140,7 +141,7 @@ impl DeviceArgs {
         let device = self.open_quietly()?;
         if self.device == Choice::Auto {
             match &device {
-                Device::Gpu(gpu) if gpu.adapter().kind != AdapterKind::Software => {}
+                Device::Gpu(gpu) if gpu.adapter().kind != DeviceKind::Software => {}
                 Device::Gpu(_) => note(&format!("computing on {device}")),
                 Device::Cpu => note("no hardware GPU, computing on the CPU (`--device gpu` takes a software driver)"),
             }
@@ -185,8 +186,8 @@ impl DeviceArgs {
     }
 
     /// The features to leave alone.
-    pub(crate) fn without(&self) -> Rungs {
-        Rungs {
+    pub(crate) fn without(&self) -> Features {
+        Features {
             f16: self.without.contains(&Rung::F16),
             subgroups: self.without.contains(&Rung::Subgroups),
             cooperative: self.without.contains(&Rung::Cooperative),

@@ -3,9 +3,9 @@
 use std::fmt::Write;
 
 use regard::Gpu;
+use regard::device::Rates;
 use regard::gpu::Timing;
 use regard::plan::FusedPlan;
-use regard::rates::Rates;
 use regard::recording::Recording;
 use serde_json::{Value, json};
 
@@ -32,9 +32,23 @@ struct Floor {
     rates: Rates,
 }
 
+/// Rates in words.
+pub(crate) fn rates(rates: &Rates) -> String {
+    let cooperative =
+        rates.coop_gflops.map_or(String::new(), |rate| format!(", cooperative matrices {rate:.0} GFLOP/s"));
+    format!(
+        "{:.0} GFLOP/s{cooperative}, {:.0} GB/s, one more dispatch {:.1} µs, a barrier {:.1} ns a lane: {}",
+        rates.gflops,
+        rates.gbps,
+        rates.dispatch / 1e3,
+        rates.barrier,
+        if rates.measured { "measured" } else { "assumed of its kind" }
+    )
+}
+
 impl Floor {
     fn nanoseconds(self) -> f64 {
-        (self.flops as f64 / self.rates.gflops).max(self.bytes as f64 / self.rates.gbps)
+        self.rates.floor(self.flops as f64, self.bytes as f64)
     }
 }
 

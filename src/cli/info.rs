@@ -3,16 +3,16 @@
 mod ways;
 
 use std::fmt::Write;
-use std::sync::Arc;
 use std::time::Duration;
 
 use regard::Gpu;
-use regard::gpu::{Adapter, AdapterKind};
-use regard::plan::{Caps, Rungs};
+use regard::device::{Caps, DeviceKind, Features};
+use regard::gpu::Adapter;
+use regard::plan::Tuning;
 use serde_json::{Value, json};
 
 use crate::device::{Choice, DeviceArgs, unknown_name};
-use crate::explain::bytes;
+use crate::explain::{bytes, rates};
 use crate::failure::Outcome;
 use crate::kept;
 use crate::output;
@@ -50,21 +50,22 @@ pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
     let mut told = Vec::with_capacity(adapters.len());
     for adapter in &adapters {
         let mut has = adapter.clone();
-        has.caps = caps(adapter, device);
-        let unasked = Rungs { cooperative: !device.cooperative, ..Rungs::default() };
-        let ways = Ways::of(&has.caps, &has.caps.without(unasked))?;
-        told.push((has, ways));
+        let tuning;
+        (has.caps, tuning) = planned_by(adapter, device);
+        let unasked = Features { cooperative: !device.cooperative, ..Features::default() };
+        let ways = Ways::of(&has.caps, &has.caps.without(unasked), &tuning)?;
+        told.push((has, tuning, ways));
     }
     if args.json {
         return output::print_json(&json!({
-            "adapters": told.iter().map(|(adapter, ways)| adapter_json(adapter, ways)).collect::<Vec<_>>(),
+            "adapters": told.iter().map(|(adapter, tuning, ways)| adapter_json(adapter, tuning, ways)).collect::<Vec<_>>(),
             "device": device.device.name(),
             "takes": taken.map_or(json!("cpu"), |a| json!(a.name)),
         }));
     }
     let mut out = String::new();
-    for (adapter, ways) in &told {
-        out.push_str(&adapter_text(adapter, ways));
+    for (adapter, tuning, ways) in &told {
+        out.push_str(&adapter_text(adapter, tuning, ways));
         out.push('\n');
     }
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
@@ -81,17 +82,18 @@ pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
 /// The adapter that other commands would open.
 fn taken<'a>(device: &DeviceArgs, adapters: &'a [Adapter]) -> Option<&'a Adapter> {
     let software_too = device.device == Choice::Gpu || device.adapter().is_some();
-    let fits = |adapter: &&Adapter| software_too || adapter.kind != AdapterKind::Software;
+    let fits = |adapter: &&Adapter| software_too || adapter.kind != DeviceKind::Software;
     adapters.first().filter(|_| device.device != Choice::Cpu).filter(fits)
 }
 
 /// What the planner goes by on an adapter, by the options of every command; cooperative matrices if there are any.
-fn caps(adapter: &Adapter, device: &DeviceArgs) -> Caps {
-    Caps {
-        tuning: Arc::new(kept::load(adapter, !device.no_tune).tuning),
-        longest_dispatch: Duration::from_millis(device.longest_dispatch.into()),
-        ..adapter.caps.without(device.without())
-    }
+fn planned_by(adapter: &Adapter, device: &DeviceArgs) -> (Caps, Tuning) {
+    let kept = kept::load(adapter, !device.no_tune);
+    let caps = adapter.caps.without(device.without()).with(|caps| {
+        caps.longest_dispatch = Duration::from_millis(device.longest_dispatch.into());
+        caps.rates = kept.rates.unwrap_or(caps.rates);
+    });
+    (caps, kept.tuning)
 }
 
 /// The cooperative matrices that an adapter lists, and those that `--cooperative` would use.
@@ -104,9 +106,8 @@ fn cooperative(adapter: &Adapter) -> String {
     }
 }
 
-fn adapter_text(adapter: &Adapter, ways: &Ways) -> String {
+fn adapter_text(adapter: &Adapter, tuning: &Tuning, ways: &Ways) -> String {
     let caps = &adapter.caps;
-    let tuning = &caps.tuning;
     let has = |there: bool, text: String| if there { text } else { "no".to_owned() };
     let (least, most) = (caps.min_subgroup, caps.max_subgroup);
     let rows = [
@@ -119,6 +120,7 @@ fn adapter_text(adapter: &Adapter, ways: &Ways) -> String {
         ("timestamps", has(caps.timestamps, "yes: --explain and bench give device times".to_owned())),
         ("immediates", has(adapter.immediate_bytes > 0, format!("{} bytes", adapter.immediate_bytes))),
         ("tuning", has(!tuning.is_empty(), format!("{} shapes measured by `regard tune`", tuning.len()))),
+        ("rates", rates(&caps.rates)),
         ("caching", has(adapter.pipeline_cache, "compiled pipelines can be kept".to_owned())),
         (
             "buffers",
@@ -165,7 +167,7 @@ fn wrapped(text: &str, width: usize) -> Vec<String> {
     lines
 }
 
-fn adapter_json(adapter: &Adapter, ways: &Ways) -> Value {
+fn adapter_json(adapter: &Adapter, tuning: &Tuning, ways: &Ways) -> Value {
     let caps = &adapter.caps;
     let [attention, recurrent] = ways.json();
     json!({
@@ -176,7 +178,8 @@ fn adapter_json(adapter: &Adapter, ways: &Ways) -> Value {
         "paths": ways.paths(),
         "attention": attention,
         "recurrent": recurrent,
-        "tuned_shapes": caps.tuning.len(),
+        "tuned_shapes": tuning.len(),
+        "rates": caps.rates,
         "features": {
             "f16": caps.f16,
             "subgroups": caps.subgroups,

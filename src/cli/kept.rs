@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use regard::device::Rates;
 use regard::gpu::{Adapter, Kept};
 use regard::plan::{self, Bucket, Tuning};
 use regard::{Error, Gpu, store};
@@ -23,6 +24,9 @@ struct File {
     version: u32,
     adapter: String,
     driver: String,
+    /// Of the whole device.
+    #[serde(default)]
+    rates: Option<Rates>,
     choices: Vec<Choice>,
 }
 
@@ -62,35 +66,36 @@ fn pipelines_file(adapter: &Adapter) -> Option<PathBuf> {
 
 /// What there is for an adapter; the choices only if they are `wanted`.
 pub(crate) fn load(adapter: &Adapter, wanted: bool) -> Kept {
-    Kept {
-        tuning: if wanted { load_tuning(adapter) } else { Tuning::new() },
-        pipelines: pipelines_file(adapter).and_then(|path| store::read_whole(&path, LONGEST).ok()),
-    }
+    let (tuning, rates) = if wanted { load_tuning(adapter) } else { Default::default() };
+    Kept { tuning, rates, pipelines: pipelines_file(adapter).and_then(|path| store::read_whole(&path, LONGEST).ok()) }
 }
 
-/// The choices for an adapter; a file that is not understood is told of and counts as none.
-pub(crate) fn load_tuning(adapter: &Adapter) -> Tuning {
-    let Some(path) = tuning_file(adapter) else { return Tuning::new() };
-    let Ok(bytes) = store::read_whole(&path, LONGEST) else { return Tuning::new() };
+/// The choices and rates for an adapter; a file that is not understood is told of and counts as none.
+fn load_tuning(adapter: &Adapter) -> (Tuning, Option<Rates>) {
+    let Some(path) = tuning_file(adapter) else { return Default::default() };
+    let Ok(bytes) = store::read_whole(&path, LONGEST) else { return Default::default() };
     parse(&bytes).unwrap_or_else(|reason| {
         note(&format!("{} is not used: {reason}; `regard tune` makes it anew", path.display()));
-        Tuning::new()
+        Default::default()
     })
 }
 
-/// The choices in a file.
-pub(crate) fn parse(bytes: &[u8]) -> Result<Tuning, String> {
+/// The choices and rates in a file.
+pub(crate) fn parse(bytes: &[u8]) -> Result<(Tuning, Option<Rates>), String> {
     let damaged = |error: serde_json::Error| format!("it cannot be read ({error})");
     let Versioned { version } = serde_json::from_slice(bytes).map_err(damaged)?;
     if version != VERSION {
         return Err(format!("it is of version {version}, not {VERSION}"));
     }
     let file: File = serde_json::from_slice(bytes).map_err(damaged)?;
-    Ok(file.choices.into_iter().map(|choice| (choice.bucket, choice.plan)).collect())
+    if file.rates.is_some_and(|rates| !rates.are_usable()) {
+        return Err("its rates are no positive numbers".to_owned());
+    }
+    Ok((file.choices.into_iter().map(|choice| (choice.bucket, choice.plan)).collect(), file.rates))
 }
 
-/// Writes the choices for an adapter; gives the file.
-pub(crate) fn save_tuning(adapter: &Adapter, tuning: &Tuning) -> Outcome<PathBuf> {
+/// Writes the choices and rates for an adapter; gives the file.
+pub(crate) fn save_tuning(adapter: &Adapter, tuning: &Tuning, rates: Rates) -> Outcome<PathBuf> {
     let Some(path) = tuning_file(adapter) else {
         return Err(Failure::other("there is no cache folder: neither $XDG_CACHE_HOME nor $HOME is set"));
     };
@@ -98,6 +103,7 @@ pub(crate) fn save_tuning(adapter: &Adapter, tuning: &Tuning) -> Outcome<PathBuf
         version: VERSION,
         adapter: adapter.name.clone(),
         driver: adapter.driver.clone(),
+        rates: Some(rates),
         choices: tuning.iter().map(|(&bucket, &plan)| Choice { bucket, plan }).collect(),
     };
     let text = serde_json::to_string_pretty(&file).map_err(Failure::other)?;

@@ -4,8 +4,9 @@ use std::fmt::Write;
 
 use regard::attention::{Attention, AttentionInputs, Path, Score};
 use regard::compare::judge;
+use regard::device::Rates;
 use regard::gpu::{Adapter, Run};
-use regard::plan::{self, AttentionPlan, Bucket, Caps, FusedPlan};
+use regard::plan::{self, AttentionPlan, Bucket, FusedPlan};
 use regard::problem::AttentionProblem;
 use regard::tensor::{Array, DType, Layout};
 use regard::workload::numbers;
@@ -25,8 +26,10 @@ use crate::progress::Steps;
 /// Each fused kernel and tile that the adapter can run, and `staged`, is checked against the reference, on some rows of
 /// the output, and then timed by timestamps on the device. The fastest of them is timed once more beside what would be
 /// taken untuned, and the faster of these two is kept in the user's cache folder, for this adapter with this driver and for
-/// all problems of about the shape, and taken by every later command; --no-tune ignores it. `regard info` says how many
-/// shapes are tuned; `regard attend --explain` says whether a plan is.
+/// all problems of about the shape, and taken by every later command; --no-tune ignores it. The device's rates (multiply-adds,
+/// copies, one more dispatch, a barrier) are measured and kept as well, in place of what is assumed of its kind; recurrences
+/// and products are planned by them. `regard info` says how many shapes are tuned and by which rates it plans; `regard attend
+/// --explain` says whether a plan is tuned.
 ///
 /// A row shows that second timing in microseconds: the median untuned, minimum, median and maximum of what is kept, and
 /// the ratio of the medians.
@@ -241,7 +244,8 @@ pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
     let works: Vec<Work> = works.collect();
 
     let mut steps = Steps::new("shapes");
-    let mut tuning = gpu.caps().tuning.as_ref().clone();
+    let mut tuning = gpu.tuning().clone();
+    let rates = Rates::measure(gpu)?;
     let (mut rows, mut unfit, mut wrong) = (Vec::new(), Vec::new(), Vec::new());
     for (done, work) in works.iter().enumerate() {
         steps.set(done as u64, works.len() as u64);
@@ -255,18 +259,19 @@ pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
         }
     }
     steps.finish();
-    let file = if rows.is_empty() { None } else { Some(kept::save_tuning(gpu.adapter(), &tuning)?) };
+    let file = if rows.is_empty() { None } else { Some(kept::save_tuning(gpu.adapter(), &tuning, rates)?) };
     if args.json {
         output::print_json(&json!({
             "device": adapter_json(gpu.adapter()),
             "timestamps": gpu.caps().timestamps,
+            "rates": rates,
             "file": file,
             "shapes": rows.iter().map(Row::json).collect::<Vec<_>>(),
             "not_tuned": unfit,
             "wrong": wrong,
         }))?;
     } else {
-        output::print(&table(&rows, gpu.adapter()))?;
+        output::print(&table(&rows, gpu.adapter(), &rates))?;
         unfit.iter().for_each(|reason| note(reason));
         if let Some(file) = &file {
             note(&format!("kept in {}, with {} shapes in all", file.display(), tuning.len()));
@@ -308,10 +313,9 @@ fn measure(gpu: &Gpu, work: &Work, quick: bool, wrong: &mut Vec<String>) -> std:
     let problem = AttentionProblem::new(options, &inputs.map(Array::shape, Array::shape))?;
     let candidates = AttentionPlan::candidates(options, &problem, *dtype, gpu.caps())
         .map_err(|reason| Unfit::Here(reason.to_string()))?;
-    let untuned = Caps { tuning: Default::default(), ..gpu.caps().clone() };
-    let planned = AttentionPlan::new(options, &problem, *dtype, &untuned)?;
+    let planned = AttentionPlan::new(options, &problem, *dtype, gpu.caps())?;
     let staged = Attention { path: Path::Staged, ..options.clone() };
-    let staged = AttentionPlan::new(&staged, &problem, *dtype, &untuned).ok();
+    let staged = AttentionPlan::new(&staged, &problem, *dtype, gpu.caps()).ok();
     let fused = candidates.iter().map(|&plan| planned.clone().with_fused(plan));
     let tensors = inputs.upload(gpu, *dtype)?;
     // Without masks the rows know nothing of one another.
@@ -431,9 +435,9 @@ fn rows_of(array: &Array) -> Result<Array> {
     array.gather(&layout)
 }
 
-fn table(rows: &[Row], device: &Adapter) -> String {
+fn table(rows: &[Row], device: &Adapter, rates: &Rates) -> String {
     let width = rows.iter().map(|row| row.name.chars().count()).max().unwrap_or(0).max(5);
-    let mut out = format!("{device}\n\n");
+    let mut out = format!("{device}\n{}\n\n", explain::rates(rates));
     let _ = writeln!(
         out,
         "{:<width$} {:>5} {:>10} {:>10} {:>10} {:>10} {:>5}  kept",

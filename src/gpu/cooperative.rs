@@ -1,6 +1,6 @@
 //! Cooperative matrices: which ones an adapter lists, which of them the kernels can use, and the consent wgpu wants.
 
-use super::AdapterKind;
+use super::DeviceKind;
 
 /// A product of cooperative matrices that an adapter lists: [rows, depth] · [depth, columns] + [rows, columns], by one
 /// subgroup.
@@ -48,7 +48,7 @@ impl CooperativeShape {
 pub(super) fn side(
     shapes: &[CooperativeShape],
     features: wgpu::Features,
-    kind: AdapterKind,
+    kind: DeviceKind,
     [min_subgroup, max_subgroup]: [u32; 2],
 ) -> Option<u32> {
     let needed =
@@ -56,7 +56,7 @@ pub(super) fn side(
     // wgpu goes by the list alone. Mesa's software driver gives the list whatever the width of its vectors, but has the
     // feature from 256 bits on (with 128, `request_device` panics in wgpu 30) and crashes on compiling with 512: only
     // its subgroups of 8 lanes work (Mesa 26.1).
-    let works = kind != AdapterKind::Software || (min_subgroup, max_subgroup) == (8, 8);
+    let works = kind != DeviceKind::Software || (min_subgroup, max_subgroup) == (8, 8);
     // The larger matrix does more with what it loads.
     shapes.iter().filter_map(CooperativeShape::side).max().filter(|_| features.contains(needed) && works)
 }

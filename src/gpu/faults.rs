@@ -203,7 +203,7 @@ impl Gpu {
 
     /// A scratch buffer of the pool, of at least this size, its contents undefined.
     pub(super) fn scratch(&self, bytes: u64) -> Result<wgpu::Buffer> {
-        let size = pool::size(bytes, self.caps().max_binding_bytes.min(self.caps().max_buffer_bytes));
+        let size = pool::size(bytes, self.caps().max_tensor_bytes());
         if let Some(buffer) = lock(&self.inner.pool).take(size) {
             return Ok(buffer);
         }

@@ -2,14 +2,17 @@
 
 use super::seal::{hash, seal, unseal};
 use super::{Adapter, Gpu, scoped};
+use crate::device::Rates;
 use crate::error::Result;
 use crate::plan::Tuning;
 
 /// What earlier runs on an adapter left.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Kept {
     /// Measured choices, in place of the planner's table.
     pub tuning: Tuning,
+    /// Measured rates, in place of those that are assumed of the device's kind.
+    pub rates: Option<Rates>,
     /// Compiled pipelines, as [`Gpu::pipeline_cache_data`] gave them. Of another adapter or driver, or damaged, they are
     /// passed over.
     pub pipelines: Option<Vec<u8>>,

@@ -23,8 +23,9 @@ pub use prepared::{Footprint, Prepared};
 pub use run::{Run, Timing};
 pub use tensor::Tensor;
 
+use crate::device::{Caps, DeviceKind, Features, Rates};
 use crate::error::{Cause, Error, Result};
-use crate::plan::{Caps, Pace, Rungs};
+use crate::plan::Tuning;
 use faults::{Faults, scoped};
 use groups::Groups;
 use pipeline::Pipelines;
@@ -57,18 +58,18 @@ pub struct Open {
     /// Use cooperative matrices where the adapter lists some that the kernels know. wgpu calls them experimental, so
     /// they are used only when asked for here; nothing needs them.
     pub cooperative: bool,
-    /// Features to leave alone though the adapter has them: each rung of the ladder can be run where there are all.
-    pub without: Rungs,
+    /// Features to leave alone though the adapter has them: each way to do without them can be run where there are all.
+    pub without: Features,
 }
 
-/// The features behind rungs of the ladder.
-fn unwanted(rungs: Rungs) -> wgpu::Features {
-    let features = [(rungs.f16, wgpu::Features::SHADER_F16), (rungs.subgroups, wgpu::Features::SUBGROUP)];
+/// wgpu's names of what is to be left alone.
+fn unwanted(without: Features) -> wgpu::Features {
+    let features = [(without.f16, wgpu::Features::SHADER_F16), (without.subgroups, wgpu::Features::SUBGROUP)];
     features.into_iter().filter(|(off, _)| *off).fold(wgpu::Features::empty(), |all, (_, feature)| all | feature)
 }
 
 /// What an adapter is and can do.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Adapter {
     /// Name of the device.
@@ -78,7 +79,7 @@ pub struct Adapter {
     /// Vulkan, Metal, Dx12, BrowserWebGpu.
     pub backend: String,
     /// Discrete, integrated, virtual, software or other.
-    pub kind: AdapterKind,
+    pub kind: DeviceKind,
     /// What the engine would use of it; of an open device, what it uses.
     pub caps: Caps,
     /// Cooperative matrices that it lists.
@@ -87,34 +88,6 @@ pub struct Adapter {
     pub immediate_bytes: u32,
     /// Whether compiled pipelines can be cached.
     pub pipeline_cache: bool,
-}
-
-/// The kind of an adapter, best first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-#[non_exhaustive]
-pub enum AdapterKind {
-    /// A card with its own memory.
-    Discrete,
-    /// Shares memory with the CPU.
-    Integrated,
-    /// A virtual machine's.
-    Virtual,
-    /// Not known.
-    Other,
-    /// Runs on the CPU (lavapipe, SwiftShader, WARP).
-    Software,
-}
-
-impl std::fmt::Display for AdapterKind {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Discrete => "discrete GPU",
-            Self::Integrated => "integrated GPU",
-            Self::Virtual => "virtual GPU",
-            Self::Other => "other",
-            Self::Software => "software",
-        })
-    }
 }
 
 impl std::fmt::Display for Adapter {
@@ -131,11 +104,11 @@ impl Adapter {
         cooperative: Vec<CooperativeShape>,
     ) -> Self {
         let kind = match info.device_type {
-            wgpu::DeviceType::DiscreteGpu => AdapterKind::Discrete,
-            wgpu::DeviceType::IntegratedGpu => AdapterKind::Integrated,
-            wgpu::DeviceType::VirtualGpu => AdapterKind::Virtual,
-            wgpu::DeviceType::Cpu => AdapterKind::Software,
-            wgpu::DeviceType::Other => AdapterKind::Other,
+            wgpu::DeviceType::DiscreteGpu => DeviceKind::Discrete,
+            wgpu::DeviceType::IntegratedGpu => DeviceKind::Integrated,
+            wgpu::DeviceType::VirtualGpu => DeviceKind::Virtual,
+            wgpu::DeviceType::Cpu => DeviceKind::Software,
+            wgpu::DeviceType::Other => DeviceKind::Other,
         };
         let immediates = features.contains(wgpu::Features::IMMEDIATES);
         Self {
@@ -150,34 +123,18 @@ impl Adapter {
                 max_invocations: limits.max_compute_invocations_per_workgroup.min(limits.max_compute_workgroup_size_x),
                 max_workgroups: limits.max_compute_workgroups_per_dimension,
                 max_storage_buffers: limits.max_storage_buffers_per_shader_stage,
-                max_iterations: match kind {
-                    AdapterKind::Software => Caps::default().max_iterations,
-                    _ => 1 << 30,
-                },
                 f16: features.contains(wgpu::Features::SHADER_F16),
                 subgroups: features.contains(wgpu::Features::SUBGROUP),
                 min_subgroup: info.subgroup_min_size,
                 max_subgroup: info.subgroup_max_size,
                 timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY),
-                software: kind == AdapterKind::Software,
-                workers: match kind {
-                    AdapterKind::Software => std::thread::available_parallelism().map_or(1, |n| n.get() as u32),
-                    _ => Caps::default().workers,
-                },
                 cooperative: cooperative::side(
                     &cooperative,
                     features,
                     kind,
                     [info.subgroup_min_size, info.subgroup_max_size],
                 ),
-                pace: match kind {
-                    AdapterKind::Discrete => Pace::DISCRETE,
-                    AdapterKind::Software => Pace::SOFTWARE,
-                    _ => Pace::INTEGRATED,
-                },
-                longest_dispatch: Caps::default().longest_dispatch,
-                longest_submission: Caps::default().longest_submission,
-                tuning: Default::default(),
+                ..Caps::of(kind)
             },
             cooperative,
             immediate_bytes: if immediates { limits.max_immediate_size } else { 0 },
@@ -221,6 +178,7 @@ pub struct Gpu {
     inner: Arc<Inner>,
     /// What this handle plans by.
     adapter: Arc<Adapter>,
+    tuning: Arc<Tuning>,
 }
 
 #[derive(Debug)]
@@ -301,7 +259,7 @@ impl Gpu {
         let names = adapters.iter().map(|(_, known)| known.to_string()).collect::<Vec<_>>().join("; ");
         let found = adapters.into_iter().find(|(_, known)| {
             open.adapter.as_ref().is_none_or(|wanted| known.matches(wanted))
-                && !(open.hardware_only && known.kind == AdapterKind::Software)
+                && !(open.hardware_only && known.kind == DeviceKind::Software)
         });
         let Some((adapter, known)) = found else {
             return Err(Error::NoAdapter(match (&open.adapter, names.is_empty()) {
@@ -337,9 +295,9 @@ impl Gpu {
             .map_err(|error| Error::Gpu(Cause::of(error)))?;
         let mut gpu = Self::new(device, queue, CooperativeShape::listed(&adapter), kept)?;
         if open.as_card {
-            let Caps { software, workers, .. } = Caps::default();
+            let Caps { software, workers, rates, .. } = Caps::default();
             let caps = &mut Arc::make_mut(&mut gpu.adapter).caps;
-            *caps = Caps { software, workers, ..caps.clone() };
+            *caps = Caps { software, workers, rates, ..caps.clone() };
         }
         // An embedder's own device keeps the embedder's callbacks; this one is ours.
         gpu.inner.faults.watch(gpu.device());
@@ -382,8 +340,10 @@ impl Gpu {
     ) -> Result<Self> {
         let limits = device.limits();
         let mut adapter = Adapter::new(&device.adapter_info(), &limits, device.features(), cooperative);
-        let Kept { tuning, pipelines } = kept(&adapter);
-        adapter.caps.tuning = Arc::new(tuning);
+        let Kept { tuning, rates, pipelines } = kept(&adapter);
+        if let Some(rates) = rates {
+            adapter.caps.rates = rates;
+        }
         let cache = kept::pipeline_cache(&device, &adapter, pipelines.as_deref())?;
         let zeros = scoped(&device, || {
             device.create_buffer(&wgpu::BufferDescriptor {
@@ -406,7 +366,7 @@ impl Gpu {
             faults: Arc::default(),
             zeros,
         };
-        Ok(Self { inner: Arc::new(inner), adapter: Arc::new(adapter) })
+        Ok(Self { inner: Arc::new(inner), adapter: Arc::new(adapter), tuning: Arc::new(tuning) })
     }
 
     /// The same device, with another limit to how long one dispatch may take: [`Caps::longest_dispatch`]. Shorter leaves
@@ -430,9 +390,21 @@ impl Gpu {
         &self.adapter
     }
 
-    /// The limits that the planner goes by.
+    /// What the planner goes by.
     pub fn caps(&self) -> &Caps {
         &self.adapter.caps
+    }
+
+    /// What was measured to be fastest on this device, in place of the planner's table.
+    pub fn tuning(&self) -> &Tuning {
+        &self.tuning
+    }
+
+    /// The same device, planned for by these rates: [`Rates::measure`]d ones in place of those that are assumed of its kind.
+    #[must_use]
+    pub fn with_rates(mut self, rates: Rates) -> Self {
+        Arc::make_mut(&mut self.adapter).caps.rates = rates;
+        self
     }
 
     /// The device underneath.

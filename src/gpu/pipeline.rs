@@ -68,7 +68,7 @@ fn build(gpu: &Gpu, dispatch: &Dispatch, cache: Option<&wgpu::PipelineCache>) ->
         return Err(Error::Unsupported { feature: "f16 in shaders".into(), what: "f16 tensors".into() });
     }
     let allowed = u64::from(gpu.caps().max_storage_buffers);
-    let space = variant.params_space(gpu.caps().params_space(dispatch.bindings.len()));
+    let space = variant.params_space(ParamsSpace::of(gpu.caps(), dispatch.bindings.len()));
     let needed = dispatch.bindings.len() as u64 + u64::from(space == ParamsSpace::Storage);
     if needed > allowed {
         let what = format!("storage buffers of `{}`", variant.kernel.name());

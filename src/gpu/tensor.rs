@@ -139,7 +139,7 @@ impl Tensor {
     pub(super) fn unmade(gpu: &Gpu, name: &str, shape: &[usize], dtype: DType) -> Result<Self> {
         let elements = shape.iter().try_fold(1usize, |n, &axis| n.checked_mul(axis)).unwrap_or(usize::MAX);
         let bytes = dtype.bytes_of(elements) as u64;
-        let allowed = gpu.caps().max_binding_bytes.min(gpu.caps().max_buffer_bytes);
+        let allowed = gpu.caps().max_tensor_bytes();
         if bytes > allowed {
             return Err(Error::Limit { what: format!("bytes of `{name}`"), needed: bytes, allowed });
         }

@@ -1,7 +1,7 @@
 //! What a workgroup barrier costs (`shaders/barrier_rate.wgsl`), for benchmarks to hold beside what the planner assumes.
 
+use crate::device::Caps;
 use crate::error::Result;
-use crate::plan::Caps;
 use crate::recording::{Binding, Dispatch, Recording, View};
 use crate::wgsl::{Buffer, Kernel, Source, Uniform, Variant, file, files, params};
 

@@ -1,8 +1,9 @@
 //! The device's rate of multiply-adds by cooperative matrices (`shaders/coop_rate.wgsl`): the ceiling of attention in
 //! f16.
 
+use crate::device::Caps;
 use crate::error::{Error, Result};
-use crate::plan::{Caps, grid};
+use crate::plan::grid;
 use crate::recording::{Binding, Dispatch, Recording, View};
 use crate::wgsl::{Buffer, Kernel, Source, Uniform, Variant, file, files, params};
 

@@ -1,9 +1,10 @@
 //! The running sum of alignments and its cost (`shaders/coverage.wgsl`).
 
 use super::{View4, read, switch, vector};
+use crate::coverage::CoverageCost;
+use crate::device::Caps;
 use crate::error::{Error, Result};
-use crate::layers::CoverageCost;
-use crate::plan::{Caps, RowPlan};
+use crate::plan::RowPlan;
 use crate::recording::{Binding, Dispatch, Recording, View};
 use crate::tensor::DType;
 use crate::wgsl::{Buffer, Kernel, Source, Uniform, Variant, file, files, params};

@@ -1,8 +1,9 @@
 //! Sums, products and activations, element by element (`shaders/elementwise.wgsl`).
 
 use super::{ActivationParams, View4, read};
+use crate::device::Caps;
 use crate::error::Result;
-use crate::plan::{Caps, ElementPlan};
+use crate::plan::ElementPlan;
 use crate::recording::{Binding, Dispatch, Recording, View};
 use crate::rnn::Activation;
 use crate::tensor::DType;

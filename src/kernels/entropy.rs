@@ -1,8 +1,9 @@
 //! Entropy of rows of weights (`shaders/entropy.wgsl`).
 
 use super::View4;
+use crate::device::Caps;
 use crate::error::{Error, Result};
-use crate::plan::{Caps, RowPlan};
+use crate::plan::RowPlan;
 use crate::recording::{Binding, Dispatch, Recording, View};
 use crate::wgsl::{Buffer, Kernel, Source, Uniform, Variant, file, files, params};
 

@@ -2,8 +2,9 @@
 
 use super::fused::{BUFFERS, Cut, Params, SOURCES};
 use crate::attention::Attention;
+use crate::device::Caps;
 use crate::error::{Error, Result};
-use crate::plan::{Caps, CooperativeCut, FusedPlan};
+use crate::plan::{CooperativeCut, FusedPlan};
 use crate::problem::AttentionProblem;
 use crate::wgsl::{Kernel, Source, Uniform, file};
 

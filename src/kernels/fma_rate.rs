@@ -1,7 +1,8 @@
 //! The device's rate of multiply-adds (`shaders/fma_rate.wgsl`): the ceiling that benchmarks are held against.
 
+use crate::device::Caps;
 use crate::error::Result;
-use crate::plan::{Caps, grid};
+use crate::plan::grid;
 use crate::recording::{Binding, Dispatch, Recording, View};
 use crate::wgsl::{Buffer, Kernel, Source, Uniform, Variant, file, files, params};
 

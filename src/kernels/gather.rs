@@ -1,8 +1,9 @@
 //! Embedding look-up (`shaders/gather.wgsl`).
 
 use super::View4;
+use crate::device::Caps;
 use crate::error::{Error, Result};
-use crate::plan::{Caps, ElementPlan};
+use crate::plan::ElementPlan;
 use crate::recording::{Binding, Dispatch, Recording, View};
 use crate::tensor::DType;
 use crate::wgsl::{Buffer, Kernel, Source, Uniform, Variant, file, files, params};

@@ -2,8 +2,9 @@
 
 use super::View4;
 use super::visibility::{List, Visibility};
+use crate::device::Caps;
 use crate::error::{Error, Result};
-use crate::plan::{Caps, ElementPlan};
+use crate::plan::ElementPlan;
 use crate::recording::{Binding, Dispatch, Recording, View};
 use crate::wgsl::{Buffer, Kernel, Source, Uniform, Variant, file, files, params};
 

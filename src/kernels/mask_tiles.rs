@@ -2,8 +2,9 @@
 
 use super::View4;
 use super::visibility::TileParams;
+use crate::device::Caps;
 use crate::error::Result;
-use crate::plan::{Caps, grid};
+use crate::plan::grid;
 use crate::recording::{Binding, Dispatch, Recording, View};
 use crate::wgsl::{Buffer, Kernel, Source, Uniform, Variant, file, files, params};
 

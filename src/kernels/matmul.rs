@@ -2,9 +2,10 @@
 //! `shaders/matmul_tiled.wgsl`, and `shaders/matmul_sum.wgsl` where the depth is split).
 
 use super::{ActivationParams, View4, copy, read, switch};
+use crate::device::Caps;
 use crate::epilogue::Epilogue;
 use crate::error::{Error, Result};
-use crate::plan::{Caps, ElementPlan, MatmulPlan, ProductForm, ProductShape};
+use crate::plan::{ElementPlan, MatmulPlan, ProductForm, ProductShape};
 use crate::recording::{Binding, Dispatch, Recording, View};
 use crate::tensor::{DType, Layout};
 use crate::wgsl::{Buffer, Kernel, Source, Uniform, Variant, file, files, params};

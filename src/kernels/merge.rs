@@ -1,8 +1,9 @@
 //! Join of both directions of a recurrence (`shaders/merge.wgsl`).
 
 use super::View4;
+use crate::device::Caps;
 use crate::error::{Error, Result};
-use crate::plan::{Caps, ElementPlan};
+use crate::plan::ElementPlan;
 use crate::recording::{Binding, Dispatch, Recording, View};
 use crate::rnn::Merge;
 use crate::wgsl::{Buffer, Kernel, Source, Uniform, Variant, file, files, params};

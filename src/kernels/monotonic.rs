@@ -3,8 +3,9 @@
 use super::visibility::{List, Visibility};
 use super::{View4, switch};
 use crate::attention::Monotonic;
+use crate::device::Caps;
 use crate::error::{Error, Result};
-use crate::plan::{Caps, RowPlan, grid};
+use crate::plan::{RowPlan, grid};
 use crate::recording::{Binding, Dispatch, Recording, View};
 use crate::wgsl::{Buffer, Kernel, Source, Uniform, Variant, file, files, params};
 

@@ -1,9 +1,10 @@
 //! Layer and RMS normalisation (`shaders/norm.wgsl`).
 
 use super::{View4, read, switch, vector};
+use crate::device::Caps;
 use crate::error::{Error, Result};
 use crate::norm::{Norm, NormKind};
-use crate::plan::{Caps, RowPlan};
+use crate::plan::RowPlan;
 use crate::recording::{Binding, Dispatch, Recording, View};
 use crate::tensor::DType;
 use crate::wgsl::{Buffer, Kernel, Source, Uniform, Variant, file, files, params};

@@ -1,8 +1,9 @@
 //! One time step of a recurrence (`shaders/recurrent.wgsl`), and what the kernels of a recurrence share.
 
 use super::{ActivationParams, View4, place, read, switch};
+use crate::device::Caps;
 use crate::error::{Error, Result};
-use crate::plan::{Caps, StepPlan, grid};
+use crate::plan::{StepPlan, grid};
 use crate::problem::RnnProblem;
 use crate::recording::{Binding, Dispatch, Recording, View};
 use crate::rnn::{Activation, Activations, Cell, Direction, Reset, Rnn};

@@ -2,8 +2,9 @@
 
 use super::recurrent::{CELL, CellParams, Recurrence, StateLayout, reverse_bits, vector_rows};
 use super::{View4, read, switch};
+use crate::device::Caps;
 use crate::error::Result;
-use crate::plan::{Caps, LoopPlan, grid};
+use crate::plan::{LoopPlan, grid};
 use crate::recording::{Binding, Dispatch, Recording};
 use crate::rnn::{Cell, Reset};
 use crate::tensor::DType;

@@ -2,8 +2,9 @@
 
 use super::recurrent::{CELL, CellParams, Recurrence, StateLayout, reverse_bits, vector_rows};
 use super::{View4, place, read, switch};
+use crate::device::Caps;
 use crate::error::{Error, Result};
-use crate::plan::{Caps, RowPlan};
+use crate::plan::RowPlan;
 use crate::recording::{Binding, Dispatch, Recording};
 use crate::rnn::NormOver;
 use crate::tensor::DType;

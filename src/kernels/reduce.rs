@@ -1,8 +1,9 @@
 //! Sums and means of rows (`shaders/reduce.wgsl`).
 
 use super::{View4, read, switch, vector};
+use crate::device::Caps;
 use crate::error::{Error, Result};
-use crate::plan::{Caps, RowPlan};
+use crate::plan::RowPlan;
 use crate::recording::{Binding, Dispatch, Recording, View};
 use crate::tensor::DType;
 use crate::wgsl::{Buffer, Kernel, Source, Uniform, Variant, file, files, params};

@@ -3,8 +3,9 @@
 use super::visibility::{List, PositionParams, Visibility};
 use super::{View4, switch};
 use crate::attention::{Rotary, RotaryLayout};
+use crate::device::Caps;
 use crate::error::{Error, Result};
-use crate::plan::{Caps, ElementPlan};
+use crate::plan::ElementPlan;
 use crate::recording::{Binding, Dispatch, Recording, View};
 use crate::tensor::DType;
 use crate::wgsl::{Buffer, Kernel, Source, Uniform, Variant, file, files, params};

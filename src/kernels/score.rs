@@ -3,8 +3,9 @@
 use super::visibility::{self, BlockParams, List, MaskParams, PageParams, PositionParams, Visibility};
 use super::{TANH_FLOPS, View4, switch};
 use crate::attention::{Attention, Score, ScoreStage, ScoreWeights};
+use crate::device::Caps;
 use crate::error::{Error, Result};
-use crate::plan::{Caps, TILE_COLUMNS, TilePlan};
+use crate::plan::{TILE_COLUMNS, TilePlan};
 use crate::problem::AttentionProblem;
 use crate::recording::{Binding, Dispatch, Recording, View};
 use crate::wgsl::{Buffer, Kernel, Source, Uniform, Variant, file, params};

@@ -2,8 +2,9 @@
 
 use super::{View4, read, switch, vector};
 use crate::attention::{Attention, Normalize};
+use crate::device::Caps;
 use crate::error::{Error, Result};
-use crate::plan::{Caps, RowPlan, SPARSEMAX_STEPS};
+use crate::plan::{RowPlan, SPARSEMAX_STEPS};
 use crate::recording::{Binding, Dispatch, Recording, View};
 use crate::tensor::DType;
 use crate::wgsl::{Buffer, Kernel, Source, Uniform, Variant, file, files, params};

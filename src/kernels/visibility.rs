@@ -3,8 +3,8 @@
 
 use super::{View4, copy, mask_tiles, read, switch};
 use crate::attention::{Attention, AttentionInputs, Causal, Mask};
+use crate::device::Caps;
 use crate::error::Result;
-use crate::plan::Caps;
 use crate::problem::{AttentionProblem, diagonal};
 use crate::recording::{Binding, Recording, View};
 use crate::tensor::DType;

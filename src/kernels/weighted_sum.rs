@@ -2,8 +2,9 @@
 
 use super::visibility::{BlockParams, PageParams, PositionParams, Visibility};
 use super::{View4, copy, switch};
+use crate::device::Caps;
 use crate::error::{Error, Result};
-use crate::plan::{Caps, TilePlan};
+use crate::plan::TilePlan;
 use crate::recording::{Binding, Dispatch, Recording, View};
 use crate::tensor::DType;
 use crate::wgsl::{Buffer, Kernel, Source, Uniform, Variant, file, files, params};

@@ -36,14 +36,14 @@ use crate::tensor::TensorLike;
 /// let lengths = Some(Array::new(&[2], vec![7, 4])?);
 /// let sequence = RnnInputs { lengths, ..RnnInputs::new(numbers(&[7, 2, 5])) };
 /// let inputs = AttentiveInputs::new(sequence, numbers(&[2, 3, 8]));
-/// let outputs = reference::attentive_encoder(&layer, &weights, &inputs)?;
+/// let outputs = layer.reference(&weights, &inputs)?;
 /// assert_eq!(outputs.context.shape(), [2, 3, 8]);
 /// assert_eq!(outputs.weights.unwrap().shape(), [2, 3, 7]);
 /// assert_eq!(outputs.encoded.output.shape(), [7, 2, 8]);
 /// # Ok(())
 /// # }
 /// ```
-/// On the GPU: [`GpuAttentiveEncoder`](crate::ops::attentive::GpuAttentiveEncoder).
+/// On the GPU: [`GpuAttentiveEncoder`](super::GpuAttentiveEncoder).
 #[derive(Debug, Clone)]
 pub struct AttentiveEncoder {
     /// The encoder: any cell, one or both directions, any number of layers; [`Steps::All`].

@@ -39,7 +39,7 @@ use crate::tensor::Array;
 ///     _ => None,
 /// })?;
 /// let x = numbers(&[2, 5, 16]);
-/// let outputs = reference::multi_head(&layer, &weights, &AttentionInputs::new(x.clone(), x.clone(), x))?;
+/// let outputs = layer.reference(&weights, &AttentionInputs::new(x.clone(), x.clone(), x))?;
 /// assert_eq!(outputs.output.shape(), [2, 5, 16]);
 /// assert_eq!(outputs.weights.unwrap().shape(), [2, 4, 5, 5]);
 /// # Ok(())

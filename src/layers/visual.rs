@@ -37,7 +37,7 @@ use crate::tensor::Array;
 /// // two pictures of 3 × 4 cells with 5 features each, three decoder steps
 /// let (annotations, hidden) = (numbers(&[2, 12, 5]), numbers(&[3, 2, 6]));
 /// let hard = VisualAttention::hard(42);
-/// let outputs = reference::visual(&hard, &weights, &annotations, &hidden, None)?;
+/// let outputs = hard.reference(&weights, &annotations, &hidden, None)?;
 /// assert_eq!(outputs.context.shape(), [3, 2, 5]);
 /// assert_eq!(outputs.alpha.shape(), [3, 2, 12]);
 /// assert!(outputs.log_probability.unwrap().data().iter().all(|&p| p < 0.0));

@@ -1,6 +1,7 @@
 //! Attention on the GPU.
 
 use crate::attention::{Attention, AttentionInputs, AttentionOutputs, Monotonic, Normalize, Path, Score, ScoreStage};
+use crate::device::Caps;
 use crate::epilogue::Epilogue;
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Run, Tensor};
@@ -10,7 +11,7 @@ use crate::kernels::rotary::Place;
 use crate::kernels::score::Scored;
 use crate::kernels::visibility::Visibility;
 use crate::kernels::{copy, entropy, location, matmul, monotonic, rotary, score, softmax, weighted_sum};
-use crate::plan::{AttentionPlan, Caps};
+use crate::plan::AttentionPlan;
 use crate::problem::{AttentionProblem, Role, Storage};
 use crate::recording::{Recording, View};
 use crate::tensor::{Array, DType};
@@ -75,7 +76,7 @@ impl Attention {
         let caps = run.gpu().caps();
         let plan = match plan {
             Some(plan) => plan.clone(),
-            None => AttentionPlan::new(self, &problem, storage, caps)?,
+            None => AttentionPlan::tuned(self, &problem, storage, caps, run.gpu().tuning())?,
         };
 
         let shapes = problem.outputs(self, storage.element, inputs.past_key.is_some());

@@ -1,7 +1,8 @@
 //! How attention is run: staged, with scores in memory, or fused, without.
 
-use super::{Bucket, Caps, Choice, Unfused, cooperative};
+use super::{Bucket, Choice, Tuning, Unfused, cooperative};
 use crate::attention::{Attention, Normalize, Path, Score};
+use crate::device::Caps;
 use crate::error::{Error, Result};
 use crate::problem::{AttentionProblem, Storage};
 use crate::tensor::DType;
@@ -221,7 +222,7 @@ impl Tile {
         // The outputs of all ranges are one tensor of f32.
         let row_bytes = 4 * p.value_dim.next_multiple_of(4) as u64;
         let whole = row_bytes.saturating_mul((p.batch * p.query_heads) as u64).saturating_mul(p.queries as u64);
-        let allowed = caps.max_binding_bytes.min(caps.max_buffer_bytes);
+        let allowed = caps.max_tensor_bytes();
         let mut plans: Vec<FusedPlan> = Vec::new();
         for range in ranges.into_iter().map(range) {
             let plan = FusedPlan { tile: self, range };
@@ -313,21 +314,35 @@ const MOST_RANGES: usize = 1 << 16;
 pub const LONGEST_HEAD: usize = 256;
 
 impl AttentionPlan {
-    /// Chooses path, kernel and ranges.
+    /// Chooses path, kernel and ranges by the table of tiles.
     ///
     /// # Errors
-    /// [`Error::Option`] when the path that was asked for cannot compute this. Staged: [`Error::Limit`] when one query's
-    /// scores alone exceed the device's largest binding, or when the weights are asked for and do not fit in one.
+    /// As [`AttentionPlan::tuned`].
     pub fn new(
         options: &Attention,
         problem: &AttentionProblem,
         storage: impl Into<Storage>,
         caps: &Caps,
     ) -> Result<Self> {
+        Self::tuned(options, problem, storage, caps, &Tuning::default())
+    }
+
+    /// Chooses path, kernel and ranges, by what was measured on the device where there is something.
+    ///
+    /// # Errors
+    /// [`Error::Option`] when the path that was asked for cannot compute this. Staged: [`Error::Limit`] when one query's
+    /// scores alone exceed the device's largest binding, or when the weights are asked for and do not fit in one.
+    pub fn tuned(
+        options: &Attention,
+        problem: &AttentionProblem,
+        storage: impl Into<Storage>,
+        caps: &Caps,
+        tuning: &Tuning,
+    ) -> Result<Self> {
         let Storage { element, cache } = storage.into();
         let (fused, tuned) = match options.path {
             Path::Staged => (Err(Unfused::Asked), false),
-            _ => Self::fused(options, problem, element, caps),
+            _ => Self::fused(options, problem, element, caps, tuning),
         };
         let path = match (options.path, &fused) {
             (asked @ (Path::Fused | Path::Split), Err(reason)) => {
@@ -370,6 +385,7 @@ impl AttentionPlan {
         problem: &AttentionProblem,
         element: DType,
         caps: &Caps,
+        tuning: &Tuning,
     ) -> (Result<FusedPlan, Unfused>, bool) {
         let candidates = match Self::candidates(options, problem, element, caps) {
             Ok(candidates) => candidates,
@@ -377,7 +393,7 @@ impl AttentionPlan {
         };
         let bucket = Bucket::new(options.score, problem, element);
         let (auto, additive) = (options.path == Path::Auto, options.score.is_additive());
-        match caps.tuning.choose(&bucket, &candidates, problem.keys) {
+        match tuning.choose(&bucket, &candidates, problem.keys) {
             Some(Choice::Fused(plan)) => return (Ok(plan), true),
             Some(Choice::Staged) if auto && staged_chunk(options, problem, caps).is_ok() => {
                 return (Err(Unfused::Measured), true);
@@ -407,7 +423,7 @@ impl AttentionPlan {
         if let Some(reason) = unfused(options, problem) {
             return Err(reason);
         }
-        if options.path == Path::Auto && caps.params_space(FUSED_BUFFERS) == ParamsSpace::Uniform && caps.software {
+        if options.path == Path::Auto && ParamsSpace::of(caps, FUSED_BUFFERS) == ParamsSpace::Uniform && caps.software {
             return Err(Unfused::FewBuffers);
         }
         let here = if caps.software { Where::Software } else { Where::Card };
@@ -448,7 +464,7 @@ fn staged_chunk(options: &Attention, problem: &AttentionProblem, caps: &Caps) ->
     let p = problem;
     let per_query = product(&[p.batch, p.query_heads, p.keys, 4]);
     let all = per_query.saturating_mul(p.queries as u64);
-    let allowed = caps.max_binding_bytes.min(caps.max_buffer_bytes);
+    let allowed = caps.max_tensor_bytes();
     let keeps_scores = options.weights || options.scores.is_some();
     if per_query > allowed || (keeps_scores && all > allowed) {
         let what = if keeps_scores { "bytes of `weights`" } else { "bytes of the scores of one query" };

@@ -1,6 +1,7 @@
 //! How one matrix product is cut: which form, by what tiles, in how many ranges of the depth.
 
-use super::{Caps, Costs, grid};
+use super::{grid, tile_rate};
+use crate::device::Caps;
 use crate::error::Result;
 
 /// Steps of the depth that are read together, and columns of a lane in registers.
@@ -113,10 +114,8 @@ impl Tiles {
             ProductForm::Registers if caps.software => {
                 (if self.m == 1 { 60.0 } else { 56.0 + 6.0 * self.m as f64 }) * self.n as f64 / 32.0
             }
-            ProductForm::Registers => {
-                macs / Costs::HARDWARE.tile_rate[usize::from(self.m > 1) + usize::from(self.m > 4)]
-            }
-            ProductForm::Tiled => macs / Costs::of(caps).tile_rate[2],
+            ProductForm::Registers => macs / tile_rate(self.m, caps),
+            ProductForm::Tiled => macs / tile_rate(QUAD * QUAD, caps),
         }
     }
 
@@ -130,7 +129,7 @@ impl Tiles {
             1 => 0.0,
             _ => {
                 let sums = (splits * shape.batches * shape.rows * shape.columns) as f64;
-                Costs::of(caps).dispatch + sums / workers as f64
+                caps.rates.dispatch + sums / workers as f64
             }
         };
         turns * quads * self.quad_time(caps) + join
@@ -270,7 +269,7 @@ impl MatmulPlan {
             parts: self.parts as usize,
             subgroups: self.subgroups,
         };
-        Costs::of(caps).dispatch + tiles.time(shape, self.splits as usize, caps)
+        caps.rates.dispatch + tiles.time(shape, self.splits as usize, caps)
     }
 }
 
@@ -284,7 +283,14 @@ mod tests {
 
     fn devices() -> [Caps; 3] {
         let card = Caps::default();
-        [Caps { software: true, workers: 2, ..card.clone() }, Caps { subgroups: true, ..card.clone() }, card]
+        [
+            card.with(|caps| {
+                caps.software = true;
+                caps.workers = 2;
+            }),
+            card.with(|caps| caps.subgroups = true),
+            card,
+        ]
     }
 
     #[test]
@@ -334,7 +340,7 @@ mod tests {
             assert!(few.splits > 1);
         }
         // Tiles that do not fit are not taken.
-        let small = Caps { max_workgroup_bytes: 4096, ..card };
+        let small = card.with(|caps| caps.max_workgroup_bytes = 4096);
         assert_eq!(plan(&small, [1, 1024, 1024, 384]).form, ProductForm::Registers);
     }
 }

@@ -2,6 +2,7 @@
 
 mod attention;
 mod cooperative;
+mod cost;
 mod matmul;
 mod parts;
 mod reasons;
@@ -12,131 +13,18 @@ mod tuning;
 
 pub use attention::{AttentionPlan, Form, FusedPlan, LONGEST_HEAD, Tile};
 pub use cooperative::CooperativeCut;
+pub use cost::{register_rate, tile_rate};
 pub use matmul::{MatmulPlan, ProductForm, ProductShape};
-pub use parts::{Pace, Part, parts};
+pub use parts::{Part, parts};
 pub use reasons::{UnfitPath, Unfused};
-pub use rnn::{Costs, Estimate, LoopPlan, RnnPlan, StepPlan};
+pub use rnn::{Estimate, LoopPlan, RnnPlan, StepPlan};
 pub use scratch::{Lifetime, ScratchPlan};
 pub(crate) use submissions::whole;
 pub use submissions::{Step, Submission, submissions};
 pub use tuning::{Bucket, Choice, Tuning};
 
-use std::sync::Arc;
-use std::time::Duration;
-
+use crate::device::Caps;
 use crate::error::{Error, Result};
-use crate::wgsl::ParamsSpace;
-
-/// What a device can do: the planner's whole knowledge of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Caps {
-    /// Largest storage binding in bytes.
-    pub max_binding_bytes: u64,
-    /// Largest buffer in bytes.
-    pub max_buffer_bytes: u64,
-    /// Workgroup memory in bytes. wgpu does not check it, so the planner does.
-    pub max_workgroup_bytes: u32,
-    /// Invocations in a workgroup.
-    pub max_invocations: u32,
-    /// Workgroups in one dimension of a dispatch.
-    pub max_workgroups: u32,
-    /// Storage buffers that one shader can bind.
-    pub max_storage_buffers: u32,
-    /// Loop iterations that one invocation may run, all its loops together. Mesa 22.3's software driver ends an
-    /// invocation without a word after 65,535, so nothing relies on more on a device that runs on the CPU.
-    pub max_iterations: u64,
-    /// f16 in storage buffers.
-    pub f16: bool,
-    /// Subgroup operations.
-    pub subgroups: bool,
-    /// Smallest subgroup in lanes.
-    pub min_subgroup: u32,
-    /// Largest subgroup in lanes.
-    pub max_subgroup: u32,
-    /// Timestamps between dispatches.
-    pub timestamps: bool,
-    /// The device runs on the CPU: barriers are expensive, lanes few.
-    pub software: bool,
-    /// Workgroups that run side by side: threads of a software device, a guess for others, which do not say.
-    pub workers: u32,
-    /// Rows, columns and depth of the square cooperative matrices (f16 · f16 + f32) that may be used, 8 or 16.
-    pub cooperative: Option<u32>,
-    /// What the device manages at least, as far as its kind tells.
-    pub pace: Pace,
-    /// How long one dispatch may take. Drivers reset a device that does not answer, Windows' after two seconds by
-    /// default; dispatches that would take longer than this at the device's [`Pace`] are run in [parts](parts()), which
-    /// changes no bit of the result.
-    pub longest_dispatch: Duration,
-    /// How long one submission may take. What resets a device counts submissions on some drivers (Linux' for AMD's cards:
-    /// two seconds); a recording that would take longer than this at the device's [`Pace`] is submitted in
-    /// [several](submissions()), which changes no bit of the result.
-    pub longest_submission: Duration,
-    /// What was measured to be fastest here.
-    pub tuning: Arc<Tuning>,
-}
-
-/// Optional features that kernels come with and without, to switch off: the rungs of a ladder from workgroup memory
-/// alone to cooperative matrices.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Rungs {
-    /// f16 in storage buffers.
-    pub f16: bool,
-    /// Subgroup operations.
-    pub subgroups: bool,
-    /// Cooperative matrices, which go with either of the others too: their tiles are f16, and a subgroup works on each.
-    pub cooperative: bool,
-}
-
-impl Caps {
-    /// The same device without these rungs.
-    pub fn without(&self, rungs: Rungs) -> Self {
-        let mut caps = self.clone();
-        caps.f16 &= !rungs.f16;
-        caps.subgroups &= !rungs.subgroups;
-        caps.cooperative = caps.cooperative.filter(|_| caps.f16 && caps.subgroups && !rungs.cooperative);
-        caps
-    }
-
-    /// Where the parameters of a dispatch with so many other storage buffers are put; `shaders/common/params_*.wgsl` say
-    /// why.
-    pub fn params_space(&self, buffers: usize) -> ParamsSpace {
-        let fits = buffers < self.max_storage_buffers as usize;
-        if self.software && fits { ParamsSpace::Storage } else { ParamsSpace::Uniform }
-    }
-}
-
-/// How long one dispatch may take unless the embedder says otherwise: a quarter of the shortest common watchdog, so that
-/// a device may be four times slower than its kind is taken to be.
-pub const LONGEST_DISPATCH: Duration = Duration::from_millis(500);
-/// How long one submission may take unless the embedder says otherwise, for the same reason.
-pub const LONGEST_SUBMISSION: Duration = LONGEST_DISPATCH;
-
-impl Default for Caps {
-    /// WebGPU's default limits and no optional feature.
-    fn default() -> Self {
-        Self {
-            max_binding_bytes: 128 << 20,
-            max_buffer_bytes: 256 << 20,
-            max_workgroup_bytes: 16 << 10,
-            max_invocations: 256,
-            max_workgroups: 65_535,
-            max_storage_buffers: 8,
-            max_iterations: 65_000,
-            f16: false,
-            subgroups: false,
-            min_subgroup: 4,
-            max_subgroup: 128,
-            timestamps: false,
-            software: false,
-            workers: 64,
-            cooperative: None,
-            pace: Pace::INTEGRATED,
-            longest_dispatch: LONGEST_DISPATCH,
-            longest_submission: LONGEST_SUBMISSION,
-            tuning: Arc::default(),
-        }
-    }
-}
 
 /// Rows of a register tile: each invocation computes this many rows of a product in registers.
 pub const TILE_ROWS: usize = 4;
@@ -293,10 +181,11 @@ impl RowPlan {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::DeviceKind;
 
     #[test]
     fn no_invocation_runs_past_the_iteration_limit() {
-        let caps = Caps { software: true, ..Caps::default() };
+        let caps = Caps::of(DeviceKind::Software);
         for depth in [1, 64, 64_999, 65_000, 65_001, 200_000] {
             let plan = TilePlan::new("test", 1, 5, 7, depth, &caps).unwrap();
             assert!(plan.depth.iter().all(|(a, b)| (b - a) as u64 <= caps.max_iterations), "{depth}");
@@ -323,7 +212,7 @@ mod tests {
 
     #[test]
     fn workgroup_memory_bounds_the_lanes() {
-        let caps = Caps { max_workgroup_bytes: 128, ..Caps::default() };
+        let caps = Caps::default().with(|caps| caps.max_workgroup_bytes = 128);
         assert_eq!(RowPlan::new("test", 1, 4096, 3, &caps).unwrap().lanes, 16);
         assert_eq!(RowPlan::new("test", 1, 4096, 3, &Caps::default()).unwrap().lanes, 256);
     }

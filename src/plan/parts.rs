@@ -1,33 +1,7 @@
 //! Long work: a dispatch that would keep the device busy for too long is run in parts.
 
-use std::time::Duration;
-
-use super::Caps;
+use crate::device::Caps;
 use crate::recording::Dispatch;
-
-/// What a device manages at least. Assumed by kind, with room to spare, since wgpu tells no speed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Pace {
-    /// Multiplications and additions per ns.
-    pub flops: u32,
-    /// Bytes read and written per ns.
-    pub bytes: u32,
-}
-
-impl Pace {
-    /// A slow card of the last ten years, at a third of its peak.
-    pub const DISCRETE: Self = Self { flops: 1000, bytes: 50 };
-    /// A small GPU beside a processor.
-    pub const INTEGRATED: Self = Self { flops: 100, bytes: 5 };
-    /// Two processor cores.
-    pub const SOFTWARE: Self = Self { flops: 5, bytes: 2 };
-
-    /// How long work takes at this pace.
-    pub fn time(self, flops: u64, bytes: u64) -> Duration {
-        let [flops, bytes] = [flops / u64::from(self.flops.max(1)), bytes / u64::from(self.bytes.max(1))];
-        Duration::from_nanos(flops.saturating_add(bytes))
-    }
-}
 
 /// Some neighbouring workgroups of a dispatch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,7 +24,7 @@ pub fn parts(dispatch: &Dispatch, caps: &Caps) -> Vec<Part> {
     if !dispatch.variant.kernel.is_divisible() {
         return whole;
     }
-    let takes = caps.pace.time(dispatch.flops, dispatch.bytes).as_nanos();
+    let takes = caps.rates.longest(dispatch.flops, dispatch.bytes).as_nanos();
     let workgroups = u128::from(x) * u128::from(y);
     let most = workgroups * caps.longest_dispatch.as_nanos() / takes.max(1);
     if most >= workgroups {
@@ -70,6 +44,8 @@ pub fn parts(dispatch: &Dispatch, caps: &Caps) -> Vec<Part> {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::kernels::copy;
     use crate::wgsl::Variant;
@@ -82,7 +58,7 @@ pub(super) mod tests {
 
     #[test]
     fn parts_are_short_and_hold_every_workgroup_once() {
-        let caps = Caps { longest_dispatch: Duration::from_micros(7), ..Caps::default() };
+        let caps = Caps::default().with(|caps| caps.longest_dispatch = Duration::from_micros(7));
         for grid in [[1, 1], [5, 1], [64, 3], [1000, 17], [65_535, 2], [1000, 60_000]] {
             let [x, y] = grid.map(u64::from);
             for (flops, bytes) in [(0, 0), (1 << 10, 3 << 10), (1 << 20, 1 << 14), (1 << 24, 1 << 20), (1 << 50, 0)] {
@@ -95,14 +71,14 @@ pub(super) mod tests {
                     assert!(*rows == 1 || u64::from(*columns) == x);
                     let count = u64::from(*columns) * u64::from(*rows);
                     let share = |n: u64| (u128::from(n) * u128::from(count)).div_ceil(u128::from(x * y)) as u64;
-                    let takes = caps.pace.time(share(flops), share(bytes));
+                    let takes = caps.rates.longest(share(flops), share(bytes));
                     let short = takes <= caps.longest_dispatch + Duration::from_nanos(2);
                     assert!(short || count == 1 || parts.len() >= 1 << 16, "{takes:?}");
                     next += count;
                 }
                 assert_eq!(next, x * y);
                 assert!(parts.len() <= 2 << 16);
-                assert_eq!(parts.len() == 1, x * y == 1 || caps.pace.time(flops, bytes) <= caps.longest_dispatch);
+                assert_eq!(parts.len() == 1, x * y == 1 || caps.rates.longest(flops, bytes) <= caps.longest_dispatch);
             }
         }
     }

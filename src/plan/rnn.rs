@@ -1,6 +1,7 @@
 //! How a recurrence is run: which path, by a cost model, and with what tiles.
 
-use super::{Caps, MatmulPlan, ProductShape, UnfitPath};
+use super::{MatmulPlan, ProductShape, UnfitPath, register_rate, tile_rate};
+use crate::device::Caps;
 use crate::error::{Error, Result};
 use crate::problem::{RnnProblem, RnnWidths};
 use crate::rnn::{Cell, Reset, Rnn, RnnPath, Steps};
@@ -18,33 +19,6 @@ const MOST_PARTS: usize = 8;
 
 /// Dispatches of a layer whose loop over time is inside them.
 pub(super) const MOST_RANGES: usize = 1 << 16;
-
-/// What the parts of a recurrence cost. `regard bench --suite recurrent` measures the first two on the device at hand.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Costs {
-    /// One dispatch that waits for the one before it, in ns.
-    pub dispatch: f64,
-    /// One barrier, in ns per lane of the workgroup.
-    pub barrier: f64,
-    /// Multiply-adds per ns and worker in a tile of 1, 4 or 8 batch rows.
-    pub tile_rate: [f64; 3],
-    /// The same with the weights in registers.
-    pub register_rate: f64,
-}
-
-impl Costs {
-    /// Lavapipe of Mesa 22.3 to 26.1 on two cores of an AMD EPYC (Zen 5), measured 2026-11-23.
-    pub const SOFTWARE: Self =
-        Self { dispatch: 35_000.0, barrier: 8.0, tile_rate: [1.1, 3.4, 4.4], register_rate: 1.5 };
-
-    /// An assumption, from published figures of mid-range cards; not measured.
-    pub const HARDWARE: Self = Self { dispatch: 3_000.0, barrier: 0.1, tile_rate: [2.0, 6.0, 8.0], register_rate: 8.0 };
-
-    /// Of the kind of device that `caps` describes.
-    pub fn of(caps: &Caps) -> Self {
-        if caps.software { Self::SOFTWARE } else { Self::HARDWARE }
-    }
-}
 
 /// Tiles of the product of a step, [K, rows]ᵀ · [K, 4·quads] for each gate, as `recurrent` computes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,12 +79,7 @@ impl StepPlan {
 
     /// Multiply-adds per ns of the whole device at this tile.
     fn rate(&self, workgroups: usize, caps: &Caps) -> f64 {
-        let rate = Costs::of(caps).tile_rate[match self.rows {
-            1 => 0,
-            4 => 1,
-            _ => 2,
-        }];
-        rate * (workgroups.clamp(1, caps.workers.max(1) as usize) as f64)
+        tile_rate(self.rows as usize, caps) * (workgroups.clamp(1, caps.workers.max(1) as usize) as f64)
     }
 }
 
@@ -174,10 +143,9 @@ impl LoopPlan {
 
     /// Nanoseconds of one step of one row by the cost model.
     fn step_time(&self, options: &Rnn, problem: &RnnProblem, caps: &Caps) -> f64 {
-        let costs = Costs::of(caps);
         let passes = if stages(options, problem.projected) > 1 { 2.0 } else { 1.0 };
         let macs = (problem.state * options.cell.gates().max(QUAD) * problem.hidden) as f64;
-        passes * (macs / costs.register_rate + 3.0 * costs.barrier * f64::from(self.lanes()))
+        passes * (macs / register_rate(caps) + 3.0 * caps.rates.barrier * f64::from(self.lanes()))
     }
 
     /// Lanes of the workgroup.
@@ -251,7 +219,7 @@ impl RnnPlan {
         let stages = stages(options, widths.projected);
         let units = widths.hidden.next_multiple_of(QUAD);
         let bytes = element.bytes_of(layers * widths.state * options.cell.gates() * units) as u64;
-        let allowed = caps.max_binding_bytes.min(caps.max_buffer_bytes);
+        let allowed = caps.max_tensor_bytes();
         if options.direction.count() == 2 {
             return Err(UnfitPath::TwoDirections);
         }
@@ -273,7 +241,7 @@ impl RnnPlan {
     /// [`Error::Option`] when the path asked for cannot be taken.
     pub fn new(options: &Rnn, problem: &RnnProblem, element: DType, caps: &Caps) -> Result<Self> {
         let p = problem;
-        let (gates, costs) = (options.cell.gates(), Costs::of(caps));
+        let (gates, dispatch) = (options.cell.gates(), caps.rates.dispatch);
         let quads = p.hidden.div_ceil(QUAD);
         let rows = p.steps * p.batch;
         let product = |depth: usize, width: usize, rows: usize| (depth * width * rows) as f64;
@@ -293,13 +261,13 @@ impl RnnPlan {
         let tiles = |plan: &StepPlan, copies: usize| copies * plan.row_tiles as usize * quads.div_ceil(plan.columns());
         let steps_time = all_inputs
             + (p.layers * p.steps) as f64
-                * (stages as f64 * costs.dispatch + step_macs / step.rate(tiles(&step, p.directions), caps));
+                * (stages as f64 * dispatch + step_macs / step.rate(tiles(&step, p.directions), caps));
 
         let wave = StepPlan::new(p.batch, quads, 2 * p.state, p.layers, caps);
         let widths = RnnWidths { inputs: p.inputs.clone(), hidden: p.hidden, state: p.state, projected };
         let wavefront = Self::wavefront(options, &widths, p.layers, element, caps).map(|()| {
             let macs = step_macs * (2 * p.layers - 1) as f64;
-            let time = costs.dispatch + macs / wave.rate(tiles(&wave, p.layers), caps);
+            let time = dispatch + macs / wave.rate(tiles(&wave, p.layers), caps);
             inputs[0] + (p.steps + p.layers - 1) as f64 * time
         });
 
@@ -307,7 +275,7 @@ impl RnnPlan {
         let loop_time = persistent.as_ref().map_err(|&reason| reason).map(|plan| {
             let turns = (p.batch * p.directions).div_ceil(caps.workers.max(1) as usize) as f64;
             let step = plan.step_time(options, p, caps);
-            all_inputs + p.layers as f64 * (plan.ranges.len() as f64 * costs.dispatch + turns * p.steps as f64 * step)
+            all_inputs + p.layers as f64 * (plan.ranges.len() as f64 * dispatch + turns * p.steps as f64 * step)
         });
         let estimates = vec![
             Estimate { path: RnnPath::Steps, dispatches: p.layers * p.steps * stages, nanoseconds: Ok(steps_time) },
@@ -334,7 +302,7 @@ impl RnnPlan {
         }
         // X·W + b of all steps is one tensor.
         let needed = DType::F32.bytes_of(rows * p.directions * gates * quads * QUAD) as u64;
-        let allowed = caps.max_binding_bytes.min(caps.max_buffer_bytes);
+        let allowed = caps.max_tensor_bytes();
         if needed > allowed {
             let what = "bytes of the gates' inputs of all steps (run the sequence in chunks)".to_owned();
             return Err(Error::Limit { what, needed, allowed });

@@ -3,7 +3,8 @@
 
 use std::time::Duration;
 
-use super::{Caps, Costs, Part, parts};
+use super::{Part, parts};
+use crate::device::Caps;
 use crate::recording::{Command, Dispatch, Recording};
 
 /// Neighbouring commands, or parts of them, that are submitted together.
@@ -11,7 +12,7 @@ use crate::recording::{Command, Dispatch, Recording};
 pub struct Submission {
     /// In order.
     pub steps: Vec<Step>,
-    /// How long they take at the device's [`Pace`](super::Pace), with what launching them costs.
+    /// How long they take at most, by [`Rates::longest`](crate::device::Rates::longest), with what launching them costs.
     pub takes: Duration,
 }
 
@@ -54,7 +55,7 @@ fn within(recording: &Recording, caps: &Caps, longest: Duration) -> Vec<Submissi
         match what {
             Command::Clear(slot) => {
                 let bytes = recording.info(*slot).map_or(0, |info| info.bytes);
-                next(&mut current, launch(caps) + caps.pace.time(0, bytes));
+                next(&mut current, launch(caps) + caps.rates.longest(0, bytes));
                 current.steps.push(Step { command, parts: Vec::new(), first: true, last: true });
             }
             Command::Dispatch(dispatch) => {
@@ -80,7 +81,7 @@ fn within(recording: &Recording, caps: &Caps, longest: Duration) -> Vec<Submissi
 
 /// What launching something costs beside its work.
 fn launch(caps: &Caps) -> Duration {
-    Duration::from_nanos(Costs::of(caps).dispatch as u64)
+    Duration::from_nanos(caps.rates.dispatch as u64)
 }
 
 /// How long a part of a dispatch takes. Fewer workgroups than the device runs side by side leave the rest of it idle.
@@ -88,7 +89,7 @@ fn part_time(dispatch: &Dispatch, part: Part, caps: &Caps) -> Duration {
     let count = |[x, y]: [u32; 2]| (u64::from(x) * u64::from(y)).max(1);
     let (own, all) = (count(part.grid), count(dispatch.grid));
     let share = |n: u64| u64::try_from(u128::from(n) * u128::from(own) / u128::from(all)).unwrap_or(u64::MAX);
-    let busy = caps.pace.time(share(dispatch.flops), share(dispatch.bytes));
+    let busy = caps.rates.longest(share(dispatch.flops), share(dispatch.bytes));
     let workers = u64::from(caps.workers.max(1));
     let waves = busy.as_nanos() * u128::from(workers) / u128::from(own.min(workers));
     launch(caps) + Duration::from_nanos(u64::try_from(waves).unwrap_or(u64::MAX / 2))
@@ -119,8 +120,10 @@ mod tests {
         let recording = recording(&work);
         for micros in [0, 50, 500, 5000, 500_000, u64::MAX] {
             let longest = Duration::from_micros(micros);
-            let caps =
-                Caps { longest_dispatch: Duration::from_millis(2), longest_submission: longest, ..Caps::default() };
+            let caps = Caps::default().with(|caps| {
+                caps.longest_dispatch = Duration::from_millis(2);
+                caps.longest_submission = longest;
+            });
             let submissions = submissions(&recording, &caps);
             let (mut expected, mut position, mut begun) = (Vec::new(), 0, false);
             for submission in &submissions {

@@ -6,7 +6,7 @@ use std::hash::Hash;
 
 use super::{Job, Sample};
 use crate::gpu::{Gpu, Run};
-use crate::wgsl::Variant;
+use crate::wgsl::{ParamsSpace, Variant};
 
 /// What a job is an example of, and what it costs; texts by number.
 #[derive(Default)]
@@ -94,7 +94,7 @@ fn each_variant(job: &Job, gpu: &Gpu, mut told: impl FnMut(&Option<String>, &Var
     for dispatch in run.recording().dispatches() {
         // The steps of a sequence are alike.
         if last.replace(&dispatch.variant) != Some(&dispatch.variant) {
-            let space = gpu.caps().params_space(dispatch.bindings.len());
+            let space = ParamsSpace::of(gpu.caps(), dispatch.bindings.len());
             told(&path, &dispatch.variant, &|| dispatch.variant.source(space).len());
         }
     }

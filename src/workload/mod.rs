@@ -5,7 +5,9 @@ pub mod naive;
 
 use crate::attention::{Attention, AttentionInputs, Causal, Mask, Path, Score, ScoreWeights};
 use crate::compare::{Verdict, judge};
-use crate::plan::{AttentionPlan, Caps};
+use crate::device::Caps;
+use crate::gpu::Gpu;
+use crate::plan::AttentionPlan;
 use crate::problem::AttentionProblem;
 use crate::tensor::{Array, DType, TensorLike};
 use crate::{Error, Result, baseline, reference};
@@ -181,7 +183,7 @@ impl Workload {
     pub fn check_limits(&self, caps: &Caps) -> Result<()> {
         let rows = (self.kv_heads * self.keys).max(self.query_heads * self.queries);
         let needed = self.dtype.bytes_of(self.batch * rows * self.dim.max(self.value_dim)) as u64;
-        let allowed = caps.max_binding_bytes.min(caps.max_buffer_bytes);
+        let allowed = caps.max_tensor_bytes();
         if needed <= allowed {
             return Ok(());
         }
@@ -192,11 +194,11 @@ impl Workload {
     ///
     /// # Errors
     /// Why it would not.
-    pub fn plan(&self, path: Path, caps: &Caps) -> Result<AttentionPlan> {
+    pub fn plan(&self, path: Path, gpu: &Gpu) -> Result<AttentionPlan> {
         let options = self.options(path);
         let shapes = self.each_input(|shape, _, _| shape.to_vec());
         let problem = AttentionProblem::new(&options, &shapes.map(Vec::as_slice, Vec::as_slice))?;
-        AttentionPlan::new(&options, &problem, self.dtype, caps)
+        AttentionPlan::tuned(&options, &problem, self.dtype, gpu.caps(), gpu.tuning())
     }
 
     /// Whether query i sees key j.

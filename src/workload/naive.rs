@@ -2,8 +2,9 @@
 //! alone.
 
 use crate::attention::{AttentionInputs, Mask};
+use crate::device::Caps;
 use crate::gpu::{Gpu, Tensor};
-use crate::plan::{Caps, grid};
+use crate::plan::grid;
 use crate::tensor::{Array, DType};
 use crate::{Error, Result, wgpu};
 
@@ -34,7 +35,7 @@ impl Naive {
     /// [`Error::Limit`] where the scores do not fit one binding, or a row has more keys than an invocation may loop over.
     pub fn check(work: &Workload, caps: &Caps) -> Result<()> {
         let scores = DType::F32.bytes_of(work.batch * work.query_heads * work.queries * work.keys) as u64;
-        let largest = caps.max_binding_bytes.min(caps.max_buffer_bytes);
+        let largest = caps.max_tensor_bytes();
         let turns = PASSES * work.keys as u64;
         let limits =
             [("bytes of the scores", scores, largest), ("loop iterations of a row", turns, caps.max_iterations)];

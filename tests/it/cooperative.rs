@@ -3,9 +3,10 @@
 
 use regard::attention::{Attention, AttentionInputs, AttentionOutputs, Causal, Path, Rotary, Score, Window};
 use regard::cases::{self, AttentionCase};
+use regard::device::{Caps, Features};
 use regard::gpu::{Open, Run};
 use regard::ops::attention::record;
-use regard::plan::{AttentionPlan, Caps, Form, Rungs};
+use regard::plan::{AttentionPlan, Form};
 use regard::problem::{AttentionProblem, Storage};
 use regard::tensor::{Array, DType};
 use regard::validate::judge_attention;
@@ -237,10 +238,10 @@ fn every_tile_gives_the_same_answers() {
 
 #[test]
 fn rungs_are_switched_off_from_outside() {
-    let f16 = Rungs { f16: true, ..Rungs::default() };
-    let subgroups = Rungs { subgroups: true, ..Rungs::default() };
-    let cooperative = Rungs { cooperative: true, ..Rungs::default() };
-    let asked = |without: Rungs| open(Open { cooperative: true, without, ..Open::default() });
+    let f16 = Features { f16: true, ..Features::default() };
+    let subgroups = Features { subgroups: true, ..Features::default() };
+    let cooperative = Features { cooperative: true, ..Features::default() };
+    let asked = |without: Features| open(Open { cooperative: true, without, ..Open::default() });
     let all = gpu().caps();
     for without in [f16, subgroups, cooperative] {
         let caps = asked(without).caps().clone();
@@ -258,15 +259,16 @@ fn rungs_are_switched_off_from_outside() {
 /// What the planner does on cards with matrices of 8 and 16, without one.
 #[test]
 fn plans_take_matrices_for_dot_products_in_f16_alone() {
-    let caps = |side: u32, bytes: u32| Caps {
-        f16: true,
-        subgroups: true,
-        cooperative: Some(side),
-        min_subgroup: 32,
-        max_subgroup: 32,
-        max_workgroup_bytes: bytes,
-        max_invocations: 1024,
-        ..Caps::default()
+    let caps = |side: u32, bytes: u32| {
+        Caps::default().with(|caps| {
+            caps.f16 = true;
+            caps.subgroups = true;
+            caps.cooperative = Some(side);
+            caps.min_subgroup = 32;
+            caps.max_subgroup = 32;
+            caps.max_workgroup_bytes = bytes;
+            caps.max_invocations = 1024;
+        })
     };
     let first = |options: &Attention, dims: [usize; 2], dtype: DType, caps: &Caps| {
         let (q, k, v) = ([1, 8, 512, dims[0]], [1, 2, 1024, dims[0]], [1, 2, 1024, dims[1]]);

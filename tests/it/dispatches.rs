@@ -1,6 +1,7 @@
 //! How many dispatches a recurrence takes, counted on recordings made without a device, and that plans say so.
 
-use regard::plan::{Caps, RnnPlan};
+use regard::device::{Caps, DeviceKind};
+use regard::plan::RnnPlan;
 use regard::recording::Recording;
 use regard::rnn::{Cell, Direction, LayerNorm, NormOver, Reset, Rnn, RnnPath};
 use regard::tensor::DType;
@@ -40,7 +41,7 @@ fn of_path(cell: Cell, path: RnnPath) -> Rnn {
 }
 
 fn devices() -> [Caps; 2] {
-    [Caps::default(), Caps { software: true, ..Caps::default() }]
+    [Caps::default(), Caps::of(DeviceKind::Software)]
 }
 
 const GIVEN: Given =

@@ -92,7 +92,7 @@ fn a_device_lost_between_any_two_steps_is_an_error_from_then_on() {
             run.encode(&mut encoder)
         }),
         ("times", |gpu| Run::new(gpu).submit_and_time().map(drop)),
-        ("rates", |gpu| regard::rates::Overheads::measure(gpu).map(drop)),
+        ("rates", |gpu| regard::device::Rates::measure(gpu).map(drop)),
     ];
     for first in 0..all.len() {
         for gpu in devices() {

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use regard::attention::{Attention, AttentionInputs, Causal, Monotonic, Normalize, Path, Score};
+use regard::device::{Caps, DeviceKind};
 use regard::gpu::{Gpu, Run};
 use regard::ops::rnn::GpuRnn;
-use regard::plan::{Caps, Pace, RnnPlan, parts};
+use regard::plan::{RnnPlan, parts};
 use regard::rnn::{Cell, Reset, Rnn, RnnInputs, RnnPath, RnnWeights};
 use regard::tensor::{Array, DType};
 
@@ -90,10 +91,9 @@ fn recurrences_in_parts_have_the_same_bits() {
 fn long_loops_over_time_are_cut_by_steps() {
     let given = Given { lengths: true, bias: true, peephole: false, initial: true, norms: false, projection: None };
     let options = Rnn { path: RnnPath::Persistent, ..Rnn::new(Cell::Gru { reset: Reset::Before }) };
-    for pace in [Pace::DISCRETE, Pace::SOFTWARE] {
-        let software = pace == Pace::SOFTWARE;
+    for kind in [DeviceKind::Discrete, DeviceKind::Software] {
         let plan = |longest| -> RnnPlan {
-            let caps = Caps { software, pace, longest_dispatch: longest, ..Caps::default() };
+            let caps = Caps::of(kind).with(|caps| caps.longest_dispatch = longest);
             recordings::rnn(&caps, &options, [3000, 2, 6, 60, 1], given, DType::F32).1
         };
         assert_eq!(plan(Duration::MAX).dispatches, 1);
@@ -105,15 +105,11 @@ fn long_loops_over_time_are_cut_by_steps() {
 /// What a call of a million keys, or of a batch that fills a card for seconds, comes to on paper.
 #[test]
 fn no_dispatch_of_a_large_problem_is_long() {
-    for pace in [Pace::DISCRETE, Pace::INTEGRATED, Pace::SOFTWARE] {
-        let caps = Caps {
-            pace,
-            software: pace == Pace::SOFTWARE,
-            max_iterations: if pace == Pace::SOFTWARE { 65_000 } else { 1 << 30 },
-            max_binding_bytes: 16 << 30,
-            max_buffer_bytes: 16 << 30,
-            ..Caps::default()
-        };
+    for kind in [DeviceKind::Discrete, DeviceKind::Integrated, DeviceKind::Software] {
+        let caps = Caps::of(kind).with(|caps| {
+            caps.max_binding_bytes = 16 << 30;
+            caps.max_buffer_bytes = 16 << 30;
+        });
         for [batch, heads, queries, keys] in [[1, 32, 16_384, 16_384], [1, 1, 64, 1 << 20], [4, 8, 1, 1 << 19]] {
             let shape = [batch, heads, queries, keys];
             let [query, key] = [queries, keys].map(|n| vec![batch, heads, n, 128]);
@@ -124,10 +120,10 @@ fn no_dispatch_of_a_large_problem_is_long() {
                 for part in parts(dispatch, &caps) {
                     let share = u64::from(part.grid[0]) * u64::from(part.grid[1]);
                     let [flops, bytes] = [dispatch.flops, dispatch.bytes].map(|n| n / workgroups * share);
-                    let takes = caps.pace.time(flops, bytes);
+                    let takes = caps.rates.longest(flops, bytes);
                     // A single workgroup has a processor to itself, not the whole device.
-                    assert!(takes <= caps.longest_dispatch || share == 1, "{pace:?}, {shape:?}: {takes:?}");
-                    assert!(dispatch.flops / workgroups <= 1 << 32, "{pace:?}, {shape:?}");
+                    assert!(takes <= caps.longest_dispatch || share == 1, "{kind:?}, {shape:?}: {takes:?}");
+                    assert!(dispatch.flops / workgroups <= 1 << 32, "{kind:?}, {shape:?}");
                 }
             }
         }

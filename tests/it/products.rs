@@ -4,9 +4,10 @@
 use proptest::prelude::*;
 use regard::cases::ACTIVATIONS;
 use regard::compare::judge;
+use regard::device::Caps;
 use regard::gpu::{Gpu, Run, Tensor};
 use regard::ops::linear::{Epilogue, linear, linear_into};
-use regard::plan::{Caps, MatmulPlan, ProductForm, ProductShape};
+use regard::plan::{MatmulPlan, ProductForm, ProductShape};
 use regard::reference::activate;
 use regard::rnn::Activation;
 use regard::tensor::{Array, DType, Layout};

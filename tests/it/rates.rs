@@ -2,9 +2,9 @@
 
 use std::time::Instant;
 
+use regard::device::Rates;
 use regard::gpu::{Gpu, Open, Run};
 use regard::kernels::{barrier_rate, copy};
-use regard::rates::{Overheads, Rates};
 use regard::tensor::{Array, DType};
 use regard::{Error, Tensor};
 
@@ -14,9 +14,11 @@ use crate::gpu::{cooperative_gpu, gpu, minimal_gpu};
 fn ceilings_and_overheads_are_numbers() {
     let rates = Rates::measure(gpu()).unwrap();
     assert!(rates.gflops > 0.0 && rates.gflops.is_finite() && rates.gbps > 0.0 && rates.gbps.is_finite(), "{rates:?}");
-    let overheads = Overheads::measure(gpu()).unwrap();
-    println!("{rates:?} {overheads:?}");
-    assert!((0.0..1e9).contains(&overheads.dispatch) && (0.0..1e9).contains(&overheads.barrier), "{overheads:?}");
+    println!("{rates:?}");
+    assert!((0.0..1e9).contains(&rates.dispatch) && (0.0..1e9).contains(&rates.barrier), "{rates:?}");
+    assert!(rates.measured && !gpu().caps().rates.measured);
+    // What is planned next goes by them.
+    assert_eq!(gpu().clone().with_rates(rates).caps().rates, rates);
 }
 
 #[test]

@@ -6,11 +6,12 @@ use regard::attention::{
     Attention, AttentionInputs, Causal, Mask, Monotonic, Normalize, Path, Rotary, RotaryLayout, Score, ScoreMod,
     ScoreStage, Window,
 };
+use regard::device::Caps;
 use regard::kernels::{self, append::Rows};
 use regard::layers::CoverageCost;
 use regard::norm::Norm;
 use regard::ops::{self, rnn::LayerWeights, rnn::StackedWeights, rnn::Weights};
-use regard::plan::{AttentionPlan, Caps, RnnPlan};
+use regard::plan::{AttentionPlan, RnnPlan};
 use regard::problem::{AttentionProblem, RnnProblem, Role, Storage};
 use regard::recording::{Recording, View};
 use regard::rnn::{
@@ -66,8 +67,14 @@ fn attentions(caps: &Caps, options: &Attention, inputs: &AttentionInputs<Vec<usi
 #[test]
 fn scratch_of_fused_attention_grows_with_the_rows() {
     for software in [false, true] {
-        let large = Caps { max_binding_bytes: 1 << 30, max_buffer_bytes: 1 << 30, ..Caps::default() };
-        let caps = Caps { software, max_storage_buffers: 16, ..large };
+        let large = Caps::default().with(|caps| {
+            caps.max_binding_bytes = 1 << 30;
+            caps.max_buffer_bytes = 1 << 30;
+        });
+        let caps = large.with(|caps| {
+            caps.software = software;
+            caps.max_storage_buffers = 16;
+        });
         let scratch = |n: usize, path: Path, mask: Option<Mask<Vec<usize>>>| {
             let shape = vec![1, 1, n, 64];
             let inputs = AttentionInputs { mask, ..AttentionInputs::new(shape.clone(), shape.clone(), shape) };
@@ -505,7 +512,7 @@ fn the_steps_of_a_layer_bind_the_same_buffers() {
 #[test]
 fn no_recording_passes_the_iteration_limit_or_binds_a_buffer_twice() {
     use regard::recording::Binding;
-    let caps = Caps { f16: true, ..Caps::default() };
+    let caps = Caps::default().with(|caps| caps.f16 = true);
     for recording in every_kind(&caps) {
         for dispatch in recording.dispatches() {
             let name = dispatch.variant.label();

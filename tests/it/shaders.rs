@@ -9,8 +9,8 @@ use naga::back::{hlsl, msl, spv};
 use naga::proc::Layouter;
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use naga::{AddressSpace, ArraySize, Expression, Module, Scalar, ShaderStage, StorageAccess, TypeInner, VectorSize};
+use regard::device::Caps;
 use regard::kernels::{self, flash_rows};
-use regard::plan::Caps;
 use regard::recording::{Binding, Dispatch};
 use regard::tensor::DType;
 use regard::wgsl::{Access, Kernel, ParamsSpace, UniformType, Variant};
@@ -40,11 +40,24 @@ fn for_long_problems(variant: &Variant) -> Variant {
 
 /// Every dispatch of the table's recordings, on every kind of device.
 fn dispatches() -> impl Iterator<Item = Dispatch> {
-    let card = Caps { f16: true, ..Caps::default() };
-    let software = Caps { software: true, ..card.clone() };
-    let subgroups = Caps { subgroups: true, min_subgroup: 8, max_subgroup: 64, ..card.clone() };
-    let lanes = Caps { subgroups: true, min_subgroup: 8, max_subgroup: 8, ..software.clone() };
-    let cooperative = |side: u32| Caps { cooperative: Some(side), max_subgroup: 4 * side, ..subgroups.clone() };
+    let card = Caps::default().with(|caps| caps.f16 = true);
+    let software = card.with(|caps| caps.software = true);
+    let subgroups = card.with(|caps| {
+        caps.subgroups = true;
+        caps.min_subgroup = 8;
+        caps.max_subgroup = 64;
+    });
+    let lanes = software.with(|caps| {
+        caps.subgroups = true;
+        caps.min_subgroup = 8;
+        caps.max_subgroup = 8;
+    });
+    let cooperative = |side: u32| {
+        subgroups.with(|caps| {
+            caps.cooperative = Some(side);
+            caps.max_subgroup = 4 * side;
+        })
+    };
     let caps = [card, software, lanes, cooperative(8), cooperative(16), subgroups];
     let recordings = caps.into_iter().flat_map(|caps| recordings::every_kind(&caps));
     recordings.flat_map(|recording| recording.dispatches().cloned().collect::<Vec<_>>())

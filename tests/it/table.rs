@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use regard::attention::{Attention, Path};
 use regard::cases::{self, AttentionCase};
+use regard::device::Caps;
 use regard::gpu::Gpu;
 use regard::kernels;
-use regard::plan::{AttentionPlan, Caps, Form};
+use regard::plan::{AttentionPlan, Form};
 use regard::problem::{AttentionProblem, Storage};
 use regard::tensor::{Array, DType};
 use regard::validate::{Row, Sample, Sweep};

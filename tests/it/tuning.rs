@@ -1,11 +1,10 @@
 //! What a device takes over from earlier runs: measured plans, compiled pipelines.
 
-use std::sync::Arc;
-
 use regard::attention::{Attention, AttentionInputs, Path, Score};
 use regard::cases::AttentionCase;
+use regard::device::{Caps, DeviceKind};
 use regard::gpu::{Gpu, Kept, Open, Run};
-use regard::plan::{AttentionPlan, Bucket, Caps, Choice, Form, FusedPlan, Tuning};
+use regard::plan::{AttentionPlan, Bucket, Choice, Form, FusedPlan, Tuning};
 use regard::problem::{AttentionProblem, Storage};
 use regard::tensor::{Array, DType};
 use regard::{Error, Result, cases, validate};
@@ -20,18 +19,23 @@ fn problem(options: &Attention, keys: usize) -> AttentionProblem {
 #[test]
 fn a_measured_plan_takes_the_place_of_the_tables() {
     let options = Attention::default();
-    let software = Caps { software: true, workers: 4, max_storage_buffers: 16, ..Caps::default() };
-    let plan = |options: &Attention, keys: usize, dtype: DType, caps: &Caps| {
-        AttentionPlan::new(options, &problem(options, keys), dtype, caps).unwrap()
+    let software = Caps::of(DeviceKind::Software).with(|caps| {
+        caps.workers = 4;
+        caps.max_storage_buffers = 16;
+    });
+    let tuned_plan = |options: &Attention, keys: usize, dtype: DType, caps: &Caps, tuning: &Tuning| {
+        AttentionPlan::tuned(options, &problem(options, keys), dtype, caps, tuning).unwrap()
+    };
+    let plan = |options: &Attention, keys: usize, dtype: DType, tuning: &Tuning| {
+        tuned_plan(options, keys, dtype, &software, tuning)
     };
     let candidates = AttentionPlan::candidates(&options, &problem(&options, 1000), DType::F32, &software).unwrap();
     assert!(candidates.len() > 2);
-    let table = plan(&options, 1000, DType::F32, &software);
+    let table = plan(&options, 1000, DType::F32, &Tuning::new());
     assert_eq!((table.fused, table.tuned), (Ok(candidates[0]), false));
     for chosen in &candidates {
         let bucket = Bucket::new(Score::ScaledDot, &problem(&options, 1000), DType::F32);
-        let tuning = Arc::new(Tuning::from_iter([(bucket, *chosen)]));
-        let tuned = Caps { tuning, ..software.clone() };
+        let tuned = Tuning::from_iter([(bucket, *chosen)]);
         let found = plan(&options, 1000, DType::F32, &tuned);
         assert_eq!((found.fused, found.tuned), (Ok(*chosen), true));
         // Near it in the bucket, beside it in no other.
@@ -45,19 +49,19 @@ fn a_measured_plan_takes_the_place_of_the_tables() {
     }
     // Staged, where the planner may choose.
     let bucket = Bucket::new(Score::ScaledDot, &problem(&options, 1000), DType::F32);
-    let tuned = Caps { tuning: Arc::new(Tuning::from_iter([(bucket, Choice::Staged)])), ..software.clone() };
+    let tuned = Tuning::from_iter([(bucket, Choice::Staged)]);
     let found = plan(&options, 1000, DType::F32, &tuned);
     assert!(found.path == Path::Staged && found.tuned && found.fused.is_err());
     let asked = Attention { path: Path::Split, ..options.clone() };
     assert!(plan(&asked, 1000, DType::F32, &tuned).path == Path::Split);
     // Where the scores of a query fit no binding, not even then.
-    let narrow = Caps { max_binding_bytes: 32 << 10, ..tuned };
-    assert!(plan(&options, 1000, DType::F32, &narrow).fused.is_ok());
+    let narrow = software.with(|caps| caps.max_binding_bytes = 32 << 10);
+    assert!(tuned_plan(&options, 1000, DType::F32, &narrow, &tuned).fused.is_ok());
     // A tile that the device has not.
     let mut strange = candidates[0];
     strange.tile.lanes = 7;
     let bucket = Bucket::new(Score::ScaledDot, &problem(&options, 1000), DType::F32);
-    let tuned = Caps { tuning: Arc::new(Tuning::from_iter([(bucket, strange)])), ..software };
+    let tuned = Tuning::from_iter([(bucket, strange)]);
     assert_eq!(plan(&options, 1000, DType::F32, &tuned), table);
 }
 
@@ -65,8 +69,12 @@ fn a_measured_plan_takes_the_place_of_the_tables() {
 /// are, on cards and CPU drivers alike.
 #[test]
 fn forms_are_chosen_by_how_full_their_tiles_are() {
-    let card = Caps { max_workgroup_bytes: 32 << 10, ..Caps::default() };
-    let software = Caps { software: true, workers: 4, max_storage_buffers: 16, ..card.clone() };
+    let card = Caps::default().with(|caps| caps.max_workgroup_bytes = 32 << 10);
+    let software = card.with(|caps| {
+        caps.software = true;
+        caps.workers = 4;
+        caps.max_storage_buffers = 16;
+    });
     let path = |caps: &Caps, [batch, heads, kv_heads, queries, keys]: [usize; 5]| {
         let (query, key) = ([batch, heads, queries, 64], [batch, kv_heads, keys, 64]);
         let problem =
@@ -93,8 +101,12 @@ fn forms_are_chosen_by_how_full_their_tiles_are() {
 /// Scores of a tanh for each pair and unit: in memory on a CPU driver, unless asked for otherwise or too many.
 #[test]
 fn additive_scores_are_staged_on_a_cpu_driver() {
-    let card = Caps { max_workgroup_bytes: 32 << 10, ..Caps::default() };
-    let software = Caps { software: true, workers: 4, max_storage_buffers: 16, ..card.clone() };
+    let card = Caps::default().with(|caps| caps.max_workgroup_bytes = 32 << 10);
+    let software = card.with(|caps| {
+        caps.software = true;
+        caps.workers = 4;
+        caps.max_storage_buffers = 16;
+    });
     let plan = |caps: &Caps, path: Path, keys: usize| {
         let options = Attention { score: Score::Additive, path, ..Attention::default() };
         let (query, key) = ([2, 1, 4, 64], [2, 1, keys, 64]);
@@ -106,7 +118,7 @@ fn additive_scores_are_staged_on_a_cpu_driver() {
         assert_eq!(plan(&software, Path::Split, keys).path, Path::Split);
         assert_eq!(plan(&card, Path::Auto, keys).path, Path::Split);
     }
-    let narrow = Caps { max_binding_bytes: 64 << 10, ..software };
+    let narrow = software.with(|caps| caps.max_binding_bytes = 64 << 10);
     assert_eq!(plan(&narrow, Path::Auto, 9000).path, Path::Split, "the scores of a query do not fit");
 }
 
@@ -207,7 +219,7 @@ fn tuning_reaches_the_planner() {
     assert_eq!(named, gpu().adapter().key());
     assert!(named.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') && named.len() < 60, "{named}");
     for gpu in [opened, embedded.unwrap()] {
-        let plan = AttentionPlan::new(&options, &problem, DType::F32, gpu.caps()).unwrap();
+        let plan = AttentionPlan::tuned(&options, &problem, DType::F32, gpu.caps(), gpu.tuning()).unwrap();
         assert_eq!((plan.fused, plan.tuned), (Ok(last), true));
     }
 }

@@ -67,7 +67,7 @@ impl Attended {
                 text: "three dispatches, an invocation a number".to_owned(),
             });
         };
-        let plan = self.work.plan(path, gpu.caps())?;
+        let plan = self.work.plan(path, gpu)?;
         let (path, text) = match (plan.path, &plan.fused) {
             (Path::Split, Ok(fused)) => (Way::Split, tile(fused, self.work.keys)),
             (_, Ok(fused)) => (Way::Fused, tile(fused, self.work.keys)),

@@ -179,7 +179,7 @@ impl Launched {
                         let [cos, sin] = Self::tables();
                         (inputs.rotary_cos, inputs.rotary_sin) = (Some(wide(&cos)), Some(wide(&sin)));
                     }
-                    x = reference::multi_head(&layer, &weights(l).map(&wide), &inputs)?.output;
+                    x = layer.reference(&weights(l).map(&wide), &inputs)?.output;
                 }
                 let first = if decodes { PROMPT } else { 0 };
                 x.gather(&Layout::contiguous(x.shape()).narrow(1, first, PROMPT + 1 - first)?)
@@ -230,7 +230,7 @@ impl Bare {
             recording.slots().iter().map(|slot| buffer(slot.bytes.next_multiple_of(4).max(4), storage)).collect();
         let unused = buffer(256, storage | wgpu::BufferUsages::UNIFORM);
         let step = |dispatch: &regard::recording::Dispatch| {
-            let space = gpu.caps().params_space(dispatch.bindings.len());
+            let space = ParamsSpace::of(gpu.caps(), dispatch.bindings.len());
             let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
                 label: Some("bare"),
                 source: wgpu::ShaderSource::Wgsl(dispatch.variant.source(space).into()),

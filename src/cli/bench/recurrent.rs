@@ -4,9 +4,10 @@ use std::cell::OnceCell;
 
 use regard::attention::{Attention, AttentionInputs, Score};
 use regard::compare::judge;
+use regard::device::Caps;
 use regard::gpu::{Gpu, Run};
 use regard::ops::rnn::GpuRnn;
-use regard::plan::{Caps, RnnPlan};
+use regard::plan::RnnPlan;
 use regard::problem::RnnProblem;
 use regard::reference::{self, Float};
 use regard::rnn::{Cell, Rnn, RnnInputs, RnnOutputs, RnnPath, RnnStack, RnnWeights};

@@ -2,7 +2,8 @@
 
 use regard::Result;
 use regard::attention::{Attention, AttentionInputs, Causal, Path, Score};
-use regard::plan::{AttentionPlan, Caps, Form, FusedPlan, RnnPlan};
+use regard::device::Caps;
+use regard::plan::{AttentionPlan, Form, FusedPlan, RnnPlan, Tuning};
 use regard::problem::{AttentionProblem, RnnProblem};
 use regard::rnn::{Cell, Reset, Rnn, RnnInputs, RnnPath, RnnWeights};
 use regard::tensor::DType;
@@ -58,14 +59,14 @@ struct Plan {
 }
 
 impl Ways {
-    /// Of a device: `takes` is what commands go by, `has` what it could do if everything were switched on.
-    pub(super) fn of(has: &Caps, takes: &Caps) -> Result<Self> {
+    /// Of a device: `takes` and `tuning` are what commands go by, `has` what it could do if everything were switched on.
+    pub(super) fn of(has: &Caps, takes: &Caps, tuning: &Tuning) -> Result<Self> {
         let types = if takes.f16 { vec![DType::F32, DType::F16] } else { vec![DType::F32] };
         let typical = attentions()?;
         let taken = |(name, options, problem): &(String, Attention, AttentionProblem)| {
             let mut taken: Vec<Taken> = Vec::new();
             for &dtype in &types {
-                let plan = attention_plan(options, problem, dtype, takes);
+                let plan = attention_plan(options, problem, dtype, takes, tuning);
                 match taken.last_mut().filter(|last| last.plan == plan) {
                     Some(last) => last.types.push(dtype),
                     None => taken.push(Taken { problem: name.clone(), types: vec![dtype], plan }),
@@ -223,8 +224,9 @@ fn attention_plan(
     problem: &AttentionProblem,
     dtype: DType,
     caps: &Caps,
+    tuning: &Tuning,
 ) -> std::result::Result<Plan, String> {
-    let plan = AttentionPlan::new(options, problem, dtype, caps).map_err(|error| error.to_string())?;
+    let plan = AttentionPlan::tuned(options, problem, dtype, caps, tuning).map_err(|error| error.to_string())?;
     let about = match &plan.fused {
         Ok(fused) => explain::fused(fused, problem.keys),
         Err(reason) => reason.to_string(),
@@ -299,7 +301,7 @@ mod tests {
     use super::*;
 
     fn ways(caps: &Caps) -> Ways {
-        Ways::of(caps, caps).unwrap()
+        Ways::of(caps, caps, &Tuning::new()).unwrap()
     }
 
     fn types(ways: &Ways, name: &str) -> usize {
@@ -312,24 +314,38 @@ mod tests {
 
     #[test]
     fn ways_follow_from_features_and_limits() {
-        let card = Caps { f16: true, subgroups: true, min_subgroup: 32, max_subgroup: 32, ..Caps::default() };
+        let card = Caps::default().with(|caps| {
+            caps.f16 = true;
+            caps.subgroups = true;
+            caps.min_subgroup = 32;
+            caps.max_subgroup = 32;
+        });
         let plain = ways(&card);
         assert_eq!(
             ["staged", "tiled", "split", "rows", "cooperative"].map(|name| types(&plain, name)),
             [2, 2, 2, 0, 0]
         );
-        let matrices = ways(&Caps { cooperative: Some(16), max_workgroup_bytes: 48 << 10, ..card.clone() });
+        let matrices = ways(&card.with(|caps| {
+            caps.cooperative = Some(16);
+            caps.max_workgroup_bytes = 48 << 10;
+        }));
         assert_eq!(types(&matrices, "cooperative"), 1, "in f16 alone");
-        let software = ways(&Caps { software: true, max_storage_buffers: 32, ..card.clone() });
+        let software = ways(&card.with(|caps| {
+            caps.software = true;
+            caps.max_storage_buffers = 32;
+        }));
         assert_eq!(["staged", "tiled", "split", "rows"].map(|name| types(&software, name)), [2, 0, 2, 1 + 1]);
         assert!(plain.paths().contains(&"tiled attention f16".to_owned()));
         // Fewer features and lower limits: less.
-        let without = ways(&Caps { f16: false, subgroups: false, ..card.clone() });
+        let without = ways(&card.with(|caps| {
+            caps.f16 = false;
+            caps.subgroups = false;
+        }));
         assert_eq!(types(&without, "tiled"), 1);
         let cuts = |ways: &Ways| ways.attention.iter().flat_map(|way| way.cuts.clone()).collect::<Vec<_>>();
         assert!(cuts(&plain).iter().any(|cut| cut.contains("subgroups")));
         assert!(!cuts(&without).is_empty() && !cuts(&without).iter().any(|cut| cut.contains("subgroups")));
-        let small = ways(&Caps { max_workgroup_bytes: 4 << 10, ..card.clone() });
+        let small = ways(&card.with(|caps| caps.max_workgroup_bytes = 4 << 10));
         assert_eq!((types(&small, "tiled"), types(&small, "staged")), (0, 2));
         let path = |ways: &Ways| ways.attention_taken[0].plan.as_ref().unwrap().path.clone();
         assert_eq!((path(&plain).as_str(), path(&small).as_str()), ("fused", "staged"));
@@ -337,8 +353,11 @@ mod tests {
 
     #[test]
     fn units_of_a_recurrence_are_those_that_the_planner_takes() {
-        let caps = Caps { max_invocations: 1024, max_workgroup_bytes: 32 << 10, ..Caps::default() };
-        let (plain, narrow) = (ways(&caps), ways(&Caps { max_invocations: 64, ..caps.clone() }));
+        let caps = Caps::default().with(|caps| {
+            caps.max_invocations = 1024;
+            caps.max_workgroup_bytes = 32 << 10;
+        });
+        let (plain, narrow) = (ways(&caps), ways(&caps.with(|caps| caps.max_invocations = 64)));
         let (wide, few) = (most(&plain, "persistent").unwrap(), most(&narrow, "persistent").unwrap());
         assert!(few < wide, "{few} {wide}");
         let options = Rnn { path: RnnPath::Persistent, ..Rnn::new(Cell::Lstm) };
@@ -347,7 +366,7 @@ mod tests {
         assert!(takes(wide) && !takes(wide + 4));
         // The recurrent weights of two layers, [8·H, H] each in f32, in one binding.
         assert_eq!(most(&plain, "wavefront"), Some(2048));
-        assert_eq!(most(&ways(&Caps { max_binding_bytes: 32 << 20, ..caps.clone() }), "wavefront"), Some(1024));
+        assert_eq!(most(&ways(&caps.with(|caps| caps.max_binding_bytes = 32 << 20)), "wavefront"), Some(1024));
         assert_eq!(most(&plain, "steps"), Some(MOST_UNITS));
         let reasons = |path| plain.recurrent.iter().find(|reach| reach.path == path).unwrap().reason.clone();
         assert!(reasons("wavefront").unwrap().contains("a binding holds") && reasons("steps").is_none());

@@ -41,16 +41,16 @@ use crate::tensor::TensorLike;
 ///     attention: Some(Linear::new(numbers(&[5, 8 + 6]))),
 /// };
 /// let memory = DecoderMemory::new(numbers(&[2, 7, 6]));
-/// let outputs = reference::attention_decoder(&decoder, &weights, &memory, &numbers(&[4, 2, 3]), None)?;
+/// let outputs = decoder.reference(&weights, &memory, &numbers(&[4, 2, 3]), None)?;
 /// assert_eq!(outputs.output.shape(), [4, 2, 5]);
 /// assert_eq!(outputs.alignments.shape(), [4, 2, 7]);
 /// // and on from there, one step at a time or many
-/// let more = reference::attention_decoder(&decoder, &weights, &memory, &numbers(&[1, 2, 3]), Some(&outputs.state))?;
+/// let more = decoder.reference(&weights, &memory, &numbers(&[1, 2, 3]), Some(&outputs.state))?;
 /// assert_eq!(more.state.step, 5);
 /// # Ok(())
 /// # }
 /// ```
-/// On the GPU: [`GpuAttentionDecoder`](crate::ops::decoder::GpuAttentionDecoder).
+/// On the GPU: [`GpuAttentionDecoder`](super::GpuAttentionDecoder).
 #[derive(Debug, Clone)]
 pub struct AttentionDecoder {
     /// The recurrence, forward; one or more layers, as its weights have it.

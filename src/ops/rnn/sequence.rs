@@ -1,11 +1,12 @@
 //! A sequence as dispatches: X·W of all steps as one product, then the recurrence on the path the plan has chosen.
 
 use super::weights::{LayerWeights, Weights};
+use crate::device::Caps;
 use crate::epilogue::Epilogue;
 use crate::error::{Error, Result};
 use crate::kernels::recurrent::{Recurrence, Stage, StateLayout};
 use crate::kernels::{copy, matmul, merge, recurrent, recurrent_loop, recurrent_norm};
-use crate::plan::{Caps, RnnPlan};
+use crate::plan::RnnPlan;
 use crate::problem::RnnProblem;
 use crate::recording::{Recording, View};
 use crate::rnn::{Cell, Merge, Reset, Rnn, RnnInputs, RnnOutputs, RnnPath, Steps};

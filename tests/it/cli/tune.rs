@@ -82,6 +82,13 @@ fn what_is_tuned_is_kept_and_taken_unless_told_otherwise() {
     assert_eq!(row["bucket"]["keys"], 512);
 
     assert_eq!((home.tuned_shapes(""), home.tuned_shapes("--no-tune")), (1, 0));
+    // The rates of the whole device are kept with it.
+    let rates = |options: &str| {
+        let info = home.run(&format!("info --json --device gpu {options}"), &[]).ok().json();
+        info["adapters"][0]["rates"].clone()
+    };
+    assert_eq!((&rates(""), &rates("")["measured"]), (&tuned["rates"], &json!(true)));
+    assert_eq!(rates("--no-tune")["measured"], json!(false));
     assert_eq!(home.explained("", &[]).0["plan"], TUNED);
     assert_eq!(home.explained("--no-tune", &[]).0["plan"], TABLE);
     assert_eq!(home.explained("", &[("REGARD_NO_TUNE", "1")]).0["plan"], TABLE);
@@ -143,6 +150,7 @@ fn a_file_of_no_use_is_passed_over() {
         (good[..good.len() / 2].to_owned(), "cannot be read"),
         (with(&form, "\"magic\""), "cannot be read"),
         (with("\"keys\": 512", "\"keys\": -1"), "cannot be read"),
+        (with("\"gbps\": ", "\"gbps\": -"), "no positive numbers"),
         (with("\"version\": 1", "\"version\": 2"), "version 2"),
     ];
     for (text, reason) in damaged {

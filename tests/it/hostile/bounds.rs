@@ -4,8 +4,8 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 
+use regard::device::Caps;
 use regard::kernels::View4;
-use regard::plan::Caps;
 use regard::recording::{Binding, Dispatch, Recording, Slot};
 use regard::tensor::DType;
 use regard::wgpu::naga::{self, AddressSpace, Module, ResourceBinding, TypeInner};

@@ -7,9 +7,10 @@ use regard::attention::{
     Attention, AttentionInputs, Causal, Mask, Monotonic, Normalize, Path, Rotary, RotaryLayout, Score, ScoreMod,
     ScoreStage, Window,
 };
+use regard::device::Caps;
 use regard::kernels::{self, rotary::Place};
 use regard::ops::{self, rnn::LayerWeights, rnn::StackedWeights, rnn::Weights};
-use regard::plan::{AttentionPlan, Caps, RnnPlan};
+use regard::plan::{AttentionPlan, RnnPlan};
 use regard::problem::{AttentionProblem, RnnProblem, Storage};
 use regard::recording::{Recording, View};
 use regard::rnn::{
@@ -74,24 +75,23 @@ fn caps(u: &mut Unstructured<'_>) -> Result<Caps> {
     let small = once_in(u, 6)?;
     let subgroup = pick(u, &[4, 8, 16, 32, 64])?;
     let limits = |u: &mut Unstructured<'_>, usual: &[u64], odd: &[u64]| pick(u, if small { odd } else { usual });
-    Ok(Caps {
-        max_binding_bytes: limits(u, &[128 << 20, 1 << 30, 1 << 40], &[0, 16, 1000, 64 << 10, u64::MAX])?,
-        max_buffer_bytes: limits(u, &[256 << 20, 1 << 40], &[0, 1000, u64::MAX])?,
-        max_workgroup_bytes: limits(u, &[16 << 10, 32 << 10], &[0, 63, 128, u64::from(u32::MAX)])? as u32,
-        max_invocations: limits(u, &[128, 256, 1024], &[0, 1, 7, 8, 100, u64::from(u32::MAX)])? as u32,
-        max_workgroups: limits(u, &[65_535], &[0, 1, 3, u64::from(u32::MAX)])? as u32,
-        max_storage_buffers: limits(u, &[8, 10, 16, 32], &[0, 1, 4, 9])? as u32,
-        max_iterations: limits(u, &[65_000, u64::MAX], &[0, 1, 7, 300])?,
-        f16: u.arbitrary()?,
-        subgroups: u.arbitrary()?,
-        min_subgroup: limits(u, &[subgroup], &[0, 1, 3])? as u32,
-        max_subgroup: limits(u, &[subgroup, 128], &[0, 1, 3])? as u32,
-        timestamps: false,
-        software: u.arbitrary()?,
-        workers: limits(u, &[2, 64], &[0, 1, u64::from(u32::MAX)])? as u32,
-        cooperative: pick(u, &[None, None, Some(8), Some(16)])?,
-        ..Caps::default()
-    })
+    let mut caps = Caps::default();
+    caps.max_binding_bytes = limits(u, &[128 << 20, 1 << 30, 1 << 40], &[0, 16, 1000, 64 << 10, u64::MAX])?;
+    caps.max_buffer_bytes = limits(u, &[256 << 20, 1 << 40], &[0, 1000, u64::MAX])?;
+    caps.max_workgroup_bytes = limits(u, &[16 << 10, 32 << 10], &[0, 63, 128, u64::from(u32::MAX)])? as u32;
+    caps.max_invocations = limits(u, &[128, 256, 1024], &[0, 1, 7, 8, 100, u64::from(u32::MAX)])? as u32;
+    caps.max_workgroups = limits(u, &[65_535], &[0, 1, 3, u64::from(u32::MAX)])? as u32;
+    caps.max_storage_buffers = limits(u, &[8, 10, 16, 32], &[0, 1, 4, 9])? as u32;
+    caps.max_iterations = limits(u, &[65_000, u64::MAX], &[0, 1, 7, 300])?;
+    caps.f16 = u.arbitrary()?;
+    caps.subgroups = u.arbitrary()?;
+    caps.min_subgroup = limits(u, &[subgroup], &[0, 1, 3])? as u32;
+    caps.max_subgroup = limits(u, &[subgroup, 128], &[0, 1, 3])? as u32;
+    caps.timestamps = false;
+    caps.software = u.arbitrary()?;
+    caps.workers = limits(u, &[2, 64], &[0, 1, u64::from(u32::MAX)])? as u32;
+    caps.cooperative = pick(u, &[None, None, Some(8), Some(16)])?;
+    Ok(caps)
 }
 
 /// A tensor of that shape lying in a buffer that just holds it, in some order, at some distance; none where a buffer
