@@ -31,8 +31,8 @@
 //! host looks at them; shaders take what is out of range as each input below says, and read and write nothing outside
 //! the tensors.
 //!
-//! Ragged batches. With `cu_seqlens_q` and `cu_seqlens_k` the batch axis is 1 and the sequences lie one behind the
-//! other: sequence n has queries `cu_seqlens_q[n] .. cu_seqlens_q[n + 1]` and keys likewise. A query sees keys of its own
+//! Ragged batches. With `cu_seqlens` the batch axis is 1 and the sequences lie one behind the other: sequence n has queries
+//! `cu_seqlens.q[n] .. cu_seqlens.q[n + 1]` and keys likewise. A query sees keys of its own
 //! sequence only, and positions count from the sequence's start: K and Q above are the sequence's own, and the offset
 //! is K − Q for [`Causal::BottomRight`], else 0 (FlashAttention, `flash_attn_varlen_func`, whose window without causal
 //! masking counts from K − Q as well: give such batches as rows with `kv_lengths` and `query_lengths`). Both lists
@@ -152,10 +152,10 @@ impl Window {
 /// ```text
 /// (x_a, x_b) ← (x_a · cos − x_b · sin,  x_b · cos + x_a · sin)
 /// ```
-/// for each pair n, with cos and sin at row (position + offset), column n of the tables `rotary_cos` and `rotary_sin`
-/// [positions, width / 2], or at their last row where they have fewer. Element 2 · (columns of the tables) of a head and
-/// those after it stay as they are. A query's position is own(i), at least 0; a key's is j. A past is taken as turned
-/// already, and `present_key` is turned.
+/// for each pair n, with cos and sin at row (position + offset), column n of the tables [positions, width / 2], or at their
+/// last row where they have fewer. Element 2 · (columns of the tables) of a head and those after it stay as they are. In
+/// attention a query's position is own(i), at least 0, and a key's is j; a past is taken as turned already, and
+/// `present_key` is turned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Rotary {
     /// Which elements form a pair.
@@ -294,10 +294,6 @@ pub struct Attention {
     pub window: Option<Window>,
     /// τ, above 0: scores (and sinks) are divided by it on their way into the normalizer.
     pub temperature: Option<f32>,
-    /// Rotary position embedding of query and key.
-    pub rotary: Option<Rotary>,
-    /// Queries and keys of one entry of `block_mask`; needed with it.
-    pub block_size: Option<[usize; 2]>,
     /// How scores become weights.
     pub normalize: Normalize,
     /// Which kernels run.
@@ -434,6 +430,52 @@ impl<A> ScoreWeights<A> {
     }
 }
 
+/// Keys and values that stand before the new ones.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Past<A> {
+    /// [B, Hkv, P, D].
+    pub key: A,
+    /// [B, Hkv, P, Dv].
+    pub value: A,
+}
+
+/// Where each of S sequences begins, and where the last one ends, by FlashAttention's name. Ends past the last token mean
+/// the last token. Of a list that descends nothing is said of which tokens see which.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CuSeqlens<I> {
+    /// `[S + 1]`: among the queries.
+    pub q: I,
+    /// `[S + 1]`: among the keys; a sequence that ends before it begins has none.
+    pub k: I,
+}
+
+/// A mask of blocks (PyTorch FlexAttention's `BlockMask`).
+#[derive(Debug, Clone, PartialEq)]
+pub struct BlockMask<I> {
+    /// [B, Hq, ⌈Nq / queries⌉, ⌈Nk / keys⌉], each axis but the last two may be 1: a zero hides every pair of a block.
+    pub mask: I,
+    /// Queries and keys of a block.
+    pub size: [usize; 2],
+}
+
+/// A rotary embedding and its tables.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RotaryEmbedding<A> {
+    /// Pairs and offset.
+    pub options: Rotary,
+    /// [positions, width / 2]: cosines.
+    pub cos: A,
+    /// [positions, width / 2]: sines.
+    pub sin: A,
+}
+
+impl<A> RotaryEmbedding<A> {
+    /// From tables such as [`Rotary::tables`].
+    pub fn new(options: Rotary, [cos, sin]: [A; 2]) -> Self {
+        Self { options, cos, sin }
+    }
+}
+
 /// The tensors that attention reads; `A` is a GPU tensor, a view in a recording, a host array or a bare shape, and lengths,
 /// masks of true and false, and block tables are the integers beside it.
 #[derive(Debug, Clone, PartialEq)]
@@ -446,32 +488,24 @@ pub struct AttentionInputs<A: TensorLike> {
     pub value: A,
     /// Which keys each query may see, or what is added to its scores.
     pub mask: Option<Mask<A>>,
-    /// Keys [B, Hkv, P, D] that stand before `key`.
-    pub past_key: Option<A>,
-    /// Values [B, Hkv, P, Dv] that stand before `value`.
-    pub past_value: Option<A>,
+    /// Keys and values that stand before `key` and `value`.
+    pub past: Option<Past<A>>,
     /// `[B]`: how many keys of each batch row are real; more than Nk are Nk. They move the queries' own positions, see the
     /// [module's docs](self): a padded batch has `query_lengths` too. Not beside a past: they count the keys of a cache that
     /// is joined already (ONNX `nonpad_kv_seqlen`).
     pub kv_lengths: Option<A::Integers>,
     /// `[B]`: how many queries of each batch row are real; the others see no key. More than Nq are Nq.
     pub query_lengths: Option<A::Integers>,
-    /// `[S + 1]`: where each of S sequences begins among the queries, and where the last one ends. B is 1 then. Ends past
-    /// the last token mean the last token. Of a list that descends nothing is said of which tokens see which.
-    pub cu_seqlens_q: Option<A::Integers>,
-    /// `[S + 1]`: the same among the keys; a sequence that ends before it begins has none.
-    pub cu_seqlens_k: Option<A::Integers>,
-    /// [B, Hq, ⌈Nq / block⌉, ⌈Nk / block⌉], each axis but the last two may be 1: a zero hides every pair of a block, which
-    /// is then not computed (PyTorch FlexAttention's `BlockMask`). The block is [`Attention::block_size`].
-    pub block_mask: Option<A::Integers>,
+    /// The sequences of a ragged batch; B is 1 then.
+    pub cu_seqlens: Option<CuSeqlens<A::Integers>>,
+    /// Blocks of queries and keys that are hidden, and then not computed.
+    pub block_mask: Option<BlockMask<A::Integers>>,
     /// [B, pages]: which page of `key` [page count, Hkv, page size, D] and `value` holds each stretch of a batch row's
     /// keys (vLLM, FlashAttention `block_table`). Nk is pages · page size; `kv_lengths` says how many are real. Entries
     /// past the last real key mean nothing; those past the page count read the last page. `upload` refuses these.
     pub block_table: Option<A::Integers>,
-    /// [positions, width / 2]: cosines of [`Attention::rotary`].
-    pub rotary_cos: Option<A>,
-    /// [positions, width / 2]: sines of [`Attention::rotary`].
-    pub rotary_sin: Option<A>,
+    /// Rotary position embedding of query and key.
+    pub rotary: Option<RotaryEmbedding<A>>,
     /// The alignment before each query: [B, Hq, Nq, Nk] for [`Score::Location`]; [B, Hq, 1, Nk], before the first, for
     /// [`Normalize::Monotonic`]. Read at the K keys of the batch row, 0 beyond them.
     pub previous: Option<A>,
@@ -493,16 +527,13 @@ impl<A: TensorLike> AttentionInputs<A> {
             key,
             value,
             mask: None,
-            past_key: None,
-            past_value: None,
+            past: None,
             kv_lengths: None,
             query_lengths: None,
-            cu_seqlens_q: None,
-            cu_seqlens_k: None,
+            cu_seqlens: None,
             block_mask: None,
             block_table: None,
-            rotary_cos: None,
-            rotary_sin: None,
+            rotary: None,
             previous: None,
             alibi_slopes: None,
             sinks: None,
@@ -526,16 +557,28 @@ impl<A: TensorLike> AttentionInputs<A> {
             key: f("key", &self.key)?,
             value: f("value", &self.value)?,
             mask: self.mask.as_ref().map(|m| m.try_map(|a| f("mask", a), |a| g("mask", a))).transpose()?,
-            past_key: optional("past_key", &self.past_key, f)?,
-            past_value: optional("past_value", &self.past_value, f)?,
+            past: match &self.past {
+                Some(past) => Some(Past { key: f("past_key", &past.key)?, value: f("past_value", &past.value)? }),
+                None => None,
+            },
             kv_lengths: optional("kv_lengths", &self.kv_lengths, g)?,
             query_lengths: optional("query_lengths", &self.query_lengths, g)?,
-            cu_seqlens_q: optional("cu_seqlens_q", &self.cu_seqlens_q, g)?,
-            cu_seqlens_k: optional("cu_seqlens_k", &self.cu_seqlens_k, g)?,
-            block_mask: optional("block_mask", &self.block_mask, g)?,
+            cu_seqlens: match &self.cu_seqlens {
+                Some(CuSeqlens { q, k }) => Some(CuSeqlens { q: g("cu_seqlens_q", q)?, k: g("cu_seqlens_k", k)? }),
+                None => None,
+            },
+            block_mask: match &self.block_mask {
+                Some(BlockMask { mask, size }) => Some(BlockMask { mask: g("block_mask", mask)?, size: *size }),
+                None => None,
+            },
             block_table: optional("block_table", &self.block_table, g)?,
-            rotary_cos: optional("rotary_cos", &self.rotary_cos, f)?,
-            rotary_sin: optional("rotary_sin", &self.rotary_sin, f)?,
+            rotary: match &self.rotary {
+                Some(RotaryEmbedding { options, cos, sin }) => {
+                    let (cos, sin) = (f("rotary_cos", cos)?, f("rotary_sin", sin)?);
+                    Some(RotaryEmbedding { options: *options, cos, sin })
+                }
+                None => None,
+            },
             previous: optional("previous", &self.previous, f)?,
             alibi_slopes: optional("alibi_slopes", &self.alibi_slopes, f)?,
             sinks: optional("sinks", &self.sinks, f)?,

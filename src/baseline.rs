@@ -58,7 +58,7 @@ fn kept(inputs: &AttentionInputs<Array>, storage: Storage) -> Result<AttentionIn
 /// Element types of the results, in the order of [`AttentionOutputs::named`].
 fn attention_types(options: &Attention, inputs: &AttentionInputs<Array>, storage: Storage) -> Result<Vec<DType>> {
     let problem = AttentionProblem::new(options, &inputs.map(Array::shape, Array::shape))?;
-    let outputs = problem.outputs(options, storage.element, inputs.past_key.is_some());
+    let outputs = problem.outputs(options, storage.element, inputs.past.is_some());
     Ok(outputs.named().map(|(_, (_, dtype))| *dtype).collect())
 }
 

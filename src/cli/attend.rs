@@ -6,7 +6,7 @@ mod options;
 
 use std::path::PathBuf;
 
-use regard::attention::{Attention, AttentionInputs, AttentionOutputs, Path, ScoreMod, ScoreStage};
+use regard::attention::{Attention, AttentionInputs, AttentionOutputs, Past, Path, ScoreMod, ScoreStage};
 use regard::baseline;
 use regard::gpu::Run;
 use regard::plan::AttentionPlan;
@@ -174,7 +174,7 @@ pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
     };
     let input = Input::open(&args.input)?.behind(&args.prefix);
     let heads = Heads { query: args.q_heads, kv: args.kv_heads };
-    let (mut inputs, form) = inputs::read(&input, heads, &args.options, &options)?;
+    let (mut inputs, form) = inputs::read(&input, heads, &args.options)?;
     input.warn_unused("attend");
     if args.present {
         add_past(&mut inputs)?;
@@ -298,7 +298,7 @@ fn refuse_streams(args: &Args) -> Result<()> {
 fn add_past(inputs: &mut AttentionInputs<Array>) -> Result<()> {
     let reason = if inputs.block_table.is_some() {
         "has nothing to join in a paged cache: append new keys to its pages, and leave it out"
-    } else if inputs.cu_seqlens_q.is_some() || inputs.cu_seqlens_k.is_some() {
+    } else if inputs.cu_seqlens.is_some() {
         "has nothing to join in a ragged batch: leave it out"
     } else {
         let none = |array: &Array| {
@@ -306,8 +306,8 @@ fn add_past(inputs: &mut AttentionInputs<Array>) -> Result<()> {
             shape[2] = 0;
             Array::new(&shape, Vec::new())
         };
-        if inputs.past_key.is_none() && inputs.past_value.is_none() {
-            (inputs.past_key, inputs.past_value) = (Some(none(&inputs.key)?), Some(none(&inputs.value)?));
+        if inputs.past.is_none() {
+            inputs.past = Some(Past { key: none(&inputs.key)?, value: none(&inputs.value)? });
         }
         return Ok(());
     };

@@ -1,7 +1,6 @@
 //! Fused attention by cooperative matrices (`shaders/flash_coop.wgsl`).
 
 use super::fused::{BUFFERS, Cut, Params, SOURCES};
-use crate::attention::Attention;
 use crate::device::Caps;
 use crate::error::{Error, Result};
 use crate::plan::{CooperativeCut, FusedPlan};
@@ -24,7 +23,7 @@ pub static KERNEL: Kernel = Kernel {
 
 /// # Errors
 /// [`Error::Unsupported`] on a device without cooperative matrices.
-pub(super) fn cut(caps: &Caps, options: &Attention, problem: &AttentionProblem, plan: &FusedPlan) -> Result<Cut> {
+pub(super) fn cut(caps: &Caps, problem: &AttentionProblem, plan: &FusedPlan) -> Result<Cut> {
     let Some(cut) = CooperativeCut::new(plan.tile, problem, caps) else {
         return Err(Error::Unsupported { feature: "cooperative matrices".into(), what: "this plan".into() });
     };
@@ -46,7 +45,7 @@ pub(super) fn cut(caps: &Caps, options: &Attention, problem: &AttentionProblem, 
         overrides: overrides.map(|(name, value)| (name, f64::from(value))).to_vec(),
         row_tiles: problem.queries.div_ceil(plan.tile.queries as usize),
         heads: problem.query_heads,
-        iterations: plan.iterations(options, problem),
+        iterations: plan.iterations(problem),
         padding: [side, side],
     })
 }

@@ -1,7 +1,6 @@
 //! Fused attention, 16 or 32 query rows a workgroup (`shaders/flash_rows.wgsl`).
 
 use super::fused::{BUFFERS, Cut, Params, SOURCES};
-use crate::attention::Attention;
 use crate::plan::{FusedPlan, Tile};
 use crate::problem::AttentionProblem;
 use crate::wgsl::{Kernel, Source, Uniform, file, files};
@@ -21,7 +20,7 @@ pub static KERNEL: Kernel = Kernel {
 /// Query rows of a band, of which a workgroup has one or two.
 const BAND: u32 = 16;
 
-pub(super) fn cut(options: &Attention, problem: &AttentionProblem, plan: &FusedPlan) -> Cut {
+pub(super) fn cut(problem: &AttentionProblem, plan: &FusedPlan) -> Cut {
     let tile = plan.tile;
     Cut {
         kernel: &KERNEL,
@@ -33,7 +32,7 @@ pub(super) fn cut(options: &Attention, problem: &AttentionProblem, plan: &FusedP
         ],
         row_tiles: problem.queries.div_ceil(tile.queries as usize),
         heads: problem.query_heads,
-        iterations: plan.iterations(options, problem),
+        iterations: plan.iterations(problem),
         padding: [4, 4],
     }
 }

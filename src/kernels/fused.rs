@@ -123,8 +123,8 @@ pub fn record(
 ) -> Result<()> {
     let p = problem;
     let cut = match plan.tile.form {
-        Form::Rows => flash_rows::cut(options, p, plan),
-        Form::Cooperative => flash_coop::cut(caps, options, p, plan)?,
+        Form::Rows => flash_rows::cut(p, plan),
+        Form::Cooperative => flash_coop::cut(caps, p, plan)?,
         Form::Split => flash_split::cut(options, p, plan, &fused),
         Form::Tiled => flash::cut(options, p, plan, &fused),
     };

@@ -297,12 +297,7 @@ fn check_options(layer: &AttentiveEncoder) -> Result<()> {
         return Err(Error::option("rnn.steps", "attention reads every step: leave it at `Steps::All`"));
     }
     let attention = &layer.attention;
-    let positional = [
-        ("causal", attention.causal.is_some()),
-        ("window", attention.window.is_some()),
-        ("rotary", attention.rotary.is_some()),
-        ("block_size", attention.block_size.is_some()),
-    ];
+    let positional = [("causal", attention.causal.is_some()), ("window", attention.window.is_some())];
     match positional.into_iter().find(|(_, given)| *given) {
         Some((name, _)) => {
             let reason = "decoder states have no position among the encoder's steps: write it out as a mask";

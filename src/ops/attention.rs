@@ -1,6 +1,8 @@
 //! Attention on the GPU.
 
-use crate::attention::{Attention, AttentionInputs, AttentionOutputs, Monotonic, Normalize, Path, Score, ScoreStage};
+use crate::attention::{
+    Attention, AttentionInputs, AttentionOutputs, Monotonic, Normalize, Past, Path, Score, ScoreStage,
+};
 use crate::device::Caps;
 use crate::epilogue::Epilogue;
 use crate::error::{Error, Result};
@@ -79,7 +81,7 @@ impl Attention {
             None => AttentionPlan::tuned(self, &problem, storage, caps, run.gpu().tuning())?,
         };
 
-        let shapes = problem.outputs(self, storage.element, inputs.past_key.is_some());
+        let shapes = problem.outputs(self, storage.element, inputs.past.is_some());
         let made = shapes.try_map(|name, (shape, dtype)| match (&output, &shape[..]) {
             (Output::Given(output), _) if name == "output" => {
                 check_output(output, shape, *dtype)?;
@@ -205,9 +207,9 @@ pub fn record(
     let tile = fused.map(|fused| fused.tile.of_mask());
     let inputs = &widened(recording, caps, options, fused.is_some(), inputs)?;
     let visibility = Visibility::record(recording, caps, options, problem, inputs, tile)?;
-    let (query, key) = turned(recording, caps, options, problem, inputs, &visibility, outputs.present_key.as_ref())?;
-    let value = match (&inputs.past_value, &outputs.present_value) {
-        (Some(past), Some(present)) => {
+    let (query, key) = turned(recording, caps, problem, inputs, &visibility, outputs.present_key.as_ref())?;
+    let value = match (&inputs.past, &outputs.present_value) {
+        (Some(Past { value: past, .. }), Some(present)) => {
             let (head, tail) = split(present, past.shape()[2])?;
             copy::record(recording, caps, past, &head)?;
             copy::record(recording, caps, &inputs.value, &tail)?;
@@ -308,7 +310,7 @@ fn widened(
         Ok(wide)
     };
     let projected = inputs.score.key_weight.is_some() || options.score == Score::Concat;
-    let key = wide("key in f32", &inputs.key, fused && !projected && options.rotary.is_none())?;
+    let key = wide("key in f32", &inputs.key, fused && !projected && inputs.rotary.is_none())?;
     let value = wide("value in f32", &inputs.value, fused)?;
     Ok(AttentionInputs { key, value, ..inputs.clone() })
 }
@@ -323,23 +325,19 @@ fn split(view: &View, length: usize) -> Result<(View, View)> {
 fn turned(
     recording: &mut Recording,
     caps: &Caps,
-    options: &Attention,
     problem: &AttentionProblem,
     inputs: &AttentionInputs<View>,
     visibility: &Visibility,
     present: Option<&View>,
 ) -> Result<(View, View)> {
-    let rotary = match (options.rotary, &inputs.rotary_cos, &inputs.rotary_sin) {
-        (Some(rotary), Some(cos), Some(sin)) => Some((rotary, [cos, sin])),
-        _ => None,
-    };
+    let rotary = inputs.rotary.as_ref().map(|rotary| (rotary.options, [&rotary.cos, &rotary.sin]));
     let mut query = inputs.query.clone();
     if let Some((rotary, tables)) = rotary {
         query = recording.scratch("turned query", inputs.query.shape(), DType::F32);
         rotary::record(recording, caps, rotary, &inputs.query, tables, Place::Query(visibility), &query)?;
     }
-    let target = match (&inputs.past_key, present) {
-        (Some(past), Some(present)) => {
+    let target = match (&inputs.past, present) {
+        (Some(Past { key: past, .. }), Some(present)) => {
             let (head, tail) = split(present, past.shape()[2])?;
             copy::record(recording, caps, past, &head)?;
             Some((present.clone(), tail))

@@ -151,9 +151,9 @@ impl FusedPlan {
     }
 
     /// Loop iterations of one invocation, all its loops together, at most.
-    pub fn iterations(&self, options: &Attention, problem: &AttentionProblem) -> u64 {
+    pub fn iterations(&self, problem: &AttentionProblem) -> u64 {
         let steps = self.range.min(problem.keys).div_ceil(self.tile.keys as usize) as u64 + 1;
-        steps * self.tile.step_iterations(options, problem) + self.tile.fixed_iterations(problem)
+        steps * self.tile.step_iterations(problem) + self.tile.fixed_iterations(problem)
     }
 }
 
@@ -166,12 +166,12 @@ impl Tile {
     }
 
     /// Loop iterations of one step over `keys` keys; a loop's last, failing test counts too.
-    fn step_iterations(&self, options: &Attention, problem: &AttentionProblem) -> u64 {
+    fn step_iterations(&self, problem: &AttentionProblem) -> u64 {
         let [lanes, keys, parts] = [self.lanes, self.keys, self.parts].map(u64::from);
         let depth = problem.score_dim.div_ceil(4) as u64;
         // Looking for a visible block among those that the tile touches.
         let touched = |n: u32, size: usize| u64::from(n).div_ceil(size.max(1) as u64) + 2;
-        let blocks = options.block_size.map_or(0, |[q, k]| touched(self.queries, q) * touched(self.keys, k));
+        let blocks = problem.block.map_or(0, |[q, k]| touched(self.queries, q) * touched(self.keys, k));
         blocks
             + match self.form {
                 Form::Rows => {
@@ -196,11 +196,11 @@ impl Tile {
 
     /// The plans with this tile: all keys at once if the device is busy with that, or ranges that make it so; half and
     /// twice as many where ranges are what the form is about.
-    fn plans(self, options: &Attention, problem: &AttentionProblem, caps: &Caps, one_range: bool) -> Vec<FusedPlan> {
+    fn plans(self, problem: &AttentionProblem, caps: &Caps, one_range: bool) -> Vec<FusedPlan> {
         let p = problem;
         let step = self.keys as usize;
         let spare = caps.max_iterations.saturating_sub(self.fixed_iterations(p));
-        let steps = (spare / self.step_iterations(options, p)) as usize;
+        let steps = (spare / self.step_iterations(p)) as usize;
         if steps < 2 {
             return Vec::new();
         }
@@ -433,7 +433,7 @@ impl AttentionPlan {
             let tiles = TILES.iter().filter(|(at, _)| *at == here).map(|(_, tile)| *tile);
             // All keys in one range is what tells fused from split where one kernel serves both.
             let one_range = options.path == Path::Fused && split;
-            let plans = move |tile: Tile| tile.plans(options, problem, caps, one_range);
+            let plans = move |tile: Tile| tile.plans(problem, caps, one_range);
             let mut tiles: Vec<Tile> =
                 tiles.filter(|tile| of_form(tile) && tile.fits(additive, problem, caps)).collect();
             tiles.sort_by_key(|tile| tile.is_too_long(problem));

@@ -71,7 +71,7 @@ impl CooperativeCut {
 pub(super) fn tiles(options: &Attention, problem: &AttentionProblem, element: DType, caps: &Caps) -> Vec<Tile> {
     let dot = matches!(options.score, Score::ScaledDot | Score::Dot);
     // A turned query or key is f32, and loses nothing of that on the other paths.
-    let half = element == DType::F16 && options.rotary.is_none();
+    let half = element == DType::F16 && !problem.rotary;
     let Some(side) = caps.cooperative.filter(|_| dot && half) else {
         return Vec::new();
     };

@@ -4,7 +4,7 @@ use super::options::{
     check_blocks, check_options, check_previous, check_rotary, check_score, check_slopes, paged, ragged,
 };
 use super::{bounded, nonzero, rank4, same, vector};
-use crate::attention::{Attention, AttentionInputs, AttentionOutputs, Causal, Score, ScoreMod};
+use crate::attention::{Attention, AttentionInputs, AttentionOutputs, Causal, Past, Score, ScoreMod};
 use crate::error::{Error, Result};
 use crate::tensor::DType;
 
@@ -40,6 +40,10 @@ pub struct AttentionProblem {
     pub sequences: Option<usize>,
     /// Keys in one page of a paged cache.
     pub page: Option<usize>,
+    /// Queries and keys of one entry of a block mask.
+    pub block: Option<[usize; 2]>,
+    /// Whether query and key are turned by a rotary embedding.
+    pub rotary: bool,
 }
 
 impl AttentionProblem {
@@ -67,16 +71,14 @@ impl AttentionProblem {
         }
 
         let page = paged(options, inputs, batch, new_keys)?;
-        let past = match (inputs.past_key, inputs.past_value) {
-            (None, None) => 0,
-            (Some(key), Some(value)) => {
+        let past = match &inputs.past {
+            None => 0,
+            Some(Past { key, value }) => {
                 past_length("past_key", key, [batch, kv_heads, key_dim])?;
                 let length = past_length("past_value", value, [batch, kv_heads, value_dim])?;
                 same("past_value", "axis 2 (keys)", key[2], length)?;
                 length
             }
-            (Some(_), None) => return Err(Error::missing("past_value", "the values that belong to `past_key`")),
-            (None, Some(_)) => return Err(Error::missing("past_key", "the keys that belong to `past_value`")),
         };
         if past > 0 && inputs.kv_lengths.is_some() {
             return Err(Error::option(
@@ -96,7 +98,7 @@ impl AttentionProblem {
         check_slopes(inputs.alibi_slopes, batch, sequences, query_heads)?;
         vector("sinks", inputs.sinks, query_heads, "query heads")?;
 
-        check_blocks(options, inputs.block_mask, [batch, query_heads, queries, keys])?;
+        check_blocks(inputs.block_mask.as_ref(), [batch, query_heads, queries, keys])?;
         let score_dim = check_score(options.score, inputs, query_dim, key_dim)?;
         check_previous(options, inputs.previous, [batch, query_heads, queries, keys])?;
         check_options(options, inputs)?;
@@ -115,7 +117,7 @@ impl AttentionProblem {
             ],
         )?;
         let longest = if sequences.is_some() { 1 } else { keys.max(past + queries) };
-        check_rotary(options, inputs, query_dim.min(key_dim), longest)?;
+        check_rotary(inputs.rotary.as_ref(), query_dim.min(key_dim), longest)?;
         let scale = options.scale.unwrap_or(match options.score {
             Score::ScaledDot => 1.0 / (query_dim as f32).sqrt(),
             _ => 1.0,
@@ -135,6 +137,8 @@ impl AttentionProblem {
             mask_keys,
             sequences,
             page: page.map(|(_, size)| size),
+            block: inputs.block_mask.as_ref().map(|mask| mask.size),
+            rotary: inputs.rotary.is_some(),
         })
     }
 
@@ -164,7 +168,7 @@ impl AttentionProblem {
         Ok(storage)
     }
 
-    /// Shape and type of every result; `has_past` tells of `past_key` and `past_value`.
+    /// Shape and type of every result; `has_past` tells of [`AttentionInputs::past`].
     pub fn outputs(
         &self,
         options: &Attention,

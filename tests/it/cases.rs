@@ -119,10 +119,10 @@ fn the_table_covers_the_options() {
     type Has = fn(&cases::AttentionCase) -> bool;
     let features: [(&str, Has); 12] = [
         ("query lengths", |c| c.inputs.query_lengths.is_some()),
-        ("ragged", |c| c.inputs.cu_seqlens_q.is_some()),
+        ("ragged", |c| c.inputs.cu_seqlens.is_some()),
         ("block mask", |c| c.inputs.block_mask.is_some()),
         ("pages", |c| c.inputs.block_table.is_some()),
-        ("rotary", |c| c.options.rotary.is_some()),
+        ("rotary", |c| c.inputs.rotary.is_some()),
         ("sink tokens", |c| c.options.window.is_some_and(|w| w.sink_tokens > 0)),
         ("temperature", |c| c.options.temperature.is_some()),
         ("entropy", |c| c.options.entropy),

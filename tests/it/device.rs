@@ -1,7 +1,7 @@
 //! The device layer: one build per pipeline, one submission per sequence, steady memory, errors instead of panics,
 //! an embedder's own device, buffers and encoder.
 
-use regard::attention::{Attention, AttentionInputs, Path, Score, ScoreMod};
+use regard::attention::{Attention, AttentionInputs, CuSeqlens, Path, Score, ScoreMod};
 use regard::gpu::{Gpu, Open, Run};
 use regard::ops::rnn::GpuRnn;
 use regard::rnn::{Cell, Rnn, RnnInputs, RnnPath, RnnWeights};
@@ -390,10 +390,12 @@ fn padding_of_lists_may_hold_anything() {
     assert!(paged.upload(gpu, DType::F32).is_err(), "page 3 of 3");
 
     let mut ragged = AttentionInputs::new(numbers(&[1, 2, 5, 4]), numbers(&[1, 2, 7, 4]), numbers(&[1, 2, 7, 4]));
-    ragged.cu_seqlens_q = Array::new(&[3], vec![0, 2, 99]).ok();
-    ragged.cu_seqlens_k = Array::new(&[3], vec![0, 3, 4_000_000_000]).ok();
+    let sequences = |q: [u32; 3], k: [u32; 3]| {
+        let [q, k] = [q, k].map(|ends| Array::new(&[3], ends.to_vec()).unwrap());
+        Some(CuSeqlens { q, k })
+    };
+    ragged.cu_seqlens = sequences([0, 2, 99], [0, 3, 4_000_000_000]);
     let beyond = run(&ragged);
-    ragged.cu_seqlens_q = Array::new(&[3], vec![0, 2, 5]).ok();
-    ragged.cu_seqlens_k = Array::new(&[3], vec![0, 3, 7]).ok();
+    ragged.cu_seqlens = sequences([0, 2, 5], [0, 3, 7]);
     assert_eq!(beyond, run(&ragged));
 }

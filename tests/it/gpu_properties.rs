@@ -4,8 +4,8 @@
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRunner};
 use regard::attention::{
-    Attention, AttentionInputs, AttentionOutputs, Causal, Mask, Monotonic, Normalize, Rotary, RotaryLayout, Score,
-    Window,
+    Attention, AttentionInputs, AttentionOutputs, BlockMask, Causal, Mask, Monotonic, Normalize, Rotary,
+    RotaryEmbedding, RotaryLayout, Score, Window,
 };
 use regard::cases::AttentionCase;
 use regard::gpu::Run;
@@ -272,8 +272,8 @@ impl Choice {
             }
             Kind::BlocksCausalLengths => {
                 let blocks = [batch, heads, queries.div_ceil(self.blocks[0]), keys.div_ceil(self.blocks[1])];
-                options.block_size = Some(self.blocks);
-                inputs.block_mask = Some(shape.numbers(9, &blocks).map(|&x| u32::from(x >= -0.5)));
+                let mask = shape.numbers(9, &blocks).map(|&x| u32::from(x >= -0.5));
+                inputs.block_mask = Some(BlockMask { mask, size: self.blocks });
                 options.causal = Some(self.causal);
                 inputs.kv_lengths = Some(lengths(5, keys));
                 inputs.mask = Some(self.mask.floats(shape));
@@ -311,9 +311,9 @@ impl Choice {
                 inputs.query_lengths = Some(lengths(6, queries));
                 let width = 2 * shape.dim.div_ceil(3).min(shape.dim / 2);
                 if width > 0 {
-                    options.rotary = Some(Rotary { layout: RotaryLayout::Interleaved, offset: self.offset });
-                    let [cos, sin] = Rotary::tables(100.0, width, self.offset + queries.max(keys))?;
-                    (inputs.rotary_cos, inputs.rotary_sin) = (Some(cos), Some(sin));
+                    let rotary = Rotary { layout: RotaryLayout::Interleaved, offset: self.offset };
+                    let tables = Rotary::tables(100.0, width, self.offset + queries.max(keys))?;
+                    inputs.rotary = Some(RotaryEmbedding::new(rotary, tables));
                 }
             }
             Kind::Additive => {

@@ -6,8 +6,8 @@ mod refusals;
 mod sequences;
 
 use regard::attention::{
-    Attention, AttentionInputs, AttentionOutputs, Causal, Mask, Monotonic, Normalize, Score, ScoreMod, ScoreStage,
-    Window,
+    Attention, AttentionInputs, AttentionOutputs, Causal, Mask, Monotonic, Normalize, Past, Score, ScoreMod,
+    ScoreStage, Window,
 };
 use regard::compare::close;
 use regard::reference;
@@ -258,7 +258,7 @@ fn a_past_equals_one_long_call() {
     for (start, length) in [(0, 4), (4, 5), (9, 1)] {
         let part = |a: &Tensor| cut(a, 2, start, length);
         let mut step = AttentionInputs::new(part(&whole.query), part(&whole.key), part(&whole.value));
-        (step.past_key, step.past_value) = past.unzip();
+        step.past = past.map(|(key, value)| Past { key, value });
         let got = attend(&options, &step);
         past = Some((got.present_key.unwrap_or(step.key), got.present_value.unwrap_or(step.value)));
         outputs.push(got.output);

@@ -162,7 +162,7 @@ fn candidates_are_right_over_caches_of_every_storage() {
         let mut run = Run::new(gpu);
         let outputs = case.options.record_planned(&mut run, &case.inputs.upload(gpu, storage)?, &planned)?;
         let in_place = run.recording().dispatches().any(|d| d.variant.aliases.contains(&("v_elem", DType::Q8)));
-        assert_eq!(in_place, storage.cache == DType::Q8 && case.inputs.past_value.is_none(), "{}", case.name);
+        assert_eq!(in_place, storage.cache == DType::Q8 && case.inputs.past.is_none(), "{}", case.name);
         run.submit()?;
         let ratios = validate::judge_attention(case, &outputs.download(gpu)?, storage)?;
         let worst = ratios.into_iter().map(|(_, ratio)| ratio).fold(0.0, f64::max);

@@ -7,7 +7,7 @@ mod sequences;
 mod terms;
 
 use super::{POISON, Random};
-use crate::attention::{Attention, AttentionInputs, Causal, Mask, Normalize, Score, ScoreStage, Window};
+use crate::attention::{Attention, AttentionInputs, Causal, Mask, Normalize, Past, Score, ScoreStage, Window};
 use crate::tensor::Array;
 
 /// One call of attention.
@@ -239,8 +239,8 @@ fn positions(table: &mut Table) {
     table.add("lengths, one query", Size { queries: 1, ..size }, |case, _| with_lengths(case));
     let past = |case: &mut AttentionCase, random: &mut Random, length: usize| {
         let longer = |shape: &[usize]| [shape[0], shape[1], length, shape[3]];
-        case.inputs.past_key = Some(random.array(&longer(case.inputs.key.shape())));
-        case.inputs.past_value = Some(random.array(&longer(case.inputs.value.shape())));
+        let (key, value) = (longer(case.inputs.key.shape()), longer(case.inputs.value.shape()));
+        case.inputs.past = Some(Past { key: random.array(&key), value: random.array(&value) });
     };
     table.add("past", Size::rows(5, 5), |case, random| past(case, random, 13));
     table.add("past, causal", Size::rows(5, 5), |case, random| {

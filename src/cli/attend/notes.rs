@@ -1,6 +1,6 @@
 //! What people may have meant otherwise: notes on inputs that fit, hints where they do not.
 
-use regard::attention::{Attention, AttentionInputs, RotaryLayout};
+use regard::attention::{Attention, AttentionInputs, RotaryEmbedding, RotaryLayout};
 use regard::problem::{AttentionProblem, Role, Storage};
 use regard::tensor::Array;
 use regard::{Error, Result};
@@ -18,12 +18,8 @@ pub(super) fn warn_storage(inputs: &AttentionInputs<Array>, storage: Storage) ->
 
 /// Notes on what is computed where something else is often meant.
 pub(super) fn tell(options: &Attention, inputs: &AttentionInputs<Array>, problem: &AttentionProblem) {
-    let notes = [
-        padded(options, inputs, problem),
-        short_mask(problem),
-        mask_of_rows(inputs, problem),
-        doubled_tables(options, inputs),
-    ];
+    let notes =
+        [padded(options, inputs, problem), short_mask(problem), mask_of_rows(inputs, problem), doubled_tables(inputs)];
     notes.iter().flatten().for_each(|text| note(text));
 }
 
@@ -34,7 +30,7 @@ fn padded(options: &Attention, inputs: &AttentionInputs<Array>, p: &AttentionPro
     let positioned = [
         ("--causal", options.causal.is_some()),
         ("--window", options.window.is_some_and(|window| window.left.is_some() || window.right.is_some())),
-        ("--rotary", options.rotary.is_some()),
+        ("--rotary", inputs.rotary.is_some()),
         ("`alibi_slopes`", inputs.alibi_slopes.is_some()),
     ];
     let (what, _) = positioned.into_iter().find(|(_, given)| *given)?;
@@ -77,9 +73,9 @@ fn by_batch(shape: &[usize]) -> Vec<usize> {
 }
 
 /// Tables that hold each angle twice, one for each element of a pair, where one for each pair is read.
-fn doubled_tables(options: &Attention, inputs: &AttentionInputs<Array>) -> Option<String> {
-    let layout = options.rotary?.layout;
-    let sin = inputs.rotary_sin.as_ref()?;
+fn doubled_tables(inputs: &AttentionInputs<Array>) -> Option<String> {
+    let RotaryEmbedding { options, sin, .. } = inputs.rotary.as_ref()?;
+    let layout = options.layout;
     let &[positions, width] = sin.shape() else { return None };
     let is_twice = |row: &[f32]| match layout {
         RotaryLayout::HalfSplit => row[..width / 2] == row[width / 2..],
@@ -110,10 +106,6 @@ pub(super) fn explain(error: Error, options: &Attention, inputs: &AttentionInput
     let hint = match &error {
         Error::Shape { tensor, .. } if tensor == "mask" => mask_hint(inputs),
         Error::Shape { tensor, .. } if tensor == "rotary_cos" || tensor == "rotary_sin" => table_hint(options, inputs),
-        Error::Option { option, .. } if option == "rotary" && options.rotary.is_none() => Some(
-            "add `--rotary half-split` or `--rotary interleaved`, or leave `rotary_cos` and `rotary_sin` out"
-                .to_owned(),
-        ),
         _ => None,
     };
     let failure = Failure::from(error);
@@ -131,13 +123,13 @@ fn mask_hint(inputs: &AttentionInputs<Array>) -> Option<String> {
 }
 
 fn table_hint(options: &Attention, inputs: &AttentionInputs<Array>) -> Option<String> {
-    let rotary = options.rotary?;
+    let RotaryEmbedding { options: rotary, cos, .. } = inputs.rotary.as_ref()?;
     let fits = |table: [usize; 2]| {
         let mut shapes = inputs.map(Array::shape, Array::shape);
-        (shapes.rotary_cos, shapes.rotary_sin) = (Some(&table[..]), Some(&table[..]));
+        shapes.rotary = Some(RotaryEmbedding::new(*rotary, [&table[..], &table[..]]));
         AttentionProblem::new(options, &shapes).is_ok()
     };
-    let shape = inputs.rotary_cos.as_ref()?.shape();
+    let shape = cos.shape();
     let &[.., positions, width] = shape else { return None };
     let whole = fits([positions, width]);
     let halved = !whole && width % 2 == 0 && fits([positions, width / 2]);

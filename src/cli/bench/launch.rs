@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use regard::attention::{Attention, AttentionInputs, Causal, Rotary};
+use regard::attention::{Attention, AttentionInputs, Causal, Rotary, RotaryEmbedding};
 use regard::compare::judge;
 use regard::gpu::{Gpu, Prepared, Run};
 use regard::layers::{Linear, MultiHeadAttention, MultiHeadWeights};
@@ -169,15 +169,14 @@ impl Launched {
                 Ok(reference::attention(&Self::causal(), &inputs)?.output)
             }
             Work::MultiHead | Work::Decode { .. } => {
-                let mut layer = MultiHeadAttention { attention: Self::causal(), ..MultiHeadAttention::new(HEADS) };
+                let layer = MultiHeadAttention { attention: Self::causal(), ..MultiHeadAttention::new(HEADS) };
                 let decodes = self.cache.is_some();
-                layer.attention.rotary = decodes.then(Rotary::default);
                 let mut x = x;
                 for l in 0..self.weights.len() {
                     let mut inputs = AttentionInputs::new(x.clone(), x.clone(), x);
                     if decodes {
-                        let [cos, sin] = Self::tables();
-                        (inputs.rotary_cos, inputs.rotary_sin) = (Some(wide(&cos)), Some(wide(&sin)));
+                        let tables = Self::tables().map(|table| wide(&table));
+                        inputs.rotary = Some(RotaryEmbedding::new(Rotary::default(), tables));
                     }
                     x = layer.reference(&weights(l).map(&wide), &inputs)?.output;
                 }

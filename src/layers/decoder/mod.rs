@@ -421,8 +421,6 @@ fn check_options(decoder: &AttentionDecoder) -> Result<()> {
     let idle = [
         ("causal", attention.causal.is_some(), "a decoder has one query a step, which sees all of the memory"),
         ("window", attention.window.is_some(), "a decoder has one query a step, which sees all of the memory"),
-        ("rotary", attention.rotary.is_some(), "a decoder's query has no position in the memory"),
-        ("block_size", attention.block_size.is_some(), "a decoder has no block mask"),
         ("lse", attention.lse, "a decoder gives back output and alignments: leave it out"),
         ("max_sum", attention.max_sum, "a decoder gives back output and alignments: leave it out"),
         ("entropy", attention.entropy, "a decoder gives back output and alignments: leave it out"),

@@ -1,7 +1,7 @@
 //! Which keys a query may see, and what the mask adds to their scores.
 
 use super::super::{Float, lengths};
-use crate::attention::{Attention, AttentionInputs, Causal, Mask};
+use crate::attention::{Attention, AttentionInputs, BlockMask, Causal, CuSeqlens, Mask};
 use crate::error::{Error, Result};
 use crate::problem::AttentionProblem;
 use crate::tensor::{Array, Layout};
@@ -40,12 +40,12 @@ impl<'a, T: Float> Visibility<'a, T> {
             None => None,
             Some(mask) => Some((mask, layout(mask.shape(), [p.batch, p.query_heads, p.queries, p.mask_keys])?)),
         };
-        let blocks = match (&inputs.block_mask, options.block_size) {
-            (Some(mask), Some(size)) => {
+        let blocks = match &inputs.block_mask {
+            Some(BlockMask { mask, size }) => {
                 let full = [p.batch, p.query_heads, p.queries.div_ceil(size[0]), p.keys.div_ceil(size[1])];
-                Some((mask.data(), layout(mask.shape(), full)?, size))
+                Some((mask.data(), layout(mask.shape(), full)?, *size))
             }
-            _ => None,
+            None => None,
         };
         Ok(Self { options, problem: p, queries, keys, mask, blocks })
     }
@@ -91,8 +91,8 @@ fn tokens<T: Float>(
     p: &AttentionProblem,
 ) -> Result<(Vec<Vec<Token>>, Vec<Vec<Token>>)> {
     let bottom_right = options.causal == Some(Causal::BottomRight);
-    if let (Some(queries), Some(keys)) = (&inputs.cu_seqlens_q, &inputs.cu_seqlens_k) {
-        let (queries, keys) = (ends("cu_seqlens_q", queries, p.queries)?, ends("cu_seqlens_k", keys, p.keys)?);
+    if let Some(CuSeqlens { q, k }) = &inputs.cu_seqlens {
+        let (queries, keys) = (ends("cu_seqlens_q", q, p.queries)?, ends("cu_seqlens_k", k, p.keys)?);
         let diagonal = |n: usize| if bottom_right { length(&keys, n) - length(&queries, n) } else { 0 };
         return Ok((vec![packed(&queries, p.queries, diagonal)], vec![packed(&keys, p.keys, |_| 0)]));
     }

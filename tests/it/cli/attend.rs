@@ -3,8 +3,8 @@
 use std::cell::RefCell;
 
 use regard::attention::{
-    Attention, AttentionInputs, Causal, Mask, Monotonic, Normalize, Rotary, RotaryLayout, Score, ScoreFn, ScoreMod,
-    ScoreStage, Window,
+    Attention, AttentionInputs, BlockMask, Causal, CuSeqlens, Mask, Monotonic, Normalize, Past, Rotary,
+    RotaryEmbedding, RotaryLayout, Score, ScoreFn, ScoreMod, ScoreStage, Window,
 };
 use regard::tensor::{Array, DType};
 use regard::{baseline, reference};
@@ -115,8 +115,7 @@ fn cases() -> Vec<Case> {
             &|i| i.kv_lengths = Some(Array::new(&[2], vec![7, 3]).unwrap()),
         ),
         case("--causal --present", Attention { causal: Some(Causal::TopLeft), ..plain() }, &|i| {
-            i.past_key = Some(numbers(&[2, 2, 3, 8], 6));
-            i.past_value = Some(numbers(&[2, 2, 3, 6], 7));
+            i.past = Some(Past { key: numbers(&[2, 2, 3, 8], 6), value: numbers(&[2, 2, 3, 6], 7) });
         }),
         case("--lse", Attention { lse: true, ..plain() }, &|i| {
             i.alibi_slopes = Some(numbers(&[4], 8));
@@ -191,34 +190,22 @@ fn cases() -> Vec<Case> {
                 i.kv_lengths = Some(whole(&[3, 7]));
             },
         ),
-        case("--block-size 2,3 --weights", Attention { block_size: Some([2, 3]), weights: true, ..plain() }, &|i| {
-            i.block_mask = Some(bits(&[1, 4, 3, 3]));
+        case("--block-size 2,3 --weights", Attention { weights: true, ..plain() }, &|i| {
+            i.block_mask = Some(BlockMask { mask: bits(&[1, 4, 3, 3]), size: [2, 3] });
         }),
         case(
             "--rotary half-split --rotary-base 500 --rotary-width 4 --rotary-offset 3 --causal --present",
-            Attention {
-                rotary: Some(Rotary { layout: RotaryLayout::HalfSplit, offset: 3 }),
-                causal: Some(Causal::TopLeft),
-                ..plain()
-            },
+            Attention { causal: Some(Causal::TopLeft), ..plain() },
             &|i| {
-                i.past_key = Some(numbers(&[2, 2, 3, 8], 6));
-                i.past_value = Some(numbers(&[2, 2, 3, 6], 7));
-                let [cos, sin] = Rotary::tables(500.0, 4, 13).unwrap();
-                (i.rotary_cos, i.rotary_sin) = (Some(cos), Some(sin));
+                i.past = Some(Past { key: numbers(&[2, 2, 3, 8], 6), value: numbers(&[2, 2, 3, 6], 7) });
+                let options = Rotary { layout: RotaryLayout::HalfSplit, offset: 3 };
+                i.rotary = Some(RotaryEmbedding::new(options, Rotary::tables(500.0, 4, 13).unwrap()));
             },
         ),
-        case(
-            "--rotary interleaved --scores raw",
-            Attention {
-                rotary: Some(Rotary { layout: RotaryLayout::Interleaved, offset: 0 }),
-                scores: Some(ScoreStage::Raw),
-                ..plain()
-            },
-            &|i| {
-                (i.rotary_cos, i.rotary_sin) = (Some(numbers(&[9, 4], 30)), Some(numbers(&[9, 4], 31)));
-            },
-        ),
+        case("--rotary interleaved --scores raw", Attention { scores: Some(ScoreStage::Raw), ..plain() }, &|i| {
+            let options = Rotary { layout: RotaryLayout::Interleaved, offset: 0 };
+            i.rotary = Some(RotaryEmbedding::new(options, [numbers(&[9, 4], 30), numbers(&[9, 4], 31)]));
+        }),
         case(
             "--normalize monotonic --weights",
             Attention { normalize: Normalize::Monotonic(Monotonic::Parallel), weights: true, ..plain() },
@@ -242,8 +229,7 @@ fn cases() -> Vec<Case> {
         // Sequences of 2, 0 and 4 queries and 3, 1 and 5 keys.
         case("--causal --lse", Attention { causal: Some(Causal::TopLeft), lse: true, ..plain() }, &|i| {
             *i = AttentionInputs::new(numbers(&[1, 4, 6, 8], 1), numbers(&[1, 2, 9, 8], 2), numbers(&[1, 2, 9, 6], 3));
-            i.cu_seqlens_q = Some(whole(&[0, 2, 2, 6]));
-            i.cu_seqlens_k = Some(whole(&[0, 3, 4, 9]));
+            i.cu_seqlens = Some(CuSeqlens { q: whole(&[0, 2, 2, 6]), k: whole(&[0, 3, 4, 9]) });
         }),
         // Pages of 3 keys; unused entries of the table are of any kind.
         case("--causal --weights", Attention { causal: Some(Causal::TopLeft), weights: true, ..plain() }, &|i| {

@@ -1,6 +1,6 @@
 //! What `regard attend` reads and writes: ranks, ragged batches, element types, parts, pictures; and what it never reads.
 
-use regard::attention::{Attention, AttentionInputs, Causal, Mask};
+use regard::attention::{Attention, AttentionInputs, Causal, CuSeqlens, Mask};
 use regard::tensor::{Array, Layout};
 use regard::{compare, reference};
 use safetensors::Dtype;
@@ -60,8 +60,8 @@ fn ragged_sequences_come_in_every_rank() {
     };
     let mut inputs = AttentionInputs::new(apart(&q), apart(&k), apart(&v));
     let (ends_q, ends_k) = ([0, 2, 6], [0, 5, 9]);
-    inputs.cu_seqlens_q = Some(whole(&ends_q.map(|x| x as u32)));
-    inputs.cu_seqlens_k = Some(whole(&ends_k.map(|x| x as u32)));
+    let ends = |ends: [i64; 3]| whole(&ends.map(|x| x as u32));
+    inputs.cu_seqlens = Some(CuSeqlens { q: ends(ends_q), k: ends(ends_k) });
     let options = Attention { causal: Some(Causal::BottomRight), ..Attention::default() };
     let want = reference::attention(&options, &inputs).unwrap().output;
     let joined = |x: &Array| {

@@ -4,7 +4,7 @@
 use std::cell::Cell as Counter;
 
 use proptest::prelude::*;
-use regard::attention::{Attention, AttentionInputs, Causal, Path, Rotary, Window};
+use regard::attention::{Attention, AttentionInputs, Causal, CuSeqlens, Path, Rotary, Window};
 use regard::gpu::{Gpu, Run};
 use regard::ops::{cache::append, linear::embed, rnn::GpuRnn, rotary::rotary};
 use regard::rnn::{Cell, Rnn, RnnInputs, RnnPath, RnnWeights};
@@ -127,12 +127,11 @@ fn ends_past_the_last_token_are_the_last_token() {
         let mut inputs =
             AttentionInputs::new(numbers(&[1, 4, 7, 8], 1.0), numbers(&[1, 2, 9, 8], 2.0), numbers(&[1, 2, 9, 8], 3.0));
         let mut hostile = inputs.upload(gpu(), DType::F32)?;
-        (hostile.cu_seqlens_q, hostile.cu_seqlens_k) =
-            (list(gpu(), &[4], &queries).ok(), list(gpu(), &[4], &keys).ok());
+        hostile.cu_seqlens = Some(CuSeqlens { q: list(gpu(), &[4], &queries)?, k: list(gpu(), &[4], &keys)? });
         if queries.is_sorted() && keys.is_sorted() {
             ascending.set(ascending.get() + 1);
-            inputs.cu_seqlens_q = Some(Array::from_fn(&[4], |n| queries[n].min(7)));
-            inputs.cu_seqlens_k = Some(Array::from_fn(&[4], |n| keys[n].min(9)));
+            let (q, k) = (Array::from_fn(&[4], |n| queries[n].min(7)), Array::from_fn(&[4], |n| keys[n].min(9)));
+            inputs.cu_seqlens = Some(CuSeqlens { q, k });
             return counts_for(&options, &inputs, &hostile);
         }
         other.set(other.get() + 1);

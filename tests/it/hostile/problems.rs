@@ -4,8 +4,8 @@ use std::cell::RefCell;
 
 use arbitrary::{Result, Unstructured};
 use regard::attention::{
-    Attention, AttentionInputs, Causal, Mask, Monotonic, Normalize, Path, Rotary, RotaryLayout, Score, ScoreMod,
-    ScoreStage, Window,
+    Attention, AttentionInputs, BlockMask, Causal, CuSeqlens, Mask, Monotonic, Normalize, Past, Path, Rotary,
+    RotaryEmbedding, RotaryLayout, Score, ScoreMod, ScoreStage, Window,
 };
 use regard::device::Caps;
 use regard::kernels::{self, rotary::Place};
@@ -217,11 +217,6 @@ fn any_attention(u: &mut Unstructured<'_>) -> Result<(Attention, AttentionInputs
         causal: pick(u, &[None, Some(Causal::TopLeft), Some(Causal::BottomRight)])?,
         window: maybe(u, |u| Ok(Window { sink_tokens: pick(u, &[0, 2, u32::MAX])?, ..Window::new(far(u)?, far(u)?) }))?,
         temperature: maybe(u, number)?,
-        rotary: maybe(u, |u| {
-            let layout = pick(u, &[RotaryLayout::HalfSplit, RotaryLayout::Interleaved])?;
-            Ok(Rotary { layout, offset: pick(u, &[0, 0, 5, usize::MAX])? })
-        })?,
-        block_size: maybe(u, |u| Ok([axis(u)?, axis(u)?]))?,
         normalize,
         path: pick(u, &[Path::Auto, Path::Auto, Path::Staged, Path::Fused, Path::Split])?,
         weights: once_in(u, 4)?,
@@ -230,6 +225,11 @@ fn any_attention(u: &mut Unstructured<'_>) -> Result<(Attention, AttentionInputs
         entropy: once_in(u, 4)?,
         scores: pick(u, &[None, None, Some(ScoreStage::Raw), Some(ScoreStage::Capped), Some(ScoreStage::Masked)])?,
     };
+    let rotary = maybe(u, |u| {
+        let layout = pick(u, &[RotaryLayout::HalfSplit, RotaryLayout::Interleaved])?;
+        Ok(Rotary { layout, offset: pick(u, &[0, 0, 5, usize::MAX])? })
+    })?;
+    let block = maybe(u, |u| Ok([axis(u)?, axis(u)?]))?;
     let [batch, kv_heads, group, queries, keys, dim, value_dim] =
         [axis(u)?, axis(u)?, axis(u)?, axis(u)?, axis(u)?, axis(u)?, axis(u)?];
     let heads = kv_heads.saturating_mul(group);
@@ -250,13 +250,12 @@ fn any_attention(u: &mut Unstructured<'_>) -> Result<(Attention, AttentionInputs
         inputs.kv_lengths = Some(bent(u, &[batch])?);
     } else if ragged {
         let sequences = axis(u)?;
-        inputs.cu_seqlens_q = Some(bent(u, &[sequences])?);
-        inputs.cu_seqlens_k = Some(bent(u, &[sequences])?);
+        inputs.cu_seqlens = Some(CuSeqlens { q: bent(u, &[sequences])?, k: bent(u, &[sequences])? });
     } else if once_in(u, 4)? {
         let past = if once_in(u, 4)? { 0 } else { axis(u)? };
         all = keys.saturating_add(past);
-        inputs.past_key = Some(bent(u, &[batch, kv_heads, past, dim])?);
-        inputs.past_value = Some(bent(u, &[batch, kv_heads, past, value_dim])?);
+        let key = bent(u, &[batch, kv_heads, past, dim])?;
+        inputs.past = Some(Past { key, value: bent(u, &[batch, kv_heads, past, value_dim])? });
     } else {
         inputs.kv_lengths = maybe(u, |u| bent(u, &[batch]))?;
     }
@@ -268,15 +267,16 @@ fn any_attention(u: &mut Unstructured<'_>) -> Result<(Attention, AttentionInputs
         let shape = bent(u, &full[first..])?;
         Ok(if u.arbitrary()? { Mask::Bool(shape) } else { Mask::Float(shape) })
     })?;
-    if let Some([q, k]) = options.block_size {
+    if let Some(size @ [q, k]) = block {
         let lead = [pick(u, &[1, batch])?, pick(u, &[1, heads])?];
         let blocks = [queries.div_ceil(q.max(1)), all.div_ceil(k.max(1))];
-        inputs.block_mask = Some(bent(u, &[lead[0], lead[1], blocks[0], blocks[1]])?);
+        let mask = bent(u, &[lead[0], lead[1], blocks[0], blocks[1]])?;
+        inputs.block_mask = Some(BlockMask { mask, size });
     }
-    if options.rotary.is_some() {
+    if let Some(rotary) = rotary {
         let (positions, pairs) = (all.max(queries).saturating_add(axis(u)?), pick(u, &[1, dim / 2])?);
-        inputs.rotary_cos = Some(bent(u, &[positions, pairs])?);
-        inputs.rotary_sin = Some(bent(u, &[positions, pairs])?);
+        let tables = [bent(u, &[positions, pairs])?, bent(u, &[positions, pairs])?];
+        inputs.rotary = Some(RotaryEmbedding::new(rotary, tables));
     }
     inputs.alibi_slopes = maybe(u, |u| {
         let full = [batch, heads];
@@ -331,7 +331,7 @@ pub(crate) fn attention(u: &mut Unstructured<'_>) -> Result<Option<usize>> {
     };
     let views = inputs
         .try_map(|name, shape| bind(name, shape, role(name), true), |name, shape| bind(name, shape, DType::U32, true));
-    let shapes = problem.outputs(&options, storage.element, inputs.past_key.is_some());
+    let shapes = problem.outputs(&options, storage.element, inputs.past.is_some());
     let outputs = shapes.try_map(|name, (shape, dtype)| bind(name, shape, *dtype, false));
     let (views, outputs) = match (views, outputs) {
         (Ok(views), Ok(outputs)) => (views, outputs),

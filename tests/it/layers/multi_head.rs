@@ -2,7 +2,8 @@
 
 use regard::Result;
 use regard::attention::{
-    Attention, AttentionInputs, AttentionOutputs, Causal, Mask, Normalize, Rotary, Score, ScoreStage,
+    Attention, AttentionInputs, AttentionOutputs, Causal, Mask, Normalize, Past, Rotary, RotaryEmbedding, Score,
+    ScoreStage,
 };
 use regard::gpu::Run;
 use regard::layers::{Linear, MultiHeadAttention, MultiHeadWeights, torch_mask};
@@ -81,11 +82,10 @@ fn cases() -> Vec<Case> {
         case.inputs.kv_lengths = Array::new(&[2], vec![6, 3]).ok();
     });
     add("past, rotary, ALiBi, sinks", USUAL, &|case| {
-        case.inputs.past_key = Some(numbers(&[2, 3, 6, 4], 1.0, 1.0));
-        case.inputs.past_value = Some(numbers(&[2, 3, 6, 9], 2.0, 1.0));
-        let [cos, sin] = Rotary::tables(10_000.0, 4, 20).unwrap();
-        (case.inputs.rotary_cos, case.inputs.rotary_sin) = (Some(cos), Some(sin));
-        case.layer.attention.rotary = Some(Rotary::default());
+        let (key, value) = (numbers(&[2, 3, 6, 4], 1.0, 1.0), numbers(&[2, 3, 6, 9], 2.0, 1.0));
+        case.inputs.past = Some(Past { key, value });
+        let tables = Rotary::tables(10_000.0, 4, 20).unwrap();
+        case.inputs.rotary = Some(RotaryEmbedding::new(Rotary::default(), tables));
         case.inputs.alibi_slopes = Some(numbers(&[6], 3.0, 0.3));
         case.inputs.sinks = Some(numbers(&[6], 4.0, 1.0));
     });
@@ -122,7 +122,7 @@ fn check(case: &Case, dtype: DType) -> Result<f64> {
     let (weights, mut inputs) = (case.weights.upload(gpu(), dtype)?, case.inputs.upload(gpu(), dtype)?);
     // A cache holds what was projected, which is f32.
     let f32_cache = case.inputs.upload(gpu(), DType::F32)?;
-    (inputs.past_key, inputs.past_value) = (f32_cache.past_key, f32_cache.past_value);
+    inputs.past = f32_cache.past;
     let got = case.layer.run(gpu(), &weights, &inputs)?.download(gpu())?;
     let oracle = case.layer.reference(&case.weights.map(Array::cast), &case.inputs.map_numbers(Array::cast))?;
     let round = |name: &str, array: &Array<f32>| -> Result<Array<f32>> {

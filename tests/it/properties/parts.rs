@@ -1,6 +1,6 @@
 //! Operations beside attention itself: merging, rotary embedding, caches; temperature and entropy.
 
-use regard::attention::{Monotonic, Rotary, RotaryLayout};
+use regard::attention::{Monotonic, Rotary, RotaryEmbedding, RotaryLayout};
 
 use super::*;
 
@@ -120,8 +120,8 @@ fn rotary_scores_depend_on_the_distance() {
             let norm = |x: &[f64]| x.iter().map(|x| x * x).sum::<f64>();
             assert!((norm(x) - norm(y)).abs() < 1e-12);
         }
-        (inputs.rotary_cos, inputs.rotary_sin) = (Some(cos.clone()), Some(sin.clone()));
-        let scores = attend(&Attention { rotary: Some(rotary), ..full() }, &inputs).scores.unwrap();
+        inputs.rotary = Some(RotaryEmbedding::new(rotary, [cos.clone(), sin.clone()]));
+        let scores = attend(&full(), &inputs).scores.unwrap();
         let at = |i: usize, j: usize| scores.data()[i * n + j];
         for (i, j) in (1..n).flat_map(|i| (1..n).map(move |j| (i, j))) {
             assert!((at(i, j) - at(i - 1, j - 1)).abs() < 1e-6, "{layout:?} {i} {j}");
@@ -136,10 +136,10 @@ fn attention_turns_queries_and_keys_where_they_stand() {
     let [cos, sin] = tables(30.0, 4, 40);
     for layout in [RotaryLayout::HalfSplit, RotaryLayout::Interleaved] {
         let rotary = Rotary { layout, offset: 5 };
-        let options = Attention { rotary: Some(rotary), ..full() };
+        let options = full();
         let with_tables = |inputs: &AttentionInputs<Tensor>| {
             let mut inputs = inputs.clone();
-            (inputs.rotary_cos, inputs.rotary_sin) = (Some(cos.clone()), Some(sin.clone()));
+            inputs.rotary = Some(RotaryEmbedding::new(rotary, [cos.clone(), sin.clone()]));
             inputs
         };
         let turned = |x: &Tensor, positions: &dyn Fn(usize, usize) -> i64| {
@@ -163,7 +163,7 @@ fn attention_turns_queries_and_keys_where_they_stand() {
         // after a past that is turned already
         let past = turned(&numbers(&[2, 2, 3, 6], 8.0), &|_, j| j as i64);
         let mut step = plain.clone();
-        (step.past_key, step.past_value) = (Some(past.clone()), Some(numbers(&[2, 2, 3, 5], 9.0)));
+        step.past = Some(Past { key: past.clone(), value: numbers(&[2, 2, 3, 5], 9.0) });
         let mut want = step.clone();
         want.query = turned(&plain.query, &|_, i| i as i64 + 3);
         want.key = turned(&plain.key, &|_, j| j as i64 + 3);

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use regard::attention::{Attention, AttentionInputs, Causal, Mask, ScoreMod, Window};
+use regard::attention::{Attention, AttentionInputs, BlockMask, Causal, CuSeqlens, Mask, ScoreMod, Window};
 use regard::tensor::Array;
 
 use super::{AttentionCase, Entry, entries};
@@ -80,13 +80,15 @@ fn cases(entry: &Entry) -> Vec<AttentionCase> {
         ..Window::new(side("left_window"), side("right_window"))
     };
     options.window = Some(window).filter(|&window| window != Window::default());
-    options.block_size = entry.attribute("block_size").as_array().map(|size| {
+    let block = entry.attribute("block_size").as_array().map(|size| {
         let side = |n: usize| size[n].as_u64().unwrap() as usize;
         [side(0), side(1)]
     });
-    (inputs.cu_seqlens_q, inputs.cu_seqlens_k) = (t.integers("in.cu_seqlens_q"), t.integers("in.cu_seqlens_k"));
+    let ends = t.integers("in.cu_seqlens_q").zip(t.integers("in.cu_seqlens_k"));
+    inputs.cu_seqlens = ends.map(|(q, k)| CuSeqlens { q, k });
     (inputs.query_lengths, inputs.kv_lengths) = (t.integers("in.query_lengths"), t.integers("in.kv_lengths"));
-    inputs.block_mask = t.integers("in.blocks").or_else(|| t.integers("in.block_mask"));
+    let blocks = t.integers("in.blocks").or_else(|| t.integers("in.block_mask"));
+    inputs.block_mask = blocks.map(|mask| BlockMask { mask, size: block.unwrap() });
     // Each token's document follows from the ends; a prefix has no option but the mask.
     let _ = (t.get("in.document_q"), t.get("in.document_k"));
     if t.get("in.prefix").is_none() {

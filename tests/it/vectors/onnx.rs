@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use regard::attention::{Attention, AttentionInputs, Causal, Mask, Rotary, RotaryLayout, ScoreMod, ScoreStage, Window};
+use regard::attention::{
+    Attention, AttentionInputs, Causal, Mask, Past, Rotary, RotaryLayout, ScoreMod, ScoreStage, Window,
+};
 use regard::rnn::{OnnxAttributes, OnnxWeights, RnnInputs, onnx_stack};
 use regard::tensor::{Array, DType};
 
@@ -153,8 +155,8 @@ fn attention_case(entry: &Entry) -> AttentionCase {
         true => integers(entry, &mut t, 3).map(Mask::Bool),
         false => input(entry, &mut t, 3).map(Mask::Float),
     };
-    inputs.past_key = input(entry, &mut t, 4);
-    inputs.past_value = input(entry, &mut t, 5);
+    let past = input(entry, &mut t, 4).zip(input(entry, &mut t, 5));
+    inputs.past = past.map(|(key, value)| Past { key, value });
     inputs.kv_lengths = integers(entry, &mut t, 6);
 
     let side = |name: &str| entry.integer(name).and_then(|n| u32::try_from(n).ok());
