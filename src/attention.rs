@@ -400,6 +400,21 @@ impl<A> Default for ScoreWeights<A> {
 }
 
 impl<A> ScoreWeights<A> {
+    /// The tensors there are, by name.
+    pub fn named(&self) -> impl Iterator<Item = (&'static str, &A)> {
+        let all = [
+            ("score.weight", &self.weight),
+            ("score.query_weight", &self.query_weight),
+            ("score.key_weight", &self.key_weight),
+            ("score.v", &self.v),
+            ("score.bias", &self.bias),
+            ("score.g", &self.g),
+            ("score.location_filter", &self.location_filter),
+            ("score.location_weight", &self.location_weight),
+        ];
+        all.into_iter().filter_map(|(name, a)| Some((name, a.as_ref()?)))
+    }
+
     /// Each tensor through a fallible function that is told the tensor's name, `score.weight` and so on.
     ///
     /// # Errors

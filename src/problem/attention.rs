@@ -1,8 +1,7 @@
 //! Attention with its numbers checked.
 
-use super::options::{
-    check_blocks, check_options, check_previous, check_rotary, check_score, check_slopes, paged, ragged,
-};
+use super::options::{check_blocks, check_options, check_previous, check_rotary, check_slopes, paged, ragged};
+use super::score::check_score;
 use super::{bounded, nonzero, rank4, same, vector};
 use crate::attention::{Attention, AttentionInputs, AttentionOutputs, Causal, Past, Score, ScoreMod};
 use crate::error::{Error, Result};
@@ -99,7 +98,7 @@ impl AttentionProblem {
         vector("sinks", inputs.sinks, query_heads, "query heads")?;
 
         check_blocks(inputs.block_mask.as_ref(), [batch, query_heads, queries, keys])?;
-        let score_dim = check_score(options.score, inputs, query_dim, key_dim)?;
+        let score_dim = check_score(options.score, &inputs.score, query_dim, key_dim)?;
         check_previous(options, inputs.previous, [batch, query_heads, queries, keys])?;
         check_options(options, inputs)?;
         options.score_mod.as_ref().map_or(Ok(()), ScoreMod::check)?;
