@@ -2,7 +2,7 @@
 
 use super::{Linear, rank3};
 use crate::attention::{Attention, AttentionInputs, AttentionOutputs, Mask, Normalize};
-use crate::backend::{Backend, Value};
+use crate::backend::{Backend, Numbers, Value};
 use crate::error::{Error, Result};
 use crate::problem::{AttentionProblem, same, vector};
 use crate::tensor::Array;
@@ -45,7 +45,7 @@ use crate::tensor::Array;
 /// # Ok(())
 /// # }
 /// ```
-/// On the GPU: `layer.run(&gpu, &weights.upload(&gpu, dtype)?, &inputs.upload(&gpu, dtype)?)`.
+/// On the GPU: [`GpuMultiHeadAttention`](super::GpuMultiHeadAttention).
 #[derive(Debug, Clone)]
 pub struct MultiHeadAttention {
     /// H: query heads.
@@ -68,47 +68,73 @@ impl MultiHeadAttention {
     }
 }
 
-impl MultiHeadAttention {
-    /// This layer on any backend. Heads are views: a GPU copies nothing, except keys and values that a learned or a zero one
+/// A [`MultiHeadAttention`] with its weights on a backend, `V` its values.
+#[derive(Debug, Clone)]
+pub struct LoadedMultiHead<V> {
+    layer: MultiHeadAttention,
+    weights: MultiHeadWeights<V>,
+}
+
+impl<V> LoadedMultiHead<V> {
+    /// From weights that are on the backend already.
+    pub fn new(layer: MultiHeadAttention, weights: MultiHeadWeights<V>) -> Self {
+        Self { layer, weights }
+    }
+
+    /// The layer it was loaded with.
+    pub fn layer(&self) -> &MultiHeadAttention {
+        &self.layer
+    }
+
+    /// Its weights.
+    pub fn weights(&self) -> &MultiHeadWeights<V> {
+        &self.weights
+    }
+}
+
+impl<V: Numbers> LoadedMultiHead<V> {
+    /// This layer over `inputs`. Heads are views: a GPU copies nothing, except keys and values that a learned or a zero one
     /// is put behind.
     ///
     /// # Errors
     /// [`Error::Shape`], [`Error::Missing`] or [`Error::Option`] when the request is wrong, and those of the backend.
-    pub fn forward<B: Backend>(
+    pub fn forward<B: Backend<Value = V>>(
         &self,
         backend: &mut B,
-        weights: &MultiHeadWeights<B::Value>,
-        inputs: &AttentionInputs<B::Value>,
-    ) -> Result<AttentionOutputs<B::Value>> {
-        let b = backend;
-        let problem = MultiHeadProblem::new(self, &weights.map(Value::shape), &inputs.map(Value::shape, Value::shape))?;
+        inputs: &AttentionInputs<V>,
+    ) -> Result<AttentionOutputs<V>> {
+        let (b, Self { layer, weights }) = (backend, self);
+        let problem =
+            MultiHeadProblem::new(layer, &weights.map(Value::shape), &inputs.map(Value::shape, Value::shape))?;
         let query = weights.query.forward(b, &inputs.query)?;
         let key = weights.key.forward(b, &inputs.key)?;
-        let key = self.behind(b, key, weights.bias_key.as_ref())?;
+        let key = layer.behind(b, key, weights.bias_key.as_ref())?;
         let value = weights.value.forward(b, &inputs.value)?;
-        let value = self.behind(b, value, weights.bias_value.as_ref())?;
+        let value = layer.behind(b, value, weights.bias_value.as_ref())?;
         let inside = AttentionInputs {
-            query: split_heads(b, &query, self.heads)?,
-            key: split_heads(b, &key, self.kv_heads)?,
-            value: split_heads(b, &value, self.kv_heads)?,
+            query: split_heads(b, &query, layer.heads)?,
+            key: split_heads(b, &key, layer.kv_heads)?,
+            value: split_heads(b, &value, layer.kv_heads)?,
             mask: match &inputs.mask {
                 Some(mask) if problem.extra > 0 => Some(extend_mask(b, &problem, mask)?),
                 mask => mask.clone(),
             },
             ..inputs.clone()
         };
-        let attended = b.attention(&self.attention, &inside)?;
+        let attended = b.attention(&layer.attention, &inside)?;
         let p = &problem.attention;
         let joined = b.permute(&attended.output, &[0, 2, 1, 3])?;
         let joined = b.reshape(&joined, &[p.batch, p.queries, p.query_heads * p.value_dim])?;
         let output = weights.output.forward(b, &joined)?;
         let weights = match attended.weights {
-            Some(weights) if self.average_weights => Some(mean_over_heads(b, &weights)?),
+            Some(weights) if layer.average_weights => Some(mean_over_heads(b, &weights)?),
             weights => weights,
         };
         Ok(AttentionOutputs { output, weights, ..attended })
     }
+}
 
+impl MultiHeadAttention {
     /// Projected rows [B, N, W] with a learned one and a zero one behind them.
     fn behind<B: Backend>(&self, b: &mut B, rows: B::Value, learned: Option<&B::Value>) -> Result<B::Value> {
         let &[batch, _, width] = rows.shape() else {

@@ -6,7 +6,7 @@ use regard::attention::{
     ScoreStage,
 };
 use regard::gpu::Run;
-use regard::layers::{Linear, MultiHeadAttention, MultiHeadWeights, torch_mask};
+use regard::layers::{GpuMultiHeadAttention, Linear, MultiHeadAttention, MultiHeadWeights, torch_mask};
 use regard::tensor::{Array, DType};
 
 use super::{Named, Wrong, all, gpu, judge_all, numbers, refused, stored, types};
@@ -119,11 +119,12 @@ fn named<T: Clone>(outputs: &AttentionOutputs<Array<T>>) -> Named<T> {
 }
 
 fn check(case: &Case, dtype: DType) -> Result<f64> {
-    let (weights, mut inputs) = (case.weights.upload(gpu(), dtype)?, case.inputs.upload(gpu(), dtype)?);
+    let layer = GpuMultiHeadAttention::upload(gpu(), &case.layer, &case.weights, dtype)?;
+    let mut inputs = case.inputs.upload(gpu(), dtype)?;
     // A cache holds what was projected, which is f32.
     let f32_cache = case.inputs.upload(gpu(), DType::F32)?;
     inputs.past = f32_cache.past;
-    let got = case.layer.run(gpu(), &weights, &inputs)?.download(gpu())?;
+    let got = layer.run(gpu(), &inputs)?.download(gpu())?;
     let oracle = case.layer.reference(&case.weights.map(Array::cast), &case.inputs.map_numbers(Array::cast))?;
     let round = |name: &str, array: &Array<f32>| -> Result<Array<f32>> {
         let kept = !(name.ends_with(".weight") || ["query", "key", "value"].contains(&name));
@@ -146,9 +147,8 @@ fn multi_head_layers_are_within_the_tolerance() {
 fn nothing_is_copied() {
     let case = case("counted", USUAL);
     let mut run = Run::new(gpu());
-    let (weights, inputs) =
-        (case.weights.upload(gpu(), DType::F32).unwrap(), case.inputs.upload(gpu(), DType::F32).unwrap());
-    case.layer.record(&mut run, &weights, &inputs).unwrap();
+    let layer = GpuMultiHeadAttention::upload(gpu(), &case.layer, &case.weights, DType::F32).unwrap();
+    layer.record(&mut run, &case.inputs.upload(gpu(), DType::F32).unwrap()).unwrap();
     let kernels: Vec<_> = run.recording().dispatches().map(|d| d.variant.kernel.name()).collect();
     assert_eq!(kernels, ["matmul", "matmul", "matmul", "score", "softmax", "weighted_sum", "matmul"]);
 }
@@ -310,8 +310,8 @@ fn wrong_requests_are_refused() {
     ];
     let right = || case("right", USUAL);
     refused(right, wrong, |c| {
-        let (weights, inputs) = (c.weights.upload(gpu(), DType::F32)?, c.inputs.upload(gpu(), DType::F32)?);
-        c.layer.run(gpu(), &weights, &inputs).map(|_| ())
+        let layer = GpuMultiHeadAttention::upload(gpu(), &c.layer, &c.weights, DType::F32)?;
+        layer.run(gpu(), &c.inputs.upload(gpu(), DType::F32)?).map(|_| ())
     });
     refused(right, wrong, |c| c.layer.reference(&c.weights, &c.inputs).map(|_| ()));
 }

@@ -5,8 +5,8 @@ use regard::attention::{Attention, AttentionInputs, Causal, Mask, Monotonic, Nor
 use regard::gpu::Gpu;
 use regard::layers::GpuAttentionDecoder;
 use regard::layers::{
-    AttentionDecoder, DecoderMemory, DecoderOutput, DecoderOutputs, DecoderWeights, Linear, MultiHeadAttention,
-    MultiHeadWeights, torch_mask,
+    AttentionDecoder, DecoderMemory, DecoderOutput, DecoderOutputs, DecoderWeights, GpuMultiHeadAttention, Linear,
+    MultiHeadAttention, MultiHeadWeights, torch_mask,
 };
 use regard::reference::Float;
 use regard::rnn::{Activation, Cell, Reset, Rnn, RnnWeights};
@@ -35,8 +35,8 @@ impl MultiHeadCase {
     }
 
     pub(crate) fn on_gpu(&self, gpu: &Gpu) -> Result<f64> {
-        let (weights, inputs) = (self.weights.upload(gpu, DType::F32)?, self.inputs.upload(gpu, DType::F32)?);
-        let got = self.layer.run(gpu, &weights, &inputs)?.download(gpu)?;
+        let layer = GpuMultiHeadAttention::upload(gpu, &self.layer, &self.weights, DType::F32)?;
+        let got = layer.run(gpu, &self.inputs.upload(gpu, DType::F32)?)?.download(gpu)?;
         self.check(&got.output, got.weights.as_ref())
     }
 
