@@ -154,21 +154,21 @@ impl Backend for Run<'_> {
         x.with_layout(x.layout().broadcast(shape)?)
     }
 
-    fn join(&mut self, axis: usize, parts: &[Tensor]) -> Result<Tensor> {
-        let shape = super::joined_shape(axis, parts)?;
-        if let [part] = parts {
-            return Ok(part.clone());
+    fn join(&mut self, axis: usize, inputs: &[Tensor]) -> Result<Tensor> {
+        let shape = super::joined_shape(axis, inputs)?;
+        if let [input] = inputs {
+            return Ok(input.clone());
         }
-        let dtype = match parts.iter().all(|part| part.dtype() == DType::U32) {
+        let dtype = match inputs.iter().all(|input| input.dtype() == DType::U32) {
             true => DType::U32,
             false => DType::F32,
         };
         let (whole, joined) = self.output("joined", &shape, dtype)?;
         let caps = self.gpu().caps();
         let mut start = 0;
-        for part in parts {
-            let length = part.shape()[axis];
-            let source = self.bind("part", part);
+        for input in inputs {
+            let length = input.shape()[axis];
+            let source = self.bind("part", input);
             let target = whole.with(whole.layout.narrow(axis, start, length)?);
             if length > 0 {
                 copy::record(self.recording_mut(), caps, &source, &target)?;

@@ -89,9 +89,9 @@ impl<T: Float> Backend for Reference<T> {
         }
         // The concatenation, of x's and of weights alike.
         let (x, weights): (Vec<_>, Vec<_>) = summands.iter().map(|&(x, weight)| (x.clone(), weight.clone())).unzip();
-        let mut side_by_side = |parts: &[Array<T>]| {
-            let last = parts.first().map_or(0, |part| part.shape().len().saturating_sub(1));
-            self.join(last, parts)
+        let mut side_by_side = |inputs: &[Array<T>]| {
+            let last = inputs.first().map_or(0, |input| input.shape().len().saturating_sub(1));
+            self.join(last, inputs)
         };
         reference::linear(&side_by_side(&x)?, &side_by_side(&weights)?, bias, activation)
     }
@@ -191,16 +191,16 @@ impl<T: Float> Backend for Reference<T> {
         repeat(x, shape)
     }
 
-    fn join(&mut self, axis: usize, parts: &[Array<T>]) -> Result<Array<T>> {
-        join(axis, parts)
+    fn join(&mut self, axis: usize, inputs: &[Array<T>]) -> Result<Array<T>> {
+        join(axis, inputs)
     }
 
     fn broadcast_integers(&mut self, x: &Array<u32>, shape: &[usize]) -> Result<Array<u32>> {
         repeat(x, shape)
     }
 
-    fn join_integers(&mut self, axis: usize, parts: &[Array<u32>]) -> Result<Array<u32>> {
-        join(axis, parts)
+    fn join_integers(&mut self, axis: usize, inputs: &[Array<u32>]) -> Result<Array<u32>> {
+        join(axis, inputs)
     }
 
     fn discard(&mut self) {}

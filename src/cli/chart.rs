@@ -34,7 +34,7 @@ pub(crate) struct Curve {
 pub(crate) enum Look {
     /// A broad pale band.
     Band,
-    /// A line with a marker at each point: one of several that can be told apart, also in grey.
+    /// A line with a marker at each point: one of several that stay distinguishable, also in grey.
     Marked(usize),
     /// A dashed line without markers.
     Dashed,
@@ -218,7 +218,7 @@ impl Axis {
         share as f32 * self.length
     }
 
-    /// Where numbers stand: at powers of the base, not closer than they can be read; where an axis of tens has but few of
+    /// Where the numbers are: at powers of the base, not closer than they can be read; where an axis of tens has but few of
     /// those, at twice and five times as well.
     fn ticks(&self) -> Vec<f64> {
         let [first, last] = [self.ends[0].floor() as i32, self.ends[1].ceil() as i32];

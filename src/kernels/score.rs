@@ -64,12 +64,12 @@ pub struct Scored<'a> {
     pub key: &'a View,
     /// Parameters of the score function; v and g are among the lists of `visibility`.
     pub weights: &'a ScoreWeights<View>,
-    /// Who sees whom.
+    /// Which keys are visible to which queries.
     pub visibility: &'a Visibility,
 }
 
 /// Scores [B, Hq, Nq', Nk] (f32) of the queries from `first_query` on, at a stage. `hidden` is written for hidden
-/// pairs: [`HIDDEN`] for a softmax, −∞ for the caller's eyes.
+/// pairs: [`HIDDEN`] for a softmax, −∞ where the caller gets the scores.
 ///
 /// # Errors
 /// [`Error::Limit`] when the problem does not fit the device.

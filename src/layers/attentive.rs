@@ -13,11 +13,11 @@ use crate::tensor::TensorLike;
 /// weighted sum of what it gave out.
 /// ```text
 /// x_1 … x_n = rnn(input)              n the row's length; both directions side by side if there are two
-/// e_i = score(d, x_i)                 x_i · d unless told otherwise
+/// e_i = score(d, x_i)                 x_i · d by default
 /// α   = softmax(e)                    or another normalizer
 /// y   = Σ_i α_i · x_i
 /// ```
-/// One set of lengths serves both: past a row's length the encoder gives out 0 and keeps its state, as TensorFlow's
+/// One set of lengths serves both: past a row's length the encoder outputs 0 and its state does not change, as TensorFlow's
 /// `dynamic_rnn`, and α is 0. A row of length 0 has α = 0 and y = 0.
 ///
 /// ```
@@ -127,7 +127,7 @@ fn one_head<B: Backend>(b: &mut B, x: &B::Value) -> Result<B::Value> {
 pub struct AttentiveWeights<A> {
     /// The encoder's, layer by layer.
     pub rnn: RnnStack<A>,
-    /// Parameters of the score; keys are as wide as the encoder's output.
+    /// Parameters of the score; keys have the width of the encoder's output.
     pub score: ScoreWeights<A>,
 }
 
@@ -137,7 +137,7 @@ impl<A> AttentiveWeights<A> {
         Self { rnn, score: ScoreWeights::default() }
     }
 
-    /// Each tensor through a fallible function that is told the tensor's name: `weight_ih_l0`, `weight_ih_l0_reverse`,
+    /// Each tensor through a fallible function of the tensor and its name: `weight_ih_l0`, `weight_ih_l0_reverse`,
     /// `score.v` and so on.
     ///
     /// # Errors
@@ -185,7 +185,7 @@ impl<A: TensorLike> AttentiveInputs<A> {
         Self { sequence, query, mask: None, previous: None }
     }
 
-    /// Each tensor through a fallible function that is told the tensor's name: one for tensors of numbers, one for those of
+    /// Each tensor through a fallible function of the tensor and its name: one for tensors of numbers, one for those of
     /// integers.
     ///
     /// # Errors

@@ -65,7 +65,7 @@ impl<A> Linear<A> {
         Self { weight, bias, activation: None }
     }
 
-    /// Both tensors through a fallible function that is told their names, `layer.weight` and `layer.bias`.
+    /// Both tensors through a fallible function of the tensor and its name, `layer.weight` and `layer.bias`.
     ///
     /// # Errors
     /// The first error of `f`.

@@ -26,7 +26,7 @@ impl MultiHeadAttention {
 }
 
 impl AttentiveEncoder {
-    /// The encoder over host arrays, and what each query sees of its outputs.
+    /// The encoder over host arrays, and the context of each query over its outputs.
     ///
     /// # Errors
     /// As [`LoadedEncoder::forward`].

@@ -177,8 +177,8 @@ impl<V: Numbers> LoadedVisual<V> {
             logarithms.extend(seen.log_probability);
         }
         // [B, 1, n, W] of some steps each as [T, B, W]
-        let all = |b: &mut B, parts: &[B::Value], width: usize| {
-            let joined = b.join(2, parts)?;
+        let all = |b: &mut B, inputs: &[B::Value], width: usize| {
+            let joined = b.join(2, inputs)?;
             let joined = b.reshape(&joined, &[batch, steps, width])?;
             b.permute(&joined, &[1, 0, 2])
         };
@@ -228,7 +228,7 @@ impl VisualAttention {
             let entropy = chosen.entropy.ok_or_else(|| missing("entropy"))?;
             return Ok(Seen { context: chosen.output, alpha, entropy, log_probability: None });
         }
-        // The distribution that was chosen from; its context is of no use and one feature wide.
+        // The distribution that was sampled from. Its context is not used, so the value has a single feature.
         let distribution = Attention {
             normalize: Normalize::Softmax,
             temperature: self.temperature,
@@ -269,7 +269,7 @@ pub struct VisualWeights<A> {
 }
 
 impl<A> VisualWeights<A> {
-    /// Each tensor through a fallible function that is told the tensor's name.
+    /// Each tensor through a fallible function of the tensor and its name.
     ///
     /// # Errors
     /// The first error of `f`.
@@ -320,7 +320,7 @@ pub struct VisualOutputs<A> {
 }
 
 impl<A> VisualOutputs<A> {
-    /// Each tensor through a fallible function that is told the tensor's name.
+    /// Each tensor through a fallible function of the tensor and its name.
     ///
     /// # Errors
     /// The first error of `f`.

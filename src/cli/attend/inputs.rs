@@ -22,7 +22,7 @@ pub(crate) enum Form {
 }
 
 impl Form {
-    /// Of a query; `ragged` tells of `cu_seqlens_q` or `cu_seqlens_k`.
+    /// Of a query; `ragged` is whether there are `cu_seqlens_q` or `cu_seqlens_k`.
     fn of(query: &Array, ragged: bool, q_heads: Option<usize>) -> Outcome<Self> {
         let shape = query.shape();
         match (shape.len(), q_heads) {
@@ -221,7 +221,7 @@ fn ends(input: &Input, name: &str, tokens: usize) -> Result<Option<Array<u32>>> 
     }
 }
 
-/// A block table, whose entries must be pages as far as `kv_lengths` reach; what stands behind is padding.
+/// A block table, whose entries must be pages as far as `kv_lengths` reach; what comes after is padding.
 fn pages(inputs: &AttentionInputs<Array>, table: &Array<i128>) -> Result<Array<u32>> {
     match (inputs.key.shape(), table.shape()) {
         (&[count, _, _, _], &[_, columns]) => {

@@ -169,7 +169,7 @@ fn distance(at: [f32; 2], from: [f32; 2], to: [f32; 2]) -> f32 {
     (off[0] - share * along[0]).hypot(off[1] - share * along[1])
 }
 
-/// A line as the strokes that are seen of it.
+/// A line as its visible strokes.
 fn strokes(points: &[[f32; 2]], dash: Option<[f32; 2]>) -> Vec<Vec<[f32; 2]>> {
     let Some([on, off]) = dash.filter(|dash| dash.iter().all(|length| *length > 0.0)) else {
         return vec![points.to_vec()];
@@ -178,7 +178,7 @@ fn strokes(points: &[[f32; 2]], dash: Option<[f32; 2]>) -> Vec<Vec<[f32; 2]>> {
     for ends in points.windows(2) {
         let length = (ends[1][0] - ends[0][0]).hypot(ends[1][1] - ends[0][1]);
         let at = |way: f32| [0, 1].map(|axis| ends[0][axis] + (ends[1][axis] - ends[0][axis]) * (way / length));
-        // Where the pattern stands at the segment's start.
+        // The phase of the pattern at the segment's start.
         let mut start = -(walked % (on + off));
         while start < length {
             let (from, to) = (start.max(0.0), (start + on).min(length));

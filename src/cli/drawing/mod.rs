@@ -104,7 +104,7 @@ pub(crate) enum Item<'a> {
     Swatch(f32, f32, f32, f32, Fill),
     Cells(Cells<'a>),
     Line(Line),
-    /// The inside of a convex polygon, its corners clockwise as they are seen.
+    /// The inside of a convex polygon, its corners clockwise on screen.
     Polygon(Vec<[f32; 2]>, Rgb),
 }
 

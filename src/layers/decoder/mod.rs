@@ -59,7 +59,7 @@ pub struct AttentionDecoder {
     pub attention: Attention,
     /// What [`Score::Location`] convolves.
     pub location: LocationInput,
-    /// The attention vector of the step before stands beside the input of the cell ("input feeding").
+    /// The attention vector of the previous step is concatenated to the input of the cell ("input feeding").
     pub input_feeding: bool,
     /// f of the attention layer; `None` is the identity.
     pub activation: Option<Activation>,
@@ -109,7 +109,7 @@ impl AttentionDecoder {
         Self { activation: Some(Activation::Tanh), ..Self::new(cell, attention) }
     }
 
-    /// The attention of one step: `step` steps are behind it.
+    /// The attention of one step: `step` is its number, from 0.
     pub(crate) fn step_attention(&self, step: u32) -> Attention {
         let normalize = match self.attention.normalize {
             Normalize::Sample { seed } => Normalize::Sample { seed: seed.wrapping_add(step) },
@@ -118,7 +118,7 @@ impl AttentionDecoder {
         Attention { normalize, weights: true, ..self.attention.clone() }
     }
 
-    /// Whether the sum of the alignments is kept.
+    /// Whether the sum of the alignments is part of the state.
     pub(crate) fn keeps_coverage(&self) -> bool {
         self.coverage || self.reads_coverage()
     }
@@ -135,14 +135,14 @@ pub struct DecoderWeights<A> {
     /// The recurrence, layer by layer, one direction each: `cell[l][0]`. The first layer reads I + attention width
     /// columns with input feeding, the input first; else I.
     pub cell: RnnStack<A>,
-    /// Parameters of the score; queries are H wide, keys as wide as the memory.
+    /// Parameters of the score; queries have H elements, keys the width of the memory.
     pub score: ScoreWeights<A>,
     /// The attention layer [W, H + M], the cell's output first. Without it the attention vector is the context.
     pub attention: Option<Linear<A>>,
 }
 
 impl<A> DecoderWeights<A> {
-    /// Each tensor through a fallible function that is told the tensor's name.
+    /// Each tensor through a fallible function of the tensor and its name.
     ///
     /// # Errors
     /// The first error of `f`.
@@ -186,7 +186,7 @@ impl<A: TensorLike> DecoderMemory<A> {
         Self { memory, lengths: None, mask: None }
     }
 
-    /// Each tensor through a fallible function that is told the tensor's name: one for tensors of numbers, one for those of
+    /// Each tensor through a fallible function of the tensor and its name: one for tensors of numbers, one for those of
     /// integers.
     ///
     /// # Errors
@@ -237,7 +237,7 @@ pub struct DecoderState<A> {
     pub attention: Option<A>,
     /// [B, Nk]: the alignment.
     pub alignment: Option<A>,
-    /// [B, Nk]: the sum of all alignments, if it is kept; not read otherwise.
+    /// [B, Nk]: the sum of all alignments, if the decoder has it; not read otherwise.
     pub coverage: Option<A>,
     /// Steps done.
     pub step: u32,
@@ -249,7 +249,7 @@ impl<A> DecoderState<A> {
         Self { h, c, attention: None, alignment: None, coverage: None, step: 0 }
     }
 
-    /// Each tensor through a fallible function that is told the tensor's name.
+    /// Each tensor through a fallible function of the tensor and its name.
     ///
     /// # Errors
     /// The first error of `f`.
@@ -290,7 +290,7 @@ pub struct DecoderOutputs<A> {
 }
 
 impl<A> DecoderOutputs<A> {
-    /// Each tensor through a fallible function that is told the tensor's name.
+    /// Each tensor through a fallible function of the tensor and its name.
     ///
     /// # Errors
     /// The first error of `f`.
