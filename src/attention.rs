@@ -492,7 +492,7 @@ impl<A> RotaryEmbedding<A> {
 }
 
 /// The tensors that attention reads; `A` is a GPU tensor, a view in a recording, a host array or a bare shape, and lengths,
-/// masks of true and false, and block tables are the integers beside it.
+/// boolean masks, and block tables are the integers beside it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AttentionInputs<A: TensorLike> {
     /// [B, Hq, Nq, D].

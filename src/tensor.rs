@@ -311,10 +311,10 @@ impl Element for half::bf16 {
     }
 }
 
-/// What stands for a tensor of numbers: one on the GPU, a view in a recording, a host array, a shape, an element type.
+/// A tensor of numbers in some form: on the GPU, as a view in a recording, as a host array, or its shape or element type alone.
 pub trait TensorLike {
-    /// What stands for a tensor of integers beside it (lengths, ids, masks of true and false): an [`Array<u32>`] beside
-    /// host arrays of any element type, else the same type.
+    /// A tensor of integers (lengths, ids, boolean masks) in the same form: [`Array<u32>`] with host arrays of any element
+    /// type, else the same type.
     type Integers: Clone + std::fmt::Debug;
 }
 
@@ -322,7 +322,7 @@ impl<T> TensorLike for Array<T> {
     type Integers = Array<u32>;
 }
 
-/// What is left of a tensor that is only looked at.
+/// The form of a tensor that is only inspected.
 impl TensorLike for () {
     type Integers = Self;
 }

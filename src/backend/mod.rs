@@ -5,7 +5,7 @@
 //! | [`Run`](crate::gpu::Run) | [`Tensor`](crate::Tensor) | records kernels, to be submitted |
 //! | [`Reference`] | [`Array<T>`](crate::tensor::Array) | computes at once, naively, in f32 or f64 |
 //!
-//! A value is a tensor of numbers. Integers (ids, lengths, masks of true and false) are of a type of their own beside it,
+//! A value is a tensor of numbers. Integers (ids, lengths, boolean masks) are of a type of their own beside it,
 //! [`IntegersOf`]: on the GPU a tensor too, in the reference an [`Array<u32>`]. Primitives check what they are given and name
 //! the tensor at fault.
 

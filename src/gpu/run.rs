@@ -201,7 +201,7 @@ impl<'g> Run<'g> {
     /// Submits as [`Run::submit`] does, waits, and returns these tensors' elements as f32.
     ///
     /// # Errors
-    /// As [`Run::submit`].
+    /// As [`Run::submit`], and [`Error::Shape`] for integers, which [`Tensor::download_u32`] reads.
     pub fn submit_and_read(self, tensors: &[&Tensor]) -> Result<Vec<Array<f32>>> {
         pollster::block_on(self.read(tensors, Tensor::decode, true))
     }

@@ -194,7 +194,7 @@ impl Tensor {
         }
     }
 
-    /// As [`Tensor::upload_u32`], of a mask of true and false: 1 for what is not 0.
+    /// As [`Tensor::upload_u32`], of a boolean mask: 1 for what is not 0.
     pub(crate) fn upload_mask(gpu: &Gpu, name: &str, array: &Array<u32>) -> Result<Self> {
         Self::upload_u32(gpu, name, &array.map(|&x| u32::from(x != 0)))
     }

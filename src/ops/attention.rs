@@ -94,6 +94,7 @@ impl Attention {
             }
             _ => run.output(name, shape, *dtype),
         })?;
+        // Tensors of numbers and of integers are bound alike.
         let shared = std::cell::RefCell::new(&mut *run);
         let bind = |name: &str, tensor: &Tensor| Ok::<_, Error>(shared.borrow_mut().bind(name, tensor));
         let views = inputs.try_map(bind, bind)?;

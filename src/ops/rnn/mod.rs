@@ -78,6 +78,7 @@ impl GpuRnn {
             Cell::Lstm => Some(run.output("final_c", &states(problem.hidden), DType::F32)?).unzip(),
             _ => (None, None),
         };
+        // Tensors of numbers and of integers are bound alike.
         let shared = std::cell::RefCell::new(&mut *run);
         let bind = |name: &str, tensor: &Tensor| Ok::<_, Error>(shared.borrow_mut().bind(name, tensor));
         let views = inputs.try_map(bind, bind)?;
