@@ -421,9 +421,9 @@ impl<A> ScoreWeights<A> {
     /// The first error of `f`.
     pub fn try_map<'a, B, E>(
         &'a self,
-        mut f: impl FnMut(&str, &'a A) -> std::result::Result<B, E>,
+        mut f: impl FnMut(&'static str, &'a A) -> std::result::Result<B, E>,
     ) -> std::result::Result<ScoreWeights<B>, E> {
-        let mut opt = |name: &str, a: &'a Option<A>| a.as_ref().map(|a| f(name, a)).transpose();
+        let mut opt = |name: &'static str, a: &'a Option<A>| a.as_ref().map(|a| f(name, a)).transpose();
         Ok(ScoreWeights {
             weight: opt("score.weight", &self.weight)?,
             query_weight: opt("score.query_weight", &self.query_weight)?,
@@ -563,8 +563,8 @@ impl<A: TensorLike> AttentionInputs<A> {
     /// The first error of either.
     pub fn try_map<'a, B: TensorLike, E>(
         &'a self,
-        mut numbers: impl FnMut(&str, &'a A) -> std::result::Result<B, E>,
-        mut integers: impl FnMut(&str, &'a A::Integers) -> std::result::Result<B::Integers, E>,
+        mut numbers: impl FnMut(&'static str, &'a A) -> std::result::Result<B, E>,
+        mut integers: impl FnMut(&'static str, &'a A::Integers) -> std::result::Result<B::Integers, E>,
     ) -> std::result::Result<AttentionInputs<B>, E> {
         let (f, g) = (&mut numbers, &mut integers);
         Ok(AttentionInputs {
@@ -624,9 +624,9 @@ impl<A: TensorLike> AttentionInputs<A> {
 
 /// A tensor that may be missing through a function that is told its name.
 fn optional<'a, A, B, E>(
-    name: &str,
+    name: &'static str,
     a: &'a Option<A>,
-    f: &mut impl FnMut(&str, &'a A) -> std::result::Result<B, E>,
+    f: &mut impl FnMut(&'static str, &'a A) -> std::result::Result<B, E>,
 ) -> std::result::Result<Option<B>, E> {
     a.as_ref().map(|a| f(name, a)).transpose()
 }
@@ -686,10 +686,10 @@ impl<A> AttentionOutputs<A> {
     /// The first error of `f`.
     pub fn try_map<'a, B, E>(
         &'a self,
-        mut f: impl FnMut(&str, &'a A) -> std::result::Result<B, E>,
+        mut f: impl FnMut(&'static str, &'a A) -> std::result::Result<B, E>,
     ) -> std::result::Result<AttentionOutputs<B>, E> {
         let output = f("output", &self.output)?;
-        let mut opt = |name: &str, a: &'a Option<A>| a.as_ref().map(|a| f(name, a)).transpose();
+        let mut opt = |name: &'static str, a: &'a Option<A>| a.as_ref().map(|a| f(name, a)).transpose();
         Ok(AttentionOutputs {
             output,
             weights: opt("weights", &self.weights)?,

@@ -49,6 +49,7 @@ pub mod epilogue;
 pub mod error;
 mod fill;
 pub mod gpu;
+mod hash;
 #[doc(hidden)]
 pub mod kernels;
 pub mod layers;

@@ -3,6 +3,8 @@
 //! A recording knows slots, not buffers. What is in a slot (a tensor, scratch memory) is decided when it runs, so the
 //! same code can be counted, explained and tested without a device.
 
+use std::borrow::Cow;
+
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Layout, TensorLike};
 use crate::wgsl::Variant;
@@ -31,7 +33,7 @@ pub enum SlotKind {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SlotInfo {
     /// Shown in labels and errors.
-    pub name: String,
+    pub name: Cow<'static, str>,
     /// Bytes.
     pub bytes: u64,
     /// Bound or scratch.
@@ -150,14 +152,14 @@ impl Recording {
         Self::default()
     }
 
-    fn slot(&mut self, name: &str, bytes: u64, kind: SlotKind) -> Slot {
-        self.slots.push(SlotInfo { name: name.to_owned(), bytes, kind });
+    fn slot(&mut self, name: impl Into<Cow<'static, str>>, bytes: u64, kind: SlotKind) -> Slot {
+        self.slots.push(SlotInfo { name: name.into(), bytes, kind });
         self.written.push(0);
         Slot(self.slots.len() as u32 - 1)
     }
 
     /// A slot for a tensor that the caller binds.
-    pub fn bound(&mut self, name: &str, layout: Layout, dtype: DType, bytes: u64) -> View {
+    pub fn bound(&mut self, name: impl Into<Cow<'static, str>>, layout: Layout, dtype: DType, bytes: u64) -> View {
         let slot = self.slot(name, bytes, SlotKind::Bound);
         View { slot, layout, dtype }
     }
@@ -170,7 +172,7 @@ impl Recording {
     }
 
     /// A dense tensor that lives for this recording only.
-    pub fn scratch(&mut self, name: &str, shape: &[usize], dtype: DType) -> View {
+    pub fn scratch(&mut self, name: impl Into<Cow<'static, str>>, shape: &[usize], dtype: DType) -> View {
         let layout = Layout::contiguous(shape);
         let bytes = (dtype.bytes_of(layout.elements()).max(4) as u64).div_ceil(4).saturating_mul(4);
         let slot = self.slot(name, bytes, SlotKind::Scratch);

@@ -1,5 +1,9 @@
 //! Shapes, strides and host arrays: what tensors on either side have in common.
 
+mod axes;
+
+pub use axes::Axes;
+
 use crate::error::{Error, Result};
 use crate::q8;
 
@@ -92,9 +96,9 @@ impl std::fmt::Display for DType {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Layout {
     /// Length of each axis.
-    pub shape: Vec<usize>,
+    pub shape: Axes,
     /// Elements between neighbours along each axis; 0 repeats one element (broadcast).
-    pub strides: Vec<usize>,
+    pub strides: Axes,
     /// Index of the first element.
     pub offset: usize,
 }
@@ -102,11 +106,11 @@ pub struct Layout {
 impl Layout {
     /// Row-major and dense.
     pub fn contiguous(shape: &[usize]) -> Self {
-        let mut strides = vec![1usize; shape.len()];
+        let mut strides = Axes::filled(1, shape.len());
         for axis in (0..shape.len().saturating_sub(1)).rev() {
             strides[axis] = strides[axis + 1].saturating_mul(shape[axis + 1].max(1));
         }
-        Self { shape: shape.to_vec(), strides, offset: 0 }
+        Self { shape: shape.into(), strides, offset: 0 }
     }
 
     /// Number of axes.
@@ -121,11 +125,9 @@ impl Layout {
 
     /// One past the largest index used; 0 for an empty tensor.
     pub fn span(&self) -> usize {
-        if self.elements() == 0 {
-            return 0;
-        }
-        let last: usize = self.shape.iter().zip(&self.strides).map(|(&n, &s)| (n - 1) * s).sum();
-        self.offset + last + 1
+        let step = |last: usize, (&n, &s): (&usize, &usize)| Some(last + n.checked_sub(1)? * s);
+        let last = self.shape.iter().zip(&self.strides).try_fold(self.offset, step);
+        last.map_or(0, |last| last + 1)
     }
 
     /// As [`Layout::span`], with layouts that make no sense told apart.
@@ -165,18 +167,14 @@ impl Layout {
     /// # Errors
     /// When `order` is not a permutation of the axes.
     pub fn permute(&self, order: &[usize]) -> Result<Self> {
-        let mut seen = vec![false; self.rank()];
-        for &axis in order {
-            match seen.get_mut(axis) {
-                Some(seen) if !*seen => *seen = true,
-                _ => {
-                    return Err(Error::shape(
-                        "tensor",
-                        "axis order",
-                        format!("a permutation of 0..{}", self.rank()),
-                        format!("{order:?}"),
-                    ));
-                }
+        for (number, axis) in order.iter().enumerate() {
+            if *axis >= self.rank() || order[..number].contains(axis) {
+                return Err(Error::shape(
+                    "tensor",
+                    "axis order",
+                    format!("a permutation of 0..{}", self.rank()),
+                    format!("{order:?}"),
+                ));
             }
         }
         if order.len() != self.rank() {
@@ -245,7 +243,7 @@ impl Layout {
             return Err(Error::shape("tensor", "rank", format!("at most {}", shape.len()), self.rank()));
         }
         let lead = shape.len() - self.rank();
-        let mut strides = vec![0; shape.len()];
+        let mut strides = Axes::filled(0, shape.len());
         for (axis, (&n, &s)) in self.shape.iter().zip(&self.strides).enumerate() {
             let wanted = shape[lead + axis];
             if n != wanted && n != 1 {
@@ -253,7 +251,7 @@ impl Layout {
             }
             strides[lead + axis] = if n == 1 { 0 } else { s };
         }
-        Ok(Self { shape: shape.to_vec(), strides, offset: self.offset })
+        Ok(Self { shape: shape.into(), strides, offset: self.offset })
     }
 
     /// Axes of length 1 put in front until there are `rank` of them.
@@ -508,7 +506,7 @@ mod tests {
         assert!(layout.narrow(0, usize::MAX, 1).is_err());
         assert!(layout.split(0, usize::MAX, 2).is_err());
         let odd = |shape: &[usize], strides: &[usize], offset| {
-            Layout { shape: shape.to_vec(), strides: strides.to_vec(), offset }.checked_span()
+            Layout { shape: shape.into(), strides: strides.into(), offset }.checked_span()
         };
         assert!(odd(&[2, 2], &[1], 0).is_err());
         assert!(odd(&[usize::MAX, 2], &[2, 1], 0).is_err());

@@ -297,9 +297,7 @@ impl Eq for Variant {}
 /// users' texts all but the length.
 impl Hash for Variant {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        // Fowler, Noll, Vo, of words.
-        let mut hash = 0xcbf2_9ce4_8422_2325u64;
-        let mut add = |word: u64| hash = (hash ^ word).wrapping_mul(0x100_0000_01b3).rotate_left(29);
+        let mut add = |word: u64| state.write_u64(word);
         match &self.kernel {
             KernelRef::BuiltIn(kernel) => add(std::ptr::from_ref(*kernel).addr() as u64),
             KernelRef::Custom(kernel) => add(kernel.source().len() as u64),
@@ -308,7 +306,6 @@ impl Hash for Variant {
         self.aliases.iter().for_each(|(_, dtype)| add(*dtype as u64));
         self.overrides.iter().for_each(|(_, value)| add(value.to_bits()));
         add(self.score_mod.as_ref().map_or(0, |user| user.len() as u64));
-        state.write_u64(hash);
     }
 }
 

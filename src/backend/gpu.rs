@@ -213,7 +213,7 @@ impl Backend for Run<'_> {
 
 fn elementwise(
     run: &mut Run<'_>,
-    name: &str,
+    name: &'static str,
     a: &Tensor,
     other: Option<(Op, &Tensor)>,
     activation: Option<Activation>,

@@ -4,7 +4,7 @@
 //! A group keeps its buffers alive, so it goes when one of them does: when the last handle on a tensor is dropped, or
 //! the pool gives a buffer up. Groups over an embedder's buffers are not kept, as nobody tells when those go.
 
-use std::collections::HashMap;
+use crate::hash::WordMap;
 
 /// Most groups that are kept; where there are more, all are made anew.
 const MOST: usize = 4096;
@@ -20,9 +20,9 @@ pub(super) struct Key {
 /// The groups that are kept.
 #[derive(Debug, Default)]
 pub(super) struct Groups {
-    made: HashMap<Key, wgpu::BindGroup>,
+    made: WordMap<Key, wgpu::BindGroup>,
     /// How many groups bind each buffer.
-    users: HashMap<wgpu::Buffer, usize>,
+    users: WordMap<wgpu::Buffer, usize>,
 }
 
 impl Groups {

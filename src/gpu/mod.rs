@@ -12,6 +12,7 @@ mod run;
 mod seal;
 mod tensor;
 mod timing;
+mod written;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -41,7 +42,6 @@ const BACKENDS: wgpu::Backends = wgpu::Backends::VULKAN
 const WANTED: wgpu::Features = wgpu::Features::SHADER_F16
     .union(wgpu::Features::SUBGROUP)
     .union(wgpu::Features::TIMESTAMP_QUERY)
-    .union(wgpu::Features::IMMEDIATES)
     .union(wgpu::Features::PIPELINE_CACHE);
 
 /// Which adapter to open, and how.
@@ -190,8 +190,8 @@ struct Inner {
     pipelines: Pipelines,
     pool: Mutex<Pool>,
     groups: Mutex<Groups>,
-    /// Buffers for parameters that no run holds.
-    params: Mutex<Vec<wgpu::Buffer>>,
+    /// Buffers for what the host writes anew for each run, that nobody holds.
+    written: Mutex<Vec<wgpu::Buffer>>,
     counters: Counters,
     faults: Arc<Faults>,
     /// A few zero bytes for bindings that a variant does not use.
@@ -361,7 +361,7 @@ impl Gpu {
             pipelines: Pipelines::new(cache),
             pool: Mutex::default(),
             groups: Mutex::default(),
-            params: Mutex::default(),
+            written: Mutex::default(),
             counters: Counters::default(),
             faults: Arc::default(),
             zeros,
@@ -432,7 +432,7 @@ impl Gpu {
     /// Gives scratch memory that is not in use back to the driver.
     pub fn trim(&self) {
         lock(&self.inner.pool).trim();
-        lock(&self.inner.params).clear();
+        lock(&self.inner.written).clear();
         lock(&self.inner.groups).clear();
     }
 }

@@ -1,11 +1,11 @@
 //! Compiled programs, each built once: callers that want the same one wait for one build.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use super::{Gpu, lock};
 use crate::error::{Error, Result};
+use crate::hash::WordMap;
 use crate::recording::Dispatch;
 use crate::wgsl::{Access, FIRST_WORKGROUP, KernelRef, ParamsSpace, Variant};
 
@@ -24,7 +24,7 @@ type Entry = Arc<OnceLock<Result<Arc<Pipeline>>>>;
 pub(super) struct Pipelines {
     /// The driver's own, which outlives this process.
     cache: Option<wgpu::PipelineCache>,
-    entries: Mutex<HashMap<Variant, Entry>>,
+    entries: Mutex<WordMap<Variant, Entry>>,
     built: AtomicU64,
 }
 

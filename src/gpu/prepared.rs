@@ -1,23 +1,21 @@
 //! From a recording to commands: memory, pipelines, bind groups and parameters are made once, and encoded as often as
 //! wanted.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::groups::Key;
 use super::pipeline::Pipeline;
-use super::run::{Bound, another_device, write_words};
+use super::run::{Bound, BoundSlots, another_device, write_words};
+use super::tensor::Memory;
 use super::{Gpu, Run, Tensor, lock};
 use crate::error::{Error, Result};
 use crate::fill::Drafts;
+use crate::hash::WordMap;
 use crate::plan::{Lifetime, ScratchPlan, Step, Submission};
 use crate::recording::{Binding, Command, Dispatch, Recording, Slot, SlotInfo, SlotKind};
 use crate::tensor::Array;
 use crate::wgsl::FIRST_WORKGROUP;
-
-/// Buffers for parameters that are kept for later runs.
-const PARAMS_KEPT: usize = 16;
 
 /// Bytes of the number of a chunk's first workgroup: a u32 and padding.
 const FIRST_BYTES: u64 = 16;
@@ -32,14 +30,14 @@ const FIRST_BYTES: u64 = 16;
 pub struct Prepared {
     gpu: Gpu,
     recording: Recording,
-    bound: HashMap<Slot, Bound>,
+    bound: BoundSlots,
     submissions: Vec<Submission>,
     /// Taken from the pool, and given back when this is dropped.
     scratch: Vec<wgpu::Buffer>,
     /// What each slot is bound to; none for one that no command names.
     ranges: Vec<Option<Range>>,
     params: Params,
-    /// All that was encoded of it has been submitted: what comes next on the queue may have its parameters' buffer.
+    /// All that was encoded of it has been submitted: what comes next on the queue may write its parameters' buffer.
     in_order: bool,
     /// Of each dispatch, in order.
     pipelines: Vec<Arc<Pipeline>>,
@@ -89,11 +87,9 @@ impl Drop for Prepared {
             let mut groups = lock(&inner.groups);
             gone.iter().for_each(|buffer| groups.forget(buffer));
         }
-        let mut params = lock(&inner.params);
-        if self.in_order && params.len() < PARAMS_KEPT {
-            params.push(self.params.buffer.clone());
+        if self.in_order {
+            inner.give_written(self.params.buffer.clone());
         } else {
-            drop(params);
             lock(&inner.groups).forget(&self.params.buffer);
         }
     }
@@ -135,7 +131,7 @@ impl Prepared {
         }
         let gpu = &self.gpu;
         let range = |(index, slot): (usize, &SlotInfo)| {
-            let bound = self.bound.get(&Slot(index as u32));
+            let bound = self.bound.get(Slot(index as u32));
             let shared = sharing.value_of[index].and_then(|value| sharing.plan.buffer_of[value]);
             let buffer = match (shared, bound) {
                 (Some(shared), _) => &self.scratch[shared],
@@ -156,7 +152,7 @@ impl Prepared {
     }
 
     fn find(&self, slot: Slot) -> Result<&Range> {
-        if self.bound.get(&slot).is_some_and(|bound| !bound.memory.may_be_of(&self.gpu)) {
+        if self.bound.get(slot).is_some_and(|bound| !bound.memory.may_be_of(&self.gpu)) {
             return Err(another_device(self.name(slot)));
         }
         let range = self.ranges.get(slot.0 as usize).and_then(Option::as_ref);
@@ -217,7 +213,8 @@ impl Prepared {
     fn make_groups(&mut self) -> Result<()> {
         let kept = self.kept_slots();
         self.groups = self.gpu.scoped(|| {
-            let mut made: HashMap<(*const Pipeline, &[Binding], usize), wgpu::BindGroup> = HashMap::new();
+            let mut made: WordMap<(*const Pipeline, &[Binding], usize), wgpu::BindGroup> = WordMap::default();
+            made.reserve(self.pipelines.len());
             let mut groups = Vec::with_capacity(self.pipelines.len());
             for (dispatch, pipeline) in self.recording.dispatches().zip(&self.pipelines) {
                 let key = (Arc::as_ptr(pipeline), dispatch.bindings.as_slice(), dispatch.params.len());
@@ -231,7 +228,7 @@ impl Prepared {
 
     /// Slots whose buffers may be in groups that are kept: shared memory, and tensors that have been bound before.
     fn kept_slots(&self) -> Vec<bool> {
-        let kept = |index: usize| match self.bound.get(&Slot(index as u32)) {
+        let kept = |index: usize| match self.bound.get(Slot(index as u32)) {
             Some(bound) => bound.memory.made().is_none() || bound.memory.is_bound_again(),
             None => true,
         };
@@ -291,11 +288,14 @@ impl Prepared {
     /// another shape, type or alignment, another device's tensor, or one that a dispatch would read and write. All is then as
     /// it was.
     pub fn rebind(&mut self, name: &str, tensor: &Tensor) -> Result<()> {
-        let mut named = self.bound.values().map(|bound| &bound.original.0).filter(|original| original.name == name);
-        let old = named.next().ok_or_else(|| Error::missing(name, "a tensor of that name bound to the run"))?.clone();
-        if named.any(|other| !Arc::ptr_eq(other, &old)) {
-            return Err(Error::option(name, "several tensors of the run have this name: give each its own"));
-        }
+        let old = {
+            let mut named = self.bound.iter().map(|(_, bound)| &bound.original.0).filter(|named| named.name == name);
+            let old = named.next().ok_or_else(|| Error::missing(name, "a tensor of that name bound to the run"))?;
+            if named.any(|other| !Arc::ptr_eq(other, old)) {
+                return Err(Error::option(name, "several tensors of the run have this name: give each its own"));
+            }
+            old.clone()
+        };
         let distance = old.distance(tensor)?;
         let memory = tensor.memory();
         if !memory.may_be_of(&self.gpu) {
@@ -303,7 +303,7 @@ impl Prepared {
         }
         let buffer = memory.make(&self.gpu)?.clone();
         let (mut ranges, mut moved) = (self.ranges.clone(), Vec::new());
-        for (&slot, bound) in self.bound.iter().filter(|(_, bound)| Arc::ptr_eq(&bound.original.0, &old)) {
+        for (slot, bound) in self.bound.iter().filter(|(_, bound)| Arc::ptr_eq(&bound.original.0, &old)) {
             let bytes = self.recording.info(slot).map_or(0, |info| info.bytes);
             let place = bound.original.1.checked_add_signed(distance).filter(|place| {
                 place.is_multiple_of(self.gpu.inner.alignment) && place.saturating_add(bytes) <= memory.bytes()
@@ -328,7 +328,7 @@ impl Prepared {
         let done = checked.and_then(|()| self.make_groups());
         if done.is_err() {
             self.ranges = ranges;
-            self.bound.extend(before);
+            before.into_iter().for_each(|(slot, bound)| drop(self.bound.insert(slot, bound)));
         }
         done
     }
@@ -363,7 +363,7 @@ impl Prepared {
     /// # Errors
     /// As [`Prepared::submit`].
     pub fn encode(&mut self, encoder: &mut wgpu::CommandEncoder) -> Result<()> {
-        self.in_order = false;
+        self.leave_order();
         self.again(|prepared| prepared.encode_into(std::slice::from_mut(encoder), None))
     }
 
@@ -381,8 +381,14 @@ impl Prepared {
 
     /// Encodes into an encoder that somebody else submits, at any time.
     pub(super) fn encode_apart(mut self, encoder: &mut wgpu::CommandEncoder) -> Result<()> {
-        self.in_order = false;
+        self.leave_order();
         self.encode_into(std::slice::from_mut(encoder), None)
+    }
+
+    /// What is encoded may be submitted at any time: nobody else may ever write what it reads.
+    fn leave_order(&mut self) {
+        self.in_order = false;
+        self.bound.iter().for_each(|(_, bound)| bound.memory.keep());
     }
 
     /// As many encoders as there are submissions.
@@ -478,27 +484,29 @@ impl Sharing {
         Footprint { apart: self.results + self.values, shared: self.results + self.plan.bytes() }
     }
 
-    fn new(recording: &Recording, bound: &HashMap<Slot, Bound>) -> Self {
+    fn new(recording: &Recording, bound: &BoundSlots) -> Self {
         let slots = recording.slots();
-        // How many slots each memory is bound to: as many handles on it as the run itself holds.
-        let mut own: HashMap<usize, usize> = HashMap::new();
-        for bound in bound.values() {
-            *own.entry(Arc::as_ptr(&bound.memory) as usize).or_default() += 1;
+        // How many slots each memory without a buffer is bound to: as many handles on it as the run itself holds.
+        let mut own: WordMap<*const Memory, usize> = WordMap::default();
+        own.reserve(slots.len());
+        for (_, bound) in bound.iter().filter(|(_, bound)| bound.memory.made().is_none()) {
+            *own.entry(Arc::as_ptr(&bound.memory)).or_default() += 1;
         }
-        let mut values: Vec<(u64, Option<Lifetime>)> = Vec::new();
-        // The value of each memory without a buffer, or none of a result.
-        let mut of_memory: HashMap<usize, Option<usize>> = HashMap::new();
+        let mut values: Vec<(u64, Option<Lifetime>)> = Vec::with_capacity(slots.len());
+        // The value of each of them, or none of a result.
+        let mut of_memory: WordMap<*const Memory, Option<usize>> = WordMap::default();
+        of_memory.reserve(own.len());
         let mut results = 0;
         let mut value_of = vec![None; slots.len()];
         for (index, info) in slots.iter().enumerate() {
-            let bound = bound.get(&Slot(index as u32));
+            let bound = bound.get(Slot(index as u32));
             value_of[index] = match (info.kind, bound) {
                 (SlotKind::Scratch, _) => {
                     values.push((info.bytes, None));
                     Some(values.len() - 1)
                 }
                 (SlotKind::Bound, Some(Bound { memory, .. })) if memory.made().is_none() => {
-                    let key = Arc::as_ptr(memory) as usize;
+                    let key = Arc::as_ptr(memory);
                     *of_memory.entry(key).or_insert_with(|| {
                         if Arc::strong_count(memory) > own[&key] {
                             results += memory.bytes();
@@ -551,15 +559,7 @@ impl Params {
         if needed > allowed {
             return Err(Error::Limit { what: "bytes of the parameters of all dispatches".into(), needed, allowed });
         }
-        let buffer = match take_params(gpu, needed) {
-            Some(buffer) => buffer,
-            None => gpu.buffer(&wgpu::BufferDescriptor {
-                label: Some("regard params"),
-                size: needed.next_power_of_two().min(allowed).max(needed),
-                usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST,
-                mapped_at_creation: false,
-            })?,
-        };
+        let buffer = gpu.take_written("regard params", needed)?;
         let size = wgpu::BufferSize::new(needed).ok_or_else(|| gpu.fault("a run has parameters"))?;
         let written = gpu.scoped(|| {
             gpu.queue().write_buffer_with(&buffer, 0, size)?.copy_from_slice(&bytes);
@@ -568,14 +568,6 @@ impl Params {
         written.ok_or_else(|| gpu.fault("the parameters could not be written"))?;
         Ok(Self { buffer, dispatches, firsts })
     }
-}
-
-/// A kept buffer that holds so many bytes and is of no more than the next size: the first, so that runs that follow one
-/// another have the same.
-fn take_params(gpu: &Gpu, needed: u64) -> Option<wgpu::Buffer> {
-    let mut kept = lock(&gpu.inner.params);
-    let index = kept.iter().position(|buffer| (needed..=2 * needed.next_power_of_two()).contains(&buffer.size()))?;
-    Some(kept.remove(index))
 }
 
 /// Timestamps of a dispatch, where it begins and where it ends.

@@ -1,6 +1,6 @@
 //! A recording on its way to a device.
 
-use std::collections::HashMap;
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -11,6 +11,7 @@ use super::timing::Stamps;
 use super::{Gpu, Tensor};
 use crate::error::{Error, Result};
 use crate::fill::{Drafts, Words};
+use crate::hash::WordMap;
 use crate::plan::{self, Submission};
 use crate::recording::{Dispatch, Recording, Slot, View};
 use crate::tensor::{Array, DType, Layout};
@@ -25,14 +26,36 @@ pub(super) struct Bound {
     pub(super) original: (Arc<Signature>, u64),
 }
 
+/// What each slot is bound to, by its number; nothing of scratch.
+#[derive(Debug, Clone, Default)]
+pub(super) struct BoundSlots(Vec<Option<Bound>>);
+
+impl BoundSlots {
+    pub(super) fn get(&self, slot: Slot) -> Option<&Bound> {
+        self.0.get(slot.index()).and_then(Option::as_ref)
+    }
+
+    /// Binds a slot, and returns what was bound to it before.
+    pub(super) fn insert(&mut self, slot: Slot, bound: Bound) -> Option<Bound> {
+        if self.0.len() <= slot.index() {
+            self.0.resize(slot.index() + 1, None);
+        }
+        self.0[slot.index()].replace(bound)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Slot, &Bound)> {
+        (0..).map(Slot).zip(&self.0).filter_map(|(slot, bound)| Some((slot, bound.as_ref()?)))
+    }
+}
+
 /// A recording on its way to a device: tensors are bound to its slots, then it is encoded, submitted or prepared.
 #[derive(Debug, Clone)]
 pub struct Run<'g> {
     gpu: &'g Gpu,
     recording: Recording,
-    pub(super) bound: HashMap<Slot, Bound>,
+    pub(super) bound: BoundSlots,
     /// The slot of each memory and place in it.
-    slots: HashMap<(usize, u64), Slot>,
+    slots: WordMap<(usize, u64), Slot>,
     /// Of the caches that it appends to.
     drafts: Drafts,
     /// Small tensors of u32 with what shaders know of the caches.
@@ -57,8 +80,8 @@ impl<'g> Run<'g> {
         Self {
             gpu,
             recording: Recording::new(),
-            bound: HashMap::new(),
-            slots: HashMap::new(),
+            bound: BoundSlots::default(),
+            slots: WordMap::default(),
             drafts: Drafts::default(),
             words: Vec::new(),
         }
@@ -106,14 +129,16 @@ impl<'g> Run<'g> {
     }
 
     /// Binds a tensor and returns its view.
-    pub fn bind(&mut self, name: &str, tensor: &Tensor) -> View {
+    pub fn bind(&mut self, name: impl Into<Cow<'static, str>>, tensor: &Tensor) -> View {
         let (layout, dtype) = (tensor.layout(), tensor.dtype());
         let (block, block_bytes) = (dtype.block(), dtype.bytes_of(dtype.block()) as u64);
         // The binding starts at the last aligned block before the first element; the rest of the offset stays in the
         // view. Buffers much larger than a binding can be used that way.
         let start = dtype.bytes_of(layout.offset) as u64;
-        let unit = least_common_multiple(self.gpu.inner.alignment, block_bytes);
-        let offset = start / unit * unit;
+        let offset = match start {
+            0 => 0,
+            _ => start - start % least_common_multiple(self.gpu.inner.alignment, block_bytes),
+        };
         let end = (dtype.bytes_of(layout.span()) as u64).max(offset + 4).next_multiple_of(4);
         let memory = tensor.memory();
         let bytes = end.min(memory.bytes()) - offset;
@@ -134,8 +159,14 @@ impl<'g> Run<'g> {
     ///
     /// # Errors
     /// [`Error::Limit`] or [`Error::Unsupported`] when the device cannot hold it.
-    pub fn output(&mut self, name: &str, shape: &[usize], dtype: DType) -> Result<(View, Tensor)> {
-        let tensor = Tensor::unmade(self.gpu, name, shape, dtype)?;
+    pub fn output(
+        &mut self,
+        name: impl Into<Cow<'static, str>>,
+        shape: &[usize],
+        dtype: DType,
+    ) -> Result<(View, Tensor)> {
+        let name = name.into();
+        let tensor = Tensor::unmade(self.gpu, name.clone(), shape, dtype)?;
         Ok((self.bind(name, &tensor), tensor))
     }
 
@@ -328,7 +359,7 @@ impl<'g> Run<'g> {
     }
 
     /// What it is made of.
-    pub(super) fn into_parts(self) -> (Gpu, Recording, HashMap<Slot, Bound>, Drafts, Vec<Tensor>) {
+    pub(super) fn into_parts(self) -> (Gpu, Recording, BoundSlots, Drafts, Vec<Tensor>) {
         (self.gpu.clone(), self.recording, self.bound, self.drafts, self.words)
     }
 }

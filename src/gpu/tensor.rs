@@ -1,5 +1,6 @@
 //! Tensors in GPU memory: upload, views, download.
 
+use std::borrow::Cow;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
@@ -31,7 +32,7 @@ impl TensorLike for Tensor {
 #[derive(Debug)]
 pub(super) struct Signature {
     /// Shown in labels and errors, and what [`Prepared::rebind`](super::Prepared::rebind) goes by.
-    pub(super) name: String,
+    pub(super) name: Cow<'static, str>,
     layout: Layout,
     dtype: DType,
 }
@@ -41,7 +42,7 @@ impl Signature {
     /// shape, strides and type.
     pub(super) fn distance(&self, tensor: &Tensor) -> Result<i64> {
         let (own, other) = (&self.layout, &tensor.layout);
-        let name = &self.name;
+        let name: &str = &self.name;
         if other.shape != own.shape {
             return Err(Error::shape(name, "shape", format!("{:?}", own.shape), format!("{:?}", other.shape)));
         }
@@ -66,6 +67,8 @@ pub(super) struct Memory {
     buffer: OnceLock<wgpu::Buffer>,
     /// A run has bound it.
     bound: AtomicBool,
+    /// The buffer is [one of those](super::written) that the host writes anew for each use, and goes back to them.
+    returns: AtomicBool,
     /// Whose it is, unless the buffer is an embedder's. wgpu tells devices of one instance apart; buffers of two
     /// instances have the same numbers, and it takes one for the other.
     owner: Option<Weak<Inner>>,
@@ -74,8 +77,12 @@ pub(super) struct Memory {
 impl Drop for Memory {
     fn drop(&mut self) {
         let owner = self.owner.as_ref().and_then(Weak::upgrade);
-        if let (Some(owner), Some(buffer)) = (owner, self.buffer.get()) {
-            lock(&owner.groups).forget(buffer);
+        if let (Some(owner), Some(buffer)) = (owner, self.buffer.take()) {
+            if *self.returns.get_mut() {
+                owner.give_written(buffer);
+            } else {
+                lock(&owner.groups).forget(&buffer);
+            }
         }
     }
 }
@@ -84,6 +91,11 @@ impl Memory {
     /// Whether bind groups over it may be kept: it is this crate's, and has been bound before.
     pub(super) fn is_bound_again(&self) -> bool {
         self.bound.swap(true, Ordering::Relaxed) && self.owner.is_some()
+    }
+
+    /// Lets nobody else have the buffer, which may be read at any time from here on.
+    pub(super) fn keep(&self) {
+        self.returns.store(false, Ordering::Relaxed);
     }
 
     /// The size of the buffer, which may not have been made yet, in bytes.
@@ -129,14 +141,15 @@ impl Tensor {
     /// # Errors
     /// [`Error::Limit`], [`Error::OutOfMemory`], [`Error::Gpu`] or [`Error::DeviceLost`] when the device cannot hold it.
     pub fn uninitialized(gpu: &Gpu, name: &str, shape: &[usize], dtype: DType) -> Result<Self> {
-        let tensor = Self::unmade(gpu, name, shape, dtype)?;
+        let tensor = Self::unmade(gpu, name.to_owned(), shape, dtype)?;
         gpu.check_lost()?;
         tensor.memory.make(gpu)?;
         Ok(tensor)
     }
 
     /// As [`Tensor::uninitialized`], without memory yet.
-    pub(super) fn unmade(gpu: &Gpu, name: &str, shape: &[usize], dtype: DType) -> Result<Self> {
+    pub(super) fn unmade(gpu: &Gpu, name: impl Into<Cow<'static, str>>, shape: &[usize], dtype: DType) -> Result<Self> {
+        let name = name.into();
         let elements = shape.iter().try_fold(1usize, |n, &axis| n.checked_mul(axis)).unwrap_or(usize::MAX);
         let bytes = dtype.bytes_of(elements) as u64;
         let allowed = gpu.caps().max_tensor_bytes();
@@ -147,12 +160,13 @@ impl Tensor {
             return Err(Error::Unsupported { feature: "f16 in shaders".into(), what: format!("`{name}`") });
         }
         let layout = Layout::contiguous(shape);
-        dtype.check_layout(name, &layout)?;
+        dtype.check_layout(&name, &layout)?;
         let memory = Memory {
-            signature: Arc::new(Signature { name: name.to_owned(), layout: layout.clone(), dtype }),
+            signature: Arc::new(Signature { name, layout: layout.clone(), dtype }),
             bytes: bytes.max(4).next_multiple_of(4),
             buffer: OnceLock::new(),
             bound: AtomicBool::default(),
+            returns: AtomicBool::default(),
             owner: Some(Arc::downgrade(&gpu.inner)),
         };
         Ok(Self { memory: Arc::new(memory), layout, dtype })
@@ -177,6 +191,19 @@ impl Tensor {
     pub fn upload_u32(gpu: &Gpu, name: &str, array: &Array<u32>) -> Result<Self> {
         let tensor = Self::uninitialized(gpu, name, array.shape(), DType::U32)?;
         tensor.write_u32(gpu, array)?;
+        Ok(tensor)
+    }
+
+    /// Words that a run's shaders read, which the next run knows anew: in a buffer that is used again.
+    pub(crate) fn words(gpu: &Gpu, name: &'static str, shape: &[usize], words: &[u32]) -> Result<Self> {
+        let mut tensor = Self::unmade(gpu, name, shape, DType::U32)?;
+        gpu.check_lost()?;
+        let buffer = gpu.take_written(name, tensor.memory.bytes)?;
+        if let Some(memory) = Arc::get_mut(&mut tensor.memory) {
+            // Bind groups are kept from the first time on: the buffer has been bound before, or will be again.
+            (memory.buffer, memory.bound, memory.returns) = (OnceLock::from(buffer), true.into(), true.into());
+        }
+        tensor.write_words(gpu, 0, words)?;
         Ok(tensor)
     }
 
@@ -206,10 +233,11 @@ impl Tensor {
     /// [`Error::Shape`] when the layout reaches past the buffer, or cuts through blocks of q8.
     pub fn from_buffer(name: &str, buffer: wgpu::Buffer, layout: Layout, dtype: DType) -> Result<Self> {
         let memory = Memory {
-            signature: Arc::new(Signature { name: name.to_owned(), layout: layout.clone(), dtype }),
+            signature: Arc::new(Signature { name: name.to_owned().into(), layout: layout.clone(), dtype }),
             bytes: buffer.size(),
             buffer: OnceLock::from(buffer),
             bound: AtomicBool::default(),
+            returns: AtomicBool::default(),
             owner: None,
         };
         Self::over(Arc::new(memory), layout, dtype)
@@ -219,7 +247,7 @@ impl Tensor {
         let block = dtype.block();
         let holds = memory.bytes / dtype.bytes_of(block) as u64 * block as u64;
         if layout.checked_span()?.max(layout.offset) as u64 > holds {
-            return Err(Error::shape(&memory.signature.name, "elements", format!("at most {holds}"), layout.span()));
+            return Err(Error::shape(&*memory.signature.name, "elements", format!("at most {holds}"), layout.span()));
         }
         dtype.check_layout(&memory.signature.name, &layout)?;
         Ok(Self { memory, layout, dtype })
@@ -255,6 +283,7 @@ impl Tensor {
     /// # Errors
     /// [`Error::OutOfMemory`], [`Error::Gpu`] or [`Error::DeviceLost`] when it cannot be made.
     pub fn buffer(&self) -> Result<&wgpu::Buffer> {
+        self.memory.keep();
         self.memory.make_with(|descriptor| match self.memory.owner.as_ref().and_then(Weak::upgrade) {
             Some(owner) => scoped(&owner.device, || owner.device.create_buffer(descriptor)),
             None => Err(Error::Gpu(format!("the device of `{}` is gone", self.memory.signature.name).into())),

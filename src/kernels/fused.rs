@@ -271,7 +271,7 @@ fn is_packed(view: &View, multiple: usize) -> bool {
 }
 
 /// The view as it is, or a dense copy of it with rows padded with zeros to a multiple of `multiple` dimensions.
-fn packed(recording: &mut Recording, caps: &Caps, name: &str, view: &View, multiple: usize) -> Result<View> {
+fn packed(recording: &mut Recording, caps: &Caps, name: &'static str, view: &View, multiple: usize) -> Result<View> {
     if is_packed(view, multiple) {
         return Ok(view.clone());
     }

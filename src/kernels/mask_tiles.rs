@@ -83,7 +83,7 @@ impl Map {
 /// [`crate::Error::Limit`] when the work does not fit the device.
 pub fn record(recording: &mut Recording, caps: &Caps, map: &Map, mask: &View, kind: f64, target: &View) -> Result<()> {
     let mut layout = mask.layout.lift(4);
-    layout.shape = map.shape.to_vec();
+    layout.shape = map.shape.into();
     let params = Params {
         view: View4::new(&mask.with(layout))?,
         start: target.layout.offset as u32,

@@ -1,6 +1,8 @@
 //! Matrix products: linear layers, X·W of a whole sequence before a recurrence (`shaders/matmul.wgsl`,
 //! `shaders/matmul_tiled.wgsl`, and `shaders/matmul_sum.wgsl` where the depth is split).
 
+use std::borrow::Borrow;
+
 use super::{ActivationParams, View4, copy, read, switch};
 use crate::device::Caps;
 use crate::epilogue::Epilogue;
@@ -47,6 +49,9 @@ const BUFFERS: [Buffer; 5] = [
     Buffer::read("residual", "r_elem"),
     Buffer::write("y", "out_elem"),
 ];
+
+/// Constants of a product at most.
+const MOST_OVERRIDES: usize = 13;
 
 /// In registers.
 pub static KERNEL: Kernel = Kernel {
@@ -125,14 +130,15 @@ params! {
 pub fn record(
     recording: &mut Recording,
     caps: &Caps,
-    summands: &[(&View, &View)],
+    summands: &[(impl Borrow<View>, impl Borrow<View>)],
     epilogue: &Epilogue<'_, View>,
     y: &View,
 ) -> Result<()> {
-    let products = summands.iter().map(|(x, w)| product(x, w, y)).collect::<Result<Vec<_>>>()?;
+    let shape = |(x, w): &(_, _)| product(Borrow::borrow(x), Borrow::borrow(w), y);
+    summands.iter().try_for_each(|summand| shape(summand).map(drop))?;
     check(epilogue, y)?;
     // f16 outputs would round between the summands.
-    if y.dtype != DType::F32 && products.len() > 1 {
+    if y.dtype != DType::F32 && summands.len() > 1 {
         let sum = recording.scratch("sum of products", y.shape(), DType::F32);
         record(recording, caps, summands, epilogue, &sum)?;
         return copy::record(recording, caps, &sum, y);
@@ -140,10 +146,11 @@ pub fn record(
     if y.layout.elements() == 0 {
         return Ok(());
     }
-    for (p, ((x, w), shape)) in summands.iter().zip(&products).enumerate() {
-        let last = p + 1 == products.len();
+    for (p, (x, w)) in summands.iter().enumerate() {
+        let (x, w) = (x.borrow(), w.borrow());
+        let last = p + 1 == summands.len();
         let epilogue = if last { *epilogue } else { Epilogue::default() };
-        Summand { x, w, y, shape: *shape, epilogue, accumulate: p > 0 }.record(recording, caps)?;
+        Summand { x, w, y, shape: product(x, w, y)?, epilogue, accumulate: p > 0 }.record(recording, caps)?;
     }
     Ok(())
 }
@@ -214,7 +221,8 @@ fn flat(layout: &Layout) -> Option<Layout> {
         apart = apart.or(Some(stride));
         rows *= length;
     }
-    Some(Layout { shape: vec![rows, columns], strides: vec![apart.unwrap_or(0), step], offset: layout.offset })
+    let (shape, strides) = ([rows, columns].into(), [apart.unwrap_or(0), step].into());
+    Some(Layout { shape, strides, offset: layout.offset })
 }
 
 /// Which axis of an operand has its neighbours beside each other in memory, four of which are one load.
@@ -239,7 +247,7 @@ fn in_vectors(recording: &Recording, view: &View, axis: usize) -> bool {
         let end = layout.span().next_multiple_of(4);
         view.dtype.bytes_of(end) as u64 <= info.bytes
     };
-    layout.elements() > 0
+    !layout.shape.contains(&0)
         && layout.offset.is_multiple_of(4)
         && layout.shape.iter().zip(&layout.strides).enumerate().all(lies)
         && recording.info(view.slot).is_some_and(fits)
@@ -299,11 +307,12 @@ impl Summand<'_> {
     fn params(&self, plan: &MatmulPlan, y: &View) -> Result<(Params, bool)> {
         let residual = self.epilogue.residual.unwrap_or(y);
         let bias = self.epilogue.bias;
-        let views = [self.x, y, residual];
-        let evenly: Vec<_> = views.iter().filter_map(|view| Some(view.with(flat(&view.layout)?))).collect();
-        let [x, y, residual] = match &evenly[..] {
-            [x, y, residual] => [x, y, residual].map(View4::new),
-            _ => views.map(View4::new),
+        let layouts = [self.x, y, residual].map(|view| &view.layout);
+        let flat = layouts.map(flat);
+        let evenly = flat.iter().all(Option::is_some);
+        let [x, y, residual] = match &flat {
+            [Some(x), Some(y), Some(residual)] => [x, y, residual].map(View4::of),
+            _ => layouts.map(View4::of),
         };
         let params = Params {
             x: x?,
@@ -322,19 +331,21 @@ impl Summand<'_> {
             bias: bias.map_or(0, |b| b.layout.offset as u32),
             bias_stride: bias.map_or(0, |b| b.layout.strides[0] as u32),
         };
-        Ok((params, evenly.len() == views.len()))
+        Ok((params, evenly))
     }
 
     /// Constants of the epilogue, and the layout of y and the residual.
     fn epilogue_overrides(&self, vectors: Vectors) -> Vec<(&'static str, f64)> {
         let activation = ActivationParams::new(self.epilogue.activation);
-        vec![
+        let mut overrides = Vec::with_capacity(MOST_OVERRIDES);
+        overrides.extend([
             ("Y_LAYOUT", vectors as u32 as f64),
             ("HAS_BIAS", switch(self.epilogue.bias.is_some())),
             ("HAS_RESIDUAL", switch(self.epilogue.residual.is_some())),
             ("ACCUMULATE", switch(self.accumulate)),
             ("ACTIVATION", f64::from(activation.kind)),
-        ]
+        ]);
+        overrides
     }
 
     /// The product into `y`, with the epilogue if `whole`.

@@ -39,6 +39,7 @@ pub mod weighted_sum;
 use crate::error::{Error, Result};
 use crate::recording::{Binding, View};
 use crate::rnn::Activation;
+use crate::tensor::Layout;
 use crate::wgsl::{Kernel, params};
 
 params! {
@@ -100,17 +101,27 @@ impl View4 {
     /// # Errors
     /// [`Error::Limit`] when an element's index does not fit in 32 bits.
     pub fn new(view: &View) -> Result<Self> {
-        let layout = &view.layout;
+        Self::of(&view.layout)
+    }
+
+    /// As [`View4::new`], of a layout alone.
+    ///
+    /// # Errors
+    /// As [`View4::new`].
+    pub fn of(layout: &Layout) -> Result<Self> {
         let allowed = u64::from(u32::MAX);
         let rank = layout.rank();
         if rank > 4 || layout.strides.len() != rank {
             return Err(Error::shape("tensor of a kernel", "rank", "at most 4", rank));
         }
-        if layout.span() as u64 > allowed {
-            return Err(Error::Limit { what: "elements of a tensor".into(), needed: layout.span() as u64, allowed });
+        let needed = layout.span() as u64;
+        if needed > allowed {
+            return Err(Error::Limit { what: "elements of a tensor".into(), needed, allowed });
         }
         let four = |values: &[usize], missing: u32| {
-            std::array::from_fn(|axis| (axis + rank).checked_sub(4).map_or(missing, |axis| values[axis] as u32))
+            let mut four = [missing; 4];
+            four[4 - rank..].iter_mut().zip(values).for_each(|(four, &value)| *four = value as u32);
+            four
         };
         Ok(Self { shape: four(&layout.shape, 1), strides: four(&layout.strides, 0), offset: layout.offset as u32 })
     }

@@ -195,8 +195,8 @@ impl StateLayout {
     pub fn h(&self, state: &View, layer: usize, step: usize) -> View {
         let units = self.state.next_multiple_of(4);
         state.with(Layout {
-            shape: vec![self.directions, self.batch, self.state],
-            strides: vec![units * self.rows, 1, self.rows],
+            shape: [self.directions, self.batch, self.state].into(),
+            strides: [units * self.rows, 1, self.rows].into(),
             offset: state.layout.offset + layer * self.layer + if step % 2 == 1 { self.flip() } else { 0 },
         })
     }
@@ -205,8 +205,8 @@ impl StateLayout {
     pub fn c(&self, state: &View, layer: usize) -> View {
         let units = self.hidden.next_multiple_of(4);
         state.with(Layout {
-            shape: vec![self.directions, self.batch, self.hidden],
-            strides: vec![self.batch * units, units, 1],
+            shape: [self.directions, self.batch, self.hidden].into(),
+            strides: [self.batch * units, units, 1].into(),
             offset: state.layout.offset + layer * self.layer + self.cell,
         })
     }

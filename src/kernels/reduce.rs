@@ -98,8 +98,8 @@ pub fn record(
 /// y [..] as [.., 1].
 fn with_a_column(y: &View) -> View {
     let mut layout = y.layout.clone();
-    layout.shape.push(1);
-    layout.strides.push(1);
+    layout.shape.insert(y.shape().len(), 1);
+    layout.strides.insert(y.shape().len(), 1);
     y.with(layout)
 }
 

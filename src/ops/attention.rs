@@ -96,7 +96,7 @@ impl Attention {
         })?;
         // Tensors of numbers and of integers are bound alike.
         let shared = std::cell::RefCell::new(&mut *run);
-        let bind = |name: &str, tensor: &Tensor| Ok::<_, Error>(shared.borrow_mut().bind(name, tensor));
+        let bind = |name: &'static str, tensor: &Tensor| Ok::<_, Error>(shared.borrow_mut().bind(name, tensor));
         let views = inputs.try_map(bind, bind)?;
         let outputs = made.try_map(|_, (view, _)| Ok::<_, Error>(view.clone()))?;
         record(run.recording_mut(), caps, self, &problem, &plan, &views, &outputs)?;
@@ -206,7 +206,8 @@ pub fn record(
 ) -> Result<()> {
     let fused = plan.fused.as_ref().ok().filter(|_| plan.path != Algorithm::Staged);
     let tile = fused.map(|fused| fused.tile.of_mask());
-    let inputs = &widened(recording, caps, options, fused.is_some(), inputs)?;
+    let wide = widened(recording, caps, options, fused.is_some(), inputs)?;
+    let inputs = wide.as_ref().unwrap_or(inputs);
     let visibility = Visibility::record(recording, caps, options, problem, inputs, tile)?;
     let (query, key) = turned(recording, caps, problem, inputs, &visibility, outputs.present_key.as_ref())?;
     let value = match (&inputs.past, &outputs.present_value) {
@@ -293,17 +294,20 @@ pub fn record(
     Ok(())
 }
 
-/// The inputs with keys and values of q8 as f32, where something reads them that reads no blocks: fused kernels and copies
-/// do, staged ones, projections and rotations do not.
+/// The inputs with keys and values of q8 as f32, where there are some and something reads them that reads no blocks: fused
+/// kernels and copies do, staged ones, projections and rotations do not.
 fn widened(
     recording: &mut Recording,
     caps: &Caps,
     options: &Attention,
     fused: bool,
     inputs: &AttentionInputs<View>,
-) -> Result<AttentionInputs<View>> {
-    let mut wide = |name: &str, view: &View, reads_blocks: bool| -> Result<View> {
-        if view.dtype != DType::Q8 || reads_blocks {
+) -> Result<Option<AttentionInputs<View>>> {
+    if inputs.key.dtype != DType::Q8 {
+        return Ok(None);
+    }
+    let mut wide = |name: &'static str, view: &View, reads_blocks: bool| -> Result<View> {
+        if reads_blocks {
             return Ok(view.clone());
         }
         let wide = recording.scratch(name, view.shape(), DType::F32);
@@ -313,7 +317,7 @@ fn widened(
     let projected = inputs.score.key_weight.is_some() || options.score == Score::Concat;
     let key = wide("key in f32", &inputs.key, fused && !projected && inputs.rotary.is_none())?;
     let value = wide("value in f32", &inputs.value, fused)?;
-    Ok(AttentionInputs { key, value, ..inputs.clone() })
+    Ok(Some(AttentionInputs { key, value, ..inputs.clone() }))
 }
 
 /// The first `length` rows of a [B, H, N, D] view, and the others.
@@ -375,12 +379,13 @@ fn compared(
     let weights = &inputs.score;
     let query_shape = [p.batch, p.query_heads, p.queries, p.score_dim];
     let key_shape = [p.batch, p.kv_heads, p.keys, p.score_dim];
-    let mut projected = |name: &str, x: &View, shape: &[usize], weight: View, bias: Option<&View>| -> Result<View> {
-        let y = recording.scratch(name, shape, DType::F32);
-        let epilogue = Epilogue { bias, ..Epilogue::default() };
-        matmul::record(recording, caps, &[(x, &weight)], &epilogue, &y)?;
-        Ok(y)
-    };
+    let mut projected =
+        |name: &'static str, x: &View, shape: &[usize], weight: View, bias: Option<&View>| -> Result<View> {
+            let y = recording.scratch(name, shape, DType::F32);
+            let epilogue = Epilogue { bias, ..Epilogue::default() };
+            matmul::record(recording, caps, &[(x, &weight)], &epilogue, &y)?;
+            Ok(y)
+        };
     match (score, &weights.weight, &weights.query_weight, &weights.key_weight) {
         // q·W·k = (Wᵀ·q)·k
         (Score::General, Some(w), _, _) => {

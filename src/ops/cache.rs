@@ -195,9 +195,16 @@ impl KvCache {
     }
 
     /// Puts what shaders know of a draft into a tensor, and keeps both with the run.
-    fn know(&self, run: &mut Run<'_>, mut draft: Draft, known: Known, name: &str, shape: &[usize]) -> Result<Tensor> {
+    fn know(
+        &self,
+        run: &mut Run<'_>,
+        mut draft: Draft,
+        known: Known,
+        name: &'static str,
+        shape: &[usize],
+    ) -> Result<Tensor> {
         let words = known.words(&mut draft.fill)?;
-        let tensor = Tensor::upload_u32(run.gpu(), name, &Array::new(shape, words)?)?;
+        let tensor = Tensor::words(run.gpu(), name, shape, &words)?;
         if let (Known::Append(_), Some(table)) = (&known, &self.table) {
             draft.note_table(run.keep_words(table.clone()), table.shape()[1]);
         }
@@ -350,7 +357,8 @@ fn check_rows([keys, values]: &[Tensor; 2], batch: usize, rows: usize, key: &Ten
 
 /// How many queries of each batch row are real, `[B]`.
 fn query_lengths(gpu: &Gpu, counts: &[usize]) -> Result<Tensor> {
-    Tensor::upload_u32(gpu, "query lengths", &Array::from_fn(&[counts.len()], |b| counts[b] as u32))
+    let words: Vec<u32> = counts.iter().map(|&n| n as u32).collect();
+    Tensor::words(gpu, "query lengths", &[counts.len()], &words)
 }
 
 /// How many of `new` rows are real for each batch row.

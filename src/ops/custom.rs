@@ -62,7 +62,7 @@ impl CustomKernel {
             if bytes < buffer.bytes {
                 return Err(Error::shape(name, "bytes", format!("at least {}", buffer.bytes), bytes));
             }
-            let view = run.bind(name, tensor);
+            let view = run.bind(name.to_owned(), tensor);
             if view.layout.offset != 0 {
                 let found = format!("{} elements behind one", view.layout.offset);
                 return Err(Error::shape(name, "offset", "a start that can be bound", found));

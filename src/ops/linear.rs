@@ -57,12 +57,11 @@ pub fn linear_into(
 /// Into a view.
 fn record(run: &mut Run<'_>, summands: &[(&Tensor, &Tensor)], epilogue: &Epilogue<'_, Tensor>, y: &View) -> Result<()> {
     let bound: Vec<_> = summands.iter().map(|(x, w)| (run.bind("x", x), run.bind("weight", w))).collect();
-    let pairs: Vec<_> = bound.iter().map(|(x, w)| (x, w)).collect();
     let bias = epilogue.bias.map(|bias| run.bind("bias", bias));
     let residual = epilogue.residual.map(|residual| run.bind("residual", residual));
     let epilogue = Epilogue { bias: bias.as_ref(), residual: residual.as_ref(), activation: epilogue.activation };
     let caps = run.gpu().caps();
-    matmul::record(run.recording_mut(), caps, &pairs, &epilogue, y)
+    matmul::record(run.recording_mut(), caps, &bound, &epilogue, y)
 }
 
 /// The elements of a view, made dense in row-major order: what a reshape that joins axes needs.

@@ -52,10 +52,10 @@ fn merged(
     partials.iter().try_for_each(|(output, _)| output.dtype().check_float("output of a part"))?;
     let caps = run.gpu().caps();
     let (output, output_tensor) = run.output("merged output", first.shape(), first.dtype())?;
-    let (whole, whole_tensor) = run.output(&format!("merged {name}"), stats.shape(), DType::F32)?;
+    let (whole, whole_tensor) = run.output(format!("merged {name}"), stats.shape(), DType::F32)?;
     let bind = |run: &mut Run<'_>, (output, stats): (&Tensor, &Tensor)| Partials {
         output: run.bind("output of a part", output),
-        stats: kind(run.bind(&format!("{name} of a part"), stats)),
+        stats: kind(run.bind(format!("{name} of a part"), stats)),
         count: 1,
     };
     let target = match kind(whole.clone()) {

@@ -392,13 +392,18 @@ impl AttentionPlan {
         caps: &Caps,
         tuning: &Tuning,
     ) -> (Result<FusedPlan, Unfused>, bool) {
-        let candidates = match Self::candidates(options, problem, element, caps) {
+        let mut candidates = match Self::ordered(options, problem, element, caps) {
             Ok(candidates) => candidates,
             Err(reason) => return (Err(reason), false),
         };
-        let bucket = Bucket::new(options.score, problem, element);
         let (auto, additive) = (options.path == Algorithm::Auto, options.score.is_additive());
-        match tuning.choose(&bucket, &candidates, problem.keys) {
+        let first = candidates.next();
+        let measured = (!tuning.is_empty()).then(|| {
+            let bucket = Bucket::new(options.score, problem, element);
+            let all: Vec<FusedPlan> = first.into_iter().chain(candidates).collect();
+            tuning.choose(&bucket, &all, problem.keys)
+        });
+        match measured.flatten() {
             Some(Choice::Fused(plan)) => return (Ok(plan), true),
             Some(Choice::Staged) if auto && staged_chunk(options, problem, caps).is_ok() => {
                 return (Err(Unfused::Measured), true);
@@ -411,7 +416,7 @@ impl AttentionPlan {
         if auto && caps.software && additive && staged_chunk(options, problem, caps).is_ok() {
             return (Err(Unfused::AdditiveOnCpu), false);
         }
-        (candidates.first().copied().ok_or(Unfused::Limits), false)
+        (first.ok_or(Unfused::Limits), false)
     }
 
     /// Every fused plan worth trying, the best guess first, or the reason why there is none; only those of the path that
@@ -425,6 +430,16 @@ impl AttentionPlan {
         element: DType,
         caps: &Caps,
     ) -> Result<Vec<FusedPlan>, Unfused> {
+        Self::ordered(options, problem, element, caps).map(Iterator::collect)
+    }
+
+    /// The candidates one after the other, so that the first of them costs no more than itself.
+    fn ordered(
+        options: &Attention,
+        problem: &AttentionProblem,
+        element: DType,
+        caps: &Caps,
+    ) -> Result<impl Iterator<Item = FusedPlan>, Unfused> {
         if let Some(reason) = unfused(options, problem) {
             return Err(reason);
         }
@@ -436,15 +451,15 @@ impl AttentionPlan {
         }
         let here = if caps.software { Where::Software } else { Where::Card };
         let additive = options.score.is_additive();
-        let fitting = |split: bool| {
-            let of_form = |tile: &Tile| (tile.form == Form::Split) == split;
-            let tiles = TILES.iter().filter(|(at, _)| *at == here).map(|(_, tile)| *tile);
+        let fitting = move |split: bool| {
+            let of_form = move |tile: &Tile| (tile.form == Form::Split) == split && tile.fits(additive, problem, caps);
+            let tiles = TILES.iter().filter(move |(at, _)| *at == here).map(|(_, tile)| *tile).filter(of_form);
+            let (short, long) = (tiles.clone(), tiles);
+            let tiles =
+                short.filter(|tile| !tile.is_too_long(problem)).chain(long.filter(|tile| tile.is_too_long(problem)));
             // Where one kernel serves both, a single split of the keys is what distinguishes fused from split.
             let one_range = options.path == Algorithm::Fused && split;
             let plans = move |tile: Tile| tile.plans(problem, caps, one_range);
-            let mut tiles: Vec<Tile> =
-                tiles.filter(|tile| of_form(tile) && tile.fits(additive, problem, caps)).collect();
-            tiles.sort_by_key(|tile| tile.is_too_long(problem));
             // Cooperative matrices are opt-in, so they come first.
             let matrices = if split { Vec::new() } else { cooperative::tiles(options, problem, element, caps) };
             matrices.into_iter().chain(tiles).flat_map(plans)
@@ -452,11 +467,12 @@ impl AttentionPlan {
         // `Split` costs more a row, and wins where the tiles of the others are mostly past the end.
         let rows = |split: bool| fitting(split).next().map(|plan| plan.tile.rows(problem));
         let few = rows(true).zip(rows(false)).is_none_or(|(split, others)| others / SPLIT_ROW > split);
-        Ok(match options.path {
-            Algorithm::Split => fitting(true).collect(),
-            Algorithm::Fused if !additive => fitting(false).chain(fitting(true)).collect(),
-            _ => fitting(few).chain(fitting(!few)).collect(),
-        })
+        let forms = match options.path {
+            Algorithm::Split => [Some(true), None],
+            Algorithm::Fused if !additive => [Some(false), Some(true)],
+            _ => [Some(few), Some(!few)],
+        };
+        Ok(forms.into_iter().flatten().flat_map(fitting))
     }
 }
 

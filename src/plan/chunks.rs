@@ -1,5 +1,7 @@
 //! Long work: a dispatch that would keep the device busy for too long is run in chunks.
 
+use std::time::Duration;
+
 use crate::device::Caps;
 use crate::recording::Dispatch;
 
@@ -20,16 +22,12 @@ const MOST_CHUNKS: u128 = 1 << 16;
 /// that does not say that it may be cut is run whole.
 pub fn chunks(dispatch: &Dispatch, caps: &Caps) -> Vec<Chunk> {
     let [x, y] = dispatch.grid;
-    let whole = vec![Chunk { first: 0, grid: [x, y] }];
-    if !dispatch.variant.kernel.is_divisible() {
-        return whole;
+    let takes = caps.rates.longest(dispatch.flops, dispatch.bytes).max(Duration::from_nanos(1));
+    if takes <= caps.longest_dispatch || x == 0 || y == 0 || !dispatch.variant.kernel.is_divisible() {
+        return vec![Chunk { first: 0, grid: [x, y] }];
     }
-    let takes = caps.rates.longest(dispatch.flops, dispatch.bytes).as_nanos();
     let workgroups = u128::from(x) * u128::from(y);
-    let most = workgroups * caps.longest_dispatch.as_nanos() / takes.max(1);
-    if most >= workgroups {
-        return whole;
-    }
+    let most = workgroups * caps.longest_dispatch.as_nanos() / takes.as_nanos();
     let most = most.max(workgroups / MOST_CHUNKS);
     // Less than `workgroups`, which are fewer than 2³²; whole rows of the grid, or chunks of one.
     let most = most.max(1) as u32;
@@ -44,8 +42,6 @@ pub fn chunks(dispatch: &Dispatch, caps: &Caps) -> Vec<Chunk> {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::kernels::copy;
     use crate::wgsl::Variant;

@@ -60,6 +60,11 @@ fn within(recording: &Recording, caps: &Caps, longest: Duration) -> Vec<Submissi
             }
             Command::Dispatch(dispatch) => {
                 let chunks = chunks(dispatch, caps);
+                if let [whole] = chunks[..] {
+                    next(&mut current, chunk_time(dispatch, whole, caps));
+                    current.steps.push(Step { command, chunks, first: true, last: true });
+                    continue;
+                }
                 let count = chunks.len();
                 for (number, chunk) in chunks.into_iter().enumerate() {
                     next(&mut current, chunk_time(dispatch, chunk, caps));
@@ -88,7 +93,10 @@ fn launch(caps: &Caps) -> Duration {
 fn chunk_time(dispatch: &Dispatch, chunk: Chunk, caps: &Caps) -> Duration {
     let count = |[x, y]: [u32; 2]| (u64::from(x) * u64::from(y)).max(1);
     let (own, all) = (count(chunk.grid), count(dispatch.grid));
-    let share = |n: u64| u64::try_from(u128::from(n) * u128::from(own) / u128::from(all)).unwrap_or(u64::MAX);
+    let share = |n: u64| match own == all {
+        true => n,
+        false => u64::try_from(u128::from(n) * u128::from(own) / u128::from(all)).unwrap_or(u64::MAX),
+    };
     let busy = caps.rates.longest(share(dispatch.flops), share(dispatch.bytes));
     let workers = u64::from(caps.workers.max(1));
     let waves = busy.as_nanos() * u128::from(workers) / u128::from(own.min(workers));

@@ -102,16 +102,15 @@ impl AttentionProblem {
         check_previous(options, inputs.previous, [batch, query_heads, queries, keys])?;
         check_options(options, inputs)?;
         options.score_mod.as_ref().map_or(Ok(()), ScoreMod::check)?;
-        let heads = [batch, query_heads];
         let dims = score_dim + query_dim + key_dim + value_dim;
         // Pairs, what projections make of rows, and what a location-sensitive score makes of a key for each query.
         let filter = inputs.score.location_filter.map_or(1, |shape| shape.iter().product());
         bounded(
             "an attention",
             &[
-                &[&heads[..], &[queries, keys, dims]].concat(),
-                &[&heads[..], &[queries.max(keys), score_dim, query_dim + key_dim]].concat(),
-                &[&heads[..], &[queries, keys, if inputs.previous.is_some() { score_dim } else { 1 }, filter]].concat(),
+                &[batch, query_heads, queries, keys, dims],
+                &[batch, query_heads, queries.max(keys), score_dim, query_dim + key_dim],
+                &[batch, query_heads, queries, keys, if inputs.previous.is_some() { score_dim } else { 1 }, filter],
                 &[inputs.key[0], kv_heads, new_keys, dims],
             ],
         )?;

@@ -377,10 +377,13 @@ impl<A> RnnWeights<A> {
     ///
     /// # Errors
     /// The first error of `f`.
-    pub fn try_map<'a, B, E>(&'a self, mut f: impl FnMut(&str, &'a A) -> Result<B, E>) -> Result<RnnWeights<B>, E> {
+    pub fn try_map<'a, B, E>(
+        &'a self,
+        mut f: impl FnMut(&'static str, &'a A) -> Result<B, E>,
+    ) -> Result<RnnWeights<B>, E> {
         let weight_ih = f("weight_ih", &self.weight_ih)?;
         let weight_hh = f("weight_hh", &self.weight_hh)?;
-        let mut opt = |name: &str, a: &'a Option<A>| a.as_ref().map(|a| f(name, a)).transpose();
+        let mut opt = |name: &'static str, a: &'a Option<A>| a.as_ref().map(|a| f(name, a)).transpose();
         Ok(RnnWeights {
             weight_ih,
             weight_hh,
@@ -439,10 +442,10 @@ impl<A: TensorLike> RnnInputs<A> {
     /// The first error of either.
     pub fn try_map<'a, B: TensorLike, E>(
         &'a self,
-        mut numbers: impl FnMut(&str, &'a A) -> Result<B, E>,
-        mut integers: impl FnMut(&str, &'a A::Integers) -> Result<B::Integers, E>,
+        mut numbers: impl FnMut(&'static str, &'a A) -> Result<B, E>,
+        mut integers: impl FnMut(&'static str, &'a A::Integers) -> Result<B::Integers, E>,
     ) -> Result<RnnInputs<B>, E> {
-        let mut opt = |name: &str, a: &'a Option<A>| a.as_ref().map(|a| numbers(name, a)).transpose();
+        let mut opt = |name: &'static str, a: &'a Option<A>| a.as_ref().map(|a| numbers(name, a)).transpose();
         let initial_h = opt("initial_h", &self.initial_h)?;
         let initial_c = opt("initial_c", &self.initial_c)?;
         let lengths = self.lengths.as_ref().map(|a| integers("lengths", a)).transpose()?;

@@ -385,11 +385,11 @@ fn blocks_of_an_8_bit_tensor_stay_whole() {
         (tensor.narrow(3, 0, 16), "axis 3: expected a multiple of 32 as q8, found 16"),
         (tensor.permute(&[0, 1, 3, 2]), "axis 3: expected a multiple of 32 as q8, found 5"),
         (
-            tensor.with_layout(Layout { shape: vec![2, 32], strides: vec![16, 1], offset: 0 }),
+            tensor.with_layout(Layout { shape: [2, 32].into(), strides: [16, 1].into(), offset: 0 }),
             "stride of axis 0: expected a multiple of 32 as q8, found 16",
         ),
         (
-            tensor.with_layout(Layout { shape: vec![32], strides: vec![2], offset: 0 }),
+            tensor.with_layout(Layout { shape: [32].into(), strides: [2].into(), offset: 0 }),
             "stride of axis 0: expected 1 as q8, found 2",
         ),
     ];

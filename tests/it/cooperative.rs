@@ -49,7 +49,7 @@ fn run(gpu: &Gpu, case: &AttentionCase, plan: &AttentionPlan, storage: Storage) 
     let inputs = case.inputs.upload(gpu, storage)?;
     let mut run = Run::new(gpu);
     let shared = std::cell::RefCell::new(&mut run);
-    let bind = |name: &str, tensor: &Tensor| Ok::<_, Error>(shared.borrow_mut().bind(name, tensor));
+    let bind = |name: &'static str, tensor: &Tensor| Ok::<_, Error>(shared.borrow_mut().bind(name, tensor));
     let views = inputs.try_map(bind, bind)?;
     let made = problem
         .outputs(&case.options, storage.element, inputs.past.is_some())

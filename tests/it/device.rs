@@ -162,7 +162,7 @@ fn vectors_may_be_views_too() {
     }
     let every_second = |tensor: Tensor| {
         let n = tensor.shape()[0] / 2 - 1;
-        tensor.with_layout(Layout { shape: vec![n], strides: vec![2], offset: 1 }).unwrap()
+        tensor.with_layout(Layout { shape: [n].into(), strides: [2].into(), offset: 1 }).unwrap()
     };
     let strided =
         |array: &Array| every_second(Tensor::upload(gpu(), "spread", &spread(array, 3.0), DType::F32).unwrap());
@@ -192,11 +192,8 @@ fn vectors_may_be_views_too() {
 #[test]
 fn layouts_lengths_and_slots_that_make_no_sense_are_errors() {
     let tensor = Tensor::upload(gpu(), "x", &wave(&[4, 4], 0.5), DType::F32).unwrap();
-    let layout = |shape: &[usize], strides: &[usize], offset| Layout {
-        shape: shape.to_vec(),
-        strides: strides.to_vec(),
-        offset,
-    };
+    let layout =
+        |shape: &[usize], strides: &[usize], offset| Layout { shape: shape.into(), strides: strides.into(), offset };
     for odd in [
         layout(&[2, 2, 2, 2], &[], 0),
         layout(&[0], &[1], 100),
@@ -352,7 +349,7 @@ fn enormous_requests_are_errors() {
     let gpu = gpu();
     let one = Tensor::upload(gpu, "one", &Array::filled(&[1], 1.0), DType::F32).unwrap();
     let repeated = |shape: &[usize]| {
-        let layout = Layout { shape: shape.to_vec(), strides: vec![0; shape.len()], offset: 0 };
+        let layout = Layout { shape: shape.into(), strides: vec![0; shape.len()].into(), offset: 0 };
         one.with_layout(layout).unwrap()
     };
     for shape in [[1 << 31, 1, 1 << 31, 1], [1 << 15, 1 << 15, 1 << 31, 1], [1, 1, 1 << 31, 1 << 31]] {

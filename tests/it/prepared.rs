@@ -119,7 +119,8 @@ fn tensors_are_rebound_by_name() {
     // Part of a larger tensor, far enough into it to be bound.
     let many = upload(gpu, "many", &numbers(&[64, 3, 8], 3.0));
     let part = many.narrow(0, 32, 1).unwrap();
-    let part = part.with_layout(Layout { shape: vec![3, 8], strides: vec![8, 1], ..part.layout().clone() }).unwrap();
+    let part =
+        part.with_layout(Layout { shape: [3, 8].into(), strides: [8, 1].into(), ..part.layout().clone() }).unwrap();
     prepared.rebind("x", &part).unwrap();
     let rows = numbers(&[64, 3, 8], 3.0).data()[32 * 24..33 * 24].to_vec();
     let rows = Array::new(&[3, 8], rows).unwrap();
@@ -135,7 +136,7 @@ fn tensors_are_rebound_by_name() {
     let ids = Tensor::upload_u32(gpu, "ids", &Array::filled(&[3, 8], 1)).unwrap();
     assert_eq!(refused(&mut prepared, "x", &ids), "`x` dtype: expected f32, found u32");
     let odd = upload(gpu, "odd", &numbers(&[25], 0.0));
-    let odd = odd.with_layout(Layout { shape: vec![3, 8], strides: vec![8, 1], offset: 1 }).unwrap();
+    let odd = odd.with_layout(Layout { shape: [3, 8].into(), strides: [8, 1].into(), offset: 1 }).unwrap();
     assert!(
         refused(&mut prepared, "x", &odd).starts_with("`x` place in the buffer: expected 96 bytes from a multiple of")
     );

@@ -20,7 +20,7 @@ use regard::rnn::{
 };
 use regard::tensor::{DType, Layout};
 
-fn bound(recording: &mut Recording, name: &str, shape: &[usize], dtype: DType) -> View {
+fn bound(recording: &mut Recording, name: &'static str, shape: &[usize], dtype: DType) -> View {
     let layout = Layout::contiguous(shape);
     let bytes = dtype.bytes_of(layout.elements()) as u64;
     recording.bound(name, layout, dtype, bytes)
@@ -38,7 +38,8 @@ pub(crate) fn attention(
     let plan = AttentionPlan::new(options, &problem, storage, caps).unwrap();
     let mut recording = Recording::new();
     let shared = RefCell::new(&mut recording);
-    let bind = |name: &str, shape: &[usize], dtype| Ok::<_, ()>(bound(&mut shared.borrow_mut(), name, shape, dtype));
+    let bind =
+        |name: &'static str, shape: &[usize], dtype| Ok::<_, ()>(bound(&mut shared.borrow_mut(), name, shape, dtype));
     let views = inputs
         .try_map(
             |name, shape| bind(name, shape, Role::of(name).dtype(storage)),

@@ -80,7 +80,7 @@ impl GpuRnn {
         };
         // Tensors of numbers and of integers are bound alike.
         let shared = std::cell::RefCell::new(&mut *run);
-        let bind = |name: &str, tensor: &Tensor| Ok::<_, Error>(shared.borrow_mut().bind(name, tensor));
+        let bind = |name: &'static str, tensor: &Tensor| Ok::<_, Error>(shared.borrow_mut().bind(name, tensor));
         let views = inputs.try_map(bind, bind)?;
         let weights = self.weights.of_path(plan.path).map(|name, tensor| run.bind(name, tensor));
         let outputs = RnnOutputs { output, final_h, final_c };

@@ -54,7 +54,7 @@ pub struct Weights<A> {
 
 impl<A> Weights<A> {
     /// Each tensor through a function that is told its name.
-    pub fn map<'a, B>(&'a self, mut f: impl FnMut(&str, &'a A) -> B) -> Weights<B> {
+    pub fn map<'a, B>(&'a self, mut f: impl FnMut(&'static str, &'a A) -> B) -> Weights<B> {
         let layers = self.layers.iter().map(|layer| LayerWeights {
             weight_ih: f("weight_ih", &layer.weight_ih),
             bias_ih: layer.bias_ih.as_ref().map(|a| f("bias_ih", a)),

@@ -115,7 +115,7 @@ fn view(
     let product = shape.iter().try_fold(1usize, |all, &n| all.checked_mul(n));
     let mut layout = match product {
         Some(_) => Layout::contiguous(shape),
-        None => Layout { shape: shape.to_vec(), strides: vec![0; shape.len()], offset: 0 },
+        None => Layout { shape: shape.into(), strides: vec![0; shape.len()].into(), offset: 0 },
     };
     if dtype.block() == 1 && once_in(u, 3)? {
         // Rows further apart, an axis that repeats, axes in memory in another order, an offset.
@@ -144,7 +144,7 @@ fn view(
         return Ok(None);
     }
     let bytes = dtype.bytes_of(span) as u64;
-    Ok(Some(recording.bound(name, layout, dtype, bytes)))
+    Ok(Some(recording.bound(name.to_owned(), layout, dtype, bytes)))
 }
 
 fn score_weights(
@@ -434,7 +434,7 @@ pub(crate) fn rnn(u: &mut Unstructured<'_>) -> Result<Option<usize>> {
     let vectors = bias || peephole;
     let vector_rows = kernels::recurrent::vector_rows(options.cell);
     let mut odd = false;
-    let mut dense = |name: &str, shape: &[usize], dtype: DType| {
+    let mut dense = |name: &'static str, shape: &[usize], dtype: DType| {
         let elements = shape.iter().try_fold(1usize, |all, &n| all.checked_mul(n)).filter(|&n| (n as u64) < 1 << 40);
         odd |= elements.is_none();
         let shape = if elements.is_some() { shape } else { &[1][..] };
