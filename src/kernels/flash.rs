@@ -4,14 +4,14 @@ use super::fused::{BUFFERS, Fused, Launch, Params, SOURCES, additive_overrides};
 use crate::attention::Attention;
 use crate::plan::FusedPlan;
 use crate::problem::AttentionProblem;
-use crate::wgsl::{Kernel, Source, Uniform, file, files};
+use crate::wgsl::{Kernel, Source, Uniform, files};
 
 pub static KERNEL: Kernel = Kernel {
     name: "flash",
     sources: &[
         Source::Lanes { shared: &files::GROUP_SHARED, subgroup: &files::GROUP_SUBGROUP },
         Source::All(&SOURCES),
-        Source::File(&file!("flash.wgsl", ["LANES_M", "TILE_N", "QP_ENTRIES", "KV_ENTRIES", "ACCUMULATORS"])),
+        Source::File(&files::FLASH),
     ],
     buffers: &BUFFERS,
     params: &Params::TYPE,

@@ -5,28 +5,11 @@ use crate::device::Caps;
 use crate::error::{Error, Result};
 use crate::plan::{CooperativeTiling, FusedPlan};
 use crate::problem::AttentionProblem;
-use crate::wgsl::{Kernel, Source, Uniform, file};
+use crate::wgsl::{Kernel, Source, Uniform, files};
 
 pub static KERNEL: Kernel = Kernel {
     name: "flash_coop",
-    sources: &[
-        Source::Cooperative,
-        Source::All(&SOURCES),
-        Source::File(&file!(
-            "flash_coop.wgsl",
-            [
-                "LANES",
-                "SUBGROUPS_M",
-                "SUBGROUPS_N",
-                "TILE_N",
-                "SCORE_MATRICES",
-                "OUTPUT_MATRICES",
-                "ROW_LANES",
-                "HEAD_QUADS",
-                "KV_ELEMENTS"
-            ]
-        )),
-    ],
+    sources: &[Source::Cooperative, Source::All(&SOURCES), Source::File(&files::FLASH_COOP)],
     buffers: &BUFFERS,
     params: &Params::TYPE,
 };

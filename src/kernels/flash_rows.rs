@@ -3,7 +3,7 @@
 use super::fused::{BUFFERS, Launch, Params, SOURCES};
 use crate::plan::{FusedPlan, Tile};
 use crate::problem::AttentionProblem;
-use crate::wgsl::{Kernel, Source, Uniform, file, files};
+use crate::wgsl::{Kernel, Source, Uniform, files};
 
 pub static KERNEL: Kernel = Kernel {
     name: "flash_rows",
@@ -11,7 +11,7 @@ pub static KERNEL: Kernel = Kernel {
         Source::Lanes { shared: &files::QUERY_ROWS_DIRECT, subgroup: &files::QUERY_ROWS_BROADCAST },
         Source::Lanes { shared: &files::REDUCE4_SHARED, subgroup: &files::REDUCE4_SUBGROUP },
         Source::All(&SOURCES),
-        Source::File(&file!("flash_rows.wgsl", ["ROW_BLOCKS", "ROW_QUADS", "P_ENTRIES", "VALUE_TILES"])),
+        Source::File(&files::FLASH_ROWS),
     ],
     buffers: &BUFFERS,
     params: &Params::TYPE,

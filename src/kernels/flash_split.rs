@@ -4,7 +4,7 @@ use super::fused::{BUFFERS, Fused, Launch, Params, SOURCES, additive_overrides};
 use crate::attention::Attention;
 use crate::plan::FusedPlan;
 use crate::problem::AttentionProblem;
-use crate::wgsl::{Kernel, Source, Uniform, file, files};
+use crate::wgsl::{Kernel, Source, Uniform, files};
 
 pub static KERNEL: Kernel = Kernel {
     name: "flash_split",
@@ -12,7 +12,7 @@ pub static KERNEL: Kernel = Kernel {
         Source::Lanes { shared: &files::SPLIT_K_SHARED, subgroup: &files::SPLIT_K_SUBGROUP },
         Source::Lanes { shared: &files::REDUCE4_SHARED, subgroup: &files::REDUCE4_SUBGROUP },
         Source::All(&SOURCES),
-        Source::File(&file!("flash_split.wgsl", ["TILE_N", "VALUE_LANES"])),
+        Source::File(&files::FLASH_SPLIT),
     ],
     buffers: &BUFFERS,
     params: &Params::TYPE,

@@ -8,18 +8,14 @@ use crate::error::{Error, Result};
 use crate::plan::{TILE_COLUMNS, TilePlan};
 use crate::problem::AttentionProblem;
 use crate::recording::{Binding, Dispatch, Recording, View};
-use crate::wgsl::{Buffer, Kernel, Source, Uniform, Variant, file, params};
+use crate::wgsl::{Buffer, Kernel, Source, Uniform, Variant, files, params};
 
 /// Score of a hidden key between score and softmax; `HIDDEN` of `common/hidden.wgsl`.
 pub const HIDDEN: f32 = -3.402_823_4e38;
 
 pub static KERNEL: Kernel = Kernel {
     name: "score",
-    sources: &[
-        Source::ScoreMod,
-        visibility::SOURCES,
-        Source::File(&file!("score.wgsl", ["LANES", "ROWS", "SCORE", "HAS_V", "NORMED", "STAGE"])),
-    ],
+    sources: &[Source::ScoreMod, visibility::SOURCES, Source::File(&files::SCORE)],
     buffers: &[
         Buffer::read("query", "elem"),
         Buffer::read("key", "k_elem"),

@@ -78,3 +78,60 @@ pub(crate) static VALUE_PLAIN: File = file!("common/value_plain.wgsl", []);
 pub(crate) static VALUE_Q8: File = file!("common/value_q8.wgsl", []);
 pub(crate) static WRITE_PLAIN: File = file!("common/write_plain.wgsl", []);
 pub(crate) static WRITE_Q8: File = file!("common/write_q8.wgsl", []);
+pub(crate) static FLASH: File = file!("flash.wgsl", ["LANES_M", "TILE_N", "QP_ENTRIES", "KV_ENTRIES", "ACCUMULATORS"]);
+pub(crate) static FLASH_ROWS: File = file!("flash_rows.wgsl", ["ROW_BLOCKS", "ROW_QUADS", "P_ENTRIES", "VALUE_TILES"]);
+pub(crate) static FLASH_COOP: File = file!(
+    "flash_coop.wgsl",
+    [
+        "LANES",
+        "SUBGROUPS_M",
+        "SUBGROUPS_N",
+        "TILE_N",
+        "SCORE_MATRICES",
+        "OUTPUT_MATRICES",
+        "ROW_LANES",
+        "HEAD_QUADS",
+        "KV_ELEMENTS"
+    ]
+);
+pub(crate) static FLASH_SPLIT: File = file!("flash_split.wgsl", ["TILE_N", "VALUE_LANES"]);
+pub(crate) static SCORE: File = file!("score.wgsl", ["LANES", "ROWS", "SCORE", "HAS_V", "NORMED", "STAGE"]);
+
+/// Every file that may stand beside a user's score function: those of the kernels that call one.
+pub(super) static BESIDE_SCORE_MOD: [&File; 35] = [
+    &ADDITIVE,
+    &BLOCKS,
+    &COOP_16,
+    &COOP_8,
+    &FUSED,
+    &GROUP_SHARED,
+    &GROUP_SUBGROUP,
+    &HIDDEN,
+    &KEY_PLAIN,
+    &KEY_Q8,
+    &LAYOUT,
+    &MASK,
+    &MATH,
+    &ONLINE_SOFTMAX,
+    &PAGES,
+    &PAIR,
+    &PARAMS_STORAGE,
+    &PARAMS_UNIFORM,
+    &POSITIONS,
+    &Q8,
+    &QUERY_ROWS_BROADCAST,
+    &QUERY_ROWS_DIRECT,
+    &REDUCE4_SHARED,
+    &REDUCE4_SUBGROUP,
+    &SCORE_MOD_NONE,
+    &SPLIT_K_SHARED,
+    &SPLIT_K_SUBGROUP,
+    &TILE_VISIBILITY,
+    &VALUE_PLAIN,
+    &VALUE_Q8,
+    &FLASH,
+    &FLASH_COOP,
+    &FLASH_ROWS,
+    &FLASH_SPLIT,
+    &SCORE,
+];

@@ -13,8 +13,8 @@ use naga::valid::Capabilities;
 use naga::{Expression, Function, Module, Scalar, Statement, TypeInner};
 
 use super::check::{Declaration, Fault, declarations, each_statement, parsed, refused, refused_at, validated};
+use super::files;
 use crate::error::Error;
-use crate::kernels;
 
 /// Bytes of source. Compilers recurse into expressions, so their length bounds the stack that they take.
 const LONGEST: usize = 16 << 10;
@@ -186,8 +186,23 @@ fn kernel_names() -> &'static HashSet<&'static str> {
     NAMES.get_or_init(|| {
         // As `Variant::source` writes them, of any type.
         const HEADER: &str = "alias elem = f32; alias k_elem = f32; alias v_elem = f32; alias out_elem = f32;";
-        let scoring = kernels::ALL.iter().filter(|kernel| kernel.takes_score_mod());
-        let texts = scoring.flat_map(|kernel| kernel.every_file()).map(|file| file.text).chain([HEADER]);
+        let texts = files::BESIDE_SCORE_MOD.iter().map(|file| file.text).chain([HEADER]);
         texts.flat_map(declarations).map(|declaration| declaration.name).filter(|name| *name != "score_mod").collect()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::files;
+    use crate::kernels;
+
+    #[test]
+    fn every_file_beside_a_score_function_is_known() {
+        let scoring = kernels::ALL.iter().filter(|kernel| kernel.takes_score_mod());
+        let wanted: BTreeSet<_> = scoring.flat_map(|kernel| kernel.every_file()).map(|file| file.path).collect();
+        let listed: BTreeSet<_> = files::BESIDE_SCORE_MOD.iter().map(|file| file.path).collect();
+        assert_eq!(listed, wanted);
+    }
 }
