@@ -7,7 +7,7 @@ use super::rnn::{LoopPlan, MOST_RANGES};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Unfused {
-    /// [`Path::Staged`](crate::attention::Path::Staged).
+    /// [`Algorithm::Staged`](crate::attention::Algorithm::Staged).
     #[error("`staged` was asked for")]
     Asked,
     /// `regard tune` has measured both.
