@@ -121,7 +121,14 @@ impl Job {
             let bits =
                 |read: &[Array<f32>]| -> Vec<u32> { read.iter().flat_map(Array::data).map(|x| x.to_bits()).collect() };
             if bits(&read) != bits(&run.clone().submit_and_read(&tensors)?) {
-                return Err(Error::Gpu("other bits the second time".to_owned()));
+                return Err(Error::Gpu("other bits the second time".into()));
+            }
+        }
+        for (found, wanted) in &recorded.integers {
+            let found = found.download_u32(run.gpu())?;
+            if found != *wanted {
+                let numbers = |array: &Array<u32>| format!("{:?}", array.data());
+                return Err(Error::shape("integers", "elements", numbers(wanted), numbers(&found)));
             }
         }
         (recorded.judge)(read)
