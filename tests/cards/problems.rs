@@ -11,31 +11,39 @@ use regard::tensor::{Array, DType};
 use regard::validate::{Sample, Sweep};
 use regard::{Result, Tensor};
 
+const CELLS: [Cell; 4] = [Cell::Lstm, Cell::Gru { reset: Reset::After }, Cell::Gru { reset: Reset::Before }, Cell::Rnn];
+
 /// Head dims; 80 fills no power of two.
 const DIMS: [usize; 4] = [64, 80, 128, 256];
 
-/// Builds everything, with cooperative matrices and without where the device has them.
+/// Builds everything, with cooperative matrices and without where the device has them. A device that does nothing frees
+/// nothing, so each group of problems has one of its own.
 pub(crate) fn build() -> std::result::Result<(), Box<dyn Error>> {
     let mut failed = Vec::new();
+    let mut note = |name: &str, built: Result<()>| {
+        if let Err(error) = built {
+            failed.push(format!("{name}: {error}"));
+        }
+    };
     for cooperative in [false, true] {
-        let gpu = Gpu::open(&Open { cooperative, ..Open::default() })?;
+        let open = || Gpu::open(&Open { cooperative, ..Open::default() });
+        let gpu = open()?;
         if cooperative && gpu.caps().cooperative.is_none() {
             break;
         }
         println!("{}", gpu.adapter());
-        let mut note = |name: &str, built: Result<()>| {
-            if let Err(error) = built {
-                failed.push(format!("{name}: {error}"));
-            }
-        };
         attention(&gpu, &mut note)?;
-        if !cooperative {
-            recurrences(&gpu, &mut note)?;
-        }
         products(&gpu, &mut note)?;
+        for cell in CELLS {
+            for hidden in [64, 96, 128, 256, 512, 1024] {
+                // They have no cooperative matrices.
+                if !cooperative {
+                    recurrence(&open()?, cell, hidden, &mut note)?;
+                }
+            }
+        }
         let sweep = Sweep { sample: Sample::Quick, planned: None, twice: false };
-        sweep.build(&gpu, |name, built| note(name, built.map(drop)));
-        println!("{} programs", gpu.counts().pipelines);
+        sweep.build(&open()?, |name, built| note(name, built.map(drop)));
     }
     match failed.is_empty() {
         true => Ok(()),
@@ -111,37 +119,29 @@ fn attention(gpu: &Gpu, note: &mut impl FnMut(&str, Result<()>)) -> Result<()> {
     Ok(())
 }
 
-fn recurrences(gpu: &Gpu, note: &mut impl FnMut(&str, Result<()>)) -> Result<()> {
+/// A layer of one cell and width, and two as a wavefront, on every path.
+fn recurrence(gpu: &Gpu, cell: Cell, hidden: usize, note: &mut impl FnMut(&str, Result<()>)) -> Result<()> {
     let zeros = |shape: &[usize]| Array::filled(shape, 0.0);
-    let cells = [Cell::Lstm, Cell::Gru { reset: Reset::After }, Cell::Gru { reset: Reset::Before }, Cell::Rnn];
-    for cell in cells {
-        for hidden in [64, 96, 128, 256, 512, 1024] {
-            for dtype in [Some(DType::F32), gpu.caps().f16.then_some(DType::F16)].into_iter().flatten() {
-                let rows = cell.gates() * hidden;
-                let weights = RnnWeights {
-                    bias_ih: Some(zeros(&[rows])),
-                    bias_hh: Some(zeros(&[rows])),
-                    ..RnnWeights::new(zeros(&[rows, hidden]), zeros(&[rows, hidden]))
-                };
-                for path in [RnnAlgorithm::Auto, RnnAlgorithm::Steps, RnnAlgorithm::Wavefront, RnnAlgorithm::Persistent]
-                {
-                    let options = Rnn { path, ..Rnn::new(cell) };
-                    let layers = if path == RnnAlgorithm::Wavefront { 2 } else { 1 };
-                    let rnn = GpuRnn::upload(gpu, &options, &vec![vec![weights.clone()]; layers], dtype)?;
-                    for batch in [1, 16] {
-                        let inputs = RnnInputs::new(Tensor::uninitialized(gpu, "input", &[64, batch, hidden], dtype)?);
-                        // A path that cannot run a problem is no failure of the card.
-                        if rnn.plan(gpu.caps(), &inputs.map(Tensor::shape)).is_err() {
-                            continue;
-                        }
-                        let mut run = Run::new(gpu);
-                        let recorded = rnn.record(&mut run, &inputs);
-                        note(
-                            &format!("{cell:?} H{hidden} B{batch} {path:?} {dtype}"),
-                            recorded.and_then(|_| prepare(run)),
-                        );
-                    }
+    for dtype in [Some(DType::F32), gpu.caps().f16.then_some(DType::F16)].into_iter().flatten() {
+        let rows = cell.gates() * hidden;
+        let weights = RnnWeights {
+            bias_ih: Some(zeros(&[rows])),
+            bias_hh: Some(zeros(&[rows])),
+            ..RnnWeights::new(zeros(&[rows, hidden]), zeros(&[rows, hidden]))
+        };
+        for path in [RnnAlgorithm::Auto, RnnAlgorithm::Steps, RnnAlgorithm::Wavefront, RnnAlgorithm::Persistent] {
+            let options = Rnn { path, ..Rnn::new(cell) };
+            let layers = if path == RnnAlgorithm::Wavefront { 2 } else { 1 };
+            let rnn = GpuRnn::upload(gpu, &options, &vec![vec![weights.clone()]; layers], dtype)?;
+            for batch in [1, 16] {
+                let inputs = RnnInputs::new(Tensor::uninitialized(gpu, "input", &[64, batch, hidden], dtype)?);
+                // A path that cannot run a problem is no failure of the card.
+                if rnn.plan(gpu.caps(), &inputs.map(Tensor::shape, Tensor::shape)).is_err() {
+                    continue;
                 }
+                let mut run = Run::new(gpu);
+                let recorded = rnn.record(&mut run, &inputs);
+                note(&format!("{cell:?} H{hidden} B{batch} {path:?} {dtype}"), recorded.and_then(|_| prepare(run)));
             }
         }
     }

@@ -55,17 +55,17 @@ fn merging_bears_large_numbers_and_refuses_odd_shapes() {
     same("output", &cut(&output, 2, 1, 1), &mean);
     same("lse", &sum, &lse(1e5, -1e5 + 2f64.ln()));
     let error = |parts: &[(&Tensor, &Tensor)]| reference::merge(parts).unwrap_err().to_string();
-    assert_eq!(error(&[]), "`partials`: expected at least one output and its log-sum-exp, found none");
+    assert_eq!(error(&[]), "`parts`: expected at least one output and its log-sum-exp, found none");
     assert_eq!(
         error(&[(&a, &lse(0.0, 0.0)), (&cut(&b, 2, 0, 1), &lse(0.0, 0.0))]),
-        "`partials[1] output` shape: expected [1, 1, 2, 3], found [1, 1, 1, 3]"
+        "`parts[1] output` shape: expected [1, 1, 2, 3], found [1, 1, 1, 3]"
     );
     assert_eq!(
         error(&[(&a, &cut(&lse(0.0, 0.0), 2, 0, 1))]),
-        "`partials[0] log-sum-exp` shape: expected [1, 1, 2], found [1, 1, 1]"
+        "`parts[0] log-sum-exp` shape: expected [1, 1, 2], found [1, 1, 1]"
     );
     let flat = numbers(&[2, 3], 1.0);
-    assert_eq!(error(&[(&flat, &flat)]), "`partials[0] output` rank: expected 4 [B, H, N, Dv], found 2");
+    assert_eq!(error(&[(&flat, &flat)]), "`parts[0] output` rank: expected 4 [B, H, N, Dv], found 2");
 }
 
 fn tables(base: f64, width: usize, positions: usize) -> [Tensor; 2] {
