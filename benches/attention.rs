@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
-use regard::attention::Path;
+use regard::attention::Algorithm;
 use regard::device::Rates;
 use regard::gpu::{Gpu, Run};
 use regard::tensor::DType;
@@ -29,8 +29,12 @@ use support::{device_time, gpu};
 /// How far off the naive form may be: a driver's own `exp` and `tanh` are no better on some.
 const NAIVE_ERROR: [f64; 2] = [1e-4, 1e-2];
 
-const PATHS: [(&str, Path); 4] =
-    [("auto", Path::Auto), ("fused", Path::Fused), ("split", Path::Split), ("staged", Path::Staged)];
+const PATHS: [(&str, Algorithm); 4] = [
+    ("auto", Algorithm::Auto),
+    ("fused", Algorithm::Fused),
+    ("split", Algorithm::Split),
+    ("staged", Algorithm::Staged),
+];
 
 fn cases() -> Vec<Workload> {
     if std::env::var("REGARD_BENCH").is_ok_and(|value| value == "full") {
@@ -83,7 +87,7 @@ fn forms(group: &mut BenchmarkGroup<'_, WallTime>, gpu: &Gpu, rates: &Rates, wor
                 continue;
             }
             // A row must be what it is called.
-            Ok(plan) if path != Path::Auto && plan.path != path => continue,
+            Ok(plan) if path != Algorithm::Auto && plan.path != path => continue,
             Ok(_) => {}
         }
         let ready = LazyCell::new(|| {

@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use regard::attention::{
-    Attention, AttentionInputs, AttentionOutputs, Mask, Monotonic, Normalize, Path, Rotary, Score, ScoreWeights,
+    Algorithm, Attention, AttentionInputs, AttentionOutputs, Mask, Monotonic, Normalize, Rotary, Score, ScoreWeights,
 };
 use regard::baseline::{Verdicts, judge_attention, judge_rnn};
 use regard::gpu::{Gpu, Run};
@@ -24,7 +24,7 @@ use regard::ops::rnn::GpuRnn;
 use regard::ops::rotary::rotary;
 use regard::plan::{AttentionPlan, Form};
 use regard::problem::AttentionProblem;
-use regard::rnn::{Cell, Direction, LayerNorm, Merge, NormOver, Rnn, RnnInputs, RnnOutputs, RnnPath, RnnWeights};
+use regard::rnn::{Cell, Direction, LayerNorm, Merge, NormOver, Rnn, RnnAlgorithm, RnnInputs, RnnOutputs, RnnWeights};
 use regard::tensor::{Array, DType};
 use regard::{Tensor, reference};
 
@@ -63,7 +63,7 @@ impl<'g> Works<'g> {
         let caps = self.gpu.caps();
         let planned = AttentionPlan::new(options, &problem, dtype, caps).unwrap();
         let mut plans = vec![planned.clone()];
-        if options.path == Path::Auto {
+        if options.path == Algorithm::Auto {
             let mut forms: Vec<Form> = planned.fused.iter().map(|plan| plan.tile.form).collect();
             for plan in AttentionPlan::candidates(options, &problem, dtype, caps).unwrap_or_default() {
                 if !forms.contains(&plan.tile.form) {
@@ -124,7 +124,7 @@ fn passed(name: &str, verdicts: &Verdicts) {
 fn attentions(works: &mut Works<'_>) {
     let prompt = [1, 8, 256, 64];
     let mut inputs = AttentionInputs::new(numbers(&prompt, 1), numbers(&prompt, 2), numbers(&prompt, 3));
-    let staged = Attention { path: Path::Staged, entropy: true, ..Attention::default() };
+    let staged = Attention { path: Algorithm::Staged, entropy: true, ..Attention::default() };
     works.attention("prompt, staged", &staged, &inputs, DType::F32);
     let monotonic = Attention { normalize: Normalize::Monotonic(Monotonic::Parallel), ..Attention::default() };
     works.attention("prompt, monotonic", &monotonic, &inputs, DType::F32);
@@ -135,7 +135,12 @@ fn attentions(works: &mut Works<'_>) {
     }
     let cache = [1, 8, 4096, 64];
     let step = AttentionInputs::new(numbers(&[1, 8, 1, 64], 1), numbers(&cache, 2), numbers(&cache, 3));
-    works.attention("step over a cache", &Attention { path: Path::Split, ..Attention::default() }, &step, DType::F32);
+    works.attention(
+        "step over a cache",
+        &Attention { path: Algorithm::Split, ..Attention::default() },
+        &step,
+        DType::F32,
+    );
     let (queries, keys) = (4, 256);
     let location = AttentionInputs {
         previous: Some(Array::filled(&[1, 8, queries, keys], 1.0 / keys as f32)),
@@ -154,12 +159,12 @@ fn attentions(works: &mut Works<'_>) {
 
 fn recurrences(works: &mut Works<'_>) {
     let lstm = |path| Rnn { path, ..Rnn::new(Cell::Lstm) };
-    works.recurrence("LSTM, step by step", &lstm(RnnPath::Steps));
-    works.recurrence("LSTM, persistent", &lstm(RnnPath::Persistent));
-    let both = Rnn { direction: Direction::Bidirectional, merge: Merge::Average, ..lstm(RnnPath::Steps) };
+    works.recurrence("LSTM, step by step", &lstm(RnnAlgorithm::Steps));
+    works.recurrence("LSTM, persistent", &lstm(RnnAlgorithm::Persistent));
+    let both = Rnn { direction: Direction::Bidirectional, merge: Merge::Average, ..lstm(RnnAlgorithm::Steps) };
     works.recurrence("LSTM, mean of both directions", &both);
     let norm = LayerNorm { over: NormOver::Products, carry: false, epsilon: 1e-5 };
-    works.recurrence("LSTM, layer normalisation", &Rnn { layer_norm: Some(norm), ..lstm(RnnPath::Steps) });
+    works.recurrence("LSTM, layer normalisation", &Rnn { layer_norm: Some(norm), ..lstm(RnnAlgorithm::Steps) });
 }
 
 fn layers(works: &mut Works<'_>) {
@@ -214,15 +219,15 @@ fn layers(works: &mut Works<'_>) {
 
 fn rates(works: &mut Works<'_>) {
     let caps = works.gpu.caps();
-    let ([a, b], turns) = ([0.75, 0.5], 2000);
+    let ([a, b], iterations) = ([0.75, 0.5], 2000);
     let elements = 256 * fma_rate::LANES;
     works.rate(
         "multiply-adds",
         elements,
-        |k| fma_rate::expected([a, b], turns, k),
+        |k| fma_rate::expected([a, b], iterations, k),
         |run| {
             let (view, output) = run.output("output", &[elements], DType::F32).unwrap();
-            fma_rate::record(run.recording_mut(), caps, [a, b], turns, &view).unwrap();
+            fma_rate::record(run.recording_mut(), caps, [a, b], iterations, &view).unwrap();
             output
         },
     );

@@ -13,9 +13,8 @@
 
 use regard::Gpu;
 use regard::gpu::Open;
+use regard::layers::GpuAttentiveEncoder;
 use regard::layers::{AttentiveEncoder, AttentiveInputs, AttentiveWeights};
-use regard::ops::attentive::GpuAttentiveEncoder;
-use regard::reference;
 use regard::rnn::{Cell, Rnn, RnnInputs, RnnWeights};
 use regard::tensor::{Array, DType};
 
@@ -50,7 +49,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
 
     // The same on the CPU in double precision.
-    let truth = reference::attentive_encoder::<f64>(&layer, &weights.map(Array::cast), &inputs.map(Array::cast))?;
+    let truth = layer.reference::<f64>(&weights.map(Array::cast), &inputs.map(Array::cast))?;
     let far = |(&got, &want): (&f32, &f64)| (f64::from(got) - want).abs();
     let worst = outputs.context.data().iter().zip(truth.context.data()).map(far).fold(0.0, f64::max);
     println!("largest difference of y from the reference: {worst:.1e}");

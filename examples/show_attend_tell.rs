@@ -13,11 +13,10 @@
 use std::path::PathBuf;
 
 use ab_glyph::{Font, FontRef, PxScale, ScaleFont, point};
-use image::{Rgb, RgbImage};
 use regard::gpu::Open;
 use regard::layers::{Linear, VisualAttention, VisualOutputs, VisualWeights};
 use regard::tensor::{Array, DType};
-use regard::{Error, Gpu, Tensor, reference};
+use regard::{Error, Gpu, Tensor};
 
 /// Cells along each side, as in the paper.
 const GRID: usize = 14;
@@ -53,7 +52,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let outputs = attend(gpu.as_ref(), &layer, &annotations, &hidden)?;
         report(name, &outputs);
         let path = folder.join(format!("{name}.png"));
-        sheet(&picture, &outputs)?.save(&path)?;
+        std::fs::write(&path, sheet(&picture, &outputs)?.png()?)?;
         println!("  {}", path.display());
     }
     Ok(())
@@ -78,7 +77,7 @@ fn attend(
     hidden: &Array,
 ) -> regard::Result<VisualOutputs<Array>> {
     let Some(gpu) = gpu else {
-        return reference::visual(layer, &weights(), annotations, hidden, None);
+        return layer.reference(&weights(), annotations, hidden, None);
     };
     let upload = |name: &str, array: &Array| Tensor::upload(gpu, name, array, DType::F32);
     let (annotations, hidden) = (upload("annotations", annotations)?, upload("hidden", hidden)?);
@@ -250,15 +249,34 @@ fn features(picture: &[Color], cell: usize) -> [f32; 6] {
 const GAP: usize = 14;
 const CAPTION: usize = 46;
 
-fn sheet(picture: &[Color], outputs: &VisualOutputs<Array>) -> Result<RgbImage, Box<dyn std::error::Error>> {
+/// Rows of pixels, from the top.
+struct Sheet {
+    width: usize,
+    height: usize,
+    pixels: Vec<[u8; 3]>,
+}
+
+impl Sheet {
+    fn png(&self) -> Result<Vec<u8>, png::EncodingError> {
+        let mut file = Vec::new();
+        let mut encoder = png::Encoder::new(&mut file, self.width as u32, self.height as u32);
+        encoder.set_color(png::ColorType::Rgb);
+        let mut writer = encoder.write_header()?;
+        writer.write_image_data(self.pixels.as_flattened())?;
+        writer.finish()?;
+        Ok(file)
+    }
+}
+
+fn sheet(picture: &[Color], outputs: &VisualOutputs<Array>) -> Result<Sheet, Box<dyn std::error::Error>> {
     let font = FontRef::try_from_slice(include_bytes!("../assets/fonts/NotoSans-subset.ttf"))?;
     let panels = WORDS.len() + 1;
     let (width, height) = (panels * (SIDE + GAP) + GAP, SIDE + 2 * GAP + CAPTION);
-    let mut sheet = RgbImage::from_pixel(width as u32, height as u32, Rgb([255; 3]));
+    let mut sheet = Sheet { width, height, pixels: vec![[255; 3]; width * height] };
     let mut paint = |panel: usize, color: &dyn Fn(usize) -> Color| {
         for k in 0..SIDE * SIDE {
             let (x, y) = (GAP + panel * (SIDE + GAP) + k % SIDE, GAP + k / SIDE);
-            sheet.put_pixel(x as u32, y as u32, Rgb(color(k).map(|c| (c.clamp(0.0, 1.0) * 255.0).round() as u8)));
+            sheet.pixels[y * width + x] = color(k).map(|c| (c.clamp(0.0, 1.0) * 255.0).round() as u8);
         }
     };
     paint(0, &|k| picture[k]);
@@ -316,7 +334,7 @@ fn upsampled(alpha: &[f32]) -> Vec<f32> {
     map.into_iter().map(|m| (m / most).powf(0.7)).collect()
 }
 
-fn write(sheet: &mut RgbImage, font: &FontRef<'_>, text: &str, [left, baseline]: [f32; 2], size: f32, ink: u8) {
+fn write(sheet: &mut Sheet, font: &FontRef<'_>, text: &str, [left, baseline]: [f32; 2], size: f32, ink: u8) {
     let scaled = font.as_scaled(PxScale::from(size));
     let mut pen = left;
     for character in text.chars() {
@@ -327,11 +345,13 @@ fn write(sheet: &mut RgbImage, font: &FontRef<'_>, text: &str, [left, baseline]:
         let corner = outline.px_bounds().min;
         outline.draw(|x, y, coverage| {
             let (x, y) = (corner.x as i64 + i64::from(x), corner.y as i64 + i64::from(y));
-            if let (Ok(x), Ok(y)) = (u32::try_from(x), u32::try_from(y))
-                && let Some(pixel) = sheet.get_pixel_mut_checked(x, y)
+            if let (Ok(x), Ok(y)) = (usize::try_from(x), usize::try_from(y))
+                && x < sheet.width
+                && y < sheet.height
             {
                 let blend = |paper: u8| f32::from(paper) + (f32::from(ink) - f32::from(paper)) * coverage.min(1.0);
-                pixel.0 = pixel.0.map(|paper| blend(paper).round() as u8);
+                let pixel = &mut sheet.pixels[y * sheet.width + x];
+                *pixel = pixel.map(|paper| blend(paper).round() as u8);
             }
         });
     }

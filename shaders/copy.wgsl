@@ -10,15 +10,15 @@ struct Params {
 @group(0) @binding(2) var<storage, read_write> destination: array<out_elem>;
 
 @compute @workgroup_size(LANES)
-fn main(here: Invocation, @builtin(local_invocation_index) lane: u32) {
-    let at = workgroup_number(here) * LANES + lane;
-    if (at >= params.elements) {
+fn main(wg: Workgroup, @builtin(local_invocation_index) lane: u32) {
+    let index = workgroup_index(wg) * LANES + lane;
+    if (index >= params.elements) {
         return;
     }
     let width = params.source.shape.w;
-    let row = at / width;
-    let column = at % width;
-    let from_at = row_start(params.source, row) + column * params.source.strides.w;
-    let to_at = row_start(params.target_view, row) + column * params.target_view.strides.w;
-    destination[to_at] = out_elem(source_at(from_at));
+    let row = index / width;
+    let column = index % width;
+    let source_index = row_start(params.source, row) + column * params.source.strides.w;
+    let target_index = row_start(params.target_view, row) + column * params.target_view.strides.w;
+    destination[target_index] = out_elem(source_at(source_index));
 }

@@ -1,4 +1,4 @@
-// Coverage: the running sum of alignments, and what a row of it costs. One workgroup a row.
+// Coverage: the running sum of alignments, and the loss of a row of it. One workgroup a row.
 //
 //   after[j] = before[j] + alignment[j]
 //   overlap          cost = factor · Σ_j min(alignment[j], before[j])      See et al. 2017, eq. 12
@@ -12,7 +12,7 @@ struct Params {
     after: View,
     rows: u32,
     factor: f32,
-    cost_start: u32, // where the costs lie: index of the first, distance between neighbours
+    cost_start: u32, // in `cost`: index of the first, distance between neighbours
     cost_step: u32,
 }
 
@@ -22,24 +22,24 @@ struct Params {
 @group(0) @binding(4) var<storage, read_write> cost: array<f32>;
 
 @compute @workgroup_size(LANES)
-fn main(here: Invocation, @builtin(local_invocation_index) lane: u32) {
-    let row = workgroup_number(here);
+fn main(wg: Workgroup, @builtin(local_invocation_index) lane: u32) {
+    let row = workgroup_index(wg);
     if (row >= params.rows) {
         return;
     }
-    let from_at = row_start(params.alignment, row);
-    let before_at = row_start(params.before, row);
-    let to_at = row_start(params.after, row);
+    let source_index = row_start(params.alignment, row);
+    let before_index = row_start(params.before, row);
+    let target_index = row_start(params.after, row);
     let keys = params.alignment.shape.w;
     var sum = 0.0;
     for (var j = lane; j < keys; j += LANES) {
-        let a = alignment[from_at + j * params.alignment.strides.w];
+        let a = alignment[source_index + j * params.alignment.strides.w];
         var old = 0.0;
         if (HAS_BEFORE) {
-            old = before[before_at + j * params.before.strides.w];
+            old = before[before_index + j * params.before.strides.w];
         }
         let total = old + a;
-        after[to_at + j * params.after.strides.w] = total;
+        after[target_index + j * params.after.strides.w] = total;
         if (COST == 1u) {
             sum += min(a, old);
         } else if (COST == 2u) {

@@ -15,14 +15,14 @@ struct Params {
 @group(0) @binding(3) var<storage, read_write> y: array<out_elem>;
 
 @compute @workgroup_size(LANES)
-fn main(here: Invocation, @builtin(local_invocation_index) lane: u32) {
-    let at = workgroup_number(here) * LANES + lane;
-    if (at >= params.elements) {
+fn main(wg: Workgroup, @builtin(local_invocation_index) lane: u32) {
+    let index = workgroup_index(wg) * LANES + lane;
+    if (index >= params.elements) {
         return;
     }
     let width = params.y.shape.w;
-    let row = at / width;
-    let column = at % width;
+    let row = index / width;
+    let column = index % width;
     var x = f32(a[row_start(params.a, row) + column * params.a.strides.w]);
     if (OP > 0u) {
         let other = f32(b[row_start(params.b, row) + column * params.b.strides.w]);

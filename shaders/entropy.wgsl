@@ -9,8 +9,8 @@ struct Params {
 @group(0) @binding(2) var<storage, read_write> entropy: array<f32>;
 
 @compute @workgroup_size(LANES)
-fn main(here: Invocation, @builtin(local_invocation_index) lane: u32) {
-    let row = workgroup_number(here);
+fn main(wg: Workgroup, @builtin(local_invocation_index) lane: u32) {
+    let row = workgroup_index(wg);
     if (row >= params.rows) {
         return;
     }
@@ -18,7 +18,7 @@ fn main(here: Invocation, @builtin(local_invocation_index) lane: u32) {
     var sum = 0.0;
     for (var j = lane; j < params.weights.shape.w; j += LANES) {
         let w = weights[base + j * params.weights.strides.w];
-        // Below the normal numbers ln has no meaning here, and the term is under 1e-36.
+        // log1 takes normal numbers only; the term of a smaller weight is below 1e-36.
         sum -= select(w * log1(w), 0.0, abs(w) < 1.1754944e-38);
     }
     sum = reduce_sum(lane, sum);

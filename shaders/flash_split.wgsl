@@ -1,18 +1,19 @@
-// Attention with an online softmax for few queries, over ranges of keys side by side (Dao et al. 2023, "Flash-Decoding"). A
-// workgroup takes one range and four rows: the queries of the heads that share one key head are its rows, so that each
-// key and value is read once for all of them.
+// Attention with an online softmax for few queries, split-KV (Dao et al. 2023, "Flash-Decoding"): splits of the keys have
+// workgroups of their own. A workgroup computes four rows over one split: the queries of the heads that share one key head
+// are its rows, so that each key and value is loaded once for all of them.
 //
-//   m = −∞, l = 0, y = 0
-//   for each KEYS keys of the range that one of the rows sees:
-//     scores: a lane compares four keys with the four rows, PARTS neighbouring lanes share the depth
-//     m' = max(m, max_j s_j);  c = exp(m − m');  p_j = exp(s_j − m');  l = c·l + Σ p;  y = c·y
-//     values: a lane takes four dimensions, y += p_j·v_j; the lanes left over share the keys
-//   with a sink, m' = max(m, sink);  l = exp(m − m')·l + exp(sink − m');  y = exp(m − m')·y
-//   output = y / l;  lse = m + ln l;  of one range of keys, m and l, and no sink
+//   row_max = −∞, row_sum = 0, accumulator = 0
+//   for each tile of TILE_N keys of the split, of which one is visible to one of the rows:
+//     S = Q·Kᵀ       a register tile of 4 rows × 4 keys a lane; split-K over K_SPLITS lanes
+//     new_max = max(row_max, max_j s_j);  rescale = exp(row_max − new_max);  p_j = exp(s_j − new_max)
+//     row_sum = rescale · row_sum + Σ_j p_j
+//     accumulator = rescale · accumulator + P·V     4 dimensions of 4 rows a lane; LANES / VALUE_LANES lanes share the keys
+//   output = accumulator / row_sum;  lse = row_max + ln row_sum        (with a sink as in online_softmax.wgsl)
+//   where there are several splits, row_max and row_sum are stored for `merge_partials`
 //
-// The components of scores and weights are the four rows. LANES and PARTS come with the split_*.wgsl file.
-override KEYS: u32 = 128u;  // a multiple of 4 · LANES / PARTS
-override WIDTH: u32 = 32u;  // lanes along the dimensions of a value: a power of two, at least Dv / 4
+// The components of a vec4 of scores or weights are the four rows. LANES and K_SPLITS come with the split_k_*.wgsl file.
+override TILE_N: u32 = 128u;     // a multiple of 4 · LANES / K_SPLITS
+override VALUE_LANES: u32 = 32u; // lanes along the dimensions of a value: a power of two, at least Dv / 4
 
 @group(0) @binding(1) var<storage, read> query: array<vec4<elem>>;
 // 2 and 3 are key and value: common/key_*.wgsl, value_*.wgsl
@@ -22,144 +23,145 @@ override WIDTH: u32 = 32u;  // lanes along the dimensions of a value: a power of
 @group(0) @binding(7) var<storage, read_write> output: array<vec4<out_elem>>;
 @group(0) @binding(8) var<storage, read_write> stats: array<f32>;
 
-var<workgroup> weights: array<vec4<f32>, KEYS>;
-var<workgroup> outputs: array<mat4x4<f32>, LANES>;
+// Scores of a tile, then softmax weights: a vec4 for the four rows.
+var<workgroup> p_tile: array<vec4<f32>, TILE_N>;
+var<workgroup> accumulators: array<mat4x4<f32>, LANES>;
 
-fn key_row(b: u32, h: u32, j: u32) -> u32 {
-    let at = place(b, min(j, params.positions.keys - 1u));
-    return element(params.key, at.x, h, at.y, 0u);
+fn key_offset(b: u32, h: u32, j: u32) -> u32 {
+    let row = locate(b, min(j, params.positions.keys - 1u));
+    return element(params.key, row.x, h, row.y, 0u);
 }
 
-fn value_row(b: u32, h: u32, j: u32) -> u32 {
-    let at = place(b, min(j, params.positions.keys - 1u));
-    return element(params.value, at.x, h, at.y, 0u);
+fn value_offset(b: u32, h: u32, j: u32) -> u32 {
+    let row = locate(b, min(j, params.positions.keys - 1u));
+    return element(params.value, row.x, h, row.y, 0u);
 }
 
-fn rows_at(at: vec4<u32>) -> mat4x4<f32> {
+fn load_query_rows(offsets: vec4<u32>) -> mat4x4<f32> {
     return mat4x4<f32>(
-        vec4<f32>(query[at.x]), vec4<f32>(query[at.y]), vec4<f32>(query[at.z]), vec4<f32>(query[at.w]),
+        vec4<f32>(query[offsets.x]), vec4<f32>(query[offsets.y]), vec4<f32>(query[offsets.z]), vec4<f32>(query[offsets.w]),
     );
 }
 
-// The state of a tile of keys for all four rows.
-fn state_of(reach: Reach, b: u32, h: vec4<u32>, i: vec4<u32>, first: u32, last: u32) -> u32 {
+// The visibility of a tile of keys to all four rows.
+fn tile_state4(visible: TileVisibility, b: u32, h: vec4<u32>, i: vec4<u32>, first: u32, last: u32) -> u32 {
     var hidden = true;
-    var open = true;
+    var full = true;
     for (var r = 0u; r < 4u; r += 1u) {
-        let state = tile_state(reach, b, h[r], i[r], i[r] + 1u, first, last);
+        let state = tile_state(visible, b, h[r], i[r], i[r] + 1u, first, last);
         hidden = hidden && state == TILE_HIDDEN;
-        open = open && state == TILE_OPEN;
+        full = full && state == TILE_FULL;
     }
-    return select(select(TILE_MIXED, TILE_OPEN, open), TILE_HIDDEN, hidden);
+    return select(select(TILE_PARTIAL, TILE_FULL, full), TILE_HIDDEN, hidden);
 }
 
 @compute @workgroup_size(LANES)
-fn main(here: Invocation, at_lane: Lane) {
-    let tile = workgroup_number(here);
-    if (tile >= params.tiles) {
+fn main(wg: Workgroup, ids: LaneIds) {
+    let tile_index = workgroup_index(wg);
+    if (tile_index >= params.tiles) {
         return;
     }
-    let lane = number_of(at_lane);
-    let stand = place_of(tile, params.heads);
-    let b = stand.b;
-    let k_head = stand.h;
+    let lane = lane_index(ids);
+    let tile = tile_of(tile_index, params.heads);
+    let b = tile.b;
+    let kv_head = tile.h;
     // Row n is query n / group of head n % group. Rows past the end repeat the last one and are not stored.
-    let n = vec4<u32>(stand.row * 4u) + vec4<u32>(0u, 1u, 2u, 3u);
+    let n = vec4<u32>(tile.row_tile * 4u) + vec4<u32>(0u, 1u, 2u, 3u);
     let count = params.positions.queries * params.group;
-    let real = n < vec4<u32>(count);
+    let in_bounds = n < vec4<u32>(count);
     let rows = min(n, vec4<u32>(count - 1u));
     let i = rows / params.group;
-    let h = vec4<u32>(k_head * params.group) + rows % params.group;
-    let row_0 = row_of(b, i.x);
-    let row_1 = row_of(b, i.y);
-    let row_2 = row_of(b, i.z);
-    let row_3 = row_of(b, i.w);
-    let reach = reach_of(b, i.x, i.w + 1u);
-    let q_at = element(params.query, b, 0u, 0u, 0u) + h * params.query.strides.y + i * params.query.strides.z;
-    let columns = LANES / PARTS;
-    let factor = length_factor();
+    let h = vec4<u32>(kv_head * params.group) + rows % params.group;
+    let range_0 = key_range(b, i.x);
+    let range_1 = key_range(b, i.y);
+    let range_2 = key_range(b, i.z);
+    let range_3 = key_range(b, i.w);
+    let visible = tile_visibility(b, i.x, i.w + 1u);
+    let query_offsets = element(params.query, b, 0u, 0u, 0u) + h * params.query.strides.y + i * params.query.strides.z;
+    let key_lanes = LANES / K_SPLITS;
+    let v_norm = v_norm_factor();
 
-    var m = vec4<f32>(HIDDEN);
-    var l = vec4<f32>(0.0); // of this lane's keys
-    var y = mat4x4<f32>(); // column r is row r
-    let d = lane % WIDTH;
-    let lowest = max(min(reach.any.first, reach.any.start), stand.first_key);
-    let highest = min(max(reach.any.last, reach.any.sinks_last), stand.last_key);
-    for (var j = lowest / KEYS * KEYS; j < highest; j += KEYS) {
-        j = skip_gap(reach, j, KEYS);
-        let state = state_of(reach, b, h, i, j, j + KEYS);
-        if (j >= highest || state == TILE_HIDDEN) {
+    var row_max = vec4<f32>(HIDDEN);
+    var row_sum = vec4<f32>(0.0); // of this lane's keys
+    var acc = mat4x4<f32>(); // column r is row r
+    let d = lane % VALUE_LANES;
+    let key_begin = max(min(visible.any.first, visible.any.start), tile.first_key);
+    let key_end = min(max(visible.any.end, visible.any.sinks_end), tile.end_key);
+    for (var j = key_begin / TILE_N * TILE_N; j < key_end; j += TILE_N) {
+        j = skip_gap(visible, j, TILE_N);
+        let state = tile_state4(visible, b, h, i, j, j + TILE_N);
+        if (j >= key_end || state == TILE_HIDDEN) {
             continue;
         }
-        for (var first = 0u; first < KEYS; first += 4u * columns) {
-            let column = first + column_of(at_lane);
+        for (var first = 0u; first < TILE_N; first += 4u * key_lanes) {
+            let column = first + column_index(ids);
             let k = vec4<u32>(
-                key_row(b, k_head, j + column),
-                key_row(b, k_head, j + column + columns),
-                key_row(b, k_head, j + column + 2u * columns),
-                key_row(b, k_head, j + column + 3u * columns),
+                key_offset(b, kv_head, j + column),
+                key_offset(b, kv_head, j + column + key_lanes),
+                key_offset(b, kv_head, j + column + 2u * key_lanes),
+                key_offset(b, kv_head, j + column + 3u * key_lanes),
             );
             var s = mat4x4<f32>(); // column c is key c
-            for (var quad = part_of(at_lane); quad < params.depth; quad += PARTS) {
-                let q = rows_at(q_at + quad);
+            for (var quad = k_split(ids); quad < params.head_quads; quad += K_SPLITS) {
+                let q = load_query_rows(query_offsets + quad);
                 let keys = mat4x4<f32>(
                     key_at(k.x + quad),
                     key_at(k.y + quad),
                     key_at(k.z + quad),
                     key_at(k.w + quad),
                 );
-                s += compared(q, keys, quad);
+                s += score_tile(q, keys, quad);
             }
-            s = join(at_lane, s);
-            if (part_of(at_lane) == 0u) {
-                weights[column] = s[0];
-                weights[column + columns] = s[1];
-                weights[column + 2u * columns] = s[2];
-                weights[column + 3u * columns] = s[3];
+            s = sum_splits(ids, s);
+            if (k_split(ids) == 0u) {
+                p_tile[column] = s[0];
+                p_tile[column + key_lanes] = s[1];
+                p_tile[column + 2u * key_lanes] = s[2];
+                p_tile[column + 3u * key_lanes] = s[3];
             }
         }
         workgroupBarrier();
-        var most = vec4<f32>(HIDDEN);
-        for (var n = lane; n < KEYS; n += LANES) {
-            let sum = weights[n] * factor;
-            let at = j + n;
+        var tile_max = vec4<f32>(HIDDEN);
+        for (var n = lane; n < TILE_N; n += LANES) {
+            let sum = p_tile[n] * v_norm;
+            let key_index = j + n;
             var s = vec4<f32>(
-                scored(b, h.x, i.x, at, sum.x),
-                scored(b, h.y, i.y, at, sum.y),
-                scored(b, h.z, i.z, at, sum.z),
-                scored(b, h.w, i.w, at, sum.w),
+                modified_score(b, h.x, i.x, key_index, sum.x),
+                modified_score(b, h.y, i.y, key_index, sum.y),
+                modified_score(b, h.z, i.z, key_index, sum.z),
+                modified_score(b, h.w, i.w, key_index, sum.w),
             );
-            if (state == TILE_MIXED) {
+            if (state == TILE_PARTIAL) {
                 s = vec4<f32>(
-                    shown(row_0, b, h.x, i.x, at, s.x),
-                    shown(row_1, b, h.y, i.y, at, s.y),
-                    shown(row_2, b, h.z, i.z, at, s.z),
-                    shown(row_3, b, h.w, i.w, at, s.w),
+                    masked_score(range_0, b, h.x, i.x, key_index, s.x),
+                    masked_score(range_1, b, h.y, i.y, key_index, s.y),
+                    masked_score(range_2, b, h.z, i.z, key_index, s.z),
+                    masked_score(range_3, b, h.w, i.w, key_index, s.w),
                 );
             }
-            if (at < stand.first_key || at >= stand.last_key) {
+            if (key_index < tile.first_key || key_index >= tile.end_key) {
                 s = vec4<f32>(HIDDEN);
             }
-            weights[n] = s;
-            most = max(most, s);
+            p_tile[n] = s;
+            tile_max = max(tile_max, s);
         }
-        let next = max(m, reduce_max4(at_lane, most));
-        let c = exp_falling4(relative(m - next));
-        m = next;
-        l *= c;
-        for (var n = lane; n < KEYS; n += LANES) {
-            let p = weight_units(weights[n], m);
-            weights[n] = p;
-            l += p;
+        let new_max = max(row_max, reduce_max4(ids, tile_max));
+        let rescale = exp_falling4(over_temperature(row_max - new_max));
+        row_max = new_max;
+        row_sum *= rescale;
+        for (var n = lane; n < TILE_N; n += LANES) {
+            let p = scaled_weight(p_tile[n], row_max);
+            p_tile[n] = p;
+            row_sum += p;
         }
         workgroupBarrier();
-        y = mat4x4<f32>(y[0] * c.x, y[1] * c.y, y[2] * c.z, y[3] * c.w);
-        if (d < params.width) {
-            for (var n = lane / WIDTH; n < KEYS; n += LANES / WIDTH) {
-                let p = weights[n];
-                let v = value_at(value_row(b, k_head, j + n) + d);
+        acc = mat4x4<f32>(acc[0] * rescale.x, acc[1] * rescale.y, acc[2] * rescale.z, acc[3] * rescale.w);
+        if (d < params.value_quads) {
+            for (var n = lane / VALUE_LANES; n < TILE_N; n += LANES / VALUE_LANES) {
+                let p = p_tile[n];
+                let v = value_at(value_offset(b, kv_head, j + n) + d);
                 // NaN and infinity count for nothing where the weight is 0.
-                y += mat4x4<f32>(
+                acc += mat4x4<f32>(
                     select(p.x * v, vec4<f32>(0.0), p.x == 0.0),
                     select(p.y * v, vec4<f32>(0.0), p.y == 0.0),
                     select(p.z * v, vec4<f32>(0.0), p.z == 0.0),
@@ -170,30 +172,30 @@ fn main(here: Invocation, at_lane: Lane) {
         workgroupBarrier();
     }
 
-    let end = row_end(m, reduce_sum4(at_lane, l), sink_of(h));
-    outputs[lane] = y;
+    let result = finish_rows(row_max, reduce_sum4(ids, row_sum), sink_of(h));
+    accumulators[lane] = acc;
     workgroupBarrier();
-    let o_at = element(params.output, stand.range * params.batch + b, 0u, 0u, 0u)
+    let output_offsets = element(params.output, tile.split * params.batch + b, 0u, 0u, 0u)
         + h * params.output.strides.y + i * params.output.strides.z;
-    if (lane < params.width) {
-        for (var other = lane + WIDTH; other < LANES; other += WIDTH) {
-            y += outputs[other];
+    if (lane < params.value_quads) {
+        for (var other = lane + VALUE_LANES; other < LANES; other += VALUE_LANES) {
+            acc += accumulators[other];
         }
-        let share = end.share;
-        if (real.x) {
-            output[o_at.x + lane] = vec4<out_elem>(y[0] * share.x);
+        let output_scale = result.output_scale;
+        if (in_bounds.x) {
+            output[output_offsets.x + lane] = vec4<out_elem>(acc[0] * output_scale.x);
         }
-        if (real.y) {
-            output[o_at.y + lane] = vec4<out_elem>(y[1] * share.y);
+        if (in_bounds.y) {
+            output[output_offsets.y + lane] = vec4<out_elem>(acc[1] * output_scale.y);
         }
-        if (real.z) {
-            output[o_at.z + lane] = vec4<out_elem>(y[2] * share.z);
+        if (in_bounds.z) {
+            output[output_offsets.z + lane] = vec4<out_elem>(acc[2] * output_scale.z);
         }
-        if (real.w) {
-            output[o_at.w + lane] = vec4<out_elem>(y[3] * share.w);
+        if (in_bounds.w) {
+            output[output_offsets.w + lane] = vec4<out_elem>(acc[3] * output_scale.w);
         }
     }
-    if (lane < 4u && real[lane]) {
-        store_stats(stand, h[lane], i[lane], end.m[lane], end.l[lane]);
+    if (lane < 4u && in_bounds[lane]) {
+        store_stats(tile, h[lane], i[lane], result.row_max[lane], result.row_sum[lane]);
     }
 }

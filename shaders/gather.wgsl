@@ -13,15 +13,15 @@ struct Params {
 @group(0) @binding(3) var<storage, read_write> output: array<out_elem>;
 
 @compute @workgroup_size(LANES)
-fn main(here: Invocation, @builtin(local_invocation_index) lane: u32) {
-    let at = workgroup_number(here) * LANES + lane;
-    if (at >= params.elements) {
+fn main(wg: Workgroup, @builtin(local_invocation_index) lane: u32) {
+    let index = workgroup_index(wg) * LANES + lane;
+    if (index >= params.elements) {
         return;
     }
     let width = params.output.shape.w;
-    let row = at / width;
-    let column = at % width;
+    let row = index / width;
+    let column = index % width;
     let entry = min(ids[params.ids.offset + row * params.ids.strides.w], params.table.shape.z - 1u);
-    let from_at = params.table.offset + entry * params.table.strides.z + column * params.table.strides.w;
-    output[row_start(params.output, row) + column * params.output.strides.w] = out_elem(f32(table[from_at]));
+    let source_index = params.table.offset + entry * params.table.strides.z + column * params.table.strides.w;
+    output[row_start(params.output, row) + column * params.output.strides.w] = out_elem(f32(table[source_index]));
 }

@@ -1,5 +1,5 @@
 // Keys of a location-sensitive score: y[b,h,j,a] = k[b,h,j,a] + Σ_n f[a,n] · previous[b,h,j + n − left], where f is U·F,
-// the filter after the projection of its channels. One invocation computes four units of one key.
+// the filter after the projection of its channels. An invocation computes four units of one key.
 override LANES: u32 = 64u;
 override KEY_LENGTHS: bool = false;
 
@@ -22,15 +22,15 @@ struct Params {
 @group(0) @binding(5) var<storage, read_write> output: array<f32>;
 
 @compute @workgroup_size(LANES)
-fn main(here: Invocation, @builtin(local_invocation_index) lane: u32) {
-    let at = workgroup_number(here) * LANES + lane;
-    if (at >= params.elements) {
+fn main(wg: Workgroup, @builtin(local_invocation_index) lane: u32) {
+    let index = workgroup_index(wg) * LANES + lane;
+    if (index >= params.elements) {
         return;
     }
-    let first_unit = (at % params.quads) * 4u;
+    let first_unit = (index % params.quads) * 4u;
     let keys = params.output.shape.z;
-    let j = (at / params.quads) % keys;
-    let bh = at / params.quads / keys;
+    let j = (index / params.quads) % keys;
+    let bh = index / params.quads / keys;
     let b = bh / params.output.shape.y;
     let h = bh % params.output.shape.y;
     let units = min(vec4<u32>(first_unit) + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(params.output.shape.w - 1u));
@@ -43,7 +43,7 @@ fn main(here: Invocation, @builtin(local_invocation_index) lane: u32) {
     if (KEY_LENGTHS) {
         end = min(vectors[params.kv_lengths.x + b * params.kv_lengths.y], keys);
     }
-    // n runs over the part of the filter that lies inside the keys.
+    // n runs over the taps of the filter that fall on keys.
     let first = max(params.left, j) - j;
     let last = min(params.filters.shape.w, max(end + params.left, j) - j);
     for (var n = first; n < last; n += 1u) {

@@ -1,5 +1,6 @@
-// The tiles of a mask tensor: 0 where it hides every pair, 2 where it hides none and adds nothing, 1 otherwise. One
-// workgroup a tile, lanes side by side along the keys.
+// Classifies the tiles of a mask tensor, so that fused kernels skip hidden tiles and do not read the mask in full ones: 0
+// (hidden) where it hides every pair, 2 (full) where it hides none and adds nothing, 1 (partial) otherwise. One workgroup a
+// tile, lanes along the keys.
 override LANES: u32 = 32u;
 override MASK: u32 = 1u; // 1 bool (nonzero = attend), 2 float (added; −∞ hides)
 
@@ -16,14 +17,14 @@ struct Params {
 @group(0) @binding(1) var<storage, read> mask: array<u32>;
 @group(0) @binding(2) var<storage, read_write> tiles: array<u32>;
 
-const VISIBLE = 1u; // flags: there is a visible pair
-const PARTLY = 2u;  // there is a hidden pair, or one that something is added to
+const VISIBLE = 1u; // flags: some pair is visible
+const PARTIAL = 2u;  // some pair is hidden, or has something added to its score
 
 var<workgroup> flags: atomic<u32>;
 
 @compute @workgroup_size(LANES)
-fn main(here: Invocation, @builtin(local_invocation_index) lane: u32) {
-    let tile = workgroup_number(here);
+fn main(wg: Workgroup, @builtin(local_invocation_index) lane: u32) {
+    let tile = workgroup_index(wg);
     if (tile >= params.count) {
         return;
     }
@@ -45,13 +46,13 @@ fn main(here: Invocation, @builtin(local_invocation_index) lane: u32) {
             let bits = mask[element(params.view, b, h, i, j)];
             let hides = select(bits == 0xff800000u, bits == 0u, MASK == 1u); // the bits of −∞
             let adds = MASK == 2u && (bits & 0x7fffffffu) != 0u;
-            found |= select(VISIBLE, 0u, hides) | select(0u, PARTLY, hides || adds);
+            found |= select(VISIBLE, 0u, hides) | select(0u, PARTIAL, hides || adds);
         }
     }
     atomicOr(&flags, found);
     workgroupBarrier();
     if (lane == 0u) {
         let all = atomicLoad(&flags);
-        tiles[params.start + tile] = select(select(2u, 1u, (all & PARTLY) != 0u), 0u, (all & VISIBLE) == 0u);
+        tiles[params.start + tile] = select(select(2u, 1u, (all & PARTIAL) != 0u), 0u, (all & VISIBLE) == 0u);
     }
 }

@@ -1,22 +1,26 @@
-// Matrix product in registers: a lane has a tile of 1, 4, 8, 16 or 32 rows × 4 columns of y, its workgroup a tile of the
-// same rows and LANES / PARTS times as many columns. Nothing is shared but the sums over the parts of the depth, so that
-// a CPU driver meets no barrier; on cards it is the form for few rows, where each weight is read once.
+// Matrix product in registers, y = x·wᵀ: a lane has a register tile of TILE_M rows × 4 columns of y, its workgroup the tile
+// of the same rows and 4 · LANES / K_SPLITS columns.
 //
-//   for each quad of the depth: read 4 × 4 weights and the quad of each row; y += x·w
-//   join the sums of the parts; bias, residual, activation; store
-override ROWS: u32 = 4u;
+//   accumulator = 0
+//   for each quad of the depth in this lane's slice: load 4 × 4 weights and a quad of each row of x; accumulator += x·w
+//   split-K: sum the accumulators of the K_SPLITS slices
+//   epilogue: bias, sum of earlier products, residual, activation; store
+//
+// Operands are not staged in workgroup memory, so that a driver that runs on the CPU has no barrier; on cards this is the
+// form for few rows, where each weight is used once. Rows and columns past the end repeat the last one and are not stored.
+override TILE_M: u32 = 4u; // 1, 4, 8, 16 or 32
 
 @compute @workgroup_size(LANES)
-fn main(here: Invocation, lane: Lane) {
-    let number = workgroup_number(here);
-    if (number >= params.tiles) {
+fn main(wg: Workgroup, ids: LaneIds) {
+    let tile_index = workgroup_index(wg);
+    if (tile_index >= params.tiles) {
         return;
     }
-    let tile = tile_of(number);
-    let part = part_of(lane);
-    let quad = tile.column * (LANES / PARTS) + column_of(lane);
-    let columns = columns_of(tile.batch, quad);
-    let row = tile.row * ROWS;
+    let tile = tile_of(tile_index);
+    let split = k_split(ids);
+    let quad = tile.column * (LANES / K_SPLITS) + column_index(ids);
+    let columns = w_column_offsets(tile.batch, quad);
+    let row = tile.row * TILE_M;
     var s0 = mat4x4<f32>();
     var s1 = s0;
     var s2 = s0;
@@ -25,31 +29,31 @@ fn main(here: Invocation, lane: Lane) {
     var s5 = s0;
     var s6 = s0;
     var s7 = s0;
-    if (ROWS == 1u) {
-        s0[0] = row_product(lane, columns, x_row(tile.batch, row), tile.first, tile.last);
+    if (TILE_M == 1u) {
+        s0[0] = row_product(ids, columns, x_row_offset(tile.batch, row), tile.first, tile.last);
     } else {
-        let rows_0 = rows8_of(lane, tile.batch, row);
-        let rows_1 = rows8_of(lane, tile.batch, row + 8u);
-        let rows_2 = rows8_of(lane, tile.batch, row + 16u);
-        let rows_3 = rows8_of(lane, tile.batch, row + 24u);
-        // Uniform turns: a part that has none left reads zeros past the depth.
-        let turns = (tile.last - tile.first + PARTS - 1u) / PARTS;
-        for (var turn = 0u; turn < turns; turn += 1u) {
-            let k = tile.first + turn * PARTS + part;
-            let w = w_at(columns, k);
-            let x_0 = eight_rows(rows_0, k);
+        let rows_0 = row_offsets8(ids, tile.batch, row);
+        let rows_1 = row_offsets8(ids, tile.batch, row + 8u);
+        let rows_2 = row_offsets8(ids, tile.batch, row + 16u);
+        let rows_3 = row_offsets8(ids, tile.batch, row + 24u);
+        // The number of iterations is uniform: a slice that has no quad left loads zeros past the depth.
+        let iterations = (tile.last - tile.first + K_SPLITS - 1u) / K_SPLITS;
+        for (var iteration = 0u; iteration < iterations; iteration += 1u) {
+            let k = tile.first + iteration * K_SPLITS + split;
+            let w = load_w(columns, k);
+            let x_0 = load_rows8(rows_0, k);
             s0 = add_product(s0, w, x_0.a);
-            if (ROWS >= 8u) {
+            if (TILE_M >= 8u) {
                 s1 = add_product(s1, w, x_0.b);
             }
-            if (ROWS >= 16u) {
-                let x_1 = eight_rows(rows_1, k);
+            if (TILE_M >= 16u) {
+                let x_1 = load_rows8(rows_1, k);
                 s2 = add_product(s2, w, x_1.a);
                 s3 = add_product(s3, w, x_1.b);
             }
-            if (ROWS == 32u) {
-                let x_2 = eight_rows(rows_2, k);
-                let x_3 = eight_rows(rows_3, k);
+            if (TILE_M == 32u) {
+                let x_2 = load_rows8(rows_2, k);
+                let x_3 = load_rows8(rows_3, k);
                 s4 = add_product(s4, w, x_2.a);
                 s5 = add_product(s5, w, x_2.b);
                 s6 = add_product(s6, w, x_3.a);
@@ -57,34 +61,34 @@ fn main(here: Invocation, lane: Lane) {
             }
         }
     }
-    if (PARTS > 1u) {
-        s0 = join(lane, s0);
-        if (ROWS == 8u) {
-            s1 = join(lane, s1);
+    if (K_SPLITS > 1u) {
+        s0 = sum_splits(ids, s0);
+        if (TILE_M == 8u) {
+            s1 = sum_splits(ids, s1);
         }
-        if (part > 0u) {
+        if (split > 0u) {
             return;
         }
     }
     let biases = bias_of(quad);
-    if (ROWS == 1u) {
+    if (TILE_M == 1u) {
         if (4u * quad < params.y.shape.w) {
-            finish(tile.part * params.rows + row, quad, s0[0], biases);
+            epilogue(tile.partial * params.rows + row, quad, s0[0], biases);
         }
         return;
     }
-    finish_block(tile, row, quad, s0, biases);
-    if (ROWS >= 8u) {
-        finish_block(tile, row + 4u, quad, s1, biases);
+    epilogue_block(tile, row, quad, s0, biases);
+    if (TILE_M >= 8u) {
+        epilogue_block(tile, row + 4u, quad, s1, biases);
     }
-    if (ROWS >= 16u) {
-        finish_block(tile, row + 8u, quad, s2, biases);
-        finish_block(tile, row + 12u, quad, s3, biases);
+    if (TILE_M >= 16u) {
+        epilogue_block(tile, row + 8u, quad, s2, biases);
+        epilogue_block(tile, row + 12u, quad, s3, biases);
     }
-    if (ROWS == 32u) {
-        finish_block(tile, row + 16u, quad, s4, biases);
-        finish_block(tile, row + 20u, quad, s5, biases);
-        finish_block(tile, row + 24u, quad, s6, biases);
-        finish_block(tile, row + 28u, quad, s7, biases);
+    if (TILE_M == 32u) {
+        epilogue_block(tile, row + 16u, quad, s4, biases);
+        epilogue_block(tile, row + 20u, quad, s5, biases);
+        epilogue_block(tile, row + 24u, quad, s6, biases);
+        epilogue_block(tile, row + 28u, quad, s7, biases);
     }
 }

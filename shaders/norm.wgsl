@@ -3,7 +3,7 @@
 //   layer    y = (s − mean s) / √(mean (s − mean s)² + ε) · weight + bias
 //   RMS      y = s / √(mean s² + ε) · weight + bias
 //
-// Numbers are first brought near 1 by a power of two, so that their squares neither overflow nor vanish.
+// Numbers are first brought near 1 by a power of two c, so that their squares neither overflow nor vanish.
 override RMS: bool = false;
 override HAS_RESIDUAL: bool = false; // s = x + residual, which is stored as well
 override HAS_WEIGHT: bool = false;
@@ -27,7 +27,7 @@ struct Params {
 @group(0) @binding(5) var<storage, read_write> sum: array<f32>;
 @group(0) @binding(6) var<storage, read_write> y: array<out_elem>;
 
-fn at(x_row: u32, residual_row: u32, k: u32) -> f32 {
+fn load_input(x_row: u32, residual_row: u32, k: u32) -> f32 {
     var value = f32(x[x_row + k * params.x.strides.w]);
     if (HAS_RESIDUAL) {
         value += f32(residual[residual_row + k * params.residual.strides.w]);
@@ -36,38 +36,38 @@ fn at(x_row: u32, residual_row: u32, k: u32) -> f32 {
 }
 
 @compute @workgroup_size(LANES)
-fn main(here: Invocation, @builtin(local_invocation_index) lane: u32) {
-    let row = workgroup_number(here);
+fn main(wg: Workgroup, @builtin(local_invocation_index) lane: u32) {
+    let row = workgroup_index(wg);
     if (row >= params.rows) {
         return;
     }
     let width = params.y.shape.w;
     let x_row = row_start(params.x, row);
     let residual_row = row_start(params.residual, row);
-    var most = 0.0;
+    var largest = 0.0;
     for (var k = lane; k < width; k += LANES) {
-        most = max(most, abs(at(x_row, residual_row, k)));
+        largest = max(largest, abs(load_input(x_row, residual_row, k)));
     }
-    let c = scale_of1(reduce_max(lane, most));
+    let c = scale_of1(reduce_max(lane, largest));
     var mean = 0.0;
     if (!RMS) {
         var total = 0.0;
         for (var k = lane; k < width; k += LANES) {
-            total += at(x_row, residual_row, k) * c;
+            total += load_input(x_row, residual_row, k) * c;
         }
         mean = reduce_sum(lane, total) / f32(width);
     }
     var squares = 0.0;
     for (var k = lane; k < width; k += LANES) {
-        let off = at(x_row, residual_row, k) * c - mean;
-        squares += off * off;
+        let deviation = load_input(x_row, residual_row, k) * c - mean;
+        squares += deviation * deviation;
     }
     let variance = reduce_sum(lane, squares) / f32(width);
     let inverse = inverse_deviation4(vec4<f32>(variance), vec4<f32>(c), params.epsilon).x;
     let sum_row = row_start(params.sum, row);
     let y_row = row_start(params.y, row);
     for (var k = lane; k < width; k += LANES) {
-        let value = at(x_row, residual_row, k);
+        let value = load_input(x_row, residual_row, k);
         if (HAS_RESIDUAL) {
             sum[sum_row + k * params.sum.strides.w] = value;
         }

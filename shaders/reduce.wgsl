@@ -14,8 +14,8 @@ struct Params {
 @group(0) @binding(3) var<storage, read_write> y: array<f32>;
 
 @compute @workgroup_size(LANES)
-fn main(here: Invocation, @builtin(local_invocation_index) lane: u32) {
-    let row = workgroup_number(here);
+fn main(wg: Workgroup, @builtin(local_invocation_index) lane: u32) {
+    let row = workgroup_index(wg);
     if (row >= params.rows) {
         return;
     }

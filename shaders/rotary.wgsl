@@ -2,7 +2,7 @@
 // cosine and sine of the row's position; elements past the pairs are copied. One invocation writes one element.
 override LANES: u32 = 64u;
 override INTERLEAVED: bool = false; // pairs (2n, 2n + 1), else (n, n + width / 2)
-override POSITION: u32 = 0u; // 0 a query's own position, 1 a key's in its sequence, 2 from a list
+override POSITION: u32 = 0u; // 0 of a query, 1 of a key in its sequence, 2 from a list
 
 struct Params {
     x: View,      // [B, H, N, D]
@@ -28,8 +28,8 @@ fn position(b: u32, n: u32) -> u32 {
         return vectors[params.list.x + b * params.list.y + n * params.list_step];
     }
     if (POSITION == 0u) {
-        let row = row_of(b, n);
-        return u32(max(row.own - i32(row.start), 0));
+        let row = key_range(b, n);
+        return u32(max(row.position - i32(row.start), 0));
     }
     if (SEQUENCES) {
         let start = word(params.positions.cu_seqlens_k, sequence_of(params.positions.cu_seqlens_k, n));
@@ -39,21 +39,21 @@ fn position(b: u32, n: u32) -> u32 {
 }
 
 @compute @workgroup_size(LANES)
-fn main(here: Invocation, @builtin(local_invocation_index) lane: u32) {
-    let at = workgroup_number(here) * LANES + lane;
-    if (at >= params.elements) {
+fn main(wg: Workgroup, @builtin(local_invocation_index) lane: u32) {
+    let index = workgroup_index(wg) * LANES + lane;
+    if (index >= params.elements) {
         return;
     }
     let width = params.x.shape.w;
-    let d = at % width;
-    let row = at / width;
+    let d = index % width;
+    let row = index / width;
     let n = row % params.x.shape.z;
     let b = row / params.x.shape.z / params.x.shape.y;
-    let from_at = row_start(params.x, row);
-    let to_at = row_start(params.output, row) + d * params.output.strides.w;
+    let source_index = row_start(params.x, row);
+    let target_index = row_start(params.output, row) + d * params.output.strides.w;
 
     let pairs = params.cos.shape.w;
-    var y = f32(x[from_at + d * params.x.strides.w]);
+    var y = f32(x[source_index + d * params.x.strides.w]);
     if (d < 2u * pairs) {
         var pair = d / 2u;
         var second = d % 2u == 1u;
@@ -69,7 +69,7 @@ fn main(here: Invocation, @builtin(local_invocation_index) lane: u32) {
         let angle = min(position(b, n), last - offset) + offset;
         let c = cosines[element(params.cos, 0u, 0u, angle, pair)];
         let s = sines[element(params.sin, 0u, 0u, angle, pair)];
-        y = y * c + f32(x[from_at + other * params.x.strides.w]) * select(-s, s, second);
+        y = y * c + f32(x[source_index + other * params.x.strides.w]) * select(-s, s, second);
     }
-    output[to_at] = out_elem(y);
+    output[target_index] = out_elem(y);
 }

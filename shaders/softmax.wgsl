@@ -1,8 +1,10 @@
 // Scores to weights, in place, one workgroup a row; hidden scores get weight 0 (common/hidden.wgsl).
 //
-// Where there is a temperature, s stands for (s − m) / temperature: scores over a small one may not be numbers any more.
+// With a temperature, s is (s − row_max) / temperature below: a score divided by a small temperature may overflow, a
+// difference of scores at most underflows in the exponential.
 //
-//   softmax    m = max s;  l = Σ exp(s − m) [+ exp(sink − m)];  w = exp(s − m) / l;  lse = m + ln l
+//   softmax    row_max = max s;  row_sum = Σ exp(s − row_max) [+ exp(sink − row_max)]
+//              w = exp(s − row_max) / row_sum;  lse = row_max + ln row_sum
 //   hardmax    w = 1 at the first largest s
 //   sample     w = 1 at argmax (s + Gumbel noise), one draw from the softmax
 //   sparsemax  w = max(s − τ, 0) with τ such that Σ w = 1, by Newton's method from below
@@ -11,7 +13,7 @@
 // but for hardmax. A row without a visible key gets weights 0.
 override NORMALIZE: u32 = 0u; // 0 softmax, 1 hardmax, 2 sample, 3 sparsemax
 override LSE: bool = false;     // the log-sum-exp is asked for
-override MAX_SUM: bool = false; // the largest score and the sum are
+override MAX_SUM: bool = false; // row_max and row_sum are asked for
 override SPARSEMAX_STEPS: u32 = 64u;
 
 struct Params {
@@ -24,7 +26,7 @@ struct Params {
     first_query: u32, // number of the view's first query in it
     negative_infinity: f32,
     not_a_number: f32,
-    sinks_start: u32, // where the sinks lie: index of the first, distance between neighbours
+    sinks_start: u32, // in `sinks`: index of the first, distance between neighbours
     sinks_step: u32,
     temperature: f32,
 }
@@ -52,18 +54,18 @@ fn hidden(s: f32) -> bool {
     return s == HIDDEN;
 }
 
-fn weightless(s: f32) -> bool {
+fn has_zero_weight(s: f32) -> bool {
     return s <= MINUS_INFINITY;
 }
 
-// s − most, over the temperature.
-fn distance_to(most: f32, s: f32) -> f32 {
-    return relative(vec4<f32>(s - most)).x;
+// s − largest, over the temperature.
+fn relative_score(largest: f32, s: f32) -> f32 {
+    return over_temperature(vec4<f32>(s - largest)).x;
 }
 
 @compute @workgroup_size(LANES)
-fn main(here: Invocation, @builtin(local_invocation_index) lane: u32) {
-    let row = workgroup_number(here);
+fn main(wg: Workgroup, @builtin(local_invocation_index) lane: u32) {
+    let row = workgroup_index(wg);
     if (row >= params.rows) {
         return;
     }
@@ -72,32 +74,32 @@ fn main(here: Invocation, @builtin(local_invocation_index) lane: u32) {
     let keys = params.scores.shape.w;
     let h = (row / params.scores.shape.z) % params.scores.shape.y;
 
-    var m = HIDDEN;
+    var row_max = HIDDEN;
     if (NORMALIZE != 1u) {
-        m = softmax_max(lane, base, step, keys);
+        row_max = softmax_max(lane, base, step, keys);
     }
-    // A softmax carries NaN along by its sum; the others would lose it in comparisons. Weights that depend on differences of
-    // scores have none where all that are not hidden are −∞.
-    if (NORMALIZE != 0u && (m == MINUS_INFINITY || has_nan(lane, base, step, keys))) {
+    // A softmax propagates NaN by its sum; the others would lose it in comparisons. Where all visible scores are −∞, their
+    // differences are NaN.
+    if (NORMALIZE != 0u && (row_max == MINUS_INFINITY || has_nan(lane, base, step, keys))) {
         for (var j = lane; j < keys; j += LANES) {
             scores[base + j * step] = select(params.not_a_number, 0.0, hidden(scores[base + j * step]));
         }
-        tell(lane, row, 0.0, params.not_a_number);
+        store_stats(lane, row, 0.0, params.not_a_number);
         return;
     }
 
     if (NORMALIZE == 1u || NORMALIZE == 2u) {
         let bh = row / params.scores.shape.z;
         let whole_row = bh * params.queries + params.first_query + row % params.scores.shape.z;
-        // Without a temperature noise is added to the scores as they are.
-        let most = select(0.0, m, TEMPERATURE);
+        // Without a temperature the noise is added to the scores themselves.
+        let largest = select(0.0, row_max, TEMPERATURE);
         var best = HIDDEN;
         var best_j = 0xffffffffu;
         for (var j = lane; j < keys; j += LANES) {
             let s = scores[base + j * step];
             var noisy = s;
             if (NORMALIZE == 2u) {
-                noisy = distance_to(most, s) + gumbel(whole_row, j);
+                noisy = relative_score(largest, s) + gumbel(whole_row, j);
             }
             if (!hidden(s) && (best_j == 0xffffffffu || noisy > best)) {
                 best = noisy;
@@ -106,7 +108,7 @@ fn main(here: Invocation, @builtin(local_invocation_index) lane: u32) {
         }
         let chosen = reduce_argmax(lane, best, best_j);
         if (LSE || MAX_SUM) {
-            tell(lane, row, m, softmax_sum(lane, base, step, keys, m));
+            store_stats(lane, row, row_max, softmax_sum(lane, base, step, keys, row_max));
         }
         for (var j = lane; j < keys; j += LANES) {
             scores[base + j * step] = select(0.0, 1.0, j == chosen);
@@ -124,8 +126,8 @@ fn main(here: Invocation, @builtin(local_invocation_index) lane: u32) {
             var support = 0.0;
             for (var j = lane; j < keys; j += LANES) {
                 let s = scores[base + j * step];
-                if (!hidden(s) && distance_to(m, s) > tau) {
-                    sum += distance_to(m, s);
+                if (!hidden(s) && relative_score(row_max, s) > tau) {
+                    sum += relative_score(row_max, s);
                     support += 1.0;
                 }
             }
@@ -139,7 +141,7 @@ fn main(here: Invocation, @builtin(local_invocation_index) lane: u32) {
         }
         for (var j = lane; j < keys; j += LANES) {
             let s = scores[base + j * step];
-            scores[base + j * step] = select(max(distance_to(m, s) - tau, 0.0), 0.0, hidden(s));
+            scores[base + j * step] = select(max(relative_score(row_max, s) - tau, 0.0), 0.0, hidden(s));
         }
         return;
     }
@@ -148,12 +150,12 @@ fn main(here: Invocation, @builtin(local_invocation_index) lane: u32) {
     if (SINKS) {
         sink = sinks[params.sinks_start + h * params.sinks_step];
     }
-    let end = ended(vec4<f32>(m), vec4<f32>(softmax_sum(lane, base, step, keys, m)), vec4<f32>(sink));
-    tell(lane, row, end.m.x, end.l.x);
+    let result = finish_softmax(vec4<f32>(row_max), vec4<f32>(softmax_sum(lane, base, step, keys, row_max)), vec4<f32>(sink));
+    store_stats(lane, row, result.row_max.x, result.row_sum.x);
     for (var j = lane; j < keys; j += LANES) {
         let s = scores[base + j * step];
-        let p = select(exp1(distance_to(m, s)), 0.0, weightless(s));
-        scores[base + j * step] = select(p * end.share.x, 0.0, hidden(s));
+        let p = select(exp1(relative_score(row_max, s)), 0.0, has_zero_weight(s));
+        scores[base + j * step] = select(p * result.output_scale.x, 0.0, hidden(s));
     }
 }
 
@@ -166,30 +168,30 @@ fn has_nan(lane: u32, base: u32, step: u32, keys: u32) -> bool {
 }
 
 fn softmax_max(lane: u32, base: u32, step: u32, keys: u32) -> f32 {
-    var most = HIDDEN;
+    var largest = HIDDEN;
     for (var j = lane; j < keys; j += LANES) {
-        most = max(most, scores[base + j * step]);
+        largest = max(largest, scores[base + j * step]);
     }
-    return reduce_max(lane, most);
+    return reduce_max(lane, largest);
 }
 
-fn softmax_sum(lane: u32, base: u32, step: u32, keys: u32, top: f32) -> f32 {
+fn softmax_sum(lane: u32, base: u32, step: u32, keys: u32, row_max: f32) -> f32 {
     var sum = 0.0;
     for (var j = lane; j < keys; j += LANES) {
         let s = scores[base + j * step];
-        sum += select(exp1(distance_to(top, s)), 0.0, weightless(s));
+        sum += select(exp1(relative_score(row_max, s)), 0.0, has_zero_weight(s));
     }
     return reduce_sum(lane, sum);
 }
 
-// What is asked for beside the weights.
-fn tell(lane: u32, row: u32, m: f32, l: f32) {
+// The statistics that are asked for.
+fn store_stats(lane: u32, row: u32, row_max: f32, row_sum: f32) {
     if (LSE && lane == 0u) {
-        lse[row_start(params.lse, row)] = log_sum_exp(m, l);
+        lse[row_start(params.lse, row)] = log_sum_exp(row_max, row_sum);
     }
     if (MAX_SUM && lane == 0u) {
         let at = row_start(params.max_sum, row);
-        let pair = max_and_sum(m, l);
+        let pair = max_and_sum(row_max, row_sum);
         max_sum[at] = pair.x;
         max_sum[at + params.max_sum.strides.w] = pair.y;
     }

@@ -1,5 +1,5 @@
-// The k largest entries of each row, largest first, the smaller index first among equals; one workgroup a row. Each turn
-// looks for the largest that comes behind the one before. NaN and −∞ come last, in the order of their indices.
+// The k largest entries of each row, largest first, the smaller index first among equals; one workgroup a row. Each
+// iteration finds the largest entry that comes after the previous one. NaN and −∞ come last, in the order of their indices.
 struct Params {
     x: View,      // [.., .., .., N]
     values: View, // [.., .., .., k]
@@ -13,8 +13,8 @@ struct Params {
 @group(0) @binding(3) var<storage, read_write> ids: array<u32>;
 
 @compute @workgroup_size(LANES)
-fn main(here: Invocation, @builtin(local_invocation_index) lane: u32) {
-    let row = workgroup_number(here);
+fn main(wg: Workgroup, @builtin(local_invocation_index) lane: u32) {
+    let row = workgroup_index(wg);
     if (row >= params.rows) {
         return;
     }
@@ -22,26 +22,26 @@ fn main(here: Invocation, @builtin(local_invocation_index) lane: u32) {
     let values_row = row_start(params.values, row);
     let ids_row = row_start(params.ids, row);
     let width = params.x.shape.w;
-    var before = 0.0;
-    var before_index = 0u;
-    for (var turn = 0u; turn < params.values.shape.w; turn += 1u) {
+    var previous = 0.0;
+    var previous_index = 0u;
+    for (var rank = 0u; rank < params.values.shape.w; rank += 1u) {
         var best = params.least;
         var best_index = 0xffffffffu;
         for (var k = lane; k < width; k += LANES) {
             var value = f32(x[base + k * params.x.strides.w]);
             value = select(value, params.least, is_nan1(value));
-            let behind = turn == 0u || value < before || (value == before && k > before_index);
-            if (behind && (best_index == 0xffffffffu || value > best)) {
+            let is_after = rank == 0u || value < previous || (value == previous && k > previous_index);
+            if (is_after && (best_index == 0xffffffffu || value > best)) {
                 best = value;
                 best_index = k;
             }
         }
-        before_index = reduce_argmax(lane, best, best_index);
-        before = f32(x[base + before_index * params.x.strides.w]);
-        before = select(before, params.least, is_nan1(before));
+        previous_index = reduce_argmax(lane, best, best_index);
+        previous = f32(x[base + previous_index * params.x.strides.w]);
+        previous = select(previous, params.least, is_nan1(previous));
         if (lane == 0u) {
-            values[values_row + turn * params.values.strides.w] = f32(x[base + before_index * params.x.strides.w]);
-            ids[ids_row + turn * params.ids.strides.w] = before_index;
+            values[values_row + rank * params.values.strides.w] = f32(x[base + previous_index * params.x.strides.w]);
+            ids[ids_row + rank * params.ids.strides.w] = previous_index;
         }
     }
 }

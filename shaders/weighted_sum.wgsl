@@ -1,10 +1,12 @@
 // Outputs y[i,d] = Σ_j w[i,j]·v[j,d] for every batch row and query head.
 //
-// One invocation computes a tile of 4 queries × 4 dimensions in registers. A weight of exactly 0 contributes nothing,
-// so NaN and infinities in hidden values stay where they are; keys that none of the four queries sees are not read.
+// A workgroup computes 4 queries × 4 · LANES dimensions; workgroups go over tiles of dimensions, then of queries, then
+// heads. A lane has a register tile of 4 queries × 4 dimensions, LANES apart. A weight of exactly 0 contributes nothing, so
+// that NaN and infinities in hidden values do not reach the output; keys that are visible to none of the four queries are
+// not read.
 override LANES: u32 = 64u;
 override ROWS: u32 = 4u;
-override ACCUMULATE: bool = false; // adds to the output: a later range of keys
+override ACCUMULATE: bool = false; // adds to the output: a later dispatch of several over ranges of the keys
 
 struct Params {
     weights: View, // [B, Hq, Nq', Nk]
@@ -31,11 +33,11 @@ struct Params {
 fn store(b: u32, h: u32, i: u32, d: vec4<u32>, sum: vec4<f32>) {
     for (var c = 0u; c < 4u; c += 1u) {
         if (i < params.output.shape.z && d[c] < params.output.shape.w) {
-            let at = element(params.output, b, h, i, d[c]);
+            let index = element(params.output, b, h, i, d[c]);
             if (ACCUMULATE) {
-                output[at] = out_elem(f32(output[at]) + sum[c]);
+                output[index] = out_elem(f32(output[index]) + sum[c]);
             } else {
-                output[at] = out_elem(sum[c]);
+                output[index] = out_elem(sum[c]);
             }
         }
     }
@@ -46,8 +48,8 @@ fn weighted(w: f32, v: vec4<f32>) -> vec4<f32> {
 }
 
 @compute @workgroup_size(LANES)
-fn main(here: Invocation, @builtin(local_invocation_index) lane: u32) {
-    let tile = workgroup_number(here);
+fn main(wg: Workgroup, @builtin(local_invocation_index) lane: u32) {
+    let tile = workgroup_index(wg);
     if (tile >= params.tiles) {
         return;
     }
@@ -65,50 +67,55 @@ fn main(here: Invocation, @builtin(local_invocation_index) lane: u32) {
     );
     let d_columns = min(d, vec4<u32>(params.output.shape.w - 1u));
     let w = element(params.weights, b, h, 0u, 0u) + i_rows * params.weights.strides.z;
-    let d_at = d_columns * params.value.strides.w;
+    let d_offsets = d_columns * params.value.strides.w;
     let v_head = h / params.group;
 
-    // The keys that any of the four queries sees, sinks first.
-    let at_query = params.first_query + i;
-    var row = row_of(b, at_query);
+    // The keys that are visible to any of the four queries: sink tokens, then the window.
+    let query_index = params.first_query + i;
+    var visible = key_range(b, query_index);
     if (ROWS == 4u) {
-        row = join_rows(join_rows(row, row_of(b, at_query + 1u)), join_rows(row_of(b, at_query + 2u), row_of(b, at_query + 3u)));
+        visible = enclosing_range(
+            enclosing_range(visible, key_range(b, query_index + 1u)),
+            enclosing_range(key_range(b, query_index + 2u), key_range(b, query_index + 3u)),
+        );
     }
-    let sinks_last = min(row.sinks_last, params.last_key);
-    let firsts = vec2<u32>(max(row.start, params.first_key), max(max(row.first, sinks_last), params.first_key));
-    let lasts = vec2<u32>(sinks_last, min(row.last, params.last_key));
+    let sinks_end = min(visible.sinks_end, params.last_key);
+    let firsts = vec2<u32>(max(visible.start, params.first_key), max(max(visible.first, sinks_end), params.first_key));
+    let lasts = vec2<u32>(sinks_end, min(visible.end, params.last_key));
 
-    var y0 = vec4<f32>(0.0);
-    var y1 = vec4<f32>(0.0);
-    var y2 = vec4<f32>(0.0);
-    var y3 = vec4<f32>(0.0);
-    for (var part = select(1u, 0u, WINDOW); part < 2u; part += 1u) {
-        var j = firsts[part];
-        while (j < lasts[part]) {
-            var stop = lasts[part];
+    var acc0 = vec4<f32>(0.0);
+    var acc1 = vec4<f32>(0.0);
+    var acc2 = vec4<f32>(0.0);
+    var acc3 = vec4<f32>(0.0);
+    for (var range = select(1u, 0u, WINDOW); range < 2u; range += 1u) {
+        var j = firsts[range];
+        while (j < lasts[range]) {
+            var stop = lasts[range];
             if (BLOCKS) {
                 stop = min(stop, (j / params.blocks.keys + 1u) * params.blocks.keys);
-                if (!any_block_visible(b, h, at_query, at_query + ROWS, j, stop)) {
+                if (!any_block_visible(b, h, query_index, query_index + ROWS, j, stop)) {
                     j = stop;
                     continue;
                 }
             }
             for (; j < stop; j += 1u) {
-                let at = place(b, j);
-                let w_at = w + j * params.weights.strides.w;
-                let v_at = element(params.value, at.x, v_head, at.y, 0u) + d_at;
-                let vj = vec4<f32>(f32(value[v_at.x]), f32(value[v_at.y]), f32(value[v_at.z]), f32(value[v_at.w]));
-                y0 += weighted(weights[w_at.x], vj);
-                y1 += weighted(weights[w_at.y], vj);
-                y2 += weighted(weights[w_at.z], vj);
-                y3 += weighted(weights[w_at.w], vj);
+                let kv_row = locate(b, j);
+                let w_index = w + j * params.weights.strides.w;
+                let v_index = element(params.value, kv_row.x, v_head, kv_row.y, 0u) + d_offsets;
+                let vj = vec4<f32>(
+                    f32(value[v_index.x]), f32(value[v_index.y]), f32(value[v_index.z]), f32(value[v_index.w]),
+                );
+                acc0 += weighted(weights[w_index.x], vj);
+                acc1 += weighted(weights[w_index.y], vj);
+                acc2 += weighted(weights[w_index.z], vj);
+                acc3 += weighted(weights[w_index.w], vj);
             }
         }
     }
-    store(b, h, i, d, y0);
+    store(b, h, i, d, acc0);
     if (ROWS == 4u) {
-        store(b, h, i + 1u, d, y1);
-        store(b, h, i + 2u, d, y2);
-        store(b, h, i + 3u, d, y3);
+        store(b, h, i + 1u, d, acc1);
+        store(b, h, i + 2u, d, acc2);
+        store(b, h, i + 3u, d, acc3);
     }
 }

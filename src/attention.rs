@@ -2,41 +2,41 @@
 //!
 //! For query row i of head h and key row j of head ⌊h / group⌋
 //! ```text
-//! q_i, k_j ← rotary(q_i, own(i)), rotary(k_j, j)        if asked for
+//! q_i, k_j ← rotary(q_i, pos(i)), rotary(k_j, j)        if asked for
 //! s(i, j) = scale · score(q_i, k_j)                     score_mod, then softcap: cap · tanh(s / cap)
-//! s(i, j) += slope_h · −|own(i) − j|                    ALiBi
+//! s(i, j) += slope_h · −|pos(i) − j|                    ALiBi
 //! s(i, j) += mask(i, j)                                 float mask; all other masks hide (i, j)
-//! w(i, :) = normalize over the visible j of s / τ       softmax unless told otherwise
+//! w(i, :) = normalize over the visible j of s / τ       softmax by default
 //! y_i = Σ_j w(i, j) · v_j                               over the j of weight above 0
 //! ```
 //! A hidden value contributes nothing, NaN and infinity too; nor does a visible one whose weight is 0, except that on the
-//! fused paths a weight that vanishes in f32 is not told from a small one: 0 · ∞ is NaN there.
+//! fused paths a weight that underflows in f32 is treated as a small one: 0 · ∞ is NaN there.
 //!
-//! A row that sees no key has weights 0, output 0, entropy 0 and log-sum-exp −∞ (that of its sink, if it has one):
-//! decided by the mask, never by the scores. A visible score of −∞ weighs 0; a row that sees scores of −∞ only, and has no
-//! finite sink, is NaN where its weights depend on their differences (all but hardmax and monotonic ones). On the GPU a
-//! finite score below −3.402823·10³⁸, the last two that f32 has, counts as that.
+//! A row without a visible key has weights 0, output 0, entropy 0 and log-sum-exp −∞ (that of its sink, if it has one):
+//! decided by the mask, never by the scores. A visible score of −∞ has weight 0; a row whose visible scores are all −∞, and
+//! that has no finite sink, is NaN where its weights depend on their differences (all but hardmax and monotonic ones). On the
+//! GPU a finite score below −3.402823·10³⁸ (the two lowest numbers of f32) counts as −3.402823·10³⁸.
 //!
 //! Positions. A batch row has K keys (Nk, or its `kv_lengths`) and Q queries (Nq, or its `query_lengths`). The query's
-//! own position among the keys is own(i) = i + offset with offset = K − Q where lengths are given for the keys or the
-//! alignment is [`Causal::BottomRight`], else the length of the past. Causal hides j > own(i), a window keeps
-//! own(i) − left ≤ j ≤ own(i) + right. Negative positions are legal: such a query sees nothing under a causal mask.
+//! position among the keys is pos(i) = i + offset with offset = K − Q where lengths are given for the keys or the
+//! alignment is [`Causal::BottomRight`], else the length of the past. Causal hides j > pos(i), a window keeps
+//! pos(i) − left ≤ j ≤ pos(i) + right. Negative positions are legal: such a query has no visible key under a causal mask.
 //!
-//! So lengths of the keys alone put the last of all Nq queries at the batch row's last real key, which is right of a cache:
-//! of 4 queries over 6 keys of which 5 are real, query 0 is at key 1. In a padded batch, where query i belongs to key i and
-//! both are real up to the row's length, they would move every query of a short row back by its padding: give
+//! So with lengths of the keys alone the last of all Nq queries is at the batch row's last valid key, as decoding with a cache
+//! needs it: of 4 queries over 6 keys of which 5 are valid, query 0 is at key 1. In a padded batch, where query i belongs to
+//! key i and both are valid up to the row's length, they would move every query of a short row back by its padding: give
 //! `query_lengths` as well, and the offset is 0.
 //!
 //! Lists on the device. `upload` refuses a length, an end or a page that is out of range. In tensors of the caller's own no
 //! host looks at them; shaders take what is out of range as each input below says, and read and write nothing outside
 //! the tensors.
 //!
-//! Ragged batches. With `cu_seqlens_q` and `cu_seqlens_k` the batch axis is 1 and the sequences lie one behind the
-//! other: sequence n has queries `cu_seqlens_q[n] .. cu_seqlens_q[n + 1]` and keys likewise. A query sees keys of its own
+//! Ragged batches. With `cu_seqlens_q` and `cu_seqlens_k` the batch axis is 1 and the sequences are packed one after
+//! the other: sequence n has queries `cu_seqlens_q[n] .. cu_seqlens_q[n + 1]` and keys likewise. A query attends to keys of its own
 //! sequence only, and positions count from the sequence's start: K and Q above are the sequence's own, and the offset
 //! is K − Q for [`Causal::BottomRight`], else 0 (FlashAttention, `flash_attn_varlen_func`, whose window without causal
 //! masking counts from K − Q as well: give such batches as rows with `kv_lengths` and `query_lengths`). Both lists
-//! ascend; ends past the last token mean the last token. A token in no sequence sees nothing and is seen by none. The
+//! ascend; ends past the last token mean the last token. A token in no sequence attends to nothing, and nothing attends to it. The
 //! indices i and j of masks, block masks and `score_mod` are those of the packed tensors.
 
 use std::sync::{Arc, OnceLock};
@@ -97,8 +97,8 @@ pub enum Normalize {
     /// Monotonic alignment (Raffel et al. 2017, "Online and Linear-Time Attention by Enforcing Monotonic Alignments"):
     /// p_j = sigmoid(s_j), 0 where hidden, is the probability to stop at key j, scanning on from where the query before
     /// stopped. `previous` is the alignment before the first query, at key 0 if not given; each query's weights are the
-    /// next one's `previous`. Weights may sum to less than 1: the scan can run off the end, and after a query that sees
-    /// no key all weights are 0. A NaN among a row's visible scores or in the alignment before it makes its visible
+    /// next one's `previous`. Weights may sum to less than 1: the scan can run off the end, and after a query without
+    /// a visible key all weights are 0. A NaN among a row's visible scores or in the alignment before it makes its visible
     /// weights NaN.
     Monotonic(Monotonic),
 }
@@ -117,27 +117,27 @@ pub enum Monotonic {
     Hard,
 }
 
-/// Which keys causal attention hides: key j is visible to query i when j ≤ own(i) = i + offset.
+/// Which keys causal attention hides: key j is visible to query i when j ≤ pos(i) = i + offset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Causal {
     /// offset = length of the past, or K − Q of the batch row when `kv_lengths` are given, where Q is Nq unless
     /// `query_lengths` say otherwise (PyTorch, ONNX).
     #[default]
     TopLeft,
-    /// offset = K − Q: the last query sees the last key (FlashAttention).
+    /// offset = K − Q: the last key is visible to the last query (FlashAttention).
     BottomRight,
 }
 
-/// Keys own(i) − left … own(i) + right are visible; `None` leaves that side open. own(i) is not i where there is a past or
+/// Keys pos(i) − left … pos(i) + right are visible; `None` leaves that side unlimited. pos(i) is not i where there is a past or
 /// `kv_lengths` are given: see the [module's docs](self).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Window {
-    /// Keys visible before the query's own position.
+    /// Keys visible before the query's position.
     pub left: Option<u32>,
-    /// Keys visible after the query's own position.
+    /// Keys visible after the query's position.
     pub right: Option<u32>,
-    /// The first keys of the sequence that stay visible outside the window, as far as causal masking and lengths let
-    /// them (Xiao et al. 2024, "Efficient Streaming Language Models with Attention Sinks").
+    /// The first keys of the sequence that stay visible outside the window, as far as causal masking and lengths
+    /// allow (Xiao et al. 2024, "Efficient Streaming Language Models with Attention Sinks").
     pub sink_tokens: u32,
 }
 
@@ -154,7 +154,7 @@ impl Window {
 /// ```
 /// for each pair n, with cos and sin at row (position + offset), column n of the tables `rotary_cos` and `rotary_sin`
 /// [positions, width / 2], or at their last row where they have fewer. Element 2 · (columns of the tables) of a head and
-/// those after it stay as they are. A query's position is own(i), at least 0; a key's is j. A past is taken as turned
+/// those after it stay as they are. A query's position is pos(i), at least 0; a key's is j. A past is taken as turned
 /// already, and `present_key` is turned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Rotary {
@@ -164,7 +164,7 @@ pub struct Rotary {
     pub offset: usize,
 }
 
-/// Which elements of a head a rotary embedding turns together.
+/// Which elements of a head a rotary embedding rotates as a pair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum RotaryLayout {
     /// n and n + width / 2 (GPT-NeoX, LLaMA in `transformers`; ONNX `interleaved = 0`).
@@ -214,7 +214,7 @@ pub enum ScoreStage {
 
 /// Which kernels run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Path {
+pub enum Algorithm {
     /// The planner chooses.
     #[default]
     Auto,
@@ -222,12 +222,12 @@ pub enum Path {
     Staged,
     /// One kernel with an online softmax (Dao et al. 2022, "FlashAttention"); memory grows with Nq + Nk.
     Fused,
-    /// Fused, for few queries: ranges of keys side by side, joined by largest score and sum (Dao et al. 2023,
+    /// Fused, for few queries, split-KV: splits of the keys in parallel, merged by row max and row sum (Dao et al. 2023,
     /// "Flash-Decoding").
     Split,
 }
 
-impl std::fmt::Display for Path {
+impl std::fmt::Display for Algorithm {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Auto => "auto",
@@ -307,13 +307,13 @@ pub struct Attention {
     /// How scores become weights.
     pub normalize: Normalize,
     /// Which kernels run.
-    pub path: Path,
+    pub path: Algorithm,
     /// Also return the weights [B, Hq, Nq, Nk].
     pub weights: bool,
     /// Also return the log-sum-exp (natural) of each row [B, Hq, Nq].
     pub lse: bool,
     /// Also return the largest score and the sum of each row [B, Hq, Nq, 2]: m = max s/τ and l = Σ exp(s/τ − m), sinks
-    /// included. Their log-sum-exp is m + ln l, which in one f32 keeps the less of l the larger |m| is.
+    /// included. Their log-sum-exp is m + ln l, which as one f32 has the fewer digits of l the larger |m| is.
     pub max_sum: bool,
     /// Also return the entropy −Σ_j w_j · ln w_j (nats) of each row's weights [B, Hq, Nq].
     pub entropy: bool,
@@ -387,7 +387,7 @@ impl<A> Default for ScoreWeights<A> {
 }
 
 impl<A> ScoreWeights<A> {
-    /// Each tensor through a fallible function that is told the tensor's name, `score.weight` and so on.
+    /// Each tensor through a fallible function of the tensor and its name, `score.weight` and so on.
     ///
     /// # Errors
     /// The first error of `f`.
@@ -426,29 +426,29 @@ pub struct AttentionInputs<A> {
     pub key: A,
     /// [B, Hkv, Nk, Dv].
     pub value: A,
-    /// Which keys each query may see, or what is added to its scores.
+    /// Which keys each query attends to, or what is added to its scores.
     pub mask: Option<Mask<A>>,
-    /// Keys [B, Hkv, P, D] that stand before `key`.
+    /// Keys [B, Hkv, P, D] that come before `key`.
     pub past_key: Option<A>,
-    /// Values [B, Hkv, P, Dv] that stand before `value`.
+    /// Values [B, Hkv, P, Dv] that come before `value`.
     pub past_value: Option<A>,
-    /// `[B]`: how many keys of each batch row are real; more than Nk are Nk. They move the queries' own positions, see the
-    /// [module's docs](self): a padded batch has `query_lengths` too. Not beside a past: they count the keys of a cache that
-    /// is joined already (ONNX `nonpad_kv_seqlen`).
+    /// `[B]`: how many keys of each batch row are valid; more than Nk are Nk. They move the queries' positions, see the
+    /// [module's docs](self): a padded batch has `query_lengths` too. Not with a past: they count the keys of a cache that
+    /// contains it already (ONNX `nonpad_kv_seqlen`).
     pub kv_lengths: Option<A>,
-    /// `[B]`: how many queries of each batch row are real; the others see no key. More than Nq are Nq.
+    /// `[B]`: how many queries of each batch row are valid; the others have no visible key. More than Nq are Nq.
     pub query_lengths: Option<A>,
     /// `[S + 1]`: where each of S sequences begins among the queries, and where the last one ends. B is 1 then. Ends past
-    /// the last token mean the last token. Of a list that descends nothing is said of which tokens see which.
+    /// the last token mean the last token. With a list that descends it is undefined which tokens attend to which.
     pub cu_seqlens_q: Option<A>,
     /// `[S + 1]`: the same among the keys; a sequence that ends before it begins has none.
     pub cu_seqlens_k: Option<A>,
     /// [B, Hq, ⌈Nq / block⌉, ⌈Nk / block⌉], each axis but the last two may be 1: a zero hides every pair of a block, which
     /// is then not computed (PyTorch FlexAttention's `BlockMask`). The block is [`Attention::block_size`].
     pub block_mask: Option<A>,
-    /// [B, pages]: which page of `key` [page count, Hkv, page size, D] and `value` holds each stretch of a batch row's
-    /// keys (vLLM, FlashAttention `block_table`). Nk is pages · page size; `kv_lengths` says how many are real. Entries
-    /// past the last real key mean nothing; those past the page count read the last page. `upload` refuses these.
+    /// [B, pages]: which page of `key` [page count, Hkv, page size, D] and `value` holds each block of a batch row's
+    /// keys (vLLM, FlashAttention `block_table`). Nk is pages · page size; `kv_lengths` says how many are valid. Entries
+    /// past the last valid key are ignored; those past the page count read the last page. `upload` refuses these.
     pub block_table: Option<A>,
     /// [positions, width / 2]: cosines of [`Attention::rotary`].
     pub rotary_cos: Option<A>,
@@ -460,8 +460,8 @@ pub struct AttentionInputs<A> {
     /// `[Hq]`: ALiBi slopes (Press et al. 2022); or [B, Hq] where batch rows have slopes of their own, which are [S, Hq] in
     /// a ragged batch.
     pub alibi_slopes: Option<A>,
-    /// `[Hq]`: a learned logit that takes part in each row's softmax and has no value ("attention sink"). Where keys are cut
-    /// into parts to be merged later, give it to one part only.
+    /// `[Hq]`: a learned logit that takes part in each row's softmax and has no value ("attention sink"). Where subsets of
+    /// the keys are merged later, give it to one of them only.
     pub sinks: Option<A>,
     /// Parameters of the score function.
     pub score: ScoreWeights<A>,
@@ -492,7 +492,7 @@ impl<A> AttentionInputs<A> {
         }
     }
 
-    /// Each tensor through a fallible function that is told the tensor's name.
+    /// Each tensor through a fallible function of the tensor and its name.
     ///
     /// # Errors
     /// The first error of `f`.
@@ -556,18 +556,18 @@ pub struct AttentionOutputs<A> {
     pub output: A,
     /// [B, Hq, Nq, Nk], if asked for.
     pub weights: Option<A>,
-    /// [B, Hq, Nq], if asked for, sinks included; −∞ for a row that sees no key and has no sink.
+    /// [B, Hq, Nq], if asked for, sinks included; −∞ for a row without a visible key and without a sink.
     pub lse: Option<A>,
-    /// [B, Hq, Nq, 2], if asked for, sinks included; (−∞, 0) for a row that sees no key and has no sink, two NaN where
+    /// [B, Hq, Nq, 2], if asked for, sinks included; (−∞, 0) for a row without a visible key and without a sink, two NaN where
     /// either is.
     pub max_sum: Option<A>,
-    /// [B, Hq, Nq], if asked for; 0 for a row that sees no key.
+    /// [B, Hq, Nq], if asked for; 0 for a row without a visible key.
     pub entropy: Option<A>,
     /// [B, Hq, Nq, Nk], if asked for.
     pub scores: Option<A>,
-    /// `past_key` and `key` joined, [B, Hkv, P + Nk, D], if there was a past.
+    /// `past_key` and `key` concatenated, [B, Hkv, P + Nk, D], if there was a past.
     pub present_key: Option<A>,
-    /// `past_value` and `value` joined, if there was a past.
+    /// `past_value` and `value` concatenated, if there was a past.
     pub present_value: Option<A>,
 }
 
@@ -587,7 +587,7 @@ impl<A> AttentionOutputs<A> {
         std::iter::once(("output", &self.output)).chain(some)
     }
 
-    /// Each tensor through a fallible function that is told the tensor's name, in the order of
+    /// Each tensor through a fallible function of the tensor and its name, in the order of
     /// [`AttentionOutputs::named`].
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! The baseline of a comparison: the reference in f32, over what a device that stores f16 keeps of inputs and results.
+//! The baseline of a comparison: the reference in f32, over inputs and results rounded to f16 where the device stores them so.
 //! Beside it and the f64 reference over the inputs as given, every result of a computation is judged.
 
 use half::f16;
@@ -12,7 +12,7 @@ use crate::reference;
 use crate::rnn::{Rnn, RnnInputs, RnnOutputs, RnnStack};
 use crate::tensor::{Array, DType, Layout};
 
-/// What a comparison says of each result, by name.
+/// The verdict on each result, by name.
 pub type Verdicts = Vec<(&'static str, Verdict)>;
 
 /// The values that storage as `dtype` leaves of an array called `name`.
@@ -44,7 +44,7 @@ pub fn attention(
     outputs.try_map(|name, array| stored(name, array, types.next().unwrap_or(DType::F32)))
 }
 
-/// The inputs as a device that stores them so keeps them.
+/// The inputs rounded to the storage type of the device.
 fn kept(inputs: &AttentionInputs<Array>, storage: Storage) -> Result<AttentionInputs<Array>> {
     let bool_mask = matches!(inputs.mask, Some(Mask::Bool(_)));
     inputs.try_map(|name, array| match Role::of(name, bool_mask) {
@@ -74,7 +74,7 @@ pub fn rnn(
     reference::rnn(options, &stack, &inputs)
 }
 
-/// Weights and inputs as a device that stores them so keeps them.
+/// Weights and inputs rounded to the storage type of the device.
 fn kept_rnn(
     stack: &RnnStack<Array>,
     inputs: &RnnInputs<Array>,
@@ -115,7 +115,7 @@ pub fn judge_attention(
     let types = attention_types(options, inputs, storage)?;
     let mut found = verdicts(got.named(), oracle.named(), baseline.named(), types)?;
     if found.iter().any(|(_, verdict)| !verdict.is_sound()) {
-        // What storage as f16 loses is the caller's choice: what f32 loses shows over the inputs as they are kept.
+        // Rounding to f16 is the caller's choice: the error of f32 arithmetic is judged over the rounded inputs.
         let kept = kept(inputs, element.into())?;
         let oracle = reference::attention(options, &kept.map(widened))?;
         let plain = reference::attention(options, &kept)?;

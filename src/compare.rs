@@ -12,7 +12,7 @@
 //! so small that the baseline happens to be exact.
 //!
 //! The baseline is judged too. Where plain f32 is itself a thousandth of the tensor's size or more from the oracle, twice
-//! its error would let anything through, and a pass says nothing: [`Verdict::is_sound`].
+//! its error would accept anything, and a pass proves nothing: [`Verdict::is_sound`].
 
 use crate::error::{Error, Result};
 use crate::reference::Float;
@@ -47,7 +47,7 @@ impl Verdict {
         self.error <= self.tolerance
     }
 
-    /// False where f32 itself is so far off that passing says nothing.
+    /// False where f32 itself is so far off that passing proves nothing.
     pub fn is_sound(&self) -> bool {
         self.baseline_relative < UNSOUND
     }
@@ -114,7 +114,7 @@ fn relative_error(baseline: &Array<f32>, oracle: &Array<f64>, least: f64) -> f64
     if error == 0.0 { 0.0 } else { error / size }
 }
 
-/// `got` against numbers from elsewhere: each element within `atol + rtol · |want|`.
+/// `got` against numbers of another library: each element within `atol + rtol · |want|`.
 ///
 /// The verdict's error is the largest share of that allowance that an element uses, its tolerance is 1.
 ///

@@ -132,7 +132,7 @@ pub struct Caps {
     /// How fast it is.
     pub rates: Rates,
     /// How long one dispatch may take. Drivers reset a device that does not answer, Windows' after two seconds by default;
-    /// dispatches that would take longer than this by [`Rates::longest`] are run in [pieces](crate::plan::parts()), which
+    /// dispatches that would take longer than this by [`Rates::longest`] are run in [chunks](crate::plan::chunks()) of workgroups, which
     /// changes no bit of the result.
     pub longest_dispatch: Duration,
     /// How long one submission may take. What resets a device counts submissions on some drivers (Linux' for AMD's cards:

@@ -43,6 +43,7 @@ pub mod baseline;
 #[doc(hidden)]
 pub mod cases;
 pub mod compare;
+mod coverage;
 pub mod device;
 pub mod epilogue;
 pub mod error;

@@ -8,7 +8,7 @@ use crate::kernels::{barrier_rate, coop_rate, copy, fma_rate};
 use crate::tensor::{Array, DType};
 
 impl Rates {
-    /// Measures all, growing the work until it takes long enough to be measured; some two seconds.
+    /// Measures all, growing the work until it takes long enough to be measured: half a second.
     ///
     /// # Errors
     /// Those of [`Run::submit`], and [`Error::Tolerance`] when an answer is wrong.
@@ -25,7 +25,7 @@ impl Rates {
     }
 }
 
-/// The best of several runs over enough work for 20 ms; of fewer where they take long. `run` is told how large the work
+/// The best of three runs or more over enough work for 20 ms, 80 ms in all. `run` is told how large the work
 /// is to be, and gives its amount and its nanoseconds.
 fn best(mut run: impl FnMut(u32) -> Result<(f64, f64)>) -> Result<f64> {
     let (mut size, mut rate, mut spent) = (1, 0.0f64, 0.0);
@@ -35,7 +35,7 @@ fn best(mut run: impl FnMut(u32) -> Result<(f64, f64)>) -> Result<f64> {
         spent += took;
         if took < 20e6 {
             size *= 2;
-        } else if turn >= 2 && spent > 400e6 {
+        } else if turn >= 2 && spent > 80e6 {
             break;
         }
     }
@@ -43,41 +43,41 @@ fn best(mut run: impl FnMut(u32) -> Result<(f64, f64)>) -> Result<f64> {
 }
 
 fn multiply_adds(gpu: &Gpu) -> Result<f64> {
-    let turns = 500;
+    let iterations = 500;
     let factors = [0.75, 0.5];
     let small = Tensor::uninitialized(gpu, "rate", &[fma_rate::LANES], DType::F32)?;
     let mut run = Run::new(gpu);
     let view = run.bind("rate", &small);
-    fma_rate::record(run.recording_mut(), gpu.caps(), factors, turns, &view)?;
+    fma_rate::record(run.recording_mut(), gpu.caps(), factors, iterations, &view)?;
     let got = run.submit_and_read(&[&small])?;
     let wrong = got.iter().flat_map(|a| a.data().iter().enumerate()).find(|(k, x)| {
-        let want = fma_rate::expected(factors, turns, *k);
+        let want = fma_rate::expected(factors, iterations, *k);
         (f64::from(**x) - want).abs() > 1e-4 * want.abs()
     });
     if let Some((k, &x)) = wrong {
-        let want = fma_rate::expected(factors, turns, k);
+        let want = fma_rate::expected(factors, iterations, k);
         let what = format!("multiply-adds of invocation {k}");
         return Err(Error::Tolerance { what, error: f64::from(x) - want, tolerance: 1e-4 * want.abs() });
     }
     best(|size| {
         let mut run = Run::new(gpu);
         let view = run.recording_mut().scratch("rate", &[fma_rate::LANES * 64 * size as usize], DType::F32);
-        fma_rate::record(run.recording_mut(), gpu.caps(), factors, turns, &view)?;
+        fma_rate::record(run.recording_mut(), gpu.caps(), factors, iterations, &view)?;
         Ok((run.recording().dispatches().map(|d| d.flops as f64).sum(), run.submit_and_time()?))
     })
 }
 
 fn cooperative(gpu: &Gpu, side: usize) -> Result<f64> {
-    let turns = 200;
+    let iterations = 200;
     let least = coop_rate::SUBGROUPS * side * side;
     let small = Tensor::uninitialized(gpu, "rate", &[least], DType::F32)?;
     let mut run = Run::new(gpu);
     let view = run.bind("rate", &small);
-    coop_rate::record(run.recording_mut(), gpu.caps(), turns, &view)?;
+    coop_rate::record(run.recording_mut(), gpu.caps(), iterations, &view)?;
     let got = run.submit_and_read(&[&small])?;
     // Whole numbers below 2²⁴, exact in any order.
     let wrong = got.iter().flat_map(|a| a.data().iter().enumerate()).find_map(|(k, &x)| {
-        let error = f64::from(x) - coop_rate::expected(side, turns, k);
+        let error = f64::from(x) - coop_rate::expected(side, iterations, k);
         (error != 0.0).then_some((k, error))
     });
     if let Some((k, error)) = wrong {
@@ -86,7 +86,7 @@ fn cooperative(gpu: &Gpu, side: usize) -> Result<f64> {
     best(|size| {
         let mut run = Run::new(gpu);
         let view = run.recording_mut().scratch("rate", &[least * 64 * size as usize], DType::F32);
-        coop_rate::record(run.recording_mut(), gpu.caps(), turns, &view)?;
+        coop_rate::record(run.recording_mut(), gpu.caps(), iterations, &view)?;
         Ok((run.recording().dispatches().map(|d| d.flops as f64).sum(), run.submit_and_time()?))
     })
 }
@@ -133,7 +133,7 @@ fn marginal(gpu: &Gpu, number: u32, record: impl Fn(&mut Run<'_>, u32) -> Result
     };
     let least = |number: u32| -> Result<f64> {
         let mut least = time(number)?;
-        for _ in 0..6 {
+        for _ in 0..3 {
             least = least.min(time(number)?);
         }
         Ok(least)
@@ -159,17 +159,17 @@ fn dispatch_cost(gpu: &Gpu) -> Result<f64> {
 fn barrier_cost(gpu: &Gpu) -> Result<f64> {
     let lanes = Rates::BARRIER_LANES.min(gpu.caps().max_invocations as usize);
     let output = Tensor::uninitialized(gpu, "barriers", &[lanes], DType::F32)?;
-    let turns = 2000;
-    let cost = marginal(gpu, turns, |run, turns| {
+    let iterations = 2000;
+    let cost = marginal(gpu, iterations, |run, iterations| {
         let view = run.bind("barriers", &output);
         let caps = run.gpu().caps();
-        barrier_rate::record(run.recording_mut(), caps, turns, &view)
+        barrier_rate::record(run.recording_mut(), caps, iterations, &view)
     })?;
-    // The run that came last had `turns` of them.
+    // The run that came last had `iterations` of them.
     let got = output.download(gpu)?;
-    let want = |lane| barrier_rate::expected(lanes, turns, lane);
+    let want = |lane| barrier_rate::expected(lanes, iterations, lane);
     match got.data().iter().enumerate().find(|&(lane, &x)| f64::from(x) != want(lane)) {
-        None => Ok(cost / f64::from(barrier_rate::PER_TURN) / lanes as f64),
+        None => Ok(cost / f64::from(barrier_rate::PER_ITERATION) / lanes as f64),
         Some((lane, &x)) => {
             let what = format!("barriers, lane {lane}");
             Err(Error::Tolerance { what, error: f64::from(x) - want(lane), tolerance: 0.0 })

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::tensor::{DType, Layout};
 use crate::wgsl::Variant;
 
-/// A place for a buffer.
+/// A slot for a buffer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Slot(pub(crate) u32);
 
@@ -45,7 +45,7 @@ pub struct SlotInfo {
 pub struct View {
     /// Where the elements are.
     pub slot: Slot,
-    /// How they lie there.
+    /// Shape, strides and offset.
     pub layout: Layout,
     /// Their type.
     pub dtype: DType,
@@ -192,13 +192,13 @@ impl Recording {
         }
     }
 
-    /// Notes that these lists have just been copied, to be found again by [`Recording::packed`].
+    /// Records that these lists have just been copied, for [`Recording::packed`] to find.
     pub(crate) fn note_packed(&mut self, lists: &[Option<&View>], copies: Vec<Option<View>>) {
         let lists = lists.iter().map(|list| list.cloned()).collect();
         self.packed.push(Packed { lists, copies, commands: self.commands.len() });
     }
 
-    /// Copies of these lists, if some were made that still hold.
+    /// Copies of these lists, if there are any that no later command has made stale.
     pub(crate) fn packed(&self, lists: &[Option<&View>]) -> Option<Vec<Option<View>>> {
         let same = |packed: &&Packed| {
             let lists_are = packed.lists.iter().map(Option::as_ref).eq(lists.iter().copied());

@@ -20,7 +20,7 @@ pub use uniform::{Member, Uniform, UniformStruct, UniformType};
 
 pub(crate) use files::file;
 pub(crate) use score_mod::{check as check_score_mod, excerpt as excerpt_of_score_mod};
-pub(crate) use uniform::{params, place};
+pub(crate) use uniform::{next_member, params};
 
 use crate::device::Caps;
 use crate::tensor::DType;
@@ -45,7 +45,7 @@ pub enum Source {
     File(&'static File),
     /// Several together.
     All(&'static [Source]),
-    /// How lanes talk to each other: a file for workgroup memory, and one for subgroup operations.
+    /// Reductions and broadcasts between lanes: a file for workgroup memory, and one for subgroup operations.
     Lanes {
         /// Through workgroup memory.
         shared: &'static File,
@@ -196,7 +196,7 @@ impl Kernel {
     }
 }
 
-/// Where the parameters of a dispatch lie.
+/// The address space of the parameters of a dispatch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ParamsSpace {
     /// A uniform buffer.
@@ -250,7 +250,7 @@ impl KernelRef {
         }
     }
 
-    /// Whether a dispatch of it may be run in [parts](crate::plan::parts()).
+    /// Whether a dispatch of it may be run in [chunks](crate::plan::chunks()) of its workgroups.
     pub fn is_divisible(&self) -> bool {
         match self {
             Self::BuiltIn(_) => true,
@@ -276,7 +276,7 @@ pub struct Variant {
     pub overrides: Vec<Override>,
     /// A user's `score_mod`.
     pub score_mod: Option<Arc<str>>,
-    /// Whether lanes talk through subgroup operations instead of workgroup memory, where the kernel has both.
+    /// Whether lanes exchange values by subgroup operations instead of workgroup memory, where the kernel has both.
     pub subgroups: bool,
 }
 
@@ -310,7 +310,7 @@ impl Hash for Variant {
 }
 
 impl Variant {
-    /// A program of one of this crate's kernels, in which lanes talk through workgroup memory.
+    /// A program of one of this crate's kernels, in which lanes exchange values through workgroup memory.
     pub fn new(
         kernel: &'static Kernel,
         aliases: impl Into<Vec<(&'static str, DType)>>,
@@ -341,7 +341,7 @@ impl Variant {
         self.kernel.built_in().is_some_and(Kernel::is_cooperative)
     }
 
-    /// Where its parameters may lie, if they would better lie in `space`: a user's are a uniform, as the source says.
+    /// The address space of its parameters, where `space` is preferred: a user's are a uniform, as the source says.
     pub fn params_space(&self, space: ParamsSpace) -> ParamsSpace {
         match self.kernel {
             KernelRef::BuiltIn(_) => space,

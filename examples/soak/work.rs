@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use regard::attention::{Attention, AttentionInputs, Causal, Path, ScoreMod};
+use regard::attention::{Algorithm, Attention, AttentionInputs, Causal, ScoreMod};
 use regard::cases::{self, AttentionCase, RnnCase};
 use regard::gpu::Run;
 use regard::ops::cache::{CacheShape, KvCache};
@@ -71,12 +71,12 @@ fn part(array: &Array, axis: usize, start: usize, length: usize) -> Result<Array
 }
 
 /// A case of the table on each path that takes it in turn.
-fn attention(case: AttentionCase, path: Path, gpu: &Gpu) -> Result<Call> {
+fn attention(case: AttentionCase, path: Algorithm, gpu: &Gpu) -> Result<Call> {
     let AttentionCase { name, mut options, inputs, .. } = case;
     let problem = AttentionProblem::new(&options, &inputs.map(Array::shape))?;
     options.path = path;
     if AttentionPlan::new(&options, &problem, Storage::from(DType::F32), gpu.caps()).is_err() {
-        options.path = Path::Auto;
+        options.path = Algorithm::Auto;
     }
     let oracle = reference::attention(&options, &inputs.map(wide))?;
     let baseline = baseline::attention(&options, &inputs, DType::F32)?;
@@ -133,21 +133,22 @@ fn decoding(pages: bool) -> Result<Call> {
 
 /// Partial results put together, some of which saw nothing.
 fn merging(case: cases::MergeCase) -> Result<Call> {
-    fn on_cpu<T: reference::Float>(by_lse: bool, parts: &[(Array<T>, Array<T>)]) -> Result<(Array<T>, Array<T>)> {
-        let parts: Vec<_> = parts.iter().map(|(output, stats)| (output, stats)).collect();
-        if by_lse { reference::merge(&parts) } else { reference::merge_max_sum(&parts) }
+    fn on_cpu<T: reference::Float>(by_lse: bool, partials: &[(Array<T>, Array<T>)]) -> Result<(Array<T>, Array<T>)> {
+        let partials: Vec<_> = partials.iter().map(|(output, stats)| (output, stats)).collect();
+        if by_lse { reference::merge(&partials) } else { reference::merge_max_sum(&partials) }
     }
-    let by_lse = case.parts.iter().all(|(_, stats)| stats.shape().len() == 3);
-    let wides: Vec<_> = case.parts.iter().map(|(output, stats)| (wide(output), wide(stats))).collect();
+    let by_lse = case.partials.iter().all(|(_, stats)| stats.shape().len() == 3);
+    let wides: Vec<_> = case.partials.iter().map(|(output, stats)| (wide(output), wide(stats))).collect();
     let (oracle, oracle_stats) = on_cpu(by_lse, &wides)?;
-    let (output, stats) = on_cpu(by_lse, &case.parts)?;
+    let (output, stats) = on_cpu(by_lse, &case.partials)?;
     let answers = vec![("output", oracle, output), ("stats", oracle_stats, stats)];
     let work = move |gpu: &Gpu| {
         let upload = |array| Tensor::upload(gpu, "part", array, DType::F32);
-        let parts: Vec<_> = case.parts.iter().map(|(o, s)| Ok((upload(o)?, upload(s)?))).collect::<Result<Vec<_>>>()?;
-        let parts: Vec<_> = parts.iter().map(|(output, stats)| (output, stats)).collect();
+        let partials: Vec<_> =
+            case.partials.iter().map(|(o, s)| Ok((upload(o)?, upload(s)?))).collect::<Result<Vec<_>>>()?;
+        let partials: Vec<_> = partials.iter().map(|(output, stats)| (output, stats)).collect();
         let mut run = Run::new(gpu);
-        let (output, stats) = if by_lse { merge(&mut run, &parts) } else { merge_max_sum(&mut run, &parts) }?;
+        let (output, stats) = if by_lse { merge(&mut run, &partials) } else { merge_max_sum(&mut run, &partials) }?;
         let got = run.submit_and_read(&[&output, &stats])?;
         right(["output", "stats"].into_iter().zip(&got), &answers)
     };
@@ -261,7 +262,7 @@ pub(crate) struct Soak {
 impl Soak {
     /// Every `step`-th case of the tables, and all else.
     pub(crate) fn new(gpu: &Gpu, step: usize) -> Result<Self> {
-        let paths = [Path::Auto, Path::Staged, Path::Fused, Path::Split];
+        let paths = [Algorithm::Auto, Algorithm::Staged, Algorithm::Fused, Algorithm::Split];
         let attention_cases = cases::attention().into_iter().step_by(step).zip(paths.into_iter().cycle());
         let mut calls: Vec<Call> =
             attention_cases.map(|(case, path)| attention(case, path, gpu)).collect::<Result<_>>()?;

@@ -1,22 +1,23 @@
-// Additive scores, Σ v·tanh(q + k) over quads of units. A kernel that includes this file includes fused.wgsl.
+// Additive scores (Bahdanau et al. 2015), Σ v·tanh(q + k) over quads of units, beside dot products. A kernel that includes
+// this file includes fused.wgsl.
 override SCORE: u32 = 0u; // 0 dot, 1 additive
 override HAS_V: bool = false;
 override NORMED: bool = false; // v is g · v / ‖v‖
 
-// Brings v near 1, where it is divided by its length.
+// A power of two that brings v near 1 before it is divided by its norm.
 var<private> v_scale: f32 = 1.0;
 
-// v of four neighbouring units; the units that pad the last quad count for nothing.
+// v of four neighbouring units; 0 for the units that pad the last quad.
 fn v_of(quad: u32) -> vec4<f32> {
     let unit = vec4<u32>(4u * quad) + vec4<u32>(0u, 1u, 2u, 3u);
     var v = vec4<f32>(1.0);
     if (HAS_V) {
-        let at = min(unit, vec4<u32>(params.units - 1u));
+        let index = min(unit, vec4<u32>(params.units - 1u));
         v = vec4<f32>(
-            bitcast<f32>(word(params.v, at.x)),
-            bitcast<f32>(word(params.v, at.y)),
-            bitcast<f32>(word(params.v, at.z)),
-            bitcast<f32>(word(params.v, at.w)),
+            bitcast<f32>(word(params.v, index.x)),
+            bitcast<f32>(word(params.v, index.y)),
+            bitcast<f32>(word(params.v, index.z)),
+            bitcast<f32>(word(params.v, index.w)),
         );
     }
     if (NORMED) {
@@ -25,25 +26,25 @@ fn v_of(quad: u32) -> vec4<f32> {
     return select(vec4<f32>(0.0), v, unit < vec4<u32>(params.units));
 }
 
-// Of one key with four queries, the columns of q.
+// The additive scores of one key with four queries, the columns of q.
 fn additive(q: mat4x4<f32>, k: vec4<f32>, v: vec4<f32>) -> vec4<f32> {
     return vec4<f32>(
         dot(v, tanh4(q[0] + k)), dot(v, tanh4(q[1] + k)), dot(v, tanh4(q[2] + k)), dot(v, tanh4(q[3] + k)),
     );
 }
 
-// What the scores are multiplied with so that v has the length g; before any of them, as it sets the scale of v.
-fn length_factor() -> f32 {
+// The factor g / ‖v‖ of the scores. To be called before the first of them, as it sets `v_scale`.
+fn v_norm_factor() -> f32 {
     if (!NORMED) {
         return 1.0;
     }
     var largest = vec4<f32>(0.0);
-    for (var quad = 0u; quad < params.depth; quad += 1u) {
+    for (var quad = 0u; quad < params.head_quads; quad += 1u) {
         largest = max(largest, abs(v_of(quad)));
     }
     v_scale = scale_of1(max(max(largest.x, largest.y), max(largest.z, largest.w)));
     var sum = 0.0;
-    for (var quad = 0u; quad < params.depth; quad += 1u) {
+    for (var quad = 0u; quad < params.head_quads; quad += 1u) {
         let v = v_of(quad);
         sum += dot(v, v);
     }
@@ -51,8 +52,9 @@ fn length_factor() -> f32 {
     return select(bitcast<f32>(vectors[params.g]) / norm, 0.0, norm == 0.0);
 }
 
-// A quad of dimensions of four queries (the columns of q) with four keys: column c is key c, components are queries.
-fn compared(q: mat4x4<f32>, k: mat4x4<f32>, quad: u32) -> mat4x4<f32> {
+// What a quad of dimensions adds to the scores of four queries (the columns of q) with four keys (those of k): column c of
+// the result is key c, its components are the queries.
+fn score_tile(q: mat4x4<f32>, k: mat4x4<f32>, quad: u32) -> mat4x4<f32> {
     if (SCORE == 1u) {
         let v = v_of(quad);
         return mat4x4<f32>(additive(q, k[0], v), additive(q, k[1], v), additive(q, k[2], v), additive(q, k[3], v));

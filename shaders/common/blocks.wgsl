@@ -1,5 +1,5 @@
-// A mask over blocks of queries and keys; what it hides is not computed. A kernel that includes this file has the
-// member `blocks: Blocks` in its `params`, and binds `block_mask`.
+// Block-sparse attention: a mask over blocks of queries and keys. What it hides is not computed. A kernel that includes
+// this file has the member `blocks: Blocks` in its `params`, and binds `block_mask`.
 override BLOCKS: bool = false;
 
 struct Blocks {
@@ -8,18 +8,18 @@ struct Blocks {
     keys: u32,
 }
 
-// i and j count from the first query and key of the problem.
+// i and j are the numbers of the query and key in the whole problem.
 fn block_visible(b: u32, h: u32, i: u32, j: u32) -> bool {
     if (!BLOCKS) {
         return true;
     }
     let block = vec2<u32>(i / params.blocks.queries, j / params.blocks.keys);
     let inside = all(block < params.blocks.view.shape.zw);
-    let at = min(block, params.blocks.view.shape.zw - vec2<u32>(1u));
-    return inside && block_mask[element(params.blocks.view, b, h, at.x, at.y)] != 0u;
+    let index = min(block, params.blocks.view.shape.zw - vec2<u32>(1u));
+    return inside && block_mask[element(params.blocks.view, b, h, index.x, index.y)] != 0u;
 }
 
-// Whether any pair of the queries i .. last_i and the keys first .. last is in a visible block.
+// Whether any pair of the queries i .. last_i and the keys first .. last (both exclusive) is in a visible block.
 fn any_block_visible(b: u32, h: u32, i: u32, last_i: u32, first: u32, last: u32) -> bool {
     if (!BLOCKS) {
         return true;

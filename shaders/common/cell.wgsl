@@ -3,15 +3,15 @@
 //   LSTM  i, f, g, o             c' = f∘c + i∘g              h' = o∘act(c')
 //   GRU   r, z, n                                            h' = (1 − z)∘n + z∘h
 //
-// The kinds of the usual activations are constants of the program: a switch on a value that is read costs all its
-// branches on drivers that run on the CPU.
-override KIND_0: u32 = 1u; // of gate 0 …
-override KIND_1: u32 = 1u;
-override KIND_2: u32 = 2u;
-override KIND_3: u32 = 1u;
-override KIND_OUTPUT: u32 = 2u; // LSTM: of c' on its way to h'
-override KINDS_READ: bool = false; // from `activations` instead
-override LENGTHS: bool = false; // rows have lengths of their own
+// The usual activations are constants of the program: a switch on a value from memory costs all its branches on drivers
+// that run on the CPU.
+override ACTIVATION_0: u32 = 1u; // kind of the activation of gate 0 (activation.wgsl)
+override ACTIVATION_1: u32 = 1u;
+override ACTIVATION_2: u32 = 2u;
+override ACTIVATION_3: u32 = 1u;
+override ACTIVATION_OUTPUT: u32 = 2u; // LSTM: of c' on its way to h'
+override RUNTIME_ACTIVATIONS: bool = false; // kinds from `params.cell.activations` instead
+override LENGTHS: bool = false; // batch rows have lengths
 override CLIP: bool = false;
 override CELL_CLIP: bool = false;
 override INPUT_FORGET: bool = false;
@@ -22,7 +22,7 @@ struct CellParams {
     cell_clip: f32,
 }
 
-// How many steps of a batch row are real.
+// The number of valid steps of a batch row.
 fn length_of(row: u32) -> u32 {
     if (LENGTHS) {
         return min(lengths[params.lengths + row], params.steps);
@@ -30,7 +30,7 @@ fn length_of(row: u32) -> u32 {
     return params.steps;
 }
 
-// The time that a direction is at after `step` steps: step, or counted from the row's last one; past the length, step.
+// The time of a step: the step, or in a reverse direction length − 1 − step; past the length the step itself.
 fn time_at(step: u32, length: u32, direction: u32) -> u32 {
     let backwards = (params.reverse & (1u << direction)) != 0u;
     if (backwards && step < length) {
@@ -39,20 +39,20 @@ fn time_at(step: u32, length: u32, direction: u32) -> u32 {
     return step;
 }
 
-fn kind_of(gate: u32) -> u32 {
+fn activation_kind(gate: u32) -> u32 {
     switch gate {
-        case 0u: { return KIND_0; }
-        case 1u: { return KIND_1; }
-        case 2u: { return KIND_2; }
-        case 3u: { return KIND_3; }
-        default: { return KIND_OUTPUT; }
+        case 0u: { return ACTIVATION_0; }
+        case 1u: { return ACTIVATION_1; }
+        case 2u: { return ACTIVATION_2; }
+        case 3u: { return ACTIVATION_3; }
+        default: { return ACTIVATION_OUTPUT; }
     }
 }
 
 fn activate_as(gate: u32, direction: u32, x: vec4<f32>) -> vec4<f32> {
     var f = params.cell.activations[direction * 5u + gate];
-    if (!KINDS_READ) {
-        f.kind = kind_of(gate);
+    if (!RUNTIME_ACTIVATIONS) {
+        f.kind = activation_kind(gate);
     }
     return activate(f, x);
 }

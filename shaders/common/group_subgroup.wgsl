@@ -1,30 +1,30 @@
-// Reductions of four numbers each over GROUP neighbouring lanes (a power of two, at most the subgroup's size) by shuffles.
-// Every invocation must call them; every lane of a group gets the result.
+// Reductions of vec4 over LANES_N neighbouring lanes, those that share four rows, by subgroup shuffles. Every invocation
+// must call them; every lane of a group gets the result.
 override LANES: u32 = 128u; // a multiple of the subgroup's size
-override GROUP: u32 = 8u;
+override LANES_N: u32 = 8u;   // a power of two, at most the subgroup's size
 
-struct Lane {
+struct LaneIds {
     @builtin(subgroup_id) subgroup: u32,
     @builtin(subgroup_size) size: u32,
     @builtin(subgroup_invocation_id) id: u32,
 }
 
-fn number_of(lane: Lane) -> u32 {
-    return lane.subgroup * lane.size + lane.id;
+fn lane_index(ids: LaneIds) -> u32 {
+    return ids.subgroup * ids.size + ids.id;
 }
 
-fn group_max4(lane: Lane, value: vec4<f32>) -> vec4<f32> {
-    var all = value;
-    for (var reach = 1u; reach < GROUP; reach = reach * 2u) {
-        all = max(all, subgroupShuffleXor(all, reach));
+fn group_max4(ids: LaneIds, value: vec4<f32>) -> vec4<f32> {
+    var result = value;
+    for (var xor_mask = 1u; xor_mask < LANES_N; xor_mask = xor_mask * 2u) {
+        result = max(result, subgroupShuffleXor(result, xor_mask));
     }
-    return all;
+    return result;
 }
 
-fn group_sum4(lane: Lane, value: vec4<f32>) -> vec4<f32> {
-    var all = value;
-    for (var reach = 1u; reach < GROUP; reach = reach * 2u) {
-        all += subgroupShuffleXor(all, reach);
+fn group_sum4(ids: LaneIds, value: vec4<f32>) -> vec4<f32> {
+    var result = value;
+    for (var xor_mask = 1u; xor_mask < LANES_N; xor_mask = xor_mask * 2u) {
+        result += subgroupShuffleXor(result, xor_mask);
     }
-    return all;
+    return result;
 }

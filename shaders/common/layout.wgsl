@@ -16,17 +16,17 @@ fn row_start(view: View, row: u32) -> u32 {
     return element(view, rest / view.shape.y, rest % view.shape.y, i2, 0u);
 }
 
-// Where a workgroup stands in the dispatch. The lane is a parameter of its own: browsers take all of a struct for as
-// various as its most various member, and want barriers where all lanes are known to come.
-struct Invocation {
-    @builtin(workgroup_id) workgroup: vec3<u32>,
+// The workgroup's place in the dispatch. The lane is a separate parameter of `main`: browsers' uniformity analysis takes a
+// whole struct for as divergent as its most divergent member, and barriers must be in uniform control flow.
+struct Workgroup {
+    @builtin(workgroup_id) id: vec3<u32>,
     @builtin(num_workgroups) count: vec3<u32>,
 }
 
-// A long dispatch is run in parts: the number of the part's first workgroup.
+// A long dispatch is run in several of some workgroups each: the number of the first workgroup of this one.
 @group(0) @binding(16) var<uniform> first_workgroup: u32;
 
-// Grids are folded into two dimensions; this is the workgroup's number in the unfolded one.
-fn workgroup_number(here: Invocation) -> u32 {
-    return first_workgroup + here.workgroup.x + here.workgroup.y * here.count.x;
+// Grids are folded into two dimensions; this is the workgroup's number in the linear grid.
+fn workgroup_index(wg: Workgroup) -> u32 {
+    return first_workgroup + wg.id.x + wg.id.y * wg.count.x;
 }

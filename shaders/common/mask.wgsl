@@ -1,5 +1,6 @@
-// Which keys a query sees, and what is added to its scores: positions, mask, blocks and ALiBi together. The one place.
-// A kernel that includes this file has the member `mask: Mask` in its `params`, and binds `mask` and `block_mask`.
+// Whether a query attends to a key, and what is added to their score: positions, mask tensor, block mask and ALiBi
+// together. Every kernel of attention takes this rule from here. A kernel that includes this file has the member `mask:
+// Mask` in its `params`, and binds `mask` and `block_mask`.
 override MASK: u32 = 0u; // 0 none, 1 bool (nonzero = attend), 2 float (added; −∞ hides)
 override ALIBI: bool = false;
 
@@ -16,12 +17,12 @@ struct Masked {
     visible: bool,
 }
 
-// i counts from the first query of the problem.
-fn masked(row: Row, b: u32, h: u32, i: u32, j: u32) -> Masked {
-    var out = Masked(0.0, j < params.mask.mask_keys && sees(row, j) && block_visible(b, h, i, j));
+// i is the number of the query in the whole problem.
+fn masked(range: KeyRange, b: u32, h: u32, i: u32, j: u32) -> Masked {
+    var out = Masked(0.0, j < params.mask.mask_keys && in_key_range(range, j) && block_visible(b, h, i, j));
     if (ALIBI) {
-        let slope = vectors[params.mask.slopes.x + row.sequence * params.mask.slope_step + h * params.mask.slopes.y];
-        out.bias = -bitcast<f32>(slope) * f32(abs(i32(j) - row.own));
+        let slope = vectors[params.mask.slopes.x + range.sequence * params.mask.slope_step + h * params.mask.slopes.y];
+        out.bias = -bitcast<f32>(slope) * f32(abs(i32(j) - range.position));
     }
     if (MASK != 0u && out.visible) {
         let bits = mask[element(params.mask.view, b, h, i, j)];

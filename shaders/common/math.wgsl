@@ -1,6 +1,6 @@
 // exp, log, tanh and sigmoid with an error of a few units in the last place on every driver, finite for every finite
 // argument. The built-in functions differ by driver: relative errors of 3.5e-6, NaN for tanh of large arguments.
-// NaN passes through; it is told by its bits, because compilers may assume that x == x.
+// NaN passes through; it is recognized by its bits, because compilers may assume that x == x.
 
 const LN2_HIGH = 0.693359375; // 355 / 512: k · LN2_HIGH is exact in f32 for |k| < 2^15
 const LN2_LOW = -2.12194440054690583e-4; // ln 2 − LN2_HIGH

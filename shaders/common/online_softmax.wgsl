@@ -1,67 +1,75 @@
-// A row's softmax while its keys pass by: the largest score m so far and l = Σ exp(s − m). Its end, with the sink. Two
-// numbers, because where |m| is large their one log-sum-exp, m + ln l, has no digits left for l. A kernel that includes
-// this file has the members `temperature`, `negative_infinity` and `not_a_number` in its `params`.
+// Online softmax (Milakov and Gimelshein 2018): a row's running maximum row_max and its row_sum = Σ exp(s − row_max), and
+// how they end. They stay two numbers, since their log-sum-exp, row_max + ln row_sum, has no digits left for row_sum where
+// |row_max| is large.
+//
+//   with a sink: new_max = max(row_max, sink);  rescale = exp(row_max − new_max)
+//                row_sum = rescale · row_sum + exp(sink − new_max)
+//   output = accumulator · rescale / row_sum;  lse = row_max + ln row_sum
+//
+// A kernel that includes this file has the members `temperature`, `negative_infinity` and `not_a_number` in its `params`.
 override SINKS: bool = false;
 override TEMPERATURE: bool = false;
 
-// A difference of scores on its way into the exponential function.
-fn relative(s: vec4<f32>) -> vec4<f32> {
+// A difference of scores, divided by the temperature before the exponential.
+fn over_temperature(s: vec4<f32>) -> vec4<f32> {
     if (TEMPERATURE) {
         return s / params.temperature;
     }
     return s;
 }
 
-// exp(s − m), 0 for hidden scores and those of −∞.
-fn weight(s: vec4<f32>, m: vec4<f32>) -> vec4<f32> {
-    return select(exp_falling4(relative(s - m)), vec4<f32>(0.0), s <= vec4<f32>(MINUS_INFINITY));
+// exp(s − row_max), 0 for hidden scores and those of −∞.
+fn exp_weight(s: vec4<f32>, row_max: vec4<f32>) -> vec4<f32> {
+    return select(exp_falling4(over_temperature(s - row_max)), vec4<f32>(0.0), s <= vec4<f32>(MINUS_INFINITY));
 }
 
-// Rows that see nothing; a row of NaN may have kept the m that it began with.
-fn see_nothing(m: vec4<f32>, l: vec4<f32>) -> vec4<bool> {
-    return (m == vec4<f32>(HIDDEN)) & (l == vec4<f32>(0.0));
+// Rows without a visible key. The maximum alone does not tell: a row of NaN may still have its initial one.
+fn is_fully_masked(row_max: vec4<f32>, row_sum: vec4<f32>) -> vec4<bool> {
+    return (row_max == vec4<f32>(HIDDEN)) & (row_sum == vec4<f32>(0.0));
 }
 
-// Four rows at their end. A row that sees nothing gives 0 whatever its sink is; one that sees only scores of −∞, NaN.
-struct Softmax {
-    m: vec4<f32>,
-    l: vec4<f32>,
-    share: vec4<f32>, // what Σ exp(s − m)·v is to be multiplied with
+// Four finished rows. A row without a visible key has the output 0 whatever its sink is; one with no score but −∞ has NaN.
+struct RowResult {
+    row_max: vec4<f32>,
+    row_sum: vec4<f32>,
+    output_scale: vec4<f32>, // the output is the accumulator Σ exp(s − row_max)·v times this
 }
 
-fn ended(m: vec4<f32>, l: vec4<f32>, sink: vec4<f32>) -> Softmax {
+fn finish_softmax(row_max: vec4<f32>, row_sum: vec4<f32>, sink: vec4<f32>) -> RowResult {
     let zero = vec4<f32>(0.0);
-    var top = m;
-    var sum = l;
-    var kept = vec4<f32>(1.0);
+    var new_max = row_max;
+    var sum = row_sum;
+    var rescale = vec4<f32>(1.0);
     if (SINKS) {
-        top = max(m, sink);
-        kept = select(exp_falling4(relative(m - top)), zero, l == zero);
-        sum = l * kept + exp_falling4(relative(sink - top));
+        new_max = max(row_max, sink);
+        rescale = select(exp_falling4(over_temperature(row_max - new_max)), zero, row_sum == zero);
+        sum = row_sum * rescale + exp_falling4(over_temperature(sink - new_max));
     }
-    let share = select(kept / sum, vec4<f32>(params.not_a_number), sum == zero);
-    return Softmax(top, sum, select(share, zero, see_nothing(m, l)));
+    let output_scale = select(rescale / sum, vec4<f32>(params.not_a_number), sum == zero);
+    return RowResult(new_max, sum, select(output_scale, zero, is_fully_masked(row_max, row_sum)));
 }
 
 // The largest score over the temperature.
-fn shifted_max(m: f32) -> f32 {
+fn max_over_temperature(row_max: f32) -> f32 {
     if (TEMPERATURE) {
-        return m / params.temperature;
+        return row_max / params.temperature;
     }
-    return m;
+    return row_max;
 }
 
-// ln Σ exp(s); −∞ of nothing, NaN of scores of −∞ alone.
-fn log_sum_exp(m: f32, l: f32) -> f32 {
+// ln Σ exp(s); −∞ without a visible key, NaN where all visible scores are −∞.
+fn log_sum_exp(row_max: f32, row_sum: f32) -> f32 {
     return select(
-        shifted_max(m) + log1(l), select(params.not_a_number, params.negative_infinity, m == HIDDEN), l == 0.0,
+        max_over_temperature(row_max) + log1(row_sum),
+        select(params.not_a_number, params.negative_infinity, row_max == HIDDEN),
+        row_sum == 0.0,
     );
 }
 
-// The pair that the caller gets: (−∞, 0) of nothing, (NaN, NaN) where one of them is.
-fn max_and_sum(m: f32, l: f32) -> vec2<f32> {
-    if (l == 0.0) {
-        return select(vec2<f32>(params.not_a_number), vec2<f32>(params.negative_infinity, 0.0), m == HIDDEN);
+// (row_max, row_sum) as the caller gets them: (−∞, 0) without a visible key, (NaN, NaN) where either is NaN.
+fn max_and_sum(row_max: f32, row_sum: f32) -> vec2<f32> {
+    if (row_sum == 0.0) {
+        return select(vec2<f32>(params.not_a_number), vec2<f32>(params.negative_infinity, 0.0), row_max == HIDDEN);
     }
-    return select(vec2<f32>(shifted_max(m), l), vec2<f32>(params.not_a_number), is_nan1(l));
+    return select(vec2<f32>(max_over_temperature(row_max), row_sum), vec2<f32>(params.not_a_number), is_nan1(row_sum));
 }

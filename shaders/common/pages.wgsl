@@ -1,5 +1,5 @@
-// Where key and value rows lie: in place, or in the pages of a cache. A kernel that includes this file has the member
-// `pages: Pages` in its `params`, and binds `vectors`.
+// Paged attention: key and value rows are contiguous, or in the pages of a cache, by a block table. A kernel that includes
+// this file has the member `pages: Pages` in its `params`, and binds `vectors`.
 override PAGED: bool = false;
 
 struct Pages {
@@ -15,8 +15,8 @@ fn page_of(b: u32, j: u32) -> u32 {
     return vectors[params.pages.start + b * params.pages.row_step + (j / params.pages.size) * params.pages.page_step];
 }
 
-// First and third index of row j of batch row b: [b, ·, j, ·], or [page, ·, row in the page, ·].
-fn place(b: u32, j: u32) -> vec2<u32> {
+// First and third index of key row j of batch row b: [b, head, j, dim], or [page, head, row in the page, dim].
+fn locate(b: u32, j: u32) -> vec2<u32> {
     if (!PAGED) {
         return vec2<u32>(b, j);
     }

@@ -1,6 +1,6 @@
 // Register tiles: 4 batch rows (columns of the matrix) × 4 neighbouring units (their components).
 
-// Σ += w·xᵀ is one step of a product: `w` has four units' weights, `x` four rows' inputs.
+// sum += w·xᵀ is one step of a product: `w` has four units' weights, `x` four rows' inputs.
 fn outer(w: vec4<f32>, x: vec4<f32>) -> mat4x4<f32> {
     return mat4x4<f32>(w * x.x, w * x.y, w * x.z, w * x.w);
 }

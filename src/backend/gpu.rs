@@ -1,13 +1,13 @@
 //! The GPU: a run that is being recorded.
 
-use super::{Backend, Epilogue, Value};
+use super::{Backend, Epilogue, Recurrence, Value};
 use crate::attention::{Attention, AttentionInputs, AttentionOutputs};
+use crate::coverage::CoverageCost;
 use crate::error::{Error, Result};
 use crate::gpu::{Run, Tensor};
 use crate::kernels::elementwise::{self, Op};
 use crate::kernels::reduce::{self, Reduction};
 use crate::kernels::{copy, coverage, norm, top_k};
-use crate::layers::CoverageCost;
 use crate::norm::Norm;
 use crate::ops::linear::{contiguous, linear, to_f32};
 use crate::ops::rnn::GpuRnn;
@@ -18,6 +18,16 @@ use crate::tensor::{Array, DType};
 impl Value for Tensor {
     fn shape(&self) -> &[usize] {
         Tensor::shape(self)
+    }
+}
+
+impl Recurrence for GpuRnn {
+    fn options(&self) -> &Rnn {
+        GpuRnn::options(self)
+    }
+
+    fn stack(&self) -> RnnStack<&[usize]> {
+        GpuRnn::stack(self)
     }
 }
 
@@ -144,21 +154,21 @@ impl Backend for Run<'_> {
         x.with_layout(x.layout().broadcast(shape)?)
     }
 
-    fn join(&mut self, axis: usize, parts: &[Tensor]) -> Result<Tensor> {
-        let shape = super::joined_shape(axis, parts)?;
-        if let [part] = parts {
-            return Ok(part.clone());
+    fn join(&mut self, axis: usize, inputs: &[Tensor]) -> Result<Tensor> {
+        let shape = super::joined_shape(axis, inputs)?;
+        if let [input] = inputs {
+            return Ok(input.clone());
         }
-        let dtype = match parts.iter().all(|part| part.dtype() == DType::U32) {
+        let dtype = match inputs.iter().all(|input| input.dtype() == DType::U32) {
             true => DType::U32,
             false => DType::F32,
         };
         let (whole, joined) = self.output("joined", &shape, dtype)?;
         let caps = self.gpu().caps();
         let mut start = 0;
-        for part in parts {
-            let length = part.shape()[axis];
-            let source = self.bind("part", part);
+        for input in inputs {
+            let length = input.shape()[axis];
+            let source = self.bind("part", input);
             let target = whole.with(whole.layout.narrow(axis, start, length)?);
             if length > 0 {
                 copy::record(self.recording_mut(), caps, &source, &target)?;

@@ -12,8 +12,8 @@ mod gpu;
 mod reference;
 
 use crate::attention::{Attention, AttentionInputs, AttentionOutputs};
+use crate::coverage::CoverageCost;
 use crate::error::{Error, Result};
-use crate::layers::CoverageCost;
 use crate::norm::Norm;
 use crate::rnn::{Activation, Rnn, RnnInputs, RnnOutputs, RnnStack};
 use crate::tensor::Array;
@@ -206,11 +206,11 @@ pub trait Backend {
     /// [`Error::Shape`] when another axis differs.
     fn broadcast(&mut self, x: &Self::Value, shape: &[usize]) -> Result<Self::Value>;
 
-    /// Values one behind the other along an axis; all other axes are the same.
+    /// The concatenation of values along an axis; all other axes are the same.
     ///
     /// # Errors
     /// [`Error::Shape`] when they are not, or nothing is given; those of the device.
-    fn join(&mut self, axis: usize, parts: &[Self::Value]) -> Result<Self::Value>;
+    fn join(&mut self, axis: usize, inputs: &[Self::Value]) -> Result<Self::Value>;
 
     /// Forgets what was asked for and has not been done.
     fn discard(&mut self);
@@ -235,9 +235,9 @@ pub trait Backend {
     fn read_blocking(&mut self, values: &[&Self::Value]) -> Result<Vec<Array<f32>>>;
 }
 
-/// The shape of values that are joined along an axis.
-fn joined_shape<V: Value>(axis: usize, parts: &[V]) -> Result<Vec<usize>> {
-    let Some(first) = parts.first() else {
+/// The shape of a concatenation along an axis.
+fn joined_shape<V: Value>(axis: usize, inputs: &[V]) -> Result<Vec<usize>> {
+    let Some(first) = inputs.first() else {
         return Err(Error::missing("parts", "at least one value to join"));
     };
     let mut shape = first.shape().to_vec();
@@ -245,8 +245,8 @@ fn joined_shape<V: Value>(axis: usize, parts: &[V]) -> Result<Vec<usize>> {
         return Err(Error::shape("parts", "axis", format!("below {}", shape.len()), axis));
     }
     shape[axis] = 0;
-    for (k, part) in parts.iter().enumerate() {
-        let mut others = part.shape().to_vec();
+    for (k, input) in inputs.iter().enumerate() {
+        let mut others = input.shape().to_vec();
         let length = others.get_mut(axis).map(std::mem::take);
         match length {
             Some(length)
@@ -257,7 +257,7 @@ fn joined_shape<V: Value>(axis: usize, parts: &[V]) -> Result<Vec<usize>> {
             }
             _ => {
                 let expected = format!("{:?} but for axis {axis}", first.shape());
-                return Err(Error::shape(format!("part {k}"), "shape", expected, format!("{:?}", part.shape())));
+                return Err(Error::shape(format!("part {k}"), "shape", expected, format!("{:?}", input.shape())));
             }
         }
     }

@@ -4,8 +4,8 @@ use std::marker::PhantomData;
 
 use super::{Backend, Epilogue, Recurrence, Value};
 use crate::attention::{Attention, AttentionInputs, AttentionOutputs};
+use crate::coverage::CoverageCost;
 use crate::error::{Error, Result};
-use crate::layers::CoverageCost;
 use crate::norm::Norm;
 use crate::reference::{self, Float};
 use crate::rnn::{Activation, Rnn, RnnInputs, RnnOutputs, RnnStack};
@@ -79,9 +79,9 @@ impl<T: Float> Backend for Reference<T> {
         }
         // The concatenation, of x's and of weights alike.
         let (x, weights): (Vec<_>, Vec<_>) = summands.iter().map(|&(x, weight)| (x.clone(), weight.clone())).unzip();
-        let mut side_by_side = |parts: &[Array<T>]| {
-            let last = parts.first().map_or(0, |part| part.shape().len().saturating_sub(1));
-            self.join(last, parts)
+        let mut side_by_side = |inputs: &[Array<T>]| {
+            let last = inputs.first().map_or(0, |input| input.shape().len().saturating_sub(1));
+            self.join(last, inputs)
         };
         reference::linear(&side_by_side(&x)?, &side_by_side(&weights)?, bias, activation)
     }
@@ -182,12 +182,12 @@ impl<T: Float> Backend for Reference<T> {
         repeat(x, shape)
     }
 
-    fn join(&mut self, axis: usize, parts: &[Array<T>]) -> Result<Array<T>> {
-        let shape = super::joined_shape(axis, parts)?;
+    fn join(&mut self, axis: usize, inputs: &[Array<T>]) -> Result<Array<T>> {
+        let shape = super::joined_shape(axis, inputs)?;
         let inner = shape[axis + 1..].iter().product::<usize>();
         let outer = shape[..axis].iter().product::<usize>();
-        let run = |part: &Array<T>| part.shape()[axis] * inner;
-        let of = |o: usize| parts.iter().flat_map(move |part| &part.data()[o * run(part)..(o + 1) * run(part)]);
+        let run = |input: &Array<T>| input.shape()[axis] * inner;
+        let of = |o: usize| inputs.iter().flat_map(move |input| &input.data()[o * run(input)..(o + 1) * run(input)]);
         Array::new(&shape, (0..outer).flat_map(of).copied().collect())
     }
 

@@ -21,7 +21,7 @@ pub struct AppendCase {
 }
 
 impl AppendCase {
-    /// `cache` as it is seen by the batch rows: [B, H, C, D].
+    /// `cache` as the batch rows have it: [B, H, C, D].
     pub fn in_one_piece(&self, cache: &Array<f32>) -> Array<f32> {
         let Some(table) = &self.block_table else { return cache.clone() };
         let (batch, pages) = (table.shape()[0], table.shape()[1]);
@@ -105,20 +105,20 @@ fn blocks(what: &str, random: &mut Random, shape: &[usize]) -> Array<f32> {
     rows
 }
 
-/// Outputs of parts, and what is known of their softmaxes.
+/// Partial outputs, and the statistics of their softmaxes.
 #[derive(Debug, Clone)]
 pub struct MergeCase {
     /// Unique in the table.
     pub name: String,
     /// [B, H, N, Dv], and log-sum-exps [B, H, N] or largest scores and sums [B, H, N, 2].
-    pub parts: Vec<(Array<f32>, Array<f32>)>,
+    pub partials: Vec<(Array<f32>, Array<f32>)>,
     /// Has numbers that f16 does not hold.
     pub f32_only: bool,
 }
 
-/// Two to five parts, some of which saw nothing and hold poison.
+/// Two to five partials, some without a visible key and full of poison.
 pub fn merges() -> Vec<MergeCase> {
-    let part = |random: &mut Random, spread: f32, level: Option<f32>| {
+    let partial = |random: &mut Random, spread: f32, level: Option<f32>| {
         // Outputs whose sums f32 does not hold.
         let size = if level == Some(1e4) { 1.9e38 } else { 1.0 };
         let mut output = random.array(&[2, 3, 5, 7]).map(|x| x * size);
@@ -140,8 +140,8 @@ pub fn merges() -> Vec<MergeCase> {
         let by = level.map_or("log-sum-exp".to_owned(), |level| format!("max and sum near {level:e}"));
         let name = format!("merge of {count} parts by {by}, spread {spread}");
         let mut random = Random::new(&name);
-        let parts = (0..count).map(|_| part(&mut random, spread, level)).collect();
-        MergeCase { parts, name, f32_only: level == Some(1e4) }
+        let partials = (0..count).map(|_| partial(&mut random, spread, level)).collect();
+        MergeCase { partials, name, f32_only: level == Some(1e4) }
     };
     let by_lse = [(2, 1.0), (2, 50.0), (3, 1.0), (5, 4.0), (3, 1e4)].map(|(count, spread)| (count, spread, None));
     let by_max_sum = [(2, 1.0, 0.0), (2, 0.0, 1e4), (3, 2.0, -1e6), (5, 4.0, 1e8), (3, 50.0, 0.0), (4, 0.0, f32::MIN)];

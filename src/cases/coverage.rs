@@ -1,7 +1,7 @@
 //! Running sums of alignments and what they cost.
 
 use super::Random;
-use crate::layers::CoverageCost;
+use crate::coverage::CoverageCost;
 use crate::tensor::Array;
 
 /// One step of coverage.

@@ -60,7 +60,7 @@ pub fn linear() -> Vec<LinearCase> {
             add(format!("linear {rows}×{columns}×{depth}"), [rows, columns, depth], columns % 2 == 1, None);
         }
     }
-    // More terms than one invocation may add up in its loop, four a turn.
+    // More terms than one invocation may add up in its loop, four an iteration.
     add("linear 2×3×270000".to_owned(), [2, 3, 270_000], true, Some(Activation::Tanh));
     // Enough for the largest tiles of a card.
     add("linear 1030×520×12".to_owned(), [1030, 520, 12], true, None);

@@ -1,6 +1,6 @@
 //! The case table: work that a kernel can get wrong, small enough that the f64 oracle answers the whole table at once.
 //!
-//! Sizes stand one below, at and one above the tiles; masks hide whole rows; hidden places hold NaN, infinities and
+//! Sizes are one below, at and one above the tiles; masks hide whole rows; hidden entries are NaN, infinities and
 //! 1e30. The numbers come from a generator seeded by the case's name, so a case never changes because another does.
 
 mod attention;
@@ -71,5 +71,5 @@ pub fn in_blocks(arrays: &[&Array<f32>]) -> bool {
     arrays.iter().all(|array| array.shape().last().is_some_and(|n| n % block == 0))
 }
 
-/// What hidden places are filled with.
+/// What hidden entries are filled with.
 const POISON: [f32; 5] = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 1e30, -1e30];

@@ -6,7 +6,7 @@ mod options;
 
 use std::path::PathBuf;
 
-use regard::attention::{Attention, AttentionInputs, AttentionOutputs, Path, ScoreMod, ScoreStage};
+use regard::attention::{Algorithm, Attention, AttentionInputs, AttentionOutputs, ScoreMod, ScoreStage};
 use regard::baseline;
 use regard::gpu::Run;
 use regard::plan::AttentionPlan;
@@ -189,7 +189,7 @@ pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
         return Err(Error::option("score-wgsl", reason).into());
     }
     let device = device.open()?;
-    device.refuse_path(options.path != Path::Auto)?;
+    device.refuse_path(options.path != Algorithm::Auto)?;
     let element = args.dtype.into();
     let storage = Storage { element, cache: args.cache_dtype.map_or(element, DType::from) };
     notes::warn_storage(&inputs, storage)?;
@@ -347,7 +347,7 @@ fn explain_plan(explained: &mut Explained, p: &AttentionProblem, plan: &Attentio
     explained.fact("problem", shape);
     let path = options::path_name(plan.path);
     match (plan.path, &plan.fused) {
-        (Path::Staged, reason) => {
+        (Algorithm::Staged, reason) => {
             let ranges = match plan.query_ranges.len() {
                 1 => "all queries at once".to_owned(),
                 n => format!("queries in {n} ranges"),

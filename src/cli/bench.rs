@@ -192,7 +192,7 @@ fn measure(gpu: &Gpu, cases: Vec<Case>, launches: &[Work], quick: bool, taken: b
     let mut steps = Steps::new("cases");
     let rates = Rates::measure(gpu)?;
     let assumed = gpu.caps().rates;
-    let overheads = cases.iter().any(Case::is_recurrent).then(|| Launch {
+    let overheads = cases.iter().any(Case::is_recurrent).then_some(Launch {
         dispatch_ns: rates.dispatch,
         barrier_ns_per_lane: rates.barrier,
         assumed_dispatch_ns: assumed.dispatch,

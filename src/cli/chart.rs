@@ -34,7 +34,7 @@ pub(crate) struct Curve {
 pub(crate) enum Look {
     /// A broad pale band.
     Band,
-    /// A line with a marker at each point: one of several that can be told apart, also in grey.
+    /// A line with a marker at each point: one of several that stay distinguishable, also in grey.
     Marked(usize),
     /// A dashed line without markers.
     Dashed,
@@ -218,7 +218,7 @@ impl Axis {
         share as f32 * self.length
     }
 
-    /// Where numbers stand: at powers of the base, not closer than they can be read; where an axis of tens has but few of
+    /// Where the numbers are: at powers of the base, not closer than they can be read; where an axis of tens has but few of
     /// those, at twice and five times as well.
     fn ticks(&self) -> Vec<f64> {
         let [first, last] = [self.ends[0].floor() as i32, self.ends[1].ceil() as i32];
@@ -259,6 +259,7 @@ fn decimal(x: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::drawing::raster::Raster;
 
     fn chart(curves: Vec<Curve>) -> Chart {
         Chart {
@@ -313,13 +314,13 @@ mod tests {
         let svg = scene.svg("throughput");
         assert_eq!(svg.matches("<polyline").count() - svg.matches("stroke-width=\"1\"").count(), 3 + 2 * 3, "{svg}");
         assert_eq!(svg.matches(">fused &lt;1&gt;<").count(), 1, "the legend names it once: {svg}");
-        let picture = image::load_from_memory(&scene.png().unwrap()).unwrap().to_rgb8();
+        let picture = Raster::decode(&scene.png().unwrap());
         for color in [COLORS[0], BAND, INK] {
-            assert!(picture.pixels().filter(|pixel| pixel.0 == color).count() > 50, "{color:?}");
+            assert!(picture.pixels().filter(|&(_, _, pixel)| pixel == color).count() > 50, "{color:?}");
         }
         // Nothing is drawn at the edges, where it would be cut.
-        let (width, height) = picture.dimensions();
+        let Raster { width, height, .. } = picture;
         let inside = |x: u32, y: u32| (8..width - 8).contains(&x) && (8..height - 8).contains(&y);
-        assert!(picture.enumerate_pixels().all(|(x, y, pixel)| inside(x, y) || pixel.0 == [255; 3]));
+        assert!(picture.pixels().all(|(x, y, pixel)| inside(x, y) || pixel == [255; 3]));
     }
 }

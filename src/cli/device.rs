@@ -69,7 +69,7 @@ pub(crate) enum Choice {
 }
 
 impl Choice {
-    /// As it stands on the command line.
+    /// The name on the command line.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Auto => "auto",
@@ -131,7 +131,7 @@ pub(crate) fn adapter_json(adapter: &Adapter) -> serde_json::Value {
 }
 
 impl DeviceArgs {
-    /// The part of an adapter's name that was asked for.
+    /// The `--adapter` that was asked for.
     pub(crate) fn adapter(&self) -> Option<&str> {
         self.adapter.as_deref().filter(|name| !name.is_empty())
     }
@@ -154,7 +154,7 @@ impl DeviceArgs {
         self.open_gpu(&self.wanted()).map_err(|error| self.fail(error))
     }
 
-    /// Opens an adapter with what was kept of earlier runs.
+    /// Opens an adapter with the cached choices, rates and pipelines of earlier runs.
     fn open_gpu(&self, open: &Open) -> regard::Result<Gpu> {
         let mut pipelines = None;
         let gpu = Gpu::open_with(open, |adapter| {

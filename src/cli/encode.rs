@@ -10,7 +10,7 @@ use regard::gpu::Run;
 use regard::ops::rnn::GpuRnn;
 use regard::plan::RnnPlan;
 use regard::problem::{RnnProblem, Role};
-use regard::rnn::{Rnn, RnnInputs, RnnOutputs, RnnPath, RnnStack, Steps};
+use regard::rnn::{Rnn, RnnAlgorithm, RnnInputs, RnnOutputs, RnnStack, Steps};
 use regard::tensor::{Array, DType};
 use regard::{Error, Gpu, Result};
 use serde_json::json;
@@ -103,7 +103,7 @@ pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
     let shapes = stack.iter().map(|layer| layer.iter().map(|w| w.map(Array::shape)).collect()).collect();
     let problem = RnnProblem::new(&options, &shapes, &inputs.map(Array::shape))?;
     let device = device.open()?;
-    device.refuse_path(options.path != RnnPath::Auto)?;
+    device.refuse_path(options.path != RnnAlgorithm::Auto)?;
     let dtype = args.dtype.into();
     warn_storage(&stack, &inputs, dtype)?;
 
@@ -216,7 +216,7 @@ fn explain_plan(explained: &mut Explained, options: &Rnn, p: &RnnProblem, plan: 
     );
     explained.fact("problem", shape);
     let count = |n: usize| counted(n, "dispatch", "dispatches");
-    let why = if options.path == RnnPath::Auto { "expected to be the fastest" } else { "as asked" };
+    let why = if options.path == RnnAlgorithm::Auto { "expected to be the fastest" } else { "as asked" };
     explained.fact("path", format!("{}, {why}, in {}", path_name(plan.path), count(plan.dispatches)));
     for estimate in &plan.estimates {
         let expected = match &estimate.nanoseconds {

@@ -1,4 +1,4 @@
-//! What `regard` does without being told anything: real words through the built-in models.
+//! What `regard` does without arguments: real words through the built-in models.
 
 use regard::seq2seq::{Decoding, SourceText, transliterate};
 

@@ -56,7 +56,7 @@ impl Floor {
 struct Row {
     label: String,
     grid: [u32; 2],
-    /// Dispatches; a long one is run in parts, each of which counts.
+    /// Dispatches; a long one is run in chunks of workgroups, each of which counts.
     count: u64,
     flops: u64,
     bytes: u64,
@@ -83,14 +83,14 @@ impl Explained {
 
     /// Adds what was run.
     pub(crate) fn timings(&mut self, timings: &[Timing]) {
-        // A recurrence alternates between few programs; they are told apart by where they first stand.
-        for Timing { dispatch, parts, nanoseconds, .. } in timings {
-            let parts = *parts as u64;
+        // A recurrence alternates between few programs; their order is that of their first dispatches.
+        for Timing { dispatch, chunks, nanoseconds, .. } in timings {
+            let chunks = *chunks as u64;
             let label = dispatch.variant.label();
             let known = self.rows.iter_mut().find(|row| row.label == label && row.grid == dispatch.grid);
             match known {
                 Some(row) => {
-                    row.count += parts;
+                    row.count += chunks;
                     row.flops += dispatch.flops;
                     row.bytes += dispatch.bytes;
                     row.iterations = row.iterations.max(dispatch.iterations);
@@ -99,7 +99,7 @@ impl Explained {
                 None => self.rows.push(Row {
                     label,
                     grid: dispatch.grid,
-                    count: parts,
+                    count: chunks,
                     flops: dispatch.flops,
                     bytes: dispatch.bytes,
                     iterations: dispatch.iterations,
@@ -109,9 +109,10 @@ impl Explained {
         }
     }
 
-    /// Measures what the device can do, for work that cannot do with less than this.
+    /// What the device can do, measured now if `regard tune` has not, for work that cannot do with less than this.
     pub(crate) fn floor(&mut self, gpu: &Gpu, flops: u64, bytes: u64) -> Outcome {
-        self.floor = Some(Floor { flops, bytes, rates: Rates::measure(gpu)? });
+        let known = gpu.caps().rates;
+        self.floor = Some(Floor { flops, bytes, rates: if known.measured { known } else { Rates::measure(gpu)? } });
         Ok(())
     }
 
@@ -237,14 +238,14 @@ pub(crate) fn time(nanoseconds: Option<f64>) -> String {
 pub(crate) fn fused(plan: &FusedPlan, keys: usize) -> String {
     let tile = plan.tile;
     let mut text = format!("{}, {} lanes, {} queries × {} keys", tile.form, tile.lanes, tile.queries, tile.keys);
-    if tile.parts > 1 {
-        let _ = write!(text, ", depth in {} parts", tile.parts);
+    if tile.k_splits > 1 {
+        let _ = write!(text, ", depth in {} parts", tile.k_splits);
     }
     if tile.subgroups {
         text.push_str(", subgroups");
     }
-    match plan.ranges(keys) {
+    match plan.splits(keys) {
         1 => text,
-        n => text + &format!(", {n} ranges of {} keys", plan.range),
+        n => text + &format!(", {n} ranges of {} keys", plan.split_keys),
     }
 }

@@ -82,7 +82,7 @@ impl Failure {
             return ExitCode::SUCCESS;
         };
         let mut stderr = std::io::stderr().lock();
-        // Where standard error is closed there is no one to tell.
+        // Where standard error is closed there is nowhere to write to.
         let _ = writeln!(stderr, "error: {}", one_line(&error));
         for line in excerpt.iter().flat_map(|lines| lines.lines()) {
             let _ = writeln!(stderr, "  {}", line.replace(char::is_control, " "));
@@ -105,7 +105,7 @@ pub(crate) fn from_clap(error: &clap::Error) -> Failure {
     let text = error.render().to_string();
     let mut paragraphs = text.split("\n\n");
     let first = paragraphs.next().unwrap_or_default().trim_start_matches("error:");
-    // The other tip there is tells how to pass an unknown option as a value.
+    // The other tip there is explains how to pass an unknown option as a value.
     let tip = paragraphs.find_map(|p| p.trim().strip_prefix("tip:").filter(|tip| tip.contains("similar")));
     let hint = tip.map_or("`--help` lists what there is", str::trim).to_owned();
     Failure::Message { error: one_line(first), excerpt: None, hint: Some(hint), status: REQUEST }

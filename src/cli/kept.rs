@@ -70,7 +70,7 @@ pub(crate) fn load(adapter: &Adapter, wanted: bool) -> Kept {
     Kept { tuning, rates, pipelines: pipelines_file(adapter).and_then(|path| store::read_whole(&path, LONGEST).ok()) }
 }
 
-/// The choices and rates for an adapter; a file that is not understood is told of and counts as none.
+/// The choices and rates for an adapter; a file that is not understood is reported and counts as none.
 fn load_tuning(adapter: &Adapter) -> (Tuning, Option<Rates>) {
     let Some(path) = tuning_file(adapter) else { return Default::default() };
     let Ok(bytes) = store::read_whole(&path, LONGEST) else { return Default::default() };

@@ -1,4 +1,4 @@
-//! The command line: what can stand in it, and how it is read. Nothing is opened here.
+//! The command line: its options, and how it is read. Nothing is opened here.
 
 use std::ffi::OsString;
 
@@ -70,7 +70,7 @@ mod tests {
     use super::*;
     use crate::failure::from_clap;
 
-    /// Whatever stands in a command line: options, or an error for standard error, or help.
+    /// Whatever a command line is: options, or an error for standard error, or help.
     #[test]
     fn any_command_line_is_read_or_refused() {
         let word = prop::sample::select(vec![

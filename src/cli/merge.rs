@@ -56,9 +56,9 @@ Example:
   regard attend second.safetensors --max-sum -o - | regard merge a.safetensors - -o all.safetensors";
 
 /// An output [B, H, N, Dv], and its log-sum-exp [B, H, N] or its largest scores and sums [B, H, N, 2].
-type Part<T> = (Array<T>, Array<T>);
+type Partial<T> = (Array<T>, Array<T>);
 
-/// What parts are weighted by.
+/// Which statistics the partials are weighted by.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum By {
     LogSumExp,
@@ -69,16 +69,16 @@ enum By {
 pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
     output::refuse_dtype(args.output.as_deref(), args.output_dtype)?;
     output::refuse_streams(args.parts.iter().map(|path| ("PART", Some(&**path))), args.output.as_deref(), args.json)?;
-    let (parts, by, form) = read(&args.parts)?;
+    let (partials, by, form) = read(&args.parts)?;
     let device = device.open()?;
     let (merged, stats) = {
         let _busy = Busy::new("computing");
         match &device {
-            Device::Cpu => on_cpu(by, &parts)?,
-            Device::Gpu(gpu) => on_gpu(gpu, by, &parts)?,
+            Device::Cpu => on_cpu(by, &partials)?,
+            Device::Gpu(gpu) => on_gpu(gpu, by, &partials)?,
         }
     };
-    let report = args.check.then(|| Report::new(|| judge(by, &parts, &merged, &stats))).transpose()?;
+    let report = args.check.then(|| Report::new(|| judge(by, &partials, &merged, &stats))).transpose()?;
     let mut named = vec![("output", form.join(&merged)?)];
     match by {
         By::LogSumExp => named.push(("lse", stats)),
@@ -97,12 +97,12 @@ pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
     check::finish(args.json, stream::any(args.output.as_deref()), summary, None, report)
 }
 
-/// The parts, what they are weighted by, and how the output of the first came.
-fn read(paths: &[PathBuf]) -> Outcome<(Vec<Part<f32>>, By, Form)> {
+/// The partials, which statistics weight them, and the layout of the first output.
+fn read(paths: &[PathBuf]) -> Outcome<(Vec<Partial<f32>>, By, Form)> {
     let inputs = paths.iter().map(|path| Ok(Input::open(path)?.named())).collect::<Outcome<Vec<_>>>()?;
     let by = if inputs.iter().any(|input| input.has("max_sum")) { By::MaxSum } else { By::LogSumExp };
     let mut forms = Vec::new();
-    let mut parts: Vec<Part<f32>> = Vec::new();
+    let mut partials: Vec<Partial<f32>> = Vec::new();
     for (input, path) in inputs.iter().zip(paths) {
         let output = input.require("output", "[B, H, N, Dv], as `regard attend` writes it")?;
         let stats = match input.has("max_sum") {
@@ -115,7 +115,7 @@ fn read(paths: &[PathBuf]) -> Outcome<(Vec<Part<f32>>, By, Form)> {
         };
         let rows = &stats.shape()[..stats.shape().len() - usize::from(by == By::MaxSum)];
         let (output, form) = Form::of_output(output, rows)?;
-        if let Some((first, _)) = parts.first()
+        if let Some((first, _)) = partials.first()
             && first.shape() != output.shape()
         {
             let expected = format!("{:?} as in {}", first.shape(), paths[0].display());
@@ -123,10 +123,10 @@ fn read(paths: &[PathBuf]) -> Outcome<(Vec<Part<f32>>, By, Form)> {
             return Err(Error::shape("output", "shape", expected, found).into());
         }
         forms.push(form);
-        parts.push((output, stats));
+        partials.push((output, stats));
     }
     match forms.first() {
-        Some(&form) => Ok((parts, by, form)),
+        Some(&form) => Ok((partials, by, form)),
         None => Err(Error::missing("PART.safetensors", "two files at least").into()),
     }
 }
@@ -151,7 +151,7 @@ fn alone(lse: &Array) -> Result<Array> {
     Array::new(&[lse.shape(), &[2]].concat(), pair.collect())
 }
 
-/// Says so where a log-sum-exp is so large that weights of parts are off by a thousandth or more.
+/// Warns where a log-sum-exp is so large that the weights of the partials are off by a thousandth or more.
 fn note_large(path: &Path, lse: &Array) {
     let largest = lse.data().iter().filter(|x| x.is_finite()).fold(0.0, |most: f32, x| most.max(x.abs()));
     if largest * f32::EPSILON / 2.0 >= 1e-3 {
@@ -170,22 +170,22 @@ fn log_sum_exp(max_sum: &Array) -> Array {
     Array::from_fn(&shape[..shape.len() - 1], |row| max_sum.data()[2 * row] + max_sum.data()[2 * row + 1].ln())
 }
 
-fn borrowed<T>(parts: &[Part<T>]) -> Vec<(&Array<T>, &Array<T>)> {
-    parts.iter().map(|(output, stats)| (output, stats)).collect()
+fn borrowed<T>(partials: &[Partial<T>]) -> Vec<(&Array<T>, &Array<T>)> {
+    partials.iter().map(|(output, stats)| (output, stats)).collect()
 }
 
-fn on_cpu<T: Float>(by: By, parts: &[Part<T>]) -> Result<Part<T>> {
+fn on_cpu<T: Float>(by: By, partials: &[Partial<T>]) -> Result<Partial<T>> {
     match by {
-        By::LogSumExp => reference::merge(&borrowed(parts)),
-        By::MaxSum => reference::merge_max_sum(&borrowed(parts)),
+        By::LogSumExp => reference::merge(&borrowed(partials)),
+        By::MaxSum => reference::merge_max_sum(&borrowed(partials)),
     }
 }
 
-fn on_gpu(gpu: &Gpu, by: By, parts: &[Part<f32>]) -> Result<Part<f32>> {
-    let upload = |(output, stats): &Part<f32>| -> Result<(Tensor, Tensor)> {
+fn on_gpu(gpu: &Gpu, by: By, partials: &[Partial<f32>]) -> Result<Partial<f32>> {
+    let upload = |(output, stats): &Partial<f32>| -> Result<(Tensor, Tensor)> {
         Ok((Tensor::upload(gpu, "output", output, DType::F32)?, Tensor::upload(gpu, "stats", stats, DType::F32)?))
     };
-    let tensors = parts.iter().map(upload).collect::<Result<Vec<_>>>()?;
+    let tensors = partials.iter().map(upload).collect::<Result<Vec<_>>>()?;
     let borrowed: Vec<_> = tensors.iter().map(|(output, stats)| (output, stats)).collect();
     let mut run = Run::new(gpu);
     let (output, stats) = match by {
@@ -196,12 +196,12 @@ fn on_gpu(gpu: &Gpu, by: By, parts: &[Part<f32>]) -> Result<Part<f32>> {
     Ok((output.download(gpu)?, stats.download(gpu)?))
 }
 
-fn judge(by: By, parts: &[Part<f32>], output: &Array, stats: &Array) -> Result<Verdicts> {
+fn judge(by: By, partials: &[Partial<f32>], output: &Array, stats: &Array) -> Result<Verdicts> {
     let widened = |array: &Array| array.map(|&x| f64::from(x));
-    let wide: Vec<_> = parts.iter().map(|(output, stats)| (widened(output), widened(stats))).collect();
-    let (oracle, baseline) = (on_cpu(by, &wide)?, on_cpu(by, parts)?);
+    let wide: Vec<_> = partials.iter().map(|(output, stats)| (widened(output), widened(stats))).collect();
+    let (oracle, baseline) = (on_cpu(by, &wide)?, on_cpu(by, partials)?);
     let name = if by == By::MaxSum { "max_sum" } else { "lse" };
-    let outputs = parts.iter().flat_map(|(output, _)| output.data()).filter(|x| x.is_finite());
+    let outputs = partials.iter().flat_map(|(output, _)| output.data()).filter(|x| x.is_finite());
     let largest = outputs.fold(0.0, |largest: f64, &x| largest.max(f64::from(x).abs()));
     Ok(vec![
         (

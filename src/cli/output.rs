@@ -53,7 +53,7 @@ impl Warnings {
         }
     }
 
-    /// Tells how many were not shown.
+    /// Prints how many were not shown.
     pub(crate) fn finish(&self) {
         if self.count > Self::SHOWN {
             warn(&format!("{} more of the kind", self.count - Self::SHOWN));
@@ -159,7 +159,7 @@ pub(crate) fn refuse_streams<'a>(
 /// Named results.
 pub(crate) type Named = Vec<(&'static str, Array)>;
 
-/// Writes results to a tensor file, whole or not at all. Numbers that its element type cannot hold are told about.
+/// Writes results to a tensor file, whole or not at all. Numbers that its element type cannot hold are reported.
 pub(crate) fn save_tensors(path: &Path, tensors: &Named, dtype: OutputType) -> Outcome {
     for (name, array) in tensors {
         let is_lost = |&x: &f32| x.is_finite() && !dtype.stored().rounded(x).is_finite();

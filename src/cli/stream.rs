@@ -1,4 +1,4 @@
-//! `-` in place of a file: standard input and standard output, each for one thing at most.
+//! `-` instead of a file: standard input and standard output, each for one thing at most.
 
 use std::io::IsTerminal;
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::path::Path;
 use regard::store::{self, Store};
 use regard::{Error, Result};
 
-/// Stands in errors in place of a path.
+/// The name in errors, where a file would have its path.
 const STDIN: &str = "standard input";
 
 /// Whether the path is `-`.

@@ -19,7 +19,7 @@ const LISTED: usize = 12;
 /// Prefixes offered in a hint at most.
 const OFFERED: usize = 4;
 
-/// Tensors in which −∞ stands for a weight of 0 and is not told about.
+/// Tensors in which −∞ means a weight of 0 and is not reported.
 const LOGARITHMS: [&str; 4] = ["mask", "lse", "max_sum", "sinks"];
 
 /// A tensor file, and which of its tensors have been used.
@@ -56,7 +56,7 @@ impl Input {
         self.store.names()
     }
 
-    /// What stands before all of these names, where the file has them behind something else than is asked for.
+    /// The prefix of all of these names, where the file has another one than is asked for.
     pub(crate) fn prefixes(&self, names: &[&str]) -> Vec<&str> {
         let before = self.names().filter_map(|name| name.strip_suffix(names.first()?));
         let has_all = |prefix: &str| names.iter().all(|name| self.store.contains(&format!("{prefix}{name}")));
@@ -74,7 +74,7 @@ impl Input {
         self.store.contains(&self.full(name))
     }
 
-    /// A name as it stands in the file.
+    /// A name as the file has it.
     fn full(&self, name: &str) -> String {
         format!("{}{name}", self.prefix)
     }
@@ -103,7 +103,7 @@ impl Input {
         self.warn_of(name, if is_logarithm { "holds +infinity" } else { "holds infinity" }, values.map(is_told));
     }
 
-    /// A float tensor, if it is there. Numbers that are none, infinities, and numbers too large for f32 are told about.
+    /// A float tensor, if it is there. Numbers that are none, infinities, and numbers too large for f32 are reported.
     pub(crate) fn float(&self, name: &str) -> Result<Option<Array>> {
         let Some(full) = self.use_up(name) else { return Ok(None) };
         if self.store.kind(&full) != Some(Kind::Float) {

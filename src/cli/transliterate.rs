@@ -178,7 +178,7 @@ impl<'a> Stream<'a> {
         let weights = args.json || args.show || args.check || args.heatmap.is_some();
         let decoding = Decoding { beam: args.beam, top: args.top, weights, batch: BATCH };
         let options: BTreeMap<_, _> = args.settings.iter().cloned().collect();
-        // Wrong options are told before a device is opened, and whatever the texts are.
+        // Wrong options are reported before a device is opened, and whatever the texts are.
         model.read(&SourceText { text: String::new(), options: options.clone() })?;
         decoding.check(model)?;
         if args.top > args.beam {
@@ -202,7 +202,7 @@ impl<'a> Stream<'a> {
         })
     }
 
-    /// Answers some lines, in order, and hands the answers over at once. A line that is refused keeps its place.
+    /// Answers some lines, in order, and hands the answers over at once. A line that is refused has its line of output too.
     fn answer(&mut self, network: &mut dyn Network, lines: &[Line]) -> Outcome {
         let mut sources = Vec::new();
         let mut fates = Vec::with_capacity(lines.len());

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use regard::attention::{Attention, AttentionInputs, Path, Score};
+use regard::attention::{Algorithm, Attention, AttentionInputs, Score};
 use regard::compare::judge;
 use regard::device::Rates;
 use regard::gpu::{Adapter, Run};
@@ -172,7 +172,7 @@ struct Row {
     candidates: usize,
     /// What is taken untuned, timed again; no numbers where its answer was wrong.
     table: Spread,
-    /// What is kept, timed again.
+    /// The choice that is stored, timed again.
     best: Spread,
     choice: plan::Choice,
 }
@@ -306,14 +306,14 @@ const CHECKED: usize = 16;
 /// A candidate that takes so many times the fastest one's first time has lost.
 const HOPELESS: f64 = 4.0;
 
-/// Checks and times every candidate; what is `wrong` is told and not taken.
+/// Checks and times every candidate; what is `wrong` is reported and not used.
 fn measure(gpu: &Gpu, work: &Work, quick: bool, wrong: &mut Vec<String>) -> std::result::Result<Row, Unfit> {
     let Work { options, dtype, .. } = work;
     let inputs = work.inputs();
     let problem = AttentionProblem::new(options, &inputs.map(Array::shape))?;
     let candidates = AttentionPlan::candidates(options, &problem, *dtype, gpu.caps()).map_err(Unfit::Here)?;
     let planned = AttentionPlan::new(options, &problem, *dtype, gpu.caps())?;
-    let staged = Attention { path: Path::Staged, ..options.clone() };
+    let staged = Attention { path: Algorithm::Staged, ..options.clone() };
     let staged = AttentionPlan::new(&staged, &problem, *dtype, gpu.caps()).ok();
     let fused = candidates.iter().map(|&plan| planned.clone().with_fused(plan));
     let tensors = inputs.upload(gpu, *dtype)?;
@@ -342,14 +342,14 @@ fn measure(gpu: &Gpu, work: &Work, quick: bool, wrong: &mut Vec<String>) -> std:
     let count = runs.len();
     let (least, budget) = if quick { (3, 0.1e9) } else { (5, 0.5e9) };
     let table = choice(&planned);
-    // Compilation is over after the check; what is far behind in one turn is not timed again.
+    // Compilation is over after the check; what is far slower in one round is not timed again.
     repeat(&mut runs, 1, 0.0)?;
     let first = runs.iter().map(|timed| timed.spread().median).fold(f64::INFINITY, f64::min);
     runs.retain(|timed| timed.choice == table || timed.spread().median <= HOPELESS * first);
     repeat(&mut runs, least, budget)?;
     let best = runs.iter().min_by(|a, b| a.spread().median.total_cmp(&b.spread().median)).map(|timed| timed.choice);
     let Some(best) = best else { return Err(Unfit::Here("no plan for it works on this device".to_owned())) };
-    // The fastest of many is in part the luckiest: it has to win again, in times of their own.
+    // The fastest of many may be the luckiest: it has to win again, in times of their own.
     runs.retain(|timed| timed.choice == best || timed.choice == table);
     runs.iter_mut().for_each(|timed| timed.times.clear());
     repeat(&mut runs, least, budget)?;
@@ -365,13 +365,15 @@ fn measure(gpu: &Gpu, work: &Work, quick: bool, wrong: &mut Vec<String>) -> std:
     };
     let kept = match kept {
         // All keys of this problem are all keys of any other.
-        plan::Choice::Fused(plan) if plan.ranges(problem.keys) == 1 => FusedPlan { range: bucket.keys, ..plan }.into(),
+        plan::Choice::Fused(plan) if plan.splits(problem.keys) == 1 => {
+            FusedPlan { split_keys: bucket.keys, ..plan }.into()
+        }
         kept => kept,
     };
     Ok(Row { name: work.name(), bucket, keys: problem.keys, candidates: count, table, best: spread, choice: kept })
 }
 
-/// Times all of them in turns, so that what else the machine does meets all alike: `least` times each, then on until each
+/// Times all of them in rounds, so that other load on the machine affects all alike: `least` times each, then on until each
 /// has had `budget` nanoseconds, on the average.
 fn repeat(runs: &mut [Timed<'_>], least: usize, budget: f64) -> Result<()> {
     let mut spent = 0.0;

@@ -104,10 +104,10 @@ fn duration(seconds: f64) -> String {
     }
 }
 
-/// Cases that failed which are told of each row; all of them as JSON.
+/// Failed cases that are printed of each row; all of them as JSON.
 const TOLD: usize = 3;
 
-/// What stands in a line of the table.
+/// The cells of a row of the table.
 struct Line<'r> {
     kernel: &'r str,
     cases: usize,

@@ -17,7 +17,7 @@ use crate::recording::{Binding, Command, Dispatch, Recording, Slot, SlotInfo, Sl
 use crate::tensor::Array;
 use crate::wgsl::FIRST_WORKGROUP;
 
-/// Bytes of the number of a part's first workgroup: a u32 and padding.
+/// Bytes of the number of a chunk's first workgroup: a u32 and padding.
 const FIRST_BYTES: u64 = 16;
 
 /// A run whose memory, pipelines, bind groups and parameters are made, to be submitted or encoded again and again: with
@@ -49,7 +49,7 @@ pub struct Prepared {
     footprint: Footprint,
 }
 
-/// A part of a buffer, as it is bound.
+/// A range of a buffer, as it is bound.
 #[derive(Debug, Clone)]
 struct Range {
     buffer: wgpu::Buffer,
@@ -57,7 +57,7 @@ struct Range {
     bytes: u64,
 }
 
-/// Where the parameters of a dispatch lie in the buffer of them, and for each part of a step, in order, the number of its
+/// Where the parameters of a dispatch lie in the buffer of them, and for each chunk of a step, in order, the number of its
 /// first workgroup. In bytes.
 #[derive(Debug)]
 struct Params {
@@ -447,9 +447,9 @@ impl Prepared {
                             pass.set_pipeline(&pipeline.pipeline);
                             set = Some(Arc::as_ptr(pipeline));
                         }
-                        for (part, first) in step.parts.iter().zip(&mut firsts) {
+                        for (chunk, first) in step.chunks.iter().zip(&mut firsts) {
                             pass.set_bind_group(0, &self.groups[number], &[self.params.dispatches[number], *first]);
-                            pass.dispatch_workgroups(part.grid[0], part.grid[1], 1);
+                            pass.dispatch_workgroups(chunk.grid[0], chunk.grid[1], 1);
                         }
                     }
                     number += usize::from(step.last);
@@ -549,8 +549,8 @@ impl Params {
         // What is not cut starts at workgroup 0, which all of them share.
         let zero = append(&[0; FIRST_BYTES as usize]);
         let dispatches = recording.dispatches().map(|dispatch| append(&dispatch.params)).collect();
-        let parts = submissions.iter().flat_map(|submission| &submission.steps).flat_map(|step| &step.parts);
-        let firsts = parts.map(|part| match part.first {
+        let chunks = submissions.iter().flat_map(|submission| &submission.steps).flat_map(|step| &step.chunks);
+        let firsts = chunks.map(|chunk| match chunk.first {
             0 => zero,
             first => append(bytemuck::cast_slice(&[first, 0, 0, 0])),
         });

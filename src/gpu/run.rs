@@ -68,9 +68,9 @@ pub struct Run<'g> {
 pub struct Timing {
     /// The dispatch.
     pub dispatch: Dispatch,
-    /// Parts that it was run in: [`plan::parts()`].
-    pub parts: usize,
-    /// Device time in nanoseconds, of all parts; `None` where the device has no timestamps.
+    /// Chunks of workgroups that it was run in: [`plan::chunks()`].
+    pub chunks: usize,
+    /// Device time in nanoseconds, of all chunks; `None` where the device has no timestamps.
     pub nanoseconds: Option<f64>,
 }
 
@@ -334,8 +334,8 @@ impl<'g> Run<'g> {
         let times = stamps.map_or(Ok(Vec::new()), |stamps| stamps.nanoseconds(gpu))?;
         let times = times.into_iter().map(Some).chain(std::iter::repeat(None));
         let timing = |(dispatch, nanoseconds)| {
-            let parts = plan::parts(&dispatch, gpu.caps()).len();
-            Timing { dispatch, parts, nanoseconds }
+            let chunks = plan::chunks(&dispatch, gpu.caps()).len();
+            Timing { dispatch, chunks, nanoseconds }
         };
         Ok(dispatches.into_iter().zip(times).map(timing).collect())
     }

@@ -1,4 +1,4 @@
-//! Rows into a cache, in place (`shaders/append.wgsl`).
+//! Appends rows to a cache, in place (`shaders/append.wgsl`).
 
 use super::visibility::{List, PageParams, Vectors};
 use super::{View4, read, switch};
@@ -53,7 +53,7 @@ pub struct Rows<'v> {
 
 impl Rows<'_> {
     /// Elements, where the shapes fit each other.
-    fn check(&self, name: &str, shape: [usize; 3], places: [usize; 2]) -> Result<()> {
+    fn check(&self, name: &str, shape: [usize; 3], outer_axes: [usize; 2]) -> Result<()> {
         let (&[batch, heads, rows, dim], &[outer, cache_heads, inner, cache_dim]) =
             (self.rows.shape(), self.cache.shape())
         else {
@@ -69,8 +69,13 @@ impl Rows<'_> {
         same("axis 2 (rows)", shape[2], rows)?;
         same("axis 3 (head dim)", cache_dim, dim)?;
         same("axis 1 (heads)", shape[1], heads)?;
-        if [outer, inner] != places {
-            return Err(Error::shape("cache", "axes 0 and 2", format!("{places:?}"), format!("{:?}", [outer, inner])));
+        if [outer, inner] != outer_axes {
+            return Err(Error::shape(
+                "cache",
+                "axes 0 and 2",
+                format!("{outer_axes:?}"),
+                format!("{:?}", [outer, inner]),
+            ));
         }
         self.cache.dtype.check_layout("cache", &self.cache.layout)
     }

@@ -15,19 +15,19 @@ pub static KERNEL: Kernel = Kernel {
 params! {
     /// Uniform of `barrier_rate.wgsl`.
     struct Params {
-        turns: u32,
+        iterations: u32,
     }
 }
 
-/// Barriers in one turn of the loop.
-pub const PER_TURN: u32 = 2;
+/// Barriers in one iteration of the loop.
+pub const PER_ITERATION: u32 = 2;
 
-/// `turns` turns in one workgroup, each lane adding 1 to its neighbour's number between barriers; `output` `[lanes]`
+/// `iterations` iterations in one workgroup, each lane adding 1 to its neighbour's number between barriers; `output` `[lanes]`
 /// (f32) gets the numbers at the end.
 ///
 /// # Errors
 /// [`crate::Error::Limit`] when there are more lanes than a workgroup may have.
-pub fn record(recording: &mut Recording, caps: &Caps, turns: u32, output: &View) -> Result<()> {
+pub fn record(recording: &mut Recording, caps: &Caps, iterations: u32, output: &View) -> Result<()> {
     let lanes = output.layout.elements() as u64;
     let allowed = u64::from(caps.max_invocations.min(caps.max_workgroup_bytes / 8));
     if lanes > allowed {
@@ -36,10 +36,10 @@ pub fn record(recording: &mut Recording, caps: &Caps, turns: u32, output: &View)
     }
     recording.push(Dispatch {
         variant: Variant::new(&KERNEL, [], [("LANES", lanes as f64)]),
-        params: Params { turns }.bytes(),
+        params: Params { iterations }.bytes(),
         bindings: vec![Binding::Write(output.slot)],
         grid: [1, 1],
-        iterations: u64::from(turns),
+        iterations: u64::from(iterations),
         flops: 0,
         bytes: 4 * lanes,
     });
@@ -47,7 +47,7 @@ pub fn record(recording: &mut Recording, caps: &Caps, turns: u32, output: &View)
 }
 
 /// What lane `lane` of `lanes` has at the end.
-pub fn expected(lanes: usize, turns: u32, lane: usize) -> f64 {
-    let added = (PER_TURN * turns) as usize;
+pub fn expected(lanes: usize, iterations: u32, lane: usize) -> f64 {
+    let added = (PER_ITERATION * iterations) as usize;
     ((lane + added) % lanes.max(1) + added) as f64
 }

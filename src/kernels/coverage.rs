@@ -1,9 +1,9 @@
 //! The running sum of alignments and its cost (`shaders/coverage.wgsl`).
 
 use super::{View4, read, switch, vector};
+use crate::coverage::CoverageCost;
 use crate::device::Caps;
 use crate::error::{Error, Result};
-use crate::layers::CoverageCost;
 use crate::plan::RowPlan;
 use crate::recording::{Binding, Dispatch, Recording, View};
 use crate::tensor::DType;
@@ -71,7 +71,7 @@ pub fn record(
         Some((CoverageCost::DoublyStochastic { factor }, _)) => (2, factor),
     };
     let plan = RowPlan::new("coverage", rows, keys, 1, caps)?;
-    // The binding is always there; a word of scratch stands in where no one asked.
+    // The binding must exist: scratch takes its place where no cost is asked for.
     let costs = cost.map_or_else(|| recording.scratch("no cost", &[1], DType::F32), |(_, view)| view.clone());
     let [cost_start, cost_step] = vector(Some(&costs));
     let params = Params {

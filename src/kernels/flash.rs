@@ -1,36 +1,36 @@
 //! Fused attention, tiled through workgroup memory (`shaders/flash.wgsl`).
 
-use super::fused::{BUFFERS, Cut, Fused, Params, SOURCES, additive_overrides};
+use super::fused::{BUFFERS, Fused, Launch, Params, SOURCES, additive_overrides};
 use crate::attention::Attention;
 use crate::plan::FusedPlan;
 use crate::problem::AttentionProblem;
-use crate::wgsl::{Kernel, Source, Uniform, file, files};
+use crate::wgsl::{Kernel, Source, Uniform, files};
 
 pub static KERNEL: Kernel = Kernel {
     name: "flash",
     sources: &[
         Source::Lanes { shared: &files::GROUP_SHARED, subgroup: &files::GROUP_SUBGROUP },
         Source::All(&SOURCES),
-        Source::File(&file!("flash.wgsl", ["GROUPS", "KEYS", "LEFT", "RIGHT", "SLICES"])),
+        Source::File(&files::FLASH),
     ],
     buffers: &BUFFERS,
     params: &Params::TYPE,
 };
 
-pub(super) fn cut(options: &Attention, problem: &AttentionProblem, plan: &FusedPlan, fused: &Fused<'_>) -> Cut {
+pub(super) fn launch(options: &Attention, problem: &AttentionProblem, plan: &FusedPlan, fused: &Fused<'_>) -> Launch {
     let tile = plan.tile;
     let [left, right] = tile.staging();
     let mut overrides = vec![
         ("LANES", f64::from(tile.lanes)),
-        ("GROUP", f64::from(tile.keys / 4)),
-        ("GROUPS", f64::from(tile.queries / 4)),
-        ("KEYS", f64::from(tile.keys)),
-        ("LEFT", f64::from(left)),
-        ("RIGHT", f64::from(right)),
-        ("SLICES", problem.value_dim.div_ceil(tile.keys as usize) as f64),
+        ("LANES_N", f64::from(tile.keys / 4)),
+        ("LANES_M", f64::from(tile.queries / 4)),
+        ("TILE_N", f64::from(tile.keys)),
+        ("QP_ENTRIES", f64::from(left)),
+        ("KV_ENTRIES", f64::from(right)),
+        ("ACCUMULATORS", problem.value_dim.div_ceil(tile.keys as usize) as f64),
     ];
     overrides.extend(additive_overrides(options, fused));
-    Cut {
+    Launch {
         kernel: &KERNEL,
         overrides,
         row_tiles: problem.queries.div_ceil(tile.queries as usize),

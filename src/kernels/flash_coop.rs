@@ -1,47 +1,40 @@
 //! Fused attention by cooperative matrices (`shaders/flash_coop.wgsl`).
 
-use super::fused::{BUFFERS, Cut, Params, SOURCES};
+use super::fused::{BUFFERS, Launch, Params, SOURCES};
 use crate::attention::Attention;
 use crate::device::Caps;
 use crate::error::{Error, Result};
-use crate::plan::{CooperativeCut, FusedPlan};
+use crate::plan::{CooperativeTiling, FusedPlan};
 use crate::problem::AttentionProblem;
-use crate::wgsl::{Kernel, Source, Uniform, file};
+use crate::wgsl::{Kernel, Source, Uniform, files};
 
 pub static KERNEL: Kernel = Kernel {
     name: "flash_coop",
-    sources: &[
-        Source::Cooperative,
-        Source::All(&SOURCES),
-        Source::File(&file!(
-            "flash_coop.wgsl",
-            ["LANES", "STRIPS", "GROUPS", "KEYS", "SCORES", "COLUMNS", "PARTS", "QUERY_QUADS", "WIDEST"]
-        )),
-    ],
+    sources: &[Source::Cooperative, Source::All(&SOURCES), Source::File(&files::FLASH_COOP)],
     buffers: &BUFFERS,
     params: &Params::TYPE,
 };
 
 /// # Errors
 /// [`Error::Unsupported`] on a device without cooperative matrices.
-pub(super) fn cut(caps: &Caps, options: &Attention, problem: &AttentionProblem, plan: &FusedPlan) -> Result<Cut> {
-    let Some(cut) = CooperativeCut::new(plan.tile, problem, caps) else {
+pub(super) fn launch(caps: &Caps, options: &Attention, problem: &AttentionProblem, plan: &FusedPlan) -> Result<Launch> {
+    let Some(tiling) = CooperativeTiling::new(plan.tile, problem, caps) else {
         return Err(Error::Unsupported { feature: "cooperative matrices".into(), what: "this plan".into() });
     };
-    let side = cut.side as usize;
+    let side = tiling.side as usize;
     let overrides = [
         ("LANES", plan.tile.lanes),
-        ("SIDE", cut.side),
-        ("STRIPS", cut.strips),
-        ("GROUPS", cut.groups),
-        ("KEYS", plan.tile.keys),
-        ("SCORES", cut.scores),
-        ("COLUMNS", cut.columns),
-        ("PARTS", plan.tile.parts),
-        ("QUERY_QUADS", cut.query_dim / 4),
-        ("WIDEST", cut.widest()),
+        ("SIDE", tiling.side),
+        ("SUBGROUPS_M", tiling.subgroups_m),
+        ("SUBGROUPS_N", tiling.subgroups_n),
+        ("TILE_N", plan.tile.keys),
+        ("SCORE_MATRICES", tiling.score_matrices),
+        ("OUTPUT_MATRICES", tiling.output_matrices),
+        ("ROW_LANES", plan.tile.k_splits),
+        ("HEAD_QUADS", tiling.head_dim / 4),
+        ("KV_ELEMENTS", tiling.kv_elements()),
     ];
-    Ok(Cut {
+    Ok(Launch {
         kernel: &KERNEL,
         overrides: overrides.map(|(name, value)| (name, f64::from(value))).to_vec(),
         row_tiles: problem.queries.div_ceil(plan.tile.queries as usize),

@@ -1,18 +1,18 @@
 //! Fused attention, 16 or 32 query rows a workgroup (`shaders/flash_rows.wgsl`).
 
-use super::fused::{BUFFERS, Cut, Params, SOURCES};
+use super::fused::{BUFFERS, Launch, Params, SOURCES};
 use crate::attention::Attention;
 use crate::plan::{FusedPlan, Tile};
 use crate::problem::AttentionProblem;
-use crate::wgsl::{Kernel, Source, Uniform, file, files};
+use crate::wgsl::{Kernel, Source, Uniform, files};
 
 pub static KERNEL: Kernel = Kernel {
     name: "flash_rows",
     sources: &[
-        Source::Lanes { shared: &files::SPREAD_DIRECT, subgroup: &files::SPREAD_SUBGROUP },
+        Source::Lanes { shared: &files::QUERY_ROWS_DIRECT, subgroup: &files::QUERY_ROWS_BROADCAST },
         Source::Lanes { shared: &files::REDUCE4_SHARED, subgroup: &files::REDUCE4_SUBGROUP },
         Source::All(&SOURCES),
-        Source::File(&file!("flash_rows.wgsl", ["BANDS", "FOURS", "WEIGHTS", "PARTS"])),
+        Source::File(&files::FLASH_ROWS),
     ],
     buffers: &BUFFERS,
     params: &Params::TYPE,
@@ -21,15 +21,15 @@ pub static KERNEL: Kernel = Kernel {
 /// Query rows of a band, of which a workgroup has one or two.
 const BAND: u32 = 16;
 
-pub(super) fn cut(options: &Attention, problem: &AttentionProblem, plan: &FusedPlan) -> Cut {
+pub(super) fn launch(options: &Attention, problem: &AttentionProblem, plan: &FusedPlan) -> Launch {
     let tile = plan.tile;
-    Cut {
+    Launch {
         kernel: &KERNEL,
         overrides: vec![
-            ("BANDS", f64::from(tile.queries / BAND)),
-            ("FOURS", f64::from(tile.queries / 4)),
-            ("WEIGHTS", f64::from(tile.keys * tile.queries / 4)),
-            ("PARTS", Tile::passes(problem) as f64),
+            ("ROW_BLOCKS", f64::from(tile.queries / BAND)),
+            ("ROW_QUADS", f64::from(tile.queries / 4)),
+            ("P_ENTRIES", f64::from(tile.keys * tile.queries / 4)),
+            ("VALUE_TILES", Tile::passes(problem) as f64),
         ],
         row_tiles: problem.queries.div_ceil(tile.queries as usize),
         heads: problem.query_heads,

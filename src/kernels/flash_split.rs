@@ -1,18 +1,18 @@
 //! Fused attention for few queries, over ranges of keys (`shaders/flash_split.wgsl`).
 
-use super::fused::{BUFFERS, Cut, Fused, Params, SOURCES, additive_overrides};
+use super::fused::{BUFFERS, Fused, Launch, Params, SOURCES, additive_overrides};
 use crate::attention::Attention;
 use crate::plan::FusedPlan;
 use crate::problem::AttentionProblem;
-use crate::wgsl::{Kernel, Source, Uniform, file, files};
+use crate::wgsl::{Kernel, Source, Uniform, files};
 
 pub static KERNEL: Kernel = Kernel {
     name: "flash_split",
     sources: &[
-        Source::Lanes { shared: &files::SPLIT_SHARED, subgroup: &files::SPLIT_SUBGROUP },
+        Source::Lanes { shared: &files::SPLIT_K_SHARED, subgroup: &files::SPLIT_K_SUBGROUP },
         Source::Lanes { shared: &files::REDUCE4_SHARED, subgroup: &files::REDUCE4_SUBGROUP },
         Source::All(&SOURCES),
-        Source::File(&file!("flash_split.wgsl", ["KEYS", "WIDTH"])),
+        Source::File(&files::FLASH_SPLIT),
     ],
     buffers: &BUFFERS,
     params: &Params::TYPE,
@@ -21,17 +21,17 @@ pub static KERNEL: Kernel = Kernel {
 /// Rows of a workgroup: queries of the heads that share one key head.
 pub const ROWS: usize = 4;
 
-pub(super) fn cut(options: &Attention, problem: &AttentionProblem, plan: &FusedPlan, fused: &Fused<'_>) -> Cut {
+pub(super) fn launch(options: &Attention, problem: &AttentionProblem, plan: &FusedPlan, fused: &Fused<'_>) -> Launch {
     let tile = plan.tile;
     let width = problem.value_dim.div_ceil(4).next_power_of_two();
     let mut overrides = vec![
         ("LANES", f64::from(tile.lanes)),
-        ("PARTS", f64::from(tile.parts)),
-        ("KEYS", f64::from(tile.keys)),
-        ("WIDTH", width as f64),
+        ("K_SPLITS", f64::from(tile.k_splits)),
+        ("TILE_N", f64::from(tile.keys)),
+        ("VALUE_LANES", width as f64),
     ];
     overrides.extend(additive_overrides(options, fused));
-    Cut {
+    Launch {
         kernel: &KERNEL,
         overrides,
         row_tiles: (problem.queries * problem.group()).div_ceil(ROWS),

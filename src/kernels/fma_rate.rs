@@ -18,37 +18,37 @@ params! {
     struct Params {
         a: f32,
         b: f32,
-        turns: u32,
+        iterations: u32,
     }
 }
 
 /// Invocations in a workgroup.
 pub const LANES: usize = 64;
-/// Multiply-adds of one invocation in one turn of its loop: 4 chains of vec4, 4 times.
-const PER_TURN: u64 = 64;
+/// Multiply-adds of one invocation in one iteration of its loop: 4 chains of vec4, 4 times.
+const PER_ITERATION: u64 = 64;
 
-/// Runs `turns` turns of x = a·x + b in every invocation; `output` `[N]` (f32), N a multiple of [`LANES`], gets the sums
-/// of the chains.
+/// Runs `iterations` iterations of x = a·x + b in every invocation; `output` `[N]` (f32), N a multiple of [`LANES`], gets the
+/// sums of the chains.
 ///
 /// # Errors
 /// [`crate::Error::Limit`] when the grid does not fit the device.
-pub fn record(recording: &mut Recording, caps: &Caps, [a, b]: [f32; 2], turns: u32, output: &View) -> Result<()> {
+pub fn record(recording: &mut Recording, caps: &Caps, [a, b]: [f32; 2], iterations: u32, output: &View) -> Result<()> {
     let invocations = output.layout.elements();
     recording.push(Dispatch {
         variant: Variant::new(&KERNEL, [], [("LANES", LANES as f64)]),
-        params: Params { a, b, turns }.bytes(),
+        params: Params { a, b, iterations }.bytes(),
         bindings: vec![Binding::Write(output.slot)],
         grid: grid("the rate of multiply-adds", (invocations / LANES) as u64, caps)?,
-        iterations: u64::from(turns),
-        flops: 2 * PER_TURN * u64::from(turns) * invocations as u64,
+        iterations: u64::from(iterations),
+        flops: 2 * PER_ITERATION * u64::from(iterations) * invocations as u64,
         bytes: 4 * invocations as u64,
     });
     Ok(())
 }
 
 /// What every invocation of [`record`] with these arguments leaves, by its number.
-pub fn expected([a, b]: [f32; 2], turns: u32, invocation: usize) -> f64 {
+pub fn expected([a, b]: [f32; 2], iterations: u32, invocation: usize) -> f64 {
     let (a, b, start) = (f64::from(a), f64::from(b), (invocation % 7) as f64);
-    let chain = |x: f64| (0..4 * turns).fold(x, |x, _| a * x + b);
+    let chain = |x: f64| (0..4 * iterations).fold(x, |x, _| a * x + b);
     4.0 * (0..4).map(|k| chain(start + f64::from(k))).sum::<f64>()
 }

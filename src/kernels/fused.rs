@@ -1,8 +1,8 @@
-//! What the fused kernels of attention share (`shaders/common/fused.wgsl`): operands in quads of four elements, ranges of
-//! keys and their join, parameters and bindings.
+//! What the fused kernels of attention share (`shaders/common/fused.wgsl`): operands in quads of four elements, splits of
+//! the keys and their merge, parameters and bindings.
 
-use super::merge_partials::{self, Joined, Parts, Stats, Terms};
-use super::visibility::{self, BlockParams, List, MaskParams, PageParams, PositionParams, TileParams, Visibility};
+use super::merge_partials::{self, Merged, Partials, Stats, Terms};
+use super::visibility::{self, BlockParams, List, MaskMapParams, MaskParams, PageParams, PositionParams, Visibility};
 use super::{TANH_FLOPS, View4, copy, flash, flash_coop, flash_rows, flash_split, switch};
 use crate::attention::Attention;
 use crate::device::Caps;
@@ -13,13 +13,13 @@ use crate::recording::{Binding, Dispatch, Recording, View};
 use crate::tensor::{DType, Layout};
 use crate::wgsl::{Buffer, Kernel, Override, Source, Variant, files, params};
 
-/// The files of a fused kernel, beside its own and how its lanes talk to each other.
+/// The files of a fused kernel, beside its own and that of its reductions.
 pub(super) static SOURCES: [Source; 8] = [
     Source::Storage { alias: "k_elem", plain: &files::KEY_PLAIN, q8: &files::KEY_Q8 },
     Source::Storage { alias: "v_elem", plain: &files::VALUE_PLAIN, q8: &files::VALUE_Q8 },
     Source::ScoreMod,
     visibility::SOURCES,
-    Source::File(&files::REACH),
+    Source::File(&files::TILE_VISIBILITY),
     Source::File(&files::ONLINE_SOFTMAX),
     Source::File(&files::FUSED),
     Source::File(&files::ADDITIVE),
@@ -49,26 +49,26 @@ params! {
         mask: MaskParams,
         blocks: BlockParams,
         pages: PageParams,
-        reach: TileParams,
+        mask_map: MaskMapParams,
         batch: u32,
         heads: u32,
         group: u32,
         row_tiles: u32,
-        ranges: u32,
-        range_keys: u32,
+        splits: u32,
+        split_keys: u32,
         tiles: u32,
-        depth: u32,
+        head_quads: u32,
         scale: f32,
         softcap: f32,
         temperature: f32,
         negative_infinity: f32,
         v: List,
         g: u32,
-        width: u32,
+        value_quads: u32,
         sinks: List,
         units: u32,
         not_a_number: f32,
-        unit: f32,
+        weight_unit: f32,
     }
 }
 
@@ -85,7 +85,7 @@ pub struct Fused<'a> {
     pub sinks: bool,
     /// Whether an additive score has a v, and a g beside it.
     pub additive: [bool; 2],
-    /// Who sees whom.
+    /// Which keys are visible to which queries.
     pub visibility: &'a Visibility,
     /// [B, Hq, Nq, Dv].
     pub output: &'a View,
@@ -95,8 +95,8 @@ pub struct Fused<'a> {
     pub max_sum: Option<&'a View>,
 }
 
-/// What is a form's own: its program, and how the work is cut.
-pub(super) struct Cut {
+/// What a form adds to the common parameters: its program, grid and padding.
+pub(super) struct Launch {
     pub(super) kernel: &'static Kernel,
     pub(super) overrides: Vec<Override>,
     /// Tiles of rows of one batch row and head.
@@ -122,45 +122,45 @@ pub fn record(
     fused: Fused<'_>,
 ) -> Result<()> {
     let p = problem;
-    let cut = match plan.tile.form {
-        Form::Rows => flash_rows::cut(options, p, plan),
-        Form::Cooperative => flash_coop::cut(caps, options, p, plan)?,
-        Form::Split => flash_split::cut(options, p, plan, &fused),
-        Form::Tiled => flash::cut(options, p, plan, &fused),
+    let launch = match plan.tile.form {
+        Form::Rows => flash_rows::launch(options, p, plan),
+        Form::Cooperative => flash_coop::launch(caps, options, p, plan)?,
+        Form::Split => flash_split::launch(options, p, plan, &fused),
+        Form::Tiled => flash::launch(options, p, plan, &fused),
     };
-    if cut.iterations > caps.max_iterations {
+    if launch.iterations > caps.max_iterations {
         let what = "loop iterations of a fused attention".to_owned();
-        return Err(Error::Limit { what, needed: cut.iterations, allowed: caps.max_iterations });
+        return Err(Error::Limit { what, needed: launch.iterations, allowed: caps.max_iterations });
     }
-    let query = packed(recording, caps, "query in quads", fused.query, cut.padding[0])?;
-    let key = packed(recording, caps, "key in quads", fused.key, cut.padding[0])?;
-    let value = packed(recording, caps, "value in quads", fused.value, cut.padding[1])?;
+    let query = packed(recording, caps, "query in quads", fused.query, launch.padding[0])?;
+    let key = packed(recording, caps, "key in quads", fused.key, launch.padding[0])?;
+    let value = packed(recording, caps, "value in quads", fused.value, launch.padding[1])?;
     let width = value.shape()[3];
     let rows = [p.batch, p.query_heads, p.queries];
-    let ranges = plan.ranges(p.keys);
+    let splits = plan.splits(p.keys);
 
-    // A kernel tells one or the other of a row; both are told where ranges are joined.
-    let joined = ranges > 1 || (fused.lse.is_some() && fused.max_sum.is_some());
-    let parts = joined.then(|| {
-        let all = [ranges * p.batch, p.query_heads, p.queries];
-        let output = recording.scratch("outputs of ranges", &[all[0], all[1], all[2], width], DType::F32);
-        let max_sum = recording.scratch("max and sum of ranges", &[all[0], all[1], all[2], 2], DType::F32);
-        Parts { output, stats: Stats::MaxSum(max_sum), count: ranges }
+    // A kernel stores one or the other of a row; where splits are merged, `merge_partials` gives both.
+    let merged = splits > 1 || (fused.lse.is_some() && fused.max_sum.is_some());
+    let partials = merged.then(|| {
+        let all = [splits * p.batch, p.query_heads, p.queries];
+        let output = recording.scratch("outputs of splits", &[all[0], all[1], all[2], width], DType::F32);
+        let max_sum = recording.scratch("max and sum of splits", &[all[0], all[1], all[2], 2], DType::F32);
+        Partials { output, stats: Stats::MaxSum(max_sum), count: splits }
     });
-    let output = match &parts {
-        Some(parts) => parts.output.clone(),
-        None if is_packed(fused.output, cut.padding[1]) => fused.output.clone(),
+    let output = match &partials {
+        Some(partials) => partials.output.clone(),
+        None if is_packed(fused.output, launch.padding[1]) => fused.output.clone(),
         None => recording.scratch("output in quads", &[rows[0], rows[1], rows[2], width], fused.output.dtype),
     };
-    // The binding is always there; words of scratch stand in where no one asked.
-    let (stats, max_sum) = match (&parts, fused.max_sum, fused.lse) {
-        (Some(parts), ..) => (parts.stats.view().clone(), 2),
+    // The binding must exist: scratch takes its place where the statistics are not asked for.
+    let (stats, max_sum) = match (&partials, fused.max_sum, fused.lse) {
+        (Some(partials), ..) => (partials.stats.view().clone(), 2),
         (None, Some(max_sum), _) => (max_sum.clone(), 1),
         (None, None, Some(lse)) => (lse.with(lse.layout.split(2, p.queries, 1)?), 0),
         (None, None, None) => (recording.scratch("no stats", &[1, 1, 1, 1], DType::F32), 0),
     };
     let visibility = fused.visibility;
-    let tiles = ranges * p.batch * cut.heads * cut.row_tiles;
+    let tiles = splits * p.batch * launch.heads * launch.row_tiles;
     let params = Params {
         query: quads(&query)?,
         key: quads(&key)?,
@@ -171,32 +171,32 @@ pub fn record(
         mask: visibility.masked,
         blocks: visibility.blocks,
         pages: visibility.pages,
-        reach: visibility.tiles,
+        mask_map: visibility.mask_map,
         batch: p.batch as u32,
-        heads: cut.heads as u32,
+        heads: launch.heads as u32,
         group: p.group() as u32,
-        row_tiles: cut.row_tiles as u32,
-        ranges: ranges as u32,
-        range_keys: plan.range.min(p.keys) as u32,
+        row_tiles: launch.row_tiles as u32,
+        splits: splits as u32,
+        split_keys: plan.split_keys.min(p.keys) as u32,
         tiles: tiles as u32,
-        depth: (query.shape()[3] / 4) as u32,
+        head_quads: (query.shape()[3] / 4) as u32,
         scale: p.scale,
         softcap: options.softcap.unwrap_or(1.0),
         temperature: options.temperature.unwrap_or(1.0),
         negative_infinity: f32::NEG_INFINITY,
         v: visibility.v,
         g: visibility.g,
-        width: (width / 4) as u32,
+        value_quads: (width / 4) as u32,
         sinks: visibility.sinks,
         units: p.score_dim as u32,
         not_a_number: f32::NAN,
-        unit: match plan.tile.form {
-            // f16 weights have no room for it, and f16 values none to overflow f32.
+        weight_unit: match plan.tile.form {
+            // f16 weights would underflow, and sums of f16 values cannot overflow f32.
             Form::Cooperative => 1.0,
-            _ => (plan.range.clamp(1, p.keys.max(1)).next_power_of_two() as f32).recip(),
+            _ => (plan.split_keys.clamp(1, p.keys.max(1)).next_power_of_two() as f32).recip(),
         },
     };
-    let mut overrides = cut.overrides;
+    let mut overrides = launch.overrides;
     if plan.tile.subgroups && matches!(plan.tile.form, Form::Rows | Form::Split) {
         overrides.push(("ONE_SUBGROUP", switch(plan.tile.lanes <= caps.min_subgroup)));
     }
@@ -205,9 +205,9 @@ pub fn record(
         ("SCORE_MOD", switch(options.score_mod.is_some())),
         ("TEMPERATURE", switch(options.temperature.is_some())),
         ("SINKS", switch(fused.sinks)),
-        ("LSE", switch(!joined && fused.lse.is_some())),
+        ("LSE", switch(!merged && fused.lse.is_some())),
         ("MAX_SUM", f64::from(max_sum)),
-        ("MAPPED", switch(visibility.tiles.columns > 0)),
+        ("HAS_MASK_MAP", switch(visibility.mask_map.columns > 0)),
     ]);
     overrides.extend(visibility.mask_overrides());
     let tanhs = if options.score.is_additive() { p.score_dim as u64 } else { 0 };
@@ -218,7 +218,7 @@ pub fn record(
             score_mod: options.score_mod.as_ref().map(|user| user.wgsl.clone()),
             subgroups: plan.tile.subgroups,
             ..Variant::new(
-                cut.kernel,
+                launch.kernel,
                 [("elem", query.dtype), ("k_elem", key.dtype), ("v_elem", value.dtype), ("out_elem", output.dtype)],
                 overrides,
             )
@@ -235,21 +235,21 @@ pub fn record(
             Binding::Write(stats.slot),
         ],
         grid: grid("a fused attention", tiles as u64, caps)?,
-        iterations: cut.iterations,
+        iterations: launch.iterations,
         flops: pairs * (2 * (p.score_dim + p.value_dim) as u64 + tanhs * TANH_FLOPS),
         bytes: bytes(&query) + bytes(&key) + bytes(&value) + bytes(&output),
     });
     let narrow = |view: &View| -> Result<View> { Ok(view.with(view.layout.narrow(3, 0, p.value_dim)?)) };
-    match parts {
-        Some(parts) => {
-            let parts = Parts { output: narrow(&parts.output)?, ..parts };
+    match partials {
+        Some(partials) => {
+            let partials = Partials { output: narrow(&partials.output)?, ..partials };
             let terms = Terms {
                 temperature: options.temperature,
                 sinks: fused.sinks.then_some((visibility.vectors, visibility.sinks)),
             };
             let target =
-                Joined { output: fused.output, lse: fused.lse, max_sum: fused.max_sum.map(|view| (view, false)) };
-            merge_partials::record(recording, caps, &parts, None, target, terms)
+                Merged { output: fused.output, lse: fused.lse, max_sum: fused.max_sum.map(|view| (view, false)) };
+            merge_partials::record(recording, caps, &partials, None, target, terms)
         }
         None if output.slot != fused.output.slot => copy::record(recording, caps, &narrow(&output)?, fused.output),
         None => Ok(()),

@@ -1,7 +1,7 @@
 //! Tiles of a mask tensor (`shaders/mask_tiles.wgsl`).
 
 use super::View4;
-use super::visibility::TileParams;
+use super::visibility::MaskMapParams;
 use crate::device::Caps;
 use crate::error::Result;
 use crate::plan::grid;
@@ -62,10 +62,10 @@ impl Map {
     }
 
     /// As the kernels that read the map want to know it.
-    pub fn params(&self, map: &View) -> TileParams {
+    pub fn params(&self, map: &View) -> MaskMapParams {
         let step = |repeats: bool, step: usize| if repeats { 0 } else { step as u32 };
         let rows = self.row_tiles() * self.columns();
-        TileParams {
+        MaskMapParams {
             start: map.layout.offset as u32,
             batch_step: step(self.shape[0] == 1, self.shape[1] * rows),
             head_step: step(self.shape[1] == 1, rows),

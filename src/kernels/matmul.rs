@@ -60,33 +60,33 @@ pub static KERNEL: Kernel = Kernel {
         X,
         W,
         Y,
-        // How the lanes of a workgroup come by rows of x that they share.
+        // How the lanes of a workgroup load the rows of x that they share.
         Source::Choice {
-            constant: "SPREAD",
+            constant: "BROADCAST",
             sources: &[
                 Source::All(&[
-                    Source::Lanes { shared: &files::SPLIT_SHARED, subgroup: &files::SPLIT_SUBGROUP },
-                    Source::File(&files::ROWS_DIRECT),
+                    Source::Lanes { shared: &files::SPLIT_K_SHARED, subgroup: &files::SPLIT_K_SUBGROUP },
+                    Source::File(&files::X_ROWS_DIRECT),
                 ]),
-                Source::File(&files::ROWS_SPREAD),
+                Source::File(&files::X_ROWS_BROADCAST),
             ],
         },
         SHARED,
-        Source::File(&file!("matmul.wgsl", ["ROWS"])),
+        Source::File(&file!("matmul.wgsl", ["TILE_M"])),
     ],
     buffers: &BUFFERS,
     params: &Params::TYPE,
 };
 
-/// By tiles in workgroup memory.
+/// With tiles of both operands staged in workgroup memory.
 pub static TILED: Kernel = Kernel {
     name: "matmul_tiled",
-    sources: &[X, W, Y, SHARED, Source::File(&file!("matmul_tiled.wgsl", ["QUADS"]))],
+    sources: &[X, W, Y, SHARED, Source::File(&file!("matmul_tiled.wgsl", ["TILE_QUADS"]))],
     buffers: &BUFFERS,
     params: &Params::TYPE,
 };
 
-/// The sums of all ranges of the depth.
+/// Split-K reduction.
 pub static SUM: Kernel = Kernel {
     name: "matmul_sum",
     sources: &[Y, SHARED, Source::File(&file!("matmul_sum.wgsl", ["LANES"]))],
@@ -115,7 +115,7 @@ params! {
         tiles: u32,
         rows_inner: u32,
         splits: u32,
-        split: u32,
+        split_quads: u32,
         bias: u32,
         bias_stride: u32,
     }
@@ -300,7 +300,7 @@ impl Summand<'_> {
         let sums = [plan.splits as usize * batches * rows, columns.next_multiple_of(4)];
         let sums = recording.scratch("partial sums", &sums, DType::F32);
         self.dispatch(recording, &plan, &sums, false)?;
-        self.join(recording, caps, &plan, &sums)
+        self.reduce(recording, caps, &plan, &sums)
     }
 
     /// Parameters with y at `y`, and whether all rows are evenly spaced.
@@ -327,37 +327,37 @@ impl Summand<'_> {
             tiles: plan.workgroups as u32,
             rows_inner: u32::from(plan.rows_inner),
             splits: plan.splits,
-            split: plan.split,
+            split_quads: plan.split_quads,
             bias: bias.map_or(0, |b| b.layout.offset as u32),
             bias_stride: bias.map_or(0, |b| b.layout.strides[0] as u32),
         };
         Ok((params, evenly))
     }
 
-    /// Constants of what follows the sums, and how y and the residual lie.
-    fn finish(&self, vectors: Vectors) -> Vec<(&'static str, f64)> {
+    /// Constants of the epilogue, and the layout of y and the residual.
+    fn epilogue_overrides(&self, vectors: Vectors) -> Vec<(&'static str, f64)> {
         let activation = ActivationParams::new(self.epilogue.activation);
         let mut overrides = Vec::with_capacity(MOST_OVERRIDES);
         overrides.extend([
             ("Y_LAYOUT", vectors as u32 as f64),
             ("HAS_BIAS", switch(self.epilogue.bias.is_some())),
-            ("RESIDUAL", switch(self.epilogue.residual.is_some())),
+            ("HAS_RESIDUAL", switch(self.epilogue.residual.is_some())),
             ("ACCUMULATE", switch(self.accumulate)),
             ("ACTIVATION", f64::from(activation.kind)),
         ]);
         overrides
     }
 
-    /// The product into `y`, `whole` with all that follows it.
+    /// The product into `y`, with the epilogue if `whole`.
     fn dispatch(&self, recording: &mut Recording, plan: &MatmulPlan, y: &View, whole: bool) -> Result<()> {
-        let own = Summand {
+        let summand = Summand {
             epilogue: if whole { self.epilogue } else { Epilogue::default() },
             accumulate: whole && self.accumulate,
             ..*self
         };
-        let (x, w, residual) = (self.x, self.w, own.epilogue.residual);
-        let (params, evenly) = own.params(plan, y)?;
-        let mut overrides = own.finish(Vectors::of_y(recording, y, residual));
+        let (x, w, residual) = (self.x, self.w, summand.epilogue.residual);
+        let (params, evenly) = summand.params(plan, y)?;
+        let mut overrides = summand.epilogue_overrides(Vectors::of_y(recording, y, residual));
         overrides.extend([
             ("FLAT", switch(evenly)),
             ("X_LAYOUT", f64::from(Vectors::of_x(recording, x) as u8)),
@@ -366,13 +366,13 @@ impl Summand<'_> {
         ]);
         let kernel: &'static Kernel = match plan.form {
             ProductForm::Registers => {
-                let lanes = [("LANES", plan.lanes), ("PARTS", plan.parts), ("ROWS", plan.tile_m)];
+                let lanes = [("LANES", plan.lanes), ("K_SPLITS", plan.k_splits), ("TILE_M", plan.tile_m)];
                 overrides.extend(lanes.map(|(name, value)| (name, f64::from(value))));
-                overrides.push(("SPREAD", switch(plan.subgroups && plan.parts == 1)));
+                overrides.push(("BROADCAST", switch(plan.subgroups && plan.k_splits == 1)));
                 &KERNEL
             }
             ProductForm::Tiled => {
-                overrides.push(("QUADS", f64::from(plan.tile_m / 4)));
+                overrides.push(("TILE_QUADS", f64::from(plan.tile_m / 4)));
                 &TILED
             }
         };
@@ -397,7 +397,7 @@ impl Summand<'_> {
             bindings: vec![
                 Binding::Read(x.slot),
                 Binding::Read(w.slot),
-                read(own.epilogue.bias),
+                read(summand.epilogue.bias),
                 read(residual),
                 Binding::Write(y.slot),
             ],
@@ -409,12 +409,12 @@ impl Summand<'_> {
         Ok(())
     }
 
-    /// Adds the sums of all ranges up, and does what follows.
-    fn join(&self, recording: &mut Recording, caps: &Caps, plan: &MatmulPlan, sums: &View) -> Result<()> {
+    /// Split-K reduction: adds up the partial sums of all slices, then the epilogue.
+    fn reduce(&self, recording: &mut Recording, caps: &Caps, plan: &MatmulPlan, sums: &View) -> Result<()> {
         let ProductShape { batches, rows, columns, .. } = self.shape;
         let each = ElementPlan::new("sums of a product", batches * rows * columns.div_ceil(4), caps)?;
         let residual = self.epilogue.residual;
-        let mut overrides = self.finish(Vectors::of_y(recording, self.y, residual));
+        let mut overrides = self.epilogue_overrides(Vectors::of_y(recording, self.y, residual));
         let x = sums.with(Layout::contiguous(&[1, sums.layout.elements()]));
         let (params, evenly) = Summand { x: &x, ..*self }.params(plan, self.y)?;
         overrides.extend([("LANES", f64::from(each.lanes)), ("FLAT", switch(evenly))]);

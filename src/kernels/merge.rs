@@ -1,4 +1,4 @@
-//! Join of both directions of a recurrence (`shaders/merge.wgsl`).
+//! Merge of both directions of a recurrence (`shaders/merge.wgsl`).
 
 use super::View4;
 use crate::device::Caps;

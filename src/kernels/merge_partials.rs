@@ -1,4 +1,4 @@
-//! Partial results over disjoint keys, put together (`shaders/merge_partials.wgsl`).
+//! Merge of partial attention over disjoint keys (`shaders/merge_partials.wgsl`).
 
 use super::visibility::List;
 use super::{View4, read, switch};
@@ -16,12 +16,15 @@ pub static KERNEL: Kernel = Kernel {
         Source::File(&files::MATH),
         Source::File(&files::HIDDEN),
         Source::File(&files::ONLINE_SOFTMAX),
-        Source::File(&file!("merge_partials.wgsl", ["LANES", "OTHER", "PARTS_PAIRS", "OTHER_PAIRS", "LSE", "MAX_SUM"])),
+        Source::File(&file!(
+            "merge_partials.wgsl",
+            ["LANES", "OTHER", "PARTIALS_HAVE_SUMS", "OTHER_HAS_SUM", "LSE", "MAX_SUM"]
+        )),
     ],
     buffers: &[
-        Buffer::read("parts", "elem"),
+        Buffer::read("partials", "elem"),
         Buffer::read("other", "k_elem"),
-        Buffer::read("parts_stats", "f32"),
+        Buffer::read("partial_stats", "f32"),
         Buffer::read("other_stats", "f32"),
         Buffer::write("output", "out_elem"),
         Buffer::write("lse", "f32"),
@@ -34,10 +37,10 @@ pub static KERNEL: Kernel = Kernel {
 params! {
     /// Uniform of `merge_partials.wgsl`.
     struct Params {
-        parts: View4,
+        partials: View4,
         other: View4,
         output: View4,
-        parts_stats: View4,
+        partial_stats: View4,
         other_stats: View4,
         lse: View4,
         max_sum: View4,
@@ -50,12 +53,12 @@ params! {
     }
 }
 
-/// What is known of the softmax of each row of some parts, f32.
+/// What is known of the softmax of each row of some partials, f32.
 #[derive(Debug, Clone)]
 pub enum Stats {
-    /// Log-sum-exp [parts · B, H, N].
+    /// Log-sum-exp [partials · B, H, N].
     LogSumExp(View),
-    /// Largest score and sum [parts · B, H, N, 2].
+    /// Largest score and sum [partials · B, H, N, 2].
     MaxSum(View),
 }
 
@@ -76,50 +79,50 @@ impl Stats {
     }
 }
 
-/// Outputs of some parts with what is known of their softmaxes, part by part along the first axis.
+/// Outputs of some partials with what is known of their softmaxes, one after the other along the first axis.
 #[derive(Debug, Clone)]
-pub struct Parts {
-    /// [parts · B, H, N, Dv].
+pub struct Partials {
+    /// [partials · B, H, N, Dv].
     pub output: View,
     /// Of each row.
     pub stats: Stats,
-    /// How many parts.
+    /// How many partials.
     pub count: usize,
 }
 
-/// Where the parts go, put together.
+/// Where the merged result goes.
 #[derive(Debug, Clone, Copy)]
-pub struct Joined<'a> {
+pub struct Merged<'a> {
     /// [B, H, N, Dv].
     pub output: &'a View,
     /// [B, H, N], if asked for.
     pub lse: Option<&'a View>,
-    /// [B, H, N, 2], if asked for; and whether it is to be joined with further parts, not for the caller.
+    /// [B, H, N, 2], if asked for; and whether it is to be merged with further partials, not for the caller.
     pub max_sum: Option<(&'a View, bool)>,
 }
 
-/// What the softmax of all keys has that those of the parts left out.
+/// Terms of the softmax over all keys that the partials do not contain.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Terms {
-    /// That the scores behind largest ones and sums are yet to be divided by.
+    /// Divides the scores, of which row_max and row_sum are before the division.
     pub temperature: Option<f32>,
     /// `[H]`: a binding, and the list in it.
     pub sinks: Option<(Binding, List)>,
 }
 
-/// The parts, and one more that is a tensor of its own, as one.
+/// Merges the partials, and one more that is a tensor of its own, into one.
 ///
 /// # Errors
 /// [`Error::Shape`] when the shapes differ, [`Error::Limit`] when the work does not fit.
 pub fn record(
     recording: &mut Recording,
     caps: &Caps,
-    parts: &Parts,
-    other: Option<&Parts>,
-    joined: Joined<'_>,
+    partials: &Partials,
+    other: Option<&Partials>,
+    merged: Merged<'_>,
     terms: Terms,
 ) -> Result<()> {
-    let Joined { output, lse, max_sum } = joined;
+    let Merged { output, lse, max_sum } = merged;
     let &[batch, heads, rows, width] = output.shape() else {
         return Err(Error::shape("output", "rank", "4 [B, H, N, Dv]", output.shape().len()));
     };
@@ -129,16 +132,16 @@ pub fn record(
         }
         Err(Error::shape(name, "shape", format!("{shape:?}"), format!("{:?}", view.shape())))
     };
-    for part in [Some(parts), other].into_iter().flatten() {
-        let all = part.count * batch;
-        check("output of a part", &part.output, &[all, heads, rows, width])?;
-        let (name, shape) = match part.stats {
+    for partial in [Some(partials), other].into_iter().flatten() {
+        let all = partial.count * batch;
+        check("output of a part", &partial.output, &[all, heads, rows, width])?;
+        let (name, shape) = match partial.stats {
             Stats::LogSumExp(_) => ("lse of a part", &[all, heads, rows][..]),
             Stats::MaxSum(_) => ("max_sum of a part", &[all, heads, rows, 2][..]),
         };
-        check(name, part.stats.view(), shape)?;
-        if part.stats.view().dtype != DType::F32 {
-            return Err(Error::shape(name, "dtype", DType::F32, part.stats.view().dtype));
+        check(name, partial.stats.view(), shape)?;
+        if partial.stats.view().dtype != DType::F32 {
+            return Err(Error::shape(name, "dtype", DType::F32, partial.stats.view().dtype));
         }
     }
     if let Some(lse) = lse {
@@ -153,7 +156,7 @@ pub fn record(
     }
     let plan = ElementPlan::new("a merge", elements, caps)?;
     let asked = [lse.is_some() as u32, max_sum.map_or(0, |(_, further)| 1 + u32::from(further))];
-    // The bindings are always there; words of scratch stand in where no one asked.
+    // The bindings must exist: scratch takes their place where the statistics are not asked for.
     let lse = match lse {
         Some(lse) => lse.with(lse.layout.split(2, rows, 1)?),
         None => recording.scratch("no lse", &[1, 1, 1, 1], DType::F32),
@@ -164,36 +167,36 @@ pub fn record(
     };
     let none = Ok(Default::default());
     let params = Params {
-        parts: View4::new(&parts.output)?,
+        partials: View4::new(&partials.output)?,
         other: other.map_or(none, |other| View4::new(&other.output))?,
         output: View4::new(output)?,
-        parts_stats: parts.stats.columns(rows)?,
+        partial_stats: partials.stats.columns(rows)?,
         other_stats: match other {
             Some(other) => other.stats.columns(rows)?,
             None => Default::default(),
         },
         lse: View4::new(&lse)?,
         max_sum: View4::new(&max_sum)?,
-        count: parts.count as u32,
+        count: partials.count as u32,
         elements: elements as u32,
         negative_infinity: f32::NEG_INFINITY,
         not_a_number: f32::NAN,
         sinks: terms.sinks.map_or([0; 2], |(_, list)| list),
         temperature: terms.temperature.unwrap_or(1.0),
     };
-    let are_pairs = |parts: &Parts| switch(matches!(parts.stats, Stats::MaxSum(_)));
+    let are_pairs = |partials: &Partials| switch(matches!(partials.stats, Stats::MaxSum(_)));
     let other_dtype = other.map_or(DType::F32, |other| other.output.dtype);
     let read_bytes =
-        parts.output.dtype.bytes_of(parts.count * elements) + other.map_or(0, |_| other_dtype.bytes_of(elements));
+        partials.output.dtype.bytes_of(partials.count * elements) + other.map_or(0, |_| other_dtype.bytes_of(elements));
     recording.push(Dispatch {
         variant: Variant::new(
             &KERNEL,
-            [("elem", parts.output.dtype), ("k_elem", other_dtype), ("out_elem", output.dtype)],
+            [("elem", partials.output.dtype), ("k_elem", other_dtype), ("out_elem", output.dtype)],
             [
                 ("LANES", f64::from(plan.lanes)),
                 ("OTHER", switch(other.is_some())),
-                ("PARTS_PAIRS", are_pairs(parts)),
-                ("OTHER_PAIRS", other.map_or(0.0, are_pairs)),
+                ("PARTIALS_HAVE_SUMS", are_pairs(partials)),
+                ("OTHER_HAS_SUM", other.map_or(0.0, are_pairs)),
                 ("LSE", f64::from(asked[0])),
                 ("MAX_SUM", f64::from(asked[1])),
                 ("SINKS", switch(terms.sinks.is_some())),
@@ -202,9 +205,9 @@ pub fn record(
         ),
         params: params.bytes(),
         bindings: vec![
-            Binding::Read(parts.output.slot),
+            Binding::Read(partials.output.slot),
             read(other.map(|other| &other.output)),
-            Binding::Read(parts.stats.view().slot),
+            Binding::Read(partials.stats.view().slot),
             read(other.map(|other| other.stats.view())),
             Binding::Write(output.slot),
             Binding::Write(lse.slot),
@@ -212,8 +215,8 @@ pub fn record(
             terms.sinks.map_or(Binding::Unused, |(vectors, _)| vectors),
         ],
         grid: plan.grid,
-        iterations: parts.count as u64 + 1,
-        flops: (4 * parts.count * elements) as u64,
+        iterations: partials.count as u64 + 1,
+        flops: (4 * partials.count * elements) as u64,
         bytes: (read_bytes + output.dtype.bytes_of(elements)) as u64,
     });
     Ok(())

@@ -151,7 +151,7 @@ impl ActivationParams {
     }
 }
 
-/// A read binding, or the one that stands for none.
+/// A read binding, or none.
 pub(crate) fn read(view: Option<&View>) -> Binding {
     view.map_or(Binding::Unused, |view| Binding::Read(view.slot))
 }
@@ -160,7 +160,7 @@ pub(crate) fn read(view: Option<&View>) -> Binding {
 ///
 /// # Errors
 /// [`Error::Shape`] when it does not start at a multiple of 4 elements.
-pub(crate) fn place(name: &str, view: &View) -> Result<u32> {
+pub(crate) fn vec4_index(name: &str, view: &View) -> Result<u32> {
     match view.layout.offset {
         offset if offset % 4 == 0 => Ok((offset / 4) as u32),
         offset => Err(Error::shape(name, "offset", "a multiple of 4 elements", offset)),

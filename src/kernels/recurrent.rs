@@ -1,6 +1,6 @@
 //! One time step of a recurrence (`shaders/recurrent.wgsl`), and what the kernels of a recurrence share.
 
-use super::{ActivationParams, View4, place, read, switch};
+use super::{ActivationParams, View4, read, switch, vec4_index};
 use crate::device::Caps;
 use crate::error::{Error, Result};
 use crate::plan::{StepPlan, grid};
@@ -21,7 +21,7 @@ pub(super) const CELL: Source = Source::All(&[
 pub static KERNEL: Kernel = Kernel {
     name: "recurrent",
     sources: &[
-        Source::Lanes { shared: &files::SPLIT_SHARED, subgroup: &files::SPLIT_SUBGROUP },
+        Source::Lanes { shared: &files::SPLIT_K_SHARED, subgroup: &files::SPLIT_K_SUBGROUP },
         CELL,
         Source::File(&files::TILE),
         Source::File(&file!(
@@ -111,11 +111,11 @@ impl CellParams {
         };
         // Programs are made for the activations that nearly all models have, and one for all others.
         let unusual = (0..5).any(|k| used(k) && (!usual(of(0)[k]) || of(0)[k] != of(1)[k]));
-        let names = ["KIND_0", "KIND_1", "KIND_2", "KIND_3", "KIND_OUTPUT"];
+        let names = ["ACTIVATION_0", "ACTIVATION_1", "ACTIVATION_2", "ACTIVATION_3", "ACTIVATION_OUTPUT"];
         let kind = |k: usize| if used(k) && !unusual { f64::from(self.activations[k].kind) } else { 0.0 };
         let mut all: Vec<Override> = names.into_iter().enumerate().map(|(k, name)| (name, kind(k))).collect();
         all.extend([
-            ("KINDS_READ", switch(unusual)),
+            ("RUNTIME_ACTIVATIONS", switch(unusual)),
             ("CLIP", switch(options.clip.is_some())),
             ("CELL_CLIP", switch(options.cell_clip.is_some())),
             ("INPUT_FORGET", switch(options.input_forget)),
@@ -138,7 +138,7 @@ pub fn vector_rows(cell: Cell) -> usize {
     2 * cell.gates() + 3
 }
 
-/// Where the state of a stack lies in its one buffer. Vectors that a product reads are [directions, units, rows], so
+/// Where the state of a stack lies in its one buffer. Operands of a product are [directions, units, rows], so
 /// that four rows are one load; the others [directions, rows, units]. Units and rows are rounded up to multiples of 4,
 /// but a single row stays one. Offsets count elements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -147,9 +147,9 @@ pub struct StateLayout {
     batch: usize,
     hidden: usize,
     state: usize,
-    /// Rows of what a product reads.
+    /// Rows of an operand.
     rows: usize,
-    /// Of r∘h, or of what a projection reads.
+    /// Of r∘h, or of the operand of a projection.
     operand: usize,
     /// Of c, or z.
     cell: usize,
@@ -211,32 +211,32 @@ impl StateLayout {
         })
     }
 
-    /// Place of h, in vec4 as every place here.
-    pub fn h_place(&self, step: usize) -> u32 {
+    /// Offset of h, in vec4 as the offsets below.
+    pub fn h_offset(&self, step: usize) -> u32 {
         (if step % 2 == 1 { self.flip() / 4 } else { 0 }) as u32
     }
 
-    /// Place of r∘h, or of what a projection reads.
-    pub fn operand_place(&self) -> u32 {
+    /// Offset of r∘h, or of the operand of a projection.
+    pub fn operand_offset(&self) -> u32 {
         (self.operand / 4) as u32
     }
 
-    /// Place of c, or z.
-    pub fn cell_place(&self) -> u32 {
+    /// Offset of c, or z.
+    pub fn cell_offset(&self) -> u32 {
         (self.cell / 4) as u32
     }
 
-    /// Place of U·h.
-    pub fn sums_place(&self) -> u32 {
+    /// Offset of U·h.
+    pub fn sums_offset(&self) -> u32 {
         (self.sums / 4) as u32
     }
 
-    /// Quads of rows in what a product reads.
+    /// Quads of rows in an operand.
     pub fn row_quads(&self) -> u32 {
         self.rows.div_ceil(4) as u32
     }
 
-    /// Elements between neighbouring units in what a product reads.
+    /// Elements between neighbouring units in an operand.
     pub fn row_stride(&self) -> u32 {
         self.rows as u32
     }
@@ -329,10 +329,10 @@ pub fn record(
     };
     let unit_tiles = quads.div_ceil(plan.columns());
     let tiles = layers * p.directions * plan.row_tiles as usize * unit_tiles;
-    let (h, flip) = (layout.h_place(0), layout.h_place(1));
-    let operand = layout.operand_place();
+    let (h, flip) = (layout.h_offset(0), layout.h_offset(1));
+    let operand = layout.operand_offset();
     let projected = p.projected;
-    // What the stage reads and writes, and whether these change places from step to step.
+    // What the stage reads and writes, and whether these alternate between two buffers from step to step.
     let (from, from_flip, to, to_flip) = match stage {
         Stage::Step | Stage::Product if projected => (h, flip, operand, 0),
         Stage::Step | Stage::Product => (h, flip, h, flip),
@@ -365,15 +365,15 @@ pub fn record(
         result_flip: to_flip,
         old: h,
         old_flip: flip,
-        row_state: layout.cell_place(),
-        sums: layout.sums_place(),
+        row_state: layout.cell_offset(),
+        sums: layout.sums_offset(),
         vector_rows: vector_rows(options.cell) as u32,
         lengths: of.lengths_start(),
         reverse: reverse_bits(options.direction),
         projection_clip: options.projection_clip.unwrap_or(0.0),
-        weight_start: place("weight of a recurrence", weight)?,
-        below_start: of.weight_below.map_or(Ok(0), |view| place("weight of a recurrence", view))?,
-        vectors_start: of.vectors.map_or(Ok(0), |view| place("vectors of a recurrence", view))?,
+        weight_start: vec4_index("weight of a recurrence", weight)?,
+        below_start: of.weight_below.map_or(Ok(0), |view| vec4_index("weight of a recurrence", view))?,
+        vectors_start: of.vectors.map_or(Ok(0), |view| vec4_index("vectors of a recurrence", view))?,
     };
     let number = match (stage, options.cell) {
         (Stage::Step, Cell::Lstm) => 0,
@@ -394,18 +394,18 @@ pub fn record(
         Stage::Update => (1, 3),
         _ => (1, 1),
     };
-    // Both loops over the depth, the rows of a tile, and up to eight joins of up to eight parts.
-    let depth_turns = (depth + if stacked { p.state } else { 0 }) as u64 + 128;
-    if depth_turns > caps.max_iterations {
+    // Both loops over the depth, the rows of a tile, and up to eight sums over up to eight slices of the depth.
+    let iterations = (depth + if stacked { p.state } else { 0 }) as u64 + 128;
+    if iterations > caps.max_iterations {
         return Err(Error::Limit {
             what: "units of a recurrence".to_owned(),
-            needed: depth_turns,
+            needed: iterations,
             allowed: caps.max_iterations,
         });
     }
     let mut overrides = vec![
         ("LANES", f64::from(plan.lanes)),
-        ("PARTS", f64::from(plan.parts)),
+        ("K_SPLITS", f64::from(plan.k_splits)),
         ("STAGE", f64::from(number)),
         ("TALL", switch(plan.rows == 8)),
         ("SINGLE", switch(plan.rows == 1)),
@@ -434,7 +434,7 @@ pub fn record(
             Binding::Write(of.output.slot),
         ],
         grid: grid("a recurrent step", tiles as u64, caps)?,
-        iterations: depth_turns,
+        iterations,
         flops: 2 * (p.batch * macs * share.0 / share.1) as u64,
         bytes: (weight.dtype.bytes_of(macs) * share.0 / share.1
             + DType::F32.bytes_of(layers * p.directions * p.batch * (gate_count + 2) * units)) as u64,

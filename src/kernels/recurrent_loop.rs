@@ -16,7 +16,7 @@ pub static KERNEL: Kernel = Kernel {
         CELL,
         Source::File(&file!(
             "recurrent_loop.wgsl",
-            ["LANES", "UNITS", "PARTS", "CHUNKS", "QUADS", "CELL", "HAS_BIAS", "PEEPHOLES", "EMIT"]
+            ["LANES", "UNITS", "K_SPLITS", "SPLIT_BLOCKS", "HIDDEN_QUADS", "CELL", "HAS_BIAS", "PEEPHOLES", "EMIT"]
         )),
     ],
     buffers: &[
@@ -80,9 +80,9 @@ pub fn record(recording: &mut Recording, caps: &Caps, plan: &LoopPlan, of: &Recu
             units: p.hidden as u32,
             gate_count: gates as u32,
             directions: p.directions as u32,
-            hidden: 4 * layout.h_place(0),
+            hidden: 4 * layout.h_offset(0),
             row_stride: layout.row_stride(),
-            row_state: 4 * layout.cell_place(),
+            row_state: 4 * layout.cell_offset(),
             vector_rows: vector_rows(options.cell) as u32,
             lengths: of.lengths_start(),
             reverse: reverse_bits(options.direction),
@@ -92,9 +92,9 @@ pub fn record(recording: &mut Recording, caps: &Caps, plan: &LoopPlan, of: &Recu
         let mut overrides = vec![
             ("LANES", f64::from(plan.lanes())),
             ("UNITS", f64::from(plan.units)),
-            ("PARTS", f64::from(plan.parts)),
-            ("CHUNKS", f64::from(plan.chunks)),
-            ("QUADS", f64::from(plan.quads())),
+            ("K_SPLITS", f64::from(plan.k_splits)),
+            ("SPLIT_BLOCKS", f64::from(plan.split_blocks)),
+            ("HIDDEN_QUADS", f64::from(plan.quads())),
             ("CELL", f64::from(kind)),
             ("LENGTHS", switch(of.lengths.is_some())),
             ("HAS_BIAS", switch(of.has_bias)),

@@ -1,7 +1,7 @@
 //! Gates of an LSTM with layer normalisation (`shaders/recurrent_norm.wgsl`).
 
 use super::recurrent::{CELL, CellParams, Recurrence, StateLayout, reverse_bits, vector_rows};
-use super::{View4, place, read, switch};
+use super::{View4, read, switch, vec4_index};
 use crate::device::Caps;
 use crate::error::{Error, Result};
 use crate::plan::RowPlan;
@@ -71,7 +71,7 @@ pub fn record(recording: &mut Recording, caps: &Caps, of: &Recurrence<'_>, step:
     let projected = p.projected;
     let quads = p.hidden.div_ceil(4);
     let rows = p.batch * p.directions;
-    // Turns a quad: four passes over the four gates, three over the quad alone, each with the turn that ends it.
+    // Iterations a quad: four loops over the four gates and three over the quad alone; a loop's last, failing test counts too.
     let plan = RowPlan::new("a normalised cell", rows, quads, 4 * 6 + 3, caps)?;
     let cell = CellParams::new(options);
     let params = Params {
@@ -84,16 +84,16 @@ pub fn record(recording: &mut Recording, caps: &Caps, of: &Recurrence<'_>, step:
         quads: quads as u32,
         rows: layout.row_stride(),
         directions: p.directions as u32,
-        result: if projected { layout.operand_place() } else { layout.h_place(step + 1) },
-        old: layout.h_place(step),
-        row_state: layout.cell_place(),
-        sums: layout.sums_place(),
+        result: if projected { layout.operand_offset() } else { layout.h_offset(step + 1) },
+        old: layout.h_offset(step),
+        row_state: layout.cell_offset(),
+        sums: layout.sums_offset(),
         vector_rows: vector_rows(options.cell) as u32,
         lengths: of.lengths_start(),
         reverse: reverse_bits(options.direction),
         epsilon: norm.epsilon,
-        vectors_start: of.vectors.map_or(Ok(0), |view| place("vectors of a recurrence", view))?,
-        norms_start: of.norms.map_or(Ok(0), |view| place("norms of a recurrence", view))?,
+        vectors_start: of.vectors.map_or(Ok(0), |view| vec4_index("vectors of a recurrence", view))?,
+        norms_start: of.norms.map_or(Ok(0), |view| vec4_index("norms of a recurrence", view))?,
     };
     let mut overrides = vec![
         ("LANES", f64::from(plan.lanes)),

@@ -43,14 +43,14 @@ params! {
     }
 }
 
-/// Where the rows of a tensor stand.
+/// The positions of the rows of a tensor.
 #[derive(Debug, Clone, Copy)]
-pub enum Place<'a> {
-    /// Queries: at their own position among the keys.
+pub enum RowPositions<'a> {
+    /// Queries: by their positions among the keys.
     Query(&'a Visibility),
     /// Keys: at their number, from `first` on; in a ragged batch at their number in the sequence.
     Key {
-        /// Who sees whom, for the sequences.
+        /// For the sequences of a ragged batch.
         visibility: Option<&'a Visibility>,
         /// Position of the first key: the length of the past.
         first: usize,
@@ -69,7 +69,7 @@ pub fn record(
     rotary: Rotary,
     x: &View,
     [cos, sin]: [&View; 2],
-    place: Place<'_>,
+    row_positions: RowPositions<'_>,
     output: &View,
 ) -> Result<()> {
     let &[batch, _, rows, dim] = x.shape() else {
@@ -92,12 +92,12 @@ pub fn record(
     }
     let none: PositionParams = Default::default();
     let read = |view: &View| Binding::Read(view.slot);
-    let (kind, visibility, first_row, vectors, list) = match place {
-        Place::Query(visibility) => (0, Some(visibility), 0, visibility.vectors, [0; 3]),
-        Place::Key { visibility, first } => {
+    let (kind, visibility, first_row, vectors, list) = match row_positions {
+        RowPositions::Query(visibility) => (0, Some(visibility), 0, visibility.vectors, [0; 3]),
+        RowPositions::Key { visibility, first } => {
             (1, visibility, first, visibility.map_or(Binding::Unused, |v| v.vectors), [0; 3])
         }
-        Place::List(list) => {
+        RowPositions::List(list) => {
             if list.shape() != [batch, rows] || list.dtype != DType::U32 {
                 let found = format!("{:?} {}", list.shape(), list.dtype);
                 return Err(Error::shape("positions", "shape", format!("[{batch}, {rows}] u32"), found));

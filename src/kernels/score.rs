@@ -8,18 +8,14 @@ use crate::error::{Error, Result};
 use crate::plan::{TILE_COLUMNS, TilePlan};
 use crate::problem::AttentionProblem;
 use crate::recording::{Binding, Dispatch, Recording, View};
-use crate::wgsl::{Buffer, Kernel, Source, Uniform, Variant, file, params};
+use crate::wgsl::{Buffer, Kernel, Source, Uniform, Variant, files, params};
 
 /// Score of a hidden key between score and softmax; `HIDDEN` of `common/hidden.wgsl`.
 pub const HIDDEN: f32 = -3.402_823_4e38;
 
 pub static KERNEL: Kernel = Kernel {
     name: "score",
-    sources: &[
-        Source::ScoreMod,
-        visibility::SOURCES,
-        Source::File(&file!("score.wgsl", ["LANES", "ROWS", "SCORE", "HAS_V", "NORMED", "STAGE"])),
-    ],
+    sources: &[Source::ScoreMod, visibility::SOURCES, Source::File(&files::SCORE)],
     buffers: &[
         Buffer::read("query", "elem"),
         Buffer::read("key", "k_elem"),
@@ -64,12 +60,12 @@ pub struct Scored<'a> {
     pub key: &'a View,
     /// Parameters of the score function; v and g are among the lists of `visibility`.
     pub weights: &'a ScoreWeights<View>,
-    /// Who sees whom.
+    /// Which keys are visible to which queries.
     pub visibility: &'a Visibility,
 }
 
 /// Scores [B, Hq, Nq', Nk] (f32) of the queries from `first_query` on, at a stage. `hidden` is written for hidden
-/// pairs: [`HIDDEN`] for a softmax, −∞ for the caller's eyes.
+/// pairs: [`HIDDEN`] for a softmax, −∞ where the caller gets the scores.
 ///
 /// # Errors
 /// [`Error::Limit`] when the problem does not fit the device.

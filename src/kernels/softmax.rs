@@ -46,7 +46,7 @@ params! {
     }
 }
 
-/// What a softmax tells of its rows beside their weights, f32.
+/// Statistics of the rows of a softmax, f32.
 #[derive(Debug, Clone, Copy)]
 pub struct Stats<'a> {
     /// Log-sum-exp [B, Hq, Nq'].
@@ -55,8 +55,9 @@ pub struct Stats<'a> {
     pub max_sum: Option<&'a View>,
 }
 
-/// Turns scores [B, Hq, Nq', Nk] (f32, hidden ones marked) into weights, in place; `sinks` `[Hq]` take part. `queries` is Nq of the whole problem, `first_query` the number in it of the
-/// first query here: the random draw of a row depends on its number, not on how the work was cut.
+/// Turns scores [B, Hq, Nq', Nk] (f32, [`HIDDEN`](super::score::HIDDEN) where masked) into weights, in place, with learned
+/// sinks `[Hq]`. `queries` is Nq of the whole problem, `first_query` the number in it of the first query of `scores`: the
+/// random draw of a row depends on its number alone, not on the range of queries of a dispatch.
 ///
 /// # Errors
 /// [`crate::Error::Limit`] when a row or the grid does not fit the device.
@@ -95,7 +96,7 @@ pub fn record(
         }
     };
     let plan = RowPlan::new("a softmax", rows, keys, passes, caps)?;
-    // The bindings are always there; words of scratch stand in where no one asked.
+    // The bindings must exist: scratch takes their place where the statistics are not asked for.
     let asked = [lse.is_some(), max_sum.is_some()];
     let lse = match lse {
         Some(lse) => lse.with(lse.layout.split(2, ranged, 1)?),

@@ -1,5 +1,5 @@
-//! What the kernels of attention share: who sees whom (`shaders/common/{positions,mask,blocks,pages}.wgsl`), and the
-//! short lists that come with it.
+//! What the kernels of attention share: which keys are visible to which queries
+//! (`shaders/common/{positions,mask,blocks,pages}.wgsl`), and the short lists that come with it.
 
 use super::{View4, copy, mask_tiles, read, switch};
 use crate::attention::{Attention, AttentionInputs, Causal, Mask};
@@ -59,8 +59,8 @@ params! {
 }
 
 params! {
-    /// `Tiles` of `common/reach.wgsl`.
-    struct TileParams {
+    /// `MaskMap` of `common/tile_visibility.wgsl`.
+    struct MaskMapParams {
         start: u32,
         batch_step: u32,
         head_step: u32,
@@ -84,7 +84,7 @@ impl PageParams {
     }
 }
 
-/// The files by which kernels of attention tell who sees whom, and what a pair's score is.
+/// The files that decide which keys are visible to which queries, and what the score of a pair is.
 pub(super) const SOURCES: Source = Source::All(&[
     Source::File(&files::LAYOUT),
     Source::File(&files::MATH),
@@ -103,10 +103,10 @@ pub type List = [u32; 2];
 const SWITCHES: [&str; 9] =
     ["CAUSAL", "WINDOW", "KEY_LENGTHS", "QUERY_LENGTHS", "SEQUENCES", "BLOCKS", "PAGED", "MASK", "ALIBI"];
 
-/// The window's far ends, kept where adding a position cannot overflow.
+/// The largest extent of a window: adding a position to it does not overflow.
 const FARTHEST: u32 = 1 << 30;
 
-/// Short vectors behind one binding, so that a kernel needs one storage buffer for all of them.
+/// Short vectors in one binding, so that a kernel needs one storage buffer for all of them.
 #[derive(Debug, Clone)]
 pub struct Vectors {
     /// What to bind as `vectors`.
@@ -123,7 +123,7 @@ impl Vectors {
         Self::with_room(recording, caps, vectors, 0)
     }
 
-    /// The same with that many more words behind the vectors, which are the last view, for a kernel to fill in.
+    /// The same with so many more words after the vectors, which are the last view, for a kernel to fill in.
     fn with_room(recording: &mut Recording, caps: &Caps, vectors: &[Option<&View>], room: usize) -> Result<Self> {
         let mut given = vectors.iter().flatten();
         let binding = match (given.next(), given.next()) {
@@ -179,7 +179,7 @@ impl Vectors {
     }
 }
 
-/// Who sees whom in one call of attention, as the shaders want to know it.
+/// Which keys are visible to which queries in one call of attention, as parameters of the shaders.
 #[derive(Debug, Clone)]
 pub struct Visibility {
     /// What to bind as `vectors`.
@@ -203,12 +203,12 @@ pub struct Visibility {
     /// Learned sinks, for fused kernels.
     pub sinks: List,
     /// The map of the mask's tiles, for fused kernels.
-    pub tiles: TileParams,
+    pub mask_map: MaskMapParams,
     overrides: [Override; 9],
 }
 
 impl Visibility {
-    /// Every one of `queries` sees every one of `keys`.
+    /// Every one of `keys` is visible to every one of `queries`.
     pub fn full(queries: usize, keys: usize) -> Self {
         let positions = PositionParams {
             queries: queries as u32,
@@ -229,7 +229,7 @@ impl Visibility {
             v: [0; 2],
             g: 0,
             sinks: [0; 2],
-            tiles: Default::default(),
+            mask_map: Default::default(),
             overrides,
         }
     }
@@ -278,10 +278,10 @@ impl Visibility {
             Some(Mask::Bool(_)) => 1.0,
             Some(Mask::Float(_)) => 2.0,
         };
-        let mut tiles: TileParams = Default::default();
+        let mut mask_map: MaskMapParams = Default::default();
         if let (Some(map), Some(mask), Some(target)) = (&map, &masked, vectors.view(lists.len())) {
             mask_tiles::record(recording, caps, map, mask, mask_kind, target)?;
-            tiles = map.params(target);
+            mask_map = map.params(target);
         }
         let [slopes, slope_step, head_step] = slopes(vectors.view(4));
         Ok(Self {
@@ -326,7 +326,7 @@ impl Visibility {
             v: vectors.list(5),
             g: vectors.list(6)[0],
             sinks: vectors.list(8),
-            tiles,
+            mask_map,
             overrides: {
                 let values = [
                     switch(options.causal.is_some()),

@@ -79,9 +79,10 @@ pub fn record(
         let expected = format!("[{batch}, {heads}, {queries}, {dim}]");
         return Err(Error::shape("output", "shape", expected, format!("{:?}", output.shape())));
     }
-    // Besides the keys: finding the sequence of four queries, and what a block costs in turns, one for each key at worst.
-    let turns = if visibility.is_blocked() { 6 } else { 1 };
-    let within = Caps { max_iterations: (caps.max_iterations.saturating_sub(150) / turns).max(1), ..caps.clone() };
+    // Besides the keys: finding the sequence of four queries, and the iterations that a block costs, one for each key at worst.
+    let iterations_per_key = if visibility.is_blocked() { 6 } else { 1 };
+    let within =
+        Caps { max_iterations: (caps.max_iterations.saturating_sub(150) / iterations_per_key).max(1), ..caps.clone() };
     let plan = TilePlan::new("the weighted sum", batch * heads, queries, dim, keys, &within)?;
     // f16 outputs would round between the dispatches of a sum.
     if output.dtype != DType::F32 && plan.depth.len() > 1 {
@@ -120,7 +121,7 @@ pub fn record(
                 Binding::Write(output.slot),
             ],
             grid: plan.grid,
-            iterations: span * turns + 150,
+            iterations: span * iterations_per_key + 150,
             flops: 2 * (batch * heads * queries * dim) as u64 * span,
             bytes: (batch * heads * queries) as u64 * span * 4
                 + value.dtype.bytes_of(batch * kv_heads * dim) as u64 * span

@@ -12,11 +12,11 @@ use crate::rnn::{Rnn, RnnInputs, RnnOutputs, RnnStack, Steps};
 /// weighted sum of what it gave out.
 /// ```text
 /// x_1 … x_n = rnn(input)              n the row's length; both directions side by side if there are two
-/// e_i = score(d, x_i)                 x_i · d unless told otherwise
+/// e_i = score(d, x_i)                 x_i · d by default
 /// α   = softmax(e)                    or another normalizer
 /// y   = Σ_i α_i · x_i
 /// ```
-/// One set of lengths serves both: past a row's length the encoder gives out 0 and keeps its state, as TensorFlow's
+/// One set of lengths serves both: past a row's length the encoder outputs 0 and its state does not change, as TensorFlow's
 /// `dynamic_rnn`, and α is 0. A row of length 0 has α = 0 and y = 0.
 ///
 /// ```
@@ -35,14 +35,14 @@ use crate::rnn::{Rnn, RnnInputs, RnnOutputs, RnnStack, Steps};
 /// let lengths = Some(Array::new(&[2], vec![7.0, 4.0])?);
 /// let sequence = RnnInputs { lengths, ..RnnInputs::new(numbers(&[7, 2, 5])) };
 /// let inputs = AttentiveInputs::new(sequence, numbers(&[2, 3, 8]));
-/// let outputs = reference::attentive_encoder(&layer, &weights, &inputs)?;
+/// let outputs = layer.reference(&weights, &inputs)?;
 /// assert_eq!(outputs.context.shape(), [2, 3, 8]);
 /// assert_eq!(outputs.weights.unwrap().shape(), [2, 3, 7]);
 /// assert_eq!(outputs.encoded.output.shape(), [7, 2, 8]);
 /// # Ok(())
 /// # }
 /// ```
-/// On the GPU: [`GpuAttentiveEncoder`](crate::ops::attentive::GpuAttentiveEncoder).
+/// On the GPU: [`GpuAttentiveEncoder`](super::GpuAttentiveEncoder).
 #[derive(Debug, Clone)]
 pub struct AttentiveEncoder {
     /// The encoder: any cell, one or both directions, any number of layers; [`Steps::All`].
@@ -126,7 +126,7 @@ fn one_head<B: Backend>(b: &mut B, x: &B::Value) -> Result<B::Value> {
 pub struct AttentiveWeights<A> {
     /// The encoder's, layer by layer.
     pub rnn: RnnStack<A>,
-    /// Parameters of the score; keys are as wide as the encoder's output.
+    /// Parameters of the score; keys have the width of the encoder's output.
     pub score: ScoreWeights<A>,
 }
 
@@ -136,7 +136,7 @@ impl<A> AttentiveWeights<A> {
         Self { rnn, score: ScoreWeights::default() }
     }
 
-    /// Each tensor through a fallible function that is told the tensor's name: `weight_ih_l0`, `weight_ih_l0_reverse`,
+    /// Each tensor through a fallible function of the tensor and its name: `weight_ih_l0`, `weight_ih_l0_reverse`,
     /// `score.v` and so on.
     ///
     /// # Errors
@@ -184,7 +184,7 @@ impl<A> AttentiveInputs<A> {
         Self { sequence, query, mask: None, previous: None }
     }
 
-    /// Each tensor through a fallible function that is told the tensor's name.
+    /// Each tensor through a fallible function of the tensor and its name.
     ///
     /// # Errors
     /// The first error of `f`.

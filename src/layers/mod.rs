@@ -1,5 +1,5 @@
-//! Layers made of attention, projections and recurrences: options, weights and outputs, for the GPU (`record` and `run`,
-//! here and in [`ops`](crate::ops)) and the reference ([`reference`](mod@crate::reference)) alike.
+//! Layers made of attention, projections and recurrences: options, weights and outputs, for every backend alike (`forward`), with
+//! shorthands for the GPU (`record` and `run`) and for host arrays (`reference`).
 //!
 //! | layer | what it is |
 //! |---|---|
@@ -10,15 +10,19 @@
 
 mod attentive;
 mod decoder;
+mod gpu;
 mod multi_head;
+mod reference;
 mod torch;
 mod visual;
 
+pub use crate::coverage::CoverageCost;
 pub use attentive::{AttentiveEncoder, AttentiveInputs, AttentiveOutputs, AttentiveWeights, LoadedEncoder};
 pub use decoder::{
     AttentionDecoder, DecoderMemory, DecoderOutput, DecoderOutputs, DecoderState, DecoderWeights, LoadedDecoder,
     LoadedMemory, LocationInput,
 };
+pub use gpu::{GpuAttentionDecoder, GpuAttentiveEncoder};
 pub use multi_head::{MultiHeadAttention, MultiHeadWeights};
 pub use torch::torch_mask;
 pub use visual::{VisualAttention, VisualMemory, VisualOutputs, VisualState, VisualWeights};
@@ -27,18 +31,6 @@ use crate::backend::{Backend, Epilogue, Value};
 use crate::error::{Error, Result};
 use crate::problem::{nonzero, same, vector};
 use crate::rnn::Activation;
-
-/// What a row of coverage, the running sum of alignments, costs.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum CoverageCost {
-    /// Σ_j min(alignment_j, before_j) (See et al. 2017, "Get To The Point", eq. 12).
-    Overlap,
-    /// λ · Σ_j (1 − after_j)² (Xu et al. 2015, "Show, Attend and Tell", eq. 14).
-    DoublyStochastic {
-        /// λ.
-        factor: f32,
-    },
-}
 
 /// y = f(W·x + b).
 #[derive(Debug, Clone, PartialEq)]
@@ -68,7 +60,7 @@ impl<A> Linear<A> {
         Self { weight, bias, activation: None }
     }
 
-    /// Both tensors through a fallible function that is told their names, `layer.weight` and `layer.bias`.
+    /// Both tensors through a fallible function of the tensor and its name, `layer.weight` and `layer.bias`.
     ///
     /// # Errors
     /// The first error of `f`.

@@ -10,7 +10,7 @@ use crate::tensor::Array;
 /// Multi-head attention with its projections (Vaswani et al. 2017, "Attention Is All You Need", section 3.2.2;
 /// PyTorch's `MultiheadAttention`, Keras' `MultiHeadAttention` and `GroupQueryAttention`):
 /// ```text
-/// q = Wq·x + bq, k = Wk·x' + bk, v = Wv·x'' + bv      seen as heads: [B, N, H·D] → [B, H, N, D]
+/// q = Wq·x + bq, k = Wk·x' + bk, v = Wv·x'' + bv      viewed as heads: [B, N, H·D] → [B, H, N, D]
 /// y = Wo · concat_h attention(q_h, k_⌊h / group⌋, v_⌊h / group⌋) + bo
 /// ```
 /// Its inputs are [`AttentionInputs`] with query [B, Nq, Eq], key [B, Nk, Ek] and value [B, Nk, Ev] before the
@@ -39,7 +39,7 @@ use crate::tensor::Array;
 ///     _ => None,
 /// })?;
 /// let x = numbers(&[2, 5, 16]);
-/// let outputs = reference::multi_head(&layer, &weights, &AttentionInputs::new(x.clone(), x.clone(), x))?;
+/// let outputs = layer.reference(&weights, &AttentionInputs::new(x.clone(), x.clone(), x))?;
 /// assert_eq!(outputs.output.shape(), [2, 5, 16]);
 /// assert_eq!(outputs.weights.unwrap().shape(), [2, 4, 5, 5]);
 /// # Ok(())
@@ -54,7 +54,7 @@ pub struct MultiHeadAttention {
     pub kv_heads: usize,
     /// The attention inside, over [B, H, N, D].
     pub attention: Attention,
-    /// Adds a key and a value of zeros, which every query sees (PyTorch's `add_zero_attn`).
+    /// Adds a key and a value of zeros, visible to every query (PyTorch's `add_zero_attn`).
     pub add_zero_attn: bool,
     /// Weights as their mean over the heads, [B, Nq, Nk] (PyTorch's `average_attn_weights`).
     pub average_weights: bool,
@@ -70,7 +70,7 @@ impl MultiHeadAttention {
 
 impl MultiHeadAttention {
     /// This layer on any backend. Heads are views: a GPU copies nothing, except keys and values that a learned or a zero one
-    /// is put behind.
+    /// is appended.
     ///
     /// # Errors
     /// [`Error::Shape`], [`Error::Missing`] or [`Error::Option`] when the request is wrong, and those of the backend.
@@ -109,7 +109,7 @@ impl MultiHeadAttention {
         Ok(AttentionOutputs { output, weights, ..attended })
     }
 
-    /// Projected rows [B, N, W] with a learned one and a zero one behind them.
+    /// Projected rows [B, N, W] with a learned one and a zero one appended.
     fn behind<B: Backend>(&self, b: &mut B, rows: B::Value, learned: Option<&B::Value>) -> Result<B::Value> {
         let &[batch, _, width] = rows.shape() else {
             return Err(Error::shape("projection", "rank", 3, rows.shape().len()));
@@ -122,11 +122,11 @@ impl MultiHeadAttention {
         if added.is_empty() {
             return Ok(rows);
         }
-        let mut parts = vec![rows];
+        let mut inputs = vec![rows];
         for row in added {
-            parts.push(b.broadcast(&row, &[batch, 1, width])?);
+            inputs.push(b.broadcast(&row, &[batch, 1, width])?);
         }
-        b.join(1, &parts)
+        b.join(1, &inputs)
     }
 }
 
@@ -139,7 +139,7 @@ fn split_heads<B: Backend>(b: &mut B, x: &B::Value, heads: usize) -> Result<B::V
     b.permute(&x, &[0, 2, 1, 3])
 }
 
-/// The mask with columns behind it for the keys that are added: those every query sees.
+/// The mask with columns appended for the keys that are added, which are visible to every query.
 fn extend_mask<B: Backend>(b: &mut B, problem: &MultiHeadProblem, mask: &Mask<B::Value>) -> Result<Mask<B::Value>> {
     let (hidden, visible) = match mask {
         Mask::Bool(_) => {
@@ -153,14 +153,14 @@ fn extend_mask<B: Backend>(b: &mut B, problem: &MultiHeadProblem, mask: &Mask<B:
     let (keys, given) = (problem.attention.keys, problem.attention.mask_keys);
     let mut shape = problem.mask_shape(mask.tensor().shape());
     let last = shape.len() - 1;
-    let mut parts = Vec::with_capacity(3);
-    for (part, width) in [(mask.tensor(), given), (&hidden, keys - given), (&visible, problem.extra)] {
+    let mut inputs = Vec::with_capacity(3);
+    for (slice, width) in [(mask.tensor(), given), (&hidden, keys - given), (&visible, problem.extra)] {
         shape[last] = width;
         if width > 0 {
-            parts.push(b.broadcast(part, &shape)?);
+            inputs.push(b.broadcast(slice, &shape)?);
         }
     }
-    let whole = b.join(last, &parts)?;
+    let whole = b.join(last, &inputs)?;
     Ok(match mask {
         Mask::Bool(_) => Mask::Bool(whole),
         Mask::Float(_) => Mask::Float(whole),
@@ -187,14 +187,14 @@ pub struct MultiHeadWeights<A> {
     pub value: Linear<A>,
     /// Wo [E, H·Dv].
     pub output: Linear<A>,
-    /// [Hkv·D]: a learned key behind the projected ones, which every query sees (PyTorch's `add_bias_kv`).
+    /// [Hkv·D]: a learned key after the projected ones, visible to every query (PyTorch's `add_bias_kv`).
     pub bias_key: Option<A>,
     /// [Hkv·Dv]: its value.
     pub bias_value: Option<A>,
 }
 
 impl<A> MultiHeadWeights<A> {
-    /// Each tensor through a fallible function that is told the tensor's name.
+    /// Each tensor through a fallible function of the tensor and its name.
     ///
     /// # Errors
     /// The first error of `f`.
@@ -335,8 +335,8 @@ fn expect<T>(name: &str, array: &Array<T>, shape: &[usize]) -> Result<()> {
 /// What is stacked along the first axis, three of `shape`.
 fn thirds<T: Clone>(packed: &Array<T>, shape: &[usize]) -> Result<[Array<T>; 3]> {
     let size = shape.iter().product::<usize>();
-    let part = |k: usize| Array::new(shape, packed.data()[k * size..(k + 1) * size].to_vec());
-    Ok([part(0)?, part(1)?, part(2)?])
+    let slice = |k: usize| Array::new(shape, packed.data()[k * size..(k + 1) * size].to_vec());
+    Ok([slice(0)?, slice(1)?, slice(2)?])
 }
 
 /// A multi-head layer with its numbers checked.
@@ -344,7 +344,7 @@ fn thirds<T: Clone>(packed: &Array<T>, shape: &[usize]) -> Result<[Array<T>; 3]>
 pub(crate) struct MultiHeadProblem {
     /// The attention inside, without the rows that the layer adds.
     pub(crate) attention: AttentionProblem,
-    /// Keys added behind the projected ones: the learned one, the zero one.
+    /// Keys appended to the projected ones: the learned one, the zero one.
     pub(crate) extra: usize,
 }
 
@@ -405,14 +405,14 @@ impl MultiHeadProblem {
         Ok(Self { attention, extra })
     }
 
-    /// The shape of the mask once it reaches the keys that are added.
+    /// The shape of the mask once it covers the keys that are added.
     pub(crate) fn mask_shape(&self, mask: &[usize]) -> Vec<usize> {
         let keys = self.attention.keys + self.extra;
         mask.split_last().map_or(vec![], |(_, lead)| [lead, &[keys]].concat())
     }
 }
 
-/// Keys that are added have no position, and every query sees them: what counts positions or lengths must come as a
+/// Keys that are added have no position, and are visible to every query: what counts positions or lengths must come as a
 /// mask, which is extended over them.
 fn check_added(layer: &MultiHeadAttention, inputs: &AttentionInputs<&[usize]>) -> Result<()> {
     let attention = &layer.attention;

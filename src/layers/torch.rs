@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 use crate::problem::same;
 use crate::tensor::Array;
 
-/// The masks of PyTorch's `MultiheadAttention` joined: `attn_mask` [Nq, Nk] or [B·H, Nq, Nk] and `key_padding_mask`
+/// The masks of PyTorch's `MultiheadAttention` combined into one: `attn_mask` [Nq, Nk] or [B·H, Nq, Nk] and `key_padding_mask`
 /// [B, Nk]. Both are given as PyTorch has them, where a true element **hides** a pair and a float is added; the result
 /// [B or 1, H or 1, Nq or 1, Nk] is this crate's, where true means attend: a bool mask from bool masks, else a float
 /// one. Nothing from nothing.

@@ -37,7 +37,7 @@ use crate::tensor::Array;
 /// // two pictures of 3 × 4 cells with 5 features each, three decoder steps
 /// let (annotations, hidden) = (numbers(&[2, 12, 5]), numbers(&[3, 2, 6]));
 /// let hard = VisualAttention::hard(42);
-/// let outputs = reference::visual(&hard, &weights, &annotations, &hidden, None)?;
+/// let outputs = hard.reference(&weights, &annotations, &hidden, None)?;
 /// assert_eq!(outputs.context.shape(), [3, 2, 5]);
 /// assert_eq!(outputs.alpha.shape(), [3, 2, 12]);
 /// assert!(outputs.log_probability.unwrap().data().iter().all(|&p| p < 0.0));
@@ -164,8 +164,8 @@ impl VisualAttention {
             logarithms.extend(seen.log_probability);
         }
         // [B, 1, n, W] of some steps each as [T, B, W]
-        let all = |b: &mut B, parts: &[B::Value], width: usize| {
-            let joined = b.join(2, parts)?;
+        let all = |b: &mut B, inputs: &[B::Value], width: usize| {
+            let joined = b.join(2, inputs)?;
             let joined = b.reshape(&joined, &[batch, steps, width])?;
             b.permute(&joined, &[1, 0, 2])
         };
@@ -213,7 +213,7 @@ impl VisualAttention {
             let entropy = chosen.entropy.ok_or_else(|| missing("entropy"))?;
             return Ok(Seen { context: chosen.output, alpha, entropy, log_probability: None });
         }
-        // The distribution that was chosen from; its context is of no use and one feature wide.
+        // The distribution that was sampled from. Its context is not used, so the value has a single feature.
         let distribution = Attention {
             normalize: Normalize::Softmax,
             temperature: self.temperature,
@@ -254,7 +254,7 @@ pub struct VisualWeights<A> {
 }
 
 impl<A> VisualWeights<A> {
-    /// Each tensor through a fallible function that is told the tensor's name.
+    /// Each tensor through a fallible function of the tensor and its name.
     ///
     /// # Errors
     /// The first error of `f`.
@@ -305,7 +305,7 @@ pub struct VisualOutputs<A> {
 }
 
 impl<A> VisualOutputs<A> {
-    /// Each tensor through a fallible function that is told the tensor's name.
+    /// Each tensor through a fallible function of the tensor and its name.
     ///
     /// # Errors
     /// The first error of `f`.

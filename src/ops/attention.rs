@@ -1,7 +1,7 @@
 //! Attention on the GPU.
 
 use crate::attention::{
-    Attention, AttentionInputs, AttentionOutputs, Mask, Monotonic, Normalize, Path, Score, ScoreStage,
+    Algorithm, Attention, AttentionInputs, AttentionOutputs, Mask, Monotonic, Normalize, Score, ScoreStage,
 };
 use crate::device::Caps;
 use crate::epilogue::Epilogue;
@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Run, Tensor};
 use crate::kernels::fused::{self, Fused};
 use crate::kernels::monotonic::Before;
-use crate::kernels::rotary::Place;
+use crate::kernels::rotary::RowPositions;
 use crate::kernels::score::Scored;
 use crate::kernels::visibility::Visibility;
 use crate::kernels::{copy, entropy, location, matmul, monotonic, rotary, score, softmax, weighted_sum};
@@ -197,7 +197,7 @@ pub fn record(
     inputs: &AttentionInputs<View>,
     outputs: &AttentionOutputs<View>,
 ) -> Result<()> {
-    let fused = plan.fused.as_ref().ok().filter(|_| plan.path != Path::Staged);
+    let fused = plan.fused.as_ref().ok().filter(|_| plan.path != Algorithm::Staged);
     let tile = fused.map(|fused| fused.tile.of_mask());
     let wide = widened(recording, caps, options, fused.is_some(), inputs)?;
     let inputs = wide.as_ref().unwrap_or(inputs);
@@ -336,7 +336,7 @@ fn turned(
     let mut query = inputs.query.clone();
     if let Some((rotary, tables)) = rotary {
         query = recording.scratch("turned query", inputs.query.shape(), DType::F32);
-        rotary::record(recording, caps, rotary, &inputs.query, tables, Place::Query(visibility), &query)?;
+        rotary::record(recording, caps, rotary, &inputs.query, tables, RowPositions::Query(visibility), &query)?;
     }
     let target = match (&inputs.past_key, present) {
         (Some(past), Some(present)) => {
@@ -354,7 +354,7 @@ fn turned(
     };
     match rotary {
         Some((rotary, tables)) => {
-            let place = Place::Key { visibility: Some(visibility), first: problem.past };
+            let place = RowPositions::Key { visibility: Some(visibility), first: problem.past };
             rotary::record(recording, caps, rotary, &inputs.key, tables, place, &new)?;
         }
         None => copy::record(recording, caps, &inputs.key, &new)?,

@@ -262,7 +262,7 @@ impl KvCache {
     }
 
     /// `query` [B, Hq, n, D] with the keys and values of the only layer, those that `run` has appended among them, and their
-    /// lengths: own(i) = length − n + i, the last query at the last key. With `counts`, as they were given to
+    /// lengths: pos(i) = length − n + i, the last query at the last key. With `counts`, as they were given to
     /// [`KvCache::append`], only the first `counts[b]` queries of batch row b are real, and the last of them stands at the
     /// last key. They are for `run`, or for a run that is submitted after it.
     ///

@@ -5,13 +5,9 @@
 
 #[doc(hidden)]
 pub mod attention;
-pub mod attentive;
 pub mod cache;
 pub mod custom;
-pub mod decoder;
 pub mod linear;
 pub mod merge;
-mod multi_head;
 pub mod rnn;
 pub mod rotary;
-pub mod visual;

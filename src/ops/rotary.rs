@@ -3,7 +3,7 @@
 use crate::attention::Rotary;
 use crate::error::{Error, Result};
 use crate::gpu::{Run, Tensor};
-use crate::kernels::rotary::{self, Place};
+use crate::kernels::rotary::{self, RowPositions};
 use crate::tensor::DType;
 
 /// `x` [B, H, N, D] turned by the tables `cos` and `sin` [P, width / 2] (f32; see [`Rotary::tables`]): row n of batch row b
@@ -28,7 +28,7 @@ pub fn rotary(
     let (view, turned) = run.output("turned", x.shape(), x.dtype())?;
     let (x, cos, sin) = (run.bind("x", x), run.bind("cos", cos), run.bind("sin", sin));
     let list = positions.map(|positions| run.bind("positions", positions));
-    let place = list.as_ref().map_or(Place::Key { visibility: None, first: 0 }, Place::List);
+    let place = list.as_ref().map_or(RowPositions::Key { visibility: None, first: 0 }, RowPositions::List);
     let caps = run.gpu().caps();
     rotary::record(run.recording_mut(), caps, options, &x, [&cos, &sin], place, &view)?;
     Ok(turned)

@@ -1,7 +1,7 @@
 //! How attention is run: staged, with scores in memory, or fused, without.
 
 use super::{Bucket, Choice, Tuning, cooperative};
-use crate::attention::{Attention, Normalize, Path, Score};
+use crate::attention::{Algorithm, Attention, Normalize, Score};
 use crate::device::Caps;
 use crate::error::{Error, Result};
 use crate::problem::{AttentionProblem, Storage};
@@ -13,13 +13,15 @@ use crate::wgsl::ParamsSpace;
 #[cfg_attr(feature = "seq2seq", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "lowercase"))]
 #[non_exhaustive]
 pub enum Form {
-    /// For processors' vector units: eight lanes share 16 or 32 query rows; a lane owns keys, then dimensions, in registers.
+    /// For drivers that run on the CPU: a workgroup of eight lanes computes 16 or 32 query rows, all of them in each lane's
+    /// register tile, over eight keys a lane and then eight dimensions.
     Rows,
-    /// A workgroup owns a tile of queries; keys and values pass through workgroup memory.
+    /// For cards: a workgroup computes a tile of queries; tiles of queries, keys and values are staged in workgroup memory.
     Tiled,
-    /// As `Tiled`, products by cooperative matrices.
+    /// As `Tiled`, with products by cooperative matrices.
     Cooperative,
-    /// Few queries, the query heads of one key head as rows; ranges of keys side by side, joined by largest score and sum.
+    /// For few queries, split-KV: the query heads of one key head are the rows of a tile, and splits of the keys have
+    /// workgroups of their own, merged by row max and row sum.
     Split,
 }
 
@@ -39,7 +41,7 @@ impl std::fmt::Display for Form {
     }
 }
 
-/// How a fused form is cut into workgroups.
+/// The tile of a workgroup of a fused form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "seq2seq", derive(serde::Serialize, serde::Deserialize))]
 pub struct Tile {
@@ -49,11 +51,13 @@ pub struct Tile {
     pub lanes: u32,
     /// Query rows of a workgroup.
     pub queries: u32,
-    /// Keys that a workgroup takes at a time.
+    /// Keys of a tile: what a workgroup processes in one iteration.
     pub keys: u32,
-    /// Neighbouring lanes that share the dot product of a query and a key; a power of two.
-    pub parts: u32,
-    /// Whether lanes talk through subgroup operations.
+    /// Split-K: neighbouring lanes that share the dot product of a query and a key, each with a slice of its dimensions; a
+    /// power of two. Of `Cooperative`, the lanes that share a row's softmax.
+    #[cfg_attr(feature = "seq2seq", serde(rename = "parts"))]
+    pub k_splits: u32,
+    /// Whether reductions and broadcasts use subgroup operations instead of workgroup memory.
     pub subgroups: bool,
 }
 
@@ -63,14 +67,15 @@ pub struct Tile {
 pub struct FusedPlan {
     /// Kernel and tile.
     pub tile: Tile,
-    /// Keys of one range; ranges are computed side by side and joined. Nk or more for one range.
-    pub range: usize,
+    /// Keys of a split. Splits (split-KV) have workgroups of their own and are merged; Nk or more for a single split.
+    #[cfg_attr(feature = "seq2seq", serde(rename = "range"))]
+    pub split_keys: usize,
 }
 
 impl Tile {
     /// Queries and keys of one entry of the map of a mask.
     pub fn of_mask(&self) -> [usize; 2] {
-        // The rows of `Split` are not neighbouring queries only.
+        // The rows of `Split` are queries of several heads, so that its map has an entry for each query.
         let queries = if self.form == Form::Split { 1 } else { self.queries as usize };
         [queries, self.keys as usize]
     }
@@ -81,9 +86,9 @@ impl Tile {
         let (lanes, keys) = (u64::from(self.lanes), u64::from(self.keys));
         let reduction = lanes * ROW;
         match self.form {
-            // Weights of the rows, what each of 32 rows sees (five words), a word.
+            // `p_tile`, the key ranges of 32 rows (five words each) and `has_non_finite`.
             Form::Rows => keys * u64::from(self.queries / 4) * ROW + 32 * 20 + reduction + 4,
-            // Weights of four rows; a matrix a lane for the outputs, and one for the parts of scores.
+            // `p_tile`; a matrix a lane for the accumulators, and one for the partial sums of split-K.
             Form::Split => keys * ROW + lanes * 4 * ROW * (2 - u64::from(self.subgroups)) + reduction,
             Form::Tiled => {
                 let [left, right] = self.staging().map(u64::from);
@@ -93,12 +98,12 @@ impl Tile {
         }
     }
 
-    /// `Rows`: times that a step goes through its values, 64 dimensions at a time: 1, 2 or 4.
+    /// `Rows`: tiles of 64 dimensions of a value: 1, 2 or 4.
     pub fn passes(problem: &AttentionProblem) -> usize {
         problem.value_dim.div_ceil(64).next_power_of_two()
     }
 
-    /// `Tiled`: entries of the two staging areas, four f32 each.
+    /// `Tiled`: entries of `qp_tile` and `kv_tile`, four f32 each.
     pub fn staging(&self) -> [u32; 2] {
         let (group, groups) = (self.keys / 4, self.queries / 4);
         [(group * (self.queries + 1)).max(self.keys * groups), (group * (self.keys + 1)).max(self.keys * group)]
@@ -129,7 +134,7 @@ impl Tile {
         let form = match self.form {
             Form::Rows => !additive && (!self.subgroups || caps.min_subgroup >= 8),
             Form::Split => {
-                let whole = self.lanes.is_multiple_of(caps.max_subgroup.max(1)) && self.parts <= caps.min_subgroup;
+                let whole = self.lanes.is_multiple_of(caps.max_subgroup.max(1)) && self.k_splits <= caps.min_subgroup;
                 problem.value_dim <= 4 * lanes && (!self.subgroups || whole)
             }
             Form::Tiled => {
@@ -145,48 +150,48 @@ impl Tile {
 }
 
 impl FusedPlan {
-    /// Ranges of keys.
-    pub fn ranges(&self, keys: usize) -> usize {
-        keys.div_ceil(self.range.max(1)).max(1)
+    /// Splits of the keys.
+    pub fn splits(&self, keys: usize) -> usize {
+        keys.div_ceil(self.split_keys.max(1)).max(1)
     }
 
     /// Loop iterations of one invocation, all its loops together, at most.
     pub fn iterations(&self, options: &Attention, problem: &AttentionProblem) -> u64 {
-        let steps = self.range.min(problem.keys).div_ceil(self.tile.keys as usize) as u64 + 1;
+        let steps = self.split_keys.min(problem.keys).div_ceil(self.tile.keys as usize) as u64 + 1;
         steps * self.tile.step_iterations(options, problem) + self.tile.fixed_iterations(problem)
     }
 }
 
 impl Tile {
-    /// Loop iterations before and after the steps.
+    /// Loop iterations before and after the loop over tiles of keys.
     fn fixed_iterations(&self, problem: &AttentionProblem) -> u64 {
-        // Finding the sequence of a query takes up to 33 turns.
+        // Finding the sequence of a query takes up to 33 iterations.
         let rows = u64::from(self.queries) * if problem.sequences.is_some() { 34 } else { 1 };
         2 * rows + problem.score_dim as u64 + u64::from(self.lanes) + 200
     }
 
-    /// Loop iterations of one step over `keys` keys; a loop's last, failing test counts too.
+    /// Loop iterations of one tile of keys; a loop's last, failing test counts too.
     fn step_iterations(&self, options: &Attention, problem: &AttentionProblem) -> u64 {
-        let [lanes, keys, parts] = [self.lanes, self.keys, self.parts].map(u64::from);
+        let [lanes, keys, k_splits] = [self.lanes, self.keys, self.k_splits].map(u64::from);
         let depth = problem.score_dim.div_ceil(4) as u64;
-        // Looking for a visible block among those that the tile touches.
+        // The search for a visible block among those that the tile overlaps.
         let touched = |n: u32, size: usize| u64::from(n).div_ceil(size.max(1) as u64) + 2;
         let blocks = options.block_size.map_or(0, |[q, k]| touched(self.queries, q) * touched(self.keys, k));
         blocks
             + match self.form {
                 Form::Rows => {
-                    // Looking for values that are not finite, keys one by one where there are some.
-                    let per_part = keys + keys / 4 + keys * u64::from(self.queries / 16) + 6;
-                    depth + Self::passes(problem) as u64 * per_part + 10 * u64::from(self.queries / 4) + 60
+                    // The search for values that are not finite, and the loop over single keys where there are some.
+                    let per_value_tile = keys + keys / 4 + keys * u64::from(self.queries / 16) + 6;
+                    depth + Self::passes(problem) as u64 * per_value_tile + 10 * u64::from(self.queries / 4) + 60
                 }
                 Form::Split => {
                     let width = problem.value_dim.div_ceil(4).next_power_of_two() as u64;
-                    let scores = (keys * parts / (4 * lanes)).max(1) * (depth.div_ceil(parts) + 2 + parts);
+                    let scores = (keys * k_splits / (4 * lanes)).max(1) * (depth.div_ceil(k_splits) + 2 + k_splits);
                     scores + 2 * keys.div_ceil(lanes) + keys * width / lanes + 3 * blocks + 60
                 }
                 Form::Tiled => {
                     let slices = problem.value_dim.div_ceil(self.keys as usize) as u64;
-                    // Bringing a chunk of queries and keys takes each lane four turns and some.
+                    // Staging a slice of queries and keys takes each lane four iterations and some.
                     let chunks = depth.div_ceil(keys / 4);
                     chunks * (keys / 4 + 2 + 2 * (5 + keys * keys / 4 / lanes)) + slices * (2 * keys + 4) + 60
                 }
@@ -194,8 +199,8 @@ impl Tile {
             }
     }
 
-    /// The plans with this tile: all keys at once if the device is busy with that, or ranges that make it so; half and
-    /// twice as many where ranges are what the form is about.
+    /// The plans with this tile: a single split of the keys if that keeps the device busy, or as many as do; for `Split` half
+    /// and twice as many too.
     fn plans(self, options: &Attention, problem: &AttentionProblem, caps: &Caps, one_range: bool) -> Vec<FusedPlan> {
         let p = problem;
         let step = self.keys as usize;
@@ -204,7 +209,7 @@ impl Tile {
         if steps < 2 {
             return Vec::new();
         }
-        // A workgroup is never cut, so its work stays short on the slowest devices too.
+        // The work of a workgroup cannot be divided, so it is bounded for the slowest devices.
         let a_step = 2 * u64::from(self.queries * self.keys) * (p.score_dim + p.value_dim).max(1) as u64;
         let short = (LONGEST_WORKGROUP / a_step).max(1) as usize;
         let longest = (steps - 1).min(short).saturating_mul(step).min(p.keys.next_multiple_of(step));
@@ -219,14 +224,14 @@ impl Tile {
             (false, Form::Split) => vec![wanted, 2 * wanted, wanted / 2],
             (false, _) => vec![wanted],
         };
-        // The outputs of all ranges are one tensor of f32.
+        // The outputs of all splits are one tensor of f32.
         let row_bytes = 4 * p.value_dim.next_multiple_of(4) as u64;
         let whole = row_bytes.saturating_mul((p.batch * p.query_heads) as u64).saturating_mul(p.queries as u64);
         let allowed = caps.max_tensor_bytes();
         let mut plans: Vec<FusedPlan> = Vec::new();
         for range in ranges.into_iter().map(range) {
-            let plan = FusedPlan { tile: self, range };
-            let ranges = plan.ranges(p.keys) as u64;
+            let plan = FusedPlan { tile: self, split_keys: range };
+            let ranges = plan.splits(p.keys) as u64;
             if !plans.contains(&plan) && (ranges == 1 || whole.saturating_mul(ranges) <= allowed) {
                 plans.push(plan);
             }
@@ -235,7 +240,7 @@ impl Tile {
     }
 }
 
-/// Workgroups that keep one worker busy: enough to even out those that end early.
+/// Workgroups that keep one worker busy: enough to balance the load.
 const WORKGROUPS_A_WORKER: usize = 4;
 
 /// Multiplications and additions of one workgroup at most: a second or less where a workgroup does six in a ns.
@@ -248,33 +253,33 @@ const SPLIT_ROW: usize = 6;
 /// Pairs of query and key from which on 32 rows repay their longer compilation.
 const MANY_PAIRS: usize = 1 << 20;
 
-/// Tiles by form, best guess first, and where they belong.
+/// Tiles by form, best guess first, with the kind of device they are for.
 const TILES: [(Where, Tile); 17] = [
     // Eight lanes fill the vector unit of software drivers, and 32 rows share each key and value that a lane loads: a
     // quarter less time than 16, for three seconds more of compilation, so long problems only. With subgroups a lane
-    // loads some of the rows and tells the others: on Mesa 22.3 a load costs the same whether lanes agree on it or not.
-    (Where::Software, Tile { form: Form::Rows, lanes: 8, queries: 32, keys: 64, parts: 1, subgroups: true }),
-    (Where::Software, Tile { form: Form::Rows, lanes: 8, queries: 16, keys: 64, parts: 1, subgroups: true }),
-    (Where::Software, Tile { form: Form::Rows, lanes: 8, queries: 32, keys: 64, parts: 1, subgroups: false }),
-    (Where::Software, Tile { form: Form::Rows, lanes: 8, queries: 16, keys: 64, parts: 1, subgroups: false }),
+    // loads some of the rows and broadcasts them: on Mesa 22.3 a load costs the same whether it is uniform or not.
+    (Where::Software, Tile { form: Form::Rows, lanes: 8, queries: 32, keys: 64, k_splits: 1, subgroups: true }),
+    (Where::Software, Tile { form: Form::Rows, lanes: 8, queries: 16, keys: 64, k_splits: 1, subgroups: true }),
+    (Where::Software, Tile { form: Form::Rows, lanes: 8, queries: 32, keys: 64, k_splits: 1, subgroups: false }),
+    (Where::Software, Tile { form: Form::Rows, lanes: 8, queries: 16, keys: 64, k_splits: 1, subgroups: false }),
     // A lane for each four dimensions of a value of 64, 128 and 256.
-    (Where::Software, Tile { form: Form::Split, lanes: 16, queries: 4, keys: 64, parts: 1, subgroups: false }),
-    (Where::Software, Tile { form: Form::Split, lanes: 32, queries: 4, keys: 128, parts: 1, subgroups: false }),
-    (Where::Software, Tile { form: Form::Split, lanes: 64, queries: 4, keys: 256, parts: 1, subgroups: false }),
+    (Where::Software, Tile { form: Form::Split, lanes: 16, queries: 4, keys: 64, k_splits: 1, subgroups: false }),
+    (Where::Software, Tile { form: Form::Split, lanes: 32, queries: 4, keys: 128, k_splits: 1, subgroups: false }),
+    (Where::Software, Tile { form: Form::Split, lanes: 64, queries: 4, keys: 256, k_splits: 1, subgroups: false }),
     // 16 multiply-adds for each pair of vectors from workgroup memory. 128 lanes with 64 rows and 32 keys need 12 KiB, so
-    // that several workgroups share a processor; longer tiles read keys and values less often, shorter ones start more
+    // that several workgroups share a multiprocessor; longer tiles read keys and values less often, shorter ones start more
     // workgroups. Eight lanes share a row, which is within every subgroup of 8 or more.
-    (Where::Card, Tile { form: Form::Tiled, lanes: 128, queries: 64, keys: 32, parts: 1, subgroups: true }),
-    (Where::Card, Tile { form: Form::Tiled, lanes: 128, queries: 64, keys: 32, parts: 1, subgroups: false }),
-    (Where::Card, Tile { form: Form::Tiled, lanes: 256, queries: 128, keys: 32, parts: 1, subgroups: true }),
-    (Where::Card, Tile { form: Form::Tiled, lanes: 256, queries: 64, keys: 64, parts: 1, subgroups: true }),
-    (Where::Card, Tile { form: Form::Tiled, lanes: 64, queries: 32, keys: 32, parts: 1, subgroups: true }),
-    (Where::Card, Tile { form: Form::Tiled, lanes: 64, queries: 32, keys: 32, parts: 1, subgroups: false }),
+    (Where::Card, Tile { form: Form::Tiled, lanes: 128, queries: 64, keys: 32, k_splits: 1, subgroups: true }),
+    (Where::Card, Tile { form: Form::Tiled, lanes: 128, queries: 64, keys: 32, k_splits: 1, subgroups: false }),
+    (Where::Card, Tile { form: Form::Tiled, lanes: 256, queries: 128, keys: 32, k_splits: 1, subgroups: true }),
+    (Where::Card, Tile { form: Form::Tiled, lanes: 256, queries: 64, keys: 64, k_splits: 1, subgroups: true }),
+    (Where::Card, Tile { form: Form::Tiled, lanes: 64, queries: 32, keys: 32, k_splits: 1, subgroups: true }),
+    (Where::Card, Tile { form: Form::Tiled, lanes: 64, queries: 32, keys: 32, k_splits: 1, subgroups: false }),
     // Eight lanes read 128 neighbouring bytes of a key in f32. 64 lanes with 128 keys keep 11 KiB.
-    (Where::Card, Tile { form: Form::Split, lanes: 64, queries: 4, keys: 128, parts: 8, subgroups: true }),
-    (Where::Card, Tile { form: Form::Split, lanes: 64, queries: 4, keys: 128, parts: 8, subgroups: false }),
-    (Where::Card, Tile { form: Form::Split, lanes: 128, queries: 4, keys: 256, parts: 8, subgroups: true }),
-    (Where::Card, Tile { form: Form::Split, lanes: 64, queries: 4, keys: 64, parts: 4, subgroups: true }),
+    (Where::Card, Tile { form: Form::Split, lanes: 64, queries: 4, keys: 128, k_splits: 8, subgroups: true }),
+    (Where::Card, Tile { form: Form::Split, lanes: 64, queries: 4, keys: 128, k_splits: 8, subgroups: false }),
+    (Where::Card, Tile { form: Form::Split, lanes: 128, queries: 4, keys: 256, k_splits: 8, subgroups: true }),
+    (Where::Card, Tile { form: Form::Split, lanes: 64, queries: 4, keys: 64, k_splits: 4, subgroups: true }),
 ];
 
 /// Devices that a tile is meant for.
@@ -288,13 +293,13 @@ enum Where {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct AttentionPlan {
-    /// Which kernels.
-    pub path: Path,
+    /// Which kernels run: staged, fused, or fused with split-KV.
+    pub path: Algorithm,
     /// How they are fused, or why they are not.
     pub fused: std::result::Result<FusedPlan, String>,
     /// Whether that was measured on the device.
     pub tuned: bool,
-    /// Staged: ranges of queries, run one after the other so that their scores fit the device's largest binding.
+    /// Staged: ranges of queries, one after the other, so that the scores of each fit the device's largest binding.
     pub query_ranges: Vec<(usize, usize)>,
     /// Staged: bytes of scores held at a time.
     pub score_bytes: u64,
@@ -310,7 +315,7 @@ const FUSED_BUFFERS: usize = 8;
 /// Ranges of queries of a staged attention, each of which is some dispatches.
 const MOST_RANGES: usize = 1 << 16;
 
-/// The longest head dim of a fused kernel: both it and the value's are kept in registers or workgroup memory.
+/// The longest head dim of a fused kernel, of keys and of values: tiles of them have to fit registers or workgroup memory.
 pub const LONGEST_HEAD: usize = 256;
 
 impl AttentionPlan {
@@ -341,19 +346,19 @@ impl AttentionPlan {
     ) -> Result<Self> {
         let Storage { element, cache } = storage.into();
         let (fused, tuned) = match options.path {
-            Path::Staged => (Err("`staged` was asked for".to_owned()), false),
+            Algorithm::Staged => (Err("`staged` was asked for".to_owned()), false),
             _ => Self::fused(options, problem, element, caps, tuning),
         };
         let path = match (options.path, &fused) {
-            (asked @ (Path::Fused | Path::Split), Err(reason)) => {
+            (asked @ (Algorithm::Fused | Algorithm::Split), Err(reason)) => {
                 return Err(Error::option("path", format!("`{asked}` cannot run this: {reason}")));
             }
-            (Path::Auto | Path::Split, Ok(plan)) if plan.tile.form == Form::Split => Path::Split,
-            (_, Ok(_)) => Path::Fused,
-            (_, Err(_)) => Path::Staged,
+            (Algorithm::Auto | Algorithm::Split, Ok(plan)) if plan.tile.form == Form::Split => Algorithm::Split,
+            (_, Ok(_)) => Algorithm::Fused,
+            (_, Err(_)) => Algorithm::Staged,
         };
         let p = problem;
-        let staged = path == Path::Staged;
+        let staged = path == Algorithm::Staged;
         let chunk = if staged { staged_chunk(options, p, caps)? } else { p.queries.max(1) };
         let per_query = product(&[p.batch, p.query_heads, p.keys, 4]);
         let all = per_query.saturating_mul(p.queries as u64);
@@ -375,11 +380,11 @@ impl AttentionPlan {
 
     /// The same problem by a fused plan of the caller's, one of [`AttentionPlan::candidates`].
     pub fn with_fused(self, plan: FusedPlan) -> Self {
-        let path = if plan.tile.form == Form::Split { Path::Split } else { Path::Fused };
+        let path = if plan.tile.form == Form::Split { Algorithm::Split } else { Algorithm::Fused };
         Self { path, fused: Ok(plan), tuned: false, query_ranges: Vec::new(), score_bytes: 0, ..self }
     }
 
-    /// The fused plan, or why there is none; and whether that was measured.
+    /// The fused plan, or the reason why there is none; and whether that was measured.
     fn fused(
         options: &Attention,
         problem: &AttentionProblem,
@@ -391,7 +396,7 @@ impl AttentionPlan {
             Ok(candidates) => candidates,
             Err(reason) => return (Err(reason), false),
         };
-        let (auto, additive) = (options.path == Path::Auto, options.score.is_additive());
+        let (auto, additive) = (options.path == Algorithm::Auto, options.score.is_additive());
         let first = candidates.next();
         let measured = (!tuning.is_empty()).then(|| {
             let bucket = Bucket::new(options.score, problem, element);
@@ -405,17 +410,17 @@ impl AttentionPlan {
             }
             _ => {}
         }
-        // The tanh of each pair and unit is most of the work, and `Split` alone knows it here: lanes that wait for one
-        // another at every step cost a CPU driver more than scores in memory do. Half to a third of the time on lavapipe
-        // 22.3, from a few hundred pairs on.
+        // The tanh of each pair and unit is most of the work. `Split` is the one form with additive scores here, and its
+        // barriers at every tile cost a CPU driver more than scores in memory do: staged takes a half to a third of the time
+        // on lavapipe 22.3, from a few hundred pairs on.
         if auto && caps.software && additive && staged_chunk(options, problem, caps).is_ok() {
             return (Err("additive scores take less time in memory on a CPU driver".to_owned()), false);
         }
         (first.ok_or_else(|| "no fused kernel fits this device's limits".to_owned()), false)
     }
 
-    /// Every fused plan worth trying, the best guess first; or why there is none. Those of
-    /// the path that `options` ask for, if it is one of the fused ones.
+    /// Every fused plan worth trying, the best guess first, or the reason why there is none; only those of the path that
+    /// `options` ask for, if it is a fused one.
     ///
     /// # Errors
     /// Why nothing is fused, as a text.
@@ -438,7 +443,10 @@ impl AttentionPlan {
         if let Some(reason) = unfused(options, problem) {
             return Err(reason);
         }
-        if options.path == Path::Auto && ParamsSpace::of(caps, FUSED_BUFFERS) == ParamsSpace::Uniform && caps.software {
+        if options.path == Algorithm::Auto
+            && ParamsSpace::of(caps, FUSED_BUFFERS) == ParamsSpace::Uniform
+            && caps.software
+        {
             return Err(
                 "this CPU driver compiles fused kernels anew at each call where storage buffers are short".into()
             );
@@ -451,19 +459,19 @@ impl AttentionPlan {
             let (short, long) = (tiles.clone(), tiles);
             let tiles =
                 short.filter(|tile| !tile.is_too_long(problem)).chain(long.filter(|tile| tile.is_too_long(problem)));
-            // All keys in one range is what tells fused from split where one kernel serves both.
-            let one_range = options.path == Path::Fused && split;
+            // Where one kernel serves both, a single split of the keys is what distinguishes fused from split.
+            let one_range = options.path == Algorithm::Fused && split;
             let plans = move |tile: Tile| tile.plans(options, problem, caps, one_range);
-            // Whoever asks for cooperative matrices gets them.
+            // Cooperative matrices are opt-in, so they come first.
             let matrices = if split { Vec::new() } else { cooperative::tiles(options, problem, element, caps) };
             matrices.into_iter().chain(tiles).flat_map(plans)
         };
-        // Tiles that are mostly past the end lose to rows that cost more each.
+        // `Split` costs more a row, and wins where the tiles of the others are mostly past the end.
         let rows = |split: bool| fitting(split).next().map(|plan| plan.tile.rows(problem));
         let few = rows(true).zip(rows(false)).is_none_or(|(split, others)| others / SPLIT_ROW > split);
         let forms = match options.path {
-            Path::Split => [Some(true), None],
-            Path::Fused if !additive => [Some(false), Some(true)],
+            Algorithm::Split => [Some(true), None],
+            Algorithm::Fused if !additive => [Some(false), Some(true)],
             _ => [Some(few), Some(!few)],
         };
         Ok(forms.into_iter().flatten().flat_map(fitting))
@@ -474,10 +482,10 @@ fn product(axes: &[usize]) -> u64 {
     axes.iter().fold(1, |all, &n| all.saturating_mul(n as u64))
 }
 
-/// Staged: queries whose scores the device can hold at a time.
+/// Staged: the number of queries whose scores fit the device at a time.
 ///
 /// # Errors
-/// [`Error::Limit`] where it is not one, or not all and they are asked for.
+/// [`Error::Limit`] where not even one fits, or not all where all scores are asked for.
 fn staged_chunk(options: &Attention, problem: &AttentionProblem, caps: &Caps) -> Result<usize> {
     let p = problem;
     let per_query = product(&[p.batch, p.query_heads, p.keys, 4]);
@@ -500,7 +508,7 @@ fn staged_chunk(options: &Attention, problem: &AttentionProblem, caps: &Caps) ->
     Ok(chunk)
 }
 
-/// Why an attention has no running form here, if it has none.
+/// The reason why an attention has no online softmax here, if it has none.
 fn unfused(options: &Attention, problem: &AttentionProblem) -> Option<String> {
     let asked = [
         (options.weights, "the weights are asked for"),
@@ -529,7 +537,7 @@ mod tests {
 
     #[test]
     fn scores_that_do_not_fit_are_computed_in_ranges() {
-        let options = Attention { path: Path::Staged, ..Attention::default() };
+        let options = Attention { path: Algorithm::Staged, ..Attention::default() };
         let (q, kv) = ([2, 8, 4096, 64], [2, 8, 4096, 64]);
         let problem = AttentionProblem::new(&options, &AttentionInputs::new(&q[..], &kv[..], &kv[..])).unwrap();
         let plan = AttentionPlan::new(&options, &problem, DType::F32, &Caps::default()).unwrap();

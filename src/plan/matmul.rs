@@ -1,4 +1,4 @@
-//! How one matrix product is cut: which form, by what tiles, in how many ranges of the depth.
+//! How one matrix product is cut: which form, by what tiles, split-K.
 
 use super::{grid, tile_rate};
 use crate::device::Caps;
@@ -10,10 +10,10 @@ const QUAD: usize = 4;
 /// Workgroups that a card should have before the depth of a product stays whole: a few for each of its processors.
 const WORKGROUPS_WANTED: usize = 128;
 
-/// Quads of the depth that a range of it has at least.
+/// Quads of the depth of a split at least.
 const LEAST_SPLIT: usize = 64;
 
-/// Ranges of the depth at most, unless an invocation may not run long enough.
+/// Splits of the depth at most, unless an invocation may not run long enough.
 const MOST_SPLITS: usize = 16;
 
 /// y [batches, rows, columns] = x [batches, rows, depth] · w [batches, columns, depth]ᵀ.
@@ -36,12 +36,12 @@ impl ProductShape {
     }
 }
 
-/// Where a product keeps its operands.
+/// Where a product stages its operands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProductForm {
-    /// Each lane reads its own into registers: on CPU drivers, and for few rows.
+    /// In registers: each lane loads its own: on CPU drivers, and for few rows.
     Registers,
-    /// Tiles of both in workgroup memory.
+    /// Tiles of both operands in workgroup memory.
     Tiled,
 }
 
@@ -49,7 +49,7 @@ pub enum ProductForm {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MatmulPlan {
-    /// Where the operands are kept.
+    /// Where the operands are staged.
     pub form: ProductForm,
     /// Rows of a workgroup's tile: 1, 4, 8, 16 or 32 in registers, which are a lane's; 32 or 64 in workgroup memory.
     pub tile_m: u32,
@@ -57,21 +57,21 @@ pub struct MatmulPlan {
     pub tile_n: u32,
     /// Invocations in a workgroup.
     pub lanes: u32,
-    /// Parts of the depth within a workgroup.
-    pub parts: u32,
-    /// Whether lanes talk by subgroup operations: those of the parts, or those that read rows for each other.
+    /// Split-K within a workgroup: lanes that share a register tile, each with a slice of the depth.
+    pub k_splits: u32,
+    /// Whether lanes use subgroup operations: to sum the slices of split-K, or to broadcast rows to each other.
     pub subgroups: bool,
-    /// Ranges of the depth that workgroups of their own add up, joined by a second dispatch where they are several.
+    /// Split-K over workgroups: slices of the depth, whose partial sums a second dispatch adds up where there are several.
     pub splits: u32,
-    /// Quads of the depth in a range.
-    pub split: u32,
+    /// Quads of the depth in such a slice.
+    pub split_quads: u32,
     /// Tiles along the rows of a batch.
     pub row_tiles: u32,
     /// Tiles along the columns.
     pub column_tiles: u32,
     /// Whether neighbouring workgroups have the same columns, which is when there are more of them than rows.
     pub rows_inner: bool,
-    /// Whether the depth ends within what a loop takes in a turn.
+    /// Whether the last iteration over the depth goes past its end.
     pub tail: bool,
     /// Workgroups in all.
     pub workgroups: u64,
@@ -81,14 +81,14 @@ pub struct MatmulPlan {
     pub iterations: u64,
 }
 
-/// Tiles of one workgroup, before the depth is cut.
+/// Tiles of one workgroup, before split-K over workgroups.
 #[derive(Debug, Clone, Copy)]
 struct Tiles {
     form: ProductForm,
     m: usize,
     n: usize,
     lanes: usize,
-    parts: usize,
+    k_splits: usize,
     subgroups: bool,
 }
 
@@ -98,10 +98,10 @@ impl Tiles {
         shape.batches * shape.rows.div_ceil(self.m) * shape.columns.div_ceil(self.n)
     }
 
-    /// Quads of the depth that a turn of the outer loop takes.
-    fn turn(&self) -> usize {
+    /// Quads of the depth of one iteration of the outer loop.
+    fn tile_k(&self) -> usize {
         match self.form {
-            ProductForm::Registers => self.parts,
+            ProductForm::Registers => self.k_splits,
             ProductForm::Tiled => self.lanes / (self.m / QUAD),
         }
     }
@@ -119,20 +119,20 @@ impl Tiles {
         }
     }
 
-    /// Nanoseconds of a product in `splits` ranges.
+    /// Nanoseconds of a product with split-K over so many slices.
     fn time(&self, shape: &ProductShape, splits: usize, caps: &Caps) -> f64 {
         let workers = caps.workers.max(1) as usize;
-        let turns = (splits * self.number(shape)).div_ceil(workers) as f64;
+        let waves = (splits * self.number(shape)).div_ceil(workers) as f64;
         let quads = shape.depth.div_ceil(QUAD).div_ceil(splits) as f64;
-        // The sums of the ranges are written, read and added up by a dispatch of their own.
-        let join = match splits {
+        // Partial sums are written, then read and added up by a second dispatch.
+        let reduction = match splits {
             1 => 0.0,
             _ => {
                 let sums = (splits * shape.batches * shape.rows * shape.columns) as f64;
                 caps.rates.dispatch + sums / workers as f64
             }
         };
-        turns * quads * self.quad_time(caps) + join
+        waves * quads * self.quad_time(caps) + reduction
     }
 }
 
@@ -149,16 +149,16 @@ impl MatmulPlan {
     const SOME_MACS: f64 = 1e6;
     const MANY_MACS: f64 = 5e7;
 
-    /// Chooses form, tiles and ranges.
+    /// Chooses form, tiles and split-K.
     ///
     /// # Errors
     /// [`Error::Limit`](crate::Error::Limit) when the grid does not fit the device.
     pub fn new(what: &str, shape: &ProductShape, caps: &Caps) -> Result<Self> {
         let tiles = if caps.software { Self::for_cpu(shape, caps) } else { Self::for_card(shape, caps) };
-        let (quads, turn) = (shape.depth.div_ceil(QUAD), tiles.turn());
+        let (quads, tile_k) = (shape.depth.div_ceil(QUAD), tiles.tile_k());
         let splits = Self::splits(shape, &tiles, caps);
-        let split = quads.div_ceil(splits).max(1).next_multiple_of(turn);
-        let splits = quads.div_ceil(split).max(1);
+        let split_quads = quads.div_ceil(splits).max(1).next_multiple_of(tile_k);
+        let splits = quads.div_ceil(split_quads).max(1);
         let [row_tiles, column_tiles] = [shape.rows.div_ceil(tiles.m), shape.columns.div_ceil(tiles.n)];
         let workgroups = (splits * tiles.number(shape)) as u64;
         Ok(Self {
@@ -166,28 +166,28 @@ impl MatmulPlan {
             tile_m: tiles.m as u32,
             tile_n: tiles.n as u32,
             lanes: tiles.lanes as u32,
-            parts: tiles.parts as u32,
+            k_splits: tiles.k_splits as u32,
             subgroups: tiles.subgroups,
             splits: splits as u32,
-            split: split as u32,
+            split_quads: split_quads as u32,
             row_tiles: row_tiles as u32,
             column_tiles: column_tiles as u32,
             rows_inner: shape.rows < shape.columns,
-            tail: !shape.depth.is_multiple_of(QUAD * turn),
+            tail: !shape.depth.is_multiple_of(QUAD * tile_k),
             workgroups,
             grid: grid(what, workgroups, caps)?,
-            iterations: Self::iterations(&tiles, split),
+            iterations: Self::iterations(&tiles, split_quads),
         })
     }
 
-    /// Turns of all loops of an invocation over a range of so many quads, or more, each loop with the turn that ends it.
+    /// Loop iterations of an invocation over a slice of so many quads of the depth; a loop's last, failing test counts too.
     fn iterations(tiles: &Tiles, quads: usize) -> u64 {
-        let turns = match tiles.form {
-            ProductForm::Registers => quads.div_ceil(tiles.turn()) + 2,
-            ProductForm::Tiled => quads.div_ceil(tiles.turn()) * (tiles.turn() + 2) + 1,
+        let iterations = match tiles.form {
+            ProductForm::Registers => quads.div_ceil(tiles.tile_k()) + 2,
+            ProductForm::Tiled => quads.div_ceil(tiles.tile_k()) * (tiles.tile_k() + 2) + 1,
         };
-        // The joins of the parts, of two blocks at most.
-        (turns + 2 * (tiles.parts + 1)) as u64
+        // The sums over K_SPLITS slices, of two register tiles at most.
+        (iterations + 2 * (tiles.k_splits + 1)) as u64
     }
 
     /// Registers alone, as barriers are expensive: the tile that takes the least time, which is a matter of how many rows
@@ -196,9 +196,15 @@ impl MatmulPlan {
         // A subgroup, which is a vector of the processor; half of one of 16 lanes stays idle in narrow products.
         let lanes = if caps.subgroups { caps.max_subgroup.clamp(8, 16) as usize } else { 8 };
         let lanes = lanes.min(power_of_two_within(caps.max_invocations));
-        let spread = caps.subgroups && caps.min_subgroup >= 8 && lanes >= 8;
-        let of =
-            |m: usize| Tiles { form: ProductForm::Registers, m, n: QUAD * lanes, lanes, parts: 1, subgroups: spread };
+        let broadcast = caps.subgroups && caps.min_subgroup >= 8 && lanes >= 8;
+        let of = |m: usize| Tiles {
+            form: ProductForm::Registers,
+            m,
+            n: QUAD * lanes,
+            lanes,
+            k_splits: 1,
+            subgroups: broadcast,
+        };
         let sizes: &[usize] = match shape.rows {
             0 | 1 => &[1],
             2..=4 => &[4],
@@ -211,13 +217,13 @@ impl MatmulPlan {
         of(best.copied().unwrap_or(4))
     }
 
-    /// Few rows in registers, the depth split over lanes; else tiles in workgroup memory, the larger ones where they are
+    /// Few rows in registers, split-K over lanes; else tiles in workgroup memory, the larger ones where they are
     /// enough to fill the card.
     fn for_card(shape: &ProductShape, caps: &Caps) -> Tiles {
         let lanes = power_of_two_within(caps.max_invocations).min(64);
         let fits = caps.max_workgroup_bytes >= Self::TILED_BYTES && lanes == 64;
         if shape.rows > 8 && fits {
-            let of = |side| Tiles { form: ProductForm::Tiled, m: side, n: side, lanes, parts: 1, subgroups: false };
+            let of = |side| Tiles { form: ProductForm::Tiled, m: side, n: side, lanes, k_splits: 1, subgroups: false };
             let large = of(64);
             return if large.number(shape) >= WORKGROUPS_WANTED { large } else { of(32) };
         }
@@ -228,20 +234,20 @@ impl MatmulPlan {
         };
         let subgroups = caps.subgroups && lanes.is_multiple_of(caps.max_subgroup.max(1) as usize);
         let limit = if subgroups { power_of_two_within(caps.min_subgroup) } else { 8 };
-        // Sums of 16 numbers a lane, where they are joined in workgroup memory.
+        // 16 partial sums of each lane, where they are added up through workgroup memory.
         let shared = subgroups || caps.max_workgroup_bytes as usize >= 64 * lanes;
-        let parts = if shared { limit.min(8).min(lanes) } else { 1 };
+        let k_splits = if shared { limit.min(8).min(lanes) } else { 1 };
         Tiles {
             form: ProductForm::Registers,
             m,
-            n: QUAD * lanes / parts,
+            n: QUAD * lanes / k_splits,
             lanes,
-            parts,
-            subgroups: subgroups && parts > 1,
+            k_splits,
+            subgroups: subgroups && k_splits > 1,
         }
     }
 
-    /// Ranges of the depth: those that an invocation's loop needs, or more where tiles are few.
+    /// Slices of the depth: as many as the limit of loop iterations needs, or more where tiles are few.
     fn splits(shape: &ProductShape, tiles: &Tiles, caps: &Caps) -> usize {
         let quads = shape.depth.div_ceil(QUAD);
         let mut least = 1;
@@ -266,7 +272,7 @@ impl MatmulPlan {
             m: self.tile_m as usize,
             n: self.tile_n as usize,
             lanes: self.lanes as usize,
-            parts: self.parts as usize,
+            k_splits: self.k_splits as usize,
             subgroups: self.subgroups,
         };
         caps.rates.dispatch + tiles.time(shape, self.splits as usize, caps)
@@ -294,14 +300,17 @@ mod tests {
     }
 
     #[test]
-    fn ranges_are_the_whole_depth_and_no_invocation_runs_past_the_iteration_limit() {
+    fn splits_are_the_whole_depth_and_no_invocation_runs_past_the_iteration_limit() {
         for caps in devices() {
             for depth in [0, 1, 3, 4, 64, 1000, 70_000, 260_001, 3_000_000] {
                 for rows in [1, 5, 70] {
                     let plan = plan(&caps, [1, rows, 7, depth]);
                     assert!(plan.iterations <= caps.max_iterations, "{depth}: {plan:?}");
                     let quads = depth.div_ceil(4) as u32;
-                    assert!(plan.splits * plan.split >= quads && (plan.splits - 1) * plan.split <= quads, "{plan:?}");
+                    assert!(
+                        plan.splits * plan.split_quads >= quads && (plan.splits - 1) * plan.split_quads <= quads,
+                        "{plan:?}"
+                    );
                 }
             }
         }
@@ -325,7 +334,7 @@ mod tests {
     fn forms_by_device_and_rows() {
         let [software, subgroups, card] = devices();
         let one = plan(&software, [1, 1, 384, 384]);
-        assert_eq!((one.form, one.tile_m, one.parts), (ProductForm::Registers, 1, 1));
+        assert_eq!((one.form, one.tile_m, one.k_splits), (ProductForm::Registers, 1, 1));
         // Narrow products take the smaller tiles, which compile faster.
         assert_eq!(plan(&software, [1, 39, 64, 64]).tile_m, 8);
         // 39 rows are 48 in sixteens, which still take less than 40 in eights: a load of the weights serves more of them.

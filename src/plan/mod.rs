@@ -1,20 +1,20 @@
 //! Every decision about how a problem is run, made once by pure functions of the problem and the device's limits.
 
 mod attention;
+mod chunks;
 mod cooperative;
 mod cost;
 mod matmul;
-mod parts;
 mod rnn;
 mod scratch;
 mod submissions;
 mod tuning;
 
 pub use attention::{AttentionPlan, Form, FusedPlan, LONGEST_HEAD, Tile};
-pub use cooperative::CooperativeCut;
+pub use chunks::{Chunk, chunks};
+pub use cooperative::CooperativeTiling;
 pub use cost::{register_rate, tile_rate};
 pub use matmul::{MatmulPlan, ProductForm, ProductShape};
-pub use parts::{Part, parts};
 pub use rnn::{Estimate, LoopPlan, RnnPlan, StepPlan};
 pub use scratch::{Lifetime, ScratchPlan};
 pub(crate) use submissions::whole;
@@ -29,12 +29,12 @@ pub const TILE_ROWS: usize = 4;
 /// Columns of a register tile, one every `lanes` apart so that neighbouring lanes touch neighbouring columns.
 pub const TILE_COLUMNS: usize = 4;
 
-/// How a matrix product [rows, depth] · [depth, columns], repeated `batches` times, is cut into workgroups.
+/// How a matrix product [rows, depth] · [depth, columns], repeated `batches` times, is tiled.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TilePlan {
     /// Invocations in a workgroup, side by side along the columns.
     pub lanes: u32,
-    /// Rows an invocation really needs: 1 lets the compiler drop three quarters of the work for a single row.
+    /// Rows of the register tile that are computed: with 1 the compiler drops the other three.
     pub rows: u32,
     /// Row tiles per batch.
     pub row_tiles: u32,
@@ -44,7 +44,7 @@ pub struct TilePlan {
     pub workgroups: u64,
     /// Workgroups in x and y.
     pub grid: [u32; 2],
-    /// Ranges of the depth, one dispatch each.
+    /// Ranges of the depth, one dispatch each, which add to the output one after the other.
     pub depth: Vec<(usize, usize)>,
 }
 
@@ -57,7 +57,7 @@ impl TilePlan {
         Self::with_lanes(what, batches, rows, columns, depth, 64, caps)
     }
 
-    /// As [`TilePlan::new`], for a product of which whole tiles may not be needed: narrower ones, so that more of them
+    /// As [`TilePlan::new`], for a product of which whole tiles may be hidden by a mask: narrower tiles, so that more of them
     /// are. On a card no narrower than most cards' subgroups.
     ///
     /// # Errors
@@ -76,7 +76,7 @@ impl TilePlan {
         most: usize,
         caps: &Caps,
     ) -> Result<Self> {
-        // Few columns do not fill 64 lanes; fewer than 8 lanes would leave a software driver's vector unit idle.
+        // Few columns do not fill 64 lanes; fewer than 8 lanes would leave part of a CPU driver's vector unit idle.
         let lanes =
             columns.div_ceil(TILE_COLUMNS).next_power_of_two().clamp(8, most).min(caps.max_invocations.max(1) as usize);
         let row_tiles = rows.div_ceil(TILE_ROWS);
@@ -108,7 +108,7 @@ pub fn grid(what: &str, workgroups: u64, caps: &Caps) -> Result<[u32; 2]> {
     Ok([workgroups.div_ceil(y).max(1) as u32, y as u32])
 }
 
-/// How element-wise work over `elements` is cut: one element per invocation.
+/// The grid of element-wise work: one element per invocation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ElementPlan {
     /// Invocations in a workgroup.
@@ -128,7 +128,7 @@ impl ElementPlan {
     }
 }
 
-/// How the rows of a softmax are cut: one workgroup per row.
+/// The grid of reductions over rows: one workgroup per row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RowPlan {
     /// Invocations that share a row; a power of two.
@@ -149,10 +149,11 @@ impl RowPlan {
     /// # Errors
     /// [`Error::Limit`] when a row is too long for one workgroup or the grid does not fit the device.
     pub fn new(what: &str, rows: usize, length: usize, passes: u64, caps: &Caps) -> Result<Self> {
-        // On a software driver each barrier costs a switch per vector of lanes, so a row gets one vector of them
-        // unless it is long.
+        // On a CPU driver each barrier costs a context switch per vector of lanes, so a row gets one vector of them unless
+        // it is long.
         let wish = if caps.software { length / 64 } else { length / 4 };
-        // A reduction turns at most 9 times, and a turn that ends its loop counts too; a pass has at most two reductions.
+        // A reduction has at most 9 iterations, a loop's last, failing test counts too, and a pass has at most two
+        // reductions.
         let iterations = |lanes: usize| passes * (length.div_ceil(lanes) as u64 + 20);
         // The reduction keeps one f32 and one u32 per lane in workgroup memory.
         let most = 256.min(caps.max_invocations as usize).min(caps.max_workgroup_bytes as usize / 8);

@@ -4,20 +4,20 @@ use super::{MatmulPlan, ProductShape, register_rate, tile_rate};
 use crate::device::Caps;
 use crate::error::{Error, Result};
 use crate::problem::{RnnProblem, RnnWidths};
-use crate::rnn::{Cell, Reset, Rnn, RnnPath, Steps};
+use crate::rnn::{Cell, Reset, Rnn, RnnAlgorithm, Steps};
 use crate::tensor::DType;
 
 /// Batch rows in one column of a register tile, and units in one of its components.
 const QUAD: usize = 4;
 
-/// Lanes that a dispatch should have before the depth of its products stays whole: enough to hide the latency of
+/// Lanes that a dispatch should have before it goes without split-K: enough to hide the latency of
 /// memory on a middling card.
 const LANES_WANTED: usize = 16_384;
 
-/// Parts of the depth at most; more would leave each with too little to do between the joins.
-const MOST_PARTS: usize = 8;
+/// Slices of the depth (split-K) at most; more would leave each with too little to do between the sums.
+const MOST_SPLITS: usize = 8;
 
-/// Dispatches of a layer whose loop over time is inside them.
+/// Persistent path: dispatches of a layer at most, each a range of steps.
 const MOST_RANGES: usize = 1 << 16;
 
 /// Tiles of the product of a step, [K, rows]ᵀ · [K, 4·quads] for each gate, as `recurrent` computes it.
@@ -29,9 +29,9 @@ pub struct StepPlan {
     pub row_tiles: u32,
     /// Lanes of a workgroup.
     pub lanes: u32,
-    /// Parts that the depth is split into, each with `lanes / parts` lanes.
-    pub parts: u32,
-    /// Whether the parts are joined by subgroup operations.
+    /// Split-K: slices of the depth, each with `lanes / k_splits` lanes.
+    pub k_splits: u32,
+    /// Whether the slices are summed by subgroup operations.
     pub subgroups: bool,
 }
 
@@ -39,7 +39,7 @@ impl StepPlan {
     /// Chooses tiles where `copies` such products run side by side; a lane has a quad of columns.
     pub fn new(rows: usize, quads: usize, depth: usize, copies: usize, caps: &Caps) -> Self {
         let lanes_of = |tile: usize| copies * rows.div_ceil(tile) * quads;
-        // On a card the taller tile, which reads half as many weights, only where it leaves lanes enough.
+        // On a card the taller tile, which loads half as many weights, only where it leaves enough lanes.
         let tile = match rows {
             1 => 1,
             2..=4 => QUAD,
@@ -47,34 +47,34 @@ impl StepPlan {
             _ => QUAD,
         };
         let most = caps.max_invocations.max(1) as usize;
-        // A software driver runs lanes in eights, one workgroup after the other on each thread.
+        // A CPU driver runs vectors of eight lanes, and one workgroup after the other on each thread.
         let lanes = if caps.software { 8 } else { 64 }.min(1 << most.ilog2());
-        let mut parts = 1;
+        let mut k_splits = 1;
         if !caps.software {
             let least = caps.min_subgroup.max(1) as usize;
-            let limit = if caps.subgroups { MOST_PARTS.min(1 << least.ilog2()) } else { MOST_PARTS };
-            while parts < limit
-                && lanes_of(tile) * parts < LANES_WANTED
-                && depth >= 16 * parts
-                && lanes / (2 * parts) >= 1
+            let limit = if caps.subgroups { MOST_SPLITS.min(1 << least.ilog2()) } else { MOST_SPLITS };
+            while k_splits < limit
+                && lanes_of(tile) * k_splits < LANES_WANTED
+                && depth >= 16 * k_splits
+                && lanes / (2 * k_splits) >= 1
             {
-                parts *= 2;
+                k_splits *= 2;
             }
         }
-        let lanes = lanes.min((quads.next_power_of_two() * parts).max(8));
-        let subgroups = parts > 1 && caps.subgroups && lanes.is_multiple_of(caps.max_subgroup.max(1) as usize);
+        let lanes = lanes.min((quads.next_power_of_two() * k_splits).max(8));
+        let subgroups = k_splits > 1 && caps.subgroups && lanes.is_multiple_of(caps.max_subgroup.max(1) as usize);
         Self {
             rows: tile as u32,
             row_tiles: rows.div_ceil(tile) as u32,
             lanes: lanes as u32,
-            parts: parts.min(lanes) as u32,
+            k_splits: k_splits.min(lanes) as u32,
             subgroups,
         }
     }
 
-    /// Columns of quads in a workgroup.
+    /// Quads of columns of a workgroup.
     pub fn columns(&self) -> usize {
-        (self.lanes / self.parts) as usize
+        (self.lanes / self.k_splits) as usize
     }
 
     /// Multiply-adds per ns of the whole device at this tile.
@@ -83,23 +83,23 @@ impl StepPlan {
     }
 }
 
-/// How the loop over time runs inside one dispatch.
+/// The persistent path: the loop over time runs inside a dispatch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LoopPlan {
     /// H rounded up to a multiple of 4.
     pub units: u32,
-    /// Parts of the depth.
-    pub parts: u32,
+    /// Split-K: slices of the depth.
+    pub k_splits: u32,
     /// Blocks of four steps of the depth in a lane's registers.
-    pub chunks: u32,
-    /// Ranges of steps, one dispatch each, so that no invocation turns too often and no dispatch takes too long.
+    pub split_blocks: u32,
+    /// Ranges of steps, one dispatch each, so that no invocation runs too many iterations and no dispatch takes too long.
     pub ranges: Vec<(usize, usize)>,
 }
 
 impl LoopPlan {
     /// Blocks of 16 weights that a lane can hold: half of the 255 registers that cards have for a lane at most.
-    const MOST_CHUNKS: usize = 8;
+    const MOST_BLOCKS: usize = 8;
     /// Registers that a card has for all lanes of a workgroup (NVIDIA's multiprocessors and AMD's: 65,536), and those
     /// that a lane needs beside its weights.
     const REGISTERS: usize = 65_536;
@@ -115,10 +115,10 @@ impl LoopPlan {
             return Err("a projection needs all units between two dispatches".into());
         }
         let quads = problem.hidden.div_ceil(QUAD);
-        let parts = quads.div_ceil(Self::MOST_CHUNKS);
-        let chunks = quads.div_ceil(parts);
-        let (units, lanes) = (quads * QUAD, quads * QUAD * parts);
-        let bytes = 16 * (lanes + (parts * chunks).max(quads));
+        let k_splits = quads.div_ceil(Self::MOST_BLOCKS);
+        let split_blocks = quads.div_ceil(k_splits);
+        let (units, lanes) = (quads * QUAD, quads * QUAD * k_splits);
+        let bytes = 16 * (lanes + (k_splits * split_blocks).max(quads));
         if lanes > caps.max_invocations as usize || bytes > caps.max_workgroup_bytes as usize {
             return Err(format!(
                 "the recurrent weights of {} units take {lanes} lanes and {bytes} bytes of workgroup memory; the device \
@@ -126,7 +126,7 @@ impl LoopPlan {
                 problem.hidden, caps.max_invocations, caps.max_workgroup_bytes
             ));
         }
-        let registers = lanes * (16 * chunks + Self::OTHER_REGISTERS);
+        let registers = lanes * (16 * split_blocks + Self::OTHER_REGISTERS);
         if !caps.software && registers > Self::REGISTERS {
             return Err(format!(
                 "the recurrent weights of {} units take {registers} registers of one workgroup; cards have {}",
@@ -134,11 +134,16 @@ impl LoopPlan {
                 Self::REGISTERS
             ));
         }
-        // Turns of one step: the loop over time and the joins of the parts, each with the turn that ends it.
-        let turns = 2 + 2 * (parts as u64 + 1);
-        let few = (caps.max_iterations.saturating_sub(8) / turns) as usize;
-        let plan = Self { units: units as u32, parts: parts as u32, chunks: chunks as u32, ranges: Vec::new() };
-        // A workgroup cannot be cut, so the time that one takes for its row is.
+        // Loop iterations of one step: the loop over time and the sums over the slices; a loop's last, failing test counts too.
+        let iterations = 2 + 2 * (k_splits as u64 + 1);
+        let few = (caps.max_iterations.saturating_sub(8) / iterations) as usize;
+        let plan = Self {
+            units: units as u32,
+            k_splits: k_splits as u32,
+            split_blocks: split_blocks as u32,
+            ranges: Vec::new(),
+        };
+        // The work of a workgroup cannot be divided, so the steps of a dispatch are bounded by the time of one row.
         let short = (caps.longest_dispatch.as_nanos() as f64 / plan.step_time(options, problem, caps)) as usize;
         let range = few.min(short).max(1);
         if problem.steps.div_ceil(range) > MOST_RANGES {
@@ -157,18 +162,18 @@ impl LoopPlan {
 
     /// Lanes of the workgroup.
     pub fn lanes(&self) -> u32 {
-        self.units * self.parts
+        self.units * self.k_splits
     }
 
-    /// Quads of units that the workgroup's copy of h holds.
+    /// Quads of units of the workgroup's copy of h.
     pub fn quads(&self) -> u32 {
-        (self.parts * self.chunks).max(self.units / QUAD as u32)
+        (self.k_splits * self.split_blocks).max(self.units / QUAD as u32)
     }
 
-    /// Turns of all loops of one invocation over the longest range.
+    /// Loop iterations of one invocation over the longest range of steps.
     pub fn iterations(&self) -> u64 {
         let longest = self.ranges.iter().map(|(a, b)| b - a).max().unwrap_or(0) as u64;
-        longest * (2 + 2 * (u64::from(self.parts) + 1)) + 8
+        longest * (2 + 2 * (u64::from(self.k_splits) + 1)) + 8
     }
 }
 
@@ -177,7 +182,7 @@ impl LoopPlan {
 #[non_exhaustive]
 pub struct Estimate {
     /// The path.
-    pub path: RnnPath,
+    pub path: RnnAlgorithm,
     /// Dispatches of the recurrence itself (not of X·W, nor of copies).
     pub dispatches: usize,
     /// Nanoseconds by the cost model, X·W included; or the reason why it cannot be.
@@ -188,13 +193,13 @@ pub struct Estimate {
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct RnnPlan {
-    /// The path taken, never [`RnnPath::Auto`].
-    pub path: RnnPath,
+    /// The path taken, never [`RnnAlgorithm::Auto`].
+    pub path: RnnAlgorithm,
     /// Every path.
     pub estimates: Vec<Estimate>,
     /// Dispatches of the recurrence itself.
     pub dispatches: usize,
-    /// U·h, on the paths that take a dispatch a step.
+    /// U·h, on the paths with a dispatch for each step.
     pub step: StepPlan,
     /// The loop over time, where it can run inside a dispatch.
     pub persistent: Option<LoopPlan>,
@@ -280,24 +285,28 @@ impl RnnPlan {
 
         let persistent = LoopPlan::new(options, p, caps);
         let loop_time = persistent.as_ref().map_err(Clone::clone).map(|plan| {
-            let turns = (p.batch * p.directions).div_ceil(caps.workers.max(1) as usize) as f64;
+            let waves = (p.batch * p.directions).div_ceil(caps.workers.max(1) as usize) as f64;
             let step = plan.step_time(options, p, caps);
-            all_inputs + p.layers as f64 * (plan.ranges.len() as f64 * dispatch + turns * p.steps as f64 * step)
+            all_inputs + p.layers as f64 * (plan.ranges.len() as f64 * dispatch + waves * p.steps as f64 * step)
         });
         let estimates = vec![
-            Estimate { path: RnnPath::Steps, dispatches: p.layers * p.steps * stages, nanoseconds: Ok(steps_time) },
-            Estimate { path: RnnPath::Wavefront, dispatches: p.steps + p.layers - 1, nanoseconds: wavefront },
             Estimate {
-                path: RnnPath::Persistent,
+                path: RnnAlgorithm::Steps,
+                dispatches: p.layers * p.steps * stages,
+                nanoseconds: Ok(steps_time),
+            },
+            Estimate { path: RnnAlgorithm::Wavefront, dispatches: p.steps + p.layers - 1, nanoseconds: wavefront },
+            Estimate {
+                path: RnnAlgorithm::Persistent,
                 dispatches: persistent.as_ref().map_or(0, |plan| p.layers * plan.ranges.len()),
                 nanoseconds: loop_time,
             },
         ];
         let time = |e: &Estimate| e.nanoseconds.clone().unwrap_or(f64::INFINITY);
         let chosen = match options.path {
-            RnnPath::Auto => estimates.iter().min_by(|a, b| time(a).total_cmp(&time(b))),
-            // A wavefront of one layer is its steps.
-            RnnPath::Wavefront if p.layers == 1 => estimates.iter().find(|e| e.path == RnnPath::Steps),
+            RnnAlgorithm::Auto => estimates.iter().min_by(|a, b| time(a).total_cmp(&time(b))),
+            // A wavefront of one layer is the same as its steps.
+            RnnAlgorithm::Wavefront if p.layers == 1 => estimates.iter().find(|e| e.path == RnnAlgorithm::Steps),
             path => estimates.iter().find(|e| e.path == path),
         };
         let Some(chosen) = chosen else {
@@ -326,8 +335,8 @@ impl RnnPlan {
         Ok(Self {
             path,
             dispatches,
-            step: if path == RnnPath::Wavefront { wave } else { step },
-            persistent: persistent.ok().filter(|_| path == RnnPath::Persistent),
+            step: if path == RnnAlgorithm::Wavefront { wave } else { step },
+            persistent: persistent.ok().filter(|_| path == RnnAlgorithm::Persistent),
             estimates,
             flops: 2 * (weights * rows) as u64,
             bytes: (element.bytes_of(weights + rows * p.inputs[0]) + DType::F32.bytes_of(outputs * p.width)) as u64,

@@ -1,4 +1,4 @@
-//! Memory that lives within one recording: values whose lifetimes do not meet share a buffer.
+//! Memory that lives within one recording: values whose lifetimes do not overlap share a buffer.
 
 /// Commands that touch a value: the first, which writes it, and the last, by number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,7 +71,7 @@ mod tests {
 
     #[test]
     fn values_of_one_command_never_share() {
-        // Pseudo-random lifetimes: no two that meet, if only in one command, are in one buffer, and each fits.
+        // Pseudo-random lifetimes: no two that overlap, even in one command, are in one buffer, and each fits.
         let mut state = 1u64;
         let mut next = |n: u64| {
             state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);

@@ -3,11 +3,11 @@
 
 use std::time::Duration;
 
-use super::{Part, parts};
+use super::{Chunk, chunks};
 use crate::device::Caps;
 use crate::recording::{Command, Dispatch, Recording};
 
-/// Neighbouring commands, or parts of them, that are submitted together.
+/// Neighbouring commands, or chunks of them, that are submitted together.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Submission {
     /// In order.
@@ -16,13 +16,13 @@ pub struct Submission {
     pub takes: Duration,
 }
 
-/// A command of a recording, or some of the parts that it is run in.
+/// A command of a recording, or some of the chunks that it is run in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Step {
     /// Number of the command.
     pub command: usize,
-    /// Of a dispatch, the [parts](parts()) that belong here; none of a fill with zeros.
-    pub parts: Vec<Part>,
+    /// Of a dispatch, the [chunks](chunks()) that belong here; none of a fill with zeros.
+    pub chunks: Vec<Chunk>,
     /// It begins here.
     pub first: bool,
     /// It ends here.
@@ -30,7 +30,7 @@ pub struct Step {
 }
 
 /// The submissions that a recording is run in, one after the other: as few as keep each within
-/// [`Caps::longest_submission`], as far as the [parts](parts()) of its dispatches can be parted. At least one.
+/// [`Caps::longest_submission`], as far as the [chunks](chunks()) of its dispatches can be parted. At least one.
 pub fn submissions(recording: &Recording, caps: &Caps) -> Vec<Submission> {
     within(recording, caps, caps.longest_submission)
 }
@@ -56,25 +56,25 @@ fn within(recording: &Recording, caps: &Caps, longest: Duration) -> Vec<Submissi
             Command::Clear(slot) => {
                 let bytes = recording.info(*slot).map_or(0, |info| info.bytes);
                 next(&mut current, launch(caps) + caps.rates.longest(0, bytes));
-                current.steps.push(Step { command, parts: Vec::new(), first: true, last: true });
+                current.steps.push(Step { command, chunks: Vec::new(), first: true, last: true });
             }
             Command::Dispatch(dispatch) => {
-                let parts = parts(dispatch, caps);
-                if let [whole] = parts[..] {
-                    next(&mut current, part_time(dispatch, whole, caps));
-                    current.steps.push(Step { command, parts, first: true, last: true });
+                let chunks = chunks(dispatch, caps);
+                if let [whole] = chunks[..] {
+                    next(&mut current, chunk_time(dispatch, whole, caps));
+                    current.steps.push(Step { command, chunks, first: true, last: true });
                     continue;
                 }
-                let count = parts.len();
-                for (number, part) in parts.into_iter().enumerate() {
-                    next(&mut current, part_time(dispatch, part, caps));
+                let count = chunks.len();
+                for (number, chunk) in chunks.into_iter().enumerate() {
+                    next(&mut current, chunk_time(dispatch, chunk, caps));
                     let last = number + 1 == count;
                     match current.steps.last_mut().filter(|step| step.command == command) {
                         Some(step) => {
-                            step.parts.push(part);
+                            step.chunks.push(chunk);
                             step.last = last;
                         }
-                        None => current.steps.push(Step { command, parts: vec![part], first: number == 0, last }),
+                        None => current.steps.push(Step { command, chunks: vec![chunk], first: number == 0, last }),
                     }
                 }
             }
@@ -89,10 +89,10 @@ fn launch(caps: &Caps) -> Duration {
     Duration::from_nanos(caps.rates.dispatch as u64)
 }
 
-/// How long a part of a dispatch takes. Fewer workgroups than the device runs side by side leave the rest of it idle.
-fn part_time(dispatch: &Dispatch, part: Part, caps: &Caps) -> Duration {
+/// How long a chunk of a dispatch takes. Fewer workgroups than the device runs side by side leave the rest of it idle.
+fn chunk_time(dispatch: &Dispatch, chunk: Chunk, caps: &Caps) -> Duration {
     let count = |[x, y]: [u32; 2]| (u64::from(x) * u64::from(y)).max(1);
-    let (own, all) = (count(part.grid), count(dispatch.grid));
+    let (own, all) = (count(chunk.grid), count(dispatch.grid));
     let share = |n: u64| match own == all {
         true => n,
         false => u64::try_from(u128::from(n) * u128::from(own) / u128::from(all)).unwrap_or(u64::MAX),
@@ -106,7 +106,7 @@ fn part_time(dispatch: &Dispatch, part: Part, caps: &Caps) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::parts::tests::dispatch;
+    use crate::plan::chunks::tests::dispatch;
     use crate::tensor::DType;
 
     /// Dispatches of so many workgroups and operations, with a fill before the third.
@@ -135,20 +135,20 @@ mod tests {
             let submissions = submissions(&recording, &caps);
             let (mut expected, mut position, mut begun) = (Vec::new(), 0, false);
             for submission in &submissions {
-                let pieces: usize = submission.steps.iter().map(|step| step.parts.len().max(1)).sum();
+                let pieces: usize = submission.steps.iter().map(|step| step.chunks.len().max(1)).sum();
                 assert!(pieces == 1 || submission.takes <= longest, "{micros}: {:?}", submission.takes);
                 for step in &submission.steps {
                     assert_eq!((step.command, step.first), (position, !begun));
                     (position, begun) = (position + usize::from(step.last), !step.last);
-                    expected.extend(step.parts.iter().map(|part| (step.command, *part)));
+                    expected.extend(step.chunks.iter().map(|chunk| (step.command, *chunk)));
                 }
             }
             assert_eq!(position, recording.commands().len(), "{micros}");
             let all = recording.commands().iter().enumerate().filter_map(|(number, command)| match command {
-                Command::Dispatch(dispatch) => Some((number, parts(dispatch, &caps))),
+                Command::Dispatch(dispatch) => Some((number, chunks(dispatch, &caps))),
                 Command::Clear(_) => None,
             });
-            let all: Vec<_> = all.flat_map(|(number, parts)| parts.into_iter().map(move |p| (number, p))).collect();
+            let all: Vec<_> = all.flat_map(|(number, chunks)| chunks.into_iter().map(move |p| (number, p))).collect();
             assert_eq!(expected, all, "{micros}");
             // Two neighbours would not have fitted into one.
             assert!(submissions.windows(2).all(|pair| pair[0].takes + pair[1].takes > longest), "{micros}");

@@ -1,4 +1,4 @@
-//! Choices that were measured on a device, which take the place of the table's.
+//! Choices that were measured on a device, which replace those of the table.
 
 use super::FusedPlan;
 use crate::attention::Score;
@@ -73,8 +73,8 @@ impl Tuning {
         Self::default()
     }
 
-    /// Notes what was fastest for a bucket, in place of an earlier choice. A plan whose range is all keys has to say so of
-    /// every problem of the bucket: its range is at least `bucket.keys`.
+    /// Records what was fastest for a bucket, replacing an earlier choice. A plan with a single split must have one for every
+    /// problem of the bucket: its split is of at least `bucket.keys`.
     pub fn insert(&mut self, bucket: Bucket, choice: impl Into<Choice>) {
         self.choices.insert(bucket, choice.into());
     }
@@ -85,14 +85,14 @@ impl Tuning {
     }
 
     /// What the bucket's choice means for a problem of so many keys: of the candidates with its tile the one whose number of
-    /// ranges comes closest. None where nothing was measured, or the device no longer has that tile.
+    /// splits comes closest. None where nothing was measured, or the device no longer has that tile.
     pub fn choose(&self, bucket: &Bucket, candidates: &[FusedPlan], keys: usize) -> Option<Choice> {
         let wanted = match self.get(bucket)? {
             Choice::Staged => return Some(Choice::Staged),
             Choice::Fused(plan) => plan,
         };
         let of_tile = candidates.iter().filter(|plan| plan.tile == wanted.tile);
-        of_tile.min_by_key(|plan| plan.ranges(keys).abs_diff(wanted.ranges(keys))).map(|&plan| plan.into())
+        of_tile.min_by_key(|plan| plan.splits(keys).abs_diff(wanted.splits(keys))).map(|&plan| plan.into())
     }
 
     /// How many buckets have a choice.
@@ -123,7 +123,7 @@ mod tests {
     use crate::plan::{Form, Tile};
 
     fn tile(form: Form, lanes: u32) -> Tile {
-        Tile { form, lanes, queries: 4, keys: 64, parts: 1, subgroups: false }
+        Tile { form, lanes, queries: 4, keys: 64, k_splits: 1, subgroups: false }
     }
 
     fn bucket(keys: usize) -> Bucket {
@@ -133,7 +133,7 @@ mod tests {
     #[test]
     fn a_choice_speaks_for_the_nearest_candidate_of_its_tile() {
         let (split, rows) = (tile(Form::Split, 64), tile(Form::Rows, 8));
-        let ranged = |tile, range| FusedPlan { tile, range };
+        let ranged = |tile, split_keys| FusedPlan { tile, split_keys };
         let candidates = [ranged(rows, 900), ranged(split, 128), ranged(split, 256), ranged(split, 900)];
         let mut tuning = Tuning::new();
         assert_eq!(tuning.choose(&bucket(1024), &candidates, 900), None);

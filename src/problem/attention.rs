@@ -160,7 +160,7 @@ impl AttentionProblem {
         Ok(storage)
     }
 
-    /// Shape and type of every result; `has_past` tells of `past_key` and `past_value`.
+    /// Shape and type of every result; `has_past` is whether there are `past_key` and `past_value`.
     pub fn outputs(
         &self,
         options: &Attention,
@@ -272,7 +272,7 @@ fn past_length(name: &str, shape: &[usize], [batch, heads, dim]: [usize; 3]) -> 
 }
 
 /// Broadcast over [B, Hq, Nq, Nk] by the usual rules, except that the last axis may be shorter than Nk (but a last
-/// axis of 1 is repeated); returns how many keys the mask reaches.
+/// axis of 1 is repeated); returns how many keys the mask covers.
 pub(super) fn check_mask(shape: &[usize], full: [usize; 4]) -> Result<usize> {
     const AXES: [&str; 4] = ["batch", "query heads", "queries", "keys"];
     if shape.is_empty() || shape.len() > 4 {

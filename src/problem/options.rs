@@ -217,7 +217,7 @@ pub(super) fn check_blocks(options: &Attention, mask: Option<&[usize]>, full: [u
     same("block_mask", "axis 3 (blocks of keys)", blocks[3], k)
 }
 
-/// Slopes [Hq], or [B, Hq] where batch rows differ; a ragged batch has S sequences in place of B rows.
+/// Slopes [Hq], or [B, Hq] where batch rows differ; in a ragged batch [S, Hq] for its S sequences.
 pub(super) fn check_slopes(
     slopes: Option<&[usize]>,
     batch: usize,

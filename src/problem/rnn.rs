@@ -2,7 +2,7 @@
 
 use super::{Role, bounded, nonzero, same, vector};
 use crate::error::{Error, Result};
-use crate::rnn::{Cell, Merge, NormOver, Rnn, RnnInputs, RnnPath, RnnStack, Steps};
+use crate::rnn::{Cell, Merge, NormOver, Rnn, RnnAlgorithm, RnnInputs, RnnStack, Steps};
 
 /// A recurrence with its numbers checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -170,7 +170,7 @@ impl RnnProblem {
         if options.projection_clip.is_some() && first.weight_hr.is_none() {
             return Err(Error::option("projection_clip", "needs a projection, `weight_hr`"));
         }
-        if options.path == RnnPath::Wavefront && directions == 2 {
+        if options.path == RnnAlgorithm::Wavefront && directions == 2 {
             let reason = "a wavefront runs one direction: the second reads each layer from its end";
             return Err(Error::option("path", reason));
         }

@@ -1,4 +1,4 @@
-//! Keys and values kept between calls: joined, appended in place, in pages.
+//! Key–value caches: concatenated, appended in place, in pages.
 
 use super::{Float, whole_numbers};
 use crate::error::{Error, Result};
@@ -39,7 +39,7 @@ pub fn append<T: Float>(cache: &Array<T>, rows: &Array<T>, starts: &[usize], wra
     Ok(out)
 }
 
-/// [B, H, P, D] and [B, H, N, D] joined along the third axis.
+/// [B, H, P, D] and [B, H, N, D] concatenated along the third axis.
 pub(super) fn join<T: Float>(past: Option<&Array<T>>, new: &Array<T>) -> Result<Array<T>> {
     let Some(past) = past else {
         return Ok(new.clone());

@@ -3,8 +3,8 @@
 //! Sources: See et al. 2017, "Get To The Point", eq. 10 to 12; Xu et al. 2015, "Show, Attend and Tell", eq. 14.
 
 use super::Float;
+use crate::coverage::CoverageCost;
 use crate::error::{Error, Result};
-use crate::layers::CoverageCost;
 use crate::tensor::Array;
 
 /// The running sum `before + alignment` of alignments [B, Nk], and what each row of it costs, `[B]`. Without `before` it is

@@ -58,7 +58,7 @@ fn rows<T: Float>(x: &Array<T>, f: impl Fn(&mut [T]) + Sync + Send) -> Result<Ar
     Array::new(x.shape(), out.concat())
 }
 
-/// ln Σ exp(x) in two parts, max and Σ exp(x − max), so that nothing overflows (Higham, "Accuracy and Stability of
+/// ln Σ exp(x) as two numbers, max and Σ exp(x − max), so that nothing overflows (Higham, "Accuracy and Stability of
 /// Numerical Algorithms", §1.14 on shifting).
 #[derive(Clone, Copy)]
 pub(super) struct LogSumExp<T> {

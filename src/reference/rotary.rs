@@ -55,13 +55,13 @@ pub fn rotary<T: Float>(
     }
     for (row, data) in out.data_mut().chunks_exact_mut(dim).enumerate() {
         let position = positions[row / (heads * n) * n + row % n];
-        turn(data, cos, sin, rotary.layout, position + rotary.offset);
+        rotate(data, cos, sin, rotary.layout, position + rotary.offset);
     }
     Ok(out)
 }
 
 /// Turns one head of one token by row `at` of the tables, by the last row where there are fewer.
-pub(super) fn turn<T: Float>(x: &mut [T], cos: &Array<T>, sin: &Array<T>, layout: RotaryLayout, at: usize) {
+pub(super) fn rotate<T: Float>(x: &mut [T], cos: &Array<T>, sin: &Array<T>, layout: RotaryLayout, at: usize) {
     let pairs = cos.shape()[1];
     let first = at.min(cos.shape()[0] - 1) * pairs;
     for n in 0..pairs {

@@ -30,7 +30,7 @@ impl<T: Clone> RnnWeights<Array<T>> {
     }
 }
 
-/// The two axes of a matrix, each at least 1; `shape` says what they should be.
+/// The two axes of a matrix, each at least 1; `shape` is what they should be.
 pub(super) fn matrix<T>(name: &str, array: &Array<T>, shape: &str) -> Result<[usize; 2]> {
     match *array.shape() {
         [rows, columns] if rows > 0 && columns > 0 => Ok([rows, columns]),
@@ -60,6 +60,6 @@ pub(super) fn shaped<T>(name: &str, array: &Array<T>, wanted: &[usize]) -> Resul
 }
 
 /// Vectors and rows one after the other.
-pub(super) fn stacked<T: Clone>(shape: &[usize], parts: &[&Array<T>]) -> Result<Array<T>> {
-    Array::new(shape, parts.iter().flat_map(|part| part.data().iter().cloned()).collect())
+pub(super) fn stacked<T: Clone>(shape: &[usize], arrays: &[&Array<T>]) -> Result<Array<T>> {
+    Array::new(shape, arrays.iter().flat_map(|array| array.data().iter().cloned()).collect())
 }

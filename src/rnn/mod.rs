@@ -9,7 +9,7 @@
 //! RNN   h = tanh(W·x + U·h + b)                                            (Elman 1990)
 //! ```
 //! Gate rows lie in PyTorch's order: LSTM i, f, g, o; GRU r, z, n. Past a row's length the output is 0 and the state
-//! is kept; the reverse direction starts at the last valid step.
+//! does not change; the reverse direction starts at the last valid step.
 //!
 //! An LSTM may have more, in this order: peepholes (p∘c into i and f), input-forget coupling, a clip of c', layer
 //! normalisation, the third peephole (p∘c' into o), the output activation, a projection of h and its clip.
@@ -49,7 +49,7 @@ impl Cell {
         }
     }
 
-    /// The activations that the cell has unless told otherwise.
+    /// The default activations of the cell.
     pub fn activations(self) -> Activations {
         match self {
             Self::Lstm | Self::Gru { .. } => {
@@ -190,7 +190,7 @@ impl Activations {
 pub struct LayerNorm {
     /// What is normalised before the gates.
     pub over: NormOver,
-    /// Whether the normalised c' is what the next step sees, as TensorFlow Addons' `LayerNormLSTMCell` and TensorFlow
+    /// Whether the next step gets the normalised c', as TensorFlow Addons' `LayerNormLSTMCell` and TensorFlow
     /// 1's `LayerNormBasicLSTMCell` have it, or c' as it was (Ba et al. 2016).
     pub carry: bool,
     /// ε, added to the variance.
@@ -218,7 +218,7 @@ pub enum Steps {
 
 /// How the recurrence is run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
-pub enum RnnPath {
+pub enum RnnAlgorithm {
     /// As [`crate::plan::RnnPlan`] finds fastest.
     #[default]
     Auto,
@@ -238,7 +238,7 @@ pub enum Direction {
     Forward,
     /// From the last valid step to the first.
     Reverse,
-    /// Both, joined as [`Merge`] says.
+    /// Both, merged as [`Merge`] says.
     Bidirectional,
 }
 
@@ -252,7 +252,7 @@ impl Direction {
 /// How the outputs of both directions become one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Merge {
-    /// [forward; backward], 2·H wide.
+    /// [forward; backward], of width 2·H.
     #[default]
     Concat,
     /// forward + backward.
@@ -270,7 +270,7 @@ pub struct Rnn {
     pub cell: Cell,
     /// Which way the layers read.
     pub direction: Direction,
-    /// How both directions are joined.
+    /// How the outputs of both directions are merged.
     pub merge: Merge,
     /// Of each gate.
     pub activations: Activations,
@@ -292,7 +292,7 @@ pub struct Rnn {
     /// Which steps the output has.
     pub steps: Steps,
     /// How it is run on the GPU.
-    pub path: RnnPath,
+    pub path: RnnAlgorithm,
 }
 
 impl Rnn {
@@ -311,7 +311,7 @@ impl Rnn {
             projection_clip: None,
             layer_norm: None,
             steps: Steps::All,
-            path: RnnPath::Auto,
+            path: RnnAlgorithm::Auto,
         }
     }
 
@@ -332,7 +332,7 @@ impl Rnn {
     }
 }
 
-/// Weights of one layer in one direction, by PyTorch's names; G gates, H units, I inputs; h is P wide, P = H without a
+/// Weights of one layer in one direction, by PyTorch's names; G gates, H units, I inputs; h has P elements, P = H without a
 /// projection.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RnnWeights<A> {
@@ -372,7 +372,7 @@ impl<A> RnnWeights<A> {
         }
     }
 
-    /// Each tensor through a fallible function that is told the tensor's name.
+    /// Each tensor through a fallible function of the tensor and its name.
     ///
     /// # Errors
     /// The first error of `f`.
@@ -434,7 +434,7 @@ impl<A> RnnInputs<A> {
         Self { input, initial_h: Some(previous.final_h), initial_c: previous.final_c, lengths: None }
     }
 
-    /// Each tensor through a fallible function that is told the tensor's name.
+    /// Each tensor through a fallible function of the tensor and its name.
     ///
     /// # Errors
     /// The first error of `f`.

@@ -11,7 +11,7 @@ use crate::tensor::Array;
 pub struct OnnxAttributes<'a> {
     /// `forward` (the default), `reverse` or `bidirectional`.
     pub direction: Option<&'a str>,
-    /// H, which the weights say too.
+    /// H; the weights must agree.
     pub hidden_size: Option<usize>,
     /// Of each direction, one after the other: 3 each for an LSTM, 2 for a GRU, 1 for an RNN; all or none.
     pub activations: Vec<&'a str>,

@@ -16,7 +16,7 @@ const STEMS: [&str; 9] =
 /// `bias_ih_l0` and `bias_hh_l0` [G·H], `weight_hr_l0` [P, H], `…_l1` for the next layer, `…_l0_reverse` for the second
 /// direction; and, for what PyTorch does not have, `peephole_l0` [3, H], `norm_ih_l0` and `norm_hh_l0` [2, G·H],
 /// `norm_c_l0` [2, H]. The two `weight_ih` and `weight_hh` have to be there, the rest may be. Gates lie in PyTorch's
-/// order already. `prefix` stands before each name (`encoder.`); names without it are passed over.
+/// order already. `prefix` precedes each name (`encoder.`); names without it are skipped.
 ///
 /// ```
 /// use regard::rnn::torch_stack;

@@ -87,11 +87,11 @@ impl<T: backend::Value> Known<T> {
     }
 
     /// Values side by side.
-    fn join<B: Backend<Value = T>>(&self, backend: &mut B, parts: &[Value]) -> Result<T> {
-        let parts: Vec<T> = parts.iter().map(|&part| self.get(part)).collect::<Result<_>>()?;
-        match parts.as_slice() {
+    fn join<B: Backend<Value = T>>(&self, backend: &mut B, inputs: &[Value]) -> Result<T> {
+        let inputs: Vec<T> = inputs.iter().map(|&input| self.get(input)).collect::<Result<_>>()?;
+        match inputs.as_slice() {
             [one] => Ok(one.clone()),
-            parts => backend.join(1, parts),
+            inputs => backend.join(1, inputs),
         }
     }
 }

@@ -1,11 +1,11 @@
 //! Greedy and beam search over a network's steps.
 //!
 //! ```text
-//! kept(s) ← [empty hypothesis] for each source s
+//! beam(s) ← [empty hypothesis] for each source s
 //! until every source is done, at most max_steps times:
-//!     one step of the network for all rows: row s·width + i continues kept(s)[i]
+//!     one step of the network for all rows: row s·width + i continues beam(s)[i]
 //!     candidates(s) ← finished hypotheses ∪ each live one extended by its `width` most probable allowed tokens
-//!     kept(s) ← the `width` candidates with the largest sums of log-probabilities
+//!     beam(s) ← the `width` candidates with the largest sums of log-probabilities
 //! ```
 //! Width 1 is greedy search. The grid of rows keeps its shape until the end: rows without a hypothesis, and those of
 //! sources that are done, compute along and are ignored. A step is at most one batched call, and no row depends on
@@ -31,8 +31,9 @@ pub(super) struct Hypothesis {
     pub(super) weights: Option<Array>,
 }
 
+/// A hypothesis under way.
 #[derive(Debug, Clone, Default)]
-struct Path {
+struct PartialHypothesis {
     ids: Vec<u32>,
     /// For each id the row of the grid that chose it.
     rows: Vec<u32>,
@@ -41,22 +42,23 @@ struct Path {
     finished: bool,
 }
 
-impl Path {
+impl PartialHypothesis {
     fn extended(&self, row: usize, id: u32, log_probability: f64) -> Self {
-        let mut path = self.clone();
-        path.ids.push(id);
-        path.rows.push(row as u32);
-        path.sum += log_probability;
-        path
+        let mut partial = self.clone();
+        partial.ids.push(id);
+        partial.rows.push(row as u32);
+        partial.sum += log_probability;
+        partial
     }
 }
 
 /// The hypotheses of one source.
 #[derive(Debug, Clone)]
 struct Beam {
-    kept: Vec<Path>,
+    /// Those of the beam, the most probable first.
+    hypotheses: Vec<PartialHypothesis>,
     /// [`Rule::FinishedList`]: hypotheses that have left the beam.
-    finished: Vec<Path>,
+    finished: Vec<PartialHypothesis>,
     done: bool,
 }
 
@@ -75,10 +77,11 @@ pub(super) fn search(
         card,
         symbols,
         width,
-        // Of one hypothesis the first end is the best there is.
+        // Greedy search: the first end is the best there is.
         rule: if width == 1 { Rule::FixedWidth } else { card.decoding.rule },
     };
-    let mut beams = vec![Beam { kept: vec![Path::default()], finished: Vec::new(), done: false }; sources.len()];
+    let mut beams =
+        vec![Beam { hypotheses: vec![PartialHypothesis::default()], finished: Vec::new(), done: false }; sources.len()];
     let mut steps = Vec::new();
     for step in 0..card.decoding.max_steps {
         if beams.iter().all(|beam| beam.done) {
@@ -96,16 +99,16 @@ pub(super) fn search(
         steps.extend(output.weights);
     }
     let finish = |(beam, source): (Beam, &&Source)| -> Result<Vec<Hypothesis>> {
-        let mut paths = beam.finished;
-        paths.extend(beam.kept);
-        paths.sort_by(|a, b| b.sum.total_cmp(&a.sum));
-        paths.truncate(width);
-        let hypothesis = |path: Path| -> Result<Hypothesis> {
-            let weights = if weights { Some(trace(&steps, &path, source.ids.len())?) } else { None };
-            let length = path.ids.len().max(1) as f64;
-            Ok(Hypothesis { score: path.sum / length.powf(card.decoding.length_alpha), ids: path.ids, weights })
+        let mut hypotheses = beam.finished;
+        hypotheses.extend(beam.hypotheses);
+        hypotheses.sort_by(|a, b| b.sum.total_cmp(&a.sum));
+        hypotheses.truncate(width);
+        let hypothesis = |partial: PartialHypothesis| -> Result<Hypothesis> {
+            let weights = if weights { Some(trace(&steps, &partial, source.ids.len())?) } else { None };
+            let length = partial.ids.len().max(1) as f64;
+            Ok(Hypothesis { score: partial.sum / length.powf(card.decoding.length_alpha), ids: partial.ids, weights })
         };
-        let mut found: Vec<Hypothesis> = paths.into_iter().map(hypothesis).collect::<Result<_>>()?;
+        let mut found: Vec<Hypothesis> = hypotheses.into_iter().map(hypothesis).collect::<Result<_>>()?;
         found.sort_by(|a, b| b.score.total_cmp(&a.score));
         Ok(found)
     };
@@ -132,23 +135,23 @@ fn rows_to_run(beams: &[Beam], width: usize, symbols: &Symbols) -> (Vec<u32>, Ve
     let (mut parents, mut tokens) = (Vec::new(), Vec::new());
     for (source, beam) in beams.iter().enumerate() {
         for i in 0..width {
-            let path = beam.kept.get(i);
-            let own = (source * width + i) as u32;
-            parents.push(path.and_then(|p| p.rows.last().copied()).unwrap_or(own));
-            tokens.push(path.and_then(|p| p.ids.last().copied()).unwrap_or(symbols.start));
+            let partial = beam.hypotheses.get(i);
+            let row = (source * width + i) as u32;
+            parents.push(partial.and_then(|p| p.rows.last().copied()).unwrap_or(row));
+            tokens.push(partial.and_then(|p| p.ids.last().copied()).unwrap_or(symbols.start));
         }
     }
     (parents, tokens)
 }
 
 /// The attention weights [steps, source ids] of one hypothesis.
-fn trace(steps: &[Array], path: &Path, source: usize) -> Result<Array> {
-    let mut data = Vec::with_capacity(path.rows.len() * source);
-    for (weights, &row) in steps.iter().zip(&path.rows) {
+fn trace(steps: &[Array], partial: &PartialHypothesis, source: usize) -> Result<Array> {
+    let mut data = Vec::with_capacity(partial.rows.len() * source);
+    for (weights, &row) in steps.iter().zip(&partial.rows) {
         let columns = weights.shape().last().copied().unwrap_or(0);
         data.extend(weights.data().iter().skip(row as usize * columns).take(source));
     }
-    Array::new(&[path.rows.len(), source], data)
+    Array::new(&[partial.rows.len(), source], data)
 }
 
 struct Expansion<'a> {
@@ -162,15 +165,15 @@ impl Expansion<'_> {
     /// One step of one source, whose rows start at `first`.
     fn advance(&self, beam: &mut Beam, first: usize, step: usize, logits: &Array) -> Result<()> {
         let mut candidates = Vec::new();
-        for (i, path) in beam.kept.iter().enumerate() {
-            if path.finished {
-                candidates.push(path.clone());
+        for (i, partial) in beam.hypotheses.iter().enumerate() {
+            if partial.finished {
+                candidates.push(partial.clone());
                 continue;
             }
             for (id, log_probability) in self.best(logits, first + i, step)? {
-                let mut path = path.extended(first + i, id, log_probability);
-                path.finished = id == self.symbols.end;
-                candidates.push(path);
+                let mut partial = partial.extended(first + i, id, log_probability);
+                partial.finished = id == self.symbols.end;
+                candidates.push(partial);
             }
         }
         if candidates.is_empty() {
@@ -190,7 +193,7 @@ impl Expansion<'_> {
             Rule::FixedWidth => candidates.iter().all(|p| p.finished),
             Rule::FinishedList => beam.finished.len() >= self.width || candidates.is_empty(),
         };
-        beam.kept = candidates;
+        beam.hypotheses = candidates;
         Ok(())
     }
 
@@ -212,9 +215,9 @@ impl Expansion<'_> {
         let mut best: Vec<(u32, f64)> = Vec::with_capacity(self.width + 1);
         for (&logit, id) in logits.iter().zip(0..) {
             let log_probability = f64::from(logit) - normalizer;
-            let place = best.partition_point(|&(_, other)| other >= log_probability);
-            if place < self.width && !forbidden(&id) && !improbable(log_probability) {
-                best.insert(place, (id, log_probability));
+            let rank = best.partition_point(|&(_, other)| other >= log_probability);
+            if rank < self.width && !forbidden(&id) && !improbable(log_probability) {
+                best.insert(rank, (id, log_probability));
                 best.truncate(self.width);
             }
         }

@@ -1,15 +1,15 @@
 //! One case of the table: what it records on a device, and what is said of its answer.
 
-use crate::attention::{Attention, Path};
+use crate::attention::{Algorithm, Attention};
 use crate::backend::Reference;
 use crate::baseline::{self, Verdicts, stored};
 use crate::cases::{self, AppendCase, AttentionCase, CoverageCase, LinearCase, MergeCase, PrimitiveCase, RnnCase};
 use crate::compare::judge;
+use crate::coverage::CoverageCost;
 use crate::device::Caps;
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Run, Tensor};
 use crate::kernels::{barrier_rate, coop_rate, coverage, fma_rate};
-use crate::layers::CoverageCost;
 use crate::ops::cache::append;
 use crate::ops::linear::{Epilogue, embed, linear};
 use crate::ops::merge::{merge, merge_max_sum};
@@ -33,7 +33,7 @@ pub(super) enum Case {
     FmaRate([f32; 2], u32),
     /// sum = left · right + sum so often, where there are cooperative matrices.
     CoopRate(u32),
-    /// So many lanes, so many turns.
+    /// So many lanes, so many iterations.
     BarrierRate(usize, u32),
 }
 
@@ -143,9 +143,9 @@ impl Case {
             Self::Merge(case) => merge_case(run, case, dtype),
             Self::Coverage(case) => coverage_case(run, case),
             Self::Primitive(case) => primitive_case(run, case),
-            Self::FmaRate(factors, turns) => fma_rate_case(run, *factors, *turns),
-            Self::CoopRate(turns) => coop_rate_case(run, *turns),
-            Self::BarrierRate(lanes, turns) => barrier_rate_case(run, *lanes, *turns),
+            Self::FmaRate(factors, iterations) => fma_rate_case(run, *factors, *iterations),
+            Self::CoopRate(iterations) => coop_rate_case(run, *iterations),
+            Self::BarrierRate(lanes, iterations) => barrier_rate_case(run, *lanes, *iterations),
         }
     }
 }
@@ -153,14 +153,14 @@ impl Case {
 /// A case once for each path that can compute it.
 fn paths(case: AttentionCase) -> Vec<AttentionCase> {
     let shapes = case.inputs.map(Array::shape);
-    let on = |path: Path| {
+    let on = |path: Algorithm| {
         let options = Attention { path, ..case.options.clone() };
         let problem = AttentionProblem::new(&options, &shapes).ok()?;
         let plan = AttentionPlan::new(&options, &problem, DType::F32, &Caps::default());
         let unfused = matches!(plan, Err(Error::Option { ref option, .. }) if option == "path");
         (!unfused).then(|| AttentionCase { name: format!("{}, {path}", case.name), options, ..case.clone() })
     };
-    [Path::Staged, Path::Fused, Path::Split].into_iter().filter_map(on).collect()
+    [Algorithm::Staged, Algorithm::Fused, Algorithm::Split].into_iter().filter_map(on).collect()
 }
 
 fn widened(array: &Array<f32>) -> Array<f64> {
@@ -248,17 +248,17 @@ fn append_case<'c>(run: &mut Run<'_>, case: &'c AppendCase, storage: Storage) ->
 
 fn merge_case<'c>(run: &mut Run<'_>, case: &'c MergeCase, dtype: DType) -> Result<Recorded<'c>> {
     let gpu = run.gpu();
-    let by_lse = case.parts.iter().all(|(_, stats)| stats.shape().len() == 3);
-    let tensors = case.parts.iter().map(|(output, stats)| {
+    let by_lse = case.partials.iter().all(|(_, stats)| stats.shape().len() == 3);
+    let tensors = case.partials.iter().map(|(output, stats)| {
         Ok((Tensor::upload(gpu, "output", output, dtype)?, Tensor::upload(gpu, "stats", stats, DType::F32)?))
     });
     let tensors: Vec<_> = tensors.collect::<Result<_>>()?;
-    let parts: Vec<_> = tensors.iter().map(|(output, stats)| (output, stats)).collect();
-    let (output, stats) = if by_lse { merge(run, &parts) } else { merge_max_sum(run, &parts) }?;
+    let partials: Vec<_> = tensors.iter().map(|(output, stats)| (output, stats)).collect();
+    let (output, stats) = if by_lse { merge(run, &partials) } else { merge_max_sum(run, &partials) }?;
     Recorded::new([output, stats], move |[got_output, got_stats]| {
-        let wide: Vec<_> = case.parts.iter().map(|(output, stats)| (widened(output), widened(stats))).collect();
+        let wide: Vec<_> = case.partials.iter().map(|(output, stats)| (widened(output), widened(stats))).collect();
         let (oracle, oracle_stats) = merged(by_lse, &wide)?;
-        let narrow = case.parts.iter().map(|(output, stats)| Ok((stored("output", output, dtype)?, stats.clone())));
+        let narrow = case.partials.iter().map(|(output, stats)| Ok((stored("output", output, dtype)?, stats.clone())));
         let (baseline, baseline_stats) = merged(by_lse, &narrow.collect::<Result<Vec<_>>>()?)?;
         let name = if by_lse { "lse" } else { "max_sum" };
         Ok(vec![
@@ -269,9 +269,9 @@ fn merge_case<'c>(run: &mut Run<'_>, case: &'c MergeCase, dtype: DType) -> Resul
 }
 
 /// The reference's.
-fn merged<T: Float>(by_lse: bool, parts: &[(Array<T>, Array<T>)]) -> Result<(Array<T>, Array<T>)> {
-    let parts: Vec<_> = parts.iter().map(|(output, stats)| (output, stats)).collect();
-    if by_lse { reference::merge(&parts) } else { reference::merge_max_sum(&parts) }
+fn merged<T: Float>(by_lse: bool, partials: &[(Array<T>, Array<T>)]) -> Result<(Array<T>, Array<T>)> {
+    let partials: Vec<_> = partials.iter().map(|(output, stats)| (output, stats)).collect();
+    if by_lse { reference::merge(&partials) } else { reference::merge_max_sum(&partials) }
 }
 
 fn coverage_case<'c>(run: &mut Run<'_>, case: &'c CoverageCase) -> Result<Recorded<'c>> {
@@ -318,24 +318,24 @@ fn expected<'c>(output: Tensor, expected: impl Fn(usize) -> f64 + 'c) -> Result<
     })
 }
 
-fn fma_rate_case(run: &mut Run<'_>, factors: [f32; 2], turns: u32) -> Result<Recorded<'static>> {
+fn fma_rate_case(run: &mut Run<'_>, factors: [f32; 2], iterations: u32) -> Result<Recorded<'static>> {
     let (view, output) = run.output("output", &[2 * fma_rate::LANES], DType::F32)?;
     let caps = run.gpu().caps();
-    fma_rate::record(run.recording_mut(), caps, factors, turns, &view)?;
-    expected(output, move |k| fma_rate::expected(factors, turns, k))
+    fma_rate::record(run.recording_mut(), caps, factors, iterations, &view)?;
+    expected(output, move |k| fma_rate::expected(factors, iterations, k))
 }
 
-fn coop_rate_case(run: &mut Run<'_>, turns: u32) -> Result<Recorded<'static>> {
+fn coop_rate_case(run: &mut Run<'_>, iterations: u32) -> Result<Recorded<'static>> {
     let caps = run.gpu().caps();
     let side = caps.cooperative.unwrap_or_default() as usize;
     let (view, output) = run.output("output", &[2 * coop_rate::SUBGROUPS * side * side], DType::F32)?;
-    coop_rate::record(run.recording_mut(), caps, turns, &view)?;
-    expected(output, move |k| coop_rate::expected(side, turns, k))
+    coop_rate::record(run.recording_mut(), caps, iterations, &view)?;
+    expected(output, move |k| coop_rate::expected(side, iterations, k))
 }
 
-fn barrier_rate_case(run: &mut Run<'_>, lanes: usize, turns: u32) -> Result<Recorded<'static>> {
+fn barrier_rate_case(run: &mut Run<'_>, lanes: usize, iterations: u32) -> Result<Recorded<'static>> {
     let (view, output) = run.output("output", &[lanes], DType::F32)?;
     let caps = run.gpu().caps();
-    barrier_rate::record(run.recording_mut(), caps, turns, &view)?;
-    expected(output, move |k| barrier_rate::expected(lanes, turns, k))
+    barrier_rate::record(run.recording_mut(), caps, iterations, &view)?;
+    expected(output, move |k| barrier_rate::expected(lanes, iterations, k))
 }

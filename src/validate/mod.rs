@@ -20,7 +20,7 @@ use crate::recording::Dispatch;
 use crate::tensor::Array;
 use case::Case;
 
-/// What the cases say of one variant.
+/// The results of one variant over all cases.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Row {
@@ -36,7 +36,7 @@ pub struct Row {
     pub worst_case: String,
     /// Cases that failed, with the reason.
     pub failures: Vec<String>,
-    /// Cases that say nothing, because f32 arithmetic itself is a thousandth or more from the truth, with the number.
+    /// Cases that prove nothing, because f32 arithmetic itself is a thousandth or more from the truth, with the number.
     pub unsound: Vec<String>,
 }
 
@@ -102,7 +102,7 @@ pub struct Sweep<'p> {
 struct Job {
     case: Rc<Case>,
     storage: Storage,
-    /// `None`: what the planner says.
+    /// `None`: the planner's choice.
     plan: Option<AttentionPlan>,
 }
 
@@ -111,7 +111,7 @@ impl Job {
         format!("{} {}", self.case.name(), self.storage)
     }
 
-    /// Runs the case; `run` keeps the recording, so that the variants can be told.
+    /// Runs the case; `run` keeps the recording, so that its variants can be reported.
     fn verdicts(&self, run: &mut Run<'_>, twice: bool) -> Result<Verdicts> {
         let recorded = self.case.record(run, self.storage, self.plan.as_ref())?;
         let tensors: Vec<_> = recorded.results.iter().collect();
@@ -127,7 +127,8 @@ impl Job {
     }
 }
 
-/// Runs the table, attention on every path that can compute a case. `progress` is told how many of how many are done.
+/// Runs the table, attention on every path that can compute a case. `progress` gets the numbers of
+/// cases done and of all cases.
 ///
 /// # Errors
 /// None of the cases' own: they are in the rows. [`crate::Error::DeviceLost`] ends the run.

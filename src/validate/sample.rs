@@ -82,9 +82,9 @@ pub(super) fn kernels_and_paths(jobs: &[Job], gpu: &Gpu) -> BTreeSet<String> {
     names
 }
 
-/// Records a job and calls `told` with its path, each of its variants and the length of that one's source. What is refused
-/// has none: it is told when it is run.
-fn each_variant(job: &Job, gpu: &Gpu, mut told: impl FnMut(&Option<String>, &Variant, &dyn Fn() -> usize)) {
+/// Records a job and calls `found` with its path, each of its variants and the length of that one's source. What is refused
+/// has none: it is reported when it is run.
+fn each_variant(job: &Job, gpu: &Gpu, mut found: impl FnMut(&Option<String>, &Variant, &dyn Fn() -> usize)) {
     let mut run = Run::new(gpu);
     if job.case.record(&mut run, job.storage, job.plan.as_ref()).is_err() {
         return;
@@ -95,10 +95,10 @@ fn each_variant(job: &Job, gpu: &Gpu, mut told: impl FnMut(&Option<String>, &Var
         // The steps of a sequence are alike.
         if last.replace(&dispatch.variant) != Some(&dispatch.variant) {
             let space = ParamsSpace::of(gpu.caps(), dispatch.bindings.len());
-            told(&path, &dispatch.variant, &|| dispatch.variant.source(space).len());
+            found(&path, &dispatch.variant, &|| dispatch.variant.source(space).len());
         }
     }
-    // What was uploaded for nothing waits for the next submission. That a device is lost is told by the run.
+    // What was uploaded for nothing waits for the next submission. A lost device is reported by the run.
     drop(run);
     gpu.queue().submit([]);
     let _ = gpu.wait();

@@ -1,5 +1,5 @@
-//! What users' shader texts have in common: they are bounded, parsed and validated before they are let near a device, and
-//! what is wrong is told with the place in the user's own text.
+//! What users' shader texts have in common: they are bounded, parsed and validated before any device compiles them, and
+//! errors name the line and column in the user's own text.
 
 use std::ops::Range;
 
@@ -21,15 +21,15 @@ const MOST_OPERATORS: usize = 1000;
 pub(super) struct Fault {
     pub(super) reason: String,
     /// The bytes that it is about, if it is about some.
-    pub(super) place: Option<Range<usize>>,
+    pub(super) span: Option<Range<usize>>,
 }
 
 pub(super) fn refused<T>(reason: impl Into<String>) -> Result<T, Fault> {
-    Err(Fault { reason: reason.into(), place: None })
+    Err(Fault { reason: reason.into(), span: None })
 }
 
-pub(super) fn refused_at<T>(place: Option<Range<usize>>, reason: impl Into<String>) -> Result<T, Fault> {
-    Err(Fault { reason: reason.into(), place })
+pub(super) fn refused_at<T>(span: Option<Range<usize>>, reason: impl Into<String>) -> Result<T, Fault> {
+    Err(Fault { reason: reason.into(), span })
 }
 
 /// The module of a text of at most `longest` bytes, which bounds the stack that compilers take too, and its declarations.
@@ -40,12 +40,12 @@ pub(super) fn parsed(source: &str, longest: usize) -> Result<(Module, Vec<Declar
     let declarations = declarations(source);
     if let Some(long) = declarations.iter().find(|declaration| declaration.operators > MOST_OPERATORS) {
         let reason = format!("`{}` has a statement of {} operators", long.name, long.operators);
-        return refused_at(Some(long.place()), format!("{reason}; at most {MOST_OPERATORS} are taken"));
+        return refused_at(Some(long.span()), format!("{reason}; at most {MOST_OPERATORS} are taken"));
     }
     let module = parse_str(source).or_else(|error| {
-        let place = error.labels().next().and_then(|(span, _)| span.to_range());
+        let span = error.labels().next().and_then(|(span, _)| span.to_range());
         let words: Vec<&str> = std::iter::once(error.message()).chain(error.notes()).collect();
-        refused_at(place, words.join(": "))
+        refused_at(span, words.join(": "))
     })?;
     Ok((module, declarations))
 }
@@ -61,7 +61,7 @@ pub(super) fn validated(source: &str, module: &Module, capabilities: Capabilitie
 impl Fault {
     /// The reason with the line and column that it is about, if it is about one, both counted from 1, and the text there.
     pub(super) fn told(&self, source: &str) -> String {
-        at(source, self.place.as_ref().map(|place| place.start), &self.reason)
+        at(source, self.span.as_ref().map(|span| span.start), &self.reason)
     }
 }
 
@@ -119,12 +119,12 @@ fn text<'a>(source: &'a str, function: &'a Function, expression: Handle<Expressi
         Expression::FunctionArgument(n) => function.arguments.get(n as usize).and_then(|a| a.name.as_deref()),
         _ => None,
     };
-    let place = || function.expressions.get_span(expression).to_range();
-    name.or_else(|| source.get(place()?)).unwrap_or("…")
+    let span = || function.expressions.get_span(expression).to_range();
+    name.or_else(|| source.get(span()?)).unwrap_or("…")
 }
 
 /// What the validator says. It numbers expressions and types; where types do not fit, which is what people get wrong, the
-/// source's own words stand in their place.
+/// source's own words replace the numbers.
 fn words(source: &str, module: &Module, error: &ValidationError) -> String {
     let in_own_words = match wrong_function(module, error) {
         Some((function, reason)) => {
@@ -181,15 +181,15 @@ fn words(source: &str, module: &Module, error: &ValidationError) -> String {
 
 /// A message with the line and column that it is about, if it is about one, both counted from 1, and the text there.
 fn at(source: &str, start: Option<usize>, message: &str) -> String {
-    let Some(before) = start.and_then(|start| source.get(..start)) else { return shown(message) };
+    let Some(before) = start.and_then(|start| source.get(..start)) else { return excerpt(message) };
     let line = before.matches('\n').count();
     let column = before.chars().rev().take_while(|&c| c != '\n').count() + 1;
     let text = source.split('\n').nth(line).unwrap_or_default().trim();
-    format!("{}, line {}, column {column}: {}", shown(message), line + 1, shown(text))
+    format!("{}, line {}, column {column}: {}", excerpt(message), line + 1, excerpt(text))
 }
 
 /// In one line, and not without end.
-fn shown(text: &str) -> String {
+fn excerpt(text: &str) -> String {
     text.chars().take(200).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
@@ -225,7 +225,7 @@ pub(super) struct Declaration<'a> {
 
 impl Declaration<'_> {
     /// Its first word.
-    pub(super) fn place(&self) -> Range<usize> {
+    pub(super) fn span(&self) -> Range<usize> {
         self.start..self.start + self.keyword.len()
     }
 }
@@ -249,7 +249,7 @@ pub(super) fn declarations(source: &str) -> Vec<Declaration<'_>> {
                 "fn" | "const" | "struct" | "alias" | "override" if is_word && last.name.is_empty() => {
                     last.name = token
                 }
-                // An address space stands in between.
+                // An address space may come in between.
                 "var" if token == ":" && last.name.is_empty() => last.name = word_before,
                 _ => {}
             }
@@ -273,7 +273,7 @@ pub(super) fn declarations(source: &str) -> Vec<Declaration<'_>> {
     found
 }
 
-/// Words (names, keywords, numbers) and single other characters with their places, without blanks and comments.
+/// Words (names, keywords, numbers) and single other characters with their positions, without blanks and comments.
 fn tokens(source: &str) -> impl Iterator<Item = (usize, &str)> {
     let mut at = 0;
     std::iter::from_fn(move || {

@@ -1,4 +1,4 @@
-//! A user's kernel: a WGSL module of its own, checked before it is let near a device.
+//! A user's kernel: a WGSL module of its own, checked before any device compiles it.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 /// Bytes of source.
 const LONGEST: usize = 64 << 10;
 
-/// Binding of the number of a part's first workgroup, behind every kernel's buffers, as in `common/layout.wgsl`.
+/// Binding of the number of a chunk's first workgroup, behind every kernel's buffers, as in `common/layout.wgsl`.
 pub const FIRST_WORKGROUP: u32 = 16;
 
 /// A kernel of one's own, to be recorded between this crate's ([`CustomKernel::record`]).
@@ -27,16 +27,16 @@ pub const FIRST_WORKGROUP: u32 = 16;
 /// | 0, if any | `var<uniform> params: …` | the parameters, as many bytes as their type has |
 /// | 1 to R | `var<storage, read> …` | the tensors that are read |
 /// | R + 1 to R + W | `var<storage, read_write> …` | the tensors that are written, and may be read |
-/// | 16, if any | `var<uniform> first_workgroup: u32` | says that the kernel may be run in parts |
+/// | 16, if any | `var<uniform> first_workgroup: u32` | says that the kernel may be run in chunks of its workgroups |
 ///
 /// Element 0 of a buffer is the tensor's first, in row-major order. It may use `enable f16;` and subgroup operations, on
 /// devices that have them; `override` constants, textures and samplers it may not.
 ///
-/// **In parts.** A dispatch that would keep the device busy for too long can be run in several, each of neighbouring
-/// workgroups ([`plan::parts`](crate::plan::parts())), if the kernel declares binding 16. It is then to go by the number
+/// **In chunks.** A dispatch that would keep the device busy for too long can be run in several, each of neighbouring
+/// workgroups ([`plan::chunks`](crate::plan::chunks())), if the kernel declares binding 16. It is then to go by the number
 /// `first_workgroup + workgroup_id.x + workgroup_id.y * num_workgroups.x`, which is from 0 to one less than the workgroups
-/// of the grid, each once, in however many parts; `workgroup_id` and `num_workgroups` alone count within a part. A kernel
-/// without that binding is never cut.
+/// of the grid, each once, in however many chunks; `workgroup_id` and `num_workgroups` alone count within a chunk. A kernel
+/// without that binding is one dispatch.
 #[derive(Clone)]
 pub struct CustomKernel(Arc<Checked>);
 
@@ -112,7 +112,7 @@ impl CustomKernel {
         &self.0.accesses
     }
 
-    /// Whether its dispatches may be run in parts.
+    /// Whether its dispatches may be run in chunks of workgroups.
     pub fn is_divisible(&self) -> bool {
         self.0.divisible
     }
@@ -164,24 +164,24 @@ fn checked(name: &str, source: &str) -> Result<Checked, Fault> {
     };
     let mut bound: Vec<(u32, &GlobalVariable)> = Vec::new();
     for (handle, variable) in module.global_variables.iter() {
-        let place = module.global_variables.get_span(handle).to_range();
+        let span = module.global_variables.get_span(handle).to_range();
         let label = variable.name.as_deref().unwrap_or_default();
         let size = layouter[variable.ty].size;
         match (variable.space, &variable.binding) {
             (AddressSpace::Private, _) => {}
             (AddressSpace::WorkGroup, _) => checked.needs.memory = checked.needs.memory.saturating_add(size),
-            (_, Some(at)) if at.group != 0 => return refused_at(place, format!("`{label}`: expected group 0")),
+            (_, Some(at)) if at.group != 0 => return refused_at(span, format!("`{label}`: expected group 0")),
             (AddressSpace::Uniform, Some(at)) if at.binding == 0 => checked.params = Some(size as usize),
             (AddressSpace::Uniform, Some(at)) if at.binding == FIRST_WORKGROUP => {
                 if module.types[variable.ty].inner != TypeInner::Scalar(naga::Scalar::U32) {
-                    return refused_at(place, format!("`{label}`: binding {FIRST_WORKGROUP} is a `u32`"));
+                    return refused_at(span, format!("`{label}`: binding {FIRST_WORKGROUP} is a `u32`"));
                 }
                 checked.divisible = true;
             }
             (AddressSpace::Storage { .. }, Some(at)) => bound.push((at.binding, variable)),
             _ => {
                 let expected = "a uniform at binding 0 or 16, or a storage buffer at the ones from 1 on";
-                return refused_at(place, format!("`{label}`: expected {expected}"));
+                return refused_at(span, format!("`{label}`: expected {expected}"));
             }
         }
     }

@@ -20,12 +20,12 @@ pub(crate) static BLOCKS: File = file!("common/blocks.wgsl", ["BLOCKS"]);
 pub(crate) static CELL: File = file!(
     "common/cell.wgsl",
     [
-        "KIND_0",
-        "KIND_1",
-        "KIND_2",
-        "KIND_3",
-        "KIND_OUTPUT",
-        "KINDS_READ",
+        "ACTIVATION_0",
+        "ACTIVATION_1",
+        "ACTIVATION_2",
+        "ACTIVATION_3",
+        "ACTIVATION_OUTPUT",
+        "RUNTIME_ACTIVATIONS",
         "LENGTHS",
         "CLIP",
         "CELL_CLIP",
@@ -35,8 +35,8 @@ pub(crate) static CELL: File = file!(
 pub(crate) static COOP_8: File = file!("common/coop_8.wgsl", ["SIDE"]);
 pub(crate) static COOP_16: File = file!("common/coop_16.wgsl", ["SIDE"]);
 pub(crate) static FUSED: File = file!("common/fused.wgsl", ["LSE", "MAX_SUM"]);
-pub(crate) static GROUP_SHARED: File = file!("common/group_shared.wgsl", ["LANES", "GROUP"]);
-pub(crate) static GROUP_SUBGROUP: File = file!("common/group_subgroup.wgsl", ["LANES", "GROUP"]);
+pub(crate) static GROUP_SHARED: File = file!("common/group_shared.wgsl", ["LANES", "LANES_N"]);
+pub(crate) static GROUP_SUBGROUP: File = file!("common/group_subgroup.wgsl", ["LANES", "LANES_N"]);
 pub(crate) static HIDDEN: File = file!("common/hidden.wgsl", []);
 pub(crate) static KEY_PLAIN: File = file!("common/key_plain.wgsl", []);
 pub(crate) static KEY_Q8: File = file!("common/key_q8.wgsl", []);
@@ -51,7 +51,7 @@ pub(crate) static PARAMS_UNIFORM: File = file!("common/params_uniform.wgsl", [])
 pub(crate) static POSITIONS: File =
     file!("common/positions.wgsl", ["CAUSAL", "WINDOW", "KEY_LENGTHS", "QUERY_LENGTHS", "SEQUENCES"]);
 pub(crate) static PRODUCT: File =
-    file!("common/product.wgsl", ["TAIL", "FLAT", "HAS_BIAS", "RESIDUAL", "ACCUMULATE", "ACTIVATION"]);
+    file!("common/product.wgsl", ["TAIL", "FLAT", "HAS_BIAS", "HAS_RESIDUAL", "ACCUMULATE", "ACTIVATION"]);
 pub(crate) static PRODUCT_W_ANY: File = file!("common/product_w_any.wgsl", ["W_LAYOUT"]);
 pub(crate) static PRODUCT_W_COLUMNS: File = file!("common/product_w_columns.wgsl", ["W_LAYOUT"]);
 pub(crate) static PRODUCT_W_DEPTH: File = file!("common/product_w_depth.wgsl", ["W_LAYOUT"]);
@@ -60,21 +60,78 @@ pub(crate) static PRODUCT_X_DEPTH: File = file!("common/product_x_depth.wgsl", [
 pub(crate) static PRODUCT_Y_ANY: File = file!("common/product_y_any.wgsl", ["Y_LAYOUT"]);
 pub(crate) static PRODUCT_Y_COLUMNS: File = file!("common/product_y_columns.wgsl", ["Y_LAYOUT"]);
 pub(crate) static Q8: File = file!("common/q8.wgsl", []);
-pub(crate) static REACH: File = file!("common/reach.wgsl", ["MAPPED"]);
+pub(crate) static TILE_VISIBILITY: File = file!("common/tile_visibility.wgsl", ["HAS_MASK_MAP"]);
 pub(crate) static READ_PLAIN: File = file!("common/read_plain.wgsl", []);
 pub(crate) static READ_Q8: File = file!("common/read_q8.wgsl", []);
 pub(crate) static REDUCE_SHARED: File = file!("common/reduce_shared.wgsl", ["LANES"]);
 pub(crate) static REDUCE4_SHARED: File = file!("common/reduce4_shared.wgsl", []);
 pub(crate) static REDUCE4_SUBGROUP: File = file!("common/reduce4_subgroup.wgsl", ["ONE_SUBGROUP"]);
-pub(crate) static ROWS_DIRECT: File = file!("common/rows_direct.wgsl", ["SPREAD"]);
-pub(crate) static ROWS_SPREAD: File = file!("common/rows_spread.wgsl", ["SPREAD", "LANES", "PARTS"]);
+pub(crate) static X_ROWS_DIRECT: File = file!("common/x_rows_direct.wgsl", ["BROADCAST"]);
+pub(crate) static X_ROWS_BROADCAST: File = file!("common/x_rows_broadcast.wgsl", ["BROADCAST", "LANES", "K_SPLITS"]);
 pub(crate) static SCORE_MOD_NONE: File = file!("common/score_mod_none.wgsl", []);
-pub(crate) static SPLIT_SHARED: File = file!("common/split_shared.wgsl", ["LANES", "PARTS"]);
-pub(crate) static SPLIT_SUBGROUP: File = file!("common/split_subgroup.wgsl", ["LANES", "PARTS"]);
-pub(crate) static SPREAD_DIRECT: File = file!("common/spread_direct.wgsl", []);
-pub(crate) static SPREAD_SUBGROUP: File = file!("common/spread_subgroup.wgsl", []);
+pub(crate) static SPLIT_K_SHARED: File = file!("common/split_k_shared.wgsl", ["LANES", "K_SPLITS"]);
+pub(crate) static SPLIT_K_SUBGROUP: File = file!("common/split_k_subgroup.wgsl", ["LANES", "K_SPLITS"]);
+pub(crate) static QUERY_ROWS_DIRECT: File = file!("common/query_rows_direct.wgsl", []);
+pub(crate) static QUERY_ROWS_BROADCAST: File = file!("common/query_rows_broadcast.wgsl", []);
 pub(crate) static TILE: File = file!("common/tile.wgsl", []);
 pub(crate) static VALUE_PLAIN: File = file!("common/value_plain.wgsl", []);
 pub(crate) static VALUE_Q8: File = file!("common/value_q8.wgsl", []);
 pub(crate) static WRITE_PLAIN: File = file!("common/write_plain.wgsl", []);
 pub(crate) static WRITE_Q8: File = file!("common/write_q8.wgsl", []);
+pub(crate) static FLASH: File = file!("flash.wgsl", ["LANES_M", "TILE_N", "QP_ENTRIES", "KV_ENTRIES", "ACCUMULATORS"]);
+pub(crate) static FLASH_ROWS: File = file!("flash_rows.wgsl", ["ROW_BLOCKS", "ROW_QUADS", "P_ENTRIES", "VALUE_TILES"]);
+pub(crate) static FLASH_COOP: File = file!(
+    "flash_coop.wgsl",
+    [
+        "LANES",
+        "SUBGROUPS_M",
+        "SUBGROUPS_N",
+        "TILE_N",
+        "SCORE_MATRICES",
+        "OUTPUT_MATRICES",
+        "ROW_LANES",
+        "HEAD_QUADS",
+        "KV_ELEMENTS"
+    ]
+);
+pub(crate) static FLASH_SPLIT: File = file!("flash_split.wgsl", ["TILE_N", "VALUE_LANES"]);
+pub(crate) static SCORE: File = file!("score.wgsl", ["LANES", "ROWS", "SCORE", "HAS_V", "NORMED", "STAGE"]);
+
+/// Every file that may stand beside a user's score function: those of the kernels that call one.
+pub(super) static BESIDE_SCORE_MOD: [&File; 35] = [
+    &ADDITIVE,
+    &BLOCKS,
+    &COOP_16,
+    &COOP_8,
+    &FUSED,
+    &GROUP_SHARED,
+    &GROUP_SUBGROUP,
+    &HIDDEN,
+    &KEY_PLAIN,
+    &KEY_Q8,
+    &LAYOUT,
+    &MASK,
+    &MATH,
+    &ONLINE_SOFTMAX,
+    &PAGES,
+    &PAIR,
+    &PARAMS_STORAGE,
+    &PARAMS_UNIFORM,
+    &POSITIONS,
+    &Q8,
+    &QUERY_ROWS_BROADCAST,
+    &QUERY_ROWS_DIRECT,
+    &REDUCE4_SHARED,
+    &REDUCE4_SUBGROUP,
+    &SCORE_MOD_NONE,
+    &SPLIT_K_SHARED,
+    &SPLIT_K_SUBGROUP,
+    &TILE_VISIBILITY,
+    &VALUE_PLAIN,
+    &VALUE_Q8,
+    &FLASH,
+    &FLASH_COOP,
+    &FLASH_ROWS,
+    &FLASH_SPLIT,
+    &SCORE,
+];

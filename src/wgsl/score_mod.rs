@@ -1,7 +1,7 @@
-//! What a user's score function may be: checked alone, before it stands among the kernel's own lines.
+//! A user's score function: checked alone, before it is concatenated with a kernel.
 //!
-//! Kernels take the function in as text, so what is let through must be whole declarations that neither the kernel's
-//! names nor its control flow can be touched by: functions, constants, structs and aliases with names of their own.
+//! Kernels include the function as text, so only whole declarations are accepted that can change neither the kernel's names
+//! nor its control flow: functions, constants, structs and aliases with names of their own.
 
 use std::collections::HashSet;
 use std::sync::OnceLock;
@@ -13,8 +13,8 @@ use naga::valid::Capabilities;
 use naga::{Expression, Function, Module, Scalar, Statement, TypeInner};
 
 use super::check::{Declaration, Fault, declarations, each_statement, parsed, refused, refused_at, validated};
+use super::files;
 use crate::error::Error;
-use crate::kernels;
 
 /// Bytes of source. Compilers recurse into expressions, so their length bounds the stack that they take.
 const LONGEST: usize = 16 << 10;
@@ -38,13 +38,13 @@ pub(crate) fn check(source: &str) -> crate::Result<()> {
 /// The line that [`check`] refuses, whole, between its number and marks below what is wrong; none where nothing is, or no
 /// line is to blame.
 pub(crate) fn excerpt(source: &str) -> Option<String> {
-    let place = fault(source).err()?.place?;
-    let begin = source.get(..place.start)?.rfind('\n').map_or(0, |newline| newline + 1);
+    let span = fault(source).err()?.span?;
+    let begin = source.get(..span.start)?.rfind('\n').map_or(0, |newline| newline + 1);
     let line = source[begin..].split('\n').next()?.trim_end();
-    let marked = source.get(place.start..place.end.min(begin + line.len())).unwrap_or_default();
+    let marked = source.get(span.start..span.end.min(begin + line.len())).unwrap_or_default();
     let number = (source[..begin].matches('\n').count() + 1).to_string();
     let blank = " ".repeat(number.len());
-    let indent = " ".repeat(source[begin..place.start].chars().count());
+    let indent = " ".repeat(source[begin..span.start].chars().count());
     let marks = "^".repeat(marked.chars().count().max(1));
     let line: String = line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     Some(format!("{number} | {line}\n{blank} | {indent}{marks}"))
@@ -54,7 +54,7 @@ fn fault(source: &str) -> Result<(), Fault> {
     let (module, declarations) = parsed(source, LONGEST)?;
     for declaration in &declarations {
         if let Some(reason) = reason(declaration) {
-            return refused_at(Some(declaration.place()), reason);
+            return refused_at(Some(declaration.span()), reason);
         }
     }
     validated(source, &module, Capabilities::empty())?;
@@ -95,7 +95,7 @@ fn check_size(module: &Module) -> Result<(), Fault> {
     if let Some(large) = module.types.iter().map(|(_, ty)| bytes(ty)).find(|&bytes| bytes > MOST_BYTES) {
         return refused(format!("has a value of {large} bytes; at most {MOST_BYTES} are taken"));
     }
-    // Functions stand behind those that they call.
+    // Functions come after those that they call.
     let mut written_out: Vec<u64> = Vec::new();
     for (_, function) in module.functions.iter() {
         let name = function.name.as_deref().unwrap_or_default();
@@ -119,8 +119,8 @@ fn check_size(module: &Module) -> Result<(), Fault> {
     Ok(())
 }
 
-/// What a function does beside computing a value: talk to other invocations, end one, or reach resources. Not all
-/// lanes of a workgroup come to the call, so a barrier in it would hold those that do forever.
+/// What a function does beside computing a value: exchange values with other invocations, end one, or access resources. The
+/// call is not in uniform control flow, so a barrier in it would never be passed.
 fn foreign(function: &Function) -> Option<&'static str> {
     if function.expressions.iter().any(|(_, expression)| matches!(expression, Expression::Derivative { .. })) {
         return Some("a derivative");
@@ -147,7 +147,7 @@ fn foreign(function: &Function) -> Option<&'static str> {
     found
 }
 
-/// Why it may not stand beside a kernel.
+/// Why it may not be concatenated with a kernel.
 fn reason(declaration: &Declaration<'_>) -> Option<String> {
     match declaration.keyword {
         "fn" | "const" | "struct" | "alias" if declaration.name == "score_mod" => None,
@@ -186,8 +186,23 @@ fn kernel_names() -> &'static HashSet<&'static str> {
     NAMES.get_or_init(|| {
         // As `Variant::source` writes them, of any type.
         const HEADER: &str = "alias elem = f32; alias k_elem = f32; alias v_elem = f32; alias out_elem = f32;";
-        let scoring = kernels::ALL.iter().filter(|kernel| kernel.takes_score_mod());
-        let texts = scoring.flat_map(|kernel| kernel.every_file()).map(|file| file.text).chain([HEADER]);
+        let texts = files::BESIDE_SCORE_MOD.iter().map(|file| file.text).chain([HEADER]);
         texts.flat_map(declarations).map(|declaration| declaration.name).filter(|name| *name != "score_mod").collect()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::files;
+    use crate::kernels;
+
+    #[test]
+    fn every_file_beside_a_score_function_is_known() {
+        let scoring = kernels::ALL.iter().filter(|kernel| kernel.takes_score_mod());
+        let wanted: BTreeSet<_> = scoring.flat_map(|kernel| kernel.every_file()).map(|file| file.path).collect();
+        let listed: BTreeSet<_> = files::BESIDE_SCORE_MOD.iter().map(|file| file.path).collect();
+        assert_eq!(listed, wanted);
+    }
 }

@@ -1,7 +1,7 @@
 //! Uniform structs, laid out as WGSL lays its own out (WGSL, "Memory Layout"): each member at a multiple of its alignment,
 //! and what lies inside another rounded up to 16 bytes, as the uniform address space wants it. WGSL's twin of a struct that
 //! lies inside others has `@align(16)` at its first member, unless it has a vector of four: naga 30 takes no notice of the
-//! attribute where it lays out what holds the struct, so structs stand in front of numbers.
+//! attribute where it lays out what holds the struct, so structs come before numbers.
 
 /// How a value lies in a uniform buffer, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,13 +21,13 @@ pub struct Member {
     pub name: &'static str,
     /// Bytes from the start of the struct.
     pub offset: usize,
-    /// How it lies there.
+    /// Its size and alignment.
     pub ty: &'static UniformType,
 }
 
 /// A value that a uniform buffer can hold.
 pub trait Uniform {
-    /// How it lies there.
+    /// Its size and alignment.
     const TYPE: UniformType;
 
     /// Writes it to the first bytes of `to`.
@@ -38,7 +38,7 @@ pub trait Uniform {
 pub trait UniformStruct: Uniform {}
 
 /// Where the next member begins and ends, behind one that ends at `end`.
-pub(crate) const fn place<T: Uniform>(end: usize) -> [usize; 2] {
+pub(crate) const fn next_member<T: Uniform>(end: usize) -> [usize; 2] {
     let start = end.next_multiple_of(T::TYPE.align);
     [start, start + T::TYPE.size]
 }
@@ -89,13 +89,13 @@ macro_rules! params {
                 align: 16,
                 size: {
                     let mut end = 0;
-                    $(end = $crate::wgsl::place::<$ty>(end)[1];)*
+                    $(end = $crate::wgsl::next_member::<$ty>(end)[1];)*
                     usize::next_multiple_of(end, 16)
                 },
                 members: &{
                     let mut end = 0;
                     [$({
-                        let [start, next] = $crate::wgsl::place::<$ty>(end);
+                        let [start, next] = $crate::wgsl::next_member::<$ty>(end);
                         end = next;
                         _ = end;
                         let ty = &<$ty as $crate::wgsl::Uniform>::TYPE;
@@ -107,7 +107,7 @@ macro_rules! params {
             fn write(&self, to: &mut [u8]) {
                 let mut end = 0;
                 $(
-                    let [start, next] = $crate::wgsl::place::<$ty>(end);
+                    let [start, next] = $crate::wgsl::next_member::<$ty>(end);
                     $crate::wgsl::Uniform::write(&self.$field, &mut to[start..next]);
                     end = next;
                 )*

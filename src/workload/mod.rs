@@ -3,7 +3,7 @@
 
 pub mod naive;
 
-use crate::attention::{Attention, AttentionInputs, Causal, Mask, Path, Score, ScoreWeights};
+use crate::attention::{Algorithm, Attention, AttentionInputs, Causal, Mask, Score, ScoreWeights};
 use crate::compare::{Verdict, judge};
 use crate::device::Caps;
 use crate::gpu::Gpu;
@@ -147,7 +147,7 @@ impl Workload {
         self.name_with(false)
     }
 
-    pub fn options(&self, path: Path) -> Attention {
+    pub fn options(&self, path: Algorithm) -> Attention {
         Attention {
             score: if self.is_additive() { Score::Additive } else { Score::ScaledDot },
             causal: self.is_causal().then_some(Causal::TopLeft),
@@ -194,7 +194,7 @@ impl Workload {
     ///
     /// # Errors
     /// Why it would not.
-    pub fn plan(&self, path: Path, gpu: &Gpu) -> Result<AttentionPlan> {
+    pub fn plan(&self, path: Algorithm, gpu: &Gpu) -> Result<AttentionPlan> {
         let options = self.options(path);
         let shapes = self.each_input(|shape, _, _| shape.to_vec());
         let problem = AttentionProblem::new(&options, &shapes.map(Vec::as_slice))?;
@@ -274,7 +274,7 @@ impl Workload {
             )
         };
         // What is visible is said by the mask here.
-        let options = Attention { causal: None, ..self.options(Path::Auto) };
+        let options = Attention { causal: None, ..self.options(Algorithm::Auto) };
         let oracle = reference::attention(&options, &some.map(|array| array.map(|&x| f64::from(x))))?.output;
         let baseline = baseline::attention(&options, &some, self.dtype)?.output;
         let largest = oracle.data().iter().fold(f64::MIN_POSITIVE, |largest, x| largest.max(x.abs()));
@@ -431,7 +431,7 @@ mod tests {
         works.push(Workload::new(Kind::Decode, [2, 2, 1, 1, 16_384, 8], DType::F16));
         for work in works {
             let inputs = work.inputs();
-            let whole = reference::attention(&work.options(Path::Auto), &inputs).unwrap().output;
+            let whole = reference::attention(&work.options(Algorithm::Auto), &inputs).unwrap().output;
             let stored = baseline::stored("output", &whole, work.dtype).unwrap();
             let last_head = work.batch * work.query_heads - 1;
             let few = Sample { heads: vec![last_head], rows: vec![work.queries - 1] };

@@ -36,9 +36,9 @@ impl Naive {
     pub fn check(work: &Workload, caps: &Caps) -> Result<()> {
         let scores = DType::F32.bytes_of(work.batch * work.query_heads * work.queries * work.keys) as u64;
         let largest = caps.max_tensor_bytes();
-        let turns = PASSES * work.keys as u64;
+        let iterations = PASSES * work.keys as u64;
         let limits =
-            [("bytes of the scores", scores, largest), ("loop iterations of a row", turns, caps.max_iterations)];
+            [("bytes of the scores", scores, largest), ("loop iterations of a row", iterations, caps.max_iterations)];
         match limits.into_iter().find(|(_, needed, allowed)| needed > allowed) {
             Some((what, needed, allowed)) => Err(Error::Limit { what: what.to_owned(), needed, allowed }),
             None => Ok(()),

@@ -1,7 +1,7 @@
 //! What is peculiar to attention by products of whole matrices, and the rung below where the adapter lists no cooperative
 //! matrices that fit. The case table by matrices is a configuration of `table.rs`.
 
-use regard::attention::{Attention, AttentionInputs, AttentionOutputs, Causal, Path, Rotary, Score, Window};
+use regard::attention::{Algorithm, Attention, AttentionInputs, AttentionOutputs, Causal, Rotary, Score, Window};
 use regard::cases::{self, AttentionCase};
 use regard::device::{Caps, Features};
 use regard::gpu::{Open, Run};
@@ -34,7 +34,7 @@ fn form(plan: &AttentionPlan) -> Option<Form> {
 fn fused(caps: &Caps) -> Vec<(AttentionCase, AttentionPlan)> {
     let without_scores = |mut case: AttentionCase| {
         let options = &mut case.options;
-        (options.weights, options.entropy, options.scores, options.path) = (false, false, None, Path::Fused);
+        (options.weights, options.entropy, options.scores, options.path) = (false, false, None, Algorithm::Fused);
         case
     };
     let planned = |case: AttentionCase| plan(&case, caps).ok().map(|plan| (case, plan));
@@ -126,7 +126,7 @@ fn case(name: &str, [heads, kv_heads, queries, keys, dim, value_dim]: [usize; 6]
         numbers(2, &[1, kv_heads, keys, dim]),
         numbers(3, &[1, kv_heads, keys, value_dim]),
     );
-    let options = Attention { path: Path::Fused, lse: true, ..Attention::default() };
+    let options = Attention { path: Algorithm::Fused, lse: true, ..Attention::default() };
     AttentionCase { name: name.to_owned(), options, inputs, f32_only: false }
 }
 
@@ -197,7 +197,7 @@ fn bad_numbers_stay_in_their_rows_and_growing_scores_are_followed() {
             // And in ranges of keys that are joined.
             let mut ranges = plan;
             if let Ok(fused) = &mut ranges.fused {
-                fused.range = fused.tile.keys as usize;
+                fused.split_keys = fused.tile.keys as usize;
             }
             if case.inputs.key.shape()[2] < 1000 {
                 worst = worst.max(checked(gpu, case, &ranges)?);
@@ -278,7 +278,7 @@ fn plans_take_matrices_for_dot_products_in_f16_alone() {
         let problem = AttentionProblem::new(options, &inputs).unwrap();
         AttentionPlan::candidates(options, &problem, dtype, caps).unwrap().first().map(|plan| plan.tile)
     };
-    let plain = Attention { path: Path::Fused, ..Attention::default() };
+    let plain = Attention { path: Algorithm::Fused, ..Attention::default() };
     for side in [8, 16] {
         for bytes in [16 << 10, 32 << 10, 48 << 10] {
             let caps = caps(side, bytes);

@@ -1,11 +1,11 @@
-//! Kernels of a user's: what they compute between this crate's, whole and in parts, and what is refused, in which words.
+//! Kernels of a user's: what they compute between this crate's, whole and in chunks, and what is refused, in which words.
 
 use std::time::Duration;
 
 use regard::gpu::{Gpu, Run};
 use regard::ops::custom::CustomCall;
 use regard::ops::linear::{Epilogue, linear};
-use regard::plan::parts;
+use regard::plan::chunks;
 use regard::tensor::{Array, DType, Layout};
 use regard::wgpu::Limits;
 use regard::wgsl::CustomKernel;
@@ -13,7 +13,7 @@ use regard::{Error, Tensor, reference};
 
 use crate::gpu::{device_with, gpu, minimal_gpu};
 
-/// `y = factor · x + number of the workgroup`, four elements a workgroup. By the grid, or by the number in all parts.
+/// `y = factor · x + number of the workgroup`, four elements a workgroup. By the grid, or by the number in all chunks.
 fn numbered(number: &str, first: &str) -> CustomKernel {
     let source = format!(
         "struct Params {{ factor: f32, elements: u32 }}
@@ -65,7 +65,7 @@ fn params(factor: f32, elements: usize) -> [u8; 8] {
 
 const SHAPE: [usize; 2] = [23, 6];
 
-/// A linear layer, the kernel, a linear layer; parts that the kernel is run in, and what comes out.
+/// A linear layer, the kernel, a linear layer; chunks that the kernel is run in, and what comes out.
 fn between(gpu: &Gpu, kernel: &CustomKernel) -> (usize, Array) {
     let (x, weight) = (wave(&SHAPE), wave(&[6, 6]));
     let weight = upload(gpu, &weight);
@@ -78,7 +78,7 @@ fn between(gpu: &Gpu, kernel: &CustomKernel) -> (usize, Array) {
     let y = linear(&mut run, &[(&after, &weight)], &Epilogue::default()).unwrap();
     let recorded: Vec<_> = run.recording().dispatches().collect();
     assert_eq!(recorded[1].variant.label(), "numbered");
-    let count = parts(recorded[1], gpu.caps()).len();
+    let count = chunks(recorded[1], gpu.caps()).len();
     (count, run.submit_and_read(&[&y]).unwrap().remove(0))
 }
 

@@ -1,10 +1,10 @@
 //! The device layer: one build per pipeline, one submission per sequence, steady memory, errors instead of panics,
 //! an embedder's own device, buffers and encoder.
 
-use regard::attention::{Attention, AttentionInputs, Path, Score, ScoreMod};
+use regard::attention::{Algorithm, Attention, AttentionInputs, Score, ScoreMod};
 use regard::gpu::{Gpu, Open, Run};
 use regard::ops::rnn::GpuRnn;
-use regard::rnn::{Cell, Rnn, RnnInputs, RnnPath, RnnWeights};
+use regard::rnn::{Cell, Rnn, RnnAlgorithm, RnnInputs, RnnWeights};
 use regard::tensor::{Array, DType, Layout};
 use regard::wgpu;
 use regard::{Error, Tensor, reference};
@@ -29,7 +29,7 @@ fn close(got: &Array<f32>, want: &Array<f32>) {
 fn threads_share_one_build_of_each_pipeline() {
     let gpu = Gpu::open(&Open { adapter: Some(gpu().adapter().name.clone()), ..Open::default() }).unwrap();
     let inputs = qkv(5, 9);
-    let staged = Attention { path: Path::Staged, ..Attention::default() };
+    let staged = Attention { path: Algorithm::Staged, ..Attention::default() };
     let want = reference::attention(&staged, &inputs).unwrap().output;
     std::thread::scope(|scope| {
         for _ in 0..8 {
@@ -52,11 +52,11 @@ fn a_sequence_is_one_submission_whatever_its_length_and_reads_nothing_back() {
     let weights = |inputs: usize| RnnWeights::new(wave(&[32, inputs], 0.3), wave(&[32, 8], 0.7));
     let (one, both) = (Rnn::new(Cell::Lstm), Rnn::new(Cell::Lstm).bidirectional());
     for (options, path) in [
-        (&both, RnnPath::Auto),
-        (&both, RnnPath::Steps),
-        (&both, RnnPath::Persistent),
-        (&one, RnnPath::Auto),
-        (&one, RnnPath::Wavefront),
+        (&both, RnnAlgorithm::Auto),
+        (&both, RnnAlgorithm::Steps),
+        (&both, RnnAlgorithm::Persistent),
+        (&one, RnnAlgorithm::Auto),
+        (&one, RnnAlgorithm::Wavefront),
     ] {
         let options = Rnn { path, ..options.clone() };
         let layer = |inputs: usize| vec![weights(inputs); options.direction.count()];
@@ -281,7 +281,8 @@ fn scores_larger_than_a_binding_are_computed_in_ranges() {
     let (device, queue) = device_with(|limits| limits.max_storage_buffer_binding_size = 64 << 10);
     let small = Gpu::from_wgpu(device, queue).unwrap();
     let inputs = qkv(70, 90);
-    let options = Attention { causal: Some(Default::default()), lse: true, path: Path::Staged, ..Attention::default() };
+    let options =
+        Attention { causal: Some(Default::default()), lse: true, path: Algorithm::Staged, ..Attention::default() };
     let uploaded = inputs.upload(&small, DType::F32).unwrap();
     let mut run = Run::new(&small);
     let got = options.record(&mut run, &uploaded).unwrap();

@@ -3,7 +3,7 @@
 use regard::device::{Caps, DeviceKind};
 use regard::plan::RnnPlan;
 use regard::recording::Recording;
-use regard::rnn::{Cell, Direction, LayerNorm, NormOver, Reset, Rnn, RnnPath};
+use regard::rnn::{Cell, Direction, LayerNorm, NormOver, Reset, Rnn, RnnAlgorithm};
 use regard::tensor::DType;
 
 use crate::recordings::{Given, rnn};
@@ -36,7 +36,7 @@ fn planned(caps: &Caps, options: &Rnn, [steps, batch, layers]: [usize; 3], given
     (counts, plan)
 }
 
-fn of_path(cell: Cell, path: RnnPath) -> Rnn {
+fn of_path(cell: Cell, path: RnnAlgorithm) -> Rnn {
     Rnn { path, ..Rnn::new(cell) }
 }
 
@@ -55,10 +55,10 @@ fn a_layer_takes_one_dispatch_a_step_for_both_directions() {
             let stages = if cell == (Cell::Gru { reset: Reset::Before }) { 2 } else { 1 };
             for steps in [1, 10, 100] {
                 for direction in [Direction::Forward, Direction::Reverse, Direction::Bidirectional] {
-                    let options = Rnn { direction, ..of_path(cell, RnnPath::Steps) };
+                    let options = Rnn { direction, ..of_path(cell, RnnAlgorithm::Steps) };
                     for layers in [1, 3] {
                         let (found, plan) = planned(&caps, &options, [steps, 8, layers], GIVEN);
-                        assert_eq!(plan.path, RnnPath::Steps);
+                        assert_eq!(plan.path, RnnAlgorithm::Steps);
                         assert_eq!(found[0], layers * steps * stages);
                         assert_eq!(found[1], layers, "X·W of a layer is one product for all steps and both directions");
                     }
@@ -74,9 +74,9 @@ fn a_wavefront_takes_a_dispatch_a_step_and_one_more_for_each_further_layer() {
         for cell in [Cell::Lstm, Cell::Gru { reset: Reset::After }, Cell::Rnn] {
             for direction in [Direction::Forward, Direction::Reverse] {
                 for (steps, layers) in [(1, 2), (10, 2), (10, 4), (100, 3)] {
-                    let options = Rnn { direction, ..of_path(cell, RnnPath::Wavefront) };
+                    let options = Rnn { direction, ..of_path(cell, RnnAlgorithm::Wavefront) };
                     let (found, plan) = planned(&caps, &options, [steps, 8, layers], GIVEN);
-                    assert_eq!(plan.path, RnnPath::Wavefront);
+                    assert_eq!(plan.path, RnnAlgorithm::Wavefront);
                     assert_eq!(found[0], steps + layers - 1);
                     assert_eq!(found[1], 1, "X·W of the lowest layer alone is known before");
                 }
@@ -90,10 +90,10 @@ fn a_persistent_layer_takes_one_dispatch() {
     for caps in devices() {
         for cell in CELLS {
             for direction in [Direction::Forward, Direction::Reverse, Direction::Bidirectional] {
-                let options = Rnn { direction, ..of_path(cell, RnnPath::Persistent) };
+                let options = Rnn { direction, ..of_path(cell, RnnAlgorithm::Persistent) };
                 for (steps, layers) in [(1, 1), (1000, 1), (1000, 3)] {
                     let (found, plan) = planned(&caps, &options, [steps, 8, layers], GIVEN);
-                    assert_eq!(plan.path, RnnPath::Persistent);
+                    assert_eq!(plan.path, RnnAlgorithm::Persistent);
                     assert_eq!(found[..2], [layers, layers]);
                 }
             }
@@ -107,7 +107,7 @@ fn a_persistent_layer_of_many_steps_is_cut() {
     let caps = Caps::default();
     let steps = 100_000;
     let (recording, plan) =
-        rnn(&caps, &of_path(Cell::Lstm, RnnPath::Persistent), [steps, 1, 6, 16, 1], GIVEN, DType::F32);
+        rnn(&caps, &of_path(Cell::Lstm, RnnAlgorithm::Persistent), [steps, 1, 6, 16, 1], GIVEN, DType::F32);
     let ranges = plan.persistent.unwrap().ranges;
     assert!(ranges.len() > 1, "{steps} steps in one dispatch");
     assert_eq!(counts(&recording)[0], ranges.len());
@@ -133,7 +133,7 @@ fn what_needs_all_units_takes_dispatches_of_its_own() {
     for (layer_norm, projection, stages) in [(norm, None, 2), (None, Some(5), 2), (norm, Some(16), 3)] {
         let options = Rnn { layer_norm, ..Rnn::new(Cell::Lstm) };
         let (found, plan) = planned(&caps, &options, [10, 4, 2], Given { projection, ..GIVEN });
-        assert_eq!((plan.path, found[0]), (RnnPath::Steps, 2 * 10 * stages));
+        assert_eq!((plan.path, found[0]), (RnnAlgorithm::Steps, 2 * 10 * stages));
     }
 }
 
@@ -141,7 +141,7 @@ fn what_needs_all_units_takes_dispatches_of_its_own() {
 #[test]
 fn nothing_else_grows_with_the_steps() {
     for caps in devices() {
-        for (path, layers) in [(RnnPath::Steps, 1), (RnnPath::Wavefront, 3), (RnnPath::Persistent, 2)] {
+        for (path, layers) in [(RnnAlgorithm::Steps, 1), (RnnAlgorithm::Wavefront, 3), (RnnAlgorithm::Persistent, 2)] {
             let options = of_path(Cell::Lstm, path);
             let [short, long] = [5, 200].map(|steps| planned(&caps, &options, [steps, 8, layers], GIVEN).0);
             assert_eq!(short[1..], long[1..], "{path:?}");
@@ -160,13 +160,13 @@ fn the_plan_takes_the_path_that_it_estimates_fastest() {
                 for shape in [[1, 1, 1], [10, 8, 1], [100, 1, 2], [100, 64, 4]] {
                     let options = Rnn { direction, ..Rnn::new(cell) };
                     let (_, plan) = planned(&caps, &options, shape, GIVEN);
-                    let time = |path: RnnPath| {
+                    let time = |path: RnnAlgorithm| {
                         let estimate = plan.estimates.iter().find(|estimate| estimate.path == path);
                         estimate.unwrap().nanoseconds.clone().unwrap_or(f64::INFINITY)
                     };
                     let chosen = time(plan.path);
                     assert!(chosen.is_finite() && chosen > 0.0);
-                    for path in [RnnPath::Steps, RnnPath::Wavefront, RnnPath::Persistent] {
+                    for path in [RnnAlgorithm::Steps, RnnAlgorithm::Wavefront, RnnAlgorithm::Persistent] {
                         assert!(chosen <= time(path), "{:?} over {path:?}", plan.path);
                     }
                     let asked = Rnn { path: plan.path, ..options };

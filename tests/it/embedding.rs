@@ -45,7 +45,8 @@ fn the_library_alone_needs_wgpu_and_a_handful() {
 fn everything_is_send_and_sync() {
     fn shared<T: Send + Sync>() {}
     use regard::attention::{Attention, AttentionInputs, AttentionOutputs};
-    use regard::ops::{attentive::GpuAttentiveEncoder, cache::KvCache, decoder::GpuAttentionDecoder, rnn::GpuRnn};
+    use regard::layers::{GpuAttentionDecoder, GpuAttentiveEncoder};
+    use regard::ops::{cache::KvCache, rnn::GpuRnn};
     use regard::rnn::RnnInputs;
     use regard::{Error, Gpu, Tensor, gpu::Run, recording::Recording, tensor::Array};
     shared::<(Gpu, Tensor, Run<'_>, Recording, Error, Array)>();

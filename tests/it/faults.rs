@@ -7,7 +7,7 @@ use std::sync::mpsc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use regard::attention::{Attention, AttentionInputs, Causal, Path, ScoreMod};
+use regard::attention::{Algorithm, Attention, AttentionInputs, Causal, ScoreMod};
 use regard::gpu::{Gpu, Open, Run};
 use regard::ops::rnn::GpuRnn;
 use regard::rnn::{Cell, Rnn, RnnInputs, RnnWeights};
@@ -52,7 +52,7 @@ fn call(gpu: &Gpu, number: usize) -> Result<()> {
     }
     // A dimension of its own is a program of its own.
     let inputs = qkv(1 + number % 7, 4 * (1 + number % 5));
-    let path = if number.is_multiple_of(2) { Path::Staged } else { Path::Auto };
+    let path = if number.is_multiple_of(2) { Algorithm::Staged } else { Algorithm::Auto };
     let options =
         Attention { path, causal: number.is_multiple_of(4).then_some(Causal::TopLeft), ..Attention::default() };
     let got = options.run(gpu, &inputs.upload(gpu, DType::F32)?)?.output.download(gpu)?;
@@ -179,7 +179,7 @@ fn a_wait_for_work_in_flight_ends_when_the_device_is_lost() {
         let inputs =
             AttentionInputs::new(wave(&[1, 8, 512, 64], 0.3), wave(&[1, 8, 512, 64], 0.7), wave(&[1, 8, 512, 64], 1.1));
         let inputs = inputs.upload(&gpu, DType::F32).unwrap();
-        let staged = Attention { path: Path::Staged, ..Attention::default() };
+        let staged = Attention { path: Algorithm::Staged, ..Attention::default() };
         staged.run(&gpu, &inputs).unwrap();
         gpu.wait().unwrap();
         let (sender, receiver) = mpsc::channel();
@@ -346,7 +346,7 @@ fn a_program_that_does_not_compile_fails_for_everyone_and_is_forgotten() {
     let inputs = qkv(3, 8).upload(&gpu, DType::F32).unwrap();
     let with = |source: String| Attention {
         score_mod: Some(ScoreMod::new(source, None)),
-        path: Path::Staged,
+        path: Algorithm::Staged,
         ..Attention::default()
     };
     std::thread::scope(|scope| {

@@ -11,7 +11,7 @@ use regard::gpu::Run;
 use regard::ops::rnn::GpuRnn;
 use regard::reference::{self, Float};
 use regard::rnn::{
-    Cell, Direction, LayerNorm, Merge, NormOver, Reset, Rnn, RnnInputs, RnnOutputs, RnnPath, RnnStack, RnnWeights,
+    Cell, Direction, LayerNorm, Merge, NormOver, Reset, Rnn, RnnAlgorithm, RnnInputs, RnnOutputs, RnnStack, RnnWeights,
     Steps,
 };
 use regard::tensor::{Array, DType, Layout};
@@ -26,13 +26,13 @@ const ONE_WAY: [Direction; 2] = [Direction::Forward, Direction::Reverse];
 
 /// Every path that can run this. A wavefront is for several layers in one direction whose step is one dispatch; a loop
 /// in one dispatch, for what no other workgroup has a part in.
-fn paths(shape: &Shape, options: &Rnn) -> Vec<RnnPath> {
-    let mut paths = vec![RnnPath::Auto, RnnPath::Steps];
+fn paths(shape: &Shape, options: &Rnn) -> Vec<RnnAlgorithm> {
+    let mut paths = vec![RnnAlgorithm::Auto, RnnAlgorithm::Steps];
     if options.layer_norm.is_none() && shape.projection.is_none() {
-        paths.push(RnnPath::Persistent);
+        paths.push(RnnAlgorithm::Persistent);
         let one_dispatch = options.cell != Cell::Gru { reset: Reset::Before };
         if one_dispatch && shape.layers > 1 && options.direction != Direction::Bidirectional {
-            paths.push(RnnPath::Wavefront);
+            paths.push(RnnAlgorithm::Wavefront);
         }
     }
     paths
@@ -521,7 +521,7 @@ fn long_sequences_are_not_cut_off() {
     for (steps, hidden) in [(70_000, 16), (25_000, 64)] {
         for cell in some(CELLS, 4) {
             let shape = Shape::full([steps, 1, 2, hidden, 1]);
-            let request = shape.request(Rnn { path: RnnPath::Persistent, ..Rnn::new(cell) });
+            let request = shape.request(Rnn { path: RnnAlgorithm::Persistent, ..Rnn::new(cell) });
             let got = request.on_gpu(DType::F32).unwrap();
             request.judge(&got, DType::F32).unwrap_or_else(|e| panic!("{cell:?}, {hidden} units, {steps} steps: {e}"));
         }

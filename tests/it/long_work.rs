@@ -1,13 +1,13 @@
-//! Dispatches that would take too long are run in parts, and every bit of the result stays.
+//! Dispatches that would take too long are run in chunks of workgroups, and every bit of the result stays.
 
 use std::time::Duration;
 
-use regard::attention::{Attention, AttentionInputs, Causal, Monotonic, Normalize, Path, Score};
+use regard::attention::{Algorithm, Attention, AttentionInputs, Causal, Monotonic, Normalize, Score};
 use regard::device::{Caps, DeviceKind};
 use regard::gpu::{Gpu, Run};
 use regard::ops::rnn::GpuRnn;
-use regard::plan::{RnnPlan, parts};
-use regard::rnn::{Cell, Reset, Rnn, RnnInputs, RnnPath, RnnWeights};
+use regard::plan::{RnnPlan, chunks};
+use regard::rnn::{Cell, Reset, Rnn, RnnAlgorithm, RnnInputs, RnnWeights};
 use regard::tensor::{Array, DType};
 
 use crate::gpu::gpu;
@@ -24,12 +24,12 @@ fn handles() -> Vec<Gpu> {
     limits.map(|longest| gpu().clone().with_longest_dispatch(longest)).collect()
 }
 
-/// Runs the same recording on every handle: the parts that it took, and all bits of the results.
+/// Runs the same recording on every handle: the chunks that it took, and all bits of the results.
 fn in_parts(record: impl Fn(&mut Run<'_>) -> Vec<regard::Tensor>) -> Vec<(usize, Vec<Vec<u32>>)> {
     let run = |gpu: &Gpu| {
         let mut run = Run::new(gpu);
         let outputs = record(&mut run);
-        let count = run.recording().dispatches().map(|dispatch| parts(dispatch, gpu.caps()).len()).sum();
+        let count = run.recording().dispatches().map(|dispatch| chunks(dispatch, gpu.caps()).len()).sum();
         let read = run.submit_and_read(&outputs.iter().collect::<Vec<_>>()).unwrap();
         (count, read.iter().map(|array| array.data().iter().map(|x| x.to_bits()).collect()).collect())
     };
@@ -53,9 +53,9 @@ fn attention_in_parts_has_the_same_bits() {
     let weighed = Attention { weights: true, entropy: true, lse: false, ..plain.clone() };
     let monotonic = Normalize::Monotonic(Monotonic::Recursive);
     for (what, options) in [
-        ("fused", Attention { path: Path::Fused, ..plain.clone() }),
-        ("split", Attention { path: Path::Split, ..plain.clone() }),
-        ("additive", Attention { score: Score::Additive, path: Path::Split, ..plain.clone() }),
+        ("fused", Attention { path: Algorithm::Fused, ..plain.clone() }),
+        ("split", Attention { path: Algorithm::Split, ..plain.clone() }),
+        ("additive", Attention { score: Score::Additive, path: Algorithm::Split, ..plain.clone() }),
         ("staged", weighed.clone()),
         // In place, each row after the one before it.
         ("monotonic", Attention { normalize: monotonic, ..weighed }),
@@ -73,7 +73,7 @@ fn attention_in_parts_has_the_same_bits() {
 fn recurrences_in_parts_have_the_same_bits() {
     let weights = |inputs: usize| RnnWeights::new(wave(&[4 * 20, inputs], 0.3), wave(&[4 * 20, 20], 0.7));
     let inputs = RnnInputs::new(wave(&[60, 9, 12], 0.2));
-    for path in [RnnPath::Steps, RnnPath::Wavefront, RnnPath::Persistent] {
+    for path in [RnnAlgorithm::Steps, RnnAlgorithm::Wavefront, RnnAlgorithm::Persistent] {
         let options = Rnn { path, ..Rnn::new(Cell::Lstm) };
         let runs = in_parts(|run| {
             let stack = vec![vec![weights(12)], vec![weights(20)]];
@@ -90,7 +90,7 @@ fn recurrences_in_parts_have_the_same_bits() {
 #[test]
 fn long_loops_over_time_are_cut_by_steps() {
     let given = Given { lengths: true, bias: true, peephole: false, initial: true, norms: false, projection: None };
-    let options = Rnn { path: RnnPath::Persistent, ..Rnn::new(Cell::Gru { reset: Reset::Before }) };
+    let options = Rnn { path: RnnAlgorithm::Persistent, ..Rnn::new(Cell::Gru { reset: Reset::Before }) };
     for kind in [DeviceKind::Discrete, DeviceKind::Software] {
         let plan = |longest| -> RnnPlan {
             let caps = Caps::of(kind).with(|caps| caps.longest_dispatch = longest);
@@ -117,8 +117,8 @@ fn no_dispatch_of_a_large_problem_is_long() {
             let recording = recordings::attention(&caps, &Attention::default(), &inputs, DType::F32);
             for dispatch in recording.dispatches() {
                 let workgroups = u64::from(dispatch.grid[0]) * u64::from(dispatch.grid[1]);
-                for part in parts(dispatch, &caps) {
-                    let share = u64::from(part.grid[0]) * u64::from(part.grid[1]);
+                for chunk in chunks(dispatch, &caps) {
+                    let share = u64::from(chunk.grid[0]) * u64::from(chunk.grid[1]);
                     let [flops, bytes] = [dispatch.flops, dispatch.bytes].map(|n| n / workgroups * share);
                     let takes = caps.rates.longest(flops, bytes);
                     // A single workgroup has a processor to itself, not the whole device.
@@ -140,14 +140,14 @@ fn bits(arrays: &[Array<f32>]) -> Vec<Vec<u32>> {
     arrays.iter().map(|array| array.data().iter().map(|x| x.to_bits()).collect()).collect()
 }
 
-/// Attention in dispatches of many parts, then a recurrence of many dispatches, with scratch memory throughout.
+/// Attention in dispatches of many chunks, then a recurrence of many dispatches, with scratch memory throughout.
 fn record(run: &mut Run<'_>) -> Vec<regard::Tensor> {
     let qkv =
         AttentionInputs::new(wave(&[2, 4, 70, 32], 0.3), wave(&[2, 2, 150, 32], 0.7), wave(&[2, 2, 150, 32], 1.1));
     let attention = Attention { weights: true, ..Attention::default() };
     let attended = attention.record(run, &qkv.upload(run.gpu(), DType::F32).unwrap()).unwrap();
     let weights = |inputs: usize| RnnWeights::new(wave(&[4 * 20, inputs], 0.3), wave(&[4 * 20, 20], 0.7));
-    let options = Rnn { path: RnnPath::Steps, ..Rnn::new(Cell::Lstm) };
+    let options = Rnn { path: RnnAlgorithm::Steps, ..Rnn::new(Cell::Lstm) };
     let rnn = GpuRnn::upload(run.gpu(), &options, &vec![vec![weights(12)], vec![weights(20)]], DType::F32).unwrap();
     let inputs = RnnInputs::new(wave(&[40, 9, 12], 0.2)).upload(run.gpu(), DType::F32).unwrap();
     let encoded = rnn.record(run, &inputs).unwrap();
@@ -207,7 +207,7 @@ fn timings_of_a_long_recording_are_whole() {
     let dispatches = run.recording().dispatches().count();
     let timings = run.submit_timed().unwrap();
     assert_eq!(timings.len(), dispatches);
-    assert!(timings.iter().any(|timing| timing.parts > 1));
+    assert!(timings.iter().any(|timing| timing.chunks > 1));
     if gpu.caps().timestamps {
         assert!(timings.iter().all(|timing| timing.nanoseconds.is_some_and(|ns| ns > 0.0 && ns < 60e9)), "{timings:?}");
     }

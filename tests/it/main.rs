@@ -25,6 +25,7 @@ mod layers;
 mod limits;
 mod long_work;
 mod model_cards;
+mod order;
 mod prepared;
 mod primitives;
 mod products;

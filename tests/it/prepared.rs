@@ -3,11 +3,11 @@
 
 use regard::attention::{Attention, AttentionInputs, Causal, Rotary};
 use regard::gpu::{Gpu, Prepared, Run};
+use regard::layers::GpuAttentionDecoder;
 use regard::layers::{
     AttentionDecoder, DecoderMemory, DecoderState, DecoderWeights, Linear, MultiHeadAttention, MultiHeadWeights,
 };
 use regard::ops::cache::{CacheShape, CacheStep, KvCache};
-use regard::ops::decoder::GpuAttentionDecoder;
 use regard::ops::linear::{Epilogue, linear};
 use regard::ops::rotary::rotary;
 use regard::rnn::{Activation, Cell, Rnn, RnnWeights};

@@ -1,7 +1,7 @@
 //! Recordings made without a device: what the planner and the kernels' host side would send to one.
 
 use regard::attention::{
-    Attention, AttentionInputs, Causal, Mask, Monotonic, Normalize, Path, Rotary, RotaryLayout, Score, ScoreMod,
+    Algorithm, Attention, AttentionInputs, Causal, Mask, Monotonic, Normalize, Rotary, RotaryLayout, Score, ScoreMod,
     ScoreStage, Window,
 };
 use regard::device::Caps;
@@ -13,8 +13,8 @@ use regard::plan::{AttentionPlan, RnnPlan};
 use regard::problem::{AttentionProblem, RnnProblem, Role, Storage};
 use regard::recording::{Recording, View};
 use regard::rnn::{
-    Activation, Activations, Cell, Direction, LayerNorm, Merge, NormOver, Reset, Rnn, RnnInputs, RnnOutputs, RnnPath,
-    RnnStack, RnnWeights, Steps,
+    Activation, Activations, Cell, Direction, LayerNorm, Merge, NormOver, Reset, Rnn, RnnAlgorithm, RnnInputs,
+    RnnOutputs, RnnStack, RnnWeights, Steps,
 };
 use regard::tensor::{DType, Layout};
 
@@ -53,11 +53,11 @@ pub(crate) fn attention(
 /// The same on every path that can compute it.
 fn attentions(caps: &Caps, options: &Attention, inputs: &AttentionInputs<Vec<usize>>, dtype: DType) -> Vec<Recording> {
     let problem = AttentionProblem::new(options, &inputs.map(Vec::as_slice)).unwrap();
-    let on = |path: Path| {
+    let on = |path: Algorithm| {
         let options = Attention { path, ..options.clone() };
         AttentionPlan::new(&options, &problem, dtype, caps).is_ok().then(|| attention(caps, &options, inputs, dtype))
     };
-    [Path::Staged, Path::Fused, Path::Split].into_iter().filter_map(on).collect()
+    [Algorithm::Staged, Algorithm::Fused, Algorithm::Split].into_iter().filter_map(on).collect()
 }
 
 /// No memory for scores: beside the partial results of ranges nothing but copies of operands may be needed.
@@ -72,13 +72,13 @@ fn scratch_of_fused_attention_grows_with_the_rows() {
             caps.software = software;
             caps.max_storage_buffers = 16;
         });
-        let scratch = |n: usize, path: Path, mask: Option<Mask<Vec<usize>>>| {
+        let scratch = |n: usize, path: Algorithm, mask: Option<Mask<Vec<usize>>>| {
             let shape = vec![1, 1, n, 64];
             let inputs = AttentionInputs { mask, ..AttentionInputs::new(shape.clone(), shape.clone(), shape) };
             let options = Attention { path, lse: true, ..Attention::default() };
             attention(&caps, &options, &inputs, DType::F32).scratch_bytes()
         };
-        for path in [Path::Fused, Path::Split, Path::Auto] {
+        for path in [Algorithm::Fused, Algorithm::Split, Algorithm::Auto] {
             for n in [1 << 12, 1 << 14, 1 << 16] {
                 // Outputs and log-sum-exp in f32 of at most a handful of ranges.
                 let (found, rows) = (scratch(n, path, None), n as u64 * 65 * 4);
@@ -89,7 +89,7 @@ fn scratch_of_fused_attention_grows_with_the_rows() {
             let mapped = scratch(n, path, Some(Mask::Bool(vec![n, n]))) - scratch(n, path, None);
             assert!(mapped <= (n * n * 4) as u64 / 32, "{path}: {mapped} bytes");
         }
-        assert!(scratch(4096, Path::Staged, None) >= 4096 * 4096 * 4);
+        assert!(scratch(4096, Algorithm::Staged, None) >= 4096 * 4096 * 4);
     }
 }
 
@@ -136,7 +136,7 @@ pub(crate) fn rnn(
     let lstm = options.cell == Cell::Lstm;
     let (units, vectors) = (hidden.next_multiple_of(4), given.bias || given.peephole);
     let rows = kernels::recurrent::vector_rows(options.cell);
-    let wavefront = plan.path == RnnPath::Wavefront;
+    let wavefront = plan.path == RnnAlgorithm::Wavefront;
     let weights = Weights {
         layers: (0..if wavefront { 1 } else { layers })
             .map(|l| LayerWeights {
@@ -290,7 +290,7 @@ pub(crate) fn every_kind(caps: &Caps) -> Vec<Recording> {
         kernels::append::record(r, caps, Rows { rows: &wide, cache: &cache }, None, &starts, None, true).unwrap();
         let tables = [&bound(r, "cos", &[9, 4], DType::F32), &bound(r, "sin", &[9, 4], DType::F32)];
         let (turned, list) = (r.scratch("turned", &[2, 3, 4, 8], dtype), bound(r, "list", &[2, 4], DType::U32));
-        let place = kernels::rotary::Place::List(&list);
+        let place = kernels::rotary::RowPositions::List(&list);
         kernels::rotary::record(r, caps, Rotary::default(), &new, tables, place, &turned).unwrap();
         use kernels::{elementwise, norm, reduce, top_k};
         let (x, row) = (bound(r, "x", &[2, 3, 4, 9], dtype), bound(r, "row", &[9], DType::F32));
@@ -309,18 +309,18 @@ pub(crate) fn every_kind(caps: &Caps) -> Vec<Recording> {
         let (values, ids) =
             (r.scratch("values", &[2, 3, 4, 2], DType::F32), r.scratch("ids", &[2, 3, 4, 2], DType::U32));
         top_k::record(r, caps, &x, &values, &ids).unwrap();
-        use kernels::merge_partials::{Joined, Parts, Stats, Terms};
+        use kernels::merge_partials::{Merged, Partials, Stats, Terms};
         let mut partial = |dtype: DType| {
             let lse = Stats::LogSumExp(bound(r, "lse", &[2, 3, 4], DType::F32));
-            Parts { output: bound(r, "output", &[2, 3, 4, 8], dtype), stats: lse, count: 1 }
+            Partials { output: bound(r, "output", &[2, 3, 4, 8], dtype), stats: lse, count: 1 }
         };
         let [a, b, whole] = &[partial(dtype), partial(DType::F32), partial(dtype)];
         let pair = bound(r, "max_sum", &[2, 3, 4, 2], DType::F32);
         for (lse, max_sum) in
             [(Some(whole.stats.view()), None), (None, Some((&pair, true))), (None, Some((&pair, false)))]
         {
-            let joined = Joined { output: &whole.output, lse, max_sum };
-            kernels::merge_partials::record(r, caps, a, Some(b), joined, Terms::default()).unwrap();
+            let merged = Merged { output: &whole.output, lse, max_sum };
+            kernels::merge_partials::record(r, caps, a, Some(b), merged, Terms::default()).unwrap();
         }
         all.push(recording);
     }
@@ -464,12 +464,12 @@ fn recurrences(caps: &Caps, all: &mut Vec<Recording>) {
                 ..Given::default()
             };
             let dtype = if batch == 4 { DType::F16 } else { DType::F32 };
-            for path in [RnnPath::Auto, RnnPath::Steps, RnnPath::Wavefront, RnnPath::Persistent] {
+            for path in [RnnAlgorithm::Auto, RnnAlgorithm::Steps, RnnAlgorithm::Wavefront, RnnAlgorithm::Persistent] {
                 let options = Rnn { path, ..plain.clone() };
                 let two_stages = cell == Cell::Gru { reset: Reset::Before };
                 let possible = match path {
-                    RnnPath::Wavefront => !both && !two_stages,
-                    RnnPath::Persistent => hidden <= 70 && (caps.max_invocations >= 512 || hidden < 70 || !both),
+                    RnnAlgorithm::Wavefront => !both && !two_stages,
+                    RnnAlgorithm::Persistent => hidden <= 70 && (caps.max_invocations >= 512 || hidden < 70 || !both),
                     _ => true,
                 };
                 if possible {
@@ -498,7 +498,7 @@ fn recurrences(caps: &Caps, all: &mut Vec<Recording>) {
 
 #[test]
 fn the_steps_of_a_layer_bind_the_same_buffers() {
-    let options = Rnn { path: RnnPath::Steps, ..Rnn::new(Cell::Lstm) };
+    let options = Rnn { path: RnnAlgorithm::Steps, ..Rnn::new(Cell::Lstm) };
     let (recording, _) = rnn(&Caps::default(), &options, [20, 3, 4, 8, 1], Given::default(), DType::F32);
     let mut steps = recording.dispatches().filter(|d| d.variant.kernel.name() == "recurrent");
     let first = steps.next().unwrap();

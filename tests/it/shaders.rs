@@ -32,7 +32,7 @@ fn parse(variant: &Variant, params: ParamsSpace) -> (Module, ModuleInfo) {
 /// The same program as problems larger than the table's take it: 32 rows a workgroup.
 fn for_long_problems(variant: &Variant) -> Variant {
     let doubled = |(name, value): &(&'static str, f64)| {
-        let rows = ["BANDS", "FOURS", "WEIGHTS"].contains(name);
+        let rows = ["ROW_BLOCKS", "ROW_QUADS", "P_ENTRIES"].contains(name);
         (*name, if rows { value * 2.0 } else { *value })
     };
     Variant { overrides: variant.overrides.iter().map(doubled).collect(), ..variant.clone() }
@@ -68,7 +68,7 @@ fn variants() -> BTreeMap<String, Variant> {
     let mut found = BTreeMap::new();
     for Dispatch { variant, .. } in dispatches() {
         let key = |variant: &Variant| format!("{} {:?}", variant.label(), variant.score_mod);
-        if variant.kernel == flash_rows::KERNEL && variant.overrides.contains(&("BANDS", 1.0)) {
+        if variant.kernel == flash_rows::KERNEL && variant.overrides.contains(&("ROW_BLOCKS", 1.0)) {
             let long = for_long_problems(&variant);
             found.insert(key(&long), long);
         }

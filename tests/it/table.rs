@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use regard::attention::{Attention, Path};
+use regard::attention::{Algorithm, Attention};
 use regard::cases::{self, AttentionCase};
 use regard::device::Caps;
 use regard::gpu::Gpu;
@@ -165,11 +165,11 @@ fn form(plan: &AttentionPlan) -> Option<Form> {
 /// Each case without what asks for scores in memory, if it can be computed by cooperative matrices then.
 fn by_matrices(caps: &Caps, mut case: AttentionCase, storage: Storage) -> Option<(AttentionCase, AttentionPlan)> {
     // Once, and not again for each path.
-    if case.options.path != Path::Staged || storage.element != DType::F16 {
+    if case.options.path != Algorithm::Staged || storage.element != DType::F16 {
         return None;
     }
     let options = &mut case.options;
-    (options.weights, options.entropy, options.scores, options.path) = (false, false, None, Path::Fused);
+    (options.weights, options.entropy, options.scores, options.path) = (false, false, None, Algorithm::Fused);
     let plan = planned(caps, &case, storage)?;
     (form(&plan) == Some(Form::Cooperative)).then_some((case, plan))
 }
@@ -177,7 +177,7 @@ fn by_matrices(caps: &Caps, mut case: AttentionCase, storage: Storage) -> Option
 fn in_ranges(caps: &Caps, case: AttentionCase, storage: Storage) -> Option<(AttentionCase, AttentionPlan)> {
     const LENGTH: usize = 5;
     let queries = case.inputs.query.shape()[2];
-    if case.options.path != Path::Staged || queries <= LENGTH || storage != DType::F32.into() {
+    if case.options.path != Algorithm::Staged || queries <= LENGTH || storage != DType::F32.into() {
         return None;
     }
     let mut plan = planned(caps, &case, storage)?;
@@ -187,7 +187,7 @@ fn in_ranges(caps: &Caps, case: AttentionCase, storage: Storage) -> Option<(Atte
 }
 
 fn by_long_tiles(caps: &Caps, case: AttentionCase, storage: Storage) -> Option<(AttentionCase, AttentionPlan)> {
-    if case.options.path != Path::Fused {
+    if case.options.path != Algorithm::Fused {
         return None;
     }
     let problem = AttentionProblem::new(&case.options, &case.inputs.map(Array::shape)).unwrap();
@@ -243,11 +243,11 @@ fn every_configuration_reaches_a_part_of_the_table() {
         let options = Attention { path, ..case.options.clone() };
         AttentionCase { options, ..case.clone() }
     };
-    let count = |caps: &Caps, planned: PlannedOn, path: Path, dtype: DType| {
+    let count = |caps: &Caps, planned: PlannedOn, path: Algorithm, dtype: DType| {
         attention.iter().filter(|case| planned(caps, staged(case, path), dtype.into()).is_some()).count()
     };
-    assert!(count(gpu().caps(), in_ranges, Path::Staged, DType::F32) > 150);
-    assert_eq!(count(gpu().caps(), by_long_tiles, Path::Fused, DType::F32) > 150, gpu().caps().software);
+    assert!(count(gpu().caps(), in_ranges, Algorithm::Staged, DType::F32) > 150);
+    assert_eq!(count(gpu().caps(), by_long_tiles, Algorithm::Fused, DType::F32) > 150, gpu().caps().software);
     let caps = cooperative_gpu().caps();
-    assert_eq!(count(caps, by_matrices, Path::Staged, DType::F16) > 100, caps.cooperative.is_some());
+    assert_eq!(count(caps, by_matrices, Algorithm::Staged, DType::F16) > 100, caps.cooperative.is_some());
 }

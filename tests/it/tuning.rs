@@ -1,6 +1,6 @@
 //! What a device takes over from earlier runs: measured plans, compiled pipelines.
 
-use regard::attention::{Attention, AttentionInputs, Path, Score};
+use regard::attention::{Algorithm, Attention, AttentionInputs, Score};
 use regard::cases::AttentionCase;
 use regard::device::{Caps, DeviceKind};
 use regard::gpu::{Gpu, Kept, Open, Run};
@@ -43,17 +43,17 @@ fn a_measured_plan_takes_the_place_of_the_tables() {
         for (keys, dtype) in [(1025, DType::F32), (512, DType::F32), (1000, DType::F16)] {
             assert!(!plan(&options, keys, dtype, &tuned).tuned, "{keys} {dtype}");
         }
-        let staged = Attention { path: Path::Staged, ..options.clone() };
+        let staged = Attention { path: Algorithm::Staged, ..options.clone() };
         let staged = plan(&staged, 1000, DType::F32, &tuned);
-        assert!(staged.path == Path::Staged && !staged.tuned);
+        assert!(staged.path == Algorithm::Staged && !staged.tuned);
     }
     // Staged, where the planner may choose.
     let bucket = Bucket::new(Score::ScaledDot, &problem(&options, 1000), DType::F32);
     let tuned = Tuning::from_iter([(bucket, Choice::Staged)]);
     let found = plan(&options, 1000, DType::F32, &tuned);
-    assert!(found.path == Path::Staged && found.tuned && found.fused.is_err());
-    let asked = Attention { path: Path::Split, ..options.clone() };
-    assert!(plan(&asked, 1000, DType::F32, &tuned).path == Path::Split);
+    assert!(found.path == Algorithm::Staged && found.tuned && found.fused.is_err());
+    let asked = Attention { path: Algorithm::Split, ..options.clone() };
+    assert!(plan(&asked, 1000, DType::F32, &tuned).path == Algorithm::Split);
     // Where the scores of a query fit no binding, not even then.
     let narrow = software.with(|caps| caps.max_binding_bytes = 32 << 10);
     assert!(tuned_plan(&options, 1000, DType::F32, &narrow, &tuned).fused.is_ok());
@@ -85,16 +85,16 @@ fn forms_are_chosen_by_how_full_their_tiles_are() {
     for caps in [&card, &software] {
         // One query for each of many heads on one key head, few or many; a step over a group of 4 and of 16.
         for shape in [[1, 66_000, 1, 1, 32], [1, 66_000, 1, 1, 4096], [1, 32, 8, 1, 4096], [1, 32, 2, 1, 1024]] {
-            assert_eq!(path(caps, shape), Path::Split, "{shape:?}");
+            assert_eq!(path(caps, shape), Algorithm::Split, "{shape:?}");
         }
         for shape in [[1, 8, 8, 64, 64], [1, 8, 8, 1024, 1024], [1, 32, 1, 512, 512]] {
-            assert_eq!(path(caps, shape), Path::Fused, "{shape:?}");
+            assert_eq!(path(caps, shape), Algorithm::Fused, "{shape:?}");
         }
     }
     // A tile of a card has more rows to fill.
-    for (queries, on_card) in [(1, Path::Split), (8, Path::Split), (16, Path::Fused)] {
+    for (queries, on_card) in [(1, Algorithm::Split), (8, Algorithm::Split), (16, Algorithm::Fused)] {
         assert_eq!(path(&card, [1, 8, 8, queries, 1024]), on_card, "{queries}");
-        assert_eq!(path(&software, [1, 8, 8, queries, 1024]), Path::Fused, "{queries}");
+        assert_eq!(path(&software, [1, 8, 8, queries, 1024]), Algorithm::Fused, "{queries}");
     }
 }
 
@@ -107,19 +107,19 @@ fn additive_scores_are_staged_on_a_cpu_driver() {
         caps.workers = 4;
         caps.max_storage_buffers = 16;
     });
-    let plan = |caps: &Caps, path: Path, keys: usize| {
+    let plan = |caps: &Caps, path: Algorithm, keys: usize| {
         let options = Attention { score: Score::Additive, path, ..Attention::default() };
         let (query, key) = ([2, 1, 4, 64], [2, 1, keys, 64]);
         let problem = AttentionProblem::new(&options, &AttentionInputs::new(&query[..], &key[..], &key[..])).unwrap();
         AttentionPlan::new(&options, &problem, DType::F32, caps).unwrap()
     };
     for keys in [1, 64, 5000] {
-        assert_eq!(plan(&software, Path::Auto, keys).path, Path::Staged);
-        assert_eq!(plan(&software, Path::Split, keys).path, Path::Split);
-        assert_eq!(plan(&card, Path::Auto, keys).path, Path::Split);
+        assert_eq!(plan(&software, Algorithm::Auto, keys).path, Algorithm::Staged);
+        assert_eq!(plan(&software, Algorithm::Split, keys).path, Algorithm::Split);
+        assert_eq!(plan(&card, Algorithm::Auto, keys).path, Algorithm::Split);
     }
     let narrow = software.with(|caps| caps.max_binding_bytes = 64 << 10);
-    assert_eq!(plan(&narrow, Path::Auto, 9000).path, Path::Split, "the scores of a query do not fit");
+    assert_eq!(plan(&narrow, Algorithm::Auto, 9000).path, Algorithm::Split, "the scores of a query do not fit");
 }
 
 /// The candidates in turn, on this device and as on a card, give the oracle's answers, and read keys and values of 8 bits

@@ -83,7 +83,7 @@ fn monotonic(table: &mut Table) {
     }
     for form in [Monotonic::Parallel, Monotonic::Recursive, Monotonic::Hard] {
         table.add(format!("NaN in sight, monotonic {form:?}"), Size::rows(9, 12), |case, _| {
-            // seen by the queries from 5 on
+            // visible to the queries from 5 on
             let width = case.inputs.key.shape()[3];
             case.inputs.key.data_mut()[5 * width + 2] = f32::NAN;
             case.options.causal = Some(Causal::TopLeft);

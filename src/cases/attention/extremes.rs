@@ -17,7 +17,7 @@ pub(super) fn add(table: &mut Table) {
     lengths_of_vectors(table);
 }
 
-/// Small on every axis but the rows and keys, so that few workgroups have them all and ranges of keys are joined.
+/// Small on every axis but the rows and keys, so that there are few workgroups and splits of the keys are merged.
 fn narrow(queries: usize, keys: usize) -> Size {
     Size { batch: 1, heads: 2, kv_heads: 1, queries, keys, dim: 8, key_dim: 8, value_dim: 8 }
 }
@@ -233,7 +233,7 @@ fn ranges(table: &mut Table) {
     }
 }
 
-/// Infinite sinks: a row that sees nothing stays 0.
+/// Infinite sinks: a row without a visible key stays 0.
 fn sinks(table: &mut Table) {
     for (name, causal) in [("", None), (", causal", Some(Causal::BottomRight))] {
         table.add(

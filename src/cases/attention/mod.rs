@@ -146,7 +146,7 @@ fn sizes(table: &mut Table) {
     table.add("weights", Size::rows(17, 33), |case, _| case.options.weights = true);
 }
 
-/// Masks of every rank and kind, short ones, and rows that see nothing.
+/// Masks of every rank and kind, short ones, and rows without a visible key.
 fn masks(table: &mut Table) {
     let size = Size::rows(9, 21);
     let (b, h, q, k) = (size.batch, size.heads, size.queries, size.keys);

@@ -49,7 +49,7 @@ fn rotary(table: &mut Table) {
             case.options.causal = Some(Causal::BottomRight);
             every_output(case);
         });
-        // Some queries stand before the first key.
+        // The positions of some queries are before the first key.
         table.add(format!("rotary {layout:?}, lengths"), Size { batch: 4, ..Size::rows(9, 20) }, |case, _| {
             with_tables(case, layout, 2, 8);
             case.inputs.kv_lengths = numbers(&[20, 4, 0, 11]);

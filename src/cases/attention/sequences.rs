@@ -150,7 +150,7 @@ fn blocks(table: &mut Table) {
     }
     table.add("poison in hidden blocks", Size::rows(33, 200), |case, random| {
         masked(case, random, [16, 16], 2, 6);
-        // one column of blocks in three is hidden from all, and one row of blocks sees nothing
+        // one column of blocks in three is hidden from all, and one row of blocks has no visible block
         if let Some(mask) = &mut case.inputs.block_mask {
             for (k, x) in mask.data_mut().iter_mut().enumerate() {
                 let (row, column) = (k / 13 % 3, k % 13);
@@ -185,7 +185,7 @@ fn blocks(table: &mut Table) {
     }
 }
 
-/// Pages of a cache in no order; the pages of no row, the rest of a row's last page and the pages that stand in the table
+/// Pages of a cache in no order; the pages of no row, the rest of a row's last page and the pages that the table has
 /// past it are poison.
 pub(super) fn paged(case: &mut AttentionCase, random: &mut Random, size: usize, lengths: &[usize]) {
     let pages = lengths.iter().map(|n| n.div_ceil(size)).max().unwrap_or(0) + 1;

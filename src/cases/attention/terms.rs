@@ -1,4 +1,4 @@
-//! Terms of a score, score functions, normalizers, and what is told of them.
+//! Terms of a score, score functions, normalizers, and their statistics.
 
 use std::sync::Arc;
 
@@ -30,7 +30,7 @@ fn terms(table: &mut Table) {
         case.inputs.alibi_slopes = Some(slopes.clone());
         case.options.causal = Some(Causal::BottomRight);
     });
-    // Beside other lists, and alone; queries of several rows of a tile; few of them; sums over what a row sees.
+    // With other lists and alone; queries of several rows of a tile; few of them; sums over the visible keys of a row.
     for (name, size) in [("", size), (", one query", Size { queries: 1, keys: 130, ..size })] {
         table.add(format!("ALiBi of each batch row{name}"), size, |case, random| {
             case.inputs.alibi_slopes = Some(random.array(&[size.batch, size.heads]).map(|x| x.abs()));

@@ -73,7 +73,7 @@ fn gates(table: &mut Table) {
     table.lstm("peepholes, forget bias, clip, activations", USUAL, 1, all, peepholes);
 }
 
-/// A projection to `width` in every layer and direction: h, and what the next layer reads, is that wide.
+/// A projection to `width` in every layer and direction: the width of h, and of the input of the next layer.
 fn project(case: &mut RnnCase, random: &mut Random, width: usize) {
     let hidden = hidden(case);
     let mut draw = |shape: &[usize]| {

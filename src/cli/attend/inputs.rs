@@ -22,7 +22,7 @@ pub(crate) enum Form {
 }
 
 impl Form {
-    /// Of a query; `ragged` tells of `cu_seqlens_q` or `cu_seqlens_k`.
+    /// Of a query; `ragged` is whether there are `cu_seqlens_q` or `cu_seqlens_k`.
     fn of(query: &Array, ragged: bool, q_heads: Option<usize>) -> Outcome<Self> {
         let shape = query.shape();
         match (shape.len(), q_heads) {
@@ -216,7 +216,7 @@ fn ends(input: &Input, name: &str, tokens: usize) -> Result<Option<Array>> {
     }
 }
 
-/// Refuses a block table whose entries are no pages as far as `kv_lengths` reach; what stands behind is padding.
+/// Refuses a block table whose entries are no pages as far as `kv_lengths` reach; what comes after is padding.
 fn check_pages(inputs: &AttentionInputs<Array>) -> Result<()> {
     match (inputs.key.shape(), &inputs.block_table) {
         (&[count, ..], Some(table)) if inputs.key.shape().len() == 4 && table.shape().len() == 2 => {

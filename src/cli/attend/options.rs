@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use regard::attention::{
-    Attention, Causal, Monotonic, Normalize, Path, Rotary, RotaryLayout, Score, ScoreMod, ScoreStage, Window,
+    Algorithm, Attention, Causal, Monotonic, Normalize, Rotary, RotaryLayout, Score, ScoreMod, ScoreStage, Window,
 };
 use regard::tensor::{Array, DType};
 use regard::{Error, Result};
@@ -141,7 +141,7 @@ impl From<ScoreKind> for Score {
             ScoreKind::ScaledDot => Self::ScaledDot,
             ScoreKind::Dot => Self::Dot,
             ScoreKind::General => Self::General,
-            // The scale of Keras stands inside the tanh: two matrices c·1.
+            // The scale of Keras is inside the tanh: two matrices c·1.
             ScoreKind::Additive | ScoreKind::KerasConcat => Self::Additive,
             ScoreKind::Concat => Self::Concat,
             ScoreKind::Cosine => Self::Cosine,
@@ -239,10 +239,10 @@ impl Options {
             temperature: self.temperature,
             normalize: self.normalize()?,
             path: match self.path {
-                PathKind::Auto => Path::Auto,
-                PathKind::Staged => Path::Staged,
-                PathKind::Fused => Path::Fused,
-                PathKind::Split => Path::Split,
+                PathKind::Auto => Algorithm::Auto,
+                PathKind::Staged => Algorithm::Staged,
+                PathKind::Fused => Algorithm::Fused,
+                PathKind::Split => Algorithm::Split,
             },
             ..Attention::default()
         })
@@ -328,13 +328,13 @@ impl Options {
     }
 }
 
-/// As it stands on the command line.
-pub(super) fn path_name(path: Path) -> &'static str {
+/// The name on the command line.
+pub(super) fn path_name(path: Algorithm) -> &'static str {
     match path {
-        Path::Auto => "auto",
-        Path::Staged => "staged",
-        Path::Fused => "fused",
-        Path::Split => "split",
+        Algorithm::Auto => "auto",
+        Algorithm::Staged => "staged",
+        Algorithm::Fused => "fused",
+        Algorithm::Split => "split",
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::cell::OnceCell;
 
-use regard::attention::{AttentionInputs, Path};
+use regard::attention::{Algorithm, AttentionInputs};
 use regard::gpu::{Gpu, Run};
 use regard::plan::{FusedPlan, Tile};
 use regard::tensor::Array;
@@ -69,10 +69,10 @@ impl Attended {
         };
         let plan = self.work.plan(path, gpu)?;
         let (path, text) = match (plan.path, &plan.fused) {
-            (Path::Split, Ok(fused)) => (Way::Split, tile(fused, self.work.keys)),
+            (Algorithm::Split, Ok(fused)) => (Way::Split, tile(fused, self.work.keys)),
             (_, Ok(fused)) => (Way::Fused, tile(fused, self.work.keys)),
             (_, Err(reason)) => {
-                let why = if path == Path::Auto { format!(": {reason}") } else { String::new() };
+                let why = if path == Algorithm::Auto { format!(": {reason}") } else { String::new() };
                 let ranges = count(plan.query_ranges.len(), "ranges of queries");
                 (Way::Staged, format!("scores in memory{ranges}{why}"))
             }
@@ -112,11 +112,11 @@ impl Attended {
 
 /// `tiled 64×32, 128 lanes, 2 to a row, subgroups, 4 ranges of keys`.
 fn tile(fused: &FusedPlan, keys: usize) -> String {
-    let Tile { form, lanes, queries, keys: columns, parts, subgroups } = fused.tile;
-    let parts = if parts > 1 { format!(", {parts} to a score") } else { String::new() };
+    let Tile { form, lanes, queries, keys: columns, k_splits, subgroups } = fused.tile;
+    let shared = if k_splits > 1 { format!(", {k_splits} to a score") } else { String::new() };
     let subgroups = if subgroups { ", subgroups" } else { "" };
-    let ranges = count(fused.ranges(keys), "ranges of keys");
-    format!("{form} {queries}×{columns}, {lanes} lanes{parts}{subgroups}{ranges}")
+    let splits = count(fused.splits(keys), "ranges of keys");
+    format!("{form} {queries}×{columns}, {lanes} lanes{shared}{subgroups}{splits}")
 }
 
 /// Nothing about one.

@@ -3,9 +3,9 @@
 use std::rc::Rc;
 
 use clap::ValueEnum;
-use regard::attention::Path;
+use regard::attention::Algorithm;
 use regard::gpu::{Gpu, Run};
-use regard::rnn::{Cell, Reset, Rnn, RnnPath};
+use regard::rnn::{Cell, Reset, Rnn, RnnAlgorithm};
 use regard::tensor::DType;
 use regard::workload::{self, naive::Naive};
 use regard::{Error, Result, Tensor};
@@ -26,7 +26,7 @@ pub(super) enum Way {
     Split,
     /// Attention with scores in memory.
     Staged,
-    /// Attention with an invocation for each number, nothing kept: not the library's.
+    /// Attention with an invocation for each number, nothing reused: not the library's.
     Naive,
     /// A recurrence, a dispatch a step.
     Steps,
@@ -37,7 +37,7 @@ pub(super) enum Way {
 }
 
 impl Way {
-    /// As it stands on the command line.
+    /// The name on the command line.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Auto => "auto",
@@ -52,22 +52,22 @@ impl Way {
     }
 
     /// The library's path of attention, if it is one.
-    pub(super) fn attention(self) -> Option<Path> {
+    pub(super) fn attention(self) -> Option<Algorithm> {
         match self {
-            Self::Auto => Some(Path::Auto),
-            Self::Fused => Some(Path::Fused),
-            Self::Split => Some(Path::Split),
-            Self::Staged => Some(Path::Staged),
+            Self::Auto => Some(Algorithm::Auto),
+            Self::Fused => Some(Algorithm::Fused),
+            Self::Split => Some(Algorithm::Split),
+            Self::Staged => Some(Algorithm::Staged),
             _ => None,
         }
     }
 
-    fn of_recurrence(path: RnnPath) -> Self {
+    fn of_recurrence(path: RnnAlgorithm) -> Self {
         match path {
-            RnnPath::Auto => Self::Auto,
-            RnnPath::Steps => Self::Steps,
-            RnnPath::Wavefront => Self::Wavefront,
-            RnnPath::Persistent => Self::Persistent,
+            RnnAlgorithm::Auto => Self::Auto,
+            RnnAlgorithm::Steps => Self::Steps,
+            RnnAlgorithm::Wavefront => Self::Wavefront,
+            RnnAlgorithm::Persistent => Self::Persistent,
         }
     }
 }
@@ -83,7 +83,7 @@ pub(super) struct Case {
 /// Inputs and truth are made once for all ways, and freed with the last of them.
 enum Work {
     Attention(Rc<Attended>),
-    Recurrent(Rc<Recurrent>, RnnPath),
+    Recurrent(Rc<Recurrent>, RnnAlgorithm),
 }
 
 /// Recorded work that can be run again and again, and what it gives.

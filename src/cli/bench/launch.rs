@@ -179,7 +179,7 @@ impl Launched {
                         let [cos, sin] = Self::tables();
                         (inputs.rotary_cos, inputs.rotary_sin) = (Some(wide(&cos)), Some(wide(&sin)));
                     }
-                    x = reference::multi_head(&layer, &weights(l).map(&wide), &inputs)?.output;
+                    x = layer.reference(&weights(l).map(&wide), &inputs)?.output;
                 }
                 let first = if decodes { PROMPT } else { 0 };
                 x.gather(&Layout::contiguous(x.shape()).narrow(1, first, PROMPT + 1 - first)?)

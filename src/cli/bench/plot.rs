@@ -31,7 +31,7 @@ pub(super) fn save(path: &Path, report: &Report) -> Outcome {
     chart.scene().save(&chart.title, path, format)
 }
 
-/// What stands for a way in every panel; others are told apart in the order they come.
+/// The marker of a way in every panel; others get theirs in the order they come.
 fn look(way: &str, others: &mut Vec<String>) -> Look {
     match ["fused", "split", "staged", "naive"].iter().position(|known| *known == way) {
         _ if way == "auto" => Look::Band,

@@ -10,7 +10,7 @@ use regard::ops::rnn::GpuRnn;
 use regard::plan::RnnPlan;
 use regard::problem::RnnProblem;
 use regard::reference::{self, Float};
-use regard::rnn::{Cell, Rnn, RnnInputs, RnnOutputs, RnnPath, RnnStack, RnnWeights};
+use regard::rnn::{Cell, Rnn, RnnAlgorithm, RnnInputs, RnnOutputs, RnnStack, RnnWeights};
 use regard::tensor::{Array, DType, Layout};
 use regard::workload::numbers;
 use regard::{Result, Tensor};
@@ -41,14 +41,14 @@ struct Truth {
 /// How a recurrence is run.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Plan {
-    pub(super) path: RnnPath,
+    pub(super) path: RnnAlgorithm,
     /// T.
     pub(super) steps: usize,
     /// What the planner expects.
     pub(super) nanoseconds: f64,
     /// Batch rows in a tile of the recurrent product; none where the weights stay in registers.
     pub(super) tile: Option<u32>,
-    /// Whether the planner's part is all that is timed.
+    /// Whether the recurrence, which the estimate is of, is all that is timed: no attention follows.
     pub(super) alone: bool,
 }
 
@@ -89,12 +89,12 @@ impl Recurrent {
     }
 
     /// The ways to run it that are worth telling apart.
-    pub(super) fn paths(&self) -> Vec<RnnPath> {
-        let mut paths = vec![RnnPath::Auto, RnnPath::Steps];
+    pub(super) fn paths(&self) -> Vec<RnnAlgorithm> {
+        let mut paths = vec![RnnAlgorithm::Auto, RnnAlgorithm::Steps];
         if self.stack.len() > 1 && self.options.direction.count() == 1 {
-            paths.push(RnnPath::Wavefront);
+            paths.push(RnnAlgorithm::Wavefront);
         }
-        paths.push(RnnPath::Persistent);
+        paths.push(RnnAlgorithm::Persistent);
         paths
     }
 
@@ -126,7 +126,7 @@ impl Recurrent {
     }
 
     /// Uploads weights and inputs.
-    pub(super) fn upload(&self, gpu: &Gpu, path: RnnPath) -> Result<OnGpu> {
+    pub(super) fn upload(&self, gpu: &Gpu, path: RnnAlgorithm) -> Result<OnGpu> {
         let options = Rnn { path, ..self.options.clone() };
         Ok(OnGpu {
             rnn: GpuRnn::upload(gpu, &options, &self.stack, DType::F32)?,

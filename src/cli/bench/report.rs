@@ -45,7 +45,7 @@ pub(super) struct LaunchRow {
 }
 
 impl LaunchRow {
-    /// As it stands in the table, with the heading where it is the first.
+    /// The row of the table, with the heading where it is the first.
     pub(super) fn lines(&self, first: bool) -> String {
         let heading = match first {
             true => format!(
@@ -172,7 +172,7 @@ impl Row {
         self.ns_per_step.is_some()
     }
 
-    /// As it stands below `previous`: a heading where the columns change, the work where that does, the figures, and
+    /// The lines below `previous`: a heading where the columns change, the work where that does, the figures, and
     /// the plan.
     pub(super) fn lines(&self, previous: Option<&Self>) -> String {
         let columns: &[Column] = if self.is_recurrence() { &RECURRENCE } else { &ATTENTION };
@@ -288,7 +288,7 @@ fn wrapped(text: &str, indent: usize) -> String {
 /// Width of the first column.
 const TITLE: usize = 19;
 
-/// A heading, what stands below it, and how much room both have with the blank before them.
+/// A heading, the cells below it, and how much room both have with the blank before them.
 struct Column {
     name: &'static str,
     width: usize,

@@ -25,7 +25,7 @@ static FACES: LazyLock<Vec<FontRef<'static>>> = LazyLock::new(|| {
     files.into_iter().map(|file| FontRef::try_from_slice(file).expect("the embedded fonts are whole")).collect()
 });
 
-/// The size of a number that stands for a missing glyph, against the text around it.
+/// The size of a number that replaces a missing glyph, against the text around it.
 const CODE_SIZE: f32 = 0.62;
 
 /// One line of text, its glyphs placed from the pen's start at the origin; y grows downward from the baseline.
@@ -143,7 +143,7 @@ impl Setter {
 
     fn letter(&mut self, face: usize, c: char, size: f32) {
         let (glyph, advance, left, right) = measure(face, c, size);
-        // No ink left of the line's start: it would touch what stands there.
+        // No ink left of the line's start: it would touch what is there.
         let x = if self.glyphs.is_empty() { self.pen - left.min(0.0) } else { self.pen };
         self.base = Some((self.glyphs.len(), x + left, x + right));
         self.put(face, glyph, x, right);

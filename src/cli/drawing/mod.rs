@@ -1,14 +1,15 @@
 //! Pictures: what is drawn and where, as a PNG file or an SVG document.
 
+mod canvas;
 pub(crate) mod font;
 pub(crate) mod label;
-mod png;
+pub(crate) mod raster;
 mod svg;
 
 use std::ffi::OsStr;
 use std::path::Path;
 
-pub(crate) use png::MAX_SIDE;
+pub(crate) use canvas::MAX_SIDE;
 use regard::{Error, Result};
 
 use crate::failure::{Failure, Outcome};
@@ -73,7 +74,7 @@ impl Scene<'_> {
     /// # Errors
     /// When the scene is larger than that.
     pub(crate) fn png(&self) -> Result<Vec<u8>, String> {
-        png::encode(self)
+        canvas::encode(self)
     }
 
     /// Writes a file, whole or not at all.
@@ -103,7 +104,7 @@ pub(crate) enum Item<'a> {
     Swatch(f32, f32, f32, f32, Fill),
     Cells(Cells<'a>),
     Line(Line),
-    /// The inside of a convex polygon, its corners clockwise as they are seen.
+    /// The inside of a convex polygon, its corners clockwise on screen.
     Polygon(Vec<[f32; 2]>, Rgb),
 }
 

@@ -181,7 +181,7 @@ fn write_cells(out: &mut String, cells: &Cells) {
     out.push_str("</g>\n");
 }
 
-/// A text that may stand in an element or attribute. Characters XML does not allow become U+FFFD.
+/// A text for an element or attribute. Characters XML does not allow become U+FFFD.
 fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {

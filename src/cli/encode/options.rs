@@ -1,7 +1,9 @@
 //! The options of `regard encode` and what they mean to the library.
 
 use clap::ValueEnum;
-use regard::rnn::{Activation, Activations, Cell, Direction, LayerNorm, Merge, NormOver, Reset, Rnn, RnnPath, Steps};
+use regard::rnn::{
+    Activation, Activations, Cell, Direction, LayerNorm, Merge, NormOver, Reset, Rnn, RnnAlgorithm, Steps,
+};
 use regard::{Error, Result};
 
 /// ε of a layer normalisation where none is given.
@@ -125,13 +127,13 @@ enum PathKind {
     Persistent,
 }
 
-/// As it stands on the command line.
-pub(crate) fn path_name(path: RnnPath) -> &'static str {
+/// The name on the command line.
+pub(crate) fn path_name(path: RnnAlgorithm) -> &'static str {
     match path {
-        RnnPath::Auto => "auto",
-        RnnPath::Steps => "steps",
-        RnnPath::Wavefront => "wavefront",
-        RnnPath::Persistent => "persistent",
+        RnnAlgorithm::Auto => "auto",
+        RnnAlgorithm::Steps => "steps",
+        RnnAlgorithm::Wavefront => "wavefront",
+        RnnAlgorithm::Persistent => "persistent",
     }
 }
 
@@ -177,10 +179,10 @@ impl Options {
             layer_norm: self.layer_norm()?,
             steps: if self.last { Steps::Last } else { Steps::All },
             path: match self.path {
-                PathKind::Auto => RnnPath::Auto,
-                PathKind::Steps => RnnPath::Steps,
-                PathKind::Wavefront => RnnPath::Wavefront,
-                PathKind::Persistent => RnnPath::Persistent,
+                PathKind::Auto => RnnAlgorithm::Auto,
+                PathKind::Steps => RnnAlgorithm::Steps,
+                PathKind::Wavefront => RnnAlgorithm::Wavefront,
+                PathKind::Persistent => RnnAlgorithm::Persistent,
             },
             ..Rnn::new(cell)
         })

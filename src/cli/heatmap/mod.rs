@@ -21,7 +21,7 @@ pub(crate) struct Panel {
     pub(crate) columns: Vec<String>,
     /// `rows.len() * columns.len()` weights of 0..=1, row by row. A missing or non-finite one is drawn as marked.
     pub(crate) weights: Vec<f32>,
-    /// Which of them are hidden by a mask; empty where none is. A picture tells these from weights of 0, a terminal does
+    /// Which of them are hidden by a mask; empty where none is. A picture distinguishes these from weights of 0, a terminal does
     /// not.
     pub(crate) hidden: Vec<bool>,
 }
@@ -44,7 +44,7 @@ pub(crate) enum Curve {
     /// In proportion.
     #[default]
     Linear,
-    /// By their square roots: small weights can be told apart beside large ones.
+    /// By their square roots: small weights stay distinguishable beside large ones.
     Sqrt,
 }
 
@@ -77,7 +77,7 @@ impl Heatmap {
     }
 
     /// The weight at the dark end of the scale: 1, or where every weight is under half of that, the smallest of
-    /// 0.5, 0.2, 0.1, … that holds them all, so that weights spread over many columns can still be told apart.
+    /// 0.5, 0.2, 0.1, … that holds them all, so that weights spread over many columns stay distinguishable.
     fn full_scale(&self) -> f32 {
         let largest = self.panels.iter().flat_map(|p| &p.weights).copied().filter(|w| w.is_finite());
         let largest = largest.fold(0.0_f32, f32::max);
@@ -92,7 +92,7 @@ impl Heatmap {
         Scale { top: self.full_scale(), curve: self.curve }
     }
 
-    /// Whether some weight that is seen is missing, infinite or not a number.
+    /// Whether some visible weight is missing, infinite or not a number.
     fn has_marked(&self) -> bool {
         self.panels.iter().any(|p| {
             p.weights.len() < p.rows.len() * p.columns.len()
@@ -115,7 +115,7 @@ impl Panel {
         self.hidden.get(at).copied().unwrap_or(false)
     }
 
-    /// The matrix seen in blocks of `block` × `block` weights.
+    /// The matrix in blocks of `block` × `block` weights.
     fn blocks(&self, block: usize) -> Blocks<'_> {
         Blocks {
             panel: self,
@@ -126,7 +126,7 @@ impl Panel {
     }
 }
 
-/// A panel whose cells each stand for a square block of weights (of one weight, as a rule).
+/// A panel whose cells each show a square block of weights (of one weight, as a rule).
 #[derive(Clone, Copy, Debug)]
 struct Blocks<'a> {
     panel: &'a Panel,

@@ -19,7 +19,7 @@ const MARGIN: f32 = 16.0;
 const BETWEEN: f32 = 26.0;
 const GAP: f32 = 5.0;
 
-/// Cells smaller than this have numbers at intervals in place of a label each.
+/// Cells smaller than this have numbers at intervals instead of a label each.
 const LABELLED_CELL: f32 = 11.0;
 const LARGEST_CELL: f32 = 48.0;
 
@@ -62,10 +62,10 @@ struct Mark {
     long: bool,
 }
 
-/// What stands along one side of a panel.
+/// The labels along one side of a panel.
 struct Side {
     marks: Vec<Mark>,
-    /// Whether numbers stand only at some cells, which then have ticks.
+    /// Whether only some cells have numbers, which then have ticks.
     ticks: bool,
     /// Whether long labels of columns are turned, as one of them is wider than its column.
     upward: bool,
@@ -141,7 +141,7 @@ impl<'a> Layout<'a> {
         let left = MARGIN + if map.row_axis.is_empty() { 0.0 } else { AXIS * LEADING + 4.0 };
 
         // The grid: every column as wide as its widest panel, cells aligned within each row and column, and at whole
-        // pixels so that all come out equally wide.
+        // pixels so that all have the same width.
         let down = self.panels.len().div_ceil(self.across);
         let widest = |pick: fn(&Placed) -> f32, column: usize| {
             self.panels.iter().skip(column).step_by(self.across).map(pick).fold(0.0, f32::max)

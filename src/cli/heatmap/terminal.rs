@@ -13,7 +13,7 @@ const MARKED: char = '?';
 const ROW_LABEL: usize = 14;
 const COLUMN_LABEL: usize = 8;
 
-/// Terminals that reorder Arabic need to be told that each label is a text of its own: this left-to-right mark, which
+/// Terminals that reorder Arabic need to know that each label is a text of its own: this left-to-right mark, which
 /// takes no column, ends it.
 const LEFT_TO_RIGHT: char = '\u{200e}';
 

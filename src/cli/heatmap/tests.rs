@@ -1,4 +1,5 @@
 use super::*;
+use crate::drawing::raster::Raster;
 use crate::drawing::{Cells, HATCH, Item, Scene, font, label};
 
 fn strings(labels: &[&str]) -> Vec<String> {
@@ -28,14 +29,14 @@ fn map(panels: Vec<Panel>) -> Heatmap {
     }
 }
 
-fn decode(map: &Heatmap) -> image::RgbImage {
-    image::load_from_memory(&map.scene().png().unwrap()).unwrap().to_rgb8()
+fn decode(map: &Heatmap) -> Raster {
+    Raster::decode(&map.scene().png().unwrap())
 }
 
 /// The pixel at a place of the layout, a large picture's own or one of two by two.
-fn pixel(picture: &image::RgbImage, scene: &Scene, x: f32, y: f32) -> [u8; 3] {
-    let pixels = picture.width() as f32 / scene.width;
-    picture.get_pixel((x * pixels) as u32, (y * pixels) as u32).0
+fn pixel(picture: &Raster, scene: &Scene, x: f32, y: f32) -> [u8; 3] {
+    let pixels = picture.width as f32 / scene.width;
+    picture.get((x * pixels) as u32, (y * pixels) as u32)
 }
 
 /// The first matrix of a picture.
@@ -191,10 +192,10 @@ fn labels_do_not_leave_the_picture() {
     let mut one = panel(&tokens, &tokens, &[(1, 1)]);
     one.title = "a title that is quite a bit wider than the few cells below it could ever be".into();
     let picture = decode(&map(vec![one.clone(), one]));
-    let (width, height) = picture.dimensions();
-    for (x, y, pixel) in picture.enumerate_pixels() {
+    let (width, height) = (picture.width, picture.height);
+    for (x, y, pixel) in picture.pixels() {
         let inside = (10..width - 10).contains(&x) && (10..height - 10).contains(&y);
-        assert!(inside || pixel.0 == [255; 3], "ink at {x},{y} of {width}x{height}");
+        assert!(inside || pixel == [255; 3], "ink at {x},{y} of {width}x{height}");
     }
 }
 
@@ -227,7 +228,7 @@ fn large_matrices_stay_within_bounds() {
         weights: vec![1.0 / 64.0; 64 * 64],
         hidden: Vec::new(),
     });
-    let (width, height) = decode(&map(heads.collect())).dimensions();
+    let Raster { width, height, .. } = decode(&map(heads.collect()));
     assert!(width.max(height) <= 4000 && width.min(height) > 600, "{width}x{height}");
 
     let mut weights = vec![0.0; 20 * 9000];
@@ -235,7 +236,7 @@ fn large_matrices_stay_within_bounds() {
     let long = Panel { title: String::new(), rows: numbered(20), columns: numbered(9000), weights, hidden: Vec::new() };
     let map = map(vec![long]);
     let picture = decode(&map);
-    assert!(picture.width() <= 4000);
+    assert!(picture.width <= 4000);
     let scene = scene::arrange(&map);
     let cells = cells(&scene);
     let block = 9000_usize.div_ceil(cells.columns);

@@ -1,11 +1,11 @@
 //! The ways of computing that a device has, and which of them are taken for typical problems: all asked of the planner.
 
 use regard::Result;
-use regard::attention::{Attention, AttentionInputs, Causal, Path, Score};
+use regard::attention::{Algorithm, Attention, AttentionInputs, Causal, Score};
 use regard::device::Caps;
 use regard::plan::{AttentionPlan, Form, FusedPlan, RnnPlan, Tuning};
 use regard::problem::{AttentionProblem, RnnProblem};
-use regard::rnn::{Cell, Reset, Rnn, RnnInputs, RnnPath, RnnWeights};
+use regard::rnn::{Cell, Reset, Rnn, RnnAlgorithm, RnnInputs, RnnWeights};
 use regard::tensor::DType;
 use serde_json::{Value, json};
 
@@ -190,21 +190,22 @@ fn attentions() -> Result<Vec<(String, Attention, AttentionProblem)>> {
 
 /// Every way, with what the planner has of it for the typical problems.
 fn attention(caps: &Caps, types: &[DType], typical: &[(String, Attention, AttentionProblem)]) -> Vec<Way> {
-    let asked = |path: Path| typical.iter().map(move |(_, options, p)| (Attention { path, ..options.clone() }, p));
-    let staged =
-        |&dtype: &DType| asked(Path::Staged).any(|(options, p)| AttentionPlan::new(&options, p, dtype, caps).is_ok());
+    let asked = |path: Algorithm| typical.iter().map(move |(_, options, p)| (Attention { path, ..options.clone() }, p));
+    let staged = |&dtype: &DType| {
+        asked(Algorithm::Staged).any(|(options, p)| AttentionPlan::new(&options, p, dtype, caps).is_ok())
+    };
     let mut ways = vec![Way {
-        name: Path::Staged.to_string(),
+        name: Algorithm::Staged.to_string(),
         types: types.iter().copied().filter(staged).collect(),
         cuts: Vec::new(),
     }];
     for form in Form::ALL {
         let mut way = Way { name: form.to_string(), types: Vec::new(), cuts: Vec::new() };
         for &dtype in types {
-            for (options, p) in [Path::Auto, Path::Fused, Path::Split].into_iter().flat_map(asked) {
+            for (options, p) in [Algorithm::Auto, Algorithm::Fused, Algorithm::Split].into_iter().flat_map(asked) {
                 let plans: Vec<FusedPlan> = AttentionPlan::candidates(&options, p, dtype, caps).unwrap_or_default();
                 for plan in plans.into_iter().filter(|plan| plan.tile.form == form) {
-                    let cut = explain::fused(&FusedPlan { range: p.keys, ..plan }, p.keys);
+                    let cut = explain::fused(&FusedPlan { split_keys: p.keys, ..plan }, p.keys);
                     if !way.cuts.contains(&cut) {
                         way.cuts.push(cut);
                     }
@@ -237,10 +238,10 @@ fn attention_plan(
 /// Cells with the names that `encode --cell` has for them.
 const CELLS: [(&str, Cell); 3] = [("lstm", Cell::Lstm), ("gru", Cell::Gru { reset: Reset::After }), ("rnn", Cell::Rnn)];
 
-const PATHS: [(&str, RnnPath); 3] =
-    [("steps", RnnPath::Steps), ("wavefront", RnnPath::Wavefront), ("persistent", RnnPath::Persistent)];
+const PATHS: [(&str, RnnAlgorithm); 3] =
+    [("steps", RnnAlgorithm::Steps), ("wavefront", RnnAlgorithm::Wavefront), ("persistent", RnnAlgorithm::Persistent)];
 
-/// A stack of layers as wide as its input, over that many steps.
+/// A stack of layers with the width of its input, over that many steps.
 fn stack(options: &Rnn, [steps, batch, hidden, layers]: [usize; 4]) -> Result<RnnProblem> {
     let rows = options.cell.gates() * hidden;
     let (ih, hh, input) = ([rows, hidden], [rows, hidden], [steps, batch, hidden]);
@@ -360,7 +361,7 @@ mod tests {
         let (plain, narrow) = (ways(&caps), ways(&caps.with(|caps| caps.max_invocations = 64)));
         let (wide, few) = (most(&plain, "persistent").unwrap(), most(&narrow, "persistent").unwrap());
         assert!(few < wide, "{few} {wide}");
-        let options = Rnn { path: RnnPath::Persistent, ..Rnn::new(Cell::Lstm) };
+        let options = Rnn { path: RnnAlgorithm::Persistent, ..Rnn::new(Cell::Lstm) };
         let takes =
             |units| RnnPlan::new(&options, &stack(&options, [16, 1, units, 2]).unwrap(), DType::F32, &caps).is_ok();
         assert!(takes(wide) && !takes(wide + 4));

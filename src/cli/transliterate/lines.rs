@@ -47,7 +47,7 @@ type Sent = std::result::Result<Line, String>;
 #[derive(Debug)]
 pub(super) struct Lines {
     receiver: Receiver<Sent>,
-    /// What stopped the reading, kept until the lines before it are answered.
+    /// What stopped the reading, reported after the lines before it are answered.
     failure: Option<String>,
 }
 

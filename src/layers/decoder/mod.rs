@@ -40,16 +40,16 @@ use crate::rnn::{Activation, Cell, Direction, Rnn, RnnInputs, RnnStack};
 ///     attention: Some(Linear::new(numbers(&[5, 8 + 6]))),
 /// };
 /// let memory = DecoderMemory::new(numbers(&[2, 7, 6]));
-/// let outputs = reference::attention_decoder(&decoder, &weights, &memory, &numbers(&[4, 2, 3]), None)?;
+/// let outputs = decoder.reference(&weights, &memory, &numbers(&[4, 2, 3]), None)?;
 /// assert_eq!(outputs.output.shape(), [4, 2, 5]);
 /// assert_eq!(outputs.alignments.shape(), [4, 2, 7]);
 /// // and on from there, one step at a time or many
-/// let more = reference::attention_decoder(&decoder, &weights, &memory, &numbers(&[1, 2, 3]), Some(&outputs.state))?;
+/// let more = decoder.reference(&weights, &memory, &numbers(&[1, 2, 3]), Some(&outputs.state))?;
 /// assert_eq!(more.state.step, 5);
 /// # Ok(())
 /// # }
 /// ```
-/// On the GPU: [`GpuAttentionDecoder`](crate::ops::decoder::GpuAttentionDecoder).
+/// On the GPU: [`GpuAttentionDecoder`](super::GpuAttentionDecoder).
 #[derive(Debug, Clone)]
 pub struct AttentionDecoder {
     /// The recurrence, forward; one or more layers, as its weights have it.
@@ -58,7 +58,7 @@ pub struct AttentionDecoder {
     pub attention: Attention,
     /// What [`Score::Location`] convolves.
     pub location: LocationInput,
-    /// The attention vector of the step before stands beside the input of the cell ("input feeding").
+    /// The attention vector of the previous step is concatenated to the input of the cell ("input feeding").
     pub input_feeding: bool,
     /// f of the attention layer; `None` is the identity.
     pub activation: Option<Activation>,
@@ -108,7 +108,7 @@ impl AttentionDecoder {
         Self { activation: Some(Activation::Tanh), ..Self::new(cell, attention) }
     }
 
-    /// The attention of one step: `step` steps are behind it.
+    /// The attention of one step: `step` is its number, from 0.
     pub(crate) fn step_attention(&self, step: u32) -> Attention {
         let normalize = match self.attention.normalize {
             Normalize::Sample { seed } => Normalize::Sample { seed: seed.wrapping_add(step) },
@@ -117,7 +117,7 @@ impl AttentionDecoder {
         Attention { normalize, weights: true, ..self.attention.clone() }
     }
 
-    /// Whether the sum of the alignments is kept.
+    /// Whether the sum of the alignments is part of the state.
     pub(crate) fn keeps_coverage(&self) -> bool {
         self.coverage || self.reads_coverage()
     }
@@ -134,14 +134,14 @@ pub struct DecoderWeights<A> {
     /// The recurrence, layer by layer, one direction each: `cell[l][0]`. The first layer reads I + attention width
     /// columns with input feeding, the input first; else I.
     pub cell: RnnStack<A>,
-    /// Parameters of the score; queries are H wide, keys as wide as the memory.
+    /// Parameters of the score; queries have H elements, keys the width of the memory.
     pub score: ScoreWeights<A>,
     /// The attention layer [W, H + M], the cell's output first. Without it the attention vector is the context.
     pub attention: Option<Linear<A>>,
 }
 
 impl<A> DecoderWeights<A> {
-    /// Each tensor through a fallible function that is told the tensor's name.
+    /// Each tensor through a fallible function of the tensor and its name.
     ///
     /// # Errors
     /// The first error of `f`.
@@ -185,7 +185,7 @@ impl<A> DecoderMemory<A> {
         Self { memory, lengths: None, mask: None }
     }
 
-    /// Each tensor through a fallible function that is told the tensor's name.
+    /// Each tensor through a fallible function of the tensor and its name.
     ///
     /// # Errors
     /// The first error of `f`.
@@ -218,7 +218,7 @@ pub struct DecoderState<A> {
     pub attention: Option<A>,
     /// [B, Nk]: the alignment.
     pub alignment: Option<A>,
-    /// [B, Nk]: the sum of all alignments, if it is kept; not read otherwise.
+    /// [B, Nk]: the sum of all alignments, if the decoder has it; not read otherwise.
     pub coverage: Option<A>,
     /// Steps done.
     pub step: u32,
@@ -230,7 +230,7 @@ impl<A> DecoderState<A> {
         Self { h, c, attention: None, alignment: None, coverage: None, step: 0 }
     }
 
-    /// Each tensor through a fallible function that is told the tensor's name.
+    /// Each tensor through a fallible function of the tensor and its name.
     ///
     /// # Errors
     /// The first error of `f`.
@@ -271,7 +271,7 @@ pub struct DecoderOutputs<A> {
 }
 
 impl<A> DecoderOutputs<A> {
-    /// Each tensor through a fallible function that is told the tensor's name.
+    /// Each tensor through a fallible function of the tensor and its name.
     ///
     /// # Errors
     /// The first error of `f`.

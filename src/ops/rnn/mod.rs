@@ -8,7 +8,6 @@ pub use sequence::record;
 #[doc(hidden)]
 pub use weights::{LayerWeights, StackedWeights, Weights};
 
-use crate::backend::Recurrence;
 use crate::device::Caps;
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Run, Tensor};
@@ -39,6 +38,16 @@ impl GpuRnn {
         let widths = RnnProblem::check_weights(options, &borrow_shapes(&shapes), input.unwrap_or(0))?;
         let weights = Weights::upload(gpu, options, &widths, stack, dtype)?;
         Ok(Self { options: options.clone(), stack: shapes, weights, dtype })
+    }
+
+    /// The options it was made with.
+    pub fn options(&self) -> &Rnn {
+        &self.options
+    }
+
+    /// Shapes of the weights, layer by layer.
+    pub(crate) fn stack(&self) -> RnnStack<&[usize]> {
+        borrow_shapes(&self.stack)
     }
 
     /// How inputs of these shapes would be run.
@@ -85,16 +94,6 @@ impl GpuRnn {
         let outputs = self.record(&mut run, inputs)?;
         run.submit()?;
         Ok(outputs)
-    }
-}
-
-impl Recurrence for GpuRnn {
-    fn options(&self) -> &Rnn {
-        &self.options
-    }
-
-    fn stack(&self) -> RnnStack<&[usize]> {
-        borrow_shapes(&self.stack)
     }
 }
 

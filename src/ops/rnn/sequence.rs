@@ -9,7 +9,7 @@ use crate::kernels::{copy, matmul, merge, recurrent, recurrent_loop, recurrent_n
 use crate::plan::RnnPlan;
 use crate::problem::RnnProblem;
 use crate::recording::{Recording, View};
-use crate::rnn::{Cell, Merge, Reset, Rnn, RnnInputs, RnnOutputs, RnnPath, Steps};
+use crate::rnn::{Cell, Merge, Reset, Rnn, RnnAlgorithm, RnnInputs, RnnOutputs, Steps};
 use crate::tensor::DType;
 
 /// Records a stack on plain views. The outputs are dense views that the caller has made.
@@ -29,7 +29,7 @@ pub fn record(
 ) -> Result<()> {
     let sequence = Sequence { caps, options, problem, plan, weights, inputs, outputs };
     match plan.path {
-        RnnPath::Wavefront => sequence.wavefront(recording),
+        RnnAlgorithm::Wavefront => sequence.wavefront(recording),
         _ => sequence.layers(recording),
     }
 }
@@ -121,7 +121,7 @@ impl Sequence<'_> {
         l: usize,
         layer: usize,
     ) -> Result<()> {
-        let steps = if self.plan.path == RnnPath::Persistent { 0 } else { self.problem.steps };
+        let steps = if self.plan.path == RnnAlgorithm::Persistent { 0 } else { self.problem.steps };
         let h = layout.h(state, l, steps);
         copy::record(recording, self.caps, &h, &self.of_layer(&self.outputs.final_h, layer)?)?;
         if let Some(c) = &self.outputs.final_c {

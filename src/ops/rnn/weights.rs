@@ -6,7 +6,7 @@ use crate::kernels::recurrent::vector_rows;
 use crate::kernels::recurrent_norm::NORM_ROWS;
 use crate::plan::RnnPlan;
 use crate::problem::RnnWidths;
-use crate::rnn::{Rnn, RnnPath, RnnStack, RnnWeights};
+use crate::rnn::{Rnn, RnnAlgorithm, RnnStack, RnnWeights};
 use crate::tensor::{Array, DType, Layout};
 
 /// Weights of one layer, all directions side by side; D directions, G gates, H* and P* rounded up to multiples of 4.
@@ -76,9 +76,9 @@ impl<A> Weights<A> {
 
 impl<A: Clone> Weights<A> {
     /// Only what a path reads.
-    pub fn of_path(&self, path: RnnPath) -> Self {
+    pub fn of_path(&self, path: RnnAlgorithm) -> Self {
         let mut some = self.clone();
-        if path == RnnPath::Wavefront {
+        if path == RnnAlgorithm::Wavefront {
             some.layers.truncate(1);
         } else {
             some.stacked = None;

@@ -5,7 +5,7 @@
 //! for each batch row b, query head h, query i:
 //!     s_j = scale · score(q_i, k_j)                 for every key j, past first
 //!     s_j = score_mod(s_j);  s_j = cap · tanh(s_j / cap)
-//!     s_j = s_j − slope_h · |own(i) − j| + mask(i, j)
+//!     s_j = s_j − slope_h · |pos(i) − j| + mask(i, j)
 //!     w   = normalize(s_j / τ over the visible j);  w_j = 0 where hidden
 //!     y   = Σ_j w_j · v_j                           over the visible j of weight above 0
 //! ```
@@ -22,7 +22,7 @@ use super::cache::{join, unpage};
 use super::linear::{add_scaled, transpose};
 use super::monotonic::monotonic_row;
 use super::normalize::{LogSumExp, entropy, gumbel, hardmax_row, log_sum_exp, softmax_row, sparsemax_row};
-use super::rotary::turn;
+use super::rotary::rotate;
 use super::{Float, lengths, parallel};
 use crate::attention::{
     Attention, AttentionInputs, AttentionOutputs, Monotonic, Normalize, Score, ScoreFn, ScoreStage,
@@ -70,18 +70,18 @@ pub fn attention<T: Float>(
         v: direction(&inputs.score),
     };
     let heads = p.batch * p.query_heads;
-    let place = |head: usize, i: usize| [head / p.query_heads, head % p.query_heads, i];
+    let index = |head: usize, i: usize| [head / p.query_heads, head % p.query_heads, i];
     let rows: Vec<Row<T>> = match options.normalize {
         // Each row needs the one before it.
         Normalize::Monotonic(form) => parallel::map(heads, |head| {
             let mut alignment = Vec::new();
-            let row = |i| context.monotonic(form, place(head, i), &mut alignment);
+            let row = |i| context.monotonic(form, index(head, i), &mut alignment);
             (0..p.queries).map(row).collect::<Vec<_>>()
         })
         .into_iter()
         .flatten()
         .collect(),
-        _ => parallel::map(heads * p.queries, |row| context.row(place(row / p.queries, row % p.queries))),
+        _ => parallel::map(heads * p.queries, |row| context.row(index(row / p.queries, row % p.queries))),
     };
 
     let per_row = [p.batch, p.query_heads, p.queries];
@@ -300,7 +300,7 @@ fn turned<T: Float>(
         let [heads, rows, dim] = [1, 2, 3].map(|axis| x.shape()[axis]);
         for (row, data) in x.data_mut().chunks_exact_mut(dim).enumerate() {
             let position = token(row / (heads * rows), row % rows).position.max(0) as usize;
-            turn(data, cos, sin, rotary.layout, position.saturating_add(rotary.offset));
+            rotate(data, cos, sin, rotary.layout, position.saturating_add(rotary.offset));
         }
     }
     x

@@ -12,7 +12,7 @@ pub(super) enum Side {
     Key,
 }
 
-/// The part of the score function that one side goes through alone, `rows` [N, D] to [N, score_dim]: q·W of a general
+/// The projection of one side before the score, `rows` [N, D] to [N, score_dim]: q·W of a general
 /// score; Wq·q and Wk·k + b of an additive or location-sensitive one; the halves of W·[q; k] + b of a concat one;
 /// q/‖q‖ and k/‖k‖ of a cosine.
 pub(super) fn side<T: Float>(

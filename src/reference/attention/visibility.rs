@@ -11,7 +11,7 @@ use crate::tensor::{Array, Layout};
 pub(super) struct Token {
     /// The sequence it belongs to: the batch row's only one, or one of a ragged batch. None for padding.
     pub(super) sequence: Option<usize>,
-    /// own(i) of a query, j of a key: counted from the start of its sequence.
+    /// pos(i) of a query, j of a key: counted from the start of its sequence.
     pub(super) position: i64,
 }
 
@@ -128,7 +128,7 @@ fn length(ends: &[usize], n: usize) -> i64 {
     ends[n + 1] as i64 - ends[n] as i64
 }
 
-/// Tokens one sequence behind the other.
+/// The tokens of packed sequences.
 fn packed(ends: &[usize], tokens: usize, diagonal: impl Fn(usize) -> i64) -> Vec<Token> {
     let token = |t: usize| match ends.windows(2).position(|ends| (ends[0]..ends[1]).contains(&t)) {
         Some(n) => Token { sequence: Some(n), position: (t - ends[n]) as i64 + diagonal(n) },

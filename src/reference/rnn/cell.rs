@@ -22,7 +22,7 @@ pub(super) struct CellWeights<'a, T> {
     input: Vec<T>,
     /// Uᵀ [P, G·H].
     hidden: Vec<T>,
-    /// GRU with the reset before: the candidate's part of Uᵀ, [H, H].
+    /// GRU with the reset before: the rows of Uᵀ of the candidate n, [H, H].
     candidate: Vec<T>,
     /// Rᵀ [H, P].
     projection: Option<Vec<T>>,
@@ -105,7 +105,7 @@ impl<'a, T: Float> CellWeights<'a, T> {
     /// g = g(Wg·x + Ug·h + bg)                 c' = f∘c + i∘g, clipped
     /// o = f(Wo·x + Uo·h + po∘c' + bo)         h' = R·(o∘h(LN(c'))), clipped
     ///
-    /// po sees the c' that the next step sees: LN(c') if that is carried.
+    /// The peephole of o reads the c' that the next step gets: LN(c') if that is carried.
     fn lstm(&self, wx: &[T], uh: &[T], c: &[T]) -> (Vec<T>, Vec<T>) {
         let n = self.units;
         let peep = |row: usize, k: usize, c: T| match &self.weights.peephole {

@@ -4,10 +4,10 @@
 use std::cell::Cell as Counter;
 
 use proptest::prelude::*;
-use regard::attention::{Attention, AttentionInputs, Causal, Path, Rotary, Window};
+use regard::attention::{Algorithm, Attention, AttentionInputs, Causal, Rotary, Window};
 use regard::gpu::{Gpu, Run};
 use regard::ops::{cache::append, linear::embed, rnn::GpuRnn, rotary::rotary};
-use regard::rnn::{Cell, Rnn, RnnInputs, RnnPath, RnnWeights};
+use regard::rnn::{Cell, Rnn, RnnAlgorithm, RnnInputs, RnnWeights};
 use regard::tensor::{Array, DType, Layout};
 use regard::{Result, Tensor, reference};
 
@@ -78,8 +78,8 @@ fn counts_for(
     regard::compare::close("output", &found, &want, 1e-4, 1e-5)?.check("output").map(drop)
 }
 
-fn paths() -> impl Strategy<Value = Path> {
-    prop::sample::select(vec![Path::Auto, Path::Staged])
+fn paths() -> impl Strategy<Value = Algorithm> {
+    prop::sample::select(vec![Algorithm::Auto, Algorithm::Staged])
 }
 
 #[test]
@@ -226,7 +226,7 @@ fn steps_past_the_sequence_are_its_end() {
     let gpu = gpu();
     let one = Rnn::new(Cell::Lstm);
     let stack = vec![vec![RnnWeights::new(numbers(&[16, 3], 1.0), numbers(&[16, 4], 2.0)); 2]];
-    for path in [RnnPath::Steps, RnnPath::Persistent] {
+    for path in [RnnAlgorithm::Steps, RnnAlgorithm::Persistent] {
         let options = Rnn { path, ..one.clone().bidirectional() };
         let rnn = GpuRnn::upload(gpu, &options, &stack, DType::F32).unwrap();
         hold(15, words(5, 6), |lengths| {

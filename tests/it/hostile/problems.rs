@@ -3,18 +3,18 @@
 use arbitrary::{Result, Unstructured};
 use regard::Error;
 use regard::attention::{
-    Attention, AttentionInputs, AttentionOutputs, Causal, Mask, Monotonic, Normalize, Path, Rotary, RotaryLayout,
+    Algorithm, Attention, AttentionInputs, AttentionOutputs, Causal, Mask, Monotonic, Normalize, Rotary, RotaryLayout,
     Score, ScoreMod, ScoreStage, Window,
 };
 use regard::device::Caps;
-use regard::kernels::{self, rotary::Place};
+use regard::kernels::{self, rotary::RowPositions};
 use regard::ops::{self, rnn::LayerWeights, rnn::StackedWeights, rnn::Weights};
 use regard::plan::{AttentionPlan, RnnPlan};
 use regard::problem::{AttentionProblem, RnnProblem, Storage};
 use regard::recording::{Recording, View};
 use regard::rnn::{
-    Activation, Activations, Cell, Direction, LayerNorm, Merge, NormOver, Reset, Rnn, RnnInputs, RnnOutputs, RnnPath,
-    RnnStack, RnnWeights, Steps,
+    Activation, Activations, Cell, Direction, LayerNorm, Merge, NormOver, Reset, Rnn, RnnAlgorithm, RnnInputs,
+    RnnOutputs, RnnStack, RnnWeights, Steps,
 };
 use regard::tensor::{DType, Layout};
 
@@ -214,7 +214,7 @@ fn any_attention(u: &mut Unstructured<'_>) -> Result<(Attention, AttentionInputs
         })?,
         block_size: maybe(u, |u| Ok([axis(u)?, axis(u)?]))?,
         normalize,
-        path: pick(u, &[Path::Auto, Path::Auto, Path::Staged, Path::Fused, Path::Split])?,
+        path: pick(u, &[Algorithm::Auto, Algorithm::Auto, Algorithm::Staged, Algorithm::Fused, Algorithm::Split])?,
         weights: once_in(u, 4)?,
         lse: once_in(u, 4)?,
         max_sum: once_in(u, 4)?,
@@ -364,7 +364,7 @@ fn any_rnn(u: &mut Unstructured<'_>) -> Result<Rnn> {
             None
         },
         steps: pick(u, &[Steps::All, Steps::Last])?,
-        path: pick(u, &[RnnPath::Auto, RnnPath::Steps, RnnPath::Wavefront, RnnPath::Persistent])?,
+        path: pick(u, &[RnnAlgorithm::Auto, RnnAlgorithm::Steps, RnnAlgorithm::Wavefront, RnnAlgorithm::Persistent])?,
         ..Rnn::new(cell)
     })
 }
@@ -429,7 +429,7 @@ pub(crate) fn rnn(u: &mut Unstructured<'_>) -> Result<Option<usize>> {
         let bytes = dtype.bytes_of(elements.unwrap_or(1)) as u64;
         recording.bound(name, Layout::contiguous(shape), dtype, bytes)
     };
-    let wavefront = plan.path == RnnPath::Wavefront;
+    let wavefront = plan.path == RnnAlgorithm::Wavefront;
     let weights = Weights {
         layers: (0..if wavefront { 1 } else { layers })
             .map(|l| LayerWeights {
@@ -532,7 +532,7 @@ pub(crate) fn movement(u: &mut Unstructured<'_>) -> Result<Option<usize>> {
             ];
             let [Some(x), Some(cos), Some(sin), Some(list), Some(output)] = views else { return Ok(None) };
             let rotary = Rotary { offset: pick(u, &[0, 1, usize::MAX])?, ..Rotary::default() };
-            kernels::rotary::record(&mut recording, &caps, rotary, &x, [&cos, &sin], Place::List(&list), &output)
+            kernels::rotary::record(&mut recording, &caps, rotary, &x, [&cos, &sin], RowPositions::List(&list), &output)
         }
         _ => {
             let shape = [batch, heads, rows, dim];

@@ -2,10 +2,9 @@
 
 use regard::attention::{Attention, AttentionInputs, Causal, Mask, Monotonic, Normalize, Score, ScoreStage, Window};
 use regard::gpu::{Gpu, Open, Run};
+use regard::layers::GpuAttentiveEncoder;
 use regard::layers::{AttentiveEncoder, AttentiveInputs, AttentiveOutputs, AttentiveWeights};
-use regard::ops::attentive::GpuAttentiveEncoder;
 use regard::ops::rnn::GpuRnn;
-use regard::reference;
 use regard::rnn::{Cell, Direction, Merge, Reset, Rnn, RnnInputs, RnnWeights, Steps};
 use regard::tensor::{Array, DType};
 use regard::{Error, Result, Tensor};
@@ -185,17 +184,13 @@ fn on(gpu: &Gpu, case: &Case, dtype: DType) -> Result<AttentiveOutputs<Array<f32
 
 fn check(gpu: &Gpu, case: &Case, dtype: DType) -> Result<f64> {
     let got = on(gpu, case, dtype)?;
-    let oracle = reference::attentive_encoder::<f64>(
-        &case.layer,
-        &case.weights.map(Array::cast),
-        &case.inputs.map(Array::cast),
-    )?;
+    let oracle = case.layer.reference::<f64>(&case.weights.map(Array::cast), &case.inputs.map(Array::cast))?;
     let round = |name: &str, array: &Array<f32>| -> Result<Array<f32>> {
         let halved = name.starts_with("weight_") || ["input", "query"].contains(&name);
         Ok(if halved { stored(array, dtype) } else { array.clone() })
     };
     let (weights, inputs) = (case.weights.try_map(round)?, case.inputs.try_map(round)?);
-    let baseline = reference::attentive_encoder(&case.layer, &weights, &inputs)?;
+    let baseline = case.layer.reference(&weights, &inputs)?;
     judge_all(&named(&got), &named(&oracle), &named(&baseline))
 }
 
@@ -358,7 +353,7 @@ fn wrong_requests_are_refused() {
     ];
     let right = || case("right", Rnn::new(Cell::Lstm), Attention { score: Score::Dot, ..Attention::default() }, USUAL);
     refused(right, wrong, |c| on(gpu(), c, DType::F32).map(|_| ()));
-    refused(right, wrong, |c| reference::attentive_encoder(&c.layer, &c.weights, &c.inputs).map(|_| ()));
+    refused(right, wrong, |c| c.layer.reference(&c.weights, &c.inputs).map(|_| ()));
 
     let right = right();
     let encoder = GpuAttentiveEncoder::upload(gpu(), &right.layer, &right.weights, DType::F32).unwrap();

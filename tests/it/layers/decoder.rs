@@ -2,10 +2,10 @@
 
 use regard::attention::{Attention, Mask, Monotonic, Normalize, Score, ScoreWeights};
 use regard::gpu::{Gpu, Open, Run};
+use regard::layers::GpuAttentionDecoder;
 use regard::layers::{
     AttentionDecoder, DecoderMemory, DecoderOutput, DecoderOutputs, DecoderState, DecoderWeights, Linear, LocationInput,
 };
-use regard::ops::decoder::GpuAttentionDecoder;
 use regard::reference;
 use regard::rnn::{Activation, Cell, Direction, Reset, Rnn, RnnWeights};
 use regard::tensor::{Array, DType};
@@ -185,7 +185,7 @@ fn on_cpu<T: reference::Float>(
     let ok = |name: &str, array: &Array<f32>| Ok::<_, regard::Error>(cast(name, array));
     let state = case.state.as_ref().map(|state| state.try_map(ok)).transpose()?;
     let (weights, memory) = (case.weights.try_map(ok)?, case.memory.try_map(ok)?);
-    reference::attention_decoder(&case.decoder, &weights, &memory, &cast("input", &case.input), state.as_ref())
+    case.decoder.reference(&weights, &memory, &cast("input", &case.input), state.as_ref())
 }
 
 fn check(case: &Case, dtype: DType) -> Result<f64> {
@@ -259,7 +259,7 @@ fn the_reference_carries_its_state() {
         for x in case.input.data().chunks_exact(row) {
             let shape = [1, case.input.shape()[1], case.input.shape()[2]];
             let x = Array::new(&shape, x.to_vec()).unwrap().cast();
-            let one = reference::attention_decoder(&case.decoder, &weights, &memory, &x, state.as_ref()).unwrap();
+            let one = case.decoder.reference(&weights, &memory, &x, state.as_ref()).unwrap();
             output.extend_from_slice(one.output.data());
             state = Some(one.state);
         }

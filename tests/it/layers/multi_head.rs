@@ -6,7 +6,6 @@ use regard::attention::{
 };
 use regard::gpu::Run;
 use regard::layers::{Linear, MultiHeadAttention, MultiHeadWeights, torch_mask};
-use regard::reference;
 use regard::tensor::{Array, DType};
 
 use super::{Named, Wrong, all, gpu, judge_all, numbers, refused, stored, types};
@@ -125,12 +124,12 @@ fn check(case: &Case, dtype: DType) -> Result<f64> {
     let f32_cache = case.inputs.upload(gpu(), DType::F32)?;
     (inputs.past_key, inputs.past_value) = (f32_cache.past_key, f32_cache.past_value);
     let got = case.layer.run(gpu(), &weights, &inputs)?.download(gpu())?;
-    let oracle = reference::multi_head(&case.layer, &case.weights.map(Array::cast), &case.inputs.map(Array::cast))?;
+    let oracle = case.layer.reference(&case.weights.map(Array::cast), &case.inputs.map(Array::cast))?;
     let round = |name: &str, array: &Array<f32>| -> Result<Array<f32>> {
         let kept = !(name.ends_with(".weight") || ["query", "key", "value"].contains(&name));
         Ok(if kept { array.clone() } else { stored(array, dtype) })
     };
-    let baseline = reference::multi_head(&case.layer, &case.weights.try_map(round)?, &case.inputs.try_map(round)?)?;
+    let baseline = case.layer.reference(&case.weights.try_map(round)?, &case.inputs.try_map(round)?)?;
     judge_all(&named(&got), &named(&oracle), &named(&baseline))
 }
 
@@ -313,5 +312,5 @@ fn wrong_requests_are_refused() {
         let (weights, inputs) = (c.weights.upload(gpu(), DType::F32)?, c.inputs.upload(gpu(), DType::F32)?);
         c.layer.run(gpu(), &weights, &inputs).map(|_| ())
     });
-    refused(right, wrong, |c| reference::multi_head(&c.layer, &c.weights, &c.inputs).map(|_| ()));
+    refused(right, wrong, |c| c.layer.reference(&c.weights, &c.inputs).map(|_| ()));
 }

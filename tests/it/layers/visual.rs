@@ -88,7 +88,7 @@ fn on_cpu<T: reference::Float>(
     let state =
         case.state.as_ref().map(|state| VisualState { coverage: cast("coverage", &state.coverage), step: state.step });
     let (annotations, hidden) = (cast("annotations", &case.annotations), cast("hidden", &case.hidden));
-    reference::visual(&case.layer, &weights, &annotations, &hidden, state.as_ref())
+    case.layer.reference(&weights, &annotations, &hidden, state.as_ref())
 }
 
 fn check(case: &Case, dtype: DType) -> Result<f64> {

@@ -1,7 +1,7 @@
 //! Every refused combination of recurrence options and tensors, and what the error says.
 
 use regard::rnn::{
-    Activations, Cell, Direction, LayerNorm, Merge, NormOver, Reset, Rnn, RnnInputs, RnnPath, RnnStack, RnnWeights,
+    Activations, Cell, Direction, LayerNorm, Merge, NormOver, Reset, Rnn, RnnAlgorithm, RnnInputs, RnnStack, RnnWeights,
 };
 use regard::tensor::Array;
 use regard::{Error, reference};
@@ -182,7 +182,7 @@ fn options_that_no_cell_can_have() {
     all_refused(
         || Request::new(Rnn::new(Cell::Lstm).bidirectional(), false),
         &[(
-            |r| r.options.path = RnnPath::Wavefront,
+            |r| r.options.path = RnnAlgorithm::Wavefront,
             "option `path`: a wavefront runs one direction: the second reads each layer from its end",
         )],
     );

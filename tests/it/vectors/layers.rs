@@ -3,12 +3,12 @@
 
 use regard::attention::{Attention, AttentionInputs, Causal, Mask, Monotonic, Normalize, Score, ScoreWeights};
 use regard::gpu::Gpu;
+use regard::layers::GpuAttentionDecoder;
 use regard::layers::{
     AttentionDecoder, DecoderMemory, DecoderOutput, DecoderOutputs, DecoderWeights, Linear, MultiHeadAttention,
     MultiHeadWeights, torch_mask,
 };
-use regard::ops::decoder::GpuAttentionDecoder;
-use regard::reference::{self, Float};
+use regard::reference::Float;
 use regard::rnn::{Activation, Cell, Reset, Rnn, RnnWeights};
 use regard::tensor::{Array, DType};
 use regard::{Result, Tensor};
@@ -30,7 +30,7 @@ impl MultiHeadCase {
     /// The worst share of the tolerances, on the CPU.
     pub(crate) fn on_cpu<T: Float>(&self) -> Result<f64> {
         let cast = |a: &Array<f32>| a.map(|&x| T::from_f32(x));
-        let got = reference::multi_head(&self.layer, &self.weights.map(cast), &self.inputs.map(cast))?;
+        let got = self.layer.reference(&self.weights.map(cast), &self.inputs.map(cast))?;
         self.check(&got.output, got.weights.as_ref())
     }
 
@@ -66,7 +66,7 @@ impl WrapperCase {
     pub(crate) fn on_cpu<T: Float>(&self) -> Result<f64> {
         let cast = |a: &Array<f32>| a.map(|&x| T::from_f32(x));
         let (weights, memory, input) = (self.weights.map(cast), self.memory.map(cast), cast(&self.input));
-        self.check(|decoder| reference::attention_decoder(decoder, &weights, &memory, &input, None))
+        self.check(|decoder| decoder.reference(&weights, &memory, &input, None))
     }
 
     pub(crate) fn on_gpu(&self, gpu: &Gpu) -> Result<f64> {

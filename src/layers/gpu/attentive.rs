@@ -11,7 +11,7 @@ use crate::tensor::{Array, DType};
 ///
 /// ```no_run
 /// # use regard::layers::{AttentiveEncoder, AttentiveInputs, AttentiveWeights};
-/// # use regard::ops::attentive::GpuAttentiveEncoder;
+/// # use regard::layers::GpuAttentiveEncoder;
 /// # use regard::tensor::{Array, DType};
 /// # fn attend(
 /// #     gpu: &regard::Gpu,

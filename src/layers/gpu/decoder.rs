@@ -1,12 +1,12 @@
 //! A recurrent decoder that attends to a memory, on the GPU.
 
+use super::multi_head::upload_weight;
 use crate::attention::Mask;
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Run, Tensor};
 use crate::layers::{
     AttentionDecoder, DecoderMemory, DecoderOutputs, DecoderState, DecoderWeights, LoadedDecoder, LoadedMemory,
 };
-use crate::ops::multi_head::upload_weight;
 use crate::ops::rnn::GpuRnn;
 use crate::tensor::{Array, DType};
 
@@ -14,7 +14,7 @@ use crate::tensor::{Array, DType};
 ///
 /// ```no_run
 /// # use regard::layers::{AttentionDecoder, DecoderMemory, DecoderWeights};
-/// # use regard::ops::decoder::GpuAttentionDecoder;
+/// # use regard::layers::GpuAttentionDecoder;
 /// # use regard::gpu::Run;
 /// # use regard::tensor::{Array, DType};
 /// # fn decode(

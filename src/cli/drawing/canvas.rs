@@ -1,9 +1,6 @@
 //! A scene as a PNG file.
 
-use std::io::Cursor;
-
-use image::{ImageFormat, Rgb as Pixel, RgbImage};
-
+use super::raster::Raster;
 use super::{
     Cells, FRAME, Fill, HATCH, HATCH_STEP, INK, Item, LINE, Line, Rgb, SEPARATED_CELL, SEPARATOR, Scene, Text, font,
 };
@@ -20,7 +17,7 @@ pub(super) fn encode(scene: &Scene) -> Result<Vec<u8>, String> {
     }
     let pixels = if longest * FINE <= MAX_SIDE { FINE } else { 1.0 };
     let (width, height) = ((scene.width * pixels) as u32, (scene.height * pixels) as u32);
-    let mut canvas = Canvas { image: RgbImage::from_pixel(width, height, Pixel([255; 3])), pixels };
+    let mut canvas = Canvas { raster: Raster::new(width, height), pixels };
     for item in &scene.items {
         match item {
             Item::Text(text) => canvas.text(text),
@@ -32,13 +29,11 @@ pub(super) fn encode(scene: &Scene) -> Result<Vec<u8>, String> {
             Item::Polygon(corners, color) => canvas.polygon(corners, *color),
         }
     }
-    let mut file = Cursor::new(Vec::new());
-    canvas.image.write_to(&mut file, ImageFormat::Png).map_err(|e| format!("the picture cannot be encoded: {e}"))?;
-    Ok(file.into_inner())
+    canvas.raster.encode().map_err(|e| format!("the picture cannot be encoded: {e}"))
 }
 
 struct Canvas {
-    image: RgbImage,
+    raster: Raster,
     /// To a unit.
     pixels: f32,
 }
@@ -47,11 +42,11 @@ impl Canvas {
     /// The pixels of a rectangle, one by one.
     fn each(&mut self, x: f32, y: f32, width: f32, height: f32, mut f: impl FnMut(u32, u32) -> Option<Rgb>) {
         let end = |at: f32, limit: u32| ((at * self.pixels).round().max(0.0) as u32).min(limit);
-        let (columns, rows) = self.image.dimensions();
+        let (columns, rows) = (self.raster.width, self.raster.height);
         for py in end(y, rows)..end(y + height, rows) {
             for px in end(x, columns)..end(x + width, columns) {
                 if let Some(color) = f(px, py) {
-                    self.image.put_pixel(px, py, Pixel(color));
+                    self.raster.put(px, py, color);
                 }
             }
         }
@@ -103,7 +98,7 @@ impl Canvas {
         let least = |axis: usize| points.iter().map(|p| p[axis]).fold(f32::INFINITY, f32::min) - reach;
         let pixels = self.pixels;
         let pixel = |at: f32, limit: u32| (at * pixels).clamp(0.0, limit as f32) as u32;
-        let (columns, rows) = self.image.dimensions();
+        let (columns, rows) = (self.raster.width, self.raster.height);
         for py in pixel(least(1), rows)..pixel(most(1) + 1.0, rows) {
             for px in pixel(least(0), columns)..pixel(most(0) + 1.0, columns) {
                 let at = [px, py].map(|p| (p as f32 + 0.5) / pixels);
@@ -157,8 +152,8 @@ impl Canvas {
 
     fn blend(&mut self, x: i32, y: i32, covered: f32, color: Rgb) {
         let (Ok(x), Ok(y)) = (u32::try_from(x), u32::try_from(y)) else { return };
-        if let Some(pixel) = self.image.get_pixel_mut_checked(x, y) {
-            for (channel, ink) in pixel.0.iter_mut().zip(color) {
+        if let Some(pixel) = self.raster.at(x, y) {
+            for (channel, ink) in pixel.iter_mut().zip(color) {
                 let mixed = f32::from(*channel) + (f32::from(ink) - f32::from(*channel)) * covered;
                 *channel = mixed.round() as u8;
             }
@@ -174,7 +169,7 @@ fn distance(at: [f32; 2], from: [f32; 2], to: [f32; 2]) -> f32 {
     (off[0] - share * along[0]).hypot(off[1] - share * along[1])
 }
 
-/// A line as the strokes that are seen of it.
+/// A line as its visible strokes.
 fn strokes(points: &[[f32; 2]], dash: Option<[f32; 2]>) -> Vec<Vec<[f32; 2]>> {
     let Some([on, off]) = dash.filter(|dash| dash.iter().all(|length| *length > 0.0)) else {
         return vec![points.to_vec()];
@@ -183,7 +178,7 @@ fn strokes(points: &[[f32; 2]], dash: Option<[f32; 2]>) -> Vec<Vec<[f32; 2]>> {
     for ends in points.windows(2) {
         let length = (ends[1][0] - ends[0][0]).hypot(ends[1][1] - ends[0][1]);
         let at = |way: f32| [0, 1].map(|axis| ends[0][axis] + (ends[1][axis] - ends[0][axis]) * (way / length));
-        // Where the pattern stands at the segment's start.
+        // The phase of the pattern at the segment's start.
         let mut start = -(walked % (on + off));
         while start < length {
             let (from, to) = (start.max(0.0), (start + on).min(length));

@@ -8,7 +8,7 @@ use crate::tensor::{Array, DType};
 
 impl MultiHeadAttention {
     /// Records this layer over `inputs`; the tensors returned are filled when the run is submitted. Heads are views:
-    /// nothing is copied, except keys and values that a learned or a zero one is put behind.
+    /// nothing is copied, except keys and values to which a learned or a zero one is appended.
     ///
     /// # Errors
     /// [`Error::Shape`], [`Error::Missing`] or [`Error::Option`] when the request is wrong, [`Error::Limit`] when it

@@ -1,9 +1,9 @@
 //! Soft and hard attention over the grid of a picture, on the GPU.
 
+use super::multi_head::upload_weight;
 use crate::error::Result;
 use crate::gpu::{Gpu, Run, Tensor};
 use crate::layers::{VisualAttention, VisualMemory, VisualOutputs, VisualState, VisualWeights};
-use crate::ops::multi_head::upload_weight;
 use crate::tensor::{Array, DType};
 
 impl VisualAttention {

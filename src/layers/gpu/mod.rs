@@ -1,0 +1,9 @@
+//! Layers with their weights on the GPU: upload, `record`, `run`, download.
+
+mod attentive;
+mod decoder;
+mod multi_head;
+mod visual;
+
+pub use attentive::GpuAttentiveEncoder;
+pub use decoder::GpuAttentionDecoder;
