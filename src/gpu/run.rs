@@ -215,7 +215,7 @@ impl<'g> Run<'g> {
     }
 
     /// Encodes and submits: at once, or where it would keep the device busy for longer than
-    /// [`Caps::longest_submission`](plan::Caps::longest_submission) in several submissions, one right after the other
+    /// [`Caps::longest_submission`](crate::device::Caps::longest_submission) in several submissions, one right after the other
     /// ([`Run::expected_submissions`]). Does not wait.
     ///
     /// # Errors
