@@ -28,7 +28,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let same = move |s: f64, _: usize, _: usize, i: usize, j: usize| {
         s - 0.5 * i.abs_diff(j) as f64 - if clause(i) == clause(j) { 0.0 } else { 4.0 }
     };
-    let score_mod = ScoreMod { wgsl: wgsl.to_owned(), reference: Some(Arc::new(same)) };
+    let score_mod = ScoreMod::new(wgsl, Some(Arc::new(same)));
 
     // [B = 1, H = 1, N = 9, D = 16]: made-up words; the values tell which word they came from.
     let wave = |f: f32| Array::from_fn(&[1, 1, WORDS.len(), 16], |k| (k as f32 * f).sin());

@@ -43,7 +43,7 @@ mod inputs;
 
 pub use inputs::{AttentionInputs, AttentionOutputs, BlockMask, CuSeqlens, Mask, Past, RotaryEmbedding, ScoreWeights};
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use crate::error::{Error, Result};
 use crate::tensor::Array;
@@ -248,24 +248,30 @@ pub type ScoreFn = Arc<dyn Fn(f64, usize, usize, usize, usize) -> f64 + Send + S
 /// A user's own term, applied to each score after the scale.
 #[derive(Clone)]
 pub struct ScoreMod {
-    /// WGSL source with `fn score_mod(score: f32, b: u32, h: u32, i: u32, j: u32) -> f32`, and the functions, constants,
-    /// structs and aliases that it uses. It is checked alone, so that errors name its own lines, and refused
-    /// if it has anything else at module scope (bindings, variables, entry points, `override`, `enable`), a name that
-    /// is the kernel's or WGSL's, barriers or subgroup operations, or is of a size that compilers choke on. Its loops
-    /// have to end: nobody bounds them, and a device takes one that does not for a hang.
-    pub wgsl: String,
-    /// The same function for the reference; without it the reference refuses.
-    pub reference: Option<ScoreFn>,
+    pub(crate) wgsl: Arc<str>,
+    pub(crate) reference: Option<ScoreFn>,
+    /// What the check has found, once it has been made: every recorded call asks.
+    checked: Arc<OnceLock<Result<()>>>,
 }
 
 impl ScoreMod {
+    /// From WGSL source with `fn score_mod(score: f32, b: u32, h: u32, i: u32, j: u32) -> f32`, and the functions, constants,
+    /// structs and aliases that it uses. It is checked alone, so that errors name its own lines, and refused
+    /// if it has anything else at module scope (bindings, variables, entry points, `override`, `enable`), a name that
+    /// is the kernel's or WGSL's, barriers or subgroup operations, or is of a size that compilers choke on. Its loops
+    /// have to end: nobody bounds them, and a device takes one that does not for a hang. `reference` is the same function
+    /// for the reference, which refuses without it.
+    pub fn new(wgsl: impl Into<Arc<str>>, reference: Option<ScoreFn>) -> Self {
+        Self { wgsl: wgsl.into(), reference, checked: Arc::default() }
+    }
+
     /// Checks the WGSL as every use of it does.
     ///
     /// # Errors
     /// [`Error::Option`] of `score_mod` with the compiler's words, the line, the column and the text there, or the reason
     /// why it is refused.
     pub fn check(&self) -> Result<()> {
-        crate::wgsl::check_score_mod(&self.wgsl)
+        self.checked.get_or_init(|| crate::wgsl::check_score_mod(&self.wgsl)).clone()
     }
 
     /// The line of the WGSL that [`ScoreMod::check`] refuses: its number and the line, whole, and on a second line marks

@@ -197,7 +197,7 @@ fn mistakes() -> Vec<Call> {
             "a score function that does not compile",
             Box::new(move |gpu| {
                 let wgsl = "fn score_mod(s: f32, b: u32, h: u32, i: u32, j: u32) -> f32 { return nothing; }".to_owned();
-                let score_mod = Some(ScoreMod { wgsl, reference: None });
+                let score_mod = Some(ScoreMod::new(wgsl, None));
                 let result = Attention { score_mod, ..Attention::default() }.run(gpu, &good().upload(gpu, DType::F32)?);
                 refused(result, |error| matches!(error, Error::Option { option, .. } if option == "score_mod"))
             }),

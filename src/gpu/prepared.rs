@@ -289,7 +289,7 @@ impl Prepared {
     /// it was.
     pub fn rebind(&mut self, name: &str, tensor: &Tensor) -> Result<()> {
         let old = {
-            let mut named = self.bound.iter().map(|(_, bound)| &bound.original.0).filter(|named| named.name == name);
+            let mut named = self.bound.iter().map(|(_, bound)| bound.original().0).filter(|named| named.name == name);
             let old = named.next().ok_or_else(|| Error::missing(name, "a tensor of that name bound to the run"))?;
             if named.any(|other| !Arc::ptr_eq(other, old)) {
                 return Err(Error::option(name, "several tensors of the run have this name: give each its own"));
@@ -303,9 +303,10 @@ impl Prepared {
         }
         let buffer = memory.make(&self.gpu)?.clone();
         let (mut ranges, mut moved) = (self.ranges.clone(), Vec::new());
-        for (slot, bound) in self.bound.iter().filter(|(_, bound)| Arc::ptr_eq(&bound.original.0, &old)) {
+        for (slot, bound) in self.bound.iter().filter(|(_, bound)| Arc::ptr_eq(bound.original().0, &old)) {
             let bytes = self.recording.info(slot).map_or(0, |info| info.bytes);
-            let place = bound.original.1.checked_add_signed(distance).filter(|place| {
+            let (original, start) = bound.original();
+            let place = start.checked_add_signed(distance).filter(|place| {
                 place.is_multiple_of(self.gpu.inner.alignment) && place.saturating_add(bytes) <= memory.bytes()
             });
             let offset = place.ok_or_else(|| {
@@ -316,7 +317,8 @@ impl Prepared {
             if let Some(range) = ranges.get_mut(slot.0 as usize).and_then(Option::as_mut) {
                 *range = Range { buffer: buffer.clone(), offset, bytes };
             }
-            moved.push((slot, Bound { memory: memory.clone(), offset, ..bound.clone() }));
+            let first = Some((original.clone(), start));
+            moved.push((slot, Bound { memory: memory.clone(), offset, first }));
         }
         let slots: Vec<Slot> = moved.iter().map(|(slot, _)| *slot).collect();
         std::mem::swap(&mut self.ranges, &mut ranges);

@@ -22,8 +22,15 @@ pub(super) struct Bound {
     pub(super) memory: Arc<Memory>,
     /// Where the binding starts, in bytes.
     pub(super) offset: u64,
-    /// What was bound first, and where the binding started then.
-    pub(super) original: (Arc<Signature>, u64),
+    /// Where another memory was bound first: that one's tensor, and where the binding started then.
+    pub(super) first: Option<(Arc<Signature>, u64)>,
+}
+
+impl Bound {
+    /// The tensor that was bound first, and where the binding started then.
+    pub(super) fn original(&self) -> (&Arc<Signature>, u64) {
+        self.first.as_ref().map_or((&self.memory.signature, self.offset), |(signature, offset)| (signature, *offset))
+    }
 }
 
 /// What each slot is bound to, by its number; nothing of scratch.
@@ -150,8 +157,7 @@ impl<'g> Run<'g> {
         }
         let view = self.recording.bound(name, layout, dtype, bytes);
         self.slots.insert(key, view.slot);
-        self.bound
-            .insert(view.slot, Bound { memory: memory.clone(), offset, original: (memory.signature.clone(), offset) });
+        self.bound.insert(view.slot, Bound { memory: memory.clone(), offset, first: None });
         view
     }
 

@@ -215,7 +215,7 @@ pub fn record(
     let bytes = |view: &View| view.dtype.bytes_of(view.layout.elements()) as u64;
     recording.push(Dispatch {
         variant: Variant {
-            score_mod: options.score_mod.as_ref().map(|user| user.wgsl.as_str().into()),
+            score_mod: options.score_mod.as_ref().map(|user| user.wgsl.clone()),
             subgroups: plan.tile.subgroups,
             ..Variant::new(
                 launch.kernel,

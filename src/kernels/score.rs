@@ -155,7 +155,7 @@ pub fn record(
     overrides.extend(visibility.mask_overrides());
     recording.push(Dispatch {
         variant: Variant {
-            score_mod: options.score_mod.as_ref().map(|user| user.wgsl.as_str().into()),
+            score_mod: options.score_mod.as_ref().map(|user| user.wgsl.clone()),
             ..Variant::new(&KERNEL, [("elem", inputs.query.dtype), ("k_elem", inputs.key.dtype)], overrides)
         },
         params: params.bytes(),

@@ -12,15 +12,19 @@ pub struct Axes(List);
 
 #[derive(Clone)]
 enum List {
-    Few { length: u8, axes: [usize; FEW] },
+    /// Whole words alone, which are copied as such.
+    Few {
+        length: usize,
+        axes: [usize; FEW],
+    },
     Many(Vec<usize>),
 }
 
 impl Axes {
     /// The same number for so many axes.
     pub fn filled(value: usize, length: usize) -> Self {
-        match u8::try_from(length) {
-            Ok(few) if length <= FEW => Self(List::Few { length: few, axes: [value; FEW] }),
+        match length {
+            0..=FEW => Self(List::Few { length, axes: [value; FEW] }),
             _ => Self(List::Many(vec![value; length])),
         }
     }
@@ -37,7 +41,7 @@ impl Deref for Axes {
 
     fn deref(&self) -> &[usize] {
         match &self.0 {
-            List::Few { length, axes } => &axes[..usize::from(*length)],
+            List::Few { length, axes } => &axes[..*length],
             List::Many(axes) => axes,
         }
     }
@@ -46,7 +50,7 @@ impl Deref for Axes {
 impl DerefMut for Axes {
     fn deref_mut(&mut self) -> &mut [usize] {
         match &mut self.0 {
-            List::Few { length, axes } => &mut axes[..usize::from(*length)],
+            List::Few { length, axes } => &mut axes[..*length],
             List::Many(axes) => axes,
         }
     }

@@ -318,12 +318,10 @@ fn what_the_device_cannot_do_is_an_error() {
 fn a_users_score_function_runs_or_is_refused_with_the_compilers_words() {
     let inputs = qkv(3, 5);
     let with = |wgsl: &str| Attention {
-        score_mod: Some(ScoreMod {
-            wgsl: wgsl.to_owned(),
-            reference: Some(std::sync::Arc::new(|s, _, h, i, j| {
-                s + 0.1 * h as f64 - 0.2 * (i as f64 - j as f64).abs()
-            })),
-        }),
+        score_mod: Some(ScoreMod::new(
+            wgsl,
+            Some(std::sync::Arc::new(|s, _, h, i, j| s + 0.1 * h as f64 - 0.2 * (i as f64 - j as f64).abs())),
+        )),
         ..Attention::default()
     };
     let good = with(

@@ -345,7 +345,7 @@ fn a_program_that_does_not_compile_fails_for_everyone_and_is_forgotten() {
     let gpu = open(Open::default());
     let inputs = qkv(3, 8).upload(&gpu, DType::F32).unwrap();
     let with = |source: String| Attention {
-        score_mod: Some(ScoreMod { wgsl: source, reference: None }),
+        score_mod: Some(ScoreMod::new(source, None)),
         path: Algorithm::Staged,
         ..Attention::default()
     };

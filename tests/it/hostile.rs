@@ -19,7 +19,7 @@ use crate::gpu_properties::hold;
 const HEAD: &str = "fn score_mod(score: f32, b: u32, h: u32, i: u32, j: u32) -> f32 {";
 
 fn check(wgsl: &str) -> Result<(), String> {
-    match (ScoreMod { wgsl: wgsl.to_owned(), reference: None }).check() {
+    match (ScoreMod::new(wgsl, None)).check() {
         Ok(()) => Ok(()),
         Err(Error::Option { option, reason }) if option == "score_mod" => Err(reason),
         Err(other) => panic!("{other}"),
@@ -43,8 +43,7 @@ fn a_score_function_is_told_its_own_lines() {
     let error = check(&format!("{HEAD}\n    return scor + 1.0;\n}}")).unwrap_err();
     assert_eq!(error, "no definition in scope for identifier: `scor`, line 2, column 12: return scor + 1.0;");
     // Nobody needs a device for that, nor the kernel's own lines.
-    let score_mod =
-        Some(ScoreMod { wgsl: "fn score_mod".into(), reference: Some(std::sync::Arc::new(|s, _, _, _, _| s)) });
+    let score_mod = Some(ScoreMod::new("fn score_mod", Some(std::sync::Arc::new(|s, _, _, _, _| s))));
     let options = Attention { score_mod, ..Attention::default() };
     let shape = [1, 1, 2, 4];
     let problem = AttentionProblem::new(&options, &AttentionInputs::new(&shape[..], &shape[..], &shape[..]));

@@ -34,6 +34,53 @@ fn token(array: &Array<f32>, t: usize) -> Array<f32> {
     array.gather(&Layout::contiguous(array.shape()).narrow(2, t, 1).unwrap()).unwrap()
 }
 
+/// The small tensors of a run's positions and lengths are used again by later runs, but not while an encoder that nobody has
+/// submitted yet reads them, nor while somebody holds their buffer.
+#[test]
+fn words_of_an_encoder_stay_its_own_until_it_is_submitted() {
+    let gpu = &open(Default::default());
+    let tables = Rotary::tables(10_000.0, 8, 16).unwrap().map(|table| upload(gpu, "table", &table));
+    let rows = upload(gpu, "rows", &numbers(&[1, 1, 2, 8], 0.5));
+    // Caches of 2, 3 and 4 keys: their next positions differ.
+    let caches = [2, 3, 4].map(|length| {
+        let shape = CacheShape { layers: 1, batch: 1, kv_heads: 1, capacity: 16, key_dim: 8, value_dim: 8 };
+        let mut cache = KvCache::new(gpu, shape, DType::F32).unwrap();
+        let past = upload(gpu, "past", &numbers(&[1, 1, length, 8], 1.5));
+        let mut run = Run::new(gpu);
+        cache.append(&mut run, &past, &past, None).unwrap();
+        run.submit().unwrap();
+        cache
+    });
+    let turned = |run: &mut Run<'_>, cache: &KvCache| {
+        let positions = cache.positions(run, 2).unwrap();
+        let turned = rotary(run, &rows, tables.each_ref(), Some(&positions), Rotary::default()).unwrap();
+        (positions, turned)
+    };
+    let expected = caches.each_ref().map(|cache| {
+        let mut run = Run::new(gpu);
+        let (_, turned) = turned(&mut run, cache);
+        run.submit_and_read(&[&turned]).unwrap().remove(0)
+    });
+    assert!(expected[0] != expected[1] && expected[1] != expected[2]);
+    let mut encoder = gpu.device().create_command_encoder(&Default::default());
+    let mut run = Run::new(gpu);
+    let (_, encoded) = turned(&mut run, &caches[0]);
+    run.encode(&mut encoder).unwrap();
+    let mut run = Run::new(gpu);
+    let (positions, _) = turned(&mut run, &caches[1]);
+    let held = positions.buffer().unwrap().clone();
+    run.submit().unwrap();
+    drop(positions);
+    for k in 0..4 {
+        let mut run = Run::new(gpu);
+        let (positions, again) = turned(&mut run, &caches[2]);
+        assert!(k < 3 || *positions.buffer().unwrap() != held);
+        assert_eq!(run.submit_and_read(&[&again]).unwrap(), [expected[2].clone()]);
+    }
+    gpu.queue().submit([encoder.finish()]);
+    assert_eq!(encoded.download(gpu).unwrap(), expected[0]);
+}
+
 #[test]
 fn a_prepared_run_reads_what_its_tensors_hold_then() {
     let gpu = &open(Default::default());

@@ -373,13 +373,12 @@ fn terms_apply_in_order() {
     let mut inputs = inputs(3, 4);
     inputs.alibi_slopes = Some(Array::new(&[4], vec![0.5, 0.25, 0.0, 1.0]).unwrap());
     inputs.mask = Some(Mask::Float(numbers(&[3, 4], 4.0)));
-    let score_mod = ScoreMod {
-        wgsl: "fn score_mod(s: f32, b: u32, h: u32, i: u32, j: u32) -> f32 {
+    let score_mod = ScoreMod::new(
+        "fn score_mod(s: f32, b: u32, h: u32, i: u32, j: u32) -> f32 {
             return s + f32(1000u * b + 100u * h + 10u * i + j) / 500.0;
-        }"
-        .to_owned(),
-        reference: Some(std::sync::Arc::new(|s, b, h, i, j| s + (1000 * b + 100 * h + 10 * i + j) as f64 / 500.0)),
-    };
+        }",
+        Some(std::sync::Arc::new(|s, b, h, i, j| s + (1000 * b + 100 * h + 10 * i + j) as f64 / 500.0)),
+    );
     let mut options = Attention { scale: Some(0.3), score_mod: Some(score_mod), softcap: Some(2.0), ..full() };
     let mut at = |stage| {
         options.scores = Some(stage);
@@ -464,7 +463,7 @@ fn bad_requests_are_errors() {
     bad.kv_lengths = Some(Array::new(&[2], vec![1, 16_777_217]).unwrap());
     let error = reference::attention(&full(), &bad).unwrap_err();
     assert_eq!(error.to_string(), "`kv_lengths` row 1: expected a whole number from 0 to 4, found 16777217");
-    let score_mod = Some(ScoreMod { wgsl: String::new(), reference: None });
+    let score_mod = Some(ScoreMod::new(String::new(), None));
     let error = reference::attention(&Attention { score_mod, ..full() }, &good).unwrap_err();
     assert!(matches!(error, Error::Option { .. }));
     let table = numbers(&[3, 2], 1.0);

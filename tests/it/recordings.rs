@@ -338,11 +338,10 @@ pub(crate) fn every_kind(caps: &Caps) -> Vec<Recording> {
                 window: Some(Window::new(Some(2), None)),
                 weights: true,
                 scores: Some(stage),
-                score_mod: Some(ScoreMod {
-                    wgsl: "fn score_mod(score: f32, b: u32, h: u32, i: u32, j: u32) -> f32 { return score * 2.0; }"
-                        .to_owned(),
-                    reference: None,
-                }),
+                score_mod: Some(ScoreMod::new(
+                    "fn score_mod(score: f32, b: u32, h: u32, i: u32, j: u32) -> f32 { return score * 2.0; }",
+                    None,
+                )),
                 ..plain.clone()
             };
             let mut inputs = shapes(3, 9, 8);

@@ -134,7 +134,7 @@ fn raised() -> ScoreMod {
     return score + 1e6 + f32(j % 2u);
 }
 ";
-    ScoreMod { wgsl: wgsl.to_owned(), reference: Some(Arc::new(|score, _, _, _, j| score + 1e6 + (j % 2) as f64)) }
+    ScoreMod::new(wgsl, Some(Arc::new(|score, _, _, _, j| score + 1e6 + (j % 2) as f64)))
 }
 
 /// Scores of −∞ in sight: they weigh 0, and a row that has no other is NaN.

@@ -98,12 +98,12 @@ pub(super) fn score_mod() -> ScoreMod {
     return score * (1.0 + 0.5 * f32(h)) + 0.25 * f32(b) - 0.125 * abs(f32(i) - f32(j));
 }
 ";
-    ScoreMod {
-        wgsl: wgsl.to_owned(),
-        reference: Some(Arc::new(|score, b, h, i, j| {
+    ScoreMod::new(
+        wgsl,
+        Some(Arc::new(|score, b, h, i, j| {
             score * (1.0 + 0.5 * h as f64) + 0.25 * b as f64 - 0.125 * (i as f64 - j as f64).abs()
         })),
-    }
+    )
 }
 
 /// Every way to compare a query and a key.

@@ -328,7 +328,7 @@ impl Options {
     fn score_mod(&self) -> Result<Option<ScoreMod>> {
         let Some(path) = &self.score_wgsl else { return Ok(None) };
         let wgsl = stream::read_text(path)?;
-        Ok(Some(ScoreMod { wgsl, reference: None }))
+        Ok(Some(ScoreMod::new(wgsl, None)))
     }
 }
 

@@ -345,7 +345,7 @@ fn a_score_function_in_wgsl_runs_on_the_gpu_alone() {
     folder.run("attend in.safetensors -o out.safetensors --score-wgsl mod.wgsl --device gpu").ok();
     let function: ScoreFn =
         std::sync::Arc::new(|s, b, h, i, j| s * (b + 1) as f64 - 0.25 * (i as f64 - j as f64).abs() + 0.1 * h as f64);
-    let score_mod = Some(ScoreMod { wgsl: wgsl.to_owned(), reference: Some(function) });
+    let score_mod = Some(ScoreMod::new(wgsl, Some(function)));
     let want = reference::attention(&Attention { score_mod, ..Attention::default() }, &inputs()).unwrap();
     close(&folder.load("out.safetensors").get("output").unwrap(), &want.output);
 

@@ -98,7 +98,7 @@ pub(crate) fn card(data: &[u8], weights: &[u8], cards: &[&str]) -> bool {
 
 /// A score function; whether it is taken, and if so every kernel that takes it compiles with it.
 pub(crate) fn score_mod(text: &str) -> bool {
-    let score_mod = ScoreMod { wgsl: text.to_owned(), reference: None };
+    let score_mod = ScoreMod::new(text, None);
     let (checked, excerpt) = (score_mod.check(), score_mod.excerpt());
     // No entry point of a user's own is in it, or it is no score function.
     assert!(checked.is_err() || CustomKernel::new("any", text).is_err(), "{text}");

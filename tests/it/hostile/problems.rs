@@ -212,7 +212,7 @@ fn any_attention(u: &mut Unstructured<'_>) -> Result<(Attention, AttentionInputs
     let options = Attention {
         score,
         scale: maybe(u, number)?,
-        score_mod: maybe(u, |_| Ok(ScoreMod { wgsl: wgsl.to_owned(), reference: None }))?,
+        score_mod: maybe(u, |_| Ok(ScoreMod::new(wgsl, None)))?,
         softcap: maybe(u, number)?,
         causal: pick(u, &[None, Some(Causal::TopLeft), Some(Causal::BottomRight)])?,
         window: maybe(u, |u| Ok(Window { sink_tokens: pick(u, &[0, 2, u32::MAX])?, ..Window::new(far(u)?, far(u)?) }))?,

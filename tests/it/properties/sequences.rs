@@ -132,7 +132,7 @@ fn a_ragged_batch_is_masked_by_packed_indices() {
     inputs.cu_seqlens = sequences(&[0, 6, 99], &[0, 7, 50]);
     let score_mod = |s: f64, _, _, i: usize, j: usize| s + (10 * i + j) as f64 / 50.0;
     let wgsl = "fn score_mod(s: f32, b: u32, h: u32, i: u32, j: u32) -> f32 { return s + f32(10u * i + j) / 50.0; }";
-    let score_mod = ScoreMod { wgsl: wgsl.to_owned(), reference: Some(std::sync::Arc::new(score_mod)) };
+    let score_mod = ScoreMod::new(wgsl, Some(std::sync::Arc::new(score_mod)));
     let options = Attention { score_mod: Some(score_mod), ..full() };
     inputs.mask = Some(Mask::Float(numbers(&[10, 12], 5.0)));
     let got = attend(&options, &inputs);

@@ -26,24 +26,20 @@ fn cases(entry: &Entry) -> Vec<AttentionCase> {
     };
     inputs.alibi_slopes = t.get("in.slopes");
     options.score_mod = match entry.attribute("score_mod").as_str() {
-        Some("s * (1 - 0.0625 * ((3 * i + 5 * j + b) % 7)) + 0.125 * h") => Some(ScoreMod {
-            wgsl: "fn score_mod(score: f32, b: u32, h: u32, i: u32, j: u32) -> f32 {
+        Some("s * (1 - 0.0625 * ((3 * i + 5 * j + b) % 7)) + 0.125 * h") => Some(ScoreMod::new(
+            "fn score_mod(score: f32, b: u32, h: u32, i: u32, j: u32) -> f32 {
     return score * (1.0 - 0.0625 * f32((3u * i + 5u * j + b) % 7u)) + 0.125 * f32(h);
 }
-"
-            .to_owned(),
-            reference: Some(Arc::new(|s, b, h, i, j| {
-                s * (1.0 - 0.0625 * ((3 * i + 5 * j + b) % 7) as f64) + 0.125 * h as f64
-            })),
-        }),
-        Some("s + 0.03125 * (i - j)") => Some(ScoreMod {
-            wgsl: "fn score_mod(score: f32, b: u32, h: u32, i: u32, j: u32) -> f32 {
+",
+            Some(Arc::new(|s, b, h, i, j| s * (1.0 - 0.0625 * ((3 * i + 5 * j + b) % 7) as f64) + 0.125 * h as f64)),
+        )),
+        Some("s + 0.03125 * (i - j)") => Some(ScoreMod::new(
+            "fn score_mod(score: f32, b: u32, h: u32, i: u32, j: u32) -> f32 {
     return score + 0.03125 * (f32(i) - f32(j));
 }
-"
-            .to_owned(),
-            reference: Some(Arc::new(|s, _, _, i, j| s + 0.03125 * (i as f64 - j as f64))),
-        }),
+",
+            Some(Arc::new(|s, _, _, i, j| s + 0.03125 * (i as f64 - j as f64))),
+        )),
         // a bias for each head and distance is a float mask
         Some("s + bias[h, i - j + 11]") => {
             let bias = t.take("in.bias");

@@ -61,7 +61,7 @@ fn flex_case(entry: &Entry) -> AttentionCase {
     let score_mod = |wgsl: &str, reference: fn(f64, usize, usize, usize, usize) -> f64| {
         let signature = "fn score_mod(score: f32, b: u32, h: u32, i: u32, j: u32) -> f32";
         let wgsl = format!("{signature} {{\n    return {wgsl};\n}}\n");
-        Some(ScoreMod { wgsl, reference: Some(Arc::new(reference)) })
+        Some(ScoreMod::new(wgsl, Some(Arc::new(reference))))
     };
     let graph = entry.attribute("score_mod")["text"].as_str().map(|text| text.split(' ').next().unwrap());
     match graph {
