@@ -87,6 +87,8 @@ mod pages {
     struct Contributing;
     #[doc = include_str!("../docs/benchmarks.md")]
     struct Benchmarks;
+    #[doc = include_str!("../docs/cards.md")]
+    struct Cards;
     #[doc = include_str!("../docs/command-line.md")]
     struct CommandLine;
     #[doc = include_str!("../docs/design.md")]

@@ -2,7 +2,7 @@
 //!
 //! `build` builds every program that the plans for the device choose, for the problems below and for the quick sample of the
 //! case table, and fails if one cannot be built. `table` reads what the layer `shaderstats.c` has written meanwhile, and
-//! compares it with the committed table of the card, or renews that.
+//! compares it with the committed table of the card, or renews that. `summary` renews the table of docs/cards.md.
 
 mod problems;
 mod table;
@@ -16,7 +16,8 @@ fn main() -> ExitCode {
         ["build"] => problems::build(),
         ["table", statistics, version, file] => table::compare(statistics, version, file),
         ["write", statistics, version, file] => table::write(statistics, version, file),
-        _ => Err("arguments: build, or table or write with STATISTICS.jsonl, VERSION and TABLE.tsv".into()),
+        ["summary", page, ref files @ ..] => table::summary(page, files),
+        _ => Err("arguments: build, table or write with STATISTICS.jsonl, VERSION and TABLE.tsv, or summary with PAGE.md and TABLE.tsv …".into()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -146,3 +146,40 @@ pub(crate) fn compare(statistics: &str, version: &str, file: &str) -> Result<(),
     let lines = wrong.join("\n  ");
     Err(format!("{file}:\n  {lines}\n{} in all; `tests/cards/run --write` renews the table", wrong.len()).into())
 }
+
+const BEGIN: &str = "<!-- table -->\n";
+const END: &str = "<!-- end -->";
+
+/// Writes what the tables have of each kernel, in short, between the marks of a page.
+pub(crate) fn summary(page: &str, files: &[&str]) -> Result<(), Box<dyn Error>> {
+    let mut kernels: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let mut heads = Vec::new();
+    for (card, file) in files.iter().enumerate() {
+        let name = std::path::Path::new(file).file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        heads.push(name);
+        let mut of_kernel: BTreeMap<String, Vec<Statistics>> = BTreeMap::new();
+        for (label, row) in committed(file)?.1 {
+            let kernel = label.split(' ').next().unwrap_or_default().to_owned();
+            of_kernel.entry(kernel).or_default().push(row);
+        }
+        for (kernel, rows) in of_kernel {
+            let registers = rows.iter().map(|row| row.registers).max().unwrap_or(0);
+            let occupancy = rows.iter().map(|row| row.occupancy).min().unwrap_or(0);
+            let spilling = rows.iter().filter(|row| row.spills > 0 || row.scratch > 0).count();
+            let spills = if spilling > 0 { format!(" **S{spilling}**") } else { String::new() };
+            let cells = kernels.entry(kernel).or_default();
+            cells.resize(card, "–".to_owned());
+            cells.push(format!("{registers}r o{occupancy}{spills}"));
+        }
+    }
+    let mut table = format!("| kernel | {} |\n|---|{}\n", heads.join(" | "), "---|".repeat(heads.len()));
+    for (kernel, mut cells) in kernels {
+        cells.resize(heads.len(), "–".to_owned());
+        let _ = writeln!(table, "| {kernel} | {} |", cells.join(" | "));
+    }
+    let text = std::fs::read_to_string(page)?;
+    let (before, rest) = text.split_once(BEGIN).ok_or("the page has no mark where the table begins")?;
+    let (_, after) = rest.split_once(END).ok_or("the page has no mark where the table ends")?;
+    std::fs::write(page, format!("{before}{BEGIN}\n{table}\n{END}{after}"))?;
+    Ok(())
+}
