@@ -59,7 +59,7 @@ impl<'g> Works<'g> {
 
     /// As planned, or on each fused form that the device can run.
     fn attention(&mut self, name: &str, options: &Attention, inputs: &AttentionInputs<Array>, dtype: DType) {
-        let problem = AttentionProblem::new(options, &inputs.map(Array::shape)).unwrap();
+        let problem = AttentionProblem::new(options, &inputs.map(Array::shape, Array::shape)).unwrap();
         let caps = self.gpu.caps();
         let planned = AttentionPlan::new(options, &problem, dtype, caps).unwrap();
         let mut plans = vec![planned.clone()];

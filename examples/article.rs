@@ -33,7 +33,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let weights = AttentiveWeights::new(vec![vec![cell]]);
 
     // Two sequences in one batch; the second ends after 4 of 7 steps. One decoder state asks about each.
-    let lengths = Some(Array::new(&[BATCH], vec![7.0, 4.0])?);
+    let lengths = Some(Array::new(&[BATCH], vec![7, 4])?);
     let sequences = RnnInputs { lengths, ..RnnInputs::new(wave(&[STEPS, BATCH, INPUT], 0.37)) };
     let inputs = AttentiveInputs::new(sequences, wave(&[BATCH, 1, HIDDEN], 0.9));
 
@@ -49,7 +49,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
 
     // The same on the CPU in double precision.
-    let truth = layer.reference::<f64>(&weights.map(Array::cast), &inputs.map(Array::cast))?;
+    let truth = layer.reference::<f64>(&weights.map(Array::cast), &inputs.map_numbers(Array::cast))?;
     let far = |(&got, &want): (&f32, &f64)| (f64::from(got) - want).abs();
     let worst = outputs.context.data().iter().zip(truth.context.data()).map(far).fold(0.0, f64::max);
     println!("largest difference of y from the reference: {worst:.1e}");

@@ -8,7 +8,7 @@
 
 use std::time::{Duration, Instant};
 
-use regard::attention::{Attention, AttentionInputs, Causal, Rotary};
+use regard::attention::{Attention, AttentionInputs, Causal, Rotary, RotaryEmbedding};
 use regard::gpu::{Open, Run};
 use regard::ops::cache::{CacheShape, KvCache};
 use regard::ops::linear::{Epilogue, linear};
@@ -139,8 +139,8 @@ fn main() -> Result<()> {
         heads(&weights[1], KV_HEADS)?,
         heads(&weights[2], KV_HEADS)?,
     );
-    (inputs.rotary_cos, inputs.rotary_sin) = (Some(wide(&cos)), Some(wide(&sin)));
-    let options = Attention { causal: Some(Causal::TopLeft), rotary: Some(Rotary::default()), ..Attention::default() };
+    inputs.rotary = Some(RotaryEmbedding::new(Rotary::default(), [wide(&cos), wide(&sin)]));
+    let options = Attention { causal: Some(Causal::TopLeft), ..Attention::default() };
     let whole = reference::attention(&options, &inputs)?.output;
 
     for dtype in [DType::F32, DType::Q8] {

@@ -14,7 +14,7 @@ use std::path::PathBuf;
 
 use ab_glyph::{Font, FontRef, PxScale, ScaleFont, point};
 use regard::gpu::Open;
-use regard::layers::{Linear, VisualAttention, VisualOutputs, VisualWeights};
+use regard::layers::{GpuVisualAttention, Linear, VisualAttention, VisualOutputs, VisualWeights};
 use regard::tensor::{Array, DType};
 use regard::{Error, Gpu, Tensor};
 
@@ -81,7 +81,8 @@ fn attend(
     };
     let upload = |name: &str, array: &Array| Tensor::upload(gpu, name, array, DType::F32);
     let (annotations, hidden) = (upload("annotations", annotations)?, upload("hidden", hidden)?);
-    layer.run(gpu, &weights().upload(gpu, DType::F32)?, &annotations, &hidden, None)?.download(gpu)
+    let layer = GpuVisualAttention::upload(gpu, layer, &weights(), DType::F32)?;
+    layer.run(gpu, &annotations, &hidden, None)?.download(gpu)
 }
 
 fn report(name: &str, outputs: &VisualOutputs<Array>) {

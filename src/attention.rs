@@ -31,13 +31,17 @@
 //! host looks at them; shaders take what is out of range as each input below says, and read and write nothing outside
 //! the tensors.
 //!
-//! Ragged batches. With `cu_seqlens_q` and `cu_seqlens_k` the batch axis is 1 and the sequences are packed one after
-//! the other: sequence n has queries `cu_seqlens_q[n] .. cu_seqlens_q[n + 1]` and keys likewise. A query attends to keys of its own
+//! Ragged batches. With `cu_seqlens` the batch axis is 1 and the sequences are packed one after the other: sequence n has
+//! queries `cu_seqlens.q[n] .. cu_seqlens.q[n + 1]` and keys likewise. A query attends to keys of its own
 //! sequence only, and positions count from the sequence's start: K and Q above are the sequence's own, and the offset
 //! is K − Q for [`Causal::BottomRight`], else 0 (FlashAttention, `flash_attn_varlen_func`, whose window without causal
 //! masking counts from K − Q as well: give such batches as rows with `kv_lengths` and `query_lengths`). Both lists
 //! ascend; ends past the last token mean the last token. A token in no sequence attends to nothing, and nothing attends to it. The
 //! indices i and j of masks, block masks and `score_mod` are those of the packed tensors.
+
+mod inputs;
+
+pub use inputs::{AttentionInputs, AttentionOutputs, BlockMask, CuSeqlens, Mask, Past, RotaryEmbedding, ScoreWeights};
 
 use std::sync::{Arc, OnceLock};
 
@@ -152,10 +156,10 @@ impl Window {
 /// ```text
 /// (x_a, x_b) ← (x_a · cos − x_b · sin,  x_b · cos + x_a · sin)
 /// ```
-/// for each pair n, with cos and sin at row (position + offset), column n of the tables `rotary_cos` and `rotary_sin`
-/// [positions, width / 2], or at their last row where they have fewer. Element 2 · (columns of the tables) of a head and
-/// those after it stay as they are. A query's position is pos(i), at least 0; a key's is j. A past is taken as turned
-/// already, and `present_key` is turned.
+/// for each pair n, with cos and sin at row (position + offset), column n of the tables [positions, width / 2], or at their
+/// last row where they have fewer. Element 2 · (columns of the tables) of a head and those after it stay as they are. In
+/// attention a query's position is pos(i), at least 0, and a key's is j; a past is taken as rotated already, and
+/// `present_key` is rotated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Rotary {
     /// Which elements form a pair.
@@ -300,10 +304,6 @@ pub struct Attention {
     pub window: Option<Window>,
     /// τ, above 0: scores (and sinks) are divided by it on their way into the normalizer.
     pub temperature: Option<f32>,
-    /// Rotary position embedding of query and key.
-    pub rotary: Option<Rotary>,
-    /// Queries and keys of one entry of `block_mask`; needed with it.
-    pub block_size: Option<[usize; 2]>,
     /// How scores become weights.
     pub normalize: Normalize,
     /// Which kernels run.
@@ -319,294 +319,4 @@ pub struct Attention {
     pub entropy: bool,
     /// Also return the scores [B, Hq, Nq, Nk] at this stage.
     pub scores: Option<ScoreStage>,
-}
-
-/// A mask, broadcast over [B, Hq, Nq, Nk] (rank 1 to 4). Keys past its last column are hidden.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Mask<A> {
-    /// Nonzero = attend. On the GPU a [`DType::U32`](crate::tensor::DType::U32) tensor.
-    Bool(A),
-    /// Added to the scores; −∞ hides.
-    Float(A),
-}
-
-impl<A> Mask<A> {
-    /// The tensor inside.
-    pub fn tensor(&self) -> &A {
-        match self {
-            Self::Bool(a) | Self::Float(a) => a,
-        }
-    }
-
-    pub(crate) fn try_map<'a, B, E>(
-        &'a self,
-        f: impl FnOnce(&'a A) -> std::result::Result<B, E>,
-    ) -> std::result::Result<Mask<B>, E> {
-        Ok(match self {
-            Self::Bool(a) => Mask::Bool(f(a)?),
-            Self::Float(a) => Mask::Float(f(a)?),
-        })
-    }
-}
-
-/// Parameters of the score function.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ScoreWeights<A> {
-    /// [`Score::General`]: [Dq, Dk]. [`Score::Concat`]: [A, Dq + Dk].
-    pub weight: Option<A>,
-    /// [`Score::Additive`] and [`Score::Location`]: Wq [A, Dq].
-    pub query_weight: Option<A>,
-    /// [`Score::Additive`] and [`Score::Location`]: Wk [A, Dk].
-    pub key_weight: Option<A>,
-    /// [`Score::Additive`], [`Score::Concat`] and [`Score::Location`]: v `[A]`.
-    pub v: Option<A>,
-    /// [`Score::Additive`], [`Score::Concat`] and [`Score::Location`]: b `[A]`.
-    pub bias: Option<A>,
-    /// Beside v: g `[1]`, and v is replaced by g · v / ‖v‖, 0 where the norm is 0 (Salimans and Kingma 2016, "Weight
-    /// Normalization"; TensorFlow's `BahdanauAttention(normalize=True)`).
-    pub g: Option<A>,
-    /// [`Score::Location`]: the filter F [C, W], C channels of width W.
-    pub location_filter: Option<A>,
-    /// [`Score::Location`]: U [A, C].
-    pub location_weight: Option<A>,
-}
-
-impl<A> Default for ScoreWeights<A> {
-    fn default() -> Self {
-        Self {
-            weight: None,
-            query_weight: None,
-            key_weight: None,
-            v: None,
-            bias: None,
-            g: None,
-            location_filter: None,
-            location_weight: None,
-        }
-    }
-}
-
-impl<A> ScoreWeights<A> {
-    /// Each tensor through a fallible function of the tensor and its name, `score.weight` and so on.
-    ///
-    /// # Errors
-    /// The first error of `f`.
-    pub fn try_map<'a, B, E>(
-        &'a self,
-        mut f: impl FnMut(&'static str, &'a A) -> std::result::Result<B, E>,
-    ) -> std::result::Result<ScoreWeights<B>, E> {
-        let mut opt = |name: &'static str, a: &'a Option<A>| a.as_ref().map(|a| f(name, a)).transpose();
-        Ok(ScoreWeights {
-            weight: opt("score.weight", &self.weight)?,
-            query_weight: opt("score.query_weight", &self.query_weight)?,
-            key_weight: opt("score.key_weight", &self.key_weight)?,
-            v: opt("score.v", &self.v)?,
-            bias: opt("score.bias", &self.bias)?,
-            g: opt("score.g", &self.g)?,
-            location_filter: opt("score.location_filter", &self.location_filter)?,
-            location_weight: opt("score.location_weight", &self.location_weight)?,
-        })
-    }
-
-    /// Each tensor through a function.
-    pub fn map<'a, B>(&'a self, mut f: impl FnMut(&'a A) -> B) -> ScoreWeights<B> {
-        match self.try_map(|_, a| Ok::<_, std::convert::Infallible>(f(a))) {
-            Ok(mapped) => mapped,
-            Err(never) => match never {},
-        }
-    }
-}
-
-/// The tensors that attention reads; `A` is a GPU tensor, a view in a recording, a host array or a bare layout.
-#[derive(Debug, Clone, PartialEq)]
-pub struct AttentionInputs<A> {
-    /// [B, Hq, Nq, D].
-    pub query: A,
-    /// [B, Hkv, Nk, D]; Hq is a multiple of Hkv, query head h reads key head ⌊h / (Hq / Hkv)⌋.
-    pub key: A,
-    /// [B, Hkv, Nk, Dv].
-    pub value: A,
-    /// Which keys each query attends to, or what is added to its scores.
-    pub mask: Option<Mask<A>>,
-    /// Keys [B, Hkv, P, D] that come before `key`.
-    pub past_key: Option<A>,
-    /// Values [B, Hkv, P, Dv] that come before `value`.
-    pub past_value: Option<A>,
-    /// `[B]`: how many keys of each batch row are valid; more than Nk are Nk. They move the queries' positions, see the
-    /// [module's docs](self): a padded batch has `query_lengths` too. Not with a past: they count the keys of a cache that
-    /// contains it already (ONNX `nonpad_kv_seqlen`).
-    pub kv_lengths: Option<A>,
-    /// `[B]`: how many queries of each batch row are valid; the others have no visible key. More than Nq are Nq.
-    pub query_lengths: Option<A>,
-    /// `[S + 1]`: where each of S sequences begins among the queries, and where the last one ends. B is 1 then. Ends past
-    /// the last token mean the last token. With a list that descends it is undefined which tokens attend to which.
-    pub cu_seqlens_q: Option<A>,
-    /// `[S + 1]`: the same among the keys; a sequence that ends before it begins has none.
-    pub cu_seqlens_k: Option<A>,
-    /// [B, Hq, ⌈Nq / block⌉, ⌈Nk / block⌉], each axis but the last two may be 1: a zero hides every pair of a block, which
-    /// is then not computed (PyTorch FlexAttention's `BlockMask`). The block is [`Attention::block_size`].
-    pub block_mask: Option<A>,
-    /// [B, pages]: which page of `key` [page count, Hkv, page size, D] and `value` holds each block of a batch row's
-    /// keys (vLLM, FlashAttention `block_table`). Nk is pages · page size; `kv_lengths` says how many are valid. Entries
-    /// past the last valid key are ignored; those past the page count read the last page. `upload` refuses these.
-    pub block_table: Option<A>,
-    /// [positions, width / 2]: cosines of [`Attention::rotary`].
-    pub rotary_cos: Option<A>,
-    /// [positions, width / 2]: sines of [`Attention::rotary`].
-    pub rotary_sin: Option<A>,
-    /// The alignment before each query: [B, Hq, Nq, Nk] for [`Score::Location`]; [B, Hq, 1, Nk], before the first, for
-    /// [`Normalize::Monotonic`]. Read at the K keys of the batch row, 0 beyond them.
-    pub previous: Option<A>,
-    /// `[Hq]`: ALiBi slopes (Press et al. 2022); or [B, Hq] where batch rows have slopes of their own, which are [S, Hq] in
-    /// a ragged batch.
-    pub alibi_slopes: Option<A>,
-    /// `[Hq]`: a learned logit that takes part in each row's softmax and has no value ("attention sink"). Where subsets of
-    /// the keys are merged later, give it to one of them only.
-    pub sinks: Option<A>,
-    /// Parameters of the score function.
-    pub score: ScoreWeights<A>,
-}
-
-impl<A> AttentionInputs<A> {
-    /// Query, key and value, nothing else.
-    pub fn new(query: A, key: A, value: A) -> Self {
-        Self {
-            query,
-            key,
-            value,
-            mask: None,
-            past_key: None,
-            past_value: None,
-            kv_lengths: None,
-            query_lengths: None,
-            cu_seqlens_q: None,
-            cu_seqlens_k: None,
-            block_mask: None,
-            block_table: None,
-            rotary_cos: None,
-            rotary_sin: None,
-            previous: None,
-            alibi_slopes: None,
-            sinks: None,
-            score: ScoreWeights::default(),
-        }
-    }
-
-    /// Each tensor through a fallible function of the tensor and its name.
-    ///
-    /// # Errors
-    /// The first error of `f`.
-    pub fn try_map<'a, B, E>(
-        &'a self,
-        mut f: impl FnMut(&'static str, &'a A) -> std::result::Result<B, E>,
-    ) -> std::result::Result<AttentionInputs<B>, E> {
-        fn opt<'a, A, B, E>(
-            name: &'static str,
-            a: &'a Option<A>,
-            f: &mut impl FnMut(&'static str, &'a A) -> std::result::Result<B, E>,
-        ) -> std::result::Result<Option<B>, E> {
-            a.as_ref().map(|a| f(name, a)).transpose()
-        }
-        Ok(AttentionInputs {
-            query: f("query", &self.query)?,
-            key: f("key", &self.key)?,
-            value: f("value", &self.value)?,
-            mask: self.mask.as_ref().map(|m| m.try_map(|a| f("mask", a))).transpose()?,
-            past_key: opt("past_key", &self.past_key, &mut f)?,
-            past_value: opt("past_value", &self.past_value, &mut f)?,
-            kv_lengths: opt("kv_lengths", &self.kv_lengths, &mut f)?,
-            query_lengths: opt("query_lengths", &self.query_lengths, &mut f)?,
-            cu_seqlens_q: opt("cu_seqlens_q", &self.cu_seqlens_q, &mut f)?,
-            cu_seqlens_k: opt("cu_seqlens_k", &self.cu_seqlens_k, &mut f)?,
-            block_mask: opt("block_mask", &self.block_mask, &mut f)?,
-            block_table: opt("block_table", &self.block_table, &mut f)?,
-            rotary_cos: opt("rotary_cos", &self.rotary_cos, &mut f)?,
-            rotary_sin: opt("rotary_sin", &self.rotary_sin, &mut f)?,
-            previous: opt("previous", &self.previous, &mut f)?,
-            alibi_slopes: opt("alibi_slopes", &self.alibi_slopes, &mut f)?,
-            sinks: opt("sinks", &self.sinks, &mut f)?,
-            score: self.score.try_map(&mut f)?,
-        })
-    }
-
-    /// Each tensor through a function.
-    pub fn map<'a, B>(&'a self, mut f: impl FnMut(&'a A) -> B) -> AttentionInputs<B> {
-        match self.try_map(|_, a| Ok::<_, std::convert::Infallible>(f(a))) {
-            Ok(mapped) => mapped,
-            Err(never) => match never {},
-        }
-    }
-}
-
-impl AttentionInputs<Array<f32>> {
-    /// Whether entry `at` (row-major) of the block table names the page of a real key, before `kv_lengths`; other entries
-    /// may hold anything.
-    pub fn is_real_page(&self, at: usize) -> bool {
-        let axis = |array: &Array<f32>, axis: usize| array.shape().get(axis).copied().unwrap_or(0);
-        let columns = self.block_table.as_ref().map_or(0, |table| axis(table, 1)).max(1);
-        let length = self.kv_lengths.as_ref().and_then(|lengths| lengths.data().get(at / columns));
-        length.is_none_or(|&length| (at % columns) as f32 * (axis(&self.key, 2) as f32) < length)
-    }
-}
-
-/// What attention gives back.
-#[derive(Debug, Clone, PartialEq)]
-pub struct AttentionOutputs<A> {
-    /// [B, Hq, Nq, Dv].
-    pub output: A,
-    /// [B, Hq, Nq, Nk], if asked for.
-    pub weights: Option<A>,
-    /// [B, Hq, Nq], if asked for, sinks included; −∞ for a row without a visible key and without a sink.
-    pub lse: Option<A>,
-    /// [B, Hq, Nq, 2], if asked for, sinks included; (−∞, 0) for a row without a visible key and without a sink, two NaN where
-    /// either is.
-    pub max_sum: Option<A>,
-    /// [B, Hq, Nq], if asked for; 0 for a row without a visible key.
-    pub entropy: Option<A>,
-    /// [B, Hq, Nq, Nk], if asked for.
-    pub scores: Option<A>,
-    /// `past_key` and `key` concatenated, [B, Hkv, P + Nk, D], if there was a past.
-    pub present_key: Option<A>,
-    /// `past_value` and `value` concatenated, if there was a past.
-    pub present_value: Option<A>,
-}
-
-impl<A> AttentionOutputs<A> {
-    /// The tensors there are, by name.
-    pub fn named(&self) -> impl Iterator<Item = (&'static str, &A)> {
-        let optional = [
-            ("weights", &self.weights),
-            ("lse", &self.lse),
-            ("max_sum", &self.max_sum),
-            ("entropy", &self.entropy),
-            ("scores", &self.scores),
-            ("present_key", &self.present_key),
-            ("present_value", &self.present_value),
-        ];
-        let some = optional.into_iter().filter_map(|(name, a)| Some((name, a.as_ref()?)));
-        std::iter::once(("output", &self.output)).chain(some)
-    }
-
-    /// Each tensor through a fallible function of the tensor and its name, in the order of
-    /// [`AttentionOutputs::named`].
-    ///
-    /// # Errors
-    /// The first error of `f`.
-    pub fn try_map<'a, B, E>(
-        &'a self,
-        mut f: impl FnMut(&'static str, &'a A) -> std::result::Result<B, E>,
-    ) -> std::result::Result<AttentionOutputs<B>, E> {
-        let output = f("output", &self.output)?;
-        let mut opt = |name: &'static str, a: &'a Option<A>| a.as_ref().map(|a| f(name, a)).transpose();
-        Ok(AttentionOutputs {
-            output,
-            weights: opt("weights", &self.weights)?,
-            lse: opt("lse", &self.lse)?,
-            max_sum: opt("max_sum", &self.max_sum)?,
-            entropy: opt("entropy", &self.entropy)?,
-            scores: opt("scores", &self.scores)?,
-            present_key: opt("present_key", &self.present_key)?,
-            present_value: opt("present_value", &self.present_value)?,
-        })
-    }
 }

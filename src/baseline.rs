@@ -3,7 +3,7 @@
 
 use half::f16;
 
-use crate::attention::{Attention, AttentionInputs, AttentionOutputs, Mask};
+use crate::attention::{Attention, AttentionInputs, AttentionOutputs};
 use crate::compare::{Verdict, judge};
 use crate::error::{Error, Result};
 use crate::problem::{AttentionProblem, Role, Storage};
@@ -46,17 +46,19 @@ pub fn attention(
 
 /// The inputs rounded to the storage type of the device.
 fn kept(inputs: &AttentionInputs<Array>, storage: Storage) -> Result<AttentionInputs<Array>> {
-    let bool_mask = matches!(inputs.mask, Some(Mask::Bool(_)));
-    inputs.try_map(|name, array| match Role::of(name, bool_mask) {
-        role @ (Role::Stored | Role::Cached) => stored(name, array, role.dtype(storage)),
-        Role::Float | Role::Integer => Ok(array.clone()),
-    })
+    inputs.try_map(
+        |name, array| match Role::of(name) {
+            role @ (Role::Stored | Role::Cached) => stored(name, array, role.dtype(storage)),
+            Role::Float => Ok(array.clone()),
+        },
+        |_, array| Ok(array.clone()),
+    )
 }
 
 /// Element types of the results, in the order of [`AttentionOutputs::named`].
 fn attention_types(options: &Attention, inputs: &AttentionInputs<Array>, storage: Storage) -> Result<Vec<DType>> {
-    let problem = AttentionProblem::new(options, &inputs.map(Array::shape))?;
-    let outputs = problem.outputs(options, storage.element, inputs.past_key.is_some());
+    let problem = AttentionProblem::new(options, &inputs.map(Array::shape, Array::shape))?;
+    let outputs = problem.outputs(options, storage.element, inputs.past.is_some());
     Ok(outputs.named().map(|(_, (_, dtype))| *dtype).collect())
 }
 
@@ -85,7 +87,7 @@ fn kept_rnn(
         _ => Ok(array.clone()),
     };
     let stack: Result<_> = stack.iter().map(|layer| layer.iter().map(|w| w.try_map(kept)).collect()).collect();
-    Ok((stack?, inputs.try_map(kept)?))
+    Ok((stack?, inputs.try_map(kept, |_, array| Ok(array.clone()))?))
 }
 
 /// Every result of an attention against the reference.
@@ -110,14 +112,14 @@ pub fn judge_attention(
         _ => inputs,
     };
     let element = storage.element;
-    let oracle = reference::attention(options, &inputs.map(widened))?;
+    let oracle = reference::attention(options, &inputs.map_numbers(widened))?;
     let baseline = attention(options, inputs, element)?;
     let types = attention_types(options, inputs, storage)?;
     let mut found = verdicts(got.named(), oracle.named(), baseline.named(), types)?;
     if found.iter().any(|(_, verdict)| !verdict.is_sound()) {
         // Rounding to f16 is the caller's choice: the error of f32 arithmetic is judged over the rounded inputs.
         let kept = kept(inputs, element.into())?;
-        let oracle = reference::attention(options, &kept.map(widened))?;
+        let oracle = reference::attention(options, &kept.map_numbers(widened))?;
         let plain = reference::attention(options, &kept)?;
         let values = kept.value.data().iter().filter(|x| x.is_finite());
         let largest = values.fold(0.0, |largest: f64, x| largest.max(f64::from(x.abs())));
@@ -136,8 +138,8 @@ pub fn judge_attention(
 /// # Errors
 /// As [`judge_attention`].
 pub fn cache_error(options: &Attention, inputs: &AttentionInputs<Array>, storage: Storage) -> Result<f64> {
-    let exact = reference::attention(options, &inputs.map(widened))?.output;
-    let held = reference::attention(options, &cached(inputs, storage)?.map(widened))?.output;
+    let exact = reference::attention(options, &inputs.map_numbers(widened))?.output;
+    let held = reference::attention(options, &cached(inputs, storage)?.map_numbers(widened))?.output;
     let differences = exact.data().iter().zip(held.data()).map(|(a, b)| (a - b).abs());
     // The largest one, or NaN if there is any.
     Ok(differences.fold(0.0, |worst, x| if x > worst || x.is_nan() { x } else { worst }))
@@ -166,12 +168,12 @@ pub fn judge_rnn(
     let wide = |stack: &RnnStack<Array>| -> RnnStack<Array<f64>> {
         stack.iter().map(|layer| layer.iter().map(|w| w.map(widened)).collect()).collect()
     };
-    let oracle = reference::rnn(options, &wide(stack), &inputs.map(widened))?;
+    let oracle = reference::rnn(options, &wide(stack), &inputs.map_numbers(widened))?;
     let baseline = rnn(options, stack, inputs, dtype)?;
     let mut found = verdicts(got.named(), oracle.named(), baseline.named(), std::iter::repeat(DType::F32))?;
     if dtype == DType::F16 && found.iter().any(|(_, verdict)| !verdict.is_sound()) {
         let (stack, inputs) = kept_rnn(stack, inputs, dtype)?;
-        let oracle = reference::rnn(options, &wide(&stack), &inputs.map(widened))?;
+        let oracle = reference::rnn(options, &wide(&stack), &inputs.map_numbers(widened))?;
         of_f32_alone(&mut found, baseline.named(), oracle.named(), |_| 0.0);
     }
     Ok(found)

@@ -1,16 +1,17 @@
 //! The one error type: what was wrong, where, what was expected and what was found.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Shorthand for results of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Everything that can go wrong, each with the numbers a caller needs to put it right.
-#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Error {
     /// A tensor's rank, axis or element type does not fit.
-    #[error("`{tensor}` {axis}: expected {expected}, found {found}")]
     Shape {
         /// Name of the tensor as the documentation has it (`query`, `weight_ih_l0` …).
         tensor: String,
@@ -22,7 +23,6 @@ pub enum Error {
         found: String,
     },
     /// A tensor that the options call for is not there.
-    #[error("`{tensor}`: expected {expected}, found none")]
     Missing {
         /// Name of the tensor.
         tensor: String,
@@ -30,7 +30,6 @@ pub enum Error {
         expected: String,
     },
     /// An option has a value it cannot have, alone or beside another.
-    #[error("option `{option}`: {reason}")]
     Option {
         /// Name of the option.
         option: String,
@@ -38,7 +37,6 @@ pub enum Error {
         reason: String,
     },
     /// A user's kernel is not one, or is not given what it declares.
-    #[error("kernel `{kernel}`: {reason}")]
     Kernel {
         /// Its name.
         kernel: String,
@@ -46,7 +44,6 @@ pub enum Error {
         reason: String,
     },
     /// The work does not fit the device.
-    #[error("{what}: needs {needed}, the device allows {allowed}")]
     Limit {
         /// What is too large.
         what: String,
@@ -56,10 +53,8 @@ pub enum Error {
         allowed: u64,
     },
     /// No adapter answers, or none that was asked for.
-    #[error("no GPU adapter: {0}")]
     NoAdapter(String),
     /// The device cannot do what was asked (a missing feature).
-    #[error("the device lacks {feature}, needed for {what}")]
     Unsupported {
         /// The missing feature.
         feature: String,
@@ -67,24 +62,19 @@ pub enum Error {
         what: String,
     },
     /// wgpu or the driver refused or failed.
-    #[error("GPU: {0}")]
-    Gpu(String),
+    Gpu(Cause),
     /// The GPU's memory, or the driver's on the host, has run out; nothing was submitted, and less may fit.
-    #[error("the GPU's memory has run out: {0}")]
-    OutOfMemory(String),
+    OutOfMemory(Cause),
     /// The device is gone (driver reset, unplugged, destroyed).
-    #[error("the GPU device was lost: {0}")]
-    DeviceLost(String),
+    DeviceLost(Cause),
     /// A file cannot be read, written or understood.
-    #[error("{}: {reason}", path.display())]
     File {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
-        reason: String,
+        reason: Cause,
     },
     /// A file is of a kind that is not read, but known.
-    #[error("{}: no safetensors file but {found}", path.display())]
     Format {
         /// The file.
         path: PathBuf,
@@ -94,17 +84,15 @@ pub enum Error {
         advice: &'static str,
     },
     /// A model card lacks a field, or contradicts itself or its tensors.
-    #[error("model card `{model}`, field `{field}`: {reason}")]
     Card {
         /// Name of the model.
         model: String,
         /// Path of the field (`decoder.rnn.hidden`).
         field: String,
         /// What is wrong with it.
-        reason: String,
+        reason: Cause,
     },
     /// A text cannot be turned into the model's symbols.
-    #[error("text `{text}`: {reason}")]
     Text {
         /// The text as given.
         text: String,
@@ -112,7 +100,6 @@ pub enum Error {
         reason: String,
     },
     /// A result is further from the reference than the tolerance allows.
-    #[error("{what}: error {error:.3e} is over the tolerance {tolerance:.3e}")]
     Tolerance {
         /// What was compared.
         what: String,
@@ -121,6 +108,85 @@ pub enum Error {
         /// Largest difference allowed.
         tolerance: f64,
     },
+}
+
+/// What has gone wrong, in words, and the error behind it where there is one. Two are equal where their words are.
+#[derive(Debug, Clone)]
+pub struct Cause {
+    words: String,
+    source: Option<Arc<dyn std::error::Error + Send + Sync>>,
+}
+
+impl Cause {
+    /// An error in its own words.
+    pub fn of(error: impl std::error::Error + Send + Sync + 'static) -> Self {
+        Self::new(error.to_string(), error)
+    }
+
+    /// Words about an error.
+    pub fn new(words: impl Into<String>, error: impl std::error::Error + Send + Sync + 'static) -> Self {
+        Self { words: words.into(), source: Some(Arc::new(error)) }
+    }
+
+    /// What it says.
+    pub fn words(&self) -> &str {
+        &self.words
+    }
+}
+
+impl<S: Into<String>> From<S> for Cause {
+    fn from(words: S) -> Self {
+        Self { words: words.into(), source: None }
+    }
+}
+
+impl PartialEq for Cause {
+    fn eq(&self, other: &Self) -> bool {
+        self.words == other.words
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.words)
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Shape { tensor, axis, expected, found } => {
+                write!(f, "`{tensor}` {axis}: expected {expected}, found {found}")
+            }
+            Self::Missing { tensor, expected } => write!(f, "`{tensor}`: expected {expected}, found none"),
+            Self::Option { option, reason } => write!(f, "option `{option}`: {reason}"),
+            Self::Kernel { kernel, reason } => write!(f, "kernel `{kernel}`: {reason}"),
+            Self::Limit { what, needed, allowed } => write!(f, "{what}: needs {needed}, the device allows {allowed}"),
+            Self::NoAdapter(reason) => write!(f, "no GPU adapter: {reason}"),
+            Self::Unsupported { feature, what } => write!(f, "the device lacks {feature}, needed for {what}"),
+            Self::Gpu(reason) => write!(f, "GPU: {reason}"),
+            Self::OutOfMemory(reason) => write!(f, "the GPU's memory has run out: {reason}"),
+            Self::DeviceLost(reason) => write!(f, "the GPU device was lost: {reason}"),
+            Self::File { path, reason } => write!(f, "{}: {reason}", path.display()),
+            Self::Format { path, found, .. } => write!(f, "{}: no safetensors file but {found}", path.display()),
+            Self::Card { model, field, reason } => write!(f, "model card `{model}`, field `{field}`: {reason}"),
+            Self::Text { text, reason } => write!(f, "text `{text}`: {reason}"),
+            Self::Tolerance { what, error, tolerance } => {
+                write!(f, "{what}: error {error:.3e} is over the tolerance {tolerance:.3e}")
+            }
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        let cause = match self {
+            Self::Gpu(cause) | Self::OutOfMemory(cause) | Self::DeviceLost(cause) => cause,
+            Self::File { reason, .. } | Self::Card { reason, .. } => reason,
+            _ => return None,
+        };
+        cause.source.as_deref().map(|error| error as _)
+    }
 }
 
 impl Error {
@@ -150,8 +216,13 @@ impl Error {
     }
 
     /// A [`Error::File`] from its parts.
-    pub fn file(path: &Path, reason: impl ToString) -> Self {
-        Self::File { path: path.to_owned(), reason: reason.to_string() }
+    pub fn file(path: &Path, reason: impl Into<Cause>) -> Self {
+        Self::File { path: path.to_owned(), reason: reason.into() }
+    }
+
+    /// A [`Error::File`] in the words of the error behind it.
+    pub fn file_from(path: &Path, error: impl std::error::Error + Send + Sync + 'static) -> Self {
+        Self::file(path, Cause::of(error))
     }
 
     /// True when the caller's request was at fault (options, tensors, files, text) rather than the machine.

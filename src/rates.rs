@@ -119,7 +119,7 @@ fn copy_rate(gpu: &Gpu) -> Result<f64> {
     let last = target.narrow(0, elements - 4, 4)?.download(gpu)?;
     let want = source.narrow(0, elements - 4, 4)?.download(gpu)?;
     if last != want {
-        return Err(Error::Gpu("a copy did not arrive".to_owned()));
+        return Err(Error::Gpu("a copy did not arrive".into()));
     }
     Ok(kernel.max(driver))
 }
@@ -152,7 +152,7 @@ fn dispatch_cost(gpu: &Gpu) -> Result<f64> {
     })?;
     match target.download(gpu)?.data() {
         [1.0] => Ok(cost),
-        _ => Err(Error::Gpu("a copy did not arrive".to_owned())),
+        _ => Err(Error::Gpu("a copy did not arrive".into())),
     }
 }
 

@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 
 use crate::error::{Error, Result};
-use crate::tensor::{DType, Layout};
+use crate::tensor::{DType, Layout, TensorLike};
 use crate::wgsl::Variant;
 
 /// A slot for a buffer.
@@ -49,6 +49,10 @@ pub struct View {
     pub layout: Layout,
     /// Their type.
     pub dtype: DType,
+}
+
+impl TensorLike for View {
+    type Integers = Self;
 }
 
 impl View {

@@ -16,7 +16,7 @@ use safetensors::tensor::View;
 use safetensors::{Dtype, SafeTensors};
 use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 
-use crate::error::{Error, Result};
+use crate::error::{Cause, Error, Result};
 use crate::tensor::Array;
 
 /// Longest header read. The format's own limit.
@@ -60,7 +60,7 @@ impl Store {
     /// [`Error::File`] when it cannot be read or is no valid safetensors file, [`Error::Format`] when it is of another
     /// kind that is known.
     pub fn open(path: &Path) -> Result<Self> {
-        Self::read(path, std::fs::File::open(path).map_err(|e| Error::file(path, e))?)
+        Self::read(path, std::fs::File::open(path).map_err(|e| Error::file_from(path, e))?)
     }
 
     /// Reads a stream to its end; `path` stands in errors.
@@ -68,7 +68,7 @@ impl Store {
     /// # Errors
     /// As [`Store::open`].
     pub fn read(path: &Path, mut from: impl Read) -> Result<Self> {
-        let fail = |e: std::io::Error| Error::file(path, e);
+        let fail = |e: std::io::Error| Error::file_from(path, e);
         let mut bytes = Vec::new();
         // The first bytes tell: a file (or device) that is nothing of the kind is not read to its end.
         from.by_ref().take(foreign::START).read_to_end(&mut bytes).map_err(fail)?;
@@ -158,20 +158,26 @@ impl Store {
         }
     }
 
-    /// An integer or bool tensor as u32: ids, lengths, masks.
+    /// An integer or bool tensor, exact whatever its type; true is 1.
     ///
     /// # Errors
-    /// [`Error::Missing`] when there is none of that name, [`Error::Shape`] when it is not of integers or an element
-    /// is below 0 or above 2³² − 1.
-    pub fn get_u32(&self, name: &str) -> Result<Array<u32>> {
+    /// [`Error::Missing`] when there is none of that name, [`Error::Shape`] when it is not of integers.
+    pub fn get_integers(&self, name: &str) -> Result<Array<i128>> {
         let (entry, data) = self.find(name)?;
         let integers =
             integers(entry.dtype, data).ok_or_else(|| Error::shape(name, "dtype", "an integer type", entry.dtype))?;
-        let data: Result<Vec<u32>> = integers
-            .into_iter()
-            .map(|n| u32::try_from(n).map_err(|_| Error::shape(name, "values", format!("0 to {}", u32::MAX), n)))
-            .collect();
-        Array::new(&entry.shape, data?)
+        Array::new(&entry.shape, integers)
+    }
+
+    /// An integer or bool tensor as u32: ids, lengths, masks.
+    ///
+    /// # Errors
+    /// As [`Store::get_integers`], and [`Error::Shape`] when an element is below 0 or above 2³² − 1.
+    pub fn get_u32(&self, name: &str) -> Result<Array<u32>> {
+        let integers = self.get_integers(name)?;
+        let narrow =
+            |&n: &i128| u32::try_from(n).map_err(|_| Error::shape(name, "values", format!("0 to {}", u32::MAX), n));
+        Array::new(integers.shape(), integers.data().iter().map(narrow).collect::<Result<_>>()?)
     }
 
     fn find(&self, name: &str) -> Result<(&Entry, &[u8])> {
@@ -234,16 +240,17 @@ fn header_length(bytes: &[u8]) -> std::result::Result<usize, String> {
 }
 
 /// The checked header of a file.
-fn entries(bytes: &[u8]) -> std::result::Result<BTreeMap<String, Entry>, String> {
+fn entries(bytes: &[u8]) -> Result<BTreeMap<String, Entry>, Cause> {
     let length = header_length(bytes)?;
     let header = bytes
         .get(8..8 + length)
         .ok_or_else(|| format!("truncated: header of {length} bytes in a file of {}", bytes.len()))?;
-    let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(|e| format!("no valid safetensors file: {e}"))?;
+    fn invalid(e: impl std::error::Error + Send + Sync + 'static) -> Cause {
+        Cause::new(format!("no valid safetensors file: {e}"), e)
+    }
+    let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(invalid)?;
     // The parser above keeps the last of two entries of one name.
-    serde_json::Deserializer::from_slice(header)
-        .deserialize_map(UniqueNames)
-        .map_err(|e| format!("no valid safetensors file: {e}"))?;
+    serde_json::Deserializer::from_slice(header).deserialize_map(UniqueNames).map_err(invalid)?;
     let entry = |info: &safetensors::tensor::TensorInfo| {
         let (from, to) = info.data_offsets;
         Entry { dtype: info.dtype, shape: info.shape.clone(), range: 8 + length + from..8 + length + to }
@@ -342,7 +349,7 @@ pub fn serialize<'a>(
     dtype: FloatType,
 ) -> Result<Vec<u8>> {
     let tensors: Vec<_> = tensors.into_iter().map(|(name, array)| (name, Output { array, dtype })).collect();
-    safetensors::serialize(tensors, None).map_err(|e| Error::file(path, e))
+    safetensors::serialize(tensors, None).map_err(|e| Error::file_from(path, e))
 }
 
 /// Writes named arrays to a safetensors file, whole or not at all.
@@ -358,7 +365,7 @@ pub fn save<'a>(path: &Path, tensors: impl IntoIterator<Item = (&'a str, &'a Arr
 /// # Errors
 /// [`Error::File`] when it cannot be read, or is longer.
 pub fn read_whole(path: &Path, most: u64) -> Result<Vec<u8>> {
-    read_stream(path, std::fs::File::open(path).map_err(|e| Error::file(path, e))?, most)
+    read_stream(path, std::fs::File::open(path).map_err(|e| Error::file_from(path, e))?, most)
 }
 
 /// As [`read_whole`], from a stream; `path` stands in errors.
@@ -367,7 +374,7 @@ pub fn read_whole(path: &Path, most: u64) -> Result<Vec<u8>> {
 /// As [`read_whole`].
 pub fn read_stream(path: &Path, from: impl Read, most: u64) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    from.take(most.saturating_add(1)).read_to_end(&mut bytes).map_err(|e| Error::file(path, e))?;
+    from.take(most.saturating_add(1)).read_to_end(&mut bytes).map_err(|e| Error::file_from(path, e))?;
     if bytes.len() as u64 > most {
         return Err(Error::file(path, format!("more than {most} bytes")));
     }
@@ -379,7 +386,7 @@ pub fn read_stream(path: &Path, from: impl Read, most: u64) -> Result<Vec<u8>> {
 /// # Errors
 /// As [`read_whole`], and for what is no UTF-8.
 pub fn read_text(path: &Path, most: u64) -> Result<String> {
-    String::from_utf8(read_whole(path, most)?).map_err(|e| Error::file(path, e.utf8_error()))
+    String::from_utf8(read_whole(path, most)?).map_err(|e| Error::file_from(path, e.utf8_error()))
 }
 
 /// Writes a file whole or not at all: into a temporary file in the same folder, then renamed. What is there and no
@@ -388,7 +395,7 @@ pub fn read_text(path: &Path, most: u64) -> Result<String> {
 /// # Errors
 /// [`Error::File`] when the file cannot be written; an older file of that name is then as it was.
 pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
-    let fail = |e: std::io::Error| Error::file(path, e);
+    let fail = |e: std::io::Error| Error::file_from(path, e);
     let existing = std::fs::metadata(path).ok();
     if existing.as_ref().is_some_and(|m| !m.is_file() && !m.is_dir()) {
         let mut file = std::fs::OpenOptions::new().write(true).open(path).map_err(fail)?;
@@ -404,7 +411,10 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
     #[cfg(unix)]
     let builder = builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666)); // less the umask
     // The error names the temporary file too, of which the caller knows nothing.
-    let bare = |e: std::io::Error| Error::file(path, e.to_string().split(" at path ").next().unwrap_or_default());
+    let bare = |e: std::io::Error| {
+        let words = e.to_string().split(" at path ").next().unwrap_or_default().to_owned();
+        Error::file(path, Cause::new(words, e))
+    };
     let mut file = builder.prefix(".regard-").tempfile_in(folder).map_err(bare)?;
     file.write_all(bytes).map_err(fail)?;
     file.persist(&target).map_err(|e| fail(e.error))?;

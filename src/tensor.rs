@@ -309,6 +309,34 @@ impl Element for half::bf16 {
     }
 }
 
+/// A tensor of numbers in some form: on the GPU, as a view in a recording, as a host array, or its shape or element type alone.
+pub trait TensorLike {
+    /// A tensor of integers (lengths, ids, boolean masks) in the same form: [`Array<u32>`] with host arrays of any element
+    /// type, else the same type.
+    type Integers: Clone + std::fmt::Debug;
+}
+
+impl<T> TensorLike for Array<T> {
+    type Integers = Array<u32>;
+}
+
+/// The form of a tensor that is only inspected.
+impl TensorLike for () {
+    type Integers = Self;
+}
+
+impl TensorLike for DType {
+    type Integers = Self;
+}
+
+impl TensorLike for &[usize] {
+    type Integers = Self;
+}
+
+impl TensorLike for Vec<usize> {
+    type Integers = Self;
+}
+
 /// A dense row-major array in host memory.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Array<T = f32> {
@@ -378,7 +406,7 @@ impl<T: Element> Array<T> {
     ///
     /// # fn main() -> regard::Result<()> {
     /// let x = Array::from_fn(&[1, 2, 5, 8], |i| bf16::from_f32((i as f32).sin()));
-    /// let inputs = AttentionInputs::new(x.clone(), x.clone(), x).map(Array::cast::<f32>);
+    /// let inputs = AttentionInputs::new(x.clone(), x.clone(), x).map_numbers(Array::cast::<f32>);
     /// let output: Array<bf16> = reference::attention(&Attention::default(), &inputs)?.output.cast();
     /// # assert_eq!(output.shape(), [1, 2, 5, 8]);
     /// # Ok(())

@@ -54,7 +54,7 @@ fn refused<T>(result: Result<T>, wanted: impl FnOnce(&Error) -> bool) -> Result<
     match result {
         Err(error) if wanted(&error) => Ok(Outcome::Refused),
         Err(error) => Err(error),
-        Ok(_) => Err(Error::Gpu("what had to be refused was taken".to_owned())),
+        Ok(_) => Err(Error::Gpu("what had to be refused was taken".into())),
     }
 }
 
@@ -73,12 +73,12 @@ fn part(array: &Array, axis: usize, start: usize, length: usize) -> Result<Array
 /// A case of the table on each path that takes it in turn.
 fn attention(case: AttentionCase, path: Algorithm, gpu: &Gpu) -> Result<Call> {
     let AttentionCase { name, mut options, inputs, .. } = case;
-    let problem = AttentionProblem::new(&options, &inputs.map(Array::shape))?;
+    let problem = AttentionProblem::new(&options, &inputs.map(Array::shape, Array::shape))?;
     options.path = path;
     if AttentionPlan::new(&options, &problem, Storage::from(DType::F32), gpu.caps()).is_err() {
         options.path = Algorithm::Auto;
     }
-    let oracle = reference::attention(&options, &inputs.map(wide))?;
+    let oracle = reference::attention(&options, &inputs.map_numbers(wide))?;
     let baseline = baseline::attention(&options, &inputs, DType::F32)?;
     let answers = answers(oracle.named(), baseline.named());
     let work = move |gpu: &Gpu| {
@@ -91,7 +91,7 @@ fn attention(case: AttentionCase, path: Algorithm, gpu: &Gpu) -> Result<Call> {
 fn recurrence(case: RnnCase) -> Result<Call> {
     let RnnCase { name, options, stack, inputs, .. } = case;
     let stack_wide = stack.iter().map(|layer| layer.iter().map(|w| w.map(wide)).collect()).collect();
-    let oracle = reference::rnn(&options, &stack_wide, &inputs.map(wide))?;
+    let oracle = reference::rnn(&options, &stack_wide, &inputs.map_numbers(wide))?;
     let baseline = baseline::rnn(&options, &stack, &inputs, DType::F32)?;
     let answers = answers(oracle.named(), baseline.named());
     let work = move |gpu: &Gpu| {
@@ -107,7 +107,7 @@ fn decoding(pages: bool) -> Result<Call> {
     let [query, key, value] = [(8, 0.3), (2, 0.7), (2, 1.1)].map(|(heads, f)| wave(&[2, heads, 9, 16], f));
     let options = Attention { causal: Some(Causal::TopLeft), ..Attention::default() };
     let inputs = AttentionInputs::new(query.clone(), key.clone(), value.clone());
-    let oracle = reference::attention(&options, &inputs.map(wide))?.output;
+    let oracle = reference::attention(&options, &inputs.map_numbers(wide))?.output;
     let baseline = reference::attention(&options, &inputs)?.output;
     let steps = [(0, 7), (7, 1), (8, 1)];
     let work = move |gpu: &Gpu| {
@@ -159,7 +159,7 @@ fn merging(case: cases::MergeCase) -> Result<Call> {
 fn transfers() -> Vec<Call> {
     let same = |got: Array, want: &Array| match got == *want {
         true => Ok(Outcome::Right),
-        false => Err(Error::Gpu("numbers came back changed".to_owned())),
+        false => Err(Error::Gpu("numbers came back changed".into())),
     };
     let call = |name: &str, work: Work| Call { name: name.to_owned(), work };
     let upload = |gpu: &Gpu, array: &Array| Tensor::upload(gpu, "x", array, DType::F32);

@@ -101,7 +101,7 @@ impl Backend for Run<'_> {
         reduced(self, Reduction::Mean, x, lengths)
     }
 
-    fn top_k(&mut self, x: &Tensor, k: usize) -> Result<[Tensor; 2]> {
+    fn top_k(&mut self, x: &Tensor, k: usize) -> Result<(Tensor, Tensor)> {
         let (_, lead) = x.shape().split_last().ok_or_else(|| Error::shape("x", "rank", "at least 1", 0))?;
         let shape = [lead, &[k]].concat();
         let (values, values_tensor) = self.output("largest", &shape, DType::F32)?;
@@ -109,7 +109,7 @@ impl Backend for Run<'_> {
         let x = self.bind("x", x);
         let caps = self.gpu().caps();
         top_k::record(self.recording_mut(), caps, &x, &values, &ids)?;
-        Ok([values_tensor, ids_tensor])
+        Ok((values_tensor, ids_tensor))
     }
 
     fn coverage(&mut self, alignment: &Tensor, before: Option<&Tensor>, cost: CoverageCost) -> Result<[Tensor; 2]> {
@@ -178,6 +178,14 @@ impl Backend for Run<'_> {
         Ok(joined)
     }
 
+    fn broadcast_integers(&mut self, x: &Tensor, shape: &[usize]) -> Result<Tensor> {
+        self.broadcast(x, shape)
+    }
+
+    fn join_integers(&mut self, axis: usize, parts: &[Tensor]) -> Result<Tensor> {
+        self.join(axis, parts)
+    }
+
     fn discard(&mut self) {
         drop(self.take());
     }
@@ -188,6 +196,14 @@ impl Backend for Run<'_> {
 
     async fn read(&mut self, values: &[&Tensor]) -> Result<Vec<Array<f32>>> {
         self.take().submit_and_read_async(values).await
+    }
+
+    async fn read_integers(&mut self, values: &[&Tensor]) -> Result<Vec<Array<u32>>> {
+        self.take().read(values, Tensor::decode_u32, false).await
+    }
+
+    fn read_integers_blocking(&mut self, values: &[&Tensor]) -> Result<Vec<Array<u32>>> {
+        pollster::block_on(self.take().read(values, Tensor::decode_u32, true))
     }
 
     fn read_blocking(&mut self, values: &[&Tensor]) -> Result<Vec<Array<f32>>> {

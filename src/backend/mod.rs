@@ -5,8 +5,9 @@
 //! | [`Run`](crate::gpu::Run) | [`Tensor`](crate::Tensor) | records kernels, to be submitted |
 //! | [`Reference`] | [`Array<T>`](crate::tensor::Array) | computes at once, naively, in f32 or f64 |
 //!
-//! A value is a tensor of numbers; where integers are wanted (ids, lengths, bool masks), it is what
-//! [`Backend::integers`] made. Primitives check what they are given and name the tensor at fault.
+//! A value is a tensor of numbers. Integers (ids, lengths, boolean masks) are of a type of their own beside it,
+//! [`IntegersOf`]: on the GPU a tensor too, in the reference an [`Array<u32>`]. Primitives check what they are given and name
+//! the tensor at fault.
 
 mod gpu;
 mod reference;
@@ -16,17 +17,25 @@ use crate::coverage::CoverageCost;
 use crate::error::{Error, Result};
 use crate::norm::Norm;
 use crate::rnn::{Activation, Rnn, RnnInputs, RnnOutputs, RnnStack};
-use crate::tensor::Array;
+use crate::tensor::{Array, TensorLike};
 
 pub use reference::Reference;
 
 pub use crate::epilogue::Epilogue;
 
-/// A backend's tensor. A clone is the same tensor.
+/// A backend's tensor, of numbers or of integers. A clone is the same tensor.
 pub trait Value: Clone {
     /// Length of each axis.
     fn shape(&self) -> &[usize];
 }
+
+/// A backend's tensor of numbers, which has tensors of integers beside it.
+pub trait Numbers: Value + TensorLike<Integers: Value> {}
+
+impl<V: Value + TensorLike<Integers: Value>> Numbers for V {}
+
+/// A backend's tensors of integers.
+pub type IntegersOf<B> = <<B as Backend>::Value as TensorLike>::Integers;
 
 /// A recurrence with its weights, ready to run.
 pub trait Recurrence {
@@ -39,8 +48,8 @@ pub trait Recurrence {
 
 /// The primitives.
 pub trait Backend {
-    /// Its tensors.
-    type Value: Value;
+    /// Its tensors of numbers.
+    type Value: Numbers;
 
     /// Its recurrences.
     type Recurrence: Recurrence;
@@ -51,11 +60,11 @@ pub trait Backend {
     /// Those of the device.
     fn constant(&mut self, name: &str, array: &Array<f32>) -> Result<Self::Value>;
 
-    /// Integers of the host: ids, lengths, a bool mask of 0 and 1.
+    /// Integers of the host: ids, lengths, a mask of 0 and 1.
     ///
     /// # Errors
     /// Those of the device.
-    fn integers(&mut self, name: &str, array: &Array<u32>) -> Result<Self::Value>;
+    fn integers(&mut self, name: &str, array: &Array<u32>) -> Result<IntegersOf<Self>>;
 
     /// A recurrence with weights of the host.
     ///
@@ -155,14 +164,14 @@ pub trait Backend {
     ///
     /// # Errors
     /// [`Error::Shape`] when lengths do not fit, and those of the device.
-    fn mean(&mut self, x: &Self::Value, lengths: Option<&Self::Value>) -> Result<Self::Value>;
+    fn mean(&mut self, x: &Self::Value, lengths: Option<&IntegersOf<Self>>) -> Result<Self::Value>;
 
     /// The k largest entries of each row of x [.., N], largest first, the smaller index first among equals: values and
     /// indices, [.., k]. With k = 1 they are the argmax. NaN counts as −∞.
     ///
     /// # Errors
     /// [`Error::Shape`] when k is above N, and those of the device.
-    fn top_k(&mut self, x: &Self::Value, k: usize) -> Result<[Self::Value; 2]>;
+    fn top_k(&mut self, x: &Self::Value, k: usize) -> Result<(Self::Value, IntegersOf<Self>)>;
 
     /// The running sum `before + alignment` of alignments [B, Nk], and what each row of it costs, `[B]`. Without `before`
     /// that is zeros.
@@ -212,6 +221,18 @@ pub trait Backend {
     /// [`Error::Shape`] when they are not, or nothing is given; those of the device.
     fn join(&mut self, axis: usize, inputs: &[Self::Value]) -> Result<Self::Value>;
 
+    /// As [`Backend::broadcast`], of integers.
+    ///
+    /// # Errors
+    /// As [`Backend::broadcast`].
+    fn broadcast_integers(&mut self, x: &IntegersOf<Self>, shape: &[usize]) -> Result<IntegersOf<Self>>;
+
+    /// As [`Backend::join`], of integers.
+    ///
+    /// # Errors
+    /// As [`Backend::join`].
+    fn join_integers(&mut self, axis: usize, parts: &[IntegersOf<Self>]) -> Result<IntegersOf<Self>>;
+
     /// Forgets what was asked for and has not been done.
     fn discard(&mut self);
 
@@ -227,6 +248,18 @@ pub trait Backend {
     /// # Errors
     /// Those of the device.
     fn read(&mut self, values: &[&Self::Value]) -> impl Future<Output = Result<Vec<Array<f32>>>>;
+
+    /// As [`Backend::read`], of integers.
+    ///
+    /// # Errors
+    /// Those of the device.
+    fn read_integers(&mut self, values: &[&IntegersOf<Self>]) -> impl Future<Output = Result<Vec<Array<u32>>>>;
+
+    /// As [`Backend::read_integers`], waiting for it.
+    ///
+    /// # Errors
+    /// Those of the device.
+    fn read_integers_blocking(&mut self, values: &[&IntegersOf<Self>]) -> Result<Vec<Array<u32>>>;
 
     /// As [`Backend::read`], waiting for it.
     ///

@@ -28,8 +28,18 @@ impl<T: Clone> Value for Array<T> {
 }
 
 /// Both of which are 1, or the same.
-fn repeat<T: Float>(x: &Array<T>, shape: &[usize]) -> Result<Array<T>> {
+fn repeat<T: Clone>(x: &Array<T>, shape: &[usize]) -> Result<Array<T>> {
     x.gather(&Layout::contiguous(x.shape()).broadcast(shape)?)
+}
+
+/// Side by side along an axis.
+fn join<T: Clone>(axis: usize, parts: &[Array<T>]) -> Result<Array<T>> {
+    let shape = super::joined_shape(axis, parts)?;
+    let inner = shape[axis + 1..].iter().product::<usize>();
+    let outer = shape[..axis].iter().product::<usize>();
+    let run = |part: &Array<T>| part.shape()[axis] * inner;
+    let of = |o: usize| parts.iter().flat_map(move |part| &part.data()[o * run(part)..(o + 1) * run(part)]);
+    Array::new(&shape, (0..outer).flat_map(of).cloned().collect())
 }
 
 impl<T> Recurrence for (Rnn, RnnStack<Array<T>>) {
@@ -50,8 +60,8 @@ impl<T: Float> Backend for Reference<T> {
         Ok(array.map(|&x| T::from_f32(x)))
     }
 
-    fn integers(&mut self, _: &str, array: &Array<u32>) -> Result<Array<T>> {
-        Ok(array.map(|&n| T::from_f64(f64::from(n))))
+    fn integers(&mut self, _: &str, array: &Array<u32>) -> Result<Array<u32>> {
+        Ok(array.clone())
     }
 
     fn recurrence(&mut self, options: &Rnn, stack: &RnnStack<Array<f32>>) -> Result<Self::Recurrence> {
@@ -142,13 +152,12 @@ impl<T: Float> Backend for Reference<T> {
         reference::reduce(x, false, None)
     }
 
-    fn mean(&mut self, x: &Array<T>, lengths: Option<&Array<T>>) -> Result<Array<T>> {
+    fn mean(&mut self, x: &Array<T>, lengths: Option<&Array<u32>>) -> Result<Array<T>> {
         reference::reduce(x, true, lengths)
     }
 
-    fn top_k(&mut self, x: &Array<T>, k: usize) -> Result<[Array<T>; 2]> {
-        let (values, ids) = reference::top_k(x, k)?;
-        Ok([values, self.integers("ids", &ids)?])
+    fn top_k(&mut self, x: &Array<T>, k: usize) -> Result<(Array<T>, Array<u32>)> {
+        reference::top_k(x, k)
     }
 
     fn coverage(
@@ -183,12 +192,15 @@ impl<T: Float> Backend for Reference<T> {
     }
 
     fn join(&mut self, axis: usize, inputs: &[Array<T>]) -> Result<Array<T>> {
-        let shape = super::joined_shape(axis, inputs)?;
-        let inner = shape[axis + 1..].iter().product::<usize>();
-        let outer = shape[..axis].iter().product::<usize>();
-        let run = |input: &Array<T>| input.shape()[axis] * inner;
-        let of = |o: usize| inputs.iter().flat_map(move |input| &input.data()[o * run(input)..(o + 1) * run(input)]);
-        Array::new(&shape, (0..outer).flat_map(of).copied().collect())
+        join(axis, inputs)
+    }
+
+    fn broadcast_integers(&mut self, x: &Array<u32>, shape: &[usize]) -> Result<Array<u32>> {
+        repeat(x, shape)
+    }
+
+    fn join_integers(&mut self, axis: usize, inputs: &[Array<u32>]) -> Result<Array<u32>> {
+        join(axis, inputs)
     }
 
     fn discard(&mut self) {}
@@ -199,6 +211,14 @@ impl<T: Float> Backend for Reference<T> {
 
     async fn read(&mut self, values: &[&Array<T>]) -> Result<Vec<Array<f32>>> {
         self.read_blocking(values)
+    }
+
+    async fn read_integers(&mut self, values: &[&Array<u32>]) -> Result<Vec<Array<u32>>> {
+        self.read_integers_blocking(values)
+    }
+
+    fn read_integers_blocking(&mut self, values: &[&Array<u32>]) -> Result<Vec<Array<u32>>> {
+        Ok(values.iter().map(|&value| value.clone()).collect())
     }
 
     fn read_blocking(&mut self, values: &[&Array<T>]) -> Result<Vec<Array<f32>>> {

@@ -14,7 +14,7 @@ pub use attention::{AttentionCase, attention};
 pub use cache::{AppendCase, MergeCase, appends, merges};
 pub use coverage::{CoverageCase, coverage};
 pub use linear::{ACTIVATIONS, LinearCase, linear};
-pub use primitives::{Primitive, PrimitiveCase, primitives};
+pub use primitives::{Primitive, PrimitiveCase, PrimitiveOutputs, primitives};
 pub use recurrent::{RnnCase, recurrent};
 
 use crate::tensor::{Array, DType};
@@ -60,8 +60,8 @@ impl Random {
     }
 
     /// 1 with the given chance in 16, else 0.
-    fn mask(&mut self, shape: &[usize], sixteenths: usize) -> Array<f32> {
-        Array::from_fn(shape, |_| if self.below(16) < sixteenths { 1.0 } else { 0.0 })
+    fn mask(&mut self, shape: &[usize], sixteenths: usize) -> Array<u32> {
+        Array::from_fn(shape, |_| u32::from(self.below(16) < sixteenths))
     }
 }
 

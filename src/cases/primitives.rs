@@ -1,7 +1,7 @@
 //! Element-wise work, normalisations, reductions: primitives of the backend trait, each written once for all backends.
 
 use super::Random;
-use crate::backend::Backend;
+use crate::backend::{Backend, IntegersOf};
 use crate::error::Result;
 use crate::norm::Norm;
 use crate::rnn::Activation;
@@ -33,17 +33,25 @@ pub enum Primitive {
     TopK(usize),
 }
 
+/// What a case gives on a backend.
+pub struct PrimitiveOutputs<B: Backend> {
+    /// Results of numbers.
+    pub numbers: Vec<B::Value>,
+    /// Results of integers.
+    pub integers: Vec<IntegersOf<B>>,
+}
+
 impl PrimitiveCase {
     /// The results on a backend.
     ///
     /// # Errors
     /// Those of the backend.
-    pub fn run<B: Backend>(&self, b: &mut B) -> Result<Vec<B::Value>> {
+    pub fn run<B: Backend>(&self, b: &mut B) -> Result<PrimitiveOutputs<B>> {
         let (x, y) = (b.constant("x", &self.x)?, b.constant("y", &self.y)?);
-        match &self.primitive {
+        let numbers = match &self.primitive {
             Primitive::Elementwise(f) => {
                 let sum = b.add(&x, &y)?;
-                Ok(vec![b.multiply(&x, &y)?, b.activate(*f, &x)?, b.activate(*f, &sum)?, sum])
+                vec![b.multiply(&x, &y)?, b.activate(*f, &x)?, b.activate(*f, &sum)?, sum]
             }
             Primitive::Norm(norm, scaled) => {
                 let width = self.x.shape().last().copied().unwrap_or(1);
@@ -53,21 +61,21 @@ impl PrimitiveCase {
                 let (weight, bias) = (scaled.then_some(&weight), scaled.then_some(&bias));
                 let mut results = vec![b.norm(*norm, &x, weight, bias)?, b.norm(*norm, &x, None, bias)?];
                 results.extend(b.norm_residual(*norm, &x, &y, weight, None)?);
-                Ok(results)
+                results
             }
             Primitive::Reduce(lengths) => {
                 let lengths = b.integers("lengths", &Array::new(&[lengths.len()], lengths.clone())?)?;
                 // Over the first axis as well: rows whose entries lie apart.
                 let order: Vec<usize> = (0..self.x.shape().len()).rev().collect();
                 let turned = b.permute(&x, &order)?;
-                Ok(vec![b.sum(&x)?, b.mean(&x, None)?, b.mean(&x, Some(&lengths))?, b.sum(&turned)?])
+                vec![b.sum(&x)?, b.mean(&x, None)?, b.mean(&x, Some(&lengths))?, b.sum(&turned)?]
             }
             Primitive::TopK(k) => {
-                let mut results = b.top_k(&x, *k)?.to_vec();
-                results.extend(b.top_k(&x, 1)?);
-                Ok(results)
+                let (numbers, integers) = [b.top_k(&x, *k)?, b.top_k(&x, 1)?].into_iter().unzip();
+                return Ok(PrimitiveOutputs { numbers, integers });
             }
-        }
+        };
+        Ok(PrimitiveOutputs { numbers, integers: Vec::new() })
     }
 }
 

@@ -6,7 +6,7 @@ mod options;
 
 use std::path::PathBuf;
 
-use regard::attention::{Algorithm, Attention, AttentionInputs, AttentionOutputs, ScoreMod, ScoreStage};
+use regard::attention::{Algorithm, Attention, AttentionInputs, AttentionOutputs, Past, ScoreMod, ScoreStage};
 use regard::baseline;
 use regard::gpu::Run;
 use regard::plan::AttentionPlan;
@@ -174,12 +174,12 @@ pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
     };
     let input = Input::open(&args.input)?.behind(&args.prefix);
     let heads = Heads { query: args.q_heads, kv: args.kv_heads };
-    let (mut inputs, form) = inputs::read(&input, heads, &args.options, &options)?;
+    let (mut inputs, form) = inputs::read(&input, heads, &args.options)?;
     input.warn_unused("attend");
     if args.present {
         add_past(&mut inputs)?;
     }
-    let problem = AttentionProblem::new(&options, &inputs.map(Array::shape)).map_err(|error| {
+    let problem = AttentionProblem::new(&options, &inputs.map(Array::shape, Array::shape)).map_err(|error| {
         blame_wgsl(error, &options).unwrap_or_else(|error| notes::explain(error, &options, &inputs))
     })?;
     notes::tell(&options, &inputs, &problem);
@@ -298,7 +298,7 @@ fn refuse_streams(args: &Args) -> Result<()> {
 fn add_past(inputs: &mut AttentionInputs<Array>) -> Result<()> {
     let reason = if inputs.block_table.is_some() {
         "has nothing to join in a paged cache: append new keys to its pages, and leave it out"
-    } else if inputs.cu_seqlens_q.is_some() || inputs.cu_seqlens_k.is_some() {
+    } else if inputs.cu_seqlens.is_some() {
         "has nothing to join in a ragged batch: leave it out"
     } else {
         let none = |array: &Array| {
@@ -306,8 +306,8 @@ fn add_past(inputs: &mut AttentionInputs<Array>) -> Result<()> {
             shape[2] = 0;
             Array::new(&shape, Vec::new())
         };
-        if inputs.past_key.is_none() && inputs.past_value.is_none() {
-            (inputs.past_key, inputs.past_value) = (Some(none(&inputs.key)?), Some(none(&inputs.value)?));
+        if inputs.past.is_none() {
+            inputs.past = Some(Past { key: none(&inputs.key)?, value: none(&inputs.value)? });
         }
         return Ok(());
     };
@@ -355,7 +355,7 @@ fn explain_plan(explained: &mut Explained, p: &AttentionProblem, plan: &Attentio
             let scores = explain::bytes(plan.score_bytes);
             explained.fact("path", format!("{path}, {ranges}, {scores} of scores in memory"));
             if let Err(reason) = reason {
-                explained.fact("not fused", reason);
+                explained.fact("not fused", reason.to_string());
             }
             if plan.tuned {
                 explained.fact("plan", "tuned on this device");

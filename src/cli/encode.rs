@@ -101,7 +101,7 @@ pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
     let inputs = read(args, &input)?;
     input.warn_unused("encode");
     let shapes = stack.iter().map(|layer| layer.iter().map(|w| w.map(Array::shape)).collect()).collect();
-    let problem = RnnProblem::new(&options, &shapes, &inputs.map(Array::shape))?;
+    let problem = RnnProblem::new(&options, &shapes, &inputs.map(Array::shape, Array::shape))?;
     let device = device.open()?;
     device.refuse_path(options.path != RnnAlgorithm::Auto)?;
     let dtype = args.dtype.into();
@@ -170,7 +170,7 @@ fn warn_storage(stack: &RnnStack<Array>, inputs: &RnnInputs<Array>, dtype: DType
     let held = |stem: &str, suffix: &str, array: &Array| {
         tensors::warn_storage(&format!("{stem}{suffix}"), array, Role::of_rnn(stem).dtype(dtype))
     };
-    inputs.try_map(|name, array| held(name, "", array))?;
+    inputs.try_map(|name, array| held(name, "", array), |_, _| Ok(()))?;
     for (l, layer) in stack.iter().enumerate() {
         for (weights, reverse) in layer.iter().zip(["", "_reverse"]) {
             weights.try_map(|stem, array| held(stem, &format!("_l{l}{reverse}"), array))?;

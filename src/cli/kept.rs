@@ -122,7 +122,7 @@ pub(crate) fn save_pipelines(gpu: &Gpu, before: Option<&[u8]>) {
 
 fn write(path: &Path, bytes: &[u8]) -> regard::Result<()> {
     if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder).map_err(|error| Error::file(folder, error))?;
+        std::fs::create_dir_all(folder).map_err(|error| Error::file_from(folder, error))?;
     }
     store::write_whole(path, bytes)
 }

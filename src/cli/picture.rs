@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use regard::attention::{Attention, AttentionInputs, AttentionOutputs, ScoreStage};
+use regard::attention::{Attention, AttentionInputs, AttentionOutputs, Past, ScoreStage};
 use regard::problem::AttentionProblem;
 use regard::seq2seq::Transliteration;
 use regard::tensor::Array;
@@ -82,13 +82,11 @@ fn masked(options: &Attention, inputs: &AttentionInputs<Array>) -> regard::Resul
         Array::filled(&shape, 0.0)
     };
     let seen = AttentionInputs {
-        past_key: inputs.past_key.as_ref().map(zeros),
-        past_value: inputs.past_value.as_ref().map(zeros),
+        past: inputs.past.as_ref().map(|past| Past { key: zeros(&past.key), value: zeros(&past.value) }),
         mask: inputs.mask.clone(),
         kv_lengths: inputs.kv_lengths.clone(),
         query_lengths: inputs.query_lengths.clone(),
-        cu_seqlens_q: inputs.cu_seqlens_q.clone(),
-        cu_seqlens_k: inputs.cu_seqlens_k.clone(),
+        cu_seqlens: inputs.cu_seqlens.clone(),
         block_mask: inputs.block_mask.clone(),
         block_table: inputs.block_table.clone(),
         ..AttentionInputs::new(zeros(&inputs.query), zeros(&inputs.key), zeros(&inputs.value))
@@ -96,7 +94,6 @@ fn masked(options: &Attention, inputs: &AttentionInputs<Array>) -> regard::Resul
     let options = Attention {
         causal: options.causal,
         window: options.window,
-        block_size: options.block_size,
         scores: Some(ScoreStage::Masked),
         ..Attention::default()
     };

@@ -68,5 +68,5 @@ pub(crate) fn read_whole(path: &Path) -> Result<Vec<u8>> {
 
 /// As [`read_whole`], of a text.
 pub(crate) fn read_text(path: &Path) -> Result<String> {
-    String::from_utf8(read_whole(path)?).map_err(|e| Error::file(path, e.utf8_error()))
+    String::from_utf8(read_whole(path)?).map_err(|e| Error::file_from(path, e.utf8_error()))
 }

@@ -150,38 +150,26 @@ impl Input {
     }
 
     /// A tensor of true and false, if it is there.
-    pub(crate) fn bools(&self, name: &str, expected: &str) -> Result<Option<Array>> {
+    pub(crate) fn bools(&self, name: &str, expected: &str) -> Result<Option<Array<u32>>> {
         let Some(full) = self.use_up(name) else { return Ok(None) };
         match self.store.dtype(&full).as_deref() {
-            Some("BOOL" | "U8") => self.store.get(&full).map(Some),
+            Some("BOOL" | "U8") => self.store.get_u32(&full).map(Some),
             _ => Err(self.wrong_type(name, expected)),
         }
     }
 
-    /// Whole numbers, if they are there.
-    pub(crate) fn integers(&self, name: &str) -> Result<Option<Array>> {
+    /// Whole numbers, if they are there, as the file has them: [`within`] makes them u32.
+    pub(crate) fn integers(&self, name: &str) -> Result<Option<Array<i128>>> {
         let Some(full) = self.use_up(name) else { return Ok(None) };
         match self.store.kind(&full) {
-            Some(Kind::Integer) => {
-                let array = self.store.get(&full)?;
-                // Whole numbers travel as f32, which holds them up to here.
-                match array.data().iter().position(|x| x.abs() > 16_777_216.0) {
-                    Some(at) => {
-                        let found = array.data()[at];
-                        Err(Error::shape(name, format!("element {at}"), "a whole number up to 2^24", found))
-                    }
-                    None => Ok(Some(array)),
-                }
-            }
+            Some(Kind::Integer) => self.store.get_integers(&full).map(Some),
             _ => Err(self.wrong_type(name, "I32 or I64")),
         }
     }
 
     /// Lengths `[B]`, if they are there: whole numbers from 0 to `longest`.
-    pub(crate) fn lengths(&self, name: &str, longest: usize) -> Result<Option<Array>> {
-        let Some(lengths) = self.integers(name)? else { return Ok(None) };
-        within(name, &lengths, |_| true, longest)?;
-        Ok(Some(lengths))
+    pub(crate) fn lengths(&self, name: &str, longest: usize) -> Result<Option<Array<u32>>> {
+        self.integers(name)?.map(|lengths| within(name, &lengths, |_| true, longest)).transpose()
     }
 
     fn wrong_type(&self, name: &str, expected: &str) -> Error {
@@ -241,14 +229,18 @@ fn listed(names: &[&str]) -> String {
     if more == 0 { quoted.join(", ") } else { format!("{} and {more} more", quoted.join(", ")) }
 }
 
-/// Refuses an element that is asked for by its index and is not from 0 to `largest`.
-pub(crate) fn within(name: &str, array: &Array, asked: impl Fn(usize) -> bool, largest: usize) -> Result<()> {
-    let fits = |x: f32| (0.0..=largest as f32).contains(&x);
-    match array.data().iter().enumerate().find(|&(at, &x)| asked(at) && !fits(x)) {
-        Some((at, x)) => {
-            let expected = format!("a whole number from 0 to {largest}");
-            Err(Error::shape(name, format!("element {at}"), expected, x))
-        }
-        None => Ok(()),
-    }
+/// Whole numbers as u32. One that is asked for by its index and is not from 0 to `largest` is refused; one that is not asked
+/// for may be anything, and is 0 where it is no u32.
+pub(crate) fn within(
+    name: &str,
+    array: &Array<i128>,
+    asked: impl Fn(usize) -> bool,
+    largest: usize,
+) -> Result<Array<u32>> {
+    let convert = |(at, &n): (usize, &i128)| match u32::try_from(n) {
+        Ok(n) if n as usize <= largest || !asked(at) => Ok(n),
+        Err(_) if !asked(at) => Ok(0),
+        _ => Err(Error::shape(name, format!("element {at}"), format!("a whole number from 0 to {largest}"), n)),
+    };
+    Array::new(array.shape(), array.data().iter().enumerate().map(convert).collect::<Result<_>>()?)
 }

@@ -310,8 +310,9 @@ const HOPELESS: f64 = 4.0;
 fn measure(gpu: &Gpu, work: &Work, quick: bool, wrong: &mut Vec<String>) -> std::result::Result<Row, Unfit> {
     let Work { options, dtype, .. } = work;
     let inputs = work.inputs();
-    let problem = AttentionProblem::new(options, &inputs.map(Array::shape))?;
-    let candidates = AttentionPlan::candidates(options, &problem, *dtype, gpu.caps()).map_err(Unfit::Here)?;
+    let problem = AttentionProblem::new(options, &inputs.map(Array::shape, Array::shape))?;
+    let candidates = AttentionPlan::candidates(options, &problem, *dtype, gpu.caps())
+        .map_err(|reason| Unfit::Here(reason.to_string()))?;
     let planned = AttentionPlan::new(options, &problem, *dtype, gpu.caps())?;
     let staged = Attention { path: Algorithm::Staged, ..options.clone() };
     let staged = AttentionPlan::new(&staged, &problem, *dtype, gpu.caps()).ok();
@@ -319,7 +320,7 @@ fn measure(gpu: &Gpu, work: &Work, quick: bool, wrong: &mut Vec<String>) -> std:
     let tensors = inputs.upload(gpu, *dtype)?;
     // Without masks the rows know nothing of one another.
     let some = AttentionInputs { query: rows_of(&inputs.query)?, ..inputs };
-    let oracle = reference::attention(options, &some.map(Array::cast::<f64>))?.output;
+    let oracle = reference::attention(options, &some.map_numbers(Array::cast::<f64>))?.output;
     let rounded = baseline::attention(options, &some, *dtype)?.output;
 
     let mut runs: Vec<Timed<'_>> = Vec::new();

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, Weak};
 
 use super::map::Read;
 use super::{Gpu, lock, pool};
-use crate::error::{Error, Result};
+use crate::error::{Cause, Error, Result};
 
 /// Runs wgpu calls so that their errors come back instead of reaching a handler. Scopes belong to the calling thread, and
 /// their futures are ready at once on native backends.
@@ -20,10 +20,12 @@ pub(super) fn scoped<T>(device: &wgpu::Device, f: impl FnOnce() -> T) -> Result<
     match in_scopes(device, f) {
         Ok((value, None)) => Ok(value),
         // What was made on a lost device is invalid wherever it is used.
-        Ok((_, Some(error))) if is_lost(device) => Err(Error::DeviceLost(error.to_string())),
-        Ok((_, Some(error @ wgpu::Error::OutOfMemory { .. }))) => Err(Error::OutOfMemory(whole(&error))),
-        Ok((_, Some(error))) => Err(Error::Gpu(error.to_string())),
-        Err(Panicked) => Err(Error::DeviceLost("the driver failed where wgpu relies on it".to_owned())),
+        Ok((_, Some(error))) if is_lost(device) => Err(Error::DeviceLost(Cause::of(error))),
+        Ok((_, Some(error @ wgpu::Error::OutOfMemory { .. }))) => {
+            Err(Error::OutOfMemory(Cause::new(whole(&error), error)))
+        }
+        Ok((_, Some(error))) => Err(Error::Gpu(Cause::of(error))),
+        Err(Panicked) => Err(Error::DeviceLost("the driver failed where wgpu relies on it".into())),
     }
 }
 
@@ -70,9 +72,9 @@ pub(super) fn is_lost(device: &wgpu::Device) -> bool {
 #[derive(Debug, Default)]
 pub(super) struct Faults {
     /// Why the device is gone, once it is.
-    lost: Mutex<Option<String>>,
+    lost: Mutex<Option<Cause>>,
     /// An error outside of any call of this crate, to be told by the next one.
-    uncaptured: Mutex<Option<String>>,
+    uncaptured: Mutex<Option<Cause>>,
     /// Reads that wait for the device.
     reads: Mutex<Vec<Weak<Read>>>,
 }
@@ -86,13 +88,13 @@ impl Faults {
         });
         let faults = self.clone();
         device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
-            *lock(&faults.uncaptured) = Some(error.to_string());
+            *lock(&faults.uncaptured) = Some(Cause::of(error));
         }));
     }
 
     /// The device is gone; the first reason is kept, and reads that wait end.
-    fn lose(&self, reason: &str) {
-        lock(&self.lost).get_or_insert_with(|| reason.to_owned());
+    fn lose(&self, reason: impl Into<Cause>) {
+        lock(&self.lost).get_or_insert_with(|| reason.into());
         let reads = std::mem::take(&mut *lock(&self.reads));
         reads.iter().filter_map(Weak::upgrade).for_each(|read| read.end(false));
     }
@@ -129,14 +131,14 @@ impl Gpu {
 
     /// As [`Gpu::wait`], for what would fail by itself on a device that is lost but has not said so.
     pub(super) fn wait_unchecked(&self) -> Result<()> {
-        self.poll(wgpu::PollType::wait_indefinitely()).map_err(|error| Error::Gpu(error.to_string()))?;
+        self.poll(wgpu::PollType::wait_indefinitely()).map_err(|error| Error::Gpu(Cause::of(error)))?;
         self.check_lost()
     }
 
     /// From an embedder's device-lost callback: every later call gives [`Error::DeviceLost`] with this reason, and reads
     /// that wait for the device end with it.
     pub fn mark_lost(&self, reason: &str) {
-        *lock(&self.inner.faults.lost) = Some(reason.to_owned());
+        *lock(&self.inner.faults.lost) = Some(reason.into());
         self.inner.faults.lose(reason);
     }
 
@@ -145,7 +147,7 @@ impl Gpu {
             return Err(Error::DeviceLost(reason.clone()));
         }
         match lock(&self.inner.faults.uncaptured).take() {
-            Some(message) => Err(Error::Gpu(message)),
+            Some(cause) => Err(Error::Gpu(cause)),
             None => Ok(()),
         }
     }
@@ -157,7 +159,7 @@ impl Gpu {
         if is_lost(self.device()) {
             self.inner.faults.lose("it takes no more work");
         }
-        self.check_lost().err().unwrap_or_else(|| Error::Gpu(what.to_owned()))
+        self.check_lost().err().unwrap_or_else(|| Error::Gpu(what.into()))
     }
 
     /// Lets what is done be freed and its callbacks run, after waiting for it if told so. A device that is found lost is
@@ -176,7 +178,7 @@ impl Gpu {
     pub(super) fn scoped<T>(&self, f: impl FnOnce() -> T) -> Result<T> {
         let done = scoped(self.device(), f);
         if let Err(Error::DeviceLost(reason)) = &done {
-            self.inner.faults.lose(reason);
+            self.inner.faults.lose(reason.clone());
             // The reason that the driver gave, if it was the first.
             self.check_lost()?;
         }

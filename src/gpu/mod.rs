@@ -25,7 +25,7 @@ pub use run::{Run, Timing};
 pub use tensor::Tensor;
 
 use crate::device::{Caps, DeviceKind, Features, Rates};
-use crate::error::{Error, Result};
+use crate::error::{Cause, Error, Result};
 use crate::plan::Tuning;
 use faults::{Faults, scoped};
 use groups::Groups;
@@ -292,7 +292,7 @@ impl Gpu {
                 ..Default::default()
             })
             .await
-            .map_err(|error| Error::Gpu(error.to_string()))?;
+            .map_err(|error| Error::Gpu(Cause::of(error)))?;
         let mut gpu = Self::new(device, queue, CooperativeShape::listed(&adapter), kept)?;
         if open.as_card {
             let Caps { software, workers, rates, .. } = Caps::default();

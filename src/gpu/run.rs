@@ -238,9 +238,9 @@ impl<'g> Run<'g> {
     /// Submits as [`Run::submit`] does, waits, and returns these tensors' elements as f32.
     ///
     /// # Errors
-    /// As [`Run::submit`].
+    /// As [`Run::submit`], and [`Error::Shape`] for integers, which [`Tensor::download_u32`] reads.
     pub fn submit_and_read(self, tensors: &[&Tensor]) -> Result<Vec<Array<f32>>> {
-        pollster::block_on(self.read(tensors, true))
+        pollster::block_on(self.read(tensors, Tensor::decode, true))
     }
 
     /// As [`Run::submit_and_read`], without blocking: submits at the first poll, and is ready once the device has been
@@ -249,12 +249,17 @@ impl<'g> Run<'g> {
     /// # Errors
     /// As [`Run::submit`].
     pub async fn submit_and_read_async(self, tensors: &[&Tensor]) -> Result<Vec<Array<f32>>> {
-        self.read(tensors, false).await
+        self.read(tensors, Tensor::decode, false).await
     }
 
-    /// Encodes and submits; with `block` the device is waited for, else the future wakes when it has been polled past the
-    /// copies.
-    pub(super) async fn read(mut self, tensors: &[&Tensor], block: bool) -> Result<Vec<Array<f32>>> {
+    /// Encodes and submits, and decodes what was read; with `block` the device is waited for, else the future wakes when it
+    /// has been polled past the copies.
+    pub(crate) async fn read<T>(
+        mut self,
+        tensors: &[&Tensor],
+        decode: fn(&Tensor, &[u8]) -> Result<Array<T>>,
+        block: bool,
+    ) -> Result<Vec<Array<T>>> {
         let gpu = self.gpu;
         gpu.check_lost()?;
         // A tensor that cannot be copied as it lies is made dense first.
@@ -310,7 +315,7 @@ impl<'g> Run<'g> {
             .map(|(tensor, range)| {
                 let start = from as usize;
                 from += range.end - range.start;
-                tensor.decode(&raw[start..from as usize])
+                decode(tensor, &raw[start..from as usize])
             })
             .collect()
     }

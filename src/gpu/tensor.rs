@@ -10,7 +10,7 @@ use super::faults::scoped;
 use super::{Gpu, Inner, Run, lock};
 use crate::error::{Error, Result};
 use crate::q8;
-use crate::tensor::{Array, DType, Layout};
+use crate::tensor::{Array, DType, Layout, TensorLike};
 
 /// A strided tensor in GPU memory. Cloning shares the memory.
 ///
@@ -22,6 +22,10 @@ pub struct Tensor {
     memory: Arc<Memory>,
     layout: Layout,
     dtype: DType,
+}
+
+impl TensorLike for Tensor {
+    type Integers = Self;
 }
 
 /// What a tensor is, whatever memory it lies in.
@@ -203,20 +207,23 @@ impl Tensor {
         Ok(tensor)
     }
 
-    /// Lengths given as whole numbers in f32, as u32.
+    /// As [`Tensor::upload_u32`], of lengths up to `longest`.
     ///
     /// # Errors
-    /// [`Error::Shape`] for a number that is negative, fractional or above `longest`, and as [`Tensor::upload_u32`].
-    pub fn upload_lengths(gpu: &Gpu, name: &str, array: &Array<f32>, longest: usize) -> Result<Self> {
-        let whole = |(row, &x): (usize, &f32)| {
-            if x.fract() == 0.0 && (0.0..=longest as f32).contains(&x) {
-                Ok(x as u32)
-            } else {
-                Err(Error::shape(name, format!("row {row}"), format!("a whole number from 0 to {longest}"), x))
+    /// [`Error::Shape`] for a number above `longest`, and as [`Tensor::upload_u32`].
+    pub fn upload_lengths(gpu: &Gpu, name: &str, array: &Array<u32>, longest: usize) -> Result<Self> {
+        match array.data().iter().position(|&n| n as usize > longest) {
+            Some(row) => {
+                let expected = format!("a whole number from 0 to {longest}");
+                Err(Error::shape(name, format!("row {row}"), expected, array.data()[row]))
             }
-        };
-        let data = array.data().iter().enumerate().map(whole).collect::<Result<_>>()?;
-        Self::upload_u32(gpu, name, &Array::new(array.shape(), data)?)
+            None => Self::upload_u32(gpu, name, array),
+        }
+    }
+
+    /// As [`Tensor::upload_u32`], of a boolean mask: 1 for what is not 0.
+    pub(crate) fn upload_mask(gpu: &Gpu, name: &str, array: &Array<u32>) -> Result<Self> {
+        Self::upload_u32(gpu, name, &array.map(|&x| u32::from(x != 0)))
     }
 
     /// A tensor of this name over an embedder's buffer, which must have usage `STORAGE` (and `COPY_SRC` to be downloaded without another
@@ -279,7 +286,7 @@ impl Tensor {
         self.memory.keep();
         self.memory.make_with(|descriptor| match self.memory.owner.as_ref().and_then(Weak::upgrade) {
             Some(owner) => scoped(&owner.device, || owner.device.create_buffer(descriptor)),
-            None => Err(Error::Gpu(format!("the device of `{}` is gone", self.memory.signature.name))),
+            None => Err(Error::Gpu(format!("the device of `{}` is gone", self.memory.signature.name).into())),
         })
     }
 
@@ -412,12 +419,20 @@ impl Tensor {
         written.ok_or_else(|| gpu.fault("an upload was passed over"))
     }
 
-    /// The elements in host memory as f32 (f16 and q8 widened, integers converted). Blocks until the device is done.
+    /// The elements in host memory as f32, f16 and q8 widened. Blocks until the device is done.
     ///
     /// # Errors
-    /// [`Error::Gpu`] or [`Error::DeviceLost`].
+    /// [`Error::Shape`] for integers ([`Tensor::download_u32`]), [`Error::Gpu`] or [`Error::DeviceLost`].
     pub fn download(&self, gpu: &Gpu) -> Result<Array<f32>> {
-        pollster::block_on(self.fetch(gpu, true))
+        pollster::block_on(self.fetch(gpu, Self::decode, true))
+    }
+
+    /// The integers in host memory. Blocks until the device is done.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for a tensor that is not of u32, [`Error::Gpu`] or [`Error::DeviceLost`].
+    pub fn download_u32(&self, gpu: &Gpu) -> Result<Array<u32>> {
+        pollster::block_on(self.fetch(gpu, Self::decode_u32, true))
     }
 
     /// As [`Tensor::download`], without blocking: the future is ready once the device has been polled past the copy
@@ -426,7 +441,7 @@ impl Tensor {
     /// # Errors
     /// As [`Tensor::download`].
     pub async fn download_async(&self, gpu: &Gpu) -> Result<Array<f32>> {
-        self.fetch(gpu, false).await
+        self.fetch(gpu, Self::decode, false).await
     }
 
     /// The bytes of the buffer that a copy command can take as they are, if there is such a range.
@@ -447,13 +462,22 @@ impl Tensor {
             DType::F32 => bytemuck::pod_collect_to_vec::<u8, f32>(raw),
             DType::F16 => bytemuck::pod_collect_to_vec::<u8, f16>(raw).into_iter().map(f16::to_f32).collect(),
             DType::Q8 => q8::dequantize(&bytemuck::pod_collect_to_vec(raw)),
-            DType::U32 => bytemuck::pod_collect_to_vec::<u8, u32>(raw).into_iter().map(|n| n as f32).collect(),
+            DType::U32 => return Err(Error::shape(self.name(), "dtype", "f32, f16 or q8", self.dtype)),
         };
         Array::new(self.shape(), data)
     }
 
-    async fn fetch(&self, gpu: &Gpu, block: bool) -> Result<Array<f32>> {
-        let mut read = Run::new(gpu).read(&[self], block).await?;
+    /// As [`Tensor::decode`], of integers.
+    pub(crate) fn decode_u32(&self, raw: &[u8]) -> Result<Array<u32>> {
+        if self.dtype != DType::U32 {
+            return Err(Error::shape(self.name(), "dtype", "u32", self.dtype));
+        }
+        let raw = &raw[..self.dtype.bytes_of(self.layout.elements())];
+        Array::new(self.shape(), bytemuck::pod_collect_to_vec(raw))
+    }
+
+    async fn fetch<T>(&self, gpu: &Gpu, decode: fn(&Self, &[u8]) -> Result<Array<T>>, block: bool) -> Result<Array<T>> {
+        let mut read = Run::new(gpu).read(&[self], decode, block).await?;
         read.pop().ok_or_else(|| Error::missing("tensor", "what was read back"))
     }
 }

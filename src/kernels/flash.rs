@@ -35,7 +35,7 @@ pub(super) fn launch(options: &Attention, problem: &AttentionProblem, plan: &Fus
         overrides,
         row_tiles: problem.queries.div_ceil(tile.queries as usize),
         heads: problem.query_heads,
-        iterations: plan.iterations(options, problem),
+        iterations: plan.iterations(problem),
         padding: [4, 4],
     }
 }

@@ -1,7 +1,6 @@
 //! Fused attention by cooperative matrices (`shaders/flash_coop.wgsl`).
 
 use super::fused::{BUFFERS, Launch, Params, SOURCES};
-use crate::attention::Attention;
 use crate::device::Caps;
 use crate::error::{Error, Result};
 use crate::plan::{CooperativeTiling, FusedPlan};
@@ -17,7 +16,7 @@ pub static KERNEL: Kernel = Kernel {
 
 /// # Errors
 /// [`Error::Unsupported`] on a device without cooperative matrices.
-pub(super) fn launch(caps: &Caps, options: &Attention, problem: &AttentionProblem, plan: &FusedPlan) -> Result<Launch> {
+pub(super) fn launch(caps: &Caps, problem: &AttentionProblem, plan: &FusedPlan) -> Result<Launch> {
     let Some(tiling) = CooperativeTiling::new(plan.tile, problem, caps) else {
         return Err(Error::Unsupported { feature: "cooperative matrices".into(), what: "this plan".into() });
     };
@@ -39,7 +38,7 @@ pub(super) fn launch(caps: &Caps, options: &Attention, problem: &AttentionProble
         overrides: overrides.map(|(name, value)| (name, f64::from(value))).to_vec(),
         row_tiles: problem.queries.div_ceil(plan.tile.queries as usize),
         heads: problem.query_heads,
-        iterations: plan.iterations(options, problem),
+        iterations: plan.iterations(problem),
         padding: [side, side],
     })
 }

@@ -1,7 +1,6 @@
 //! Fused attention, 16 or 32 query rows a workgroup (`shaders/flash_rows.wgsl`).
 
 use super::fused::{BUFFERS, Launch, Params, SOURCES};
-use crate::attention::Attention;
 use crate::plan::{FusedPlan, Tile};
 use crate::problem::AttentionProblem;
 use crate::wgsl::{Kernel, Source, Uniform, files};
@@ -21,7 +20,7 @@ pub static KERNEL: Kernel = Kernel {
 /// Query rows of a band, of which a workgroup has one or two.
 const BAND: u32 = 16;
 
-pub(super) fn launch(options: &Attention, problem: &AttentionProblem, plan: &FusedPlan) -> Launch {
+pub(super) fn launch(problem: &AttentionProblem, plan: &FusedPlan) -> Launch {
     let tile = plan.tile;
     Launch {
         kernel: &KERNEL,
@@ -33,7 +32,7 @@ pub(super) fn launch(options: &Attention, problem: &AttentionProblem, plan: &Fus
         ],
         row_tiles: problem.queries.div_ceil(tile.queries as usize),
         heads: problem.query_heads,
-        iterations: plan.iterations(options, problem),
+        iterations: plan.iterations(problem),
         padding: [4, 4],
     }
 }

@@ -36,7 +36,7 @@ pub(super) fn launch(options: &Attention, problem: &AttentionProblem, plan: &Fus
         overrides,
         row_tiles: (problem.queries * problem.group()).div_ceil(ROWS),
         heads: problem.kv_heads,
-        iterations: plan.iterations(options, problem),
+        iterations: plan.iterations(problem),
         padding: [4, 4],
     }
 }

@@ -123,8 +123,8 @@ pub fn record(
 ) -> Result<()> {
     let p = problem;
     let launch = match plan.tile.form {
-        Form::Rows => flash_rows::launch(options, p, plan),
-        Form::Cooperative => flash_coop::launch(caps, options, p, plan)?,
+        Form::Rows => flash_rows::launch(p, plan),
+        Form::Cooperative => flash_coop::launch(caps, p, plan)?,
         Form::Split => flash_split::launch(options, p, plan, &fused),
         Form::Tiled => flash::launch(options, p, plan, &fused),
     };

@@ -2,7 +2,7 @@
 //! (`shaders/common/{positions,mask,blocks,pages}.wgsl`), and the short lists that come with it.
 
 use super::{View4, copy, mask_tiles, read, switch};
-use crate::attention::{Attention, AttentionInputs, Causal, Mask};
+use crate::attention::{Attention, AttentionInputs, BlockMask, Causal, Mask};
 use crate::device::Caps;
 use crate::error::Result;
 use crate::problem::{AttentionProblem, diagonal};
@@ -259,8 +259,8 @@ impl Visibility {
         let lists = [
             inputs.kv_lengths.as_ref(),
             inputs.query_lengths.as_ref(),
-            inputs.cu_seqlens_q.as_ref(),
-            inputs.cu_seqlens_k.as_ref(),
+            inputs.cu_seqlens.as_ref().map(|lists| &lists.q),
+            inputs.cu_seqlens.as_ref().map(|lists| &lists.k),
             inputs.alibi_slopes.as_ref(),
             inputs.score.v.as_ref(),
             inputs.score.g.as_ref(),
@@ -271,7 +271,7 @@ impl Visibility {
         let window = options.window.unwrap_or_default();
         let side = |keys: Option<u32>| keys.map_or(-1, |n| n.min(FARTHEST) as i32);
         let broadcast = |view: &View, shape: &[usize]| View4::new(&view.with(view.layout.broadcast(shape)?));
-        let [block_queries, block_keys] = options.block_size.unwrap_or([1, 1]).map(|n| n.min(u32::MAX as usize) as u32);
+        let [block_queries, block_keys] = problem.block.unwrap_or([1, 1]).map(|n| n.min(u32::MAX as usize) as u32);
         let no_view: View4 = Default::default();
         let mask_kind = match inputs.mask {
             None => 0.0,
@@ -287,7 +287,7 @@ impl Visibility {
         Ok(Self {
             vectors: vectors.binding,
             mask: read(inputs.mask.as_ref().map(Mask::tensor)),
-            block_mask: read(inputs.block_mask.as_ref()),
+            block_mask: read(inputs.block_mask.as_ref().map(|blocks| &blocks.mask)),
             positions: PositionParams {
                 queries: p.queries as u32,
                 keys: p.keys as u32,
@@ -310,7 +310,7 @@ impl Visibility {
             },
             blocks: BlockParams {
                 view: match &inputs.block_mask {
-                    Some(mask) => {
+                    Some(BlockMask { mask, .. }) => {
                         let (q, k) = (mask.shape()[2], mask.shape()[3]);
                         broadcast(mask, &[p.batch, p.query_heads, q, k])?
                     }

@@ -2,10 +2,11 @@
 
 use super::rank3;
 use crate::attention::{Attention, AttentionInputs, Mask, Score, ScoreWeights};
-use crate::backend::{Backend, Recurrence, Value};
+use crate::backend::{Backend, Numbers, Recurrence, Value};
 use crate::error::{Error, Result};
 use crate::problem::{AttentionProblem, RnnProblem, same};
 use crate::rnn::{Rnn, RnnInputs, RnnOutputs, RnnStack, Steps};
+use crate::tensor::TensorLike;
 
 /// Soft attention as it began (Bahdanau et al. 2015, "Neural Machine Translation by Jointly Learning to Align and
 /// Translate", section 3; Luong et al. 2015, "dot"): an encoder reads a sequence, and each decoder state d asks for a
@@ -32,7 +33,7 @@ use crate::rnn::{Rnn, RnnInputs, RnnOutputs, RnnStack, Steps};
 /// let cell = RnnWeights::from_tensorflow(&numbers(&[5 + 8, 4 * 8]), None)?;
 /// let weights = AttentiveWeights::new(vec![vec![cell]]);
 /// // 7 steps of 2 rows, the second of which ends after 4; 3 decoder states for each row
-/// let lengths = Some(Array::new(&[2], vec![7.0, 4.0])?);
+/// let lengths = Some(Array::new(&[2], vec![7, 4])?);
 /// let sequence = RnnInputs { lengths, ..RnnInputs::new(numbers(&[7, 2, 5])) };
 /// let inputs = AttentiveInputs::new(sequence, numbers(&[2, 3, 8]));
 /// let outputs = layer.reference(&weights, &inputs)?;
@@ -66,7 +67,7 @@ pub struct LoadedEncoder<V, R> {
     pub(crate) score: ScoreWeights<V>,
 }
 
-impl<V: Value, R: Recurrence> LoadedEncoder<V, R> {
+impl<V: Numbers, R: Recurrence> LoadedEncoder<V, R> {
     /// The layer it was loaded with.
     pub fn layer(&self) -> &AttentiveEncoder {
         &self.layer
@@ -84,7 +85,7 @@ impl<V: Value, R: Recurrence> LoadedEncoder<V, R> {
     ) -> Result<AttentiveOutputs<V>> {
         let b = backend;
         let weights = AttentiveWeights { rnn: self.rnn.stack(), score: self.score.map(Value::shape) };
-        check(&self.layer, &weights, &inputs.map(Value::shape))?;
+        check(&self.layer, &weights, &inputs.map(Value::shape, Value::shape))?;
         let query = b.wide("query", &inputs.query)?;
         let encoded = b.rnn(&self.rnn, &inputs.sequence)?;
         // [T, B, W] as one head, [B, 1, T, W]
@@ -165,8 +166,8 @@ impl<A> AttentiveWeights<A> {
 }
 
 /// What an [`AttentiveEncoder`] reads; T steps, B rows, Q queries.
-#[derive(Debug, Clone, PartialEq)]
-pub struct AttentiveInputs<A> {
+#[derive(Debug, Clone)]
+pub struct AttentiveInputs<A: TensorLike> {
     /// The sequence [T, B, I] with its lengths and initial states. Steps past a row's length are read by nothing.
     pub sequence: RnnInputs<A>,
     /// Decoder states [B, Q, Dq]; Dq is the width of the encoder's output unless the score has weights for both.
@@ -178,34 +179,49 @@ pub struct AttentiveInputs<A> {
     pub previous: Option<A>,
 }
 
-impl<A> AttentiveInputs<A> {
+impl<A: TensorLike> AttentiveInputs<A> {
     /// A sequence and the states that ask.
     pub fn new(sequence: RnnInputs<A>, query: A) -> Self {
         Self { sequence, query, mask: None, previous: None }
     }
 
-    /// Each tensor through a fallible function of the tensor and its name.
+    /// Each tensor through a fallible function of the tensor and its name: one for tensors of numbers, one for those of
+    /// integers.
     ///
     /// # Errors
-    /// The first error of `f`.
-    pub fn try_map<'a, B, E>(
+    /// The first error of either.
+    pub fn try_map<'a, B: TensorLike, E>(
         &'a self,
-        mut f: impl FnMut(&str, &'a A) -> Result<B, E>,
+        mut numbers: impl FnMut(&str, &'a A) -> Result<B, E>,
+        mut integers: impl FnMut(&str, &'a A::Integers) -> Result<B::Integers, E>,
     ) -> Result<AttentiveInputs<B>, E> {
+        let (f, g) = (&mut numbers, &mut integers);
         Ok(AttentiveInputs {
-            sequence: self.sequence.try_map(&mut f)?,
+            sequence: self.sequence.try_map(&mut *f, &mut *g)?,
             query: f("query", &self.query)?,
-            mask: self.mask.as_ref().map(|mask| mask.try_map(|a| f("mask", a))).transpose()?,
+            mask: self.mask.as_ref().map(|mask| mask.try_map(|a| f("mask", a), |a| g("mask", a))).transpose()?,
             previous: self.previous.as_ref().map(|a| f("previous", a)).transpose()?,
         })
     }
 
-    /// Each tensor through a function.
-    pub fn map<'a, B>(&'a self, mut f: impl FnMut(&'a A) -> B) -> AttentiveInputs<B> {
-        match self.try_map(|_, a| Ok::<_, std::convert::Infallible>(f(a))) {
+    /// Each tensor through a function: one for tensors of numbers, one for those of integers.
+    pub fn map<'a, B: TensorLike>(
+        &'a self,
+        mut numbers: impl FnMut(&'a A) -> B,
+        mut integers: impl FnMut(&'a A::Integers) -> B::Integers,
+    ) -> AttentiveInputs<B> {
+        match self.try_map(|_, a| Ok::<_, std::convert::Infallible>(numbers(a)), |_, a| Ok(integers(a))) {
             Ok(mapped) => mapped,
             Err(never) => match never {},
         }
+    }
+
+    /// Each tensor of numbers through a function, integers as they are: host arrays of another element type.
+    pub fn map_numbers<'a, B: TensorLike<Integers = A::Integers>>(
+        &'a self,
+        numbers: impl FnMut(&'a A) -> B,
+    ) -> AttentiveInputs<B> {
+        self.map(numbers, A::Integers::clone)
     }
 }
 
@@ -266,7 +282,7 @@ fn check(
     let previous = previous.map(|[rows, queries, keys]| [rows, 1, queries, keys]);
     let (query, key) = ([batch, 1, queries, dim], [batch, 1, steps, width]);
     let attended = AttentionInputs {
-        mask: inputs.mask.clone(),
+        mask: inputs.mask.as_ref().map(Mask::reborrow),
         kv_lengths: inputs.sequence.lengths,
         previous: previous.as_ref().map(|shape| &shape[..]),
         score: score.clone(),
@@ -281,12 +297,7 @@ fn check_options(layer: &AttentiveEncoder) -> Result<()> {
         return Err(Error::option("rnn.steps", "attention reads every step: leave it at `Steps::All`"));
     }
     let attention = &layer.attention;
-    let positional = [
-        ("causal", attention.causal.is_some()),
-        ("window", attention.window.is_some()),
-        ("rotary", attention.rotary.is_some()),
-        ("block_size", attention.block_size.is_some()),
-    ];
+    let positional = [("causal", attention.causal.is_some()), ("window", attention.window.is_some())];
     match positional.into_iter().find(|(_, given)| *given) {
         Some((name, _)) => {
             let reason = "decoder states have no position among the encoder's steps: write it out as a mask";

@@ -1,5 +1,10 @@
-//! Layers made of attention, projections and recurrences: options, weights and outputs, for every backend alike (`forward`), with
-//! shorthands for the GPU (`record` and `run`) and for host arrays (`reference`).
+//! Layers made of attention, projections and recurrences, for every backend alike. All have one shape:
+//!
+//! - options (such as [`MultiHeadAttention`]) and weights make a loaded layer: `GpuX::upload(gpu, &options, &weights, dtype)` on
+//!   the GPU, as [`GpuRnn::upload`](crate::ops::rnn::GpuRnn::upload) for recurrences;
+//! - a loaded layer has `record(&mut run, &inputs)`, `run(&gpu, &inputs)` and, over any backend, `forward(&mut backend, &inputs)`;
+//! - `inputs.upload(&gpu, dtype)` and `outputs.download(&gpu)` are the ways in and out;
+//! - `options.reference(&weights, &inputs)` computes the same over host arrays.
 //!
 //! | layer | what it is |
 //! |---|---|
@@ -22,10 +27,10 @@ pub use decoder::{
     AttentionDecoder, DecoderMemory, DecoderOutput, DecoderOutputs, DecoderState, DecoderWeights, LoadedDecoder,
     LoadedMemory, LocationInput,
 };
-pub use gpu::{GpuAttentionDecoder, GpuAttentiveEncoder};
-pub use multi_head::{MultiHeadAttention, MultiHeadWeights};
+pub use gpu::{GpuAttentionDecoder, GpuAttentiveEncoder, GpuMultiHeadAttention, GpuVisualAttention};
+pub use multi_head::{LoadedMultiHead, MultiHeadAttention, MultiHeadWeights};
 pub use torch::torch_mask;
-pub use visual::{VisualAttention, VisualMemory, VisualOutputs, VisualState, VisualWeights};
+pub use visual::{LoadedVisual, VisualAttention, VisualMemory, VisualOutputs, VisualState, VisualWeights};
 
 use crate::backend::{Backend, Epilogue, Value};
 use crate::error::{Error, Result};

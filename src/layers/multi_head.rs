@@ -2,7 +2,7 @@
 
 use super::{Linear, rank3};
 use crate::attention::{Attention, AttentionInputs, AttentionOutputs, Mask, Normalize};
-use crate::backend::{Backend, Value};
+use crate::backend::{Backend, Numbers, Value};
 use crate::error::{Error, Result};
 use crate::problem::{AttentionProblem, same, vector};
 use crate::tensor::Array;
@@ -45,7 +45,7 @@ use crate::tensor::Array;
 /// # Ok(())
 /// # }
 /// ```
-/// On the GPU: `layer.run(&gpu, &weights.upload(&gpu, dtype)?, &inputs.upload(&gpu, dtype)?)`.
+/// On the GPU: [`GpuMultiHeadAttention`](super::GpuMultiHeadAttention).
 #[derive(Debug, Clone)]
 pub struct MultiHeadAttention {
     /// H: query heads.
@@ -68,47 +68,73 @@ impl MultiHeadAttention {
     }
 }
 
-impl MultiHeadAttention {
-    /// This layer on any backend. Heads are views: a GPU copies nothing, except keys and values that a learned or a zero one
-    /// is appended.
+/// A [`MultiHeadAttention`] with its weights on a backend, `V` its values.
+#[derive(Debug, Clone)]
+pub struct LoadedMultiHead<V> {
+    layer: MultiHeadAttention,
+    weights: MultiHeadWeights<V>,
+}
+
+impl<V> LoadedMultiHead<V> {
+    /// From weights that are on the backend already.
+    pub fn new(layer: MultiHeadAttention, weights: MultiHeadWeights<V>) -> Self {
+        Self { layer, weights }
+    }
+
+    /// The layer it was loaded with.
+    pub fn layer(&self) -> &MultiHeadAttention {
+        &self.layer
+    }
+
+    /// Its weights.
+    pub fn weights(&self) -> &MultiHeadWeights<V> {
+        &self.weights
+    }
+}
+
+impl<V: Numbers> LoadedMultiHead<V> {
+    /// This layer over `inputs`. Heads are views: a GPU copies nothing, except keys and values that a learned or a zero one
+    /// is put behind.
     ///
     /// # Errors
     /// [`Error::Shape`], [`Error::Missing`] or [`Error::Option`] when the request is wrong, and those of the backend.
-    pub fn forward<B: Backend>(
+    pub fn forward<B: Backend<Value = V>>(
         &self,
         backend: &mut B,
-        weights: &MultiHeadWeights<B::Value>,
-        inputs: &AttentionInputs<B::Value>,
-    ) -> Result<AttentionOutputs<B::Value>> {
-        let b = backend;
-        let problem = MultiHeadProblem::new(self, &weights.map(Value::shape), &inputs.map(Value::shape))?;
+        inputs: &AttentionInputs<V>,
+    ) -> Result<AttentionOutputs<V>> {
+        let (b, Self { layer, weights }) = (backend, self);
+        let problem =
+            MultiHeadProblem::new(layer, &weights.map(Value::shape), &inputs.map(Value::shape, Value::shape))?;
         let query = weights.query.forward(b, &inputs.query)?;
         let key = weights.key.forward(b, &inputs.key)?;
-        let key = self.behind(b, key, weights.bias_key.as_ref())?;
+        let key = layer.behind(b, key, weights.bias_key.as_ref())?;
         let value = weights.value.forward(b, &inputs.value)?;
-        let value = self.behind(b, value, weights.bias_value.as_ref())?;
+        let value = layer.behind(b, value, weights.bias_value.as_ref())?;
         let inside = AttentionInputs {
-            query: split_heads(b, &query, self.heads)?,
-            key: split_heads(b, &key, self.kv_heads)?,
-            value: split_heads(b, &value, self.kv_heads)?,
+            query: split_heads(b, &query, layer.heads)?,
+            key: split_heads(b, &key, layer.kv_heads)?,
+            value: split_heads(b, &value, layer.kv_heads)?,
             mask: match &inputs.mask {
                 Some(mask) if problem.extra > 0 => Some(extend_mask(b, &problem, mask)?),
                 mask => mask.clone(),
             },
             ..inputs.clone()
         };
-        let attended = b.attention(&self.attention, &inside)?;
+        let attended = b.attention(&layer.attention, &inside)?;
         let p = &problem.attention;
         let joined = b.permute(&attended.output, &[0, 2, 1, 3])?;
         let joined = b.reshape(&joined, &[p.batch, p.queries, p.query_heads * p.value_dim])?;
         let output = weights.output.forward(b, &joined)?;
         let weights = match attended.weights {
-            Some(weights) if self.average_weights => Some(mean_over_heads(b, &weights)?),
+            Some(weights) if layer.average_weights => Some(mean_over_heads(b, &weights)?),
             weights => weights,
         };
         Ok(AttentionOutputs { output, weights, ..attended })
     }
+}
 
+impl MultiHeadAttention {
     /// Projected rows [B, N, W] with a learned one and a zero one appended.
     fn behind<B: Backend>(&self, b: &mut B, rows: B::Value, learned: Option<&B::Value>) -> Result<B::Value> {
         let &[batch, _, width] = rows.shape() else {
@@ -141,30 +167,36 @@ fn split_heads<B: Backend>(b: &mut B, x: &B::Value, heads: usize) -> Result<B::V
 
 /// The mask with columns appended for the keys that are added, which are visible to every query.
 fn extend_mask<B: Backend>(b: &mut B, problem: &MultiHeadProblem, mask: &Mask<B::Value>) -> Result<Mask<B::Value>> {
-    let (hidden, visible) = match mask {
-        Mask::Bool(_) => {
-            (b.integers("hidden", &Array::filled(&[1], 0))?, b.integers("visible", &Array::filled(&[1], 1))?)
-        }
-        Mask::Float(_) => {
-            let number = |b: &mut B, name: &str, x: f32| b.constant(name, &Array::filled(&[1], x));
-            (number(b, "hidden", f32::NEG_INFINITY)?, number(b, "visible", 0.0)?)
-        }
-    };
     let (keys, given) = (problem.attention.keys, problem.attention.mask_keys);
-    let mut shape = problem.mask_shape(mask.tensor().shape());
-    let last = shape.len() - 1;
-    let mut inputs = Vec::with_capacity(3);
-    for (slice, width) in [(mask.tensor(), given), (&hidden, keys - given), (&visible, problem.extra)] {
-        shape[last] = width;
-        if width > 0 {
-            inputs.push(b.broadcast(slice, &shape)?);
+    let widths = [given, keys - given, problem.extra];
+    let shapes = |mask: &[usize]| {
+        let shape = problem.mask_shape(mask);
+        widths.map(|width| shape.split_last().map_or(vec![], |(_, lead)| [lead, &[width]].concat()))
+    };
+    match mask {
+        Mask::Bool(mask) => {
+            let hidden = b.integers("hidden", &Array::filled(&[1], 0))?;
+            let visible = b.integers("visible", &Array::filled(&[1], 1))?;
+            let mut parts = Vec::with_capacity(3);
+            for (part, shape) in [mask, &hidden, &visible].into_iter().zip(shapes(mask.shape())) {
+                if shape.last() != Some(&0) {
+                    parts.push(b.broadcast_integers(part, &shape)?);
+                }
+            }
+            b.join_integers(mask.shape().len() - 1, &parts).map(Mask::Bool)
+        }
+        Mask::Float(mask) => {
+            let hidden = b.constant("hidden", &Array::filled(&[1], f32::NEG_INFINITY))?;
+            let visible = b.constant("visible", &Array::filled(&[1], 0.0))?;
+            let mut parts = Vec::with_capacity(3);
+            for (part, shape) in [mask, &hidden, &visible].into_iter().zip(shapes(mask.shape())) {
+                if shape.last() != Some(&0) {
+                    parts.push(b.broadcast(part, &shape)?);
+                }
+            }
+            b.join(mask.shape().len() - 1, &parts).map(Mask::Float)
         }
     }
-    let whole = b.join(last, &inputs)?;
-    Ok(match mask {
-        Mask::Bool(_) => Mask::Bool(whole),
-        Mask::Float(_) => Mask::Float(whole),
-    })
 }
 
 /// [B, H, Nq, Nk] to [B, Nq, Nk].
@@ -393,7 +425,9 @@ impl MultiHeadProblem {
 
         let (query, key, value) =
             ([batch, heads, queries, query_dim], [batch, kv_heads, keys, key_dim], [batch, kv_heads, keys, value_dim]);
-        let inside = AttentionInputs { query: &query[..], key: &key[..], value: &value[..], ..inputs.clone() };
+        // For as long as these shapes live.
+        let given = inputs.map(|&shape| shape, |&shape| shape);
+        let inside = AttentionInputs { query: &query[..], key: &key[..], value: &value[..], ..given };
         let attention = AttentionProblem::new(&layer.attention, &inside)?;
         let extra = usize::from(weights.bias_key.is_some()) + usize::from(layer.add_zero_attn);
         if extra > 0 {
@@ -419,13 +453,13 @@ fn check_added(layer: &MultiHeadAttention, inputs: &AttentionInputs<&[usize]>) -
     let given = [
         ("causal", attention.causal.is_some()),
         ("window", attention.window.is_some()),
-        ("rotary", attention.rotary.is_some()),
+        ("rotary", inputs.rotary.is_some()),
         ("block_mask", inputs.block_mask.is_some()),
         ("kv_lengths", inputs.kv_lengths.is_some()),
         ("query_lengths", inputs.query_lengths.is_some()),
-        ("cu_seqlens_q", inputs.cu_seqlens_q.is_some()),
+        ("cu_seqlens_q", inputs.cu_seqlens.is_some()),
         ("alibi_slopes", inputs.alibi_slopes.is_some()),
-        ("past_key", inputs.past_key.is_some()),
+        ("past_key", inputs.past.is_some()),
         ("previous", inputs.previous.is_some()),
         ("normalize", matches!(attention.normalize, Normalize::Monotonic(_))),
         ("score_mod", attention.score_mod.is_some()),

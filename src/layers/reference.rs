@@ -2,8 +2,8 @@
 
 use super::{
     AttentionDecoder, AttentiveEncoder, AttentiveInputs, AttentiveOutputs, AttentiveWeights, DecoderMemory,
-    DecoderOutputs, DecoderState, DecoderWeights, LoadedDecoder, LoadedEncoder, MultiHeadAttention, MultiHeadWeights,
-    VisualAttention, VisualOutputs, VisualState, VisualWeights,
+    DecoderOutputs, DecoderState, DecoderWeights, LoadedDecoder, LoadedEncoder, LoadedMultiHead, LoadedVisual,
+    MultiHeadAttention, MultiHeadWeights, VisualAttention, VisualOutputs, VisualState, VisualWeights,
 };
 use crate::attention::{AttentionInputs, AttentionOutputs};
 use crate::backend::Reference;
@@ -15,13 +15,13 @@ impl MultiHeadAttention {
     /// This layer over host arrays.
     ///
     /// # Errors
-    /// As [`MultiHeadAttention::forward`].
+    /// As [`LoadedMultiHead::forward`].
     pub fn reference<T: Float>(
         &self,
         weights: &MultiHeadWeights<Array<T>>,
         inputs: &AttentionInputs<Array<T>>,
     ) -> Result<AttentionOutputs<Array<T>>> {
-        self.forward(&mut Reference::default(), weights, inputs)
+        LoadedMultiHead::new(self.clone(), weights.clone()).forward(&mut Reference::default(), inputs)
     }
 }
 
@@ -69,7 +69,7 @@ impl VisualAttention {
     /// The steps of `hidden` [T, B, H] over `annotations` [B, L, D], host arrays, after `state`, or from the start.
     ///
     /// # Errors
-    /// As [`VisualAttention::remember`] and [`VisualAttention::forward`].
+    /// As [`LoadedVisual::remember`] and [`LoadedVisual::forward`].
     pub fn reference<T: Float>(
         &self,
         weights: &VisualWeights<Array<T>>,
@@ -78,7 +78,8 @@ impl VisualAttention {
         state: Option<&VisualState<Array<T>>>,
     ) -> Result<VisualOutputs<Array<T>>> {
         let mut reference = Reference::default();
-        let memory = self.remember(&mut reference, weights, annotations)?;
-        self.forward(&mut reference, weights, &memory, hidden, state)
+        let loaded = LoadedVisual::new(self.clone(), weights.clone());
+        let memory = loaded.remember(&mut reference, annotations)?;
+        loaded.forward(&mut reference, &memory, hidden, state)
     }
 }

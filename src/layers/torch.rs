@@ -16,9 +16,9 @@ use crate::tensor::Array;
 /// use regard::tensor::Array;
 ///
 /// # fn main() -> regard::Result<()> {
-/// let padding = Mask::Bool(Array::new(&[2, 3], vec![0.0, 0.0, 1.0, 0.0, 0.0, 0.0])?);
+/// let padding = Mask::Bool(Array::new(&[2, 3], vec![0, 0, 1, 0, 0, 0])?);
 /// let joined = torch_mask(None, Some(&padding), 2, 4)?;
-/// assert_eq!(joined, Some(Mask::Bool(Array::new(&[2, 1, 1, 3], vec![1.0, 1.0, 0.0, 1.0, 1.0, 1.0])?)));
+/// assert_eq!(joined, Some(Mask::Bool(Array::new(&[2, 1, 1, 3], vec![1, 1, 0, 1, 1, 1])?)));
 /// # Ok(())
 /// # }
 /// ```
@@ -42,7 +42,7 @@ pub fn torch_mask(
 
 /// One mask over [B, H, Nq, Nk], true = attend.
 fn lift(name: &str, mask: &Mask<Array<f32>>, batch: usize, heads: usize) -> Result<Mask<Array<f32>>> {
-    let shape = match (name, mask.tensor().shape()) {
+    let shape = match (name, mask.shape()) {
         ("attn_mask", &[queries, keys]) => [1, 1, queries, keys],
         ("attn_mask", &[both, queries, keys]) => {
             same(name, "axis 0 (batch · heads)", batch * heads, both)?;
@@ -58,30 +58,28 @@ fn lift(name: &str, mask: &Mask<Array<f32>>, batch: usize, heads: usize) -> Resu
         (_, shape) => return Err(Error::shape(name, "rank", "2 [B, Nk]", shape.len())),
     };
     Ok(match mask {
-        Mask::Bool(mask) => Mask::Bool(mask.map(|&hidden| f32::from(u8::from(hidden == 0.0))).reshape(&shape)?),
+        Mask::Bool(mask) => Mask::Bool(mask.map(|&hidden| u32::from(hidden == 0)).reshape(&shape)?),
         Mask::Float(mask) => Mask::Float(mask.clone().reshape(&shape)?),
     })
 }
 
 /// Both over one shape: attended where both attend, or the sum.
 fn join(pairs: &Mask<Array<f32>>, padding: &Mask<Array<f32>>) -> Result<Mask<Array<f32>>> {
-    let (&[batch, heads, queries, keys], &[rows, _, _, found]) = (pairs.tensor().shape(), padding.tensor().shape())
-    else {
-        return Err(Error::shape("attn_mask", "rank", 4, pairs.tensor().shape().len()));
+    let (&[batch, heads, queries, keys], &[rows, _, _, found]) = (pairs.shape(), padding.shape()) else {
+        return Err(Error::shape("attn_mask", "rank", 4, pairs.shape().len()));
     };
     same("key_padding_mask", "axis 1 (keys)", keys, found)?;
     let shape = [batch.max(rows), heads, queries, keys];
     let per_row = heads * queries * keys;
-    let pair = |mask: &Array<f32>, k: usize| mask.data()[if batch == 1 { k % per_row } else { k }];
-    let key = |mask: &Array<f32>, k: usize| mask.data()[k / per_row * keys + k % keys];
-    let added = |mask: &Mask<Array<f32>>, x: f32| match mask {
-        Mask::Bool(_) if x == 0.0 => f32::NEG_INFINITY,
+    let pair = |k: usize| if batch == 1 { k % per_row } else { k };
+    let key = |k: usize| k / per_row * keys + k % keys;
+    let added = |mask: &Mask<Array<f32>>, k: usize| match mask {
+        Mask::Bool(mask) if mask.data()[k] == 0 => f32::NEG_INFINITY,
         Mask::Bool(_) => 0.0,
-        Mask::Float(_) => x,
+        Mask::Float(mask) => mask.data()[k],
     };
-    let (p, q) = (pairs.tensor(), padding.tensor());
     Ok(match (pairs, padding) {
-        (Mask::Bool(_), Mask::Bool(_)) => Mask::Bool(Array::from_fn(&shape, |k| pair(p, k) * key(q, k))),
-        _ => Mask::Float(Array::from_fn(&shape, |k| added(pairs, pair(p, k)) + added(padding, key(q, k)))),
+        (Mask::Bool(p), Mask::Bool(q)) => Mask::Bool(Array::from_fn(&shape, |k| p.data()[pair(k)] * q.data()[key(k)])),
+        _ => Mask::Float(Array::from_fn(&shape, |k| added(pairs, pair(k)) + added(padding, key(k)))),
     })
 }

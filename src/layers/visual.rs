@@ -2,7 +2,7 @@
 
 use super::{CoverageCost, Linear, rank3};
 use crate::attention::{Attention, AttentionInputs, Normalize, Score, ScoreStage, ScoreWeights};
-use crate::backend::{Backend, Epilogue, Value};
+use crate::backend::{Backend, Epilogue, Numbers, Value};
 use crate::error::{Error, Result};
 use crate::problem::{same, temperature, vector};
 use crate::rnn::Activation;
@@ -44,8 +44,7 @@ use crate::tensor::Array;
 /// # Ok(())
 /// # }
 /// ```
-/// On the GPU: [`VisualAttention::remember`] once for a picture, then [`VisualAttention::record`] for each step or for
-/// a whole sequence of states.
+/// On the GPU: [`GpuVisualAttention`](super::GpuVisualAttention).
 #[derive(Debug, Clone, PartialEq)]
 pub struct VisualAttention {
     /// Softmax or sparsemax for soft attention, sample or hardmax for hard attention. Under [`Normalize::Sample`] step t
@@ -101,21 +100,36 @@ struct Seen<V> {
     log_probability: Option<V>,
 }
 
-impl VisualAttention {
+/// A [`VisualAttention`] with its weights on a backend, `V` its values.
+#[derive(Debug, Clone)]
+pub struct LoadedVisual<V> {
+    layer: VisualAttention,
+    weights: VisualWeights<V>,
+}
+
+impl<V> LoadedVisual<V> {
+    /// From weights that are on the backend already.
+    pub fn new(layer: VisualAttention, weights: VisualWeights<V>) -> Self {
+        Self { layer, weights }
+    }
+
+    /// The layer it was loaded with.
+    pub fn layer(&self) -> &VisualAttention {
+        &self.layer
+    }
+}
+
+impl<V: Numbers> LoadedVisual<V> {
     /// What every step reads of the annotation vectors [B, L, D].
     ///
     /// # Errors
     /// [`Error::Shape`] when annotations and weights do not fit, and those of the backend.
-    pub fn remember<B: Backend>(
-        &self,
-        backend: &mut B,
-        weights: &VisualWeights<B::Value>,
-        annotations: &B::Value,
-    ) -> Result<VisualMemory<B::Value>> {
+    pub fn remember<B: Backend<Value = V>>(&self, backend: &mut B, annotations: &V) -> Result<VisualMemory<V>> {
+        let Self { layer, weights } = self;
         let shapes = weights.map(Value::shape);
         let batch = annotations.shape().first().copied().unwrap_or(0);
         let width = shapes.hidden.weight.last().copied().unwrap_or(0);
-        VisualProblem::new(self, &shapes, annotations.shape(), &[1, batch, width], None)?;
+        VisualProblem::new(layer, &shapes, annotations.shape(), &[1, batch, width], None)?;
         let annotations = backend.wide("annotations", annotations)?;
         let keys = backend.linear(&[(&annotations, &weights.annotation)], Epilogue::default())?;
         Ok(VisualMemory { annotations, keys })
@@ -125,18 +139,17 @@ impl VisualAttention {
     ///
     /// # Errors
     /// [`Error::Shape`] or [`Error::Option`] when the request is wrong, and those of the backend.
-    pub fn forward<B: Backend>(
+    pub fn forward<B: Backend<Value = V>>(
         &self,
         backend: &mut B,
-        weights: &VisualWeights<B::Value>,
-        memory: &VisualMemory<B::Value>,
-        hidden: &B::Value,
-        state: Option<&VisualState<B::Value>>,
-    ) -> Result<VisualOutputs<B::Value>> {
-        let b = backend;
+        memory: &VisualMemory<V>,
+        hidden: &V,
+        state: Option<&VisualState<V>>,
+    ) -> Result<VisualOutputs<V>> {
+        let (b, Self { layer, weights }) = (backend, self);
         let coverage = state.map(|state| state.coverage.shape());
         let shapes = weights.map(Value::shape);
-        let p = VisualProblem::new(self, &shapes, memory.annotations.shape(), hidden.shape(), coverage)?;
+        let p = VisualProblem::new(layer, &shapes, memory.annotations.shape(), hidden.shape(), coverage)?;
         let (steps, batch) = (p.steps, p.batch);
         let first_step = state.map_or(0, |state| state.step);
 
@@ -152,12 +165,12 @@ impl VisualAttention {
             )
         };
         // Steps that draw have a seed each; the others are queries of one attention.
-        let together = if matches!(self.normalize, Normalize::Sample { .. }) { 1 } else { steps };
+        let together = if matches!(layer.normalize, Normalize::Sample { .. }) { 1 } else { steps };
         let (mut contexts, mut alphas, mut entropies, mut logarithms) = (vec![], vec![], vec![], vec![]);
         for first in (0..steps).step_by(together) {
             let query = b.slice(&inputs.query, 2, first, together)?;
             let inputs = AttentionInputs { query, ..inputs.clone() };
-            let seen = self.look(b, &inputs, first_step.wrapping_add(first as u32))?;
+            let seen = layer.look(b, &inputs, first_step.wrapping_add(first as u32))?;
             contexts.push(seen.context);
             alphas.push(seen.alpha);
             entropies.push(seen.entropy);
@@ -188,7 +201,7 @@ impl VisualAttention {
         // Σ_t α_t
         let last = b.permute(&alpha, &[1, 2, 0])?;
         let total = b.sum(&last)?;
-        let cost = CoverageCost::DoublyStochastic { factor: self.penalty };
+        let cost = CoverageCost::DoublyStochastic { factor: layer.penalty };
         let [coverage, penalty] = b.coverage(&total, state.map(|state| &state.coverage), cost)?;
         let mut flat = |x: B::Value| b.reshape(&x, &[steps, batch]);
         Ok(VisualOutputs {
@@ -201,7 +214,9 @@ impl VisualAttention {
             state: VisualState { coverage, step: first_step.wrapping_add(steps as u32) },
         })
     }
+}
 
+impl VisualAttention {
     /// Steps that are queries of one attention, the first of which is number `step` of the sequence.
     fn look<B: Backend>(&self, b: &mut B, inputs: &AttentionInputs<B::Value>, step: u32) -> Result<Seen<B::Value>> {
         let missing = |name: &str| Error::missing(name, "what attention was asked for");

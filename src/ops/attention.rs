@@ -1,7 +1,7 @@
 //! Attention on the GPU.
 
 use crate::attention::{
-    Algorithm, Attention, AttentionInputs, AttentionOutputs, Mask, Monotonic, Normalize, Score, ScoreStage,
+    Algorithm, Attention, AttentionInputs, AttentionOutputs, Monotonic, Normalize, Past, Score, ScoreStage,
 };
 use crate::device::Caps;
 use crate::epilogue::Epilogue;
@@ -73,15 +73,15 @@ impl Attention {
         output: Output<'_>,
         plan: Option<&AttentionPlan>,
     ) -> Result<AttentionOutputs<Tensor>> {
-        let problem = AttentionProblem::new(self, &inputs.map(Tensor::shape))?;
-        let storage = AttentionProblem::storage(&inputs.map(Tensor::dtype))?;
+        let problem = AttentionProblem::new(self, &inputs.map(Tensor::shape, Tensor::shape))?;
+        let storage = AttentionProblem::storage(&inputs.map(Tensor::dtype, Tensor::dtype))?;
         let caps = run.gpu().caps();
         let plan = match plan {
             Some(plan) => plan.clone(),
             None => AttentionPlan::tuned(self, &problem, storage, caps, run.gpu().tuning())?,
         };
 
-        let shapes = problem.outputs(self, storage.element, inputs.past_key.is_some());
+        let shapes = problem.outputs(self, storage.element, inputs.past.is_some());
         let made = shapes.try_map(|name, (shape, dtype)| match (&output, &shape[..]) {
             (Output::Given(output), _) if name == "output" => {
                 check_output(output, shape, *dtype)?;
@@ -94,7 +94,10 @@ impl Attention {
             }
             _ => run.output(name, shape, *dtype),
         })?;
-        let views = inputs.try_map(|name, tensor| Ok::<_, Error>(run.bind(name, tensor)))?;
+        // Tensors of numbers and of integers are bound alike.
+        let shared = std::cell::RefCell::new(&mut *run);
+        let bind = |name: &'static str, tensor: &Tensor| Ok::<_, Error>(shared.borrow_mut().bind(name, tensor));
+        let views = inputs.try_map(bind, bind)?;
         let outputs = made.try_map(|_, (view, _)| Ok::<_, Error>(view.clone()))?;
         record(run.recording_mut(), caps, self, &problem, &plan, &views, &outputs)?;
         made.try_map(|_, (_, tensor)| Ok(tensor.clone()))
@@ -148,28 +151,32 @@ impl AttentionInputs<Array<f32>> {
     /// made of whole blocks of q8; [`Error::Limit`], [`Error::Unsupported`] or [`Error::Gpu`] from the device.
     pub fn upload(&self, gpu: &Gpu, storage: impl Into<Storage>) -> Result<AttentionInputs<Tensor>> {
         let storage = storage.into();
-        let bool_mask = matches!(self.mask, Some(Mask::Bool(_)));
         // [B, H, N, D], or [B, N, E] of a layer that has yet to project it
         let rows = |array: &Array<f32>| array.shape().iter().rev().nth(1).copied().unwrap_or(0);
         let (queries, keys, pages) = (rows(&self.query), rows(&self.key), self.key.shape().first().copied());
         let row_pages = self.block_table.as_ref().and_then(|table| table.shape().get(1)).copied();
+        let lengths =
+            |name: &str, array: &Array<u32>, longest: usize| Tensor::upload_lengths(gpu, name, array, longest);
         // Ends past the last token mean the last token.
-        let ends = |array: &Array<f32>, tokens: usize| array.map(|&end| end.min(tokens as f32));
-        self.try_map(|name, array| match (Role::of(name, bool_mask), name) {
-            (Role::Integer, "kv_lengths") => {
-                Tensor::upload_lengths(gpu, name, array, row_pages.unwrap_or(1).saturating_mul(keys))
-            }
-            (Role::Integer, "cu_seqlens_k") => Tensor::upload_lengths(gpu, name, &ends(array, keys), keys),
-            (Role::Integer, "cu_seqlens_q") => Tensor::upload_lengths(gpu, name, &ends(array, queries), queries),
-            (Role::Integer, "query_lengths") => Tensor::upload_lengths(gpu, name, array, queries),
-            (Role::Integer, "block_table") => {
-                let entry = |at: usize| if self.is_real_page(at) { array.data()[at] } else { 0.0 };
-                let entries = Array::from_fn(array.shape(), entry);
-                Tensor::upload_lengths(gpu, name, &entries, pages.unwrap_or(0).saturating_sub(1))
-            }
-            (Role::Integer, _) => Tensor::upload_u32(gpu, name, &array.map(|&x| u32::from(x != 0.0))),
-            (role, _) => Tensor::upload(gpu, name, array, role.dtype(storage)),
-        })
+        let ends = |name: &str, array: &Array<u32>, tokens: usize| {
+            lengths(name, &array.map(|&end| end.min(u32::try_from(tokens).unwrap_or(u32::MAX))), tokens)
+        };
+        self.try_map(
+            |name, array| Tensor::upload(gpu, name, array, Role::of(name).dtype(storage)),
+            |name, array| match name {
+                "kv_lengths" => lengths(name, array, row_pages.unwrap_or(1).saturating_mul(keys)),
+                "query_lengths" => lengths(name, array, queries),
+                "cu_seqlens_q" => ends(name, array, queries),
+                "cu_seqlens_k" => ends(name, array, keys),
+                "block_table" => {
+                    let entry =
+                        |at: usize| if self.is_real_page(at, row_pages.unwrap_or(0)) { array.data()[at] } else { 0 };
+                    let entries = Array::from_fn(array.shape(), entry);
+                    lengths(name, &entries, pages.unwrap_or(0).saturating_sub(1))
+                }
+                _ => Tensor::upload_mask(gpu, name, array),
+            },
+        )
     }
 }
 
@@ -202,9 +209,9 @@ pub fn record(
     let wide = widened(recording, caps, options, fused.is_some(), inputs)?;
     let inputs = wide.as_ref().unwrap_or(inputs);
     let visibility = Visibility::record(recording, caps, options, problem, inputs, tile)?;
-    let (query, key) = turned(recording, caps, options, problem, inputs, &visibility, outputs.present_key.as_ref())?;
-    let value = match (&inputs.past_value, &outputs.present_value) {
-        (Some(past), Some(present)) => {
+    let (query, key) = turned(recording, caps, problem, inputs, &visibility, outputs.present_key.as_ref())?;
+    let value = match (&inputs.past, &outputs.present_value) {
+        (Some(Past { value: past, .. }), Some(present)) => {
             let (head, tail) = split(present, past.shape()[2])?;
             copy::record(recording, caps, past, &head)?;
             copy::record(recording, caps, &inputs.value, &tail)?;
@@ -308,7 +315,7 @@ fn widened(
         Ok(wide)
     };
     let projected = inputs.score.key_weight.is_some() || options.score == Score::Concat;
-    let key = wide("key in f32", &inputs.key, fused && !projected && options.rotary.is_none())?;
+    let key = wide("key in f32", &inputs.key, fused && !projected && inputs.rotary.is_none())?;
     let value = wide("value in f32", &inputs.value, fused)?;
     Ok(Some(AttentionInputs { key, value, ..inputs.clone() }))
 }
@@ -323,23 +330,19 @@ fn split(view: &View, length: usize) -> Result<(View, View)> {
 fn turned(
     recording: &mut Recording,
     caps: &Caps,
-    options: &Attention,
     problem: &AttentionProblem,
     inputs: &AttentionInputs<View>,
     visibility: &Visibility,
     present: Option<&View>,
 ) -> Result<(View, View)> {
-    let rotary = match (options.rotary, &inputs.rotary_cos, &inputs.rotary_sin) {
-        (Some(rotary), Some(cos), Some(sin)) => Some((rotary, [cos, sin])),
-        _ => None,
-    };
+    let rotary = inputs.rotary.as_ref().map(|rotary| (rotary.options, [&rotary.cos, &rotary.sin]));
     let mut query = inputs.query.clone();
     if let Some((rotary, tables)) = rotary {
         query = recording.scratch("turned query", inputs.query.shape(), DType::F32);
         rotary::record(recording, caps, rotary, &inputs.query, tables, RowPositions::Query(visibility), &query)?;
     }
-    let target = match (&inputs.past_key, present) {
-        (Some(past), Some(present)) => {
+    let target = match (&inputs.past, present) {
+        (Some(Past { key: past, .. }), Some(present)) => {
             let (head, tail) = split(present, past.shape()[2])?;
             copy::record(recording, caps, past, &head)?;
             Some((present.clone(), tail))

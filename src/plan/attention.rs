@@ -1,6 +1,6 @@
 //! How attention is run: staged, with scores in memory, or fused, without.
 
-use super::{Bucket, Choice, Tuning, cooperative};
+use super::{Bucket, Choice, Tuning, Unfused, cooperative};
 use crate::attention::{Algorithm, Attention, Normalize, Score};
 use crate::device::Caps;
 use crate::error::{Error, Result};
@@ -156,9 +156,9 @@ impl FusedPlan {
     }
 
     /// Loop iterations of one invocation, all its loops together, at most.
-    pub fn iterations(&self, options: &Attention, problem: &AttentionProblem) -> u64 {
+    pub fn iterations(&self, problem: &AttentionProblem) -> u64 {
         let steps = self.split_keys.min(problem.keys).div_ceil(self.tile.keys as usize) as u64 + 1;
-        steps * self.tile.step_iterations(options, problem) + self.tile.fixed_iterations(problem)
+        steps * self.tile.step_iterations(problem) + self.tile.fixed_iterations(problem)
     }
 }
 
@@ -171,12 +171,12 @@ impl Tile {
     }
 
     /// Loop iterations of one tile of keys; a loop's last, failing test counts too.
-    fn step_iterations(&self, options: &Attention, problem: &AttentionProblem) -> u64 {
+    fn step_iterations(&self, problem: &AttentionProblem) -> u64 {
         let [lanes, keys, k_splits] = [self.lanes, self.keys, self.k_splits].map(u64::from);
         let depth = problem.score_dim.div_ceil(4) as u64;
         // The search for a visible block among those that the tile overlaps.
         let touched = |n: u32, size: usize| u64::from(n).div_ceil(size.max(1) as u64) + 2;
-        let blocks = options.block_size.map_or(0, |[q, k]| touched(self.queries, q) * touched(self.keys, k));
+        let blocks = problem.block.map_or(0, |[q, k]| touched(self.queries, q) * touched(self.keys, k));
         blocks
             + match self.form {
                 Form::Rows => {
@@ -201,11 +201,11 @@ impl Tile {
 
     /// The plans with this tile: a single split of the keys if that keeps the device busy, or as many as do; for `Split` half
     /// and twice as many too.
-    fn plans(self, options: &Attention, problem: &AttentionProblem, caps: &Caps, one_range: bool) -> Vec<FusedPlan> {
+    fn plans(self, problem: &AttentionProblem, caps: &Caps, one_range: bool) -> Vec<FusedPlan> {
         let p = problem;
         let step = self.keys as usize;
         let spare = caps.max_iterations.saturating_sub(self.fixed_iterations(p));
-        let steps = (spare / self.step_iterations(options, p)) as usize;
+        let steps = (spare / self.step_iterations(p)) as usize;
         if steps < 2 {
             return Vec::new();
         }
@@ -296,7 +296,7 @@ pub struct AttentionPlan {
     /// Which kernels run: staged, fused, or fused with split-KV.
     pub path: Algorithm,
     /// How they are fused, or why they are not.
-    pub fused: std::result::Result<FusedPlan, String>,
+    pub fused: Result<FusedPlan, Unfused>,
     /// Whether that was measured on the device.
     pub tuned: bool,
     /// Staged: ranges of queries, one after the other, so that the scores of each fit the device's largest binding.
@@ -346,7 +346,7 @@ impl AttentionPlan {
     ) -> Result<Self> {
         let Storage { element, cache } = storage.into();
         let (fused, tuned) = match options.path {
-            Algorithm::Staged => (Err("`staged` was asked for".to_owned()), false),
+            Algorithm::Staged => (Err(Unfused::Asked), false),
             _ => Self::fused(options, problem, element, caps, tuning),
         };
         let path = match (options.path, &fused) {
@@ -391,7 +391,7 @@ impl AttentionPlan {
         element: DType,
         caps: &Caps,
         tuning: &Tuning,
-    ) -> (std::result::Result<FusedPlan, String>, bool) {
+    ) -> (Result<FusedPlan, Unfused>, bool) {
         let mut candidates = match Self::ordered(options, problem, element, caps) {
             Ok(candidates) => candidates,
             Err(reason) => return (Err(reason), false),
@@ -406,7 +406,7 @@ impl AttentionPlan {
         match measured.flatten() {
             Some(Choice::Fused(plan)) => return (Ok(plan), true),
             Some(Choice::Staged) if auto && staged_chunk(options, problem, caps).is_ok() => {
-                return (Err("`staged` was measured to be faster here".to_owned()), true);
+                return (Err(Unfused::Measured), true);
             }
             _ => {}
         }
@@ -414,22 +414,22 @@ impl AttentionPlan {
         // barriers at every tile cost a CPU driver more than scores in memory do: staged takes a half to a third of the time
         // on lavapipe 22.3, from a few hundred pairs on.
         if auto && caps.software && additive && staged_chunk(options, problem, caps).is_ok() {
-            return (Err("additive scores take less time in memory on a CPU driver".to_owned()), false);
+            return (Err(Unfused::AdditiveOnCpu), false);
         }
-        (first.ok_or_else(|| "no fused kernel fits this device's limits".to_owned()), false)
+        (first.ok_or(Unfused::Limits), false)
     }
 
     /// Every fused plan worth trying, the best guess first, or the reason why there is none; only those of the path that
     /// `options` ask for, if it is a fused one.
     ///
     /// # Errors
-    /// Why nothing is fused, as a text.
+    /// Why nothing is fused.
     pub fn candidates(
         options: &Attention,
         problem: &AttentionProblem,
         element: DType,
         caps: &Caps,
-    ) -> std::result::Result<Vec<FusedPlan>, String> {
+    ) -> Result<Vec<FusedPlan>, Unfused> {
         Self::ordered(options, problem, element, caps).map(Iterator::collect)
     }
 
@@ -439,7 +439,7 @@ impl AttentionPlan {
         problem: &AttentionProblem,
         element: DType,
         caps: &Caps,
-    ) -> std::result::Result<impl Iterator<Item = FusedPlan>, String> {
+    ) -> Result<impl Iterator<Item = FusedPlan>, Unfused> {
         if let Some(reason) = unfused(options, problem) {
             return Err(reason);
         }
@@ -447,9 +447,7 @@ impl AttentionPlan {
             && ParamsSpace::of(caps, FUSED_BUFFERS) == ParamsSpace::Uniform
             && caps.software
         {
-            return Err(
-                "this CPU driver compiles fused kernels anew at each call where storage buffers are short".into()
-            );
+            return Err(Unfused::FewBuffers);
         }
         let here = if caps.software { Where::Software } else { Where::Card };
         let additive = options.score.is_additive();
@@ -461,7 +459,7 @@ impl AttentionPlan {
                 short.filter(|tile| !tile.is_too_long(problem)).chain(long.filter(|tile| tile.is_too_long(problem)));
             // Where one kernel serves both, a single split of the keys is what distinguishes fused from split.
             let one_range = options.path == Algorithm::Fused && split;
-            let plans = move |tile: Tile| tile.plans(options, problem, caps, one_range);
+            let plans = move |tile: Tile| tile.plans(problem, caps, one_range);
             // Cooperative matrices are opt-in, so they come first.
             let matrices = if split { Vec::new() } else { cooperative::tiles(options, problem, element, caps) };
             matrices.into_iter().chain(tiles).flat_map(plans)
@@ -509,23 +507,22 @@ fn staged_chunk(options: &Attention, problem: &AttentionProblem, caps: &Caps) ->
 }
 
 /// The reason why an attention has no online softmax here, if it has none.
-fn unfused(options: &Attention, problem: &AttentionProblem) -> Option<String> {
+fn unfused(options: &Attention, problem: &AttentionProblem) -> Option<Unfused> {
     let asked = [
-        (options.weights, "the weights are asked for"),
-        (options.scores.is_some(), "the scores are asked for"),
-        (options.entropy, "the entropy is asked for, which needs the weights"),
-        (options.normalize != Normalize::Softmax, "only softmax has a running form here"),
-        (options.score == Score::Cosine, "a cosine score divides by the norms of whole rows"),
-        (options.score == Score::Location, "a location-sensitive score makes keys of its own for each query"),
+        (options.weights, Unfused::Weights),
+        (options.scores.is_some(), Unfused::Scores),
+        (options.entropy, Unfused::Entropy),
+        (options.normalize != Normalize::Softmax, Unfused::Normalize),
+        (options.score == Score::Cosine, Unfused::Cosine),
+        (options.score == Score::Location, Unfused::Location),
     ];
     if let Some((_, reason)) = asked.into_iter().find(|(unfit, _)| *unfit) {
-        return Some(reason.to_owned());
+        return Some(reason);
     }
     let additive = options.score.is_additive();
-    let long = |name: &str, dim: usize| format!("a {name} of {dim} exceeds the {LONGEST_HEAD} of the fused kernels");
     match (problem.score_dim, problem.value_dim) {
-        (dim, _) if dim > LONGEST_HEAD && !additive => Some(long("head dim", dim)),
-        (_, dim) if dim > LONGEST_HEAD => Some(long("value dim", dim)),
+        (dim, _) if dim > LONGEST_HEAD && !additive => Some(Unfused::HeadDim(dim)),
+        (_, dim) if dim > LONGEST_HEAD => Some(Unfused::ValueDim(dim)),
         _ => None,
     }
 }

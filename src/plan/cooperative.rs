@@ -72,7 +72,7 @@ impl CooperativeTiling {
 pub(super) fn tiles(options: &Attention, problem: &AttentionProblem, element: DType, caps: &Caps) -> Vec<Tile> {
     let dot = matches!(options.score, Score::ScaledDot | Score::Dot);
     // A rotated query or key is f32, which the other forms take as it is.
-    let half = element == DType::F16 && options.rotary.is_none();
+    let half = element == DType::F16 && !problem.rotary;
     let Some(side) = caps.cooperative.filter(|_| dot && half) else {
         return Vec::new();
     };

@@ -1,6 +1,6 @@
 //! How a recurrence is run: which path, by a cost model, and with what tiles.
 
-use super::{MatmulPlan, ProductShape, register_rate, tile_rate};
+use super::{MatmulPlan, ProductShape, UnfitPath, register_rate, tile_rate};
 use crate::device::Caps;
 use crate::error::{Error, Result};
 use crate::problem::{RnnProblem, RnnWidths};
@@ -18,7 +18,7 @@ const LANES_WANTED: usize = 16_384;
 const MOST_SPLITS: usize = 8;
 
 /// Persistent path: dispatches of a layer at most, each a range of steps.
-const MOST_RANGES: usize = 1 << 16;
+pub(super) const MOST_RANGES: usize = 1 << 16;
 
 /// Tiles of the product of a step, [K, rows]ᵀ · [K, 4·quads] for each gate, as `recurrent` computes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,17 +102,17 @@ impl LoopPlan {
     const MOST_BLOCKS: usize = 8;
     /// Registers that a card has for all lanes of a workgroup (NVIDIA's multiprocessors and AMD's: 65,536), and those
     /// that a lane needs beside its weights.
-    const REGISTERS: usize = 65_536;
+    pub(super) const REGISTERS: usize = 65_536;
     const OTHER_REGISTERS: usize = 40;
 
     /// # Errors
-    /// A reason, when the weights of one row's recurrence do not fit the registers of a workgroup.
-    fn new(options: &Rnn, problem: &RnnProblem, caps: &Caps) -> Result<Self, String> {
+    /// When the weights of one row's recurrence do not fit the registers of a workgroup, or a step takes several dispatches.
+    fn new(options: &Rnn, problem: &RnnProblem, caps: &Caps) -> Result<Self, UnfitPath> {
         if options.layer_norm.is_some() {
-            return Err("layer normalisation needs the sums of all gates between two dispatches".into());
+            return Err(UnfitPath::LayerNorm);
         }
         if problem.projected {
-            return Err("a projection needs all units between two dispatches".into());
+            return Err(UnfitPath::Projection);
         }
         let quads = problem.hidden.div_ceil(QUAD);
         let k_splits = quads.div_ceil(Self::MOST_BLOCKS);
@@ -120,19 +120,12 @@ impl LoopPlan {
         let (units, lanes) = (quads * QUAD, quads * QUAD * k_splits);
         let bytes = 16 * (lanes + (k_splits * split_blocks).max(quads));
         if lanes > caps.max_invocations as usize || bytes > caps.max_workgroup_bytes as usize {
-            return Err(format!(
-                "the recurrent weights of {} units take {lanes} lanes and {bytes} bytes of workgroup memory; the device \
-                 has {} and {}",
-                problem.hidden, caps.max_invocations, caps.max_workgroup_bytes
-            ));
+            let (max_lanes, max_bytes) = (caps.max_invocations, caps.max_workgroup_bytes);
+            return Err(UnfitPath::Workgroup { units: problem.hidden, lanes, bytes, max_lanes, max_bytes });
         }
         let registers = lanes * (16 * split_blocks + Self::OTHER_REGISTERS);
         if !caps.software && registers > Self::REGISTERS {
-            return Err(format!(
-                "the recurrent weights of {} units take {registers} registers of one workgroup; cards have {}",
-                problem.hidden,
-                Self::REGISTERS
-            ));
+            return Err(UnfitPath::Registers { units: problem.hidden, registers });
         }
         // Loop iterations of one step: the loop over time and the sums over the slices; a loop's last, failing test counts too.
         let iterations = 2 + 2 * (k_splits as u64 + 1);
@@ -147,7 +140,7 @@ impl LoopPlan {
         let short = (caps.longest_dispatch.as_nanos() as f64 / plan.step_time(options, problem, caps)) as usize;
         let range = few.min(short).max(1);
         if problem.steps.div_ceil(range) > MOST_RANGES {
-            return Err(format!("{} steps take more than {MOST_RANGES} dispatches of {range}", problem.steps));
+            return Err(UnfitPath::Ranges { steps: problem.steps, range });
         }
         let ranges = (0..problem.steps).step_by(range).map(|t| (t, (t + range).min(problem.steps))).collect();
         Ok(Self { ranges, ..plan })
@@ -186,7 +179,7 @@ pub struct Estimate {
     /// Dispatches of the recurrence itself (not of X·W, nor of copies).
     pub dispatches: usize,
     /// Nanoseconds by the cost model, X·W included; or the reason why it cannot be.
-    pub nanoseconds: Result<f64, String>,
+    pub nanoseconds: Result<f64, UnfitPath>,
 }
 
 /// How a recurrence is run.
@@ -227,22 +220,22 @@ impl RnnPlan {
         layers: usize,
         element: DType,
         caps: &Caps,
-    ) -> Result<(), String> {
+    ) -> Result<(), UnfitPath> {
         let stages = stages(options, widths.projected);
         let units = widths.hidden.next_multiple_of(QUAD);
         let bytes = element.bytes_of(layers * widths.state * options.cell.gates() * units) as u64;
         let allowed = caps.max_tensor_bytes();
         if options.direction.count() == 2 {
-            return Err("it runs one direction: the second reads each layer from its end".into());
+            return Err(UnfitPath::TwoDirections);
         }
         if stages > 1 {
-            return Err(format!("a step of this cell takes {stages} dispatches"));
+            return Err(UnfitPath::Stages(stages));
         }
         if layers < 2 {
-            return Err("there is one layer".into());
+            return Err(UnfitPath::OneLayer);
         }
         if bytes > allowed {
-            return Err(format!("the recurrent weights of all layers are {bytes} bytes, a binding holds {allowed}"));
+            return Err(UnfitPath::Binding { bytes, allowed });
         }
         Ok(())
     }
@@ -284,7 +277,7 @@ impl RnnPlan {
         });
 
         let persistent = LoopPlan::new(options, p, caps);
-        let loop_time = persistent.as_ref().map_err(Clone::clone).map(|plan| {
+        let loop_time = persistent.as_ref().map_err(|&reason| reason).map(|plan| {
             let waves = (p.batch * p.directions).div_ceil(caps.workers.max(1) as usize) as f64;
             let step = plan.step_time(options, p, caps);
             all_inputs + p.layers as f64 * (plan.ranges.len() as f64 * dispatch + waves * p.steps as f64 * step)
@@ -302,7 +295,7 @@ impl RnnPlan {
                 nanoseconds: loop_time,
             },
         ];
-        let time = |e: &Estimate| e.nanoseconds.clone().unwrap_or(f64::INFINITY);
+        let time = |e: &Estimate| e.nanoseconds.unwrap_or(f64::INFINITY);
         let chosen = match options.path {
             RnnAlgorithm::Auto => estimates.iter().min_by(|a, b| time(a).total_cmp(&time(b))),
             // A wavefront of one layer is the same as its steps.

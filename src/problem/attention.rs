@@ -1,10 +1,9 @@
 //! Attention with its numbers checked.
 
-use super::options::{
-    check_blocks, check_options, check_previous, check_rotary, check_score, check_slopes, paged, ragged,
-};
+use super::options::{check_blocks, check_options, check_previous, check_rotary, check_slopes, paged, ragged};
+use super::score::check_score;
 use super::{bounded, nonzero, rank4, same, vector};
-use crate::attention::{Attention, AttentionInputs, AttentionOutputs, Causal, Mask, Score, ScoreMod};
+use crate::attention::{Attention, AttentionInputs, AttentionOutputs, Causal, Past, Score, ScoreMod};
 use crate::error::{Error, Result};
 use crate::tensor::DType;
 
@@ -40,6 +39,10 @@ pub struct AttentionProblem {
     pub sequences: Option<usize>,
     /// Keys in one page of a paged cache.
     pub page: Option<usize>,
+    /// Queries and keys of one entry of a block mask.
+    pub block: Option<[usize; 2]>,
+    /// Whether query and key are turned by a rotary embedding.
+    pub rotary: bool,
 }
 
 impl AttentionProblem {
@@ -67,16 +70,14 @@ impl AttentionProblem {
         }
 
         let page = paged(options, inputs, batch, new_keys)?;
-        let past = match (inputs.past_key, inputs.past_value) {
-            (None, None) => 0,
-            (Some(key), Some(value)) => {
+        let past = match &inputs.past {
+            None => 0,
+            Some(Past { key, value }) => {
                 past_length("past_key", key, [batch, kv_heads, key_dim])?;
                 let length = past_length("past_value", value, [batch, kv_heads, value_dim])?;
                 same("past_value", "axis 2 (keys)", key[2], length)?;
                 length
             }
-            (Some(_), None) => return Err(Error::missing("past_value", "the values that belong to `past_key`")),
-            (None, Some(_)) => return Err(Error::missing("past_key", "the keys that belong to `past_value`")),
         };
         if past > 0 && inputs.kv_lengths.is_some() {
             return Err(Error::option(
@@ -96,8 +97,8 @@ impl AttentionProblem {
         check_slopes(inputs.alibi_slopes, batch, sequences, query_heads)?;
         vector("sinks", inputs.sinks, query_heads, "query heads")?;
 
-        check_blocks(options, inputs.block_mask, [batch, query_heads, queries, keys])?;
-        let score_dim = check_score(options.score, inputs, query_dim, key_dim)?;
+        check_blocks(inputs.block_mask.as_ref(), [batch, query_heads, queries, keys])?;
+        let score_dim = check_score(options.score, &inputs.score, query_dim, key_dim)?;
         check_previous(options, inputs.previous, [batch, query_heads, queries, keys])?;
         check_options(options, inputs)?;
         options.score_mod.as_ref().map_or(Ok(()), ScoreMod::check)?;
@@ -114,7 +115,7 @@ impl AttentionProblem {
             ],
         )?;
         let longest = if sequences.is_some() { 1 } else { keys.max(past + queries) };
-        check_rotary(options, inputs, query_dim.min(key_dim), longest)?;
+        check_rotary(inputs.rotary.as_ref(), query_dim.min(key_dim), longest)?;
         let scale = options.scale.unwrap_or(match options.score {
             Score::ScaledDot => 1.0 / (query_dim as f32).sqrt(),
             _ => 1.0,
@@ -134,6 +135,8 @@ impl AttentionProblem {
             mask_keys,
             sequences,
             page: page.map(|(_, size)| size),
+            block: inputs.block_mask.as_ref().map(|mask| mask.size),
+            rotary: inputs.rotary.is_some(),
         })
     }
 
@@ -152,15 +155,18 @@ impl AttentionProblem {
         if inputs.key == DType::Q8 {
             storage.cache = DType::Q8;
         }
-        let bool_mask = matches!(inputs.mask, Some(Mask::Bool(_)));
-        inputs.try_map(|name, &found| {
-            let wanted = Role::of(name, bool_mask).dtype(storage);
-            if found == wanted { Ok(()) } else { Err(Error::shape(name, "dtype", wanted, found)) }
-        })?;
+        let check = |name: &str, wanted: DType, found: DType| match found == wanted {
+            true => Ok(()),
+            false => Err(Error::shape(name, "dtype", wanted, found)),
+        };
+        inputs.try_map::<(), _>(
+            |name, &found| check(name, Role::of(name).dtype(storage), found),
+            |name, &found| check(name, DType::U32, found),
+        )?;
         Ok(storage)
     }
 
-    /// Shape and type of every result; `has_past` is whether there are `past_key` and `past_value`.
+    /// Shape and type of every result; `has_past` is whether there is [`AttentionInputs::past`].
     pub fn outputs(
         &self,
         options: &Attention,
@@ -209,7 +215,7 @@ impl std::fmt::Display for Storage {
     }
 }
 
-/// What kind of numbers an input of attention holds.
+/// How a tensor of numbers is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
     /// Stored as the caller chose, f32 or f16: query and the past.
@@ -218,20 +224,14 @@ pub enum Role {
     Cached,
     /// f32 always.
     Float,
-    /// Whole numbers and bool masks: u32 on the GPU.
-    Integer,
 }
 
 impl Role {
-    /// Of the input that [`AttentionInputs::try_map`] calls by this name.
-    pub fn of(name: &str, bool_mask: bool) -> Self {
+    /// Of the tensor of numbers that [`AttentionInputs::try_map`] calls by this name.
+    pub fn of(name: &str) -> Self {
         match name {
             "query" | "past_key" | "past_value" => Self::Stored,
             "key" | "value" => Self::Cached,
-            "kv_lengths" | "query_lengths" | "cu_seqlens_q" | "cu_seqlens_k" | "block_mask" | "block_table" => {
-                Self::Integer
-            }
-            "mask" if bool_mask => Self::Integer,
             _ => Self::Float,
         }
     }
@@ -243,7 +243,6 @@ impl Role {
             Self::Stored => storage.element,
             Self::Cached => storage.cache,
             Self::Float => DType::F32,
-            Self::Integer => DType::U32,
         }
     }
 }

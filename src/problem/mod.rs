@@ -6,6 +6,7 @@
 mod attention;
 mod options;
 mod rnn;
+mod score;
 
 pub use attention::{AttentionProblem, Role, Storage, diagonal};
 pub use rnn::{RnnProblem, RnnWidths};

@@ -1,124 +1,10 @@
 //! What options and their tensors ask of each other.
 
 use super::{nonzero, same, temperature, vector};
-use crate::attention::{Attention, AttentionInputs, Monotonic, Normalize, Score};
+use crate::attention::{
+    Attention, AttentionInputs, BlockMask, CuSeqlens, Monotonic, Normalize, RotaryEmbedding, Score,
+};
 use crate::error::{Error, Result};
-
-pub(super) fn check_score(
-    score: Score,
-    inputs: &AttentionInputs<&[usize]>,
-    query_dim: usize,
-    key_dim: usize,
-) -> Result<usize> {
-    let weights = &inputs.score;
-    let matrix = |name: &str, axes: &str, shape: Option<&[usize]>| -> Result<Option<[usize; 2]>> {
-        match shape {
-            None => Ok(None),
-            Some(&[rows, columns]) => {
-                nonzero(name, &[rows, columns])?;
-                Ok(Some([rows, columns]))
-            }
-            Some(shape) => Err(Error::shape(name, "rank", format!("2 {axes}"), format!("{} {shape:?}", shape.len()))),
-        }
-    };
-    let unused = |names: &[(&str, bool)]| match names.iter().find(|(_, given)| *given) {
-        Some((name, _)) => Err(Error::option("score", format!("{score:?} has no parameter `{name}`: leave it out"))),
-        None => Ok(()),
-    };
-    let weight =
-        matrix("score.weight", if score == Score::Concat { "[A, Dq + Dk]" } else { "[Dq, Dk]" }, weights.weight)?;
-    let query_weight = matrix("score.query_weight", "[A, Dq]", weights.query_weight)?;
-    let key_weight = matrix("score.key_weight", "[A, Dk]", weights.key_weight)?;
-    let filter = matrix("score.location_filter", "[C, W]", weights.location_filter)?;
-    let location_weight = matrix("score.location_weight", "[A, C]", weights.location_weight)?;
-    let (v, bias) = (weights.v.is_some(), weights.bias.is_some());
-    if score != Score::Location {
-        unused(&[("score.location_filter", filter.is_some()), ("score.location_weight", location_weight.is_some())])?;
-    }
-    if matches!(score, Score::ScaledDot | Score::Dot | Score::Cosine | Score::General) {
-        unused(&[("score.g", weights.g.is_some())])?;
-    }
-    vector("score.g", weights.g, 1, "one number")?;
-    if weights.g.is_some() && !v {
-        return Err(Error::missing("score.v", "[A], which `score.g` gives its length"));
-    }
-    let same_dims = || same("key", "axis 3 (head dim)", query_dim, key_dim);
-    match score {
-        Score::ScaledDot | Score::Dot | Score::Cosine => {
-            unused(&[
-                ("score.weight", weight.is_some()),
-                ("score.query_weight", query_weight.is_some()),
-                ("score.key_weight", key_weight.is_some()),
-                ("score.v", v),
-                ("score.bias", bias),
-            ])?;
-            same_dims()?;
-            Ok(query_dim)
-        }
-        Score::General => {
-            unused(&[
-                ("score.query_weight", query_weight.is_some()),
-                ("score.key_weight", key_weight.is_some()),
-                ("score.v", v),
-                ("score.bias", bias),
-            ])?;
-            let [rows, columns] =
-                weight.ok_or_else(|| Error::missing("score.weight", "[Dq, Dk] for the general score"))?;
-            same("score.weight", "axis 0 (query dim)", query_dim, rows)?;
-            same("score.weight", "axis 1 (key dim)", key_dim, columns)?;
-            Ok(key_dim)
-        }
-        Score::Additive | Score::Location => {
-            unused(&[("score.weight", weight.is_some())])?;
-            let dim = match (query_weight, key_weight) {
-                (None, None) => {
-                    if bias {
-                        return Err(Error::missing("score.query_weight", "[A, Dq] beside score.bias"));
-                    }
-                    same_dims()?;
-                    query_dim
-                }
-                (Some([units, columns]), Some([key_units, key_columns])) => {
-                    same("score.query_weight", "axis 1 (query dim)", query_dim, columns)?;
-                    same("score.key_weight", "axis 1 (key dim)", key_dim, key_columns)?;
-                    same("score.key_weight", "axis 0 (attention dim)", units, key_units)?;
-                    units
-                }
-                (Some(_), None) => return Err(Error::missing("score.key_weight", "[A, Dk] beside score.query_weight")),
-                (None, Some(_)) => {
-                    return Err(Error::missing("score.query_weight", "[A, Dq] beside score.key_weight"));
-                }
-            };
-            if score == Score::Location {
-                let needed = "for the location-sensitive score";
-                let [channels, _] =
-                    filter.ok_or_else(|| Error::missing("score.location_filter", format!("[C, W] {needed}")))?;
-                let [units, columns] = location_weight
-                    .ok_or_else(|| Error::missing("score.location_weight", format!("[A, C] {needed}")))?;
-                same("score.location_weight", "axis 0 (attention dim)", dim, units)?;
-                same("score.location_weight", "axis 1 (channels)", channels, columns)?;
-                if !v {
-                    return Err(Error::missing("score.v", format!("[A] {needed}")));
-                }
-            }
-            vector("score.v", weights.v, dim, "attention dim")?;
-            vector("score.bias", weights.bias, dim, "attention dim")?;
-            Ok(dim)
-        }
-        Score::Concat => {
-            unused(&[("score.query_weight", query_weight.is_some()), ("score.key_weight", key_weight.is_some())])?;
-            let [units, columns] =
-                weight.ok_or_else(|| Error::missing("score.weight", "[A, Dq + Dk] for the concat score"))?;
-            same("score.weight", "axis 1 (query dim + key dim)", query_dim + key_dim, columns)?;
-            if !v {
-                return Err(Error::missing("score.v", "[A] for the concat score"));
-            }
-            vector("score.v", weights.v, units, "attention dim")?;
-            vector("score.bias", weights.bias, units, "attention dim")?;
-            Ok(units)
-        }
-    }
-}
 
 /// Pages per batch row and keys per page of a paged cache.
 pub(super) fn paged(
@@ -136,11 +22,11 @@ pub(super) fn paged(
     if inputs.kv_lengths.is_none() {
         return Err(Error::missing("kv_lengths", "[B], how many keys behind `block_table` are real"));
     }
-    if inputs.past_key.is_some() || inputs.past_value.is_some() {
+    if inputs.past.is_some() {
         let reason = "is a cache already: append new keys to its pages, and leave past_key and past_value out";
         return Err(Error::option("block_table", reason));
     }
-    if options.rotary.is_some() {
+    if inputs.rotary.is_some() {
         let reason = "keys in pages are taken as turned already: turn query and new keys before they are appended";
         return Err(Error::option("rotary", reason));
     }
@@ -163,12 +49,7 @@ pub(super) fn paged(
 
 /// S of a ragged batch.
 pub(super) fn ragged(options: &Attention, inputs: &AttentionInputs<&[usize]>, batch: usize) -> Result<Option<usize>> {
-    let (queries, keys) = match (inputs.cu_seqlens_q, inputs.cu_seqlens_k) {
-        (None, None) => return Ok(None),
-        (Some(queries), Some(keys)) => (queries, keys),
-        (Some(_), None) => return Err(Error::missing("cu_seqlens_k", "[S + 1] beside `cu_seqlens_q`")),
-        (None, Some(_)) => return Err(Error::missing("cu_seqlens_q", "[S + 1] beside `cu_seqlens_k`")),
-    };
+    let Some(&CuSeqlens { q: queries, k: keys }) = inputs.cu_seqlens.as_ref() else { return Ok(None) };
     let &[ends] = queries else {
         return Err(Error::shape("cu_seqlens_q", "rank", "1 [S + 1]", queries.len()));
     };
@@ -180,7 +61,7 @@ pub(super) fn ragged(options: &Attention, inputs: &AttentionInputs<&[usize]>, ba
     let others = [
         ("kv_lengths", inputs.kv_lengths.is_some()),
         ("query_lengths", inputs.query_lengths.is_some()),
-        ("past_key", inputs.past_key.is_some()),
+        ("past_key", inputs.past.is_some()),
         ("block_table", inputs.block_table.is_some()),
     ];
     if options.score == Score::Location || matches!(options.normalize, Normalize::Monotonic(_)) {
@@ -193,13 +74,8 @@ pub(super) fn ragged(options: &Attention, inputs: &AttentionInputs<&[usize]>, ba
     }
 }
 
-pub(super) fn check_blocks(options: &Attention, mask: Option<&[usize]>, full: [usize; 4]) -> Result<()> {
-    let (mask, [queries, keys]) = match (mask, options.block_size) {
-        (None, None) => return Ok(()),
-        (Some(mask), Some(size)) => (mask, size),
-        (Some(_), None) => return Err(Error::missing("block_size", "queries and keys of one entry of `block_mask`")),
-        (None, Some(_)) => return Err(Error::missing("block_mask", "the mask that `block_size` belongs to")),
-    };
+pub(super) fn check_blocks(mask: Option<&BlockMask<&[usize]>>, full: [usize; 4]) -> Result<()> {
+    let Some(&BlockMask { mask, size: [queries, keys] }) = mask else { return Ok(()) };
     if queries == 0 || keys == 0 {
         return Err(Error::option("block_size", format!("must be at least 1 by 1, not {queries} by {keys}")));
     }
@@ -267,31 +143,20 @@ pub(super) fn check_previous(options: &Attention, previous: Option<&[usize]>, fu
 }
 
 /// `longest`: how many positions are read at least.
-pub(super) fn check_rotary(
-    options: &Attention,
-    inputs: &AttentionInputs<&[usize]>,
-    head_dim: usize,
-    longest: usize,
-) -> Result<()> {
-    let Some(rotary) = options.rotary else {
-        return match (inputs.rotary_cos, inputs.rotary_sin) {
-            (None, None) => Ok(()),
-            _ => Err(Error::option("rotary", "tables are given, but no rotary embedding is asked for")),
-        };
-    };
-    let table = |name: &str, shape: Option<&[usize]>| -> Result<[usize; 2]> {
-        let shape = shape.ok_or_else(|| Error::missing(name, "[positions, width / 2] for the rotary embedding"))?;
+pub(super) fn check_rotary(rotary: Option<&RotaryEmbedding<&[usize]>>, head_dim: usize, longest: usize) -> Result<()> {
+    let Some(RotaryEmbedding { options, cos, sin }) = rotary else { return Ok(()) };
+    let table = |name: &str, shape: &[usize]| -> Result<[usize; 2]> {
         nonzero(name, shape)?;
         shape.try_into().map_err(|_| Error::shape(name, "rank", "2 [positions, width / 2]", shape.len()))
     };
-    let [positions, pairs] = table("rotary_cos", inputs.rotary_cos)?;
-    let sin = table("rotary_sin", inputs.rotary_sin)?;
+    let [positions, pairs] = table("rotary_cos", cos)?;
+    let sin = table("rotary_sin", sin)?;
     same("rotary_sin", "axis 0 (positions)", positions, sin[0])?;
     same("rotary_sin", "axis 1 (width / 2)", pairs, sin[1])?;
     if 2 * pairs > head_dim {
         return Err(Error::shape("rotary_cos", "axis 1 (width / 2)", format!("at most {}", head_dim / 2), pairs));
     }
-    let needed = rotary.offset.saturating_add(longest);
+    let needed = options.offset.saturating_add(longest);
     if positions < needed {
         return Err(Error::shape("rotary_cos", "axis 0 (positions)", format!("at least {needed}"), positions));
     }

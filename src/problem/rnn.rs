@@ -238,12 +238,11 @@ fn check_options(options: &Rnn) -> Result<()> {
 }
 
 impl Role {
-    /// Of the input or weight that [`RnnInputs::try_map`] and [`RnnWeights::try_map`](crate::rnn::RnnWeights::try_map)
+    /// Of the tensor of numbers that [`RnnInputs::try_map`] and [`RnnWeights::try_map`](crate::rnn::RnnWeights::try_map)
     /// call by this name.
     pub fn of_rnn(name: &str) -> Self {
         match name {
             "input" | "weight_ih" | "weight_hh" | "weight_hr" => Self::Stored,
-            "lengths" => Self::Integer,
             _ => Self::Float,
         }
     }

@@ -1,6 +1,6 @@
 //! Key–value caches: concatenated, appended in place, in pages.
 
-use super::{Float, whole_numbers};
+use super::Float;
 use crate::error::{Error, Result};
 use crate::tensor::Array;
 
@@ -58,7 +58,7 @@ pub(super) fn join<T: Float>(past: Option<&Array<T>>, new: &Array<T>) -> Result<
 
 /// Pages [page count, H, page size, D] put together as [B, H, pages · page size, D] by the `table` [B, pages]. Only the
 /// pages that hold a real key, before `lengths[b]`, are looked up; the others are left at 0.
-pub(super) fn unpage<T: Float>(cache: &Array<T>, table: &Array<T>, lengths: &[usize]) -> Result<Array<T>> {
+pub(super) fn unpage<T: Float>(cache: &Array<T>, table: &Array<u32>, lengths: &[usize]) -> Result<Array<T>> {
     let &[count, heads, size, dim] = cache.shape() else {
         return Err(Error::shape("key", "rank", 4, cache.shape().len()));
     };
@@ -68,9 +68,9 @@ pub(super) fn unpage<T: Float>(cache: &Array<T>, table: &Array<T>, lengths: &[us
     let mut out = Array::filled(&[batch, heads, pages * size, dim], T::ZERO);
     for (b, row) in table.data().chunks_exact(pages).enumerate() {
         let used = lengths[b].div_ceil(size).min(pages);
-        for (n, page) in whole_numbers("block_table", &row[..used], u32::MAX as usize)?.into_iter().enumerate() {
+        for (n, &page) in row[..used].iter().enumerate() {
             for h in 0..heads {
-                let from = &cache.data()[(page.min(count - 1) * heads + h) * size * dim..][..size * dim];
+                let from = &cache.data()[((page as usize).min(count - 1) * heads + h) * size * dim..][..size * dim];
                 out.data_mut()[((b * heads + h) * pages + n) * size * dim..][..size * dim].copy_from_slice(from);
             }
         }

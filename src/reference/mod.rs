@@ -2,8 +2,8 @@
 //!
 //! In f64 this is the oracle that every kernel is judged by; in f32 it is the honest baseline, and what computes when
 //! there is no GPU. Sums run in index order, the loops inside go over contiguous rows, and rows or batch entries are
-//! shared out to every core under the feature `parallel`; nothing else is clever. Host arrays hold masks as 0 and 1
-//! and lengths as whole numbers, in the element type of the rest.
+//! shared out to every core under the feature `parallel`; nothing else is clever. Lengths, ids and masks of true and
+//! false are host arrays of u32.
 
 mod attention;
 mod cache;
@@ -32,20 +32,16 @@ pub use rotary::rotary;
 use crate::error::{Error, Result};
 use crate::tensor::Array;
 
-/// A `[B]` array of lengths as whole numbers, each at most `longest`.
-fn lengths<T: Float>(name: &str, array: Option<&Array<T>>, longest: usize) -> Result<Option<Vec<usize>>> {
-    array.map(|array| whole_numbers(name, array.data(), longest)).transpose()
+/// A `[B]` array of lengths, each at most `longest`.
+fn lengths(name: &str, array: Option<&Array<u32>>, longest: usize) -> Result<Option<Vec<usize>>> {
+    array.map(|array| within(name, array, longest)).transpose()
 }
 
-/// Numbers that must be whole and at most `largest`.
-fn whole_numbers<T: Float>(name: &str, numbers: &[T], largest: usize) -> Result<Vec<usize>> {
-    let whole = |(row, value): (usize, &T)| {
-        let value = value.to_f64();
-        if value.fract() == 0.0 && (0.0..=largest as f64).contains(&value) {
-            Ok(value as usize)
-        } else {
-            Err(Error::shape(name, format!("row {row}"), format!("a whole number from 0 to {largest}"), value))
-        }
+/// Integers that are at most `largest`.
+fn within(name: &str, array: &Array<u32>, largest: usize) -> Result<Vec<usize>> {
+    let check = |(row, &n): (usize, &u32)| match n as usize {
+        n if n <= largest => Ok(n),
+        n => Err(Error::shape(name, format!("row {row}"), format!("a whole number from 0 to {largest}"), n)),
     };
-    numbers.iter().enumerate().map(whole).collect()
+    array.data().iter().enumerate().map(check).collect()
 }

@@ -65,7 +65,7 @@ fn length<T: Float>(a: T, b: T) -> T {
 ///
 /// # Errors
 /// [`Error::Shape`] when the shapes do not fit.
-pub fn reduce<T: Float>(x: &Array<T>, mean: bool, lengths: Option<&Array<T>>) -> Result<Array<T>> {
+pub fn reduce<T: Float>(x: &Array<T>, mean: bool, lengths: Option<&Array<u32>>) -> Result<Array<T>> {
     let (&width, lead) = x.shape().split_last().ok_or_else(|| Error::shape("x", "rank", "at least 1", 0))?;
     let batch = lead.first().copied().unwrap_or(1);
     if let Some(lengths) = lengths

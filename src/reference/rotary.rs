@@ -1,6 +1,6 @@
 //! Rotary position embedding (Su et al. 2021, "RoFormer", eq. 34).
 
-use super::{Float, whole_numbers};
+use super::{Float, within};
 use crate::attention::{Rotary, RotaryLayout};
 use crate::error::{Error, Result};
 use crate::tensor::Array;
@@ -14,7 +14,7 @@ pub fn rotary<T: Float>(
     x: &Array<T>,
     cos: &Array<T>,
     sin: &Array<T>,
-    positions: Option<&Array<T>>,
+    positions: Option<&Array<u32>>,
     rotary: Rotary,
 ) -> Result<Array<T>> {
     let &[batch, heads, n, dim] = x.shape() else {
@@ -46,7 +46,7 @@ pub fn rotary<T: Float>(
                 let needed = rotary.offset.saturating_add(1);
                 Error::shape("cos", "axis 0 (positions)", format!("at least {needed}"), rows)
             })?;
-            whole_numbers("positions", positions.data(), last)?
+            within("positions", positions, last)?
         }
     };
     let mut out = x.clone();

@@ -24,6 +24,7 @@ pub use onnx::{OnnxAttributes, OnnxWeights, onnx_stack};
 pub use torch::torch_stack;
 
 use crate::error::{Error, Result};
+use crate::tensor::TensorLike;
 
 /// The kind of recurrence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -410,7 +411,7 @@ pub type RnnStack<A> = Vec<Vec<RnnWeights<A>>>;
 
 /// What a recurrent encoder reads; T steps, B rows, I inputs.
 #[derive(Debug, Clone, PartialEq)]
-pub struct RnnInputs<A> {
+pub struct RnnInputs<A: TensorLike> {
     /// [T, B, I] (a batch-first tensor is a permuted view).
     pub input: A,
     /// [layers · directions, B, P]; zeros when absent.
@@ -419,10 +420,10 @@ pub struct RnnInputs<A> {
     pub initial_c: Option<A>,
     /// `[B]`: how many steps of each row are real; 0 is allowed. `upload` refuses more than T; in a tensor of the caller's
     /// own more than T are T.
-    pub lengths: Option<A>,
+    pub lengths: Option<A::Integers>,
 }
 
-impl<A> RnnInputs<A> {
+impl<A: TensorLike> RnnInputs<A> {
     /// An input, zero state, full length.
     pub fn new(input: A) -> Self {
         Self { input, initial_h: None, initial_c: None, lengths: None }
@@ -434,27 +435,41 @@ impl<A> RnnInputs<A> {
         Self { input, initial_h: Some(previous.final_h), initial_c: previous.final_c, lengths: None }
     }
 
-    /// Each tensor through a fallible function of the tensor and its name.
+    /// Each tensor through a fallible function of the tensor and its name: one for tensors of numbers, one for those of
+    /// integers.
     ///
     /// # Errors
-    /// The first error of `f`.
-    pub fn try_map<'a, B, E>(
+    /// The first error of either.
+    pub fn try_map<'a, B: TensorLike, E>(
         &'a self,
-        mut f: impl FnMut(&'static str, &'a A) -> Result<B, E>,
+        mut numbers: impl FnMut(&'static str, &'a A) -> Result<B, E>,
+        mut integers: impl FnMut(&'static str, &'a A::Integers) -> Result<B::Integers, E>,
     ) -> Result<RnnInputs<B>, E> {
-        let mut opt = |name: &'static str, a: &'a Option<A>| a.as_ref().map(|a| f(name, a)).transpose();
+        let mut opt = |name: &'static str, a: &'a Option<A>| a.as_ref().map(|a| numbers(name, a)).transpose();
         let initial_h = opt("initial_h", &self.initial_h)?;
         let initial_c = opt("initial_c", &self.initial_c)?;
-        let lengths = opt("lengths", &self.lengths)?;
-        Ok(RnnInputs { input: f("input", &self.input)?, initial_h, initial_c, lengths })
+        let lengths = self.lengths.as_ref().map(|a| integers("lengths", a)).transpose()?;
+        Ok(RnnInputs { input: numbers("input", &self.input)?, initial_h, initial_c, lengths })
     }
 
-    /// Each tensor through a function.
-    pub fn map<'a, B>(&'a self, mut f: impl FnMut(&'a A) -> B) -> RnnInputs<B> {
-        match self.try_map(|_, a| Ok::<_, std::convert::Infallible>(f(a))) {
+    /// Each tensor through a function: one for tensors of numbers, one for those of integers.
+    pub fn map<'a, B: TensorLike>(
+        &'a self,
+        mut numbers: impl FnMut(&'a A) -> B,
+        mut integers: impl FnMut(&'a A::Integers) -> B::Integers,
+    ) -> RnnInputs<B> {
+        match self.try_map(|_, a| Ok::<_, std::convert::Infallible>(numbers(a)), |_, a| Ok(integers(a))) {
             Ok(mapped) => mapped,
             Err(never) => match never {},
         }
+    }
+
+    /// Each tensor of numbers through a function, integers as they are: host arrays of another element type.
+    pub fn map_numbers<'a, B: TensorLike<Integers = A::Integers>>(
+        &'a self,
+        numbers: impl FnMut(&'a A) -> B,
+    ) -> RnnInputs<B> {
+        self.map(numbers, A::Integers::clone)
     }
 }
 

@@ -99,7 +99,7 @@ struct Loader<'a> {
 
 impl Loader<'_> {
     fn error(&self, field: &str, reason: String) -> Error {
-        Error::Card { model: self.card.name.clone(), field: field.to_owned(), reason }
+        Error::Card { model: self.card.name.clone(), field: field.to_owned(), reason: reason.into() }
     }
 
     /// Checks a tensor's shape; an axis without a length may have any but 0.

@@ -141,7 +141,7 @@ impl Model {
 }
 
 fn card_error(card: &Card, field: &str, reason: String) -> Error {
-    Error::Card { model: card.name.clone(), field: field.to_owned(), reason }
+    Error::Card { model: card.name.clone(), field: field.to_owned(), reason: reason.into() }
 }
 
 /// How an answer is searched for.

@@ -4,10 +4,10 @@ use super::Model;
 use super::card::{Bridge, Card, Cell, State, Value, When};
 use super::layers::{Layers, Recurrences};
 use crate::attention::{Attention, AttentionInputs, Score};
-use crate::backend::{self, Backend};
+use crate::backend::{self, Backend, IntegersOf};
 use crate::error::{Error, Result};
 use crate::rnn::RnnInputs;
-use crate::tensor::Array;
+use crate::tensor::{Array, TensorLike};
 
 /// S sources of up to T ids.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,7 +59,7 @@ pub struct ModelNetwork<'m, B: Backend> {
 
 /// What lasts from one decoder step to the next.
 #[derive(Debug)]
-struct Running<T> {
+struct Running<T: TensorLike> {
     /// S.
     sources: usize,
     /// T.
@@ -70,7 +70,7 @@ struct Running<T> {
     /// [S, 1, T, M].
     values: T,
     /// `[S]`.
-    visible: T,
+    visible: T::Integers,
     /// [layers · rows, H].
     h: T,
     /// [layers · rows, H], of an LSTM.
@@ -80,7 +80,7 @@ struct Running<T> {
 /// The values inside a decoder step, each [rows, …], as they become known.
 struct Known<T>(Vec<(Value, T)>);
 
-impl<T: backend::Value> Known<T> {
+impl<T: backend::Numbers> Known<T> {
     fn get(&self, value: Value) -> Result<T> {
         let found = self.0.iter().find(|(v, _)| *v == value).map(|(_, tensor)| tensor.clone());
         found.ok_or_else(|| Error::missing(value.to_string(), "a value computed earlier in the decoder step"))
@@ -113,7 +113,7 @@ impl<'m, B: Backend> ModelNetwork<'m, B> {
         self.backend.embed(table, &Array::new(&[ids.len()], ids.to_vec())?)
     }
 
-    fn lengths(&mut self, lengths: &[u32]) -> Result<B::Value> {
+    fn lengths(&mut self, lengths: &[u32]) -> Result<IntegersOf<B>> {
         self.backend.integers("lengths", &Array::new(&[lengths.len()], lengths.to_vec())?)
     }
 

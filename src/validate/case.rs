@@ -40,6 +40,8 @@ pub(super) enum Case {
 /// What a case has recorded: the tensors to read, and the judgement of what was read.
 pub(super) struct Recorded<'c> {
     pub(super) results: Vec<Tensor>,
+    /// Results of integers, and what they have to be.
+    pub(super) integers: Vec<(Tensor, Array<u32>)>,
     pub(super) judge: Box<dyn FnOnce(Vec<Array<f32>>) -> Result<Verdicts> + 'c>,
 }
 
@@ -49,7 +51,7 @@ impl<'c> Recorded<'c> {
         judge: impl FnOnce([Array<f32>; N]) -> Result<Verdicts> + 'c,
     ) -> Result<Self> {
         let judge = move |read: Vec<Array<f32>>| judge(read.try_into().map_err(|_| not_read())?);
-        Ok(Self { results: results.into(), judge: Box::new(judge) })
+        Ok(Self { results: results.into(), integers: Vec::new(), judge: Box::new(judge) })
     }
 }
 
@@ -95,7 +97,8 @@ impl Case {
             Self::Recurrent(case) => {
                 let stack =
                     case.stack.iter().map(|layer| layer.iter().map(|w| w.map(Array::shape)).collect()).collect();
-                let problem = RnnProblem::new(&case.options, &stack, &case.inputs.map(Array::shape)).ok()?;
+                let problem =
+                    RnnProblem::new(&case.options, &stack, &case.inputs.map(Array::shape, Array::shape)).ok()?;
                 let plan = RnnPlan::new(&case.options, &problem, storage.element, caps).ok()?;
                 Some(format!("recurrence {:?}", plan.path).to_lowercase())
             }
@@ -152,7 +155,7 @@ impl Case {
 
 /// A case once for each path that can compute it.
 fn paths(case: AttentionCase) -> Vec<AttentionCase> {
-    let shapes = case.inputs.map(Array::shape);
+    let shapes = case.inputs.map(Array::shape, Array::shape);
     let on = |path: Algorithm| {
         let options = Attention { path, ..case.options.clone() };
         let problem = AttentionProblem::new(&options, &shapes).ok()?;
@@ -184,7 +187,7 @@ fn attention<'c>(
         let got = outputs.try_map(|_, _| read.next().ok_or_else(not_read))?;
         baseline::judge_attention(&case.options, &case.inputs, &got, storage)
     };
-    Ok(Recorded { results, judge: Box::new(judge) })
+    Ok(Recorded { results, integers: Vec::new(), judge: Box::new(judge) })
 }
 
 fn recurrent<'c>(run: &mut Run<'_>, case: &'c RnnCase, dtype: DType) -> Result<Recorded<'c>> {
@@ -198,7 +201,7 @@ fn recurrent<'c>(run: &mut Run<'_>, case: &'c RnnCase, dtype: DType) -> Result<R
         let got = RnnOutputs { output: output?, final_h: final_h?, final_c: read.next() };
         baseline::judge_rnn(&case.options, &case.stack, &case.inputs, &got, dtype)
     };
-    Ok(Recorded { results, judge: Box::new(judge) })
+    Ok(Recorded { results, integers: Vec::new(), judge: Box::new(judge) })
 }
 
 fn linear_case<'c>(run: &mut Run<'_>, case: &'c LinearCase, dtype: DType) -> Result<Recorded<'c>> {
@@ -298,16 +301,17 @@ fn coverage_case<'c>(run: &mut Run<'_>, case: &'c CoverageCase) -> Result<Record
 }
 
 fn primitive_case<'c>(run: &mut Run<'_>, case: &'c PrimitiveCase) -> Result<Recorded<'c>> {
-    let results = case.run(run)?;
+    let recorded = case.run(run)?;
+    let oracle = case.run(&mut Reference::<f64>::default())?;
+    let integers = recorded.integers.into_iter().zip(oracle.integers).collect();
     let judge = move |read: Vec<Array<f32>>| {
-        let oracle = case.run(&mut Reference::<f64>::default())?;
         let baseline = case.run(&mut Reference::<f32>::default())?;
-        let judged = read.iter().zip(&oracle).zip(&baseline);
+        let judged = read.iter().zip(&oracle.numbers).zip(&baseline.numbers);
         judged
             .map(|((got, oracle), baseline)| Ok(("result", judge("result", got, oracle, baseline, DType::F32)?)))
             .collect()
     };
-    Ok(Recorded { results, judge: Box::new(judge) })
+    Ok(Recorded { results: recorded.numbers, integers, judge: Box::new(judge) })
 }
 
 /// The judgement of a measurement's numbers, each of which is known.

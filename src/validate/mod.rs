@@ -13,11 +13,12 @@ use crate::baseline::{self, Verdicts};
 use crate::cases::AttentionCase;
 use crate::compare::Verdict;
 use crate::error::{Error, Result};
-use crate::gpu::{Gpu, Run};
+use crate::gpu::{Gpu, Prepared, Run};
 use crate::plan::AttentionPlan;
 use crate::problem::Storage;
 use crate::recording::Dispatch;
 use crate::tensor::Array;
+use crate::wgsl::Variant;
 use case::Case;
 
 /// The results of one variant over all cases.
@@ -120,7 +121,14 @@ impl Job {
             let bits =
                 |read: &[Array<f32>]| -> Vec<u32> { read.iter().flat_map(Array::data).map(|x| x.to_bits()).collect() };
             if bits(&read) != bits(&run.clone().submit_and_read(&tensors)?) {
-                return Err(Error::Gpu("other bits the second time".to_owned()));
+                return Err(Error::Gpu("other bits the second time".into()));
+            }
+        }
+        for (found, wanted) in &recorded.integers {
+            let found = found.download_u32(run.gpu())?;
+            if found != *wanted {
+                let numbers = |array: &Array<u32>| format!("{:?}", array.data());
+                return Err(Error::shape("integers", "elements", numbers(wanted), numbers(&found)));
             }
         }
         (recorded.judge)(read)
@@ -169,6 +177,18 @@ impl Sweep<'_> {
         }
         progress(jobs.len(), jobs.len());
         Ok(rows.into_values().collect())
+    }
+
+    /// Builds the programs of the sample, without running one; `built` gets each case with its dispatches' programs, or why
+    /// they cannot be built.
+    pub fn build(&self, gpu: &Gpu, mut built: impl FnMut(&str, Result<Vec<Variant>>)) {
+        for job in sample::of(self.sample, gpu, self.jobs(gpu)) {
+            let mut run = Run::new(gpu);
+            let recorded = job.case.record(&mut run, job.storage, job.plan.as_ref());
+            let prepared = recorded.and_then(|_| run.prepare());
+            let programs = |prepared: Prepared| prepared.recording().dispatches().map(|d| d.variant.clone()).collect();
+            built(&job.name(), prepared.map(programs));
+        }
     }
 
     /// The kernels and paths that the whole table has on a device, and those of the sample; nothing is run.

@@ -9,7 +9,7 @@ use crate::device::Caps;
 use crate::gpu::Gpu;
 use crate::plan::AttentionPlan;
 use crate::problem::AttentionProblem;
-use crate::tensor::{Array, DType};
+use crate::tensor::{Array, DType, TensorLike};
 use crate::{Error, Result, baseline, reference};
 
 /// Numbers in ±`size` that differ from place to place: a linear congruential generator (Numerical Recipes' 32-bit
@@ -158,7 +158,7 @@ impl Workload {
 
     /// Each input from its shape, its seed and the size of its numbers. Scores are about as far apart as those of a
     /// trained model.
-    fn each_input<A>(&self, make: impl Fn(&[usize], u32, f32) -> A) -> AttentionInputs<A> {
+    fn each_input<A: TensorLike>(&self, make: impl Fn(&[usize], u32, f32) -> A) -> AttentionInputs<A> {
         let Self { batch, query_heads, kv_heads, queries, keys, dim, value_dim, .. } = *self;
         let v = self.is_additive().then(|| make(&[dim], 5, 4.0 / (dim as f32).sqrt()));
         AttentionInputs {
@@ -197,7 +197,7 @@ impl Workload {
     pub fn plan(&self, path: Algorithm, gpu: &Gpu) -> Result<AttentionPlan> {
         let options = self.options(path);
         let shapes = self.each_input(|shape, _, _| shape.to_vec());
-        let problem = AttentionProblem::new(&options, &shapes.map(Vec::as_slice))?;
+        let problem = AttentionProblem::new(&options, &shapes.map(Vec::as_slice, Vec::as_slice))?;
         AttentionPlan::tuned(&options, &problem, self.dtype, gpu.caps(), gpu.tuning())
     }
 
@@ -259,7 +259,7 @@ impl Workload {
         let mask = match &inputs.mask {
             Some(Mask::Float(mask)) => Some(Mask::Float(rows_of(mask, &[0], &sample.rows)?)),
             _ if self.is_causal() => {
-                let sees = |at: usize| f32::from(self.sees(sample.rows[at / self.keys], at % self.keys));
+                let sees = |at: usize| u32::from(self.sees(sample.rows[at / self.keys], at % self.keys));
                 Some(Mask::Bool(Array::from_fn(&[1, 1, sample.rows.len(), self.keys], sees)))
             }
             _ => None,
@@ -275,7 +275,7 @@ impl Workload {
         };
         // What is visible is said by the mask here.
         let options = Attention { causal: None, ..self.options(Algorithm::Auto) };
-        let oracle = reference::attention(&options, &some.map(|array| array.map(|&x| f64::from(x))))?.output;
+        let oracle = reference::attention(&options, &some.map_numbers(|array| array.map(|&x| f64::from(x))))?.output;
         let baseline = baseline::attention(&options, &some, self.dtype)?.output;
         let largest = oracle.data().iter().fold(f64::MIN_POSITIVE, |largest, x| largest.max(x.abs()));
         let scale = (-largest.log2().floor()).exp2();

@@ -52,7 +52,7 @@ fn decoding_through_a_cache_equals_one_causal_call() {
         ..Attention::default()
     };
     let whole = AttentionInputs::new(query.clone(), key.clone(), value.clone());
-    let oracle = reference::attention(&options, &whole.map(wide)).unwrap();
+    let oracle = reference::attention(&options, &whole.map_numbers(wide)).unwrap();
     let baseline = reference::attention(&options, &whole).unwrap();
     for gpu in some([gpu(), minimal_gpu()], 2) {
         for page in [None, Some(1), Some(4), Some(7), Some(64)] {
@@ -150,7 +150,7 @@ fn uneven_rows_share_a_pool_and_see_only_their_own() {
                 let keys = Array::new(&[1, 1, held[b].len(), 4], held[b].concat()).unwrap();
                 let alone = AttentionInputs::new(cut(&cut(&own, 0, b, 1), 2, 0, count), keys.clone(), keys);
                 let causal = Attention { causal: Some(Causal::BottomRight), ..causal.clone() };
-                let oracle = reference::attention(&causal, &alone.map(wide)).unwrap();
+                let oracle = reference::attention(&causal, &alone.map_numbers(wide)).unwrap();
                 passes("own", &real, &oracle.output, &reference::attention(&causal, &alone).unwrap().output);
             }
         }
@@ -163,7 +163,7 @@ fn uneven_rows_share_a_pool_and_see_only_their_own() {
             }
             let keys = Array::new(&[1, 1, held.len(), 4], held.concat()).unwrap();
             let alone = AttentionInputs::new(cut(&query, 0, b, 1), keys.clone(), keys);
-            let oracle = reference::attention(&options, &alone.map(wide)).unwrap();
+            let oracle = reference::attention(&options, &alone.map_numbers(wide)).unwrap();
             passes("uneven row", &output, &oracle.output, &reference::attention(&options, &alone).unwrap().output);
         }
         for &(row, length) in cuts {
@@ -237,11 +237,8 @@ fn rows_are_turned_as_the_reference_turns_them() {
             let options = Rotary { layout, offset: 2 };
             let lists = [None, Some(Array::new(&[2, 5], vec![4990, 0, 7, 7, 3, 9, 4997, 1, 2, 4096]).unwrap())];
             for list in lists {
-                let positions = list.as_ref().map(|list| list.map(|&n: &u32| n as f64));
-                let oracle =
-                    reference::rotary(&wide(&x), &wide(&cos), &wide(&sin), positions.as_ref(), options).unwrap();
-                let positions = list.as_ref().map(|list| list.map(|&n| n as f32));
-                let baseline = reference::rotary(&x, &cos, &sin, positions.as_ref(), options).unwrap();
+                let oracle = reference::rotary(&wide(&x), &wide(&cos), &wide(&sin), list.as_ref(), options).unwrap();
+                let baseline = reference::rotary(&x, &cos, &sin, list.as_ref(), options).unwrap();
                 let mut run = Run::new(gpu);
                 // A view with the heads behind the rows.
                 let strided = upload(gpu, &x.permute(&[0, 2, 1, 3]).unwrap(), DType::F32);
@@ -262,7 +259,7 @@ fn merged_parts_are_the_whole() {
     let (query, key, value) = (numbers(&[2, 4, 5, 6], 1.0), numbers(&[2, 2, 23, 6], 2.0), numbers(&[2, 2, 23, 7], 3.0));
     let options = Attention { lse: true, ..Attention::default() };
     let whole = AttentionInputs::new(query.clone(), key.clone(), value.clone());
-    let oracle = reference::attention(&options, &whole.map(wide)).unwrap();
+    let oracle = reference::attention(&options, &whole.map_numbers(wide)).unwrap();
     let baseline = reference::attention(&options, &whole).unwrap();
     for gpu in [gpu(), minimal_gpu()] {
         for cuts in [&[0, 23][..], &[0, 1, 23], &[0, 11, 12, 23], &[0, 4, 8, 12, 16, 20, 23]] {
@@ -338,7 +335,7 @@ fn decoding_through_an_8_bit_cache_attends_to_what_it_holds() {
     let options = Attention { causal: Some(Causal::TopLeft), lse: true, ..Attention::default() };
     let kept = |array: &Array<f32>| stored("test", array, DType::Q8).unwrap();
     let whole = AttentionInputs::new(query.clone(), kept(&key), kept(&value));
-    let oracle = reference::attention(&options, &whole.map(wide)).unwrap();
+    let oracle = reference::attention(&options, &whole.map_numbers(wide)).unwrap();
     let baseline = reference::attention(&options, &whole).unwrap();
     for gpu in some([gpu(), minimal_gpu()], 2) {
         for page in [None, Some(1), Some(7), Some(16)] {

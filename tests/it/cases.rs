@@ -35,7 +35,7 @@ fn the_attention_table_is_sound() {
     let names: BTreeSet<_> = table.iter().map(|case| case.name.clone()).collect();
     assert_eq!(names.len(), table.len(), "names are unique");
     for case in &table {
-        let oracle = reference::attention(&case.options, &case.inputs.map(cast)).unwrap();
+        let oracle = reference::attention(&case.options, &case.inputs.map_numbers(cast)).unwrap();
         let baseline = reference::attention(&case.options, &case.inputs).unwrap();
         assert_eq!(baseline.named().count(), oracle.named().count());
         for ((tensor, baseline), (_, oracle)) in baseline.named().zip(oracle.named()) {
@@ -51,7 +51,7 @@ fn the_recurrent_table_is_sound() {
     assert_eq!(names.len(), table.len(), "names are unique");
     for case in &table {
         let wide = case.stack.iter().map(|layer| layer.iter().map(|w| w.map(cast)).collect()).collect();
-        let oracle = reference::rnn(&case.options, &wide, &case.inputs.map(cast)).unwrap();
+        let oracle = reference::rnn(&case.options, &wide, &case.inputs.map_numbers(cast)).unwrap();
         let baseline = reference::rnn(&case.options, &case.stack, &case.inputs).unwrap();
         well_conditioned(&case.name, "output", &baseline.output, &oracle.output);
         well_conditioned(&case.name, "final_h", &baseline.final_h, &oracle.final_h);
@@ -69,7 +69,7 @@ fn drawn_keys_win_clearly() {
         let temperature = f64::from(case.options.temperature.unwrap_or(1.0));
         let mut options = case.options.clone();
         options.scores = Some(ScoreStage::Masked);
-        let scores = reference::attention(&options, &case.inputs.map(cast)).unwrap().scores.unwrap();
+        let scores = reference::attention(&options, &case.inputs.map_numbers(cast)).unwrap().scores.unwrap();
         let keys = scores.shape()[3];
         for (row, scores) in scores.data().chunks_exact(keys).enumerate() {
             let noise = |j: usize| f64::from(gumbel(seed, row as u32, j as u32));
@@ -89,12 +89,12 @@ fn drawn_keys_win_clearly() {
 fn the_oracle_answers_the_whole_table_quickly() {
     let start = Instant::now();
     for case in cases::attention() {
-        reference::attention(&case.options, &case.inputs.map(cast)).unwrap();
+        reference::attention(&case.options, &case.inputs.map_numbers(cast)).unwrap();
     }
     let attention = start.elapsed();
     for case in cases::recurrent() {
         let stack = case.stack.iter().map(|layer| layer.iter().map(|w| w.map(cast)).collect()).collect();
-        reference::rnn(&case.options, &stack, &case.inputs.map(cast)).unwrap();
+        reference::rnn(&case.options, &stack, &case.inputs.map_numbers(cast)).unwrap();
     }
     println!("attention {attention:?}, with recurrent {:?}", start.elapsed());
     assert!(start.elapsed().as_secs_f64() < 10.0);
@@ -105,7 +105,7 @@ fn the_oracle_answers_the_whole_table_quickly() {
 fn the_table_covers_the_options() {
     let table = cases::attention();
     let problem = |case: &cases::AttentionCase| {
-        problem::AttentionProblem::new(&case.options, &case.inputs.map(Array::shape)).unwrap()
+        problem::AttentionProblem::new(&case.options, &case.inputs.map(Array::shape, Array::shape)).unwrap()
     };
     let problems: Vec<_> = table.iter().map(problem).collect();
     for dim in [1, 40, 59, 80, 111, 128, 256] {
@@ -119,10 +119,10 @@ fn the_table_covers_the_options() {
     type Has = fn(&cases::AttentionCase) -> bool;
     let features: [(&str, Has); 12] = [
         ("query lengths", |c| c.inputs.query_lengths.is_some()),
-        ("ragged", |c| c.inputs.cu_seqlens_q.is_some()),
+        ("ragged", |c| c.inputs.cu_seqlens.is_some()),
         ("block mask", |c| c.inputs.block_mask.is_some()),
         ("pages", |c| c.inputs.block_table.is_some()),
-        ("rotary", |c| c.options.rotary.is_some()),
+        ("rotary", |c| c.inputs.rotary.is_some()),
         ("sink tokens", |c| c.options.window.is_some_and(|w| w.sink_tokens > 0)),
         ("temperature", |c| c.options.temperature.is_some()),
         ("entropy", |c| c.options.entropy),
@@ -137,7 +137,7 @@ fn the_table_covers_the_options() {
         assert!(count >= 3, "{feature}: {count} cases");
     }
     let all_zero = |case: &cases::AttentionCase| {
-        let lse = reference::attention(&case.options, &case.inputs.map(cast)).unwrap().lse;
+        let lse = reference::attention(&case.options, &case.inputs.map_numbers(cast)).unwrap().lse;
         lse.is_some_and(|lse| lse.data().contains(&f64::NEG_INFINITY))
     };
     assert!(table.iter().filter(|case| all_zero(case)).count() >= 10);
@@ -159,7 +159,7 @@ fn the_recurrent_table_covers_the_options() {
         }
         type Has = fn(&cases::RnnCase) -> bool;
         let features: [(&str, Has, usize); 7] = [
-            ("lengths", |c| c.inputs.lengths.as_ref().is_some_and(|lengths| lengths.data().contains(&0.0)), 10),
+            ("lengths", |c| c.inputs.lengths.as_ref().is_some_and(|lengths| lengths.data().contains(&0)), 10),
             ("3 or more layers forward", |c| c.stack.len() > 2 && c.options.direction == Direction::Forward, 4),
             ("3 or more layers reverse", |c| c.stack.len() > 2 && c.options.direction == Direction::Reverse, 1),
             ("last step", |c| c.options.steps == Steps::Last, 7),

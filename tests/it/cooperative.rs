@@ -1,7 +1,9 @@
 //! What is peculiar to attention by products of whole matrices, and the rung below where the adapter lists no cooperative
 //! matrices that fit. The case table by matrices is a configuration of `table.rs`.
 
-use regard::attention::{Algorithm, Attention, AttentionInputs, AttentionOutputs, Causal, Rotary, Score, Window};
+use regard::attention::{
+    Algorithm, Attention, AttentionInputs, AttentionOutputs, Causal, Rotary, RotaryEmbedding, Score, Window,
+};
 use regard::cases::{self, AttentionCase};
 use regard::device::{Caps, Features};
 use regard::gpu::{Open, Run};
@@ -10,7 +12,7 @@ use regard::plan::{AttentionPlan, Form};
 use regard::problem::{AttentionProblem, Storage};
 use regard::tensor::{Array, DType};
 use regard::validate::judge_attention;
-use regard::{Error, Gpu, Result};
+use regard::{Error, Gpu, Result, Tensor};
 
 use crate::gpu::{all, cooperative_gpu, gpu, open, some};
 
@@ -22,7 +24,7 @@ fn element(caps: &Caps) -> DType {
 }
 
 fn plan(case: &AttentionCase, caps: &Caps) -> Result<AttentionPlan> {
-    let problem = AttentionProblem::new(&case.options, &case.inputs.map(Array::shape))?;
+    let problem = AttentionProblem::new(&case.options, &case.inputs.map(Array::shape, Array::shape))?;
     AttentionPlan::new(&case.options, &problem, element(caps), caps)
 }
 
@@ -43,12 +45,14 @@ fn fused(caps: &Caps) -> Vec<(AttentionCase, AttentionPlan)> {
 
 /// As planned.
 fn run(gpu: &Gpu, case: &AttentionCase, plan: &AttentionPlan, storage: Storage) -> Result<Outputs> {
-    let problem = AttentionProblem::new(&case.options, &case.inputs.map(Array::shape))?;
+    let problem = AttentionProblem::new(&case.options, &case.inputs.map(Array::shape, Array::shape))?;
     let inputs = case.inputs.upload(gpu, storage)?;
     let mut run = Run::new(gpu);
-    let views = inputs.try_map(|name, tensor| Ok::<_, Error>(run.bind(name, tensor)))?;
+    let shared = std::cell::RefCell::new(&mut run);
+    let bind = |name: &'static str, tensor: &Tensor| Ok::<_, Error>(shared.borrow_mut().bind(name, tensor));
+    let views = inputs.try_map(bind, bind)?;
     let made = problem
-        .outputs(&case.options, storage.element, inputs.past_key.is_some())
+        .outputs(&case.options, storage.element, inputs.past.is_some())
         .try_map(|name, (shape, dtype)| run.output(name, shape, *dtype))?;
     let outputs = made.try_map(|_, (view, _)| Ok::<_, Error>(view.clone()))?;
     record(run.recording_mut(), gpu.caps(), &case.options, &problem, plan, &views, &outputs)?;
@@ -59,7 +63,7 @@ fn run(gpu: &Gpu, case: &AttentionCase, plan: &AttentionPlan, storage: Storage) 
 fn judged(case: &AttentionCase, got: &Outputs, storage: Storage) -> Result<f64> {
     let ratios = judge_attention(case, got, storage)?;
     ratios.into_iter().try_fold(0.0f64, |worst, (name, ratio)| match ratio {
-        ratio if ratio > 1.0 => Err(Error::Gpu(format!("{name}: {ratio:.2} times the tolerance"))),
+        ratio if ratio > 1.0 => Err(Error::Gpu(format!("{name}: {ratio:.2} times the tolerance").into())),
         ratio => Ok(worst.max(ratio)),
     })
 }
@@ -77,7 +81,7 @@ fn checked(gpu: &Gpu, case: &AttentionCase, plan: &AttentionPlan) -> Result<f64>
         let storage = Storage { element, cache };
         let first = run(gpu, case, plan, storage)?;
         if bits(&first) != bits(&run(gpu, case, plan, storage)?) {
-            return Err(Error::Gpu(format!("other bits the second time, {:?}", form(plan))));
+            return Err(Error::Gpu(format!("other bits the second time, {:?}", form(plan)).into()));
         }
         worst = worst.max(judged(case, &first, storage)?);
     }
@@ -217,7 +221,7 @@ fn every_tile_gives_the_same_answers() {
     for size in sizes {
         let mut case = case(&format!("{size:?}"), size);
         case.options.causal = Some(Causal::BottomRight);
-        let problem = AttentionProblem::new(&case.options, &case.inputs.map(Array::shape)).unwrap();
+        let problem = AttentionProblem::new(&case.options, &case.inputs.map(Array::shape, Array::shape)).unwrap();
         let candidates = AttentionPlan::candidates(&case.options, &problem, element(gpu.caps()), gpu.caps()).unwrap();
         let tiles = candidates.into_iter().filter(|fused| fused.tile.form == Form::Cooperative);
         let plans: Vec<_> = tiles.map(|fused| plan(&case, gpu.caps()).unwrap().with_fused(fused)).collect();
@@ -268,13 +272,10 @@ fn plans_take_matrices_for_dot_products_in_f16_alone() {
             caps.max_invocations = 1024;
         })
     };
-    let first = |options: &Attention, dims: [usize; 2], dtype: DType, caps: &Caps| {
+    let first = |options: &Attention, dims: [usize; 2], rotary: Option<Rotary>, dtype: DType, caps: &Caps| {
         let (q, k, v) = ([1, 8, 512, dims[0]], [1, 2, 1024, dims[0]], [1, 2, 1024, dims[1]]);
         let mut inputs = AttentionInputs::new(&q[..], &k[..], &v[..]);
-        (inputs.rotary_cos, inputs.rotary_sin) = match options.rotary {
-            Some(_) => (Some(&[2048, 8][..]), Some(&[2048, 8][..])),
-            None => (None, None),
-        };
+        inputs.rotary = rotary.map(|rotary| RotaryEmbedding::new(rotary, [&[2048, 8][..]; 2]));
         let problem = AttentionProblem::new(options, &inputs).unwrap();
         AttentionPlan::candidates(options, &problem, dtype, caps).unwrap().first().map(|plan| plan.tile)
     };
@@ -283,20 +284,21 @@ fn plans_take_matrices_for_dot_products_in_f16_alone() {
         for bytes in [16 << 10, 32 << 10, 48 << 10] {
             let caps = caps(side, bytes);
             for dims in [[64, 64], [80, 40], [128, 128], [192, 128], [256, 256]] {
-                let tile = first(&plain, dims, DType::F16, &caps).filter(|tile| tile.form == Form::Cooperative);
+                let tile = first(&plain, dims, None, DType::F16, &caps).filter(|tile| tile.form == Form::Cooperative);
                 // Rows of 256 leave no room in 16 KiB.
                 assert_eq!(tile.is_some(), bytes > 16 << 10 || dims[0] < 256, "{side} {dims:?} {tile:?}");
                 assert!(tile.is_none_or(|tile| (tile.queries % side, tile.keys % side) == (0, 0)));
             }
-            let is_matrices = |options: &Attention, dtype: DType| {
-                first(options, [64, 64], dtype, &caps).is_some_and(|tile| tile.form == Form::Cooperative)
+            let on_matrices = |options: &Attention, rotary, dtype: DType| {
+                first(options, [64, 64], rotary, dtype, &caps).is_some_and(|tile| tile.form == Form::Cooperative)
             };
+            let is_matrices = |options: &Attention, dtype: DType| on_matrices(options, None, dtype);
             assert!(is_matrices(&plain, DType::F16) && !is_matrices(&plain, DType::F32));
             assert!(!is_matrices(&Attention { score: Score::Additive, ..plain.clone() }, DType::F16));
-            assert!(!is_matrices(&Attention { rotary: Some(Rotary::default()), ..plain.clone() }, DType::F16));
+            assert!(!on_matrices(&plain, Some(Rotary::default()), DType::F16));
         }
     }
     // More workgroup memory, larger tiles.
-    let queries = |bytes: u32| first(&plain, [128, 128], DType::F16, &caps(16, bytes)).unwrap().queries;
+    let queries = |bytes: u32| first(&plain, [128, 128], None, DType::F16, &caps(16, bytes)).unwrap().queries;
     assert_eq!([queries(16 << 10), queries(32 << 10), queries(48 << 10)], [16, 32, 64]);
 }

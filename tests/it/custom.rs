@@ -128,7 +128,8 @@ fn integers_halves_and_atomics() {
     let mut run = Run::new(gpu);
     kernel.record(&mut run, CustomCall::new(&[&ids], &[&counts], [1, 1])).unwrap();
     run.submit().unwrap();
-    assert_eq!(counts.download(gpu).unwrap().data(), [2.0, 1.0, 3.0, 1.0]);
+    assert_eq!(counts.download_u32(gpu).unwrap().data(), [2, 1, 3, 1]);
+    assert!(counts.download(gpu).unwrap_err().to_string().contains("`counts` dtype: expected f32, f16 or q8"));
 
     let source = "enable f16; @group(0) @binding(1) var<storage, read_write> x: array<f16>;
         @compute @workgroup_size(1) fn main() { x[0] = x[1] + 1.0h; }";

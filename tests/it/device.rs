@@ -1,7 +1,7 @@
 //! The device layer: one build per pipeline, one submission per sequence, steady memory, errors instead of panics,
 //! an embedder's own device, buffers and encoder.
 
-use regard::attention::{Algorithm, Attention, AttentionInputs, Score, ScoreMod};
+use regard::attention::{Algorithm, Attention, AttentionInputs, CuSeqlens, Score, ScoreMod};
 use regard::gpu::{Gpu, Open, Run};
 use regard::ops::rnn::GpuRnn;
 use regard::rnn::{Cell, Rnn, RnnAlgorithm, RnnInputs, RnnWeights};
@@ -156,23 +156,26 @@ fn views_need_no_copy_and_give_the_same_answer() {
 #[test]
 fn vectors_may_be_views_too() {
     // Every second element from the second on, of a tensor that holds other numbers in between.
-    let strided = |array: &Array<f32>, lengths: bool| {
+    fn spread<T: Copy>(array: &Array<T>, between: T) -> Array<T> {
         let n = array.data().len();
-        let spread = Array::from_fn(&[2 * n + 2], |i| if i % 2 == 1 { array.data()[i / 2 % n] } else { 3.0 });
-        let tensor = match lengths {
-            true => Tensor::upload_u32(gpu(), "spread", &spread.map(|&x| x as u32)),
-            false => Tensor::upload(gpu(), "spread", &spread, DType::F32),
-        };
-        tensor.unwrap().with_layout(Layout { shape: [n].into(), strides: [2].into(), offset: 1 }).unwrap()
+        Array::from_fn(&[2 * n + 2], |i| if i % 2 == 1 { array.data()[i / 2 % n] } else { between })
+    }
+    let every_second = |tensor: Tensor| {
+        let n = tensor.shape()[0] / 2 - 1;
+        tensor.with_layout(Layout { shape: [n].into(), strides: [2].into(), offset: 1 }).unwrap()
     };
+    let strided =
+        |array: &Array| every_second(Tensor::upload(gpu(), "spread", &spread(array, 3.0), DType::F32).unwrap());
+    let strided_lengths =
+        |array: &Array<u32>| every_second(Tensor::upload_u32(gpu(), "spread", &spread(array, 3)).unwrap());
     let mut inputs = qkv(4, 7);
-    inputs.kv_lengths = Some(Array::new(&[2], vec![5.0, 2.0]).unwrap());
+    inputs.kv_lengths = Some(Array::new(&[2], vec![5, 2]).unwrap());
     inputs.alibi_slopes = Some(wave(&[4], 0.4));
     inputs.sinks = Some(wave(&[4], 0.9));
     let mut tensors = inputs.upload(gpu(), DType::F32).unwrap();
-    tensors.kv_lengths = inputs.kv_lengths.as_ref().map(|a| strided(a, true));
-    tensors.alibi_slopes = inputs.alibi_slopes.as_ref().map(|a| strided(a, false));
-    tensors.sinks = inputs.sinks.as_ref().map(|a| strided(a, false));
+    tensors.kv_lengths = inputs.kv_lengths.as_ref().map(strided_lengths);
+    tensors.alibi_slopes = inputs.alibi_slopes.as_ref().map(strided);
+    tensors.sinks = inputs.sinks.as_ref().map(strided);
     let options = Attention { causal: Some(Default::default()), ..Attention::default() };
     let got = options.run(gpu(), &tensors).unwrap().output.download(gpu()).unwrap();
     close(&got, &reference::attention(&options, &inputs).unwrap().output);
@@ -180,7 +183,7 @@ fn vectors_may_be_views_too() {
     let mut inputs = qkv(4, 7);
     inputs.score.v = Some(wave(&[8], 0.6));
     let mut tensors = inputs.upload(gpu(), DType::F32).unwrap();
-    tensors.score.v = inputs.score.v.as_ref().map(|a| strided(a, false));
+    tensors.score.v = inputs.score.v.as_ref().map(strided);
     let options = Attention { score: Score::Additive, ..Attention::default() };
     let got = options.run(gpu(), &tensors).unwrap().output.download(gpu()).unwrap();
     close(&got, &reference::attention(&options, &inputs).unwrap().output);
@@ -202,9 +205,9 @@ fn layouts_lengths_and_slots_that_make_no_sense_are_errors() {
     }
     assert_eq!(tensor.narrow(0, 4, 0).unwrap().download(gpu()).unwrap().shape(), [0, 4]);
 
-    for length in [8.0, -1.0, 0.5, f32::NAN] {
+    for length in [8, 16_777_217, u32::MAX] {
         let mut inputs = qkv(4, 7);
-        inputs.kv_lengths = Some(Array::new(&[2], vec![5.0, length]).unwrap());
+        inputs.kv_lengths = Some(Array::new(&[2], vec![5, length]).unwrap());
         assert!(matches!(inputs.upload(gpu(), DType::F32), Err(Error::Shape { .. })), "{length}");
     }
 
@@ -370,23 +373,25 @@ fn padding_of_lists_may_hold_anything() {
     let gpu = gpu();
     let numbers = |shape: &[usize]| Array::from_fn(shape, |k| (k as f32 * 0.7).sin());
     let mut paged = AttentionInputs::new(numbers(&[2, 2, 1, 4]), numbers(&[3, 1, 4, 4]), numbers(&[3, 1, 4, 4]));
-    paged.kv_lengths = Array::new(&[2], vec![5.0, 3.0]).ok();
+    paged.kv_lengths = Array::new(&[2], vec![5, 3]).ok();
     let run = |inputs: &AttentionInputs<Array>| {
         let outputs = Attention::default().run(gpu, &inputs.upload(gpu, DType::F32).unwrap()).unwrap();
         outputs.output.download(gpu).unwrap()
     };
-    paged.block_table = Array::new(&[2, 3], vec![2.0, 0.0, -1.0, 1.0, 4.3e9, -7.0]).ok();
+    paged.block_table = Array::new(&[2, 3], vec![2, 0, u32::MAX, 1, 4_000_000_000, 3]).ok();
     let padded = run(&paged);
-    paged.block_table = Array::new(&[2, 3], vec![2.0, 0.0, 0.0, 1.0, 0.0, 0.0]).ok();
+    paged.block_table = Array::new(&[2, 3], vec![2, 0, 0, 1, 0, 0]).ok();
     assert_eq!(padded, run(&paged));
-    paged.block_table = Array::new(&[2, 3], vec![2.0, 3.0, 0.0, 1.0, 0.0, 0.0]).ok();
+    paged.block_table = Array::new(&[2, 3], vec![2, 3, 0, 1, 0, 0]).ok();
     assert!(paged.upload(gpu, DType::F32).is_err(), "page 3 of 3");
 
     let mut ragged = AttentionInputs::new(numbers(&[1, 2, 5, 4]), numbers(&[1, 2, 7, 4]), numbers(&[1, 2, 7, 4]));
-    ragged.cu_seqlens_q = Array::new(&[3], vec![0.0, 2.0, 99.0]).ok();
-    ragged.cu_seqlens_k = Array::new(&[3], vec![0.0, 3.0, 4e9]).ok();
+    let sequences = |q: [u32; 3], k: [u32; 3]| {
+        let [q, k] = [q, k].map(|ends| Array::new(&[3], ends.to_vec()).unwrap());
+        Some(CuSeqlens { q, k })
+    };
+    ragged.cu_seqlens = sequences([0, 2, 99], [0, 3, 4_000_000_000]);
     let beyond = run(&ragged);
-    ragged.cu_seqlens_q = Array::new(&[3], vec![0.0, 2.0, 5.0]).ok();
-    ragged.cu_seqlens_k = Array::new(&[3], vec![0.0, 3.0, 7.0]).ok();
+    ragged.cu_seqlens = sequences([0, 2, 5], [0, 3, 7]);
     assert_eq!(beyond, run(&ragged));
 }

@@ -162,7 +162,7 @@ fn the_plan_takes_the_path_that_it_estimates_fastest() {
                     let (_, plan) = planned(&caps, &options, shape, GIVEN);
                     let time = |path: RnnAlgorithm| {
                         let estimate = plan.estimates.iter().find(|estimate| estimate.path == path);
-                        estimate.unwrap().nanoseconds.clone().unwrap_or(f64::INFINITY)
+                        estimate.unwrap().nanoseconds.unwrap_or(f64::INFINITY)
                     };
                     let chosen = time(plan.path);
                     assert!(chosen.is_finite() && chosen > 0.0);

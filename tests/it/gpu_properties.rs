@@ -4,8 +4,8 @@
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRunner};
 use regard::attention::{
-    Attention, AttentionInputs, AttentionOutputs, Causal, Mask, Monotonic, Normalize, Rotary, RotaryLayout, Score,
-    Window,
+    Attention, AttentionInputs, AttentionOutputs, BlockMask, Causal, Mask, Monotonic, Normalize, Rotary,
+    RotaryEmbedding, RotaryLayout, Score, Window,
 };
 use regard::cases::AttentionCase;
 use regard::gpu::Run;
@@ -25,7 +25,7 @@ pub(crate) fn hold<S: Strategy>(cases: u32, strategy: S, property: impl Fn(S::Va
 }
 
 pub(crate) fn wrong(reason: impl Into<String>) -> Error {
-    Error::Gpu(reason.into())
+    Error::Gpu(reason.into().into())
 }
 
 /// How a tensor [B, H, N, D] lies in its buffer.
@@ -168,7 +168,7 @@ impl MaskShape {
     }
 
     fn bools(&self, shape: &Shape) -> Mask<Array<f32>> {
-        Mask::Bool(shape.numbers(4, &self.axes(shape)).map(|&x| if x < -0.5 { 0.0 } else { 1.0 }))
+        Mask::Bool(shape.numbers(4, &self.axes(shape)).map(|&x| u32::from(x >= -0.5)))
     }
 
     fn floats(&self, shape: &Shape) -> Mask<Array<f32>> {
@@ -260,7 +260,7 @@ impl Choice {
         // from 0 to all
         let lengths = |stream: u64, longest: usize| {
             let most = longest as f32;
-            shape.numbers(stream, &[batch]).map(|x| ((x / 3.464 + 0.5) * (most + 1.0)).floor().clamp(0.0, most))
+            shape.numbers(stream, &[batch]).map(|x| ((x / 3.464 + 0.5) * (most + 1.0)).floor().clamp(0.0, most) as u32)
         };
         match self.kind {
             Kind::Plain => {}
@@ -272,8 +272,8 @@ impl Choice {
             }
             Kind::BlocksCausalLengths => {
                 let blocks = [batch, heads, queries.div_ceil(self.blocks[0]), keys.div_ceil(self.blocks[1])];
-                options.block_size = Some(self.blocks);
-                inputs.block_mask = Some(shape.numbers(9, &blocks).map(|&x| if x < -0.5 { 0.0 } else { 1.0 }));
+                let mask = shape.numbers(9, &blocks).map(|&x| u32::from(x >= -0.5));
+                inputs.block_mask = Some(BlockMask { mask, size: self.blocks });
                 options.causal = Some(self.causal);
                 inputs.kv_lengths = Some(lengths(5, keys));
                 inputs.mask = Some(self.mask.floats(shape));
@@ -311,9 +311,9 @@ impl Choice {
                 inputs.query_lengths = Some(lengths(6, queries));
                 let width = 2 * shape.dim.div_ceil(3).min(shape.dim / 2);
                 if width > 0 {
-                    options.rotary = Some(Rotary { layout: RotaryLayout::Interleaved, offset: self.offset });
-                    let [cos, sin] = Rotary::tables(100.0, width, self.offset + queries.max(keys))?;
-                    (inputs.rotary_cos, inputs.rotary_sin) = (Some(cos), Some(sin));
+                    let rotary = Rotary { layout: RotaryLayout::Interleaved, offset: self.offset };
+                    let tables = Rotary::tables(100.0, width, self.offset + queries.max(keys))?;
+                    inputs.rotary = Some(RotaryEmbedding::new(rotary, tables));
                 }
             }
             Kind::Additive => {
@@ -488,7 +488,7 @@ fn positions_equal_the_mask_written_out() {
         let mut inputs = shape.inputs();
         let lengths: Vec<usize> =
             (0..batch).map(|b| if padded { (shape.seed as usize >> (8 * b)) % (keys + 1) } else { keys }).collect();
-        inputs.kv_lengths = padded.then(|| Array::from_fn(&[batch], |b| lengths[b] as f32));
+        inputs.kv_lengths = padded.then(|| Array::from_fn(&[batch], |b| lengths[b] as u32));
         let by_position = shape.run(&options, &inputs)?;
         let mask = Array::from_fn(&[batch, 1, queries, keys], |k| {
             let (b, i, j) = (k / (queries * keys), (k / keys % queries) as i64, (k % keys) as i64);
@@ -500,7 +500,7 @@ fn positions_equal_the_mask_written_out() {
                     && window.right.is_none_or(|right| j - own <= i64::from(right));
                 near || j < i64::from(window.sink_tokens)
             });
-            f32::from(u8::from(j < length && near && (causal.is_none() || j <= own)))
+            u32::from(j < length && near && (causal.is_none() || j <= own))
         });
         inputs.kv_lengths = None;
         inputs.mask = Some(Mask::Bool(mask));

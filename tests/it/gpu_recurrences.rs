@@ -123,7 +123,7 @@ impl Shape {
     /// With lengths, and NaN past them.
     fn ragged(&self, options: Rnn) -> Request<f32> {
         let (mut request, lengths) = (self.request(options), self.lengths());
-        request.inputs.lengths = Some(Array::from_fn(&[self.batch], |b| lengths[b] as f32));
+        request.inputs.lengths = Some(Array::from_fn(&[self.batch], |b| lengths[b] as u32));
         for (row, x) in request.inputs.input.data_mut().chunks_exact_mut(self.input).enumerate() {
             if row / self.batch >= lengths[row % self.batch] {
                 x.fill(f32::NAN);
@@ -142,7 +142,7 @@ impl Request<f32> {
 
     fn widened(&self) -> Request<f64> {
         let stack = self.stack.iter().map(|layer| layer.iter().map(|w| w.map(Array::cast)).collect()).collect();
-        Request { options: self.options.clone(), stack, inputs: self.inputs.map(Array::cast) }
+        Request { options: self.options.clone(), stack, inputs: self.inputs.map_numbers(Array::cast) }
     }
 
     /// Every result within the tolerance rule of this call's oracle.

@@ -40,8 +40,7 @@ fn rotary(gpu: &Gpu, case: &vectors::RotaryCase) -> Result<Array<f32>> {
     let upload = |name: &str, array: &Array<f32>| Tensor::upload(gpu, name, array, DType::F32);
     let (x, [cos, sin]) = (upload("x", &case.x)?, &case.tables);
     let (cos, sin) = (upload("cos", cos)?, upload("sin", sin)?);
-    let whole = |positions: &Array<f32>| Tensor::upload_u32(gpu, "positions", &positions.map(|&x| x as u32));
-    let positions = case.positions.as_ref().map(whole).transpose()?;
+    let positions = case.positions.as_ref().map(|list| Tensor::upload_u32(gpu, "positions", list)).transpose()?;
     let mut run = Run::new(gpu);
     let turned = ops::rotary::rotary(&mut run, &x, [&cos, &sin], positions.as_ref(), case.rotary)?;
     run.submit()?;

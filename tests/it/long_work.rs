@@ -48,7 +48,7 @@ fn check(what: &str, runs: &[(usize, Vec<Vec<u32>>)]) {
 fn attention_in_parts_has_the_same_bits() {
     let mut inputs =
         AttentionInputs::new(wave(&[2, 4, 150, 32], 0.31), wave(&[2, 2, 300, 32], 0.73), wave(&[2, 2, 300, 32], 1.17));
-    inputs.kv_lengths = Array::new(&[2], vec![300.0, 211.0]).ok();
+    inputs.kv_lengths = Array::new(&[2], vec![300, 211]).ok();
     let plain = Attention { causal: Some(Causal::BottomRight), lse: true, ..Attention::default() };
     let weighed = Attention { weights: true, entropy: true, lse: false, ..plain.clone() };
     let monotonic = Normalize::Monotonic(Monotonic::Recursive);

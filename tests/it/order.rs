@@ -7,7 +7,7 @@ const ORDER: [&[&str]; 22] = [
     &["error"],
     &["q8", "tensor"],
     &["device"],
-    &["fill"],
+    &["fill", "hash"],
     &["attention", "coverage", "rnn", "norm", "epilogue", "wgsl"],
     &["problem"],
     &["recording"],

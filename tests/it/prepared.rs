@@ -5,7 +5,8 @@ use regard::attention::{Attention, AttentionInputs, Causal, Rotary};
 use regard::gpu::{Gpu, Prepared, Run};
 use regard::layers::GpuAttentionDecoder;
 use regard::layers::{
-    AttentionDecoder, DecoderMemory, DecoderState, DecoderWeights, Linear, MultiHeadAttention, MultiHeadWeights,
+    AttentionDecoder, DecoderMemory, DecoderState, DecoderWeights, GpuMultiHeadAttention, Linear, MultiHeadAttention,
+    MultiHeadWeights,
 };
 use regard::ops::cache::{CacheShape, CacheStep, KvCache};
 use regard::ops::linear::{Epilogue, linear};
@@ -360,7 +361,8 @@ fn an_encoder_of_six_layers_needs_a_fraction_of_its_values() {
                 bias_key: None,
                 bias_value: None,
             };
-            let attention = attention.upload(gpu(), DType::F32).unwrap();
+            let layer = MultiHeadAttention::new(4);
+            let attention = GpuMultiHeadAttention::upload(gpu(), &layer, &attention, DType::F32).unwrap();
             let feed = [matrix(4 * width, width, l as f32), matrix(width, 4 * width, l as f32 + 0.5)];
             (attention, feed.map(|weight| upload(gpu(), "feed-forward", &weight)))
         })
@@ -368,9 +370,9 @@ fn an_encoder_of_six_layers_needs_a_fraction_of_its_values() {
     let x = upload(gpu(), "x", &numbers(&[2, rows, width], 0.0));
     shares_memory("6-layer encoder", 0.2, |run| {
         let mut x = x.clone();
-        for (weights, [up, down]) in &layers {
+        for (attention, [up, down]) in &layers {
             let inputs = AttentionInputs::new(x.clone(), x.clone(), x.clone());
-            x = MultiHeadAttention::new(4).record(run, weights, &inputs).unwrap().output;
+            x = attention.record(run, &inputs).unwrap().output;
             let wide = linear(run, &[(&x, up)], &relu()).unwrap();
             x = linear(run, &[(&wide, down)], &Epilogue::default()).unwrap();
         }

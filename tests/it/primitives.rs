@@ -67,8 +67,24 @@ fn the_largest_entries_of_poison() {
     assert_eq!(ids.data(), want);
     let mut run = Run::new(gpu());
     let value = run.constant("x", &x).unwrap();
-    let [_, ids] = run.top_k(&value, 5).unwrap();
-    assert_eq!(run.read_blocking(&[&ids]).unwrap()[0].data(), want.map(|id| id as f32));
+    let (_, ids) = run.top_k(&value, 5).unwrap();
+    assert_eq!(run.read_integers_blocking(&[&ids]).unwrap()[0].data(), want);
+}
+
+fn round_trip<B: Backend>(b: &mut B) {
+    let numbers = Array::new(&[1, 3], vec![16_777_217, 5, u32::MAX]).unwrap();
+    let one = b.integers("one", &numbers).unwrap();
+    let wide = b.broadcast_integers(&one, &[2, 3]).unwrap();
+    let all = b.join_integers(0, &[one, wide]).unwrap();
+    let read = b.read_integers_blocking(&[&all]).unwrap();
+    assert_eq!(read, [Array::new(&[3, 3], numbers.data().repeat(3)).unwrap()]);
+}
+
+/// Integers pass through every backend as they are; f32 has no odd numbers above 2^24.
+#[test]
+fn integers_are_exact() {
+    round_trip(&mut Run::new(gpu()));
+    round_trip(&mut Reference::<f32>::default());
 }
 
 struct Views {
@@ -103,13 +119,14 @@ fn views_joins_and_look_ups() {
 fn refusals<B: Backend>(b: &mut B) -> Vec<Error> {
     let x = b.constant("x", &numbers(&[2, 3], 0.0)).unwrap();
     let wide = b.constant("y", &numbers(&[2, 4], 0.0)).unwrap();
+    let integers = b.integers("lengths", &Array::filled(&[2, 3], 0)).unwrap();
     let results = [
         b.add(&x, &wide).map(drop),
         b.multiply(&x, &wide).map(drop),
         b.norm(Norm::layer(0.0), &x, None, None).map(drop),
         b.norm(Norm::layer(f32::NAN), &x, None, None).map(drop),
         b.norm(Norm::rms(1e-5), &x, Some(&wide), None).map(drop),
-        b.mean(&x, Some(&x)).map(drop),
+        b.mean(&x, Some(&integers)).map(drop),
         b.top_k(&x, 4).map(drop),
         b.embed(&x, &Array::filled(&[1], 2)).map(drop),
         b.reshape(&x, &[5]).map(drop),

@@ -1,8 +1,10 @@
 //! Recordings made without a device: what the planner and the kernels' host side would send to one.
 
+use std::cell::RefCell;
+
 use regard::attention::{
-    Algorithm, Attention, AttentionInputs, Causal, Mask, Monotonic, Normalize, Rotary, RotaryLayout, Score, ScoreMod,
-    ScoreStage, Window,
+    Algorithm, Attention, AttentionInputs, BlockMask, Causal, CuSeqlens, Mask, Monotonic, Normalize, Past, Rotary,
+    RotaryEmbedding, RotaryLayout, Score, ScoreMod, ScoreStage, Window,
 };
 use regard::device::Caps;
 use regard::kernels::{self, append::Rows};
@@ -32,18 +34,20 @@ pub(crate) fn attention(
     storage: impl Into<Storage>,
 ) -> Recording {
     let storage = storage.into();
-    let problem = AttentionProblem::new(options, &inputs.map(Vec::as_slice)).unwrap();
+    let problem = AttentionProblem::new(options, &inputs.map(Vec::as_slice, Vec::as_slice)).unwrap();
     let plan = AttentionPlan::new(options, &problem, storage, caps).unwrap();
     let mut recording = Recording::new();
-    let is_bool = matches!(inputs.mask, Some(Mask::Bool(_)));
+    let shared = RefCell::new(&mut recording);
+    let bind =
+        |name: &'static str, shape: &[usize], dtype| Ok::<_, ()>(bound(&mut shared.borrow_mut(), name, shape, dtype));
     let views = inputs
-        .try_map(|name, shape| {
-            let dtype = Role::of(name, is_bool).dtype(storage);
-            Ok::<_, ()>(bound(&mut recording, name, shape, dtype))
-        })
+        .try_map(
+            |name, shape| bind(name, shape, Role::of(name).dtype(storage)),
+            |name, shape| bind(name, shape, DType::U32),
+        )
         .unwrap();
     let outputs = problem
-        .outputs(options, storage.element, inputs.past_key.is_some())
+        .outputs(options, storage.element, inputs.past.is_some())
         .try_map(|name, (shape, dtype)| Ok::<_, ()>(bound(&mut recording, name, shape, *dtype)))
         .unwrap();
     ops::attention::record(&mut recording, caps, options, &problem, &plan, &views, &outputs).unwrap();
@@ -52,7 +56,7 @@ pub(crate) fn attention(
 
 /// The same on every path that can compute it.
 fn attentions(caps: &Caps, options: &Attention, inputs: &AttentionInputs<Vec<usize>>, dtype: DType) -> Vec<Recording> {
-    let problem = AttentionProblem::new(options, &inputs.map(Vec::as_slice)).unwrap();
+    let problem = AttentionProblem::new(options, &inputs.map(Vec::as_slice, Vec::as_slice)).unwrap();
     let on = |path: Algorithm| {
         let options = Attention { path, ..options.clone() };
         AttentionPlan::new(&options, &problem, dtype, caps).is_ok().then(|| attention(caps, &options, inputs, dtype))
@@ -206,7 +210,7 @@ pub(crate) fn every_kind(caps: &Caps) -> Vec<Recording> {
         let cached = AttentionInputs::new(vec![2, 4, 3, 64], vec![2, 2, 70, 64], vec![2, 2, 70, 32]);
         all.push(attention(caps, &plain, &cached, Storage { element: dtype, cache: DType::Q8 }));
         let mut past = shapes(3, 2, 8);
-        (past.past_key, past.past_value) = (Some(vec![2, 2, 6, 8]), Some(vec![2, 2, 6, 7]));
+        past.past = Some(Past { key: vec![2, 2, 6, 8], value: vec![2, 2, 6, 7] });
         all.extend(attentions(caps, &plain, &past, dtype));
     }
     let normalizers = [
@@ -235,15 +239,12 @@ pub(crate) fn every_kind(caps: &Caps) -> Vec<Recording> {
 
     for dtype in [DType::F32, DType::F16] {
         for layout in [RotaryLayout::HalfSplit, RotaryLayout::Interleaved] {
-            let options = Attention {
-                rotary: Some(Rotary { layout, offset: 3 }),
-                causal: Some(Causal::TopLeft),
-                ..plain.clone()
-            };
+            let options = Attention { causal: Some(Causal::TopLeft), ..plain.clone() };
             let mut inputs = shapes(3, 2, 8);
-            (inputs.rotary_cos, inputs.rotary_sin) = (Some(vec![20, 3]), Some(vec![20, 3]));
+            let rotary = Rotary { layout, offset: 3 };
+            inputs.rotary = Some(RotaryEmbedding::new(rotary, [vec![20, 3], vec![20, 3]]));
             all.extend(attentions(caps, &options, &inputs, dtype));
-            (inputs.past_key, inputs.past_value) = (Some(vec![2, 2, 6, 8]), Some(vec![2, 2, 6, 7]));
+            inputs.past = Some(Past { key: vec![2, 2, 6, 8], value: vec![2, 2, 6, 7] });
             all.extend(attentions(caps, &options, &inputs, dtype));
         }
         let options = Attention { score: Score::Location, ..plain.clone() };
@@ -258,14 +259,12 @@ pub(crate) fn every_kind(caps: &Caps) -> Vec<Recording> {
         let ragged = Attention {
             causal: Some(Causal::BottomRight),
             window: Some(Window { left: Some(3), right: Some(0), sink_tokens: 2 }),
-            rotary: Some(Rotary::default()),
-            block_size: Some([4, 1]),
             ..plain.clone()
         };
         let mut inputs = AttentionInputs::new(vec![1, 4, 70, 8], vec![1, 2, 90, 8], vec![1, 2, 90, 7]);
-        (inputs.cu_seqlens_q, inputs.cu_seqlens_k) = (Some(vec![6]), Some(vec![6]));
-        (inputs.rotary_cos, inputs.rotary_sin) = (Some(vec![40, 4]), Some(vec![40, 4]));
-        inputs.block_mask = Some(vec![1, 4, 18, 90]);
+        inputs.cu_seqlens = Some(CuSeqlens { q: vec![6], k: vec![6] });
+        inputs.rotary = Some(RotaryEmbedding::new(Rotary::default(), [vec![40, 4], vec![40, 4]]));
+        inputs.block_mask = Some(BlockMask { mask: vec![1, 4, 18, 90], size: [4, 1] });
         all.extend(attentions(caps, &ragged, &inputs, dtype));
 
         let mut inputs = AttentionInputs::new(vec![2, 4, 1, 8], vec![10, 2, 16, 8], vec![10, 2, 16, 7]);

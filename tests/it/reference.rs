@@ -15,12 +15,12 @@ fn results<T: Float>() -> Vec<(String, Result<f64>)> {
         a.map(|&x| T::from_f32(x))
     }
     let attention = |case: vectors::AttentionCase| {
-        let got = reference::attention(&case.options, &case.inputs.map(cast::<T>));
+        let got = reference::attention(&case.options, &case.inputs.map_numbers(cast::<T>));
         (case.name.clone(), got.and_then(|got| case.check(&got, 1.0)))
     };
     let rotary = |case: vectors::RotaryCase| {
-        let ([cos, sin], positions) = (case.tables.each_ref().map(cast::<T>), case.positions.as_ref().map(cast::<T>));
-        let got = reference::rotary(&cast(&case.x), &cos, &sin, positions.as_ref(), case.rotary);
+        let [cos, sin] = case.tables.each_ref().map(cast::<T>);
+        let got = reference::rotary(&cast(&case.x), &cos, &sin, case.positions.as_ref(), case.rotary);
         (case.name.clone(), got.and_then(|got| case.expect.check(Some(&got), 1.0)))
     };
     let append = |case: vectors::AppendCase| {
@@ -29,7 +29,7 @@ fn results<T: Float>() -> Vec<(String, Result<f64>)> {
     };
     let rnn = |case: vectors::RnnCase| {
         let stack = case.stack.iter().map(|layer| layer.iter().map(|w| w.map(cast::<T>)).collect()).collect();
-        let got = reference::rnn(&case.options, &stack, &case.inputs.map(cast));
+        let got = reference::rnn(&case.options, &stack, &case.inputs.map_numbers(cast));
         (case.name.clone(), got.and_then(|got| case.check(&got, 1.0)))
     };
     let softmax = |case: vectors::SoftmaxCase| {

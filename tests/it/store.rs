@@ -1,5 +1,6 @@
 //! Tensor files: what they hold, what they must not, and how they are written.
 
+use std::error::Error as _;
 use std::fs;
 use std::path::Path;
 
@@ -24,10 +25,26 @@ fn refused(bytes: &[u8]) -> String {
     match Store::from_bytes("x.safetensors", bytes) {
         Err(Error::File { path, reason }) => {
             assert_eq!(path, Path::new("x.safetensors"));
-            reason
+            reason.to_string()
         }
         other => panic!("expected a file error, found {other:?}"),
     }
+}
+
+/// The error behind an error is there to be asked; two errors are the same where their words are.
+#[test]
+fn errors_keep_their_source() {
+    let path = Path::new("no such folder/x.safetensors");
+    let error = Store::open(path).unwrap_err();
+    let source = error.source().and_then(|source| source.downcast_ref::<std::io::Error>()).unwrap();
+    assert_eq!(source.kind(), std::io::ErrorKind::NotFound);
+    assert_eq!(error, Error::file(path, source.to_string()));
+
+    let text = "no JSON at all";
+    let garbage = [&(text.len() as u64).to_le_bytes(), text.as_bytes()].concat();
+    let error = Store::from_bytes("x.safetensors", garbage).unwrap_err();
+    assert!(error.source().is_some_and(|source| error.to_string().ends_with(&source.to_string())), "{error}");
+    assert!(Error::missing("query", "[B, Hq, Nq, D]").source().is_none());
 }
 
 #[test]

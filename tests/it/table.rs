@@ -154,7 +154,7 @@ fn with_matrices() -> Option<Gpu> {
 }
 
 fn planned(caps: &Caps, case: &AttentionCase, storage: Storage) -> Option<AttentionPlan> {
-    let problem = AttentionProblem::new(&case.options, &case.inputs.map(Array::shape)).unwrap();
+    let problem = AttentionProblem::new(&case.options, &case.inputs.map(Array::shape, Array::shape)).unwrap();
     AttentionPlan::new(&case.options, &problem, storage, caps).ok()
 }
 
@@ -190,7 +190,7 @@ fn by_long_tiles(caps: &Caps, case: AttentionCase, storage: Storage) -> Option<(
     if case.options.path != Algorithm::Fused {
         return None;
     }
-    let problem = AttentionProblem::new(&case.options, &case.inputs.map(Array::shape)).unwrap();
+    let problem = AttentionProblem::new(&case.options, &case.inputs.map(Array::shape, Array::shape)).unwrap();
     let plans = AttentionPlan::candidates(&case.options, &problem, storage.element, caps).unwrap_or_default();
     let long = plans.into_iter().find(|plan| plan.tile.form == Form::Rows && plan.tile.queries > 16)?;
     let plan = planned(caps, &case, storage)?.with_fused(long);

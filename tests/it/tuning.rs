@@ -32,7 +32,7 @@ fn a_measured_plan_takes_the_place_of_the_tables() {
     let candidates = AttentionPlan::candidates(&options, &problem(&options, 1000), DType::F32, &software).unwrap();
     assert!(candidates.len() > 2);
     let table = plan(&options, 1000, DType::F32, &Tuning::new());
-    assert_eq!((table.fused.clone(), table.tuned), (Ok(candidates[0]), false));
+    assert_eq!((table.fused, table.tuned), (Ok(candidates[0]), false));
     for chosen in &candidates {
         let bucket = Bucket::new(Score::ScaledDot, &problem(&options, 1000), DType::F32);
         let tuned = Tuning::from_iter([(bucket, *chosen)]);
@@ -127,7 +127,7 @@ fn additive_scores_are_staged_on_a_cpu_driver() {
 #[test]
 fn candidates_are_right_over_caches_of_every_storage() {
     let plans = |gpu: &Gpu, case: &AttentionCase| {
-        let problem = AttentionProblem::new(&case.options, &case.inputs.map(Array::shape)).unwrap();
+        let problem = AttentionProblem::new(&case.options, &case.inputs.map(Array::shape, Array::shape)).unwrap();
         AttentionPlan::candidates(&case.options, &problem, DType::F32, gpu.caps()).unwrap_or_default()
     };
     let table: Vec<AttentionCase> =
@@ -157,12 +157,12 @@ fn candidates_are_right_over_caches_of_every_storage() {
     };
     let work = work.into_iter().step_by(if whole() { 1 } else { 9 });
     all("candidates", work, name, |&(gpu, case, plan, storage)| {
-        let problem = AttentionProblem::new(&case.options, &case.inputs.map(Array::shape))?;
+        let problem = AttentionProblem::new(&case.options, &case.inputs.map(Array::shape, Array::shape))?;
         let planned = AttentionPlan::new(&case.options, &problem, storage, gpu.caps())?.with_fused(plan);
         let mut run = Run::new(gpu);
         let outputs = case.options.record_planned(&mut run, &case.inputs.upload(gpu, storage)?, &planned)?;
         let in_place = run.recording().dispatches().any(|d| d.variant.aliases.contains(&("v_elem", DType::Q8)));
-        assert_eq!(in_place, storage.cache == DType::Q8 && case.inputs.past_value.is_none(), "{}", case.name);
+        assert_eq!(in_place, storage.cache == DType::Q8 && case.inputs.past.is_none(), "{}", case.name);
         run.submit()?;
         let ratios = validate::judge_attention(case, &outputs.download(gpu)?, storage)?;
         let worst = ratios.into_iter().map(|(_, ratio)| ratio).fold(0.0, f64::max);

@@ -75,7 +75,7 @@ fn monotonic(table: &mut Table) {
         table.add(name(", masked, causal"), Size::rows(17, 33), |case, random| {
             start(case);
             case.options.causal = Some(Causal::TopLeft);
-            let mut mask = random.mask(&[17, 33], 12).map(|&x| if x == 0.0 { f32::NEG_INFINITY } else { -1.0 });
+            let mut mask = random.mask(&[17, 33], 12).map(|&x| if x == 0 { f32::NEG_INFINITY } else { -1.0 });
             // the first key stays, or the scan would have nowhere to stop
             mask.data_mut().iter_mut().step_by(33).for_each(|x| *x = -1.0);
             case.inputs.mask = Some(Mask::Float(mask));
@@ -102,7 +102,7 @@ fn monotonic(table: &mut Table) {
     table.add("a query that sees nothing ends the scan", Size::rows(9, 20), |case, random| {
         case.options = Attention { normalize: Normalize::Monotonic(Monotonic::Recursive), ..Attention::default() };
         let mut mask = random.mask(&[2, 1, 9, 20], 14);
-        mask.data_mut()[4 * 20..5 * 20].fill(0.0);
+        mask.data_mut()[4 * 20..5 * 20].fill(0);
         case.inputs.mask = Some(Mask::Bool(mask));
         every_output(case);
     });

@@ -7,7 +7,7 @@ mod sequences;
 mod terms;
 
 use super::{POISON, Random};
-use crate::attention::{Attention, AttentionInputs, Causal, Mask, Normalize, Score, ScoreStage, Window};
+use crate::attention::{Attention, AttentionInputs, Causal, Mask, Normalize, Past, Score, ScoreStage, Window};
 use crate::tensor::Array;
 
 /// One call of attention.
@@ -69,8 +69,8 @@ fn spoil(case: &mut AttentionCase, hidden: impl Fn(usize, usize) -> bool) {
     poison_rows(&mut case.inputs.value, &hidden);
 }
 
-fn numbers(values: &[usize]) -> Option<Array<f32>> {
-    Some(Array::from_fn(&[values.len()], |k| values[k] as f32))
+fn numbers(values: &[usize]) -> Option<Array<u32>> {
+    Some(Array::from_fn(&[values.len()], |k| values[k] as u32))
 }
 
 /// Everything that can be asked for beside the output.
@@ -167,12 +167,12 @@ fn masks(table: &mut Table) {
         case.inputs.mask = Some(Mask::Float(random.array(&[b, 1, q, 2])));
     });
     table.add("mask of -1e9, not infinite", size, |case, random| {
-        let mask = random.mask(&[b, 1, q, k], 12).map(|&x| if x == 0.0 { -1e9 } else { 0.0 });
+        let mask = random.mask(&[b, 1, q, k], 12).map(|&x| if x == 0 { -1e9 } else { 0.0 });
         case.inputs.mask = Some(Mask::Float(mask));
     });
     table.add("rows hidden by a bool mask", size, |case, random| {
         let mut mask = random.mask(&[q, k], 10);
-        mask.data_mut()[2 * k..4 * k].fill(0.0);
+        mask.data_mut()[2 * k..4 * k].fill(0);
         case.inputs.mask = Some(Mask::Bool(mask));
         case.options.weights = true;
     });
@@ -182,12 +182,12 @@ fn masks(table: &mut Table) {
         case.inputs.mask = Some(Mask::Float(mask));
         case.options.weights = true;
     });
-    table.add("everything hidden", size, |case, _| case.inputs.mask = Some(Mask::Bool(Array::filled(&[q, k], 0.0))));
+    table.add("everything hidden", size, |case, _| case.inputs.mask = Some(Mask::Bool(Array::filled(&[q, k], 0))));
     table.add("a tile hidden, the next mixed, the last open", Size::rows(33, 200), |case, random| {
-        let mut mask = Array::filled(&[33, 200], 1.0);
+        let mut mask = Array::filled(&[33, 200], 1);
         for row in mask.data_mut().chunks_exact_mut(200) {
-            row[..64].fill(0.0);
-            row[64..128].iter_mut().for_each(|x| *x = random.below(2) as f32);
+            row[..64].fill(0);
+            row[64..128].iter_mut().for_each(|x| *x = random.below(2) as u32);
         }
         case.inputs.mask = Some(Mask::Bool(mask));
     });
@@ -220,7 +220,7 @@ fn positions(table: &mut Table) {
         case.options.window = Some(Window::new(Some(2), Some(2)));
     });
     let size = Size { batch: 5, ..Size::rows(6, 40) };
-    let lengths = [0.0, 1.0, 33.0, 40.0, 4.0];
+    let lengths = [0, 1, 33, 40, 4];
     let with_lengths = |case: &mut AttentionCase| {
         case.inputs.kv_lengths = Array::new(&[5], lengths.to_vec()).ok();
     };
@@ -239,8 +239,8 @@ fn positions(table: &mut Table) {
     table.add("lengths, one query", Size { queries: 1, ..size }, |case, _| with_lengths(case));
     let past = |case: &mut AttentionCase, random: &mut Random, length: usize| {
         let longer = |shape: &[usize]| [shape[0], shape[1], length, shape[3]];
-        case.inputs.past_key = Some(random.array(&longer(case.inputs.key.shape())));
-        case.inputs.past_value = Some(random.array(&longer(case.inputs.value.shape())));
+        let (key, value) = (longer(case.inputs.key.shape()), longer(case.inputs.value.shape()));
+        case.inputs.past = Some(Past { key: random.array(&key), value: random.array(&value) });
     };
     table.add("past", Size::rows(5, 5), |case, random| past(case, random, 13));
     table.add("past, causal", Size::rows(5, 5), |case, random| {
@@ -260,18 +260,18 @@ fn poison(table: &mut Table) {
     let (b, q, k) = (size.batch, size.queries, size.keys);
     table.add("poison behind a bool mask", size, |case, random| {
         let mask = random.mask(&[b, 1, 1, k], 8);
-        spoil(case, |b, j| mask.data()[b * k + j] == 0.0);
+        spoil(case, |b, j| mask.data()[b * k + j] == 0);
         case.inputs.mask = Some(Mask::Bool(mask));
     });
     table.add("poison behind a float mask", size, |case, random| {
-        let mask = random.mask(&[b, 1, 1, k], 8).map(|&x| if x == 0.0 { f32::NEG_INFINITY } else { x });
+        let mask = random.mask(&[b, 1, 1, k], 8).map(|&x| if x == 0 { f32::NEG_INFINITY } else { 1.0 });
         spoil(case, |b, j| mask.data()[b * k + j] == f32::NEG_INFINITY);
         case.inputs.mask = Some(Mask::Float(mask));
         case.options.weights = true;
     });
     table.add("poison past a short mask", size, |case, _| {
         spoil(case, |_, j| j >= 17);
-        case.inputs.mask = Some(Mask::Bool(Array::filled(&[q, 17], 1.0)));
+        case.inputs.mask = Some(Mask::Bool(Array::filled(&[q, 17], 1)));
     });
     table.add("poison past the diagonal", size, |case, _| {
         spoil(case, |_, j| j >= q);
@@ -302,7 +302,7 @@ fn poison(table: &mut Table) {
     }
     // The least number is no −∞: it hides nothing, and where it is everywhere the keys are alike.
     table.add("the least number as a mask", size, |case, random| {
-        let mask = random.mask(&[b, 1, q, k], 8).map(|&x| if x == 0.0 { f32::MIN } else { x });
+        let mask = random.mask(&[b, 1, q, k], 8).map(|&x| if x == 0 { f32::MIN } else { 1.0 });
         let mut mask = mask;
         mask.data_mut()[..2 * k].fill(f32::MIN);
         case.inputs.mask = Some(Mask::Float(mask));
@@ -323,7 +323,7 @@ fn poison(table: &mut Table) {
         table.add(name, size, |case, _| {
             let lengths = [0, 23];
             spoil(case, |b, j| j >= lengths[b]);
-            case.inputs.kv_lengths = Some(Array::from_fn(&[2], |b| lengths[b] as f32));
+            case.inputs.kv_lengths = numbers(&lengths);
             case.options = Attention { score, normalize, lse: normalize == Normalize::Softmax, ..Attention::default() };
         });
     }
@@ -345,6 +345,6 @@ fn poison(table: &mut Table) {
     }
     table.add("everything hidden is poison", size, |case, _| {
         spoil(case, |_, _| true);
-        case.inputs.mask = Some(Mask::Bool(Array::filled(&[1], 0.0)));
+        case.inputs.mask = Some(Mask::Bool(Array::filled(&[1], 0)));
     });
 }

@@ -1,7 +1,9 @@
 //! Rotary embedding, and windows with tokens that stay.
 
 use super::{AttentionCase, Size, Table, every_output, numbers, poison_rows, spoil};
-use crate::attention::{Causal, Mask, Monotonic, Normalize, Rotary, RotaryLayout, Score, Window};
+use crate::attention::{
+    Causal, Mask, Monotonic, Normalize, Past, Rotary, RotaryEmbedding, RotaryLayout, Score, Window,
+};
 use crate::cases::Random;
 use crate::tensor::Array;
 
@@ -12,19 +14,17 @@ pub(super) fn add(table: &mut Table) {
 
 /// Tables of `width`, one position longer than needed.
 fn with_tables(case: &mut AttentionCase, layout: RotaryLayout, offset: usize, width: usize) {
-    case.options.rotary = Some(Rotary { layout, offset });
     let inputs = &mut case.inputs;
-    let past = inputs.past_key.as_ref().map_or(0, |past| past.shape()[2]);
+    let past = inputs.past.as_ref().map_or(0, |past| past.key.shape()[2]);
     let longest = (past + inputs.key.shape()[2]).max(past + inputs.query.shape()[2]);
-    if let Ok([cos, sin]) = Rotary::tables(100.0, width, longest + offset + 1) {
-        (inputs.rotary_cos, inputs.rotary_sin) = (Some(cos), Some(sin));
-    }
+    let tables = Rotary::tables(100.0, width, longest + offset + 1).ok();
+    inputs.rotary = tables.map(|tables| RotaryEmbedding::new(Rotary { layout, offset }, tables));
 }
 
 fn past(case: &mut AttentionCase, random: &mut Random, length: usize) {
     let longer = |shape: &[usize]| [shape[0], shape[1], length, shape[3]];
-    case.inputs.past_key = Some(random.array(&longer(case.inputs.key.shape())));
-    case.inputs.past_value = Some(random.array(&longer(case.inputs.value.shape())));
+    let (key, value) = (longer(case.inputs.key.shape()), longer(case.inputs.value.shape()));
+    case.inputs.past = Some(Past { key: random.array(&key), value: random.array(&value) });
 }
 
 fn rotary(table: &mut Table) {

@@ -2,7 +2,7 @@
 
 use super::terms::score_mod;
 use super::{AttentionCase, Size, Table, every_output, numbers, poison_rows, spoil};
-use crate::attention::{Causal, Mask, Normalize, Rotary, Score, Window};
+use crate::attention::{BlockMask, Causal, CuSeqlens, Mask, Normalize, Past, Rotary, RotaryEmbedding, Score, Window};
 use crate::cases::Random;
 use crate::tensor::Array;
 
@@ -54,7 +54,7 @@ fn ragged(table: &mut Table) {
     };
     // What belongs to no sequence is poison.
     let pack = |case: &mut AttentionCase, (queries, keys): Ends| {
-        (case.inputs.cu_seqlens_q, case.inputs.cu_seqlens_k) = (numbers(queries), numbers(keys));
+        case.inputs.cu_seqlens = numbers(queries).zip(numbers(keys)).map(|(q, k)| CuSeqlens { q, k });
         let outside = |ends: &'static [usize], t: usize| t < ends[0] || t >= ends[ends.len() - 1];
         poison_rows(&mut case.inputs.query, |_, i| outside(queries, i));
         spoil(case, |_, j| outside(keys, j));
@@ -94,16 +94,13 @@ fn ragged(table: &mut Table) {
         pack(case, UNEVEN);
         case.options.score_mod = Some(score_mod());
         case.inputs.mask = Some(Mask::Float(random.array(&[66, 83])));
-        case.options.block_size = Some([16, 3]);
-        case.inputs.block_mask = Some(random.mask(&[1, 6, 5, 29], 12));
+        case.inputs.block_mask = Some(BlockMask { mask: random.mask(&[1, 6, 5, 29], 12), size: [16, 3] });
         case.options.weights = true;
     });
     table.add("ragged, rotary", size(UNEVEN), |case, _| {
         pack(case, UNEVEN);
-        case.options.rotary = Some(Rotary { offset: 4, ..Rotary::default() });
-        if let Ok([cos, sin]) = Rotary::tables(100.0, 10, 60) {
-            (case.inputs.rotary_cos, case.inputs.rotary_sin) = (Some(cos), Some(sin));
-        }
+        let options = Rotary { offset: 4, ..Rotary::default() };
+        case.inputs.rotary = Rotary::tables(100.0, 10, 60).ok().map(|tables| RotaryEmbedding::new(options, tables));
         case.options.causal = Some(Causal::BottomRight);
         every_output(case);
     });
@@ -125,9 +122,8 @@ fn ragged(table: &mut Table) {
 fn blocks(table: &mut Table) {
     let masked = |case: &mut AttentionCase, random: &mut Random, size: [usize; 2], batch: usize, heads: usize| {
         let [queries, keys] = [case.inputs.query.shape()[2], case.inputs.key.shape()[2]];
-        case.options.block_size = Some(size);
         let shape = [batch, heads, queries.div_ceil(size[0]), keys.div_ceil(size[1])];
-        case.inputs.block_mask = Some(random.mask(&shape, 8));
+        case.inputs.block_mask = Some(BlockMask { mask: random.mask(&shape, 8), size });
     };
     for (block, batch, heads, queries, keys) in [
         ([1, 1], 2, 6, 9, 21),
@@ -151,10 +147,10 @@ fn blocks(table: &mut Table) {
     table.add("poison in hidden blocks", Size::rows(33, 200), |case, random| {
         masked(case, random, [16, 16], 2, 6);
         // one column of blocks in three is hidden from all, and one row of blocks has no visible block
-        if let Some(mask) = &mut case.inputs.block_mask {
+        if let Some(BlockMask { mask, .. }) = &mut case.inputs.block_mask {
             for (k, x) in mask.data_mut().iter_mut().enumerate() {
                 let (row, column) = (k / 13 % 3, k % 13);
-                *x = if column % 3 == 1 || row == 1 { 0.0 } else { 1.0 };
+                *x = u32::from(column % 3 != 1 && row != 1);
             }
         }
         spoil(case, |_, j| j / 16 % 3 == 1);
@@ -162,8 +158,7 @@ fn blocks(table: &mut Table) {
         every_output(case);
     });
     table.add("every block hidden", Size::rows(9, 70), |case, _| {
-        case.options.block_size = Some([4, 64]);
-        case.inputs.block_mask = Some(Array::filled(&[1, 1, 3, 2], 0.0));
+        case.inputs.block_mask = Some(BlockMask { mask: Array::filled(&[1, 1, 3, 2], 0), size: [4, 64] });
         spoil(case, |_, _| true);
         every_output(case);
     });
@@ -205,7 +200,7 @@ pub(super) fn paged(case: &mut AttentionCase, random: &mut Random, size: usize, 
     case.inputs.key = random.array(&[used + 2, heads, size, dim]);
     case.inputs.value = random.array(&[used + 2, heads, size, case.inputs.value.shape()[3]]);
     spoil(case, |page, j| j >= real[page]);
-    case.inputs.block_table = Some(Array::from_fn(&[lengths.len(), pages], |k| table[k] as f32));
+    case.inputs.block_table = Some(Array::from_fn(&[lengths.len(), pages], |k| table[k] as u32));
     case.inputs.kv_lengths = numbers(lengths);
 }
 
@@ -239,8 +234,7 @@ fn pages(table: &mut Table) {
         paged(case, random, 4, &lengths);
         // 17 pages of 4 keys
         case.inputs.mask = Some(Mask::Float(random.array(&[9, 60])));
-        case.options.block_size = Some([4, 16]);
-        case.inputs.block_mask = Some(random.mask(&[4, 6, 3, 5], 12));
+        case.inputs.block_mask = Some(BlockMask { mask: random.mask(&[4, 6, 3, 5], 12), size: [4, 16] });
         case.inputs.query_lengths = numbers(&[9, 9, 5, 2]);
         every_output(case);
     });
@@ -295,14 +289,11 @@ fn caches(table: &mut Table) {
     });
     table.add("cache, rotary", size, |case, _| {
         held(case);
-        case.options.rotary = Some(Rotary::default());
-        if let Ok([cos, sin]) = Rotary::tables(100.0, 32, 80) {
-            (case.inputs.rotary_cos, case.inputs.rotary_sin) = (Some(cos), Some(sin));
-        }
+        let tables = Rotary::tables(100.0, 32, 80).ok();
+        case.inputs.rotary = tables.map(|tables| RotaryEmbedding::new(Rotary::default(), tables));
     });
     table.add("cache, past before it", Size { queries: 2, keys: 3, ..size }, |case, random| {
-        case.inputs.past_key = Some(random.array(&[4, 3, 20, 32]));
-        case.inputs.past_value = Some(random.array(&[4, 3, 20, 64]));
+        case.inputs.past = Some(Past { key: random.array(&[4, 3, 20, 32]), value: random.array(&[4, 3, 20, 64]) });
         case.options.causal = Some(Causal::TopLeft);
     });
     table.add("cache, general score", size, |case, random| {

@@ -51,7 +51,7 @@ fn terms(table: &mut Table) {
     table.add("sinks", size, |case, random| case.inputs.sinks = Some(random.array(&[size.heads])));
     table.add("sinks and rows that see nothing", size, |case, random| {
         case.inputs.sinks = Some(random.array(&[size.heads]));
-        case.inputs.kv_lengths = Array::new(&[2], vec![0.0, 20.0]).ok();
+        case.inputs.kv_lengths = numbers(&[0, 20]);
         case.options.causal = Some(Causal::TopLeft);
         case.options.weights = true;
     });
@@ -87,7 +87,7 @@ fn terms(table: &mut Table) {
         case.options.score_mod = Some(score_mod());
         case.options.weights = true;
         case.inputs.mask = Some(Mask::Float(random.array(&[1, 6, 17, 60])));
-        case.inputs.kv_lengths = Array::new(&[2], vec![65.0, 9.0]).ok();
+        case.inputs.kv_lengths = numbers(&[65, 9]);
         case.inputs.alibi_slopes = Some(slopes.clone());
         case.inputs.sinks = Some(random.array(&[6]));
     });
@@ -145,7 +145,7 @@ fn scores(table: &mut Table) {
             case.inputs.score.key_weight = Some(random.array(&[units, 14]).map(|x| x * 0.3));
             case.inputs.score.v = Some(random.array(&[units]));
             case.inputs.score.bias = Some(random.array(&[units]));
-            case.inputs.kv_lengths = Array::new(&[2], vec![35.0, 8.0]).ok();
+            case.inputs.kv_lengths = numbers(&[35, 8]);
         });
         table.add(format!("concat, {units} units"), uneven, |case, random| {
             case.options.score = Score::Concat;
@@ -183,7 +183,7 @@ fn scores(table: &mut Table) {
 /// Hard attention and sparsemax. Scores of the hard ones are whole, so that ties are ties in any precision.
 fn normalizers(table: &mut Table) {
     let size = Size::rows(17, 33);
-    let lengths = || Array::new(&[2], vec![33.0, 0.0]).ok();
+    let lengths = || numbers(&[33, 0]);
     let hard = |case: &mut AttentionCase, random: &mut Random, normalize: Normalize| {
         case.inputs.query = random.whole(case.inputs.query.shape(), 1);
         case.inputs.key = random.whole(case.inputs.key.shape(), 1);
@@ -281,7 +281,7 @@ fn outputs(table: &mut Table) {
                 case.options.scale = Some(0.5);
             }
             case.options.normalize = normalize;
-            let mut mask = random.mask(&[17, 65], 9).map(|&x| if x == 0.0 { f32::NEG_INFINITY } else { 0.0 });
+            let mut mask = random.mask(&[17, 65], 9).map(|&x| if x == 0 { f32::NEG_INFINITY } else { 0.0 });
             mask.data_mut()[..2 * 65].fill(f32::NEG_INFINITY);
             case.inputs.mask = Some(Mask::Float(mask));
             case.inputs.kv_lengths = numbers(&[65, 0]);
@@ -298,7 +298,7 @@ fn outputs(table: &mut Table) {
         every_output(case);
     });
     table.add("softcap and a mask of minus infinity", size, |case, random| {
-        let mut mask = random.mask(&[2, 1, 17, 65], 8).map(|&x| if x == 0.0 { f32::NEG_INFINITY } else { x });
+        let mut mask = random.mask(&[2, 1, 17, 65], 8).map(|&x| if x == 0 { f32::NEG_INFINITY } else { 1.0 });
         mask.data_mut()[3 * 65..5 * 65].fill(f32::NEG_INFINITY);
         case.inputs.mask = Some(Mask::Float(mask));
         case.options.softcap = Some(5.0);

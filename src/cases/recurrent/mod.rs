@@ -234,7 +234,7 @@ fn state(case: &mut RnnCase, random: &mut Random) {
 fn lengths(case: &mut RnnCase, random: &mut Random) {
     let lengths = [3, 7, 0, 1, 6];
     state(case, random);
-    case.inputs.lengths = Some(Array::from_fn(&[5], |b| lengths[b] as f32));
+    case.inputs.lengths = Some(Array::from_fn(&[5], |b| lengths[b] as u32));
     let width = case.inputs.input.shape()[2];
     for (row, data) in case.inputs.input.data_mut().chunks_exact_mut(width).enumerate() {
         if row / 5 >= lengths[row % 5] {

@@ -1,6 +1,6 @@
 //! The tensors of `regard attend`: from the axes that a file has to those of the library, and back.
 
-use regard::attention::{Attention, AttentionInputs, ScoreWeights};
+use regard::attention::{AttentionInputs, BlockMask, CuSeqlens, Past, RotaryEmbedding, ScoreWeights};
 use regard::tensor::Array;
 use regard::{Error, Result};
 
@@ -105,12 +105,7 @@ pub(super) struct Heads {
 }
 
 /// The tensors of the file as the library has them, and how the query came.
-pub(super) fn read(
-    input: &Input,
-    heads: Heads,
-    options: &Options,
-    attention: &Attention,
-) -> Outcome<(AttentionInputs<Array>, Form)> {
+pub(super) fn read(input: &Input, heads: Heads, options: &Options) -> Outcome<(AttentionInputs<Array>, Form)> {
     let ragged = input.has("cu_seqlens_q") || input.has("cu_seqlens_k");
     let query = require(input, "query", "[B, Hq, Nq, D], [B, Nq, Hq·D] or [Nq, D]")?;
     let form = Form::of(&query, ragged, heads.query)?;
@@ -142,24 +137,34 @@ pub(super) fn read(
     let past = |name: &str| -> Result<Option<Array>> {
         input.float(name)?.map(|array| form.split(name, array, kv_heads)).transpose()
     };
-    inputs.past_key = past("past_key")?;
-    inputs.past_value = past("past_value")?;
+    inputs.past = both(
+        ("past_key", past("past_key")?, "the keys that belong to `past_value`"),
+        ("past_value", past("past_value")?, "the values that belong to `past_key`"),
+    )?
+    .map(|(key, value)| Past { key, value });
 
     inputs.mask = input.mask("mask")?;
-    inputs.block_mask = input.bools("block_mask", "BOOL or U8 (true = computed)")?.map(lift).transpose()?;
-    if inputs.block_mask.is_some() && attention.block_size.is_none() {
-        let reason = "needed beside `block_mask`: the queries and keys of one entry, as in `--block-size 64,64`";
-        return Err(Error::option("block-size", reason).into());
-    }
+    let blocks = input.bools("block_mask", "BOOL or U8 (true = computed)")?.map(lift).transpose()?;
+    inputs.block_mask = match (blocks, options.block_size()) {
+        (Some(mask), Some(size)) => Some(BlockMask { mask, size }),
+        (None, None) => None,
+        (None, Some(_)) => return Err(Error::missing("block_mask", "the mask that `block_size` belongs to").into()),
+        (Some(_), None) => {
+            let reason = "needed beside `block_mask`: the queries and keys of one entry, as in `--block-size 64,64`";
+            return Err(Error::option("block-size", reason).into());
+        }
+    };
     let (queries, rows) = (inputs.query.shape()[2], inputs.key.shape()[2]);
     let row_pages = table.as_ref().and_then(|table| table.shape().get(1)).copied().unwrap_or(1);
-    let keys = (past_of(inputs.past_key.as_ref()) + rows).saturating_mul(row_pages);
+    let keys = (past_of(&inputs) + rows).saturating_mul(row_pages);
     inputs.kv_lengths = input.lengths("kv_lengths", keys)?;
     inputs.query_lengths = input.lengths("query_lengths", queries)?;
-    inputs.cu_seqlens_q = ends(input, "cu_seqlens_q", queries)?;
-    inputs.cu_seqlens_k = ends(input, "cu_seqlens_k", rows)?;
-    inputs.block_table = table;
-    check_pages(&inputs)?;
+    inputs.cu_seqlens = both(
+        ("cu_seqlens_q", ends(input, "cu_seqlens_q", queries)?, "[S + 1] beside `cu_seqlens_k`"),
+        ("cu_seqlens_k", ends(input, "cu_seqlens_k", rows)?, "[S + 1] beside `cu_seqlens_q`"),
+    )?
+    .map(|(q, k)| CuSeqlens { q, k });
+    inputs.block_table = table.map(|table| pages(&inputs, &table)).transpose()?;
 
     inputs.previous = input.float("previous")?.map(lift).transpose()?;
     inputs.alibi_slopes = input.float("alibi_slopes")?;
@@ -177,7 +182,7 @@ pub(super) fn read(
     if options.is_keras_concat() {
         keras_concat(input, &mut inputs)?;
     }
-    rotary_tables(input, options, attention, &mut inputs)?;
+    inputs.rotary = rotary(input, options, &inputs)?;
     Ok((inputs, form))
 }
 
@@ -194,17 +199,17 @@ fn require(input: &Input, name: &str, expected: &str) -> Outcome<Array> {
 }
 
 /// With leading axes of 1, up to rank 4.
-fn lift(array: Array) -> Result<Array> {
+fn lift<T>(array: Array<T>) -> Result<Array<T>> {
     let lead = 4_usize.saturating_sub(array.shape().len());
     let shape = [&[1, 1, 1, 1][..lead], array.shape()].concat();
     array.reshape(&shape)
 }
 
 /// Where the sequences of a ragged batch begin and end: from 0, never falling, at most the tokens there are.
-fn ends(input: &Input, name: &str, tokens: usize) -> Result<Option<Array>> {
+fn ends(input: &Input, name: &str, tokens: usize) -> Result<Option<Array<u32>>> {
     let Some(ends) = input.integers(name)? else { return Ok(None) };
-    within(name, &ends, |_| true, tokens)?;
-    if let Some(&first) = ends.data().first().filter(|&&first| first != 0.0) {
+    let ends = within(name, &ends, |_| true, tokens)?;
+    if let Some(&first) = ends.data().first().filter(|&&first| first != 0) {
         return Err(Error::shape(name, "element 0", "0, where the first sequence begins", first));
     }
     match ends.data().windows(2).position(|pair| pair[1] < pair[0]) {
@@ -216,13 +221,14 @@ fn ends(input: &Input, name: &str, tokens: usize) -> Result<Option<Array>> {
     }
 }
 
-/// Refuses a block table whose entries are no pages as far as `kv_lengths` reach; what comes after is padding.
-fn check_pages(inputs: &AttentionInputs<Array>) -> Result<()> {
-    match (inputs.key.shape(), &inputs.block_table) {
-        (&[count, ..], Some(table)) if inputs.key.shape().len() == 4 && table.shape().len() == 2 => {
-            within("block_table", table, |at| inputs.is_real_page(at), count - 1)
+/// A block table, whose entries must be pages as far as `kv_lengths` reach; what comes after is padding.
+fn pages(inputs: &AttentionInputs<Array>, table: &Array<i128>) -> Result<Array<u32>> {
+    match (inputs.key.shape(), table.shape()) {
+        (&[count, _, _, _], &[_, columns]) => {
+            within("block_table", table, |at| inputs.is_real_page(at, columns), count - 1)
         }
-        _ => Ok(()),
+        // Refused later, by its shape.
+        _ => within("block_table", table, |_| false, 0),
     }
 }
 
@@ -253,30 +259,51 @@ fn keras_concat(input: &Input, inputs: &mut AttentionInputs<Array>) -> Result<()
 
 /// Positions of queries and keys [B, H, N, D], the past with them.
 pub(super) fn positions_of(inputs: &AttentionInputs<Array>) -> usize {
-    past_of(inputs.past_key.as_ref()) + inputs.query.shape()[2].max(inputs.key.shape()[2])
+    past_of(inputs) + inputs.query.shape()[2].max(inputs.key.shape()[2])
 }
 
 /// Keys of a past [B, Hkv, P, D]; of other ranks none, as they are refused later.
-fn past_of(past_key: Option<&Array>) -> usize {
-    past_key.and_then(|past| past.shape().get(2)).copied().unwrap_or(0)
+fn past_of(inputs: &AttentionInputs<Array>) -> usize {
+    inputs.past.as_ref().and_then(|past| past.key.shape().get(2)).copied().unwrap_or(0)
 }
 
-/// The tables of a rotary embedding: the file's, or those that the options say.
-fn rotary_tables(
+/// Two tensors that belong together, each with its name and what it is: both, or none.
+fn both<T>(
+    (first, one, first_is): (&str, Option<T>, &str),
+    (second, other, second_is): (&str, Option<T>, &str),
+) -> Result<Option<(T, T)>> {
+    match (one, other) {
+        (Some(one), Some(other)) => Ok(Some((one, other))),
+        (None, None) => Ok(None),
+        (Some(_), None) => Err(Error::missing(second, second_is)),
+        (None, Some(_)) => Err(Error::missing(first, first_is)),
+    }
+}
+
+/// The rotary embedding with its tables: the file's, or those that the options say.
+fn rotary(
     input: &Input,
     options: &Options,
-    attention: &Attention,
-    inputs: &mut AttentionInputs<Array>,
-) -> Result<()> {
-    inputs.rotary_cos = input.float("rotary_cos")?;
-    inputs.rotary_sin = input.float("rotary_sin")?;
-    if inputs.rotary_cos.is_some() || inputs.rotary_sin.is_some() {
-        return options.refuse_rotary_tables();
+    inputs: &AttentionInputs<Array>,
+) -> Outcome<Option<RotaryEmbedding<Array>>> {
+    let (cos, sin) = (input.float("rotary_cos")?, input.float("rotary_sin")?);
+    let are_given = cos.is_some() || sin.is_some();
+    if are_given {
+        options.refuse_rotary_tables()?;
     }
-    if attention.rotary.is_some() {
-        let dim = inputs.query.shape()[3].min(inputs.key.shape()[3]);
-        let [cos, sin] = options.rotary_tables(dim, positions_of(inputs))?;
-        (inputs.rotary_cos, inputs.rotary_sin) = (Some(cos), Some(sin));
-    }
-    Ok(())
+    let Some(rotary) = options.rotary()? else {
+        if are_given {
+            let reason = "tables are given, but no rotary embedding is asked for";
+            let hint =
+                "add `--rotary half-split` or `--rotary interleaved`, or leave `rotary_cos` and `rotary_sin` out";
+            return Err(Failure::from(Error::option("rotary", reason)).with_hint(hint));
+        }
+        return Ok(None);
+    };
+    let expected = "[positions, width / 2] for the rotary embedding";
+    let tables = match both(("rotary_cos", cos, expected), ("rotary_sin", sin, expected))? {
+        Some((cos, sin)) => [cos, sin],
+        None => options.rotary_tables(inputs.query.shape()[3].min(inputs.key.shape()[3]), positions_of(inputs))?,
+    };
+    Ok(Some(RotaryEmbedding::new(rotary, tables)))
 }

@@ -1,6 +1,6 @@
 //! What people may have meant otherwise: notes on inputs that fit, hints where they do not.
 
-use regard::attention::{Attention, AttentionInputs, Mask, RotaryLayout};
+use regard::attention::{Attention, AttentionInputs, RotaryEmbedding, RotaryLayout};
 use regard::problem::{AttentionProblem, Role, Storage};
 use regard::tensor::Array;
 use regard::{Error, Result};
@@ -12,30 +12,25 @@ use crate::tensors;
 
 /// Tells of numbers that the device's storage cannot hold.
 pub(super) fn warn_storage(inputs: &AttentionInputs<Array>, storage: Storage) -> Result<()> {
-    let is_bool = matches!(inputs.mask, Some(Mask::Bool(_)));
-    inputs.try_map(|name, array| tensors::warn_storage(name, array, Role::of(name, is_bool).dtype(storage)))?;
+    inputs.try_map(|name, array| tensors::warn_storage(name, array, Role::of(name).dtype(storage)), |_, _| Ok(()))?;
     Ok(())
 }
 
 /// Notes on what is computed where something else is often meant.
 pub(super) fn tell(options: &Attention, inputs: &AttentionInputs<Array>, problem: &AttentionProblem) {
-    let notes = [
-        padded(options, inputs, problem),
-        short_mask(problem),
-        mask_of_rows(inputs, problem),
-        doubled_tables(options, inputs),
-    ];
+    let notes =
+        [padded(options, inputs, problem), short_mask(problem), mask_of_rows(inputs, problem), doubled_tables(inputs)];
     notes.iter().flatten().for_each(|text| note(text));
 }
 
 /// Lengths of the keys alone: what a cache means, and seldom what a padded batch means.
 fn padded(options: &Attention, inputs: &AttentionInputs<Array>, p: &AttentionProblem) -> Option<String> {
     let lengths = inputs.kv_lengths.as_ref().filter(|_| inputs.query_lengths.is_none() && p.page.is_none())?;
-    let shifted = lengths.data().iter().filter(|&&length| length < p.keys as f32).count();
+    let shifted = lengths.data().iter().filter(|&&length| (length as usize) < p.keys).count();
     let positioned = [
         ("--causal", options.causal.is_some()),
         ("--window", options.window.is_some_and(|window| window.left.is_some() || window.right.is_some())),
-        ("--rotary", options.rotary.is_some()),
+        ("--rotary", inputs.rotary.is_some()),
         ("`alibi_slopes`", inputs.alibi_slopes.is_some()),
     ];
     let (what, _) = positioned.into_iter().find(|(_, given)| *given)?;
@@ -56,7 +51,7 @@ fn short_mask(p: &AttentionProblem) -> Option<String> {
 
 /// A mask with as many rows as there are batch rows that is read as one of queries or heads.
 fn mask_of_rows(inputs: &AttentionInputs<Array>, p: &AttentionProblem) -> Option<String> {
-    let shape = inputs.mask.as_ref()?.tensor().shape();
+    let shape = inputs.mask.as_ref()?.shape();
     let read = match *shape {
         [rows, _] if rows == p.batch && rows == p.queries => "[Nq, Nk], the same for all batch rows",
         [rows, ..] if shape.len() == 3 && rows == p.batch && rows == p.query_heads => {
@@ -78,9 +73,9 @@ fn by_batch(shape: &[usize]) -> Vec<usize> {
 }
 
 /// Tables that hold each angle twice, one for each element of a pair, where one for each pair is read.
-fn doubled_tables(options: &Attention, inputs: &AttentionInputs<Array>) -> Option<String> {
-    let layout = options.rotary?.layout;
-    let sin = inputs.rotary_sin.as_ref()?;
+fn doubled_tables(inputs: &AttentionInputs<Array>) -> Option<String> {
+    let RotaryEmbedding { options, sin, .. } = inputs.rotary.as_ref()?;
+    let layout = options.layout;
     let &[positions, width] = sin.shape() else { return None };
     let is_twice = |row: &[f32]| match layout {
         RotaryLayout::HalfSplit => row[..width / 2] == row[width / 2..],
@@ -111,10 +106,6 @@ pub(super) fn explain(error: Error, options: &Attention, inputs: &AttentionInput
     let hint = match &error {
         Error::Shape { tensor, .. } if tensor == "mask" => mask_hint(inputs),
         Error::Shape { tensor, .. } if tensor == "rotary_cos" || tensor == "rotary_sin" => table_hint(options, inputs),
-        Error::Option { option, .. } if option == "rotary" && options.rotary.is_none() => Some(
-            "add `--rotary half-split` or `--rotary interleaved`, or leave `rotary_cos` and `rotary_sin` out"
-                .to_owned(),
-        ),
         _ => None,
     };
     let failure = Failure::from(error);
@@ -125,20 +116,20 @@ pub(super) fn explain(error: Error, options: &Attention, inputs: &AttentionInput
 }
 
 fn mask_hint(inputs: &AttentionInputs<Array>) -> Option<String> {
-    let shape = inputs.mask.as_ref()?.tensor().shape();
+    let shape = inputs.mask.as_ref()?.shape();
     let batch = inputs.query.shape().first()?;
     ((2..4).contains(&shape.len()) && shape.first() == Some(batch))
         .then(|| format!("axes are counted from the last; one for each batch row is {:?}", by_batch(shape)))
 }
 
 fn table_hint(options: &Attention, inputs: &AttentionInputs<Array>) -> Option<String> {
-    let rotary = options.rotary?;
+    let RotaryEmbedding { options: rotary, cos, .. } = inputs.rotary.as_ref()?;
     let fits = |table: [usize; 2]| {
-        let mut shapes = inputs.map(Array::shape);
-        (shapes.rotary_cos, shapes.rotary_sin) = (Some(&table[..]), Some(&table[..]));
+        let mut shapes = inputs.map(Array::shape, Array::shape);
+        shapes.rotary = Some(RotaryEmbedding::new(*rotary, [&table[..], &table[..]]));
         AttentionProblem::new(options, &shapes).is_ok()
     };
-    let shape = inputs.rotary_cos.as_ref()?.shape();
+    let shape = cos.shape();
     let &[.., positions, width] = shape else { return None };
     let whole = fits([positions, width]);
     let halved = !whole && width % 2 == 0 && fits([positions, width / 2]);

@@ -234,8 +234,6 @@ impl Options {
                 CausalKind::BottomRight => Causal::BottomRight,
             }),
             window: self.window,
-            block_size: self.block_size,
-            rotary: self.rotary()?,
             temperature: self.temperature,
             normalize: self.normalize()?,
             path: match self.path {
@@ -263,7 +261,13 @@ impl Options {
         })
     }
 
-    fn rotary(&self) -> Result<Option<Rotary>> {
+    /// Queries and keys of one entry of a block mask.
+    pub(super) fn block_size(&self) -> Option<[usize; 2]> {
+        self.block_size
+    }
+
+    /// The rotary embedding that is asked for, without its tables.
+    pub(super) fn rotary(&self) -> Result<Option<Rotary>> {
         let Some(kind) = self.rotary else {
             let given = [
                 ("rotary-base", self.rotary_base.is_some()),

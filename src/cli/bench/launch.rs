@@ -3,10 +3,10 @@
 
 use std::time::Instant;
 
-use regard::attention::{Attention, AttentionInputs, Causal, Rotary};
+use regard::attention::{Attention, AttentionInputs, Causal, Rotary, RotaryEmbedding};
 use regard::compare::judge;
 use regard::gpu::{Gpu, Prepared, Run};
-use regard::layers::{Linear, MultiHeadAttention, MultiHeadWeights};
+use regard::layers::{GpuMultiHeadAttention, Linear, MultiHeadAttention, MultiHeadWeights};
 use regard::ops::cache::{CacheShape, KvCache};
 use regard::ops::linear::{Epilogue, linear};
 use regard::ops::rotary::rotary;
@@ -79,7 +79,7 @@ fn weights(seed: usize) -> MultiHeadWeights<Array> {
 struct Launched {
     work: Work,
     x: Tensor,
-    weights: Vec<MultiHeadWeights<Tensor>>,
+    layers: Vec<GpuMultiHeadAttention>,
     tables: [Tensor; 2],
     cache: Option<KvCache>,
 }
@@ -90,7 +90,9 @@ impl Launched {
             Work::Decode { layers, .. } => (layers, 1),
             _ => (1, PROMPT + 1),
         };
-        let weights = (0..layers).map(|l| weights(l).upload(gpu, DType::F32)).collect::<Result<_>>()?;
+        let layer = Self::layer();
+        let loaded = (0..layers).map(|l| GpuMultiHeadAttention::upload(gpu, &layer, &weights(l), DType::F32));
+        let loaded = loaded.collect::<Result<_>>()?;
         let x = Tensor::upload(gpu, "x", &numbers(&[1, tokens, WIDTH], 0.5), DType::F32)?;
         let [cos, sin] = Self::tables();
         let tables = [Tensor::upload(gpu, "cos", &cos, DType::F32)?, Tensor::upload(gpu, "sin", &sin, DType::F32)?];
@@ -100,7 +102,7 @@ impl Launched {
             Work::Decode { paged: false, .. } => Some(KvCache::new(gpu, shape, DType::F32)?),
             _ => None,
         };
-        Ok(Self { work, x, weights, tables, cache })
+        Ok(Self { work, x, layers: loaded, tables, cache })
     }
 
     /// cos and sin [C, D / 2].
@@ -117,6 +119,10 @@ impl Launched {
         Attention { causal: Some(Causal::TopLeft), ..Attention::default() }
     }
 
+    fn layer() -> MultiHeadAttention {
+        MultiHeadAttention { attention: Self::causal(), ..MultiHeadAttention::new(HEADS) }
+    }
+
     fn record(&mut self, run: &mut Run<'_>) -> Result<Tensor> {
         let x = &self.x;
         match self.work {
@@ -125,11 +131,10 @@ impl Launched {
                 let inputs = AttentionInputs::new(x.clone(), x.clone(), x);
                 Ok(Self::causal().record(run, &inputs)?.output)
             }
-            Work::Linear => linear(run, &[(x, &self.weights[0].query.weight)], &Epilogue::default()),
+            Work::Linear => linear(run, &[(x, &self.layers[0].weights().query.weight)], &Epilogue::default()),
             Work::MultiHead => {
                 let inputs = AttentionInputs::new(x.clone(), x.clone(), x.clone());
-                let layer = MultiHeadAttention { attention: Self::causal(), ..MultiHeadAttention::new(HEADS) };
-                Ok(layer.record(run, &self.weights[0], &inputs)?.output)
+                Ok(self.layers[0].record(run, &inputs)?.output)
             }
             Work::Decode { .. } => {
                 let cache = self.cache.as_mut().ok_or_else(|| Error::missing("cache", "a cache of all layers"))?;
@@ -137,7 +142,7 @@ impl Launched {
                 let step = cache.step(run, 1, None)?;
                 let tables = self.tables.each_ref();
                 let mut x = x.clone();
-                for (layer, weights) in self.weights.iter().enumerate() {
+                for (layer, weights) in self.layers.iter().map(GpuMultiHeadAttention::weights).enumerate() {
                     let heads = |run: &mut Run<'_>, layer: &Linear<Tensor>| {
                         linear(run, &[(&x, &layer.weight)], &Epilogue::default())?.heads(HEADS)
                     };
@@ -169,15 +174,14 @@ impl Launched {
                 Ok(reference::attention(&Self::causal(), &inputs)?.output)
             }
             Work::MultiHead | Work::Decode { .. } => {
-                let mut layer = MultiHeadAttention { attention: Self::causal(), ..MultiHeadAttention::new(HEADS) };
+                let layer = Self::layer();
                 let decodes = self.cache.is_some();
-                layer.attention.rotary = decodes.then(Rotary::default);
                 let mut x = x;
-                for l in 0..self.weights.len() {
+                for l in 0..self.layers.len() {
                     let mut inputs = AttentionInputs::new(x.clone(), x.clone(), x);
                     if decodes {
-                        let [cos, sin] = Self::tables();
-                        (inputs.rotary_cos, inputs.rotary_sin) = (Some(wide(&cos)), Some(wide(&sin)));
+                        let tables = Self::tables().map(|table| wide(&table));
+                        inputs.rotary = Some(RotaryEmbedding::new(Rotary::default(), tables));
                     }
                     x = layer.reference(&weights(l).map(&wide), &inputs)?.output;
                 }

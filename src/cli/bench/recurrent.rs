@@ -100,12 +100,12 @@ impl Recurrent {
 
     fn problem(&self) -> Result<RnnProblem> {
         let shapes = self.stack.iter().map(|layer| layer.iter().map(|w| w.map(Array::shape)).collect()).collect();
-        RnnProblem::new(&self.options, &shapes, &self.inputs.map(Array::shape))
+        RnnProblem::new(&self.options, &shapes, &self.inputs.map(Array::shape, Array::shape))
     }
 
     /// How it is run on this device, and what the planner expects of that.
     pub(super) fn plan(&self, on_gpu: &OnGpu, gpu: &Gpu) -> Result<Plan> {
-        let plan = on_gpu.rnn.plan(gpu.caps(), &self.inputs.map(Array::shape))?;
+        let plan = on_gpu.rnn.plan(gpu.caps(), &self.inputs.map(Array::shape, Array::shape))?;
         let estimate = plan.estimates.into_iter().find(|estimate| estimate.path == plan.path);
         Ok(Plan {
             path: plan.path,

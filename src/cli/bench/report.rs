@@ -3,6 +3,7 @@
 use std::fmt::Write;
 use std::path::Path;
 
+use regard::error::Cause;
 use regard::workload::Workload;
 use regard::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -202,8 +203,9 @@ impl Report {
     /// [`Error::File`] for a file that is something else.
     pub(super) fn open(path: &Path) -> Result<Self> {
         let bytes = stream::read_whole(path)?;
-        serde_json::from_slice(&bytes)
-            .map_err(|error| Error::file(path, format!("not what `regard bench --json` writes: {error}")))
+        serde_json::from_slice(&bytes).map_err(|error| {
+            Error::file(path, Cause::new(format!("not what `regard bench --json` writes: {error}"), error))
+        })
     }
 
     /// The whole as it was printed: device, figures, and what they say of the planner.

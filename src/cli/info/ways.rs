@@ -230,7 +230,7 @@ fn attention_plan(
     let plan = AttentionPlan::tuned(options, problem, dtype, caps, tuning).map_err(|error| error.to_string())?;
     let about = match &plan.fused {
         Ok(fused) => explain::fused(fused, problem.keys),
-        Err(reason) => reason.clone(),
+        Err(reason) => reason.to_string(),
     };
     Ok(Plan { path: plan.path.to_string(), about, tuned: plan.tuned })
 }

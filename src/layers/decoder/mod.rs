@@ -9,6 +9,7 @@ use crate::attention::{Attention, AttentionInputs, Mask, Normalize, Score, Score
 use crate::error::{Error, Result};
 use crate::problem::{AttentionProblem, RnnProblem, same, vector};
 use crate::rnn::{Activation, Cell, Direction, Rnn, RnnInputs, RnnStack};
+use crate::tensor::TensorLike;
 
 /// A recurrent decoder that attends to a memory at every step (Luong et al. 2015, "Effective Approaches to
 /// Attention-based Neural Machine Translation", sections 3 and 3.3; TensorFlow Addons' `AttentionWrapper`):
@@ -169,40 +170,58 @@ impl<A> DecoderWeights<A> {
 
 /// What a decoder attends to.
 #[derive(Debug, Clone, PartialEq)]
-pub struct DecoderMemory<A> {
+pub struct DecoderMemory<A: TensorLike> {
     /// [B, Nk, M]: keys (through the score's parameters) and values.
     pub memory: A,
     /// `[B]`: how many entries of each batch row are real.
-    pub lengths: Option<A>,
+    pub lengths: Option<A::Integers>,
     /// Over [B, 1, 1, Nk], as [`AttentionInputs::mask`]; a float mask `[1]` is a bias of every score (the r of Raffel et
     /// al. 2017, TensorFlow's `score_bias`).
     pub mask: Option<Mask<A>>,
 }
 
-impl<A> DecoderMemory<A> {
+impl<A: TensorLike> DecoderMemory<A> {
     /// All of it real and visible.
     pub fn new(memory: A) -> Self {
         Self { memory, lengths: None, mask: None }
     }
 
-    /// Each tensor through a fallible function of the tensor and its name.
+    /// Each tensor through a fallible function of the tensor and its name: one for tensors of numbers, one for those of
+    /// integers.
     ///
     /// # Errors
-    /// The first error of `f`.
-    pub fn try_map<'a, B, E>(&'a self, mut f: impl FnMut(&str, &'a A) -> Result<B, E>) -> Result<DecoderMemory<B>, E> {
+    /// The first error of either.
+    pub fn try_map<'a, B: TensorLike, E>(
+        &'a self,
+        mut numbers: impl FnMut(&str, &'a A) -> Result<B, E>,
+        mut integers: impl FnMut(&str, &'a A::Integers) -> Result<B::Integers, E>,
+    ) -> Result<DecoderMemory<B>, E> {
+        let (f, g) = (&mut numbers, &mut integers);
         Ok(DecoderMemory {
             memory: f("memory", &self.memory)?,
-            lengths: self.lengths.as_ref().map(|a| f("lengths", a)).transpose()?,
-            mask: self.mask.as_ref().map(|mask| mask.try_map(|a| f("mask", a))).transpose()?,
+            lengths: self.lengths.as_ref().map(|a| g("lengths", a)).transpose()?,
+            mask: self.mask.as_ref().map(|mask| mask.try_map(|a| f("mask", a), |a| g("mask", a))).transpose()?,
         })
     }
 
-    /// Each tensor through a function.
-    pub fn map<'a, B>(&'a self, mut f: impl FnMut(&'a A) -> B) -> DecoderMemory<B> {
-        match self.try_map(|_, a| Ok::<_, std::convert::Infallible>(f(a))) {
+    /// Each tensor through a function: one for tensors of numbers, one for those of integers.
+    pub fn map<'a, B: TensorLike>(
+        &'a self,
+        mut numbers: impl FnMut(&'a A) -> B,
+        mut integers: impl FnMut(&'a A::Integers) -> B::Integers,
+    ) -> DecoderMemory<B> {
+        match self.try_map(|_, a| Ok::<_, std::convert::Infallible>(numbers(a)), |_, a| Ok(integers(a))) {
             Ok(mapped) => mapped,
             Err(never) => match never {},
         }
+    }
+
+    /// Each tensor of numbers through a function, integers as they are: host arrays of another element type.
+    pub fn map_numbers<'a, B: TensorLike<Integers = A::Integers>>(
+        &'a self,
+        numbers: impl FnMut(&'a A) -> B,
+    ) -> DecoderMemory<B> {
+        self.map(numbers, A::Integers::clone)
     }
 }
 
@@ -322,7 +341,7 @@ impl MemoryProblem {
         let alignment = [batch, 1, 1, keys];
         let needs_previous = decoder.attention.score == Score::Location;
         let inside = AttentionInputs {
-            mask: memory.mask.clone(),
+            mask: memory.mask.as_ref().map(Mask::reborrow),
             kv_lengths: memory.lengths,
             previous: needs_previous.then_some(&alignment[..]),
             score: weights.score.clone(),
@@ -402,8 +421,6 @@ fn check_options(decoder: &AttentionDecoder) -> Result<()> {
     let idle = [
         ("causal", attention.causal.is_some(), "a decoder has one query a step, which sees all of the memory"),
         ("window", attention.window.is_some(), "a decoder has one query a step, which sees all of the memory"),
-        ("rotary", attention.rotary.is_some(), "a decoder's query has no position in the memory"),
-        ("block_size", attention.block_size.is_some(), "a decoder has no block mask"),
         ("lse", attention.lse, "a decoder gives back output and alignments: leave it out"),
         ("max_sum", attention.max_sum, "a decoder gives back output and alignments: leave it out"),
         ("entropy", attention.entropy, "a decoder gives back output and alignments: leave it out"),

@@ -5,11 +5,11 @@ use super::{
     LocationInput, MemoryProblem,
 };
 use crate::attention::{Attention, AttentionInputs, Normalize, Score, ScoreWeights};
-use crate::backend::{Backend, Epilogue, Recurrence, Value};
+use crate::backend::{Backend, Epilogue, Numbers, Recurrence, Value};
 use crate::error::{Error, Result};
 use crate::layers::{CoverageCost, Linear};
 use crate::rnn::RnnInputs;
-use crate::tensor::Array;
+use crate::tensor::{Array, TensorLike};
 
 /// An [`AttentionDecoder`] with its weights on a backend: `V` are its values, `R` is its recurrence.
 #[derive(Debug, Clone)]
@@ -22,7 +22,7 @@ pub struct LoadedDecoder<V, R> {
 
 /// A memory whose keys are projected, once for all steps.
 #[derive(Debug, Clone)]
-pub struct LoadedMemory<V> {
+pub struct LoadedMemory<V: TensorLike> {
     given: DecoderMemory<V>,
     /// [B, 1, Nk, A], as the score compares them.
     keys: V,
@@ -36,7 +36,7 @@ struct Compared<V> {
     query: Option<Linear<V>>,
 }
 
-impl<V: Value, R: Recurrence> LoadedDecoder<V, R> {
+impl<V: Numbers, R: Recurrence> LoadedDecoder<V, R> {
     /// The options it was loaded with.
     pub fn options(&self) -> &AttentionDecoder {
         &self.options
@@ -61,7 +61,7 @@ impl<V: Value, R: Recurrence> LoadedDecoder<V, R> {
         memory: &DecoderMemory<V>,
     ) -> Result<LoadedMemory<V>> {
         let b = backend;
-        let p = MemoryProblem::new(&self.options, &self.shapes(), &memory.map(Value::shape))?;
+        let p = MemoryProblem::new(&self.options, &self.shapes(), &memory.map(Value::shape, Value::shape))?;
         let values = b.wide("memory", &memory.memory)?;
         let weight = match (self.options.attention.score, &self.score.weight) {
             // q·W·k = q·(W·k)
@@ -94,7 +94,7 @@ impl<V: Value, R: Recurrence> LoadedDecoder<V, R> {
     ) -> Result<DecoderOutputs<V>> {
         let b = backend;
         let shapes = state.map(|state| state.map(Value::shape));
-        let given = memory.given.map(Value::shape);
+        let given = memory.given.map(Value::shape, Value::shape);
         let p = DecoderProblem::new(&self.options, &self.shapes(), &given, input.shape(), shapes.as_ref())?;
         let mut now = match state {
             Some(state) => state.clone(),

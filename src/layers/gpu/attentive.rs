@@ -75,21 +75,18 @@ impl AttentiveInputs<Array<f32>> {
     /// f32.
     ///
     /// # Errors
-    /// [`Error::Shape`](crate::Error::Shape) for a length that is not a whole number up to T,
+    /// [`Error::Shape`](crate::Error::Shape) for a length above T,
     /// [`Error::Limit`](crate::Error::Limit), [`Error::Unsupported`](crate::Error::Unsupported) or
     /// [`Error::Gpu`](crate::Error::Gpu) from the device.
     pub fn upload(&self, gpu: &Gpu, dtype: DType) -> Result<AttentiveInputs<Tensor>> {
         let float = |name: &str, array: &Array<f32>| Tensor::upload(gpu, name, array, DType::F32);
+        let mask = |mask: &Mask<Array<f32>>| {
+            mask.try_map(|array| float("mask", array), |array| Tensor::upload_mask(gpu, "mask", array))
+        };
         Ok(AttentiveInputs {
             sequence: self.sequence.upload(gpu, dtype)?,
             query: Tensor::upload(gpu, "query", &self.query, dtype)?,
-            mask: match &self.mask {
-                Some(Mask::Bool(mask)) => {
-                    Some(Mask::Bool(Tensor::upload_u32(gpu, "mask", &mask.map(|&x| u32::from(x != 0.0)))?))
-                }
-                Some(Mask::Float(mask)) => Some(Mask::Float(float("mask", mask)?)),
-                None => None,
-            },
+            mask: self.mask.as_ref().map(mask).transpose()?,
             previous: self.previous.as_ref().map(|array| float("previous", array)).transpose()?,
         })
     }

@@ -1,7 +1,6 @@
 //! A recurrent decoder that attends to a memory, on the GPU.
 
 use super::multi_head::upload_weight;
-use crate::attention::Mask;
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Run, Tensor};
 use crate::layers::{
@@ -108,17 +107,17 @@ impl DecoderMemory<Array<f32>> {
     /// Uploads every tensor: the memory as `dtype`, lengths and a bool mask as u32, a float mask as f32.
     ///
     /// # Errors
-    /// [`Error::Shape`] for a length that is not a whole number up to Nk, [`Error::Limit`], [`Error::Unsupported`] or
+    /// [`Error::Shape`] for a length above Nk, [`Error::Limit`], [`Error::Unsupported`] or
     /// [`Error::Gpu`] from the device.
     pub fn upload(&self, gpu: &Gpu, dtype: DType) -> Result<DecoderMemory<Tensor>> {
         let keys = self.memory.shape().get(1).copied().unwrap_or(0);
-        let bool_mask = matches!(self.mask, Some(Mask::Bool(_)));
-        self.try_map(|name, array| match name {
-            "memory" => Tensor::upload(gpu, name, array, dtype),
-            "lengths" => Tensor::upload_lengths(gpu, name, array, keys),
-            _ if bool_mask => Tensor::upload_u32(gpu, name, &array.map(|&x| u32::from(x != 0.0))),
-            _ => Tensor::upload(gpu, name, array, DType::F32),
-        })
+        self.try_map(
+            |name, array| Tensor::upload(gpu, name, array, if name == "memory" { dtype } else { DType::F32 }),
+            |name, array| match name {
+                "lengths" => Tensor::upload_lengths(gpu, name, array, keys),
+                _ => Tensor::upload_mask(gpu, name, array),
+            },
+        )
     }
 }
 

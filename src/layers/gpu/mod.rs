@@ -7,3 +7,5 @@ mod visual;
 
 pub use attentive::GpuAttentiveEncoder;
 pub use decoder::GpuAttentionDecoder;
+pub use multi_head::GpuMultiHeadAttention;
+pub use visual::GpuVisualAttention;

@@ -3,58 +3,54 @@
 use crate::attention::{AttentionInputs, AttentionOutputs};
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Run, Tensor};
-use crate::layers::{MultiHeadAttention, MultiHeadWeights};
+use crate::layers::{LoadedMultiHead, MultiHeadAttention, MultiHeadWeights};
 use crate::tensor::{Array, DType};
 
-impl MultiHeadAttention {
+/// A [`MultiHeadAttention`] with its weights on the GPU.
+pub type GpuMultiHeadAttention = LoadedMultiHead<Tensor>;
+
+impl GpuMultiHeadAttention {
+    /// Uploads weights: matrices as `dtype`, vectors as f32.
+    ///
+    /// # Errors
+    /// [`Error::Limit`], [`Error::Unsupported`] or [`Error::Gpu`] from the device.
+    pub fn upload(
+        gpu: &Gpu,
+        layer: &MultiHeadAttention,
+        weights: &MultiHeadWeights<Array<f32>>,
+        dtype: DType,
+    ) -> Result<Self> {
+        let weights = weights.try_map(|name, array| upload_weight(gpu, name, array, dtype))?;
+        Ok(Self::new(layer.clone(), weights))
+    }
+
     /// Records this layer over `inputs`; the tensors returned are filled when the run is submitted. Heads are views:
     /// nothing is copied, except keys and values to which a learned or a zero one is appended.
     ///
     /// # Errors
     /// [`Error::Shape`], [`Error::Missing`] or [`Error::Option`] when the request is wrong, [`Error::Limit`] when it
     /// does not fit the device.
-    pub fn record(
-        &self,
-        run: &mut Run<'_>,
-        weights: &MultiHeadWeights<Tensor>,
-        inputs: &AttentionInputs<Tensor>,
-    ) -> Result<AttentionOutputs<Tensor>> {
+    pub fn record(&self, run: &mut Run<'_>, inputs: &AttentionInputs<Tensor>) -> Result<AttentionOutputs<Tensor>> {
         for (name, tensor) in [("query", &inputs.query), ("key", &inputs.key), ("value", &inputs.value)] {
             tensor.dtype().check_float(name)?;
         }
-        weights.try_map(|name, tensor| match name.ends_with(".weight") {
+        self.weights().try_map(|name, tensor| match name.ends_with(".weight") {
             true => tensor.dtype().check_float(name),
             false if tensor.dtype() == DType::F32 => Ok(()),
             false => Err(Error::shape(name, "dtype", DType::F32, tensor.dtype())),
         })?;
-
-        self.forward(run, weights, inputs)
+        self.forward(run, inputs)
     }
 
     /// Runs this layer and submits, as [`Run::submit`] does, without waiting for it.
     ///
     /// # Errors
-    /// As [`MultiHeadAttention::record`], and [`Error::Gpu`] or [`Error::DeviceLost`] from the device.
-    pub fn run(
-        &self,
-        gpu: &Gpu,
-        weights: &MultiHeadWeights<Tensor>,
-        inputs: &AttentionInputs<Tensor>,
-    ) -> Result<AttentionOutputs<Tensor>> {
+    /// As [`GpuMultiHeadAttention::record`], and [`Error::Gpu`] or [`Error::DeviceLost`] from the device.
+    pub fn run(&self, gpu: &Gpu, inputs: &AttentionInputs<Tensor>) -> Result<AttentionOutputs<Tensor>> {
         let mut run = Run::new(gpu);
-        let outputs = self.record(&mut run, weights, inputs)?;
+        let outputs = self.record(&mut run, inputs)?;
         run.submit()?;
         Ok(outputs)
-    }
-}
-
-impl MultiHeadWeights<Array<f32>> {
-    /// Uploads every tensor: matrices as `dtype`, vectors as f32.
-    ///
-    /// # Errors
-    /// [`Error::Limit`], [`Error::Unsupported`] or [`Error::Gpu`] from the device.
-    pub fn upload(&self, gpu: &Gpu, dtype: DType) -> Result<MultiHeadWeights<Tensor>> {
-        self.try_map(|name, array| upload_weight(gpu, name, array, dtype))
     }
 }
 

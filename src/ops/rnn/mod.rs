@@ -66,7 +66,7 @@ impl GpuRnn {
     /// [`Error::Shape`] or [`Error::Option`] when the request is wrong, [`Error::Limit`] when it does not fit the
     /// device.
     pub fn record(&self, run: &mut Run<'_>, inputs: &RnnInputs<Tensor>) -> Result<RnnOutputs<Tensor>> {
-        let shapes = inputs.map(Tensor::shape);
+        let shapes = inputs.map(Tensor::shape, Tensor::shape);
         let problem = RnnProblem::new(&self.options, &borrow_shapes(&self.stack), &shapes)?;
         check_types(inputs)?;
         let caps = run.gpu().caps();
@@ -78,7 +78,10 @@ impl GpuRnn {
             Cell::Lstm => Some(run.output("final_c", &states(problem.hidden), DType::F32)?).unzip(),
             _ => (None, None),
         };
-        let views = inputs.try_map(|name, tensor| Ok::<_, Error>(run.bind(name, tensor)))?;
+        // Tensors of numbers and of integers are bound alike.
+        let shared = std::cell::RefCell::new(&mut *run);
+        let bind = |name: &'static str, tensor: &Tensor| Ok::<_, Error>(shared.borrow_mut().bind(name, tensor));
+        let views = inputs.try_map(bind, bind)?;
         let weights = self.weights.of_path(plan.path).map(|name, tensor| run.bind(name, tensor));
         let outputs = RnnOutputs { output, final_h, final_c };
         record(run.recording_mut(), caps, &self.options, &problem, &plan, &weights, &views, &outputs)?;
@@ -101,14 +104,14 @@ impl RnnInputs<Array<f32>> {
     /// Uploads every tensor: the input as `dtype`, states as f32, lengths as u32.
     ///
     /// # Errors
-    /// [`Error::Shape`] for a length that is not a whole number, [`Error::Limit`], [`Error::Unsupported`] or
+    /// [`Error::Shape`] for a length above T, [`Error::Limit`], [`Error::Unsupported`] or
     /// [`Error::Gpu`] from the device.
     pub fn upload(&self, gpu: &Gpu, dtype: DType) -> Result<RnnInputs<Tensor>> {
         let steps = self.input.shape().first().copied().unwrap_or(0);
-        self.try_map(|name, array| match Role::of_rnn(name) {
-            Role::Integer => Tensor::upload_lengths(gpu, name, array, steps),
-            role => Tensor::upload(gpu, name, array, role.dtype(dtype)),
-        })
+        self.try_map(
+            |name, array| Tensor::upload(gpu, name, array, Role::of_rnn(name).dtype(dtype)),
+            |name, array| Tensor::upload_lengths(gpu, name, array, steps),
+        )
     }
 }
 

@@ -25,7 +25,7 @@ use super::normalize::{LogSumExp, entropy, gumbel, hardmax_row, log_sum_exp, sof
 use super::rotary::rotate;
 use super::{Float, lengths, parallel};
 use crate::attention::{
-    Attention, AttentionInputs, AttentionOutputs, Monotonic, Normalize, Score, ScoreFn, ScoreStage,
+    Attention, AttentionInputs, AttentionOutputs, Monotonic, Normalize, RotaryEmbedding, Score, ScoreFn, ScoreStage,
 };
 use crate::error::{Error, Result};
 use crate::problem::AttentionProblem;
@@ -36,13 +36,13 @@ use visibility::{Token, Visibility};
 /// Attention of host arrays.
 ///
 /// # Errors
-/// Those of [`AttentionProblem::new`]; a length, an end of a sequence or a page that is no whole number in its range; a
+/// Those of [`AttentionProblem::new`]; a length out of its range, ends of sequences that descend; a
 /// `score_mod` without a reference.
 pub fn attention<T: Float>(
     options: &Attention,
     inputs: &AttentionInputs<Array<T>>,
 ) -> Result<AttentionOutputs<Array<T>>> {
-    let problem = AttentionProblem::new(options, &inputs.map(Array::shape))?;
+    let problem = AttentionProblem::new(options, &inputs.map(Array::shape, Array::shape))?;
     let p = &problem;
     let score_mod = match &options.score_mod {
         None => None,
@@ -51,11 +51,14 @@ pub fn attention<T: Float>(
         })?),
     };
     let visibility = Visibility::new(options, inputs, p)?;
-    let query = turned(options, inputs, &inputs.query, |b, i| visibility.queries[b][i]);
-    let new_key = turned(options, inputs, &inputs.key, |b, j| visibility.keys[b][p.past + j]);
+    let query = turned(inputs.rotary.as_ref(), &inputs.query, |b, i| visibility.queries[b][i]);
+    let new_key = turned(inputs.rotary.as_ref(), &inputs.key, |b, j| visibility.keys[b][p.past + j]);
     let (key, value) = match (&inputs.block_table, lengths("kv_lengths", inputs.kv_lengths.as_ref(), p.keys)?) {
         (Some(table), Some(lengths)) => (unpage(&new_key, table, &lengths)?, unpage(&inputs.value, table, &lengths)?),
-        _ => (join(inputs.past_key.as_ref(), &new_key)?, join(inputs.past_value.as_ref(), &inputs.value)?),
+        _ => {
+            let past = inputs.past.as_ref();
+            (join(past.map(|past| &past.key), &new_key)?, join(past.map(|past| &past.value), &inputs.value)?)
+        }
     };
 
     let context = Context {
@@ -92,7 +95,7 @@ pub fn attention<T: Float>(
     let number = |wanted: bool, of: fn(&Row<T>) -> T| -> Result<Option<Array<T>>> {
         wanted.then(|| Array::new(&per_row, rows.iter().map(of).collect())).transpose()
     };
-    let had_past = inputs.past_key.is_some();
+    let had_past = inputs.past.is_some();
     Ok(AttentionOutputs {
         output: Array::new(
             &[&per_row[..], &[p.value_dim]].concat(),
@@ -290,17 +293,16 @@ impl<T: Float> Context<'_, T> {
 /// `x` [B, H, N, D] after the rotary embedding, if there is one; `token` tells of batch row and row. Positions below 0
 /// count as 0.
 fn turned<T: Float>(
-    options: &Attention,
-    inputs: &AttentionInputs<Array<T>>,
+    rotary: Option<&RotaryEmbedding<Array<T>>>,
     x: &Array<T>,
     token: impl Fn(usize, usize) -> Token,
 ) -> Array<T> {
     let mut x = x.clone();
-    if let (Some(rotary), Some(cos), Some(sin)) = (options.rotary, &inputs.rotary_cos, &inputs.rotary_sin) {
+    if let Some(RotaryEmbedding { options, cos, sin }) = rotary {
         let [heads, rows, dim] = [1, 2, 3].map(|axis| x.shape()[axis]);
         for (row, data) in x.data_mut().chunks_exact_mut(dim).enumerate() {
             let position = token(row / (heads * rows), row % rows).position.max(0) as usize;
-            rotate(data, cos, sin, rotary.layout, position.saturating_add(rotary.offset));
+            rotate(data, cos, sin, options.layout, position.saturating_add(options.offset));
         }
     }
     x

@@ -1,7 +1,7 @@
 //! Which keys a query may see, and what the mask adds to their scores.
 
-use super::super::{Float, lengths, whole_numbers};
-use crate::attention::{Attention, AttentionInputs, Causal, Mask};
+use super::super::{Float, lengths};
+use crate::attention::{Attention, AttentionInputs, BlockMask, Causal, CuSeqlens, Mask};
 use crate::error::{Error, Result};
 use crate::problem::AttentionProblem;
 use crate::tensor::{Array, Layout};
@@ -25,7 +25,7 @@ pub(super) struct Visibility<'a, T> {
     /// The mask's elements under [B, Hq, Nq, mask_keys].
     mask: Option<(&'a Mask<Array<T>>, Layout)>,
     /// The block mask's elements under [B, Hq, blocks, blocks], and the queries and keys of a block.
-    blocks: Option<(&'a [T], Layout, [usize; 2])>,
+    blocks: Option<(&'a [u32], Layout, [usize; 2])>,
 }
 
 impl<'a, T: Float> Visibility<'a, T> {
@@ -35,17 +35,17 @@ impl<'a, T: Float> Visibility<'a, T> {
         p: &'a AttentionProblem,
     ) -> Result<Self> {
         let (queries, keys) = tokens(options, inputs, p)?;
-        let layout = |array: &Array<T>, full: [usize; 4]| Layout::contiguous(array.shape()).broadcast(&full);
+        let layout = |shape: &[usize], full: [usize; 4]| Layout::contiguous(shape).broadcast(&full);
         let mask = match &inputs.mask {
             None => None,
-            Some(mask) => Some((mask, layout(mask.tensor(), [p.batch, p.query_heads, p.queries, p.mask_keys])?)),
+            Some(mask) => Some((mask, layout(mask.shape(), [p.batch, p.query_heads, p.queries, p.mask_keys])?)),
         };
-        let blocks = match (&inputs.block_mask, options.block_size) {
-            (Some(mask), Some(size)) => {
+        let blocks = match &inputs.block_mask {
+            Some(BlockMask { mask, size }) => {
                 let full = [p.batch, p.query_heads, p.queries.div_ceil(size[0]), p.keys.div_ceil(size[1])];
-                Some((mask.data(), layout(mask, full)?, size))
+                Some((mask.data(), layout(mask.shape(), full)?, *size))
             }
-            _ => None,
+            None => None,
         };
         Ok(Self { options, problem: p, queries, keys, mask, blocks })
     }
@@ -61,17 +61,16 @@ impl<'a, T: Float> Visibility<'a, T> {
                 && window.right.is_none_or(|right| position <= own + i64::from(right));
             near || position < i64::from(window.sink_tokens)
         });
-        let in_block = self.blocks.as_ref().is_none_or(|(mask, layout, [queries, keys])| {
-            mask[index(layout, [b, h, i / queries, j / keys])] != T::ZERO
-        });
+        let in_block = self
+            .blocks
+            .as_ref()
+            .is_none_or(|(mask, layout, [queries, keys])| mask[index(layout, [b, h, i / queries, j / keys])] != 0);
         if !(together && in_past && in_window && in_block && j < self.problem.mask_keys) {
             return None;
         }
         match &self.mask {
             None => Some(T::ZERO),
-            Some((Mask::Bool(mask), layout)) => {
-                (mask.data()[index(layout, [b, h, i, j])] != T::ZERO).then_some(T::ZERO)
-            }
+            Some((Mask::Bool(mask), layout)) => (mask.data()[index(layout, [b, h, i, j])] != 0).then_some(T::ZERO),
             Some((Mask::Float(mask), layout)) => {
                 Some(mask.data()[index(layout, [b, h, i, j])]).filter(|&bias| bias != T::NEG_INFINITY)
             }
@@ -92,8 +91,8 @@ fn tokens<T: Float>(
     p: &AttentionProblem,
 ) -> Result<(Vec<Vec<Token>>, Vec<Vec<Token>>)> {
     let bottom_right = options.causal == Some(Causal::BottomRight);
-    if let (Some(queries), Some(keys)) = (&inputs.cu_seqlens_q, &inputs.cu_seqlens_k) {
-        let (queries, keys) = (ends("cu_seqlens_q", queries, p.queries)?, ends("cu_seqlens_k", keys, p.keys)?);
+    if let Some(CuSeqlens { q, k }) = &inputs.cu_seqlens {
+        let (queries, keys) = (ends("cu_seqlens_q", q, p.queries)?, ends("cu_seqlens_k", k, p.keys)?);
         let diagonal = |n: usize| if bottom_right { length(&keys, n) - length(&queries, n) } else { 0 };
         return Ok((vec![packed(&queries, p.queries, diagonal)], vec![packed(&keys, p.keys, |_| 0)]));
     }
@@ -113,14 +112,14 @@ fn tokens<T: Float>(
 }
 
 /// Where sequences begin and the last one ends, none past the tokens.
-fn ends<T: Float>(name: &str, array: &Array<T>, tokens: usize) -> Result<Vec<usize>> {
-    let ends = whole_numbers(name, array.data(), u32::MAX as usize)?;
+fn ends(name: &str, array: &Array<u32>, tokens: usize) -> Result<Vec<usize>> {
+    let ends = array.data();
     match ends.windows(2).position(|pair| pair[0] > pair[1]) {
         Some(n) => {
             let expected = format!("at least {}, where the sequence begins", ends[n]);
             Err(Error::shape(name, format!("row {}", n + 1), expected, ends[n + 1]))
         }
-        None => Ok(ends.into_iter().map(|end| end.min(tokens)).collect()),
+        None => Ok(ends.iter().map(|&end| (end as usize).min(tokens)).collect()),
     }
 }
 

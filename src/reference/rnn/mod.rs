@@ -23,14 +23,14 @@ use crate::tensor::Array;
 /// A recurrent encoder over host arrays.
 ///
 /// # Errors
-/// Those of [`RnnProblem::new`], and a length that is no whole number of steps.
+/// Those of [`RnnProblem::new`], and a length above T.
 pub fn rnn<T: Float>(
     options: &Rnn,
     stack: &RnnStack<Array<T>>,
     inputs: &RnnInputs<Array<T>>,
 ) -> Result<RnnOutputs<Array<T>>> {
     let shapes = stack.iter().map(|layer| layer.iter().map(|w| w.map(Array::shape)).collect()).collect();
-    let p = RnnProblem::new(options, &shapes, &inputs.map(Array::shape))?;
+    let p = RnnProblem::new(options, &shapes, &inputs.map(Array::shape, Array::shape))?;
     let (batch, state) = (p.batch, p.state);
     let lengths = lengths("lengths", inputs.lengths.as_ref(), p.steps)?.unwrap_or_else(|| vec![p.steps; batch]);
 

@@ -1,7 +1,7 @@
 //! A card against itself: every contradiction that shows without the tensors.
 
 use super::{Bridge, Card, Cell, Dense, Part, Recurrence, Score, Unknown, Value, When};
-use crate::error::{Error, Result};
+use crate::error::{Cause, Error, Result};
 use crate::seq2seq::text::shown;
 
 /// No width, count or length in a card is larger, so that products of three of them fit 64 bits.
@@ -33,7 +33,7 @@ pub(in crate::seq2seq) fn memory_width(card: &Card) -> Option<usize> {
 }
 
 impl Check<'_> {
-    fn error(&self, field: impl Into<String>, reason: impl Into<String>) -> Error {
+    fn error(&self, field: impl Into<String>, reason: impl Into<Cause>) -> Error {
         Error::Card { model: self.0.name.clone(), field: field.into(), reason: reason.into() }
     }
 

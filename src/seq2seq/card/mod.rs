@@ -10,7 +10,7 @@ use serde::{Deserialize, Deserializer};
 
 pub use text::{Part, Prepare, Range, Several, Source, SourceOption, Target, TooLong, Unknown, Words};
 
-use crate::error::{Error, Result};
+use crate::error::{Cause, Error, Result};
 use crate::rnn::{self, Activation, Activations, Direction, Rnn};
 
 /// A model card.
@@ -470,12 +470,12 @@ impl Card {
                 (path, Some(name)) => format!("{path}.{name}"),
                 (path, None) => path.to_owned(),
             };
-            Error::Card { model: model.to_owned(), field, reason }
+            Error::Card { model: model.to_owned(), field, reason: Cause::new(reason, e.into_inner()) }
         })?;
         deserializer.end().map_err(|e| Error::Card {
             model: card.name.clone(),
             field: ".".to_owned(),
-            reason: e.to_string(),
+            reason: Cause::of(e),
         })?;
         check::check(&card)?;
         Ok(card)

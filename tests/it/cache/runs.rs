@@ -40,7 +40,7 @@ fn check(output: &Array<f32>, start: usize) {
     let [query, key, value] = sequence();
     let inputs = AttentionInputs::new(query, key, value);
     let n = output.shape()[2];
-    let oracle = reference::attention(&causal(), &inputs.map(wide)).unwrap().output;
+    let oracle = reference::attention(&causal(), &inputs.map_numbers(wide)).unwrap().output;
     let baseline = reference::attention(&causal(), &inputs).unwrap().output;
     let layout = regard::tensor::Layout::contiguous(oracle.shape()).narrow(2, start, n).unwrap();
     passes(&format!("tokens from {start}"), output, &oracle.gather(&layout).unwrap(), &cut(&baseline, 2, start, n));
@@ -105,8 +105,11 @@ fn whatever_submits_a_run_moves_the_cache_once() {
             // Two steps of one run: the second sees the first one's rows.
             let first = step(&mut run, &mut cache, start, 2).unwrap();
             let second = step(&mut run, &mut cache, start + 2, 1).unwrap();
-            assert_eq!(cache.positions(&mut run, 2).unwrap().download(gpu).unwrap().data()[0], (start + 3) as f32);
-            assert_eq!(cache.positions(&mut Run::new(gpu), 1).unwrap().download(gpu).unwrap().data()[0], start as f32);
+            assert_eq!(cache.positions(&mut run, 2).unwrap().download_u32(gpu).unwrap().data()[0], (start + 3) as u32);
+            assert_eq!(
+                cache.positions(&mut Run::new(gpu), 1).unwrap().download_u32(gpu).unwrap().data()[0],
+                start as u32
+            );
             assert_eq!(state(&cache), before, "recorded before {what}");
             let output = submit(run, &second);
             assert_eq!(cache.lengths(), [start + 3; 2], "{what}");

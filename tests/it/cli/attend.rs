@@ -1,10 +1,11 @@
 //! `regard attend` against the reference.
 
+use std::cell::RefCell;
+
 use regard::attention::{
-    Attention, AttentionInputs, Causal, Mask, Monotonic, Normalize, Rotary, RotaryLayout, Score, ScoreFn, ScoreMod,
-    ScoreStage, Window,
+    Attention, AttentionInputs, BlockMask, Causal, CuSeqlens, Mask, Monotonic, Normalize, Past, Rotary,
+    RotaryEmbedding, RotaryLayout, Score, ScoreFn, ScoreMod, ScoreStage, Window,
 };
-use regard::problem::Role;
 use regard::tensor::{Array, DType};
 use regard::{baseline, reference};
 use safetensors::Dtype;
@@ -27,33 +28,36 @@ pub(super) fn inputs() -> AttentionInputs<Array> {
 
 /// The tensors of a case as they stand in a file.
 pub(super) fn file(inputs: &AttentionInputs<Array>) -> Tensors {
-    let mut tensors = Tensors::default();
-    let is_bool = matches!(inputs.mask, Some(Mask::Bool(_)));
-    inputs
-        .try_map(|name, array| {
-            let so_far = std::mem::take(&mut tensors);
-            tensors = match (Role::of(name, is_bool), name) {
-                (Role::Integer, "mask") => so_far.bool(name, Dtype::BOOL, array),
-                (Role::Integer, "block_mask") => so_far.bool(name, Dtype::U8, array),
-                (Role::Integer, "block_table") => {
+    let tensors = RefCell::new(Tensors::default());
+    let numbers = |name: &str, array: &Array| {
+        tensors.replace_with(|so_far| std::mem::take(so_far).f32(name, array));
+        Ok::<_, regard::Error>(())
+    };
+    let integers = |name: &str, array: &Array<u32>| {
+        tensors.replace_with(|so_far| {
+            let so_far = std::mem::take(so_far);
+            match name {
+                "mask" => so_far.bool(name, Dtype::BOOL, array),
+                "block_mask" => so_far.bool(name, Dtype::U8, array),
+                "block_table" => {
                     let bytes = array.data().iter().flat_map(|&x| (x as i32).to_le_bytes()).collect();
                     so_far.add(name, Dtype::I32, array.shape(), bytes)
                 }
-                (Role::Integer, _) => so_far.i64(name, &array.data().iter().map(|&x| x as i64).collect::<Vec<_>>()),
-                _ => so_far.f32(name, array),
-            };
-            Ok::<_, regard::Error>(())
-        })
-        .unwrap();
-    tensors
+                _ => so_far.i64(name, &array.data().iter().map(|&x| x.into()).collect::<Vec<_>>()),
+            }
+        });
+        Ok(())
+    };
+    inputs.try_map(numbers, integers).unwrap();
+    tensors.into_inner()
 }
 
-pub(super) fn whole(values: &[u32]) -> Array {
-    Array::new(&[values.len()], values.iter().map(|&x| x as f32).collect()).unwrap()
+pub(super) fn whole(values: &[u32]) -> Array<u32> {
+    Array::new(&[values.len()], values.to_vec()).unwrap()
 }
 
-fn bits(shape: &[usize]) -> Array {
-    numbers(shape, 9).map(|&x| if x > -0.3 { 1.0 } else { 0.0 })
+fn bits(shape: &[usize]) -> Array<u32> {
+    numbers(shape, 9).map(|&x| u32::from(x > -0.3))
 }
 
 /// Non-negative and 1 in every row of keys: an alignment.
@@ -108,11 +112,10 @@ fn cases() -> Vec<Case> {
                 weights: true,
                 ..plain()
             },
-            &|i| i.kv_lengths = Some(Array::new(&[2], vec![7.0, 3.0]).unwrap()),
+            &|i| i.kv_lengths = Some(Array::new(&[2], vec![7, 3]).unwrap()),
         ),
         case("--causal --present", Attention { causal: Some(Causal::TopLeft), ..plain() }, &|i| {
-            i.past_key = Some(numbers(&[2, 2, 3, 8], 6));
-            i.past_value = Some(numbers(&[2, 2, 3, 6], 7));
+            i.past = Some(Past { key: numbers(&[2, 2, 3, 8], 6), value: numbers(&[2, 2, 3, 6], 7) });
         }),
         case("--lse", Attention { lse: true, ..plain() }, &|i| {
             i.alibi_slopes = Some(numbers(&[4], 8));
@@ -158,7 +161,7 @@ fn cases() -> Vec<Case> {
         }),
         case("--score additive --scale 0.5", Attention { score: Score::Additive, scale: Some(0.5), ..plain() }, &|i| {
             i.score.v = Some(numbers(&[8], 12));
-            i.score.g = Some(whole(&[2]));
+            i.score.g = Some(Array::filled(&[1], 2.0));
         }),
         case("--score location --weights", Attention { score: Score::Location, weights: true, ..plain() }, &|i| {
             i.score.query_weight = Some(numbers(&[9, 8], 10));
@@ -187,34 +190,22 @@ fn cases() -> Vec<Case> {
                 i.kv_lengths = Some(whole(&[3, 7]));
             },
         ),
-        case("--block-size 2,3 --weights", Attention { block_size: Some([2, 3]), weights: true, ..plain() }, &|i| {
-            i.block_mask = Some(bits(&[1, 4, 3, 3]));
+        case("--block-size 2,3 --weights", Attention { weights: true, ..plain() }, &|i| {
+            i.block_mask = Some(BlockMask { mask: bits(&[1, 4, 3, 3]), size: [2, 3] });
         }),
         case(
             "--rotary half-split --rotary-base 500 --rotary-width 4 --rotary-offset 3 --causal --present",
-            Attention {
-                rotary: Some(Rotary { layout: RotaryLayout::HalfSplit, offset: 3 }),
-                causal: Some(Causal::TopLeft),
-                ..plain()
-            },
+            Attention { causal: Some(Causal::TopLeft), ..plain() },
             &|i| {
-                i.past_key = Some(numbers(&[2, 2, 3, 8], 6));
-                i.past_value = Some(numbers(&[2, 2, 3, 6], 7));
-                let [cos, sin] = Rotary::tables(500.0, 4, 13).unwrap();
-                (i.rotary_cos, i.rotary_sin) = (Some(cos), Some(sin));
+                i.past = Some(Past { key: numbers(&[2, 2, 3, 8], 6), value: numbers(&[2, 2, 3, 6], 7) });
+                let options = Rotary { layout: RotaryLayout::HalfSplit, offset: 3 };
+                i.rotary = Some(RotaryEmbedding::new(options, Rotary::tables(500.0, 4, 13).unwrap()));
             },
         ),
-        case(
-            "--rotary interleaved --scores raw",
-            Attention {
-                rotary: Some(Rotary { layout: RotaryLayout::Interleaved, offset: 0 }),
-                scores: Some(ScoreStage::Raw),
-                ..plain()
-            },
-            &|i| {
-                (i.rotary_cos, i.rotary_sin) = (Some(numbers(&[9, 4], 30)), Some(numbers(&[9, 4], 31)));
-            },
-        ),
+        case("--rotary interleaved --scores raw", Attention { scores: Some(ScoreStage::Raw), ..plain() }, &|i| {
+            let options = Rotary { layout: RotaryLayout::Interleaved, offset: 0 };
+            i.rotary = Some(RotaryEmbedding::new(options, [numbers(&[9, 4], 30), numbers(&[9, 4], 31)]));
+        }),
         case(
             "--normalize monotonic --weights",
             Attention { normalize: Normalize::Monotonic(Monotonic::Parallel), weights: true, ..plain() },
@@ -238,14 +229,13 @@ fn cases() -> Vec<Case> {
         // Sequences of 2, 0 and 4 queries and 3, 1 and 5 keys.
         case("--causal --lse", Attention { causal: Some(Causal::TopLeft), lse: true, ..plain() }, &|i| {
             *i = AttentionInputs::new(numbers(&[1, 4, 6, 8], 1), numbers(&[1, 2, 9, 8], 2), numbers(&[1, 2, 9, 6], 3));
-            i.cu_seqlens_q = Some(whole(&[0, 2, 2, 6]));
-            i.cu_seqlens_k = Some(whole(&[0, 3, 4, 9]));
+            i.cu_seqlens = Some(CuSeqlens { q: whole(&[0, 2, 2, 6]), k: whole(&[0, 3, 4, 9]) });
         }),
         // Pages of 3 keys; unused entries of the table are of any kind.
         case("--causal --weights", Attention { causal: Some(Causal::TopLeft), weights: true, ..plain() }, &|i| {
             i.key = numbers(&[5, 2, 3, 8], 2);
             i.value = numbers(&[5, 2, 3, 6], 3);
-            i.block_table = Some(Array::new(&[2, 3], vec![4.0, 1.0, 0.0, 2.0, 3.0, 0.0]).unwrap());
+            i.block_table = Some(Array::new(&[2, 3], vec![4, 1, 0, 2, 3, 0]).unwrap());
             i.kv_lengths = Some(whole(&[8, 5]));
         }),
     ]
@@ -253,7 +243,7 @@ fn cases() -> Vec<Case> {
 
 /// Every result of a case that is in the file, against the reference.
 fn check(case: &Case, folder: &Folder) {
-    let oracle = reference::attention(&case.options, &case.inputs.map(|a| a.map(|&x| f64::from(x)))).unwrap();
+    let oracle = reference::attention(&case.options, &case.inputs.map_numbers(|a| a.map(|&x| f64::from(x)))).unwrap();
     let baseline = reference::attention(&case.options, &case.inputs).unwrap();
     let out = folder.load("out.safetensors");
     for ((name, oracle), (_, baseline)) in oracle.named().zip(baseline.named()) {

@@ -78,17 +78,15 @@ fn add_weights(mut tensors: Tensors, stack: &RnnStack<Array>, prefix: &str) -> T
 
 /// Adds everything that is no weight.
 fn add_inputs(mut tensors: Tensors, inputs: &RnnInputs<Array>) -> Tensors {
-    inputs
-        .try_map(|name, array| {
-            let so_far = std::mem::take(&mut tensors);
-            tensors = match name {
-                "lengths" => so_far.i64(name, &array.data().iter().map(|&x| x as i64).collect::<Vec<_>>()),
-                _ => so_far.f32(name, array),
-            };
-            Ok::<_, regard::Error>(())
-        })
-        .unwrap();
-    tensors
+    let RnnInputs { input, initial_h, initial_c, lengths } = inputs;
+    for (name, array) in [("input", Some(input)), ("initial_h", initial_h.as_ref()), ("initial_c", initial_c.as_ref())]
+    {
+        tensors = array.into_iter().fold(tensors, |tensors, array| tensors.f32(name, array));
+    }
+    match lengths {
+        Some(lengths) => tensors.i64("lengths", &lengths.data().iter().map(|&x| x.into()).collect::<Vec<_>>()),
+        None => tensors,
+    }
 }
 
 fn cases() -> Vec<Case> {
@@ -98,7 +96,7 @@ fn cases() -> Vec<Case> {
         if states {
             inputs.initial_h = Some(numbers(&states_of(extras.projection.unwrap_or(HIDDEN)), 8));
             inputs.initial_c = (options.cell == Cell::Lstm).then(|| numbers(&states_of(HIDDEN), 9));
-            inputs.lengths = Some(Array::new(&[BATCH], vec![6.0, 2.0, 0.0]).unwrap());
+            inputs.lengths = Some(Array::new(&[BATCH], vec![6, 2, 0]).unwrap());
         }
         Case { args, stack: stack(&options, layers, extras), options, inputs }
     };
@@ -231,7 +229,7 @@ fn cases() -> Vec<Case> {
 /// The truth about a case.
 fn oracle(case: &Case, options: &Rnn) -> regard::Result<RnnOutputs<Array<f64>>> {
     let wide = case.stack.iter().map(|l| l.iter().map(|w| w.map(widen)).collect()).collect();
-    reference::rnn(options, &wide, &case.inputs.map(widen))
+    reference::rnn(options, &wide, &case.inputs.map_numbers(widen))
 }
 
 /// The file of results against the reference; with `batch_first` the output's first two axes are the other way round.

@@ -1,6 +1,6 @@
 //! What `regard attend` reads and writes: ranks, ragged batches, element types, parts, pictures; and what it never reads.
 
-use regard::attention::{Attention, AttentionInputs, Causal, Mask};
+use regard::attention::{Attention, AttentionInputs, Causal, CuSeqlens, Mask};
 use regard::tensor::{Array, Layout};
 use regard::{compare, reference};
 use safetensors::Dtype;
@@ -36,7 +36,7 @@ fn ranks_two_and_three_are_heads_laid_out_otherwise() {
         close(&out.get("output").unwrap(), &packed(&want.output));
     }
     let (query, key, value) = (numbers(&[5, 8], 1), numbers(&[7, 8], 2), numbers(&[7, 6], 3));
-    let mask = numbers(&[5, 7], 4).map(|&x| if x > 0.0 { 1.0 } else { 0.0 });
+    let mask = numbers(&[5, 7], 4).map(|&x| u32::from(x > 0.0));
     let one = |a: &Array| a.clone().reshape(&[&[1, 1][..], a.shape()].concat()).unwrap();
     let mut lifted = AttentionInputs::new(one(&query), one(&key), one(&value));
     lifted.mask = Some(Mask::Bool(mask.clone()));
@@ -60,8 +60,8 @@ fn ragged_sequences_come_in_every_rank() {
     };
     let mut inputs = AttentionInputs::new(apart(&q), apart(&k), apart(&v));
     let (ends_q, ends_k) = ([0, 2, 6], [0, 5, 9]);
-    inputs.cu_seqlens_q = Some(whole(&ends_q.map(|x| x as u32)));
-    inputs.cu_seqlens_k = Some(whole(&ends_k.map(|x| x as u32)));
+    let ends = |ends: [i64; 3]| whole(&ends.map(|x| x as u32));
+    inputs.cu_seqlens = Some(CuSeqlens { q: ends(ends_q), k: ends(ends_k) });
     let options = Attention { causal: Some(Causal::BottomRight), ..Attention::default() };
     let want = reference::attention(&options, &inputs).unwrap().output;
     let joined = |x: &Array| {
@@ -198,14 +198,14 @@ fn poison_never_reaches_an_output() {
     let clean = inputs();
     let row = |k: usize, dim: usize| (k / dim % 7, k / dim / 14);
     let mut masked = clean.clone();
-    masked.mask = Some(Mask::Bool(Array::from_fn(&[7], |j| if j == 2 { 0.0 } else { 1.0 })));
+    masked.mask = Some(Mask::Bool(Array::from_fn(&[7], |j| if j == 2 { 0 } else { 1 })));
     let lengths = |mut i: AttentionInputs<Array>| {
         i.kv_lengths = Some(whole(&[5, 7]));
         i
     };
     let mut pages =
         AttentionInputs::new(numbers(&[2, 4, 5, 8], 1), numbers(&[4, 2, 3, 8], 2), numbers(&[4, 2, 3, 6], 3));
-    pages.block_table = Some(Array::new(&[2, 2], vec![0.0, 1.0, 3.0, -1.0]).unwrap());
+    pages.block_table = Some(Array::new(&[2, 2], vec![0, 1, 3, u32::MAX]).unwrap());
     let pages = AttentionInputs { kv_lengths: Some(whole(&[6, 2])), ..pages };
     let of_pages = |k: usize, dim: usize| k / (6 * dim) == 2 || (k / (6 * dim) == 3 && k / dim % 3 == 2);
     for (what, inputs, hidden) in [
@@ -235,7 +235,7 @@ fn poison_never_reaches_an_output() {
 #[test]
 fn half_and_bfloat_files_are_read_and_written() {
     let folder = Folder::new();
-    let four = inputs().map(|a| a.map(|&x| half::bf16::from_f32(x).to_f32()));
+    let four = inputs().map_numbers(|a| a.map(|&x| half::bf16::from_f32(x).to_f32()));
     let bf16 = |a: &Array| a.data().iter().flat_map(|&x| half::bf16::from_f32(x).to_le_bytes()).collect::<Vec<_>>();
     let tensors = Tensors::default()
         .add("query", Dtype::BF16, four.query.shape(), bf16(&four.query))

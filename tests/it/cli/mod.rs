@@ -160,8 +160,8 @@ impl Tensors {
         self.add(name, Dtype::I64, &[values.len()], values.iter().flat_map(|x| x.to_le_bytes()).collect())
     }
 
-    fn bool(self, name: &str, dtype: Dtype, array: &Array) -> Self {
-        self.add(name, dtype, array.shape(), array.data().iter().map(|&x| u8::from(x != 0.0)).collect())
+    fn bool(self, name: &str, dtype: Dtype, array: &Array<u32>) -> Self {
+        self.add(name, dtype, array.shape(), array.data().iter().map(|&x| u8::from(x != 0)).collect())
     }
 
     fn bytes(&self) -> Vec<u8> {

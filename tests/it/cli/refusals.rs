@@ -96,10 +96,14 @@ fn misshapen_tensors_are_named_with_axis_expected_and_found() {
         ),
         (with("rotary_cos", &array(&[4, 1])), "--rotary half-split", "`rotary_sin`: expected [positions, width / 2]"),
         (good(), "--block-size 2,2", "`block_mask`: expected the mask that `block_size` belongs to, found none"),
-        (good().bool("block_mask", Dtype::U8, &array(&[1, 1, 2, 2])), "", "option `block-size`: needed beside"),
+        (
+            good().bool("block_mask", Dtype::U8, &Array::filled(&[1, 1, 2, 2], 1)),
+            "",
+            "option `block-size`: needed beside",
+        ),
         (with("block_mask", &array(&[1, 1, 2, 2])), "--block-size 2,2", "`block_mask` dtype: expected BOOL or U8"),
         (
-            good().bool("block_mask", Dtype::BOOL, &array(&[2, 1])),
+            good().bool("block_mask", Dtype::BOOL, &Array::filled(&[2, 1], 1)),
             "--block-size 2,2",
             "`block_mask` axis 3 (blocks of keys): expected 2, found 1",
         ),
@@ -109,6 +113,12 @@ fn misshapen_tensors_are_named_with_axis_expected_and_found() {
         (with("score.g", &array(&[2])), "--score additive", "`score.g` elements: expected 1, found 2"),
         (with("score.g", &array(&[1])), "--score additive", "`score.v`: expected [A], which `score.g`"),
         (with("score.v", &array(&[3])), "--score keras-concat", "option `score`: keras-concat has no parameter"),
+        // An odd number above 2^24, which f32 has not.
+        (
+            good().i64("kv_lengths", &[16_777_217]),
+            "",
+            "`kv_lengths` element 0: expected a whole number from 0 to 4, found 16777217",
+        ),
         (good().i64("query_lengths", &[5]), "", "`query_lengths` element 0: expected a whole number from 0 to 4"),
         (good().i64("cu_seqlens_q", &[0, 4]), "", "`cu_seqlens_k`: expected [S + 1] beside `cu_seqlens_q`"),
         (

@@ -4,7 +4,7 @@
 use std::cell::Cell as Counter;
 
 use proptest::prelude::*;
-use regard::attention::{Algorithm, Attention, AttentionInputs, Causal, Rotary, Window};
+use regard::attention::{Algorithm, Attention, AttentionInputs, Causal, CuSeqlens, Rotary, Window};
 use regard::gpu::{Gpu, Run};
 use regard::ops::{cache::append, linear::embed, rnn::GpuRnn, rotary::rotary};
 use regard::rnn::{Cell, Rnn, RnnAlgorithm, RnnInputs, RnnWeights};
@@ -94,8 +94,8 @@ fn lengths_past_the_end_are_the_end() {
         );
         let mut hostile = inputs.upload(gpu(), DType::F32)?;
         (hostile.kv_lengths, hostile.query_lengths) = (list(gpu(), &[2], &kv).ok(), list(gpu(), &[2], &query).ok());
-        inputs.kv_lengths = Some(Array::from_fn(&[2], |b| kv[b].min(11) as f32));
-        inputs.query_lengths = Some(Array::from_fn(&[2], |b| query[b].min(5) as f32));
+        inputs.kv_lengths = Some(Array::from_fn(&[2], |b| kv[b].min(11)));
+        inputs.query_lengths = Some(Array::from_fn(&[2], |b| query[b].min(5)));
         counts_for(&options, &inputs, &hostile)
     });
 }
@@ -108,8 +108,8 @@ fn pages_past_the_pool_are_the_last_one() {
             AttentionInputs::new(numbers(&[2, 4, 2, 8], 1.0), numbers(&[4, 2, 3, 8], 2.0), numbers(&[4, 2, 3, 8], 3.0));
         let mut hostile = inputs.upload(gpu(), DType::F32)?;
         (hostile.block_table, hostile.kv_lengths) = (list(gpu(), &[2, 3], &table).ok(), list(gpu(), &[2], &kv).ok());
-        inputs.block_table = Some(Array::from_fn(&[2, 3], |k| table[k].min(3) as f32));
-        inputs.kv_lengths = Some(Array::from_fn(&[2], |b| kv[b].min(9) as f32));
+        inputs.block_table = Some(Array::from_fn(&[2, 3], |k| table[k].min(3)));
+        inputs.kv_lengths = Some(Array::from_fn(&[2], |b| kv[b].min(9)));
         counts_for(&options, &inputs, &hostile)
     });
 }
@@ -127,12 +127,11 @@ fn ends_past_the_last_token_are_the_last_token() {
         let mut inputs =
             AttentionInputs::new(numbers(&[1, 4, 7, 8], 1.0), numbers(&[1, 2, 9, 8], 2.0), numbers(&[1, 2, 9, 8], 3.0));
         let mut hostile = inputs.upload(gpu(), DType::F32)?;
-        (hostile.cu_seqlens_q, hostile.cu_seqlens_k) =
-            (list(gpu(), &[4], &queries).ok(), list(gpu(), &[4], &keys).ok());
+        hostile.cu_seqlens = Some(CuSeqlens { q: list(gpu(), &[4], &queries)?, k: list(gpu(), &[4], &keys)? });
         if queries.is_sorted() && keys.is_sorted() {
             ascending.set(ascending.get() + 1);
-            inputs.cu_seqlens_q = Some(Array::from_fn(&[4], |n| queries[n].min(7) as f32));
-            inputs.cu_seqlens_k = Some(Array::from_fn(&[4], |n| keys[n].min(9) as f32));
+            let (q, k) = (Array::from_fn(&[4], |n| queries[n].min(7)), Array::from_fn(&[4], |n| keys[n].min(9)));
+            inputs.cu_seqlens = Some(CuSeqlens { q, k });
             return counts_for(&options, &inputs, &hostile);
         }
         other.set(other.get() + 1);
@@ -233,7 +232,7 @@ fn steps_past_the_sequence_are_its_end() {
             let mut inputs = RnnInputs::new(numbers(&[6, 5, 3], 3.0));
             let mut hostile = inputs.upload(gpu, DType::F32)?;
             hostile.lengths = Some(list(gpu, &[5], &lengths)?);
-            inputs.lengths = Some(Array::from_fn(&[5], |b| lengths[b].min(6) as f32));
+            inputs.lengths = Some(Array::from_fn(&[5], |b| lengths[b].min(6)));
             let (found, meant) = (rnn.run(gpu, &hostile)?, rnn.run(gpu, &inputs.upload(gpu, DType::F32)?)?);
             for ((name, found), (_, meant)) in found.named().zip(meant.named()) {
                 if bits(&found.download(gpu)?) != bits(&meant.download(gpu)?) {

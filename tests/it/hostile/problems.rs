@@ -1,10 +1,11 @@
 //! Any attention, recurrence or cache, in any shapes, strides, types and options, on any device: recorded without one.
 
+use std::cell::RefCell;
+
 use arbitrary::{Result, Unstructured};
-use regard::Error;
 use regard::attention::{
-    Algorithm, Attention, AttentionInputs, AttentionOutputs, Causal, Mask, Monotonic, Normalize, Rotary, RotaryLayout,
-    Score, ScoreMod, ScoreStage, Window,
+    Algorithm, Attention, AttentionInputs, BlockMask, Causal, CuSeqlens, Mask, Monotonic, Normalize, Past, Rotary,
+    RotaryEmbedding, RotaryLayout, Score, ScoreMod, ScoreStage, Window,
 };
 use regard::device::Caps;
 use regard::kernels::{self, rotary::RowPositions};
@@ -95,6 +96,14 @@ fn caps(u: &mut Unstructured<'_>) -> Result<Caps> {
 
 /// A tensor of that shape lying in a buffer that just holds it, in some order, at some distance; none where a buffer
 /// cannot be seen so.
+/// Why there is no view.
+enum Odd {
+    /// The numbers have come to their end.
+    Ended(arbitrary::Error),
+    /// No layout of this shape.
+    Shape,
+}
+
 fn view(
     u: &mut Unstructured<'_>,
     recording: &mut Recording,
@@ -208,11 +217,6 @@ fn any_attention(u: &mut Unstructured<'_>) -> Result<(Attention, AttentionInputs
         causal: pick(u, &[None, Some(Causal::TopLeft), Some(Causal::BottomRight)])?,
         window: maybe(u, |u| Ok(Window { sink_tokens: pick(u, &[0, 2, u32::MAX])?, ..Window::new(far(u)?, far(u)?) }))?,
         temperature: maybe(u, number)?,
-        rotary: maybe(u, |u| {
-            let layout = pick(u, &[RotaryLayout::HalfSplit, RotaryLayout::Interleaved])?;
-            Ok(Rotary { layout, offset: pick(u, &[0, 0, 5, usize::MAX])? })
-        })?,
-        block_size: maybe(u, |u| Ok([axis(u)?, axis(u)?]))?,
         normalize,
         path: pick(u, &[Algorithm::Auto, Algorithm::Auto, Algorithm::Staged, Algorithm::Fused, Algorithm::Split])?,
         weights: once_in(u, 4)?,
@@ -221,6 +225,11 @@ fn any_attention(u: &mut Unstructured<'_>) -> Result<(Attention, AttentionInputs
         entropy: once_in(u, 4)?,
         scores: pick(u, &[None, None, Some(ScoreStage::Raw), Some(ScoreStage::Capped), Some(ScoreStage::Masked)])?,
     };
+    let rotary = maybe(u, |u| {
+        let layout = pick(u, &[RotaryLayout::HalfSplit, RotaryLayout::Interleaved])?;
+        Ok(Rotary { layout, offset: pick(u, &[0, 0, 5, usize::MAX])? })
+    })?;
+    let block = maybe(u, |u| Ok([axis(u)?, axis(u)?]))?;
     let [batch, kv_heads, group, queries, keys, dim, value_dim] =
         [axis(u)?, axis(u)?, axis(u)?, axis(u)?, axis(u)?, axis(u)?, axis(u)?];
     let heads = kv_heads.saturating_mul(group);
@@ -241,13 +250,12 @@ fn any_attention(u: &mut Unstructured<'_>) -> Result<(Attention, AttentionInputs
         inputs.kv_lengths = Some(bent(u, &[batch])?);
     } else if ragged {
         let sequences = axis(u)?;
-        inputs.cu_seqlens_q = Some(bent(u, &[sequences])?);
-        inputs.cu_seqlens_k = Some(bent(u, &[sequences])?);
+        inputs.cu_seqlens = Some(CuSeqlens { q: bent(u, &[sequences])?, k: bent(u, &[sequences])? });
     } else if once_in(u, 4)? {
         let past = if once_in(u, 4)? { 0 } else { axis(u)? };
         all = keys.saturating_add(past);
-        inputs.past_key = Some(bent(u, &[batch, kv_heads, past, dim])?);
-        inputs.past_value = Some(bent(u, &[batch, kv_heads, past, value_dim])?);
+        let key = bent(u, &[batch, kv_heads, past, dim])?;
+        inputs.past = Some(Past { key, value: bent(u, &[batch, kv_heads, past, value_dim])? });
     } else {
         inputs.kv_lengths = maybe(u, |u| bent(u, &[batch]))?;
     }
@@ -259,15 +267,16 @@ fn any_attention(u: &mut Unstructured<'_>) -> Result<(Attention, AttentionInputs
         let shape = bent(u, &full[first..])?;
         Ok(if u.arbitrary()? { Mask::Bool(shape) } else { Mask::Float(shape) })
     })?;
-    if let Some([q, k]) = options.block_size {
+    if let Some(size @ [q, k]) = block {
         let lead = [pick(u, &[1, batch])?, pick(u, &[1, heads])?];
         let blocks = [queries.div_ceil(q.max(1)), all.div_ceil(k.max(1))];
-        inputs.block_mask = Some(bent(u, &[lead[0], lead[1], blocks[0], blocks[1]])?);
+        let mask = bent(u, &[lead[0], lead[1], blocks[0], blocks[1]])?;
+        inputs.block_mask = Some(BlockMask { mask, size });
     }
-    if options.rotary.is_some() {
+    if let Some(rotary) = rotary {
         let (positions, pairs) = (all.max(queries).saturating_add(axis(u)?), pick(u, &[1, dim / 2])?);
-        inputs.rotary_cos = Some(bent(u, &[positions, pairs])?);
-        inputs.rotary_sin = Some(bent(u, &[positions, pairs])?);
+        let tables = [bent(u, &[positions, pairs])?, bent(u, &[positions, pairs])?];
+        inputs.rotary = Some(RotaryEmbedding::new(rotary, tables));
     }
     inputs.alibi_slopes = maybe(u, |u| {
         let full = [batch, heads];
@@ -293,18 +302,21 @@ fn is_slow(caps: &Caps, axes: &[usize]) -> bool {
 pub(crate) fn attention(u: &mut Unstructured<'_>) -> Result<Option<usize>> {
     let caps = caps(u)?;
     let (options, inputs) = any_attention(u)?;
-    let Ok(problem) = AttentionProblem::new(&options, &inputs.map(Vec::as_slice)) else { return Ok(None) };
+    let Ok(problem) = AttentionProblem::new(&options, &inputs.map(Vec::as_slice, Vec::as_slice)) else {
+        return Ok(None);
+    };
     let [dims, units] = [&inputs.query, &inputs.key].map(|shape| shape.iter().copied().max().unwrap_or(0));
     if is_slow(&caps, &[dims, units, problem.keys, problem.score_dim, problem.value_dim]) {
         return Ok(None);
     }
     let element = pick(u, &[DType::F32, DType::F32, DType::F16])?;
     let cache = if once_in(u, 4)? { DType::Q8 } else { element };
-    let is_bool = matches!(inputs.mask, Some(Mask::Bool(_)));
     let storage = Storage { element, cache };
-    let role = |name: &str| regard::problem::Role::of(name, is_bool).dtype(storage);
-    let dtypes =
-        inputs.try_map(|name, _| Ok::<_, arbitrary::Error>(if once_in(u, 200)? { DType::U32 } else { role(name) }))?;
+    let role = |name: &str| regard::problem::Role::of(name).dtype(storage);
+    let dtypes = inputs.try_map(
+        |name, _| Ok::<_, arbitrary::Error>(if once_in(u, 200)? { DType::U32 } else { role(name) }),
+        |_, _| Ok(DType::U32),
+    )?;
     let Ok(storage) = AttentionProblem::storage(&dtypes) else { return Ok(None) };
     let Ok(plan) = AttentionPlan::new(&options, &problem, storage, &caps) else { return Ok(None) };
     let each = if options.score == Score::Location { problem.queries } else { 1 };
@@ -312,22 +324,20 @@ pub(crate) fn attention(u: &mut Unstructured<'_>) -> Result<Option<usize>> {
         return Ok(None);
     }
     let mut recording = Recording::new();
-    let mut odd = false;
-    let mut bind = |u: &mut Unstructured<'_>, name: &str, shape: &[usize], dtype: DType, repeats: bool| {
-        let view = view(u, &mut recording, name, shape, dtype, repeats)?;
-        odd |= view.is_none();
-        Ok::<_, arbitrary::Error>(view)
+    let binding = RefCell::new((&mut *u, &mut recording));
+    let bind = |name: &str, shape: &[usize], dtype: DType, repeats: bool| {
+        let (u, recording) = &mut *binding.borrow_mut();
+        view(u, recording, name, shape, dtype, repeats).map_err(Odd::Ended)?.ok_or(Odd::Shape)
     };
-    let views = inputs.try_map(|name, shape| bind(u, name, shape, role(name), true))?;
-    let shapes = problem.outputs(&options, storage.element, inputs.past_key.is_some());
-    let outputs: AttentionOutputs<Option<View>> =
-        shapes.try_map(|name, (shape, dtype)| bind(u, name, shape, *dtype, false))?;
-    if odd {
-        return Ok(None);
-    }
-    let there = |view: &Option<View>| view.clone().unwrap();
-    let views = views.map(there);
-    let outputs = outputs.try_map(|_, view| Ok::<_, arbitrary::Error>(there(view)))?;
+    let views = inputs
+        .try_map(|name, shape| bind(name, shape, role(name), true), |name, shape| bind(name, shape, DType::U32, true));
+    let shapes = problem.outputs(&options, storage.element, inputs.past.is_some());
+    let outputs = shapes.try_map(|name, (shape, dtype)| bind(name, shape, *dtype, false));
+    let (views, outputs) = match (views, outputs) {
+        (Ok(views), Ok(outputs)) => (views, outputs),
+        (Err(Odd::Ended(error)), _) | (_, Err(Odd::Ended(error))) => return Err(error),
+        _ => return Ok(None),
+    };
     Ok(match ops::attention::record(&mut recording, &caps, &options, &problem, &plan, &views, &outputs) {
         Ok(()) => {
             bounds::check(&recording, &caps);
@@ -411,7 +421,9 @@ pub(crate) fn rnn(u: &mut Unstructured<'_>) -> Result<Option<usize>> {
     };
     let shapes: RnnStack<&[usize]> =
         stack.iter().map(|layer| layer.iter().map(|weights| weights.map(Vec::as_slice)).collect()).collect();
-    let Ok(problem) = RnnProblem::new(&options, &shapes, &inputs.map(Vec::as_slice)) else { return Ok(None) };
+    let Ok(problem) = RnnProblem::new(&options, &shapes, &inputs.map(Vec::as_slice, Vec::as_slice)) else {
+        return Ok(None);
+    };
     let dtype = pick(u, &[DType::F32, DType::F16])?;
     let Ok(plan) = RnnPlan::new(&options, &problem, dtype, &caps) else { return Ok(None) };
     if plan.dispatches > MOST_COMMANDS || is_slow(&caps, &[steps, batch, input, hidden, state]) {
@@ -455,21 +467,18 @@ pub(crate) fn rnn(u: &mut Unstructured<'_>) -> Result<Option<usize>> {
         final_h: dense("final_h", &states(state), DType::F32),
         final_c: lstm.then(|| dense("final_c", &states(hidden), DType::F32)),
     };
-    let views = inputs.try_map(|name, shape| {
-        let kind = match name {
-            "lengths" => DType::U32,
-            "input" => dtype,
-            _ => DType::F32,
+    let views = {
+        let binding = RefCell::new((&mut *u, &mut recording));
+        let bind = |name: &str, shape: &[usize], kind: DType| {
+            let (u, recording) = &mut *binding.borrow_mut();
+            view(u, recording, name, shape, kind, true).ok().flatten().ok_or(Odd::Shape)
         };
-        let view = view(u, &mut recording, name, shape, kind, true).unwrap_or(None);
-        odd |= view.is_none();
-        Ok::<_, Error>(view)
-    });
+        inputs.try_map(
+            |name, shape| bind(name, shape, if name == "input" { dtype } else { DType::F32 }),
+            |name, shape| bind(name, shape, DType::U32),
+        )
+    };
     let Ok(views) = views else { return Ok(None) };
-    if odd {
-        return Ok(None);
-    }
-    let views = views.map(|view| view.clone().unwrap());
     Ok(match ops::rnn::record(&mut recording, &caps, &options, &problem, &plan, &weights, &views, &outputs) {
         Ok(()) => {
             bounds::check(&recording, &caps);

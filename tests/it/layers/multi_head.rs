@@ -2,10 +2,11 @@
 
 use regard::Result;
 use regard::attention::{
-    Attention, AttentionInputs, AttentionOutputs, Causal, Mask, Normalize, Rotary, Score, ScoreStage,
+    Attention, AttentionInputs, AttentionOutputs, Causal, Mask, Normalize, Past, Rotary, RotaryEmbedding, Score,
+    ScoreStage,
 };
 use regard::gpu::Run;
-use regard::layers::{Linear, MultiHeadAttention, MultiHeadWeights, torch_mask};
+use regard::layers::{GpuMultiHeadAttention, Linear, MultiHeadAttention, MultiHeadWeights, torch_mask};
 use regard::tensor::{Array, DType};
 
 use super::{Named, Wrong, all, gpu, judge_all, numbers, refused, stored, types};
@@ -53,7 +54,7 @@ fn add_bias_kv(case: &mut Case) {
 }
 
 fn bools(shape: &[usize], seed: f32) -> Mask<Array<f32>> {
-    Mask::Bool(numbers(shape, seed, 1.0).map(|&x| f32::from(u8::from(x > -0.3))))
+    Mask::Bool(numbers(shape, seed, 1.0).map(|&x| u32::from(x > -0.3)))
 }
 
 fn cases() -> Vec<Case> {
@@ -78,14 +79,13 @@ fn cases() -> Vec<Case> {
     });
     add("mask of the heads and lengths", USUAL, &|case| {
         case.inputs.mask = Some(bools(&[6, 5, 7], 1.0));
-        case.inputs.kv_lengths = Array::new(&[2], vec![6.0, 3.0]).ok();
+        case.inputs.kv_lengths = Array::new(&[2], vec![6, 3]).ok();
     });
     add("past, rotary, ALiBi, sinks", USUAL, &|case| {
-        case.inputs.past_key = Some(numbers(&[2, 3, 6, 4], 1.0, 1.0));
-        case.inputs.past_value = Some(numbers(&[2, 3, 6, 9], 2.0, 1.0));
-        let [cos, sin] = Rotary::tables(10_000.0, 4, 20).unwrap();
-        (case.inputs.rotary_cos, case.inputs.rotary_sin) = (Some(cos), Some(sin));
-        case.layer.attention.rotary = Some(Rotary::default());
+        let (key, value) = (numbers(&[2, 3, 6, 4], 1.0, 1.0), numbers(&[2, 3, 6, 9], 2.0, 1.0));
+        case.inputs.past = Some(Past { key, value });
+        let tables = Rotary::tables(10_000.0, 4, 20).unwrap();
+        case.inputs.rotary = Some(RotaryEmbedding::new(Rotary::default(), tables));
         case.inputs.alibi_slopes = Some(numbers(&[6], 3.0, 0.3));
         case.inputs.sinks = Some(numbers(&[6], 4.0, 1.0));
     });
@@ -119,17 +119,19 @@ fn named<T: Clone>(outputs: &AttentionOutputs<Array<T>>) -> Named<T> {
 }
 
 fn check(case: &Case, dtype: DType) -> Result<f64> {
-    let (weights, mut inputs) = (case.weights.upload(gpu(), dtype)?, case.inputs.upload(gpu(), dtype)?);
+    let layer = GpuMultiHeadAttention::upload(gpu(), &case.layer, &case.weights, dtype)?;
+    let mut inputs = case.inputs.upload(gpu(), dtype)?;
     // A cache holds what was projected, which is f32.
     let f32_cache = case.inputs.upload(gpu(), DType::F32)?;
-    (inputs.past_key, inputs.past_value) = (f32_cache.past_key, f32_cache.past_value);
-    let got = case.layer.run(gpu(), &weights, &inputs)?.download(gpu())?;
-    let oracle = case.layer.reference(&case.weights.map(Array::cast), &case.inputs.map(Array::cast))?;
+    inputs.past = f32_cache.past;
+    let got = layer.run(gpu(), &inputs)?.download(gpu())?;
+    let oracle = case.layer.reference(&case.weights.map(Array::cast), &case.inputs.map_numbers(Array::cast))?;
     let round = |name: &str, array: &Array<f32>| -> Result<Array<f32>> {
         let kept = !(name.ends_with(".weight") || ["query", "key", "value"].contains(&name));
         Ok(if kept { array.clone() } else { stored(array, dtype) })
     };
-    let baseline = case.layer.reference(&case.weights.try_map(round)?, &case.inputs.try_map(round)?)?;
+    let inputs = case.inputs.try_map(round, |_, array| Ok(array.clone()))?;
+    let baseline = case.layer.reference(&case.weights.try_map(round)?, &inputs)?;
     judge_all(&named(&got), &named(&oracle), &named(&baseline))
 }
 
@@ -145,9 +147,8 @@ fn multi_head_layers_are_within_the_tolerance() {
 fn nothing_is_copied() {
     let case = case("counted", USUAL);
     let mut run = Run::new(gpu());
-    let (weights, inputs) =
-        (case.weights.upload(gpu(), DType::F32).unwrap(), case.inputs.upload(gpu(), DType::F32).unwrap());
-    case.layer.record(&mut run, &weights, &inputs).unwrap();
+    let layer = GpuMultiHeadAttention::upload(gpu(), &case.layer, &case.weights, DType::F32).unwrap();
+    layer.record(&mut run, &case.inputs.upload(gpu(), DType::F32).unwrap()).unwrap();
     let kernels: Vec<_> = run.recording().dispatches().map(|d| d.variant.kernel.name()).collect();
     assert_eq!(kernels, ["matmul", "matmul", "matmul", "score", "softmax", "weighted_sum", "matmul"]);
 }
@@ -156,24 +157,24 @@ fn nothing_is_copied() {
 #[test]
 fn torch_masks_are_joined() {
     let (batch, heads, queries, keys) = (2, 3, 4, 5);
-    let pairs = numbers(&[batch * heads, queries, keys], 1.0, 1.0).map(|&x| f32::from(u8::from(x > 0.4)));
-    let padding = numbers(&[batch, keys], 2.0, 1.0).map(|&x| f32::from(u8::from(x > 0.4)));
+    let pairs = numbers(&[batch * heads, queries, keys], 1.0, 1.0).map(|&x| u32::from(x > 0.4));
+    let padding = numbers(&[batch, keys], 2.0, 1.0).map(|&x| u32::from(x > 0.4));
     let hidden = |at: usize| {
         let (b, j) = (at / (heads * queries * keys), at % keys);
-        pairs.data()[at] != 0.0 || padding.data()[b * keys + j] != 0.0
+        pairs.data()[at] != 0 || padding.data()[b * keys + j] != 0
     };
     let [bool_pairs, bool_padding] = [Mask::Bool(pairs.clone()), Mask::Bool(padding.clone())];
     let joined = torch_mask(Some(&bool_pairs), Some(&bool_padding), batch, heads).unwrap().unwrap();
     let Mask::Bool(mask) = &joined else { panic!("{joined:?}") };
     assert_eq!(mask.shape(), [batch, heads, queries, keys]);
-    assert!(mask.data().iter().enumerate().all(|(at, &seen)| (seen == 0.0) == hidden(at)));
+    assert!(mask.data().iter().enumerate().all(|(at, &seen)| (seen == 0) == hidden(at)));
 
     let bias = numbers(&[queries, keys], 3.0, 1.0);
     let joined = torch_mask(Some(&Mask::Float(bias.clone())), Some(&bool_padding), batch, heads).unwrap().unwrap();
     let Mask::Float(mask) = &joined else { panic!("{joined:?}") };
     assert_eq!(mask.shape(), [batch, 1, queries, keys]);
     for (at, &x) in mask.data().iter().enumerate() {
-        let hides = padding.data()[at / (queries * keys) * keys + at % keys] != 0.0;
+        let hides = padding.data()[at / (queries * keys) * keys + at % keys] != 0;
         assert_eq!(x, if hides { f32::NEG_INFINITY } else { bias.data()[at % (queries * keys)] });
     }
     assert_eq!(torch_mask(None, None, batch, heads).unwrap(), None);
@@ -186,7 +187,7 @@ fn torch_masks_are_joined() {
     for (result, message) in wrong {
         match message {
             // [B, Nk] is [Nq, Nk] too
-            "" => assert_eq!(result.unwrap().unwrap().tensor().shape(), [2, 1, 2, 5]),
+            "" => assert_eq!(result.unwrap().unwrap().shape(), [2, 1, 2, 5]),
             message => assert_eq!(result.unwrap_err().to_string(), message),
         }
     }
@@ -296,21 +297,21 @@ fn wrong_requests_are_refused() {
             "option `average_weights`: needs `attention.weights`, which is what it averages",
         ),
         (|c| (c.layer.add_zero_attn, c.layer.attention.causal) = (true, Some(Causal::TopLeft)), &causal),
-        (|c| (c.layer.add_zero_attn, c.inputs.kv_lengths) = (true, Some(Array::filled(&[2], 3.0))), &lengths),
+        (|c| (c.layer.add_zero_attn, c.inputs.kv_lengths) = (true, Some(Array::filled(&[2], 3))), &lengths),
         (
-            |c| c.inputs.block_table = Some(Array::filled(&[2, 2], 0.0)),
+            |c| c.inputs.block_table = Some(Array::filled(&[2, 2], 0)),
             "option `block_table`: a cache in pages holds projected keys: project new ones, append them, and call the \
              attention",
         ),
         (
-            |c| c.inputs.mask = Some(Mask::Bool(Array::filled(&[4, 7], 1.0))),
+            |c| c.inputs.mask = Some(Mask::Bool(Array::filled(&[4, 7], 1))),
             "`mask` axis 0 (queries): expected 5 or 1, found 4",
         ),
     ];
     let right = || case("right", USUAL);
     refused(right, wrong, |c| {
-        let (weights, inputs) = (c.weights.upload(gpu(), DType::F32)?, c.inputs.upload(gpu(), DType::F32)?);
-        c.layer.run(gpu(), &weights, &inputs).map(|_| ())
+        let layer = GpuMultiHeadAttention::upload(gpu(), &c.layer, &c.weights, DType::F32)?;
+        layer.run(gpu(), &c.inputs.upload(gpu(), DType::F32)?).map(|_| ())
     });
     refused(right, wrong, |c| c.layer.reference(&c.weights, &c.inputs).map(|_| ()));
 }

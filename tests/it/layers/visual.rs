@@ -3,7 +3,7 @@
 use regard::attention::{Monotonic, Normalize};
 use regard::compare::close;
 use regard::gpu::Run;
-use regard::layers::{Linear, VisualAttention, VisualOutputs, VisualState, VisualWeights};
+use regard::layers::{GpuVisualAttention, Linear, VisualAttention, VisualOutputs, VisualState, VisualWeights};
 use regard::reference;
 use regard::tensor::{Array, DType};
 use regard::{Result, Tensor};
@@ -76,8 +76,8 @@ fn on_gpu(case: &Case, dtype: DType) -> Result<VisualOutputs<Array<f32>>> {
         }
         None => None,
     };
-    let weights = case.weights.upload(gpu(), dtype)?;
-    case.layer.run(gpu(), &weights, &annotations, &hidden, state.as_ref())?.download(gpu())
+    let layer = GpuVisualAttention::upload(gpu(), &case.layer, &case.weights, dtype)?;
+    layer.run(gpu(), &annotations, &hidden, state.as_ref())?.download(gpu())
 }
 
 fn on_cpu<T: reference::Float>(
@@ -116,17 +116,17 @@ fn visual_attention_is_within_the_tolerance() {
 fn steps_are_the_sequence() {
     for case in cases() {
         let whole = on_gpu(&case, DType::F32).unwrap();
-        let weights = case.weights.upload(gpu(), DType::F32).unwrap();
+        let layer = GpuVisualAttention::upload(gpu(), &case.layer, &case.weights, DType::F32).unwrap();
         let upload = |array: &Array<f32>| Tensor::upload(gpu(), "tensor", array, DType::F32).unwrap();
         let (annotations, hidden) = (upload(&case.annotations), upload(&case.hidden));
         let mut run = Run::new(gpu());
-        let memory = case.layer.remember(&mut run, &weights, &annotations).unwrap();
+        let memory = layer.remember(&mut run, &annotations).unwrap();
         let mut state =
             case.state.as_ref().map(|state| VisualState { coverage: upload(&state.coverage), step: state.step });
         let mut steps = Vec::new();
         for t in 0..case.hidden.shape()[0] {
             let h = hidden.narrow(0, t, 1).unwrap();
-            let one = case.layer.record(&mut run, &weights, &memory, &h, state.as_ref()).unwrap();
+            let one = layer.record(&mut run, &memory, &h, state.as_ref()).unwrap();
             state = Some(one.state.clone());
             steps.push(one);
         }

@@ -126,7 +126,7 @@ fn the_parallel_form_clamps_what_has_vanished() {
 fn a_scan_keeps_to_its_own_keys() {
     let scores = numbers(&[4, 6], 2.0);
     let mut inputs = scored(&scores);
-    inputs.kv_lengths = Array::new(&[1], vec![4.0]).ok();
+    inputs.kv_lengths = Array::new(&[1], vec![4]).ok();
     inputs.previous = Array::new(&[1, 1, 1, 6], vec![0.5, 0.25, 0.0, 0.25, f64::NAN, 1e30]).ok();
     let mut alone = scored(&cut(&scores, 1, 0, 4));
     alone.previous = Array::new(&[1, 1, 1, 4], vec![0.5, 0.25, 0.0, 0.25]).ok();

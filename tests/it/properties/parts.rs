@@ -1,6 +1,6 @@
 //! Operations beside attention itself: merging, rotary embedding, caches; temperature and entropy.
 
-use regard::attention::{Monotonic, Rotary, RotaryLayout};
+use regard::attention::{Monotonic, Rotary, RotaryEmbedding, RotaryLayout};
 
 use super::*;
 
@@ -55,17 +55,17 @@ fn merging_bears_large_numbers_and_refuses_odd_shapes() {
     same("output", &cut(&output, 2, 1, 1), &mean);
     same("lse", &sum, &lse(1e5, -1e5 + 2f64.ln()));
     let error = |parts: &[(&Tensor, &Tensor)]| reference::merge(parts).unwrap_err().to_string();
-    assert_eq!(error(&[]), "`partials`: expected at least one output and its log-sum-exp, found none");
+    assert_eq!(error(&[]), "`parts`: expected at least one output and its log-sum-exp, found none");
     assert_eq!(
         error(&[(&a, &lse(0.0, 0.0)), (&cut(&b, 2, 0, 1), &lse(0.0, 0.0))]),
-        "`partials[1] output` shape: expected [1, 1, 2, 3], found [1, 1, 1, 3]"
+        "`parts[1] output` shape: expected [1, 1, 2, 3], found [1, 1, 1, 3]"
     );
     assert_eq!(
         error(&[(&a, &cut(&lse(0.0, 0.0), 2, 0, 1))]),
-        "`partials[0] log-sum-exp` shape: expected [1, 1, 2], found [1, 1, 1]"
+        "`parts[0] log-sum-exp` shape: expected [1, 1, 2], found [1, 1, 1]"
     );
     let flat = numbers(&[2, 3], 1.0);
-    assert_eq!(error(&[(&flat, &flat)]), "`partials[0] output` rank: expected 4 [B, H, N, Dv], found 2");
+    assert_eq!(error(&[(&flat, &flat)]), "`parts[0] output` rank: expected 4 [B, H, N, Dv], found 2");
 }
 
 fn tables(base: f64, width: usize, positions: usize) -> [Tensor; 2] {
@@ -78,7 +78,7 @@ fn a_rotary_embedding_turns_complex_numbers() {
     let (heads, n, dim, width, base) = (3, 5, 8, 6, 50.0);
     let x = numbers(&[2, heads, n, dim], 1.0);
     let [cos, sin] = tables(base, width, 20);
-    let positions = Array::from_fn(&[2, n], |k| ((7 * k + 3) % 11) as f64);
+    let positions = Array::from_fn(&[2, n], |k| ((7 * k + 3) % 11) as u32);
     for layout in [RotaryLayout::HalfSplit, RotaryLayout::Interleaved] {
         for (offset, positions) in [(0, None), (4, None), (2, Some(&positions))] {
             let rotary = Rotary { layout, offset };
@@ -120,8 +120,8 @@ fn rotary_scores_depend_on_the_distance() {
             let norm = |x: &[f64]| x.iter().map(|x| x * x).sum::<f64>();
             assert!((norm(x) - norm(y)).abs() < 1e-12);
         }
-        (inputs.rotary_cos, inputs.rotary_sin) = (Some(cos.clone()), Some(sin.clone()));
-        let scores = attend(&Attention { rotary: Some(rotary), ..full() }, &inputs).scores.unwrap();
+        inputs.rotary = Some(RotaryEmbedding::new(rotary, [cos.clone(), sin.clone()]));
+        let scores = attend(&full(), &inputs).scores.unwrap();
         let at = |i: usize, j: usize| scores.data()[i * n + j];
         for (i, j) in (1..n).flat_map(|i| (1..n).map(move |j| (i, j))) {
             assert!((at(i, j) - at(i - 1, j - 1)).abs() < 1e-6, "{layout:?} {i} {j}");
@@ -136,15 +136,15 @@ fn attention_turns_queries_and_keys_where_they_stand() {
     let [cos, sin] = tables(30.0, 4, 40);
     for layout in [RotaryLayout::HalfSplit, RotaryLayout::Interleaved] {
         let rotary = Rotary { layout, offset: 5 };
-        let options = Attention { rotary: Some(rotary), ..full() };
+        let options = full();
         let with_tables = |inputs: &AttentionInputs<Tensor>| {
             let mut inputs = inputs.clone();
-            (inputs.rotary_cos, inputs.rotary_sin) = (Some(cos.clone()), Some(sin.clone()));
+            inputs.rotary = Some(RotaryEmbedding::new(rotary, [cos.clone(), sin.clone()]));
             inputs
         };
         let turned = |x: &Tensor, positions: &dyn Fn(usize, usize) -> i64| {
             let n = x.shape()[2];
-            let positions = Array::from_fn(&[2, n], |k| positions(k / n, k % n).max(0) as f64);
+            let positions = Array::from_fn(&[2, n], |k| positions(k / n, k % n).max(0) as u32);
             reference::rotary(x, &cos, &sin, Some(&positions), rotary).unwrap()
         };
         // from the start
@@ -156,14 +156,14 @@ fn attention_turns_queries_and_keys_where_they_stand() {
         // against lengths, one of them shorter than the queries
         let lengths = [6, 2];
         let mut padded = plain.clone();
-        padded.kv_lengths = Array::new(&[2], lengths.map(|n| n as f64).to_vec()).ok();
+        padded.kv_lengths = Array::new(&[2], lengths.map(|n| n as u32).to_vec()).ok();
         want.kv_lengths = padded.kv_lengths.clone();
         want.query = turned(&plain.query, &|b, i| i as i64 + lengths[b] - 4);
         same_attention(&attend(&options, &with_tables(&padded)), &attend(&full(), &want));
         // after a past that is turned already
         let past = turned(&numbers(&[2, 2, 3, 6], 8.0), &|_, j| j as i64);
         let mut step = plain.clone();
-        (step.past_key, step.past_value) = (Some(past.clone()), Some(numbers(&[2, 2, 3, 5], 9.0)));
+        step.past = Some(Past { key: past.clone(), value: numbers(&[2, 2, 3, 5], 9.0) });
         let mut want = step.clone();
         want.query = turned(&plain.query, &|_, i| i as i64 + 3);
         want.key = turned(&plain.key, &|_, j| j as i64 + 3);
@@ -178,7 +178,7 @@ fn attention_turns_queries_and_keys_where_they_stand() {
 fn rotary_refuses_what_does_not_fit() {
     let x = numbers(&[2, 3, 5, 8], 1.0);
     let [cos, sin] = tables(10.0, 8, 6);
-    let refused = |x: &Tensor, cos: &Tensor, sin: &Tensor, positions: Option<&Tensor>, offset: usize| {
+    let refused = |x: &Tensor, cos: &Tensor, sin: &Tensor, positions: Option<&Array<u32>>, offset: usize| {
         let rotary = Rotary { offset, ..Rotary::default() };
         reference::rotary(x, cos, sin, positions, rotary).unwrap_err().to_string()
     };
@@ -189,8 +189,11 @@ fn rotary_refuses_what_does_not_fit() {
     let flat = numbers(&[2, 3], 1.0);
     assert_eq!(refused(&flat, &cos, &sin, None, 0), "`x` rank: expected 4 [B, H, N, D], found 2");
     assert_eq!(refused(&x, &x, &sin, None, 0), "`cos` rank: expected 2 [positions, width / 2], found 4");
-    assert_eq!(refused(&x, &cos, &sin, Some(&flat), 0), "`positions` shape: expected [2, 5], found [2, 3]");
-    let far = Array::filled(&[2, 5], 4.0);
+    assert_eq!(
+        refused(&x, &cos, &sin, Some(&Array::filled(&[2, 3], 0)), 0),
+        "`positions` shape: expected [2, 5], found [2, 3]"
+    );
+    let far = Array::filled(&[2, 5], 4);
     assert_eq!(
         refused(&x, &cos, &sin, Some(&far), 2),
         "`positions` row 0: expected a whole number from 0 to 3, found 4"
@@ -273,7 +276,7 @@ fn the_entropy_of_a_row_is_that_of_its_weights() {
     // uniform over what is visible: ln n; nothing visible: 0
     let mut even = inputs(5, 8);
     even.query.data_mut().fill(0.0);
-    even.mask = Some(Mask::Bool(Array::from_fn(&[5, 8], |k| f64::from(u8::from(k % 8 < 2 * (k / 8))))));
+    even.mask = Some(Mask::Bool(Array::from_fn(&[5, 8], |k| u32::from(k % 8 < 2 * (k / 8)))));
     let (found, ..) = entropy(&Attention::default(), &even);
     let want = Array::from_fn(&[2, 4, 5], |row| if row % 5 == 0 { 0.0 } else { (2.0 * (row % 5) as f64).ln() });
     same("uniform", &found, &want);

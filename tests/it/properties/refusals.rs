@@ -1,6 +1,6 @@
 //! Every refused combination of options and tensors, and what the error says.
 
-use regard::attention::{Monotonic, Rotary};
+use regard::attention::{BlockMask, CuSeqlens, Monotonic, Rotary, RotaryEmbedding};
 
 use super::*;
 
@@ -26,8 +26,24 @@ fn some(shape: &[usize]) -> Option<Tensor> {
     Some(numbers(shape, 1.0))
 }
 
-fn ones(shape: &[usize]) -> Option<Tensor> {
-    Some(Array::filled(shape, 1.0))
+fn ones<T: From<u8>>(shape: &[usize]) -> Option<Array<T>> {
+    Some(Array::from_fn(shape, |_| T::from(1)))
+}
+
+fn past(key: &[usize], value: &[usize]) -> Option<Past<Tensor>> {
+    Some(Past { key: numbers(key, 1.0), value: numbers(value, 1.0) })
+}
+
+fn block_mask(shape: &[usize], size: [usize; 2]) -> Option<BlockMask<Array<u32>>> {
+    Some(BlockMask { mask: Array::filled(shape, 1), size })
+}
+
+fn rotary_tables(cos: &[usize], sin: &[usize]) -> Option<RotaryEmbedding<Tensor>> {
+    Some(RotaryEmbedding::new(Rotary::default(), [numbers(cos, 1.0), numbers(sin, 1.0)]))
+}
+
+fn sequences(inputs: &mut AttentionInputs<Tensor>) -> &mut CuSeqlens<Array<u32>> {
+    inputs.cu_seqlens.as_mut().unwrap()
 }
 
 #[test]
@@ -46,25 +62,11 @@ fn shapes_that_do_not_fit() {
             ),
             (|_, i| i.query = numbers(&[3, 4, 5, 6], 1.0), "`key` axis 0 (batch): expected 3, found 2"),
             (|_, i| i.query = numbers(&[2, 4, 5, 7], 1.0), "`key` axis 3 (head dim): expected 7, found 6"),
-            (
-                |_, i| i.past_key = some(&[2, 2, 3, 6]),
-                "`past_value`: expected the values that belong to `past_key`, found none",
-            ),
-            (
-                |_, i| i.past_value = some(&[2, 2, 3, 5]),
-                "`past_key`: expected the keys that belong to `past_value`, found none",
-            ),
-            (
-                |_, i| (i.past_key, i.past_value) = (some(&[2, 2, 3, 6]), some(&[2, 2, 4, 5])),
-                "`past_value` axis 2 (keys): expected 3, found 4",
-            ),
-            (
-                |_, i| (i.past_key, i.past_value) = (some(&[2, 1, 3, 6]), some(&[2, 2, 3, 5])),
-                "`past_key` axis 1 (heads): expected 2, found 1",
-            ),
+            (|_, i| i.past = past(&[2, 2, 3, 6], &[2, 2, 4, 5]), "`past_value` axis 2 (keys): expected 3, found 4"),
+            (|_, i| i.past = past(&[2, 1, 3, 6], &[2, 2, 3, 5]), "`past_key` axis 1 (heads): expected 2, found 1"),
             (
                 |_, i| {
-                    (i.past_key, i.past_value) = (some(&[2, 2, 3, 6]), some(&[2, 2, 3, 5]));
+                    i.past = past(&[2, 2, 3, 6], &[2, 2, 3, 5]);
                     i.kv_lengths = ones(&[2]);
                 },
                 "option `kv_lengths`: cannot stand beside past_key and past_value: join the cache first, or leave the \
@@ -72,17 +74,17 @@ fn shapes_that_do_not_fit() {
             ),
             (|_, i| i.mask = some(&[5, 9]).map(Mask::Float), "`mask` axis 1 (keys): expected 8 or 1, found 9"),
             (
-                |_, i| i.mask = some(&[2, 3, 5, 8]).map(Mask::Bool),
+                |_, i| i.mask = ones(&[2, 3, 5, 8]).map(Mask::Bool),
                 "`mask` axis 1 (query heads): expected 4 or 1, found 3",
             ),
             (
-                |_, i| i.mask = some(&[1, 1, 1, 5, 8]).map(Mask::Bool),
+                |_, i| i.mask = ones(&[1, 1, 1, 5, 8]).map(Mask::Bool),
                 "`mask` rank: expected 1 to 4, broadcast to [2, 4, 5, 8], found 5 [1, 1, 1, 5, 8]",
             ),
             (|_, i| i.kv_lengths = ones(&[3]), "`kv_lengths` axis 0 (batch): expected 2, found 3"),
             (|_, i| i.query_lengths = ones(&[1, 2]), "`query_lengths` rank: expected 1 [2], found 2 [1, 2]"),
             (
-                |_, i| i.query_lengths = Some(Array::filled(&[2], 6.0)),
+                |_, i| i.query_lengths = Some(Array::filled(&[2], 6)),
                 "`query_lengths` row 0: expected a whole number from 0 to 5, found 6",
             ),
             (|_, i| i.alibi_slopes = ones(&[2]), "`alibi_slopes` axis 0 (query heads): expected 4, found 2"),
@@ -261,11 +263,10 @@ fn sequences_pages_and_blocks_that_do_not_fit() {
     fn ragged(_: &mut Attention, i: &mut AttentionInputs<Tensor>) {
         i.query = numbers(&[1, 4, 5, 6], 1.0);
         (i.key, i.value) = (numbers(&[1, 2, 8, 6], 2.0), numbers(&[1, 2, 8, 5], 3.0));
-        (i.cu_seqlens_q, i.cu_seqlens_k) = (ones(&[3]), ones(&[3]));
+        i.cu_seqlens = ones(&[3]).zip(ones(&[3])).map(|(q, k)| CuSeqlens { q, k });
     }
-    fn blocks(o: &mut Attention, i: &mut AttentionInputs<Tensor>) {
-        o.block_size = Some([2, 3]);
-        i.block_mask = ones(&[2, 4, 3, 3]);
+    fn blocks(_: &mut Attention, i: &mut AttentionInputs<Tensor>) {
+        i.block_mask = block_mask(&[2, 4, 3, 3], [2, 3]);
     }
     all_refused(
         paged,
@@ -278,16 +279,16 @@ fn sequences_pages_and_blocks_that_do_not_fit() {
                 "`kv_lengths`: expected [B], how many keys behind `block_table` are real, found none",
             ),
             (
-                |_, i| i.kv_lengths = Some(Array::filled(&[2], 13.0)),
+                |_, i| i.kv_lengths = Some(Array::filled(&[2], 13)),
                 "`kv_lengths` row 0: expected a whole number from 0 to 12, found 13",
             ),
             (
-                |_, i| (i.past_key, i.past_value) = (some(&[2, 2, 3, 6]), some(&[2, 2, 3, 5])),
+                |_, i| i.past = past(&[2, 2, 3, 6], &[2, 2, 3, 5]),
                 "option `block_table`: is a cache already: append new keys to its pages, and leave past_key and past_value \
              out",
             ),
             (
-                |o, _| o.rotary = Some(Rotary::default()),
+                |_, i| i.rotary = rotary_tables(&[9, 3], &[9, 3]),
                 "option `rotary`: keys in pages are taken as turned already: turn query and new keys before they are \
              appended",
             ),
@@ -309,11 +310,12 @@ fn sequences_pages_and_blocks_that_do_not_fit() {
     all_refused(
         ragged,
         &[
-            (|_, i| i.cu_seqlens_k = None, "`cu_seqlens_k`: expected [S + 1] beside `cu_seqlens_q`, found none"),
-            (|_, i| i.cu_seqlens_q = None, "`cu_seqlens_q`: expected [S + 1] beside `cu_seqlens_k`, found none"),
-            (|_, i| i.cu_seqlens_q = ones(&[1, 3]), "`cu_seqlens_q` rank: expected 1 [S + 1], found 2"),
+            (|_, i| sequences(i).q = ones(&[1, 3]).unwrap(), "`cu_seqlens_q` rank: expected 1 [S + 1], found 2"),
             (|_, i| i.alibi_slopes = ones(&[1, 4]), "`alibi_slopes` axis 0 (sequences): expected 2, found 1"),
-            (|_, i| i.cu_seqlens_q = ones(&[1]), "`cu_seqlens_q` axis 0 (sequences + 1): expected at least 2, found 1"),
+            (
+                |_, i| sequences(i).q = ones(&[1]).unwrap(),
+                "`cu_seqlens_q` axis 0 (sequences + 1): expected at least 2, found 1",
+            ),
             (
                 |o, _| o.normalize = Normalize::Monotonic(Monotonic::Hard),
                 "option `cu_seqlens_q`: alignments would run from one sequence into the next: give a batch with lengths \
@@ -329,13 +331,13 @@ fn sequences_pages_and_blocks_that_do_not_fit() {
                  instead",
             ),
             (
-                |_, i| i.cu_seqlens_q = Array::new(&[3], vec![0.0, 4.0, 3.0]).ok(),
+                |_, i| sequences(i).q = Array::new(&[3], vec![0, 4, 3]).unwrap(),
                 "`cu_seqlens_q` row 2: expected at least 4, where the sequence begins, found 3",
             ),
-            (|_, i| i.cu_seqlens_k = ones(&[4]), "`cu_seqlens_k` axis 0 (sequences + 1): expected 3, found 4"),
+            (|_, i| sequences(i).k = ones(&[4]).unwrap(), "`cu_seqlens_k` axis 0 (sequences + 1): expected 3, found 4"),
             (
-                |_, i| i.cu_seqlens_k = Array::new(&[3], vec![0.0, 2.5, 8.0]).ok(),
-                "`cu_seqlens_k` row 1: expected a whole number from 0 to 4294967295, found 2.5",
+                |_, i| sequences(i).k = Array::new(&[3], vec![0, 9, 8]).unwrap(),
+                "`cu_seqlens_k` row 2: expected at least 9, where the sequence begins, found 8",
             ),
             (
                 |_, i| i.kv_lengths = ones(&[1]),
@@ -346,7 +348,7 @@ fn sequences_pages_and_blocks_that_do_not_fit() {
                 "option `query_lengths`: cannot stand beside cu_seqlens, which give every length already",
             ),
             (
-                |_, i| (i.past_key, i.past_value) = (some(&[1, 2, 3, 6]), some(&[1, 2, 3, 5])),
+                |_, i| i.past = past(&[1, 2, 3, 6], &[1, 2, 3, 5]),
                 "option `past_key`: cannot stand beside cu_seqlens, which give every length already",
             ),
         ],
@@ -354,7 +356,7 @@ fn sequences_pages_and_blocks_that_do_not_fit() {
     all_refused(
         |_, _| {},
         &[(
-            |_, i| (i.cu_seqlens_q, i.cu_seqlens_k) = (ones(&[3]), ones(&[3])),
+            |_, i| i.cu_seqlens = ones(&[3]).zip(ones(&[3])).map(|(q, k)| CuSeqlens { q, k }),
             "`query` axis 0 (batch), with sequences one behind the other: expected 1, found 2",
         )],
     );
@@ -362,25 +364,34 @@ fn sequences_pages_and_blocks_that_do_not_fit() {
         blocks,
         &[
             (
-                |o, _| o.block_size = None,
-                "`block_size`: expected queries and keys of one entry of `block_mask`, found none",
+                |_, i| i.block_mask = block_mask(&[2, 4, 3, 3], [0, 3]),
+                "option `block_size`: must be at least 1 by 1, not 0 by 3",
             ),
-            (|_, i| i.block_mask = None, "`block_mask`: expected the mask that `block_size` belongs to, found none"),
-            (|o, _| o.block_size = Some([0, 3]), "option `block_size`: must be at least 1 by 1, not 0 by 3"),
-            (|_, i| i.block_mask = ones(&[3, 3]), "`block_mask` rank: expected 4 [B, Hq, 3, 3], found 2"),
-            (|_, i| i.block_mask = ones(&[3, 4, 3, 3]), "`block_mask` axis 0 (batch): expected 2, found 3"),
-            (|_, i| i.block_mask = ones(&[2, 2, 3, 3]), "`block_mask` axis 1 (query heads): expected 4, found 2"),
-            (|_, i| i.block_mask = ones(&[2, 4, 1, 3]), "`block_mask` axis 2 (blocks of queries): expected 3, found 1"),
-            (|_, i| i.block_mask = ones(&[1, 1, 3, 8]), "`block_mask` axis 3 (blocks of keys): expected 3, found 8"),
+            (|_, i| i.block_mask = block_mask(&[3, 3], [2, 3]), "`block_mask` rank: expected 4 [B, Hq, 3, 3], found 2"),
+            (
+                |_, i| i.block_mask = block_mask(&[3, 4, 3, 3], [2, 3]),
+                "`block_mask` axis 0 (batch): expected 2, found 3",
+            ),
+            (
+                |_, i| i.block_mask = block_mask(&[2, 2, 3, 3], [2, 3]),
+                "`block_mask` axis 1 (query heads): expected 4, found 2",
+            ),
+            (
+                |_, i| i.block_mask = block_mask(&[2, 4, 1, 3], [2, 3]),
+                "`block_mask` axis 2 (blocks of queries): expected 3, found 1",
+            ),
+            (
+                |_, i| i.block_mask = block_mask(&[1, 1, 3, 8], [2, 3]),
+                "`block_mask` axis 3 (blocks of keys): expected 3, found 8",
+            ),
         ],
     );
 }
 
 #[test]
 fn options_that_do_not_go_together() {
-    fn rotary(o: &mut Attention, i: &mut AttentionInputs<Tensor>) {
-        o.rotary = Some(Rotary::default());
-        (i.rotary_cos, i.rotary_sin) = (some(&[8, 3]), some(&[8, 3]));
+    fn rotary(_: &mut Attention, i: &mut AttentionInputs<Tensor>) {
+        i.rotary = rotary_tables(&[8, 3], &[8, 3]);
     }
     all_refused(
         |_, _| {},
@@ -427,24 +438,18 @@ fn options_that_do_not_go_together() {
     all_refused(
         rotary,
         &[
-            (|o, _| o.rotary = None, "option `rotary`: tables are given, but no rotary embedding is asked for"),
             (
-                |_, i| i.rotary_cos = None,
-                "`rotary_cos`: expected [positions, width / 2] for the rotary embedding, found none",
+                |_, i| i.rotary = rotary_tables(&[24], &[8, 3]),
+                "`rotary_cos` rank: expected 2 [positions, width / 2], found 1",
             ),
+            (|_, i| i.rotary = rotary_tables(&[8, 3], &[9, 3]), "`rotary_sin` axis 0 (positions): expected 8, found 9"),
+            (|_, i| i.rotary = rotary_tables(&[8, 3], &[8, 2]), "`rotary_sin` axis 1 (width / 2): expected 3, found 2"),
             (
-                |_, i| i.rotary_sin = None,
-                "`rotary_sin`: expected [positions, width / 2] for the rotary embedding, found none",
-            ),
-            (|_, i| i.rotary_cos = some(&[24]), "`rotary_cos` rank: expected 2 [positions, width / 2], found 1"),
-            (|_, i| i.rotary_sin = some(&[9, 3]), "`rotary_sin` axis 0 (positions): expected 8, found 9"),
-            (|_, i| i.rotary_sin = some(&[8, 2]), "`rotary_sin` axis 1 (width / 2): expected 3, found 2"),
-            (
-                |_, i| (i.rotary_cos, i.rotary_sin) = (some(&[8, 4]), some(&[8, 4])),
+                |_, i| i.rotary = rotary_tables(&[8, 4], &[8, 4]),
                 "`rotary_cos` axis 1 (width / 2): expected at most 3, found 4",
             ),
             (
-                |o, _| o.rotary = Some(Rotary { offset: 3, ..Rotary::default() }),
+                |_, i| i.rotary.as_mut().unwrap().options.offset = 3,
                 "`rotary_cos` axis 0 (positions): expected at least 11, found 8",
             ),
         ],

@@ -108,7 +108,7 @@ fn both_directions_equal_two_runs() {
     for mut options in kinds() {
         let layer = vec![weights(&options, 3, 4.0), weights(&options, 3, 5.0)];
         let mut two = inputs(&options, 6, 3, 2);
-        two.lengths = Some(Array::new(&[3], vec![6.0, 0.0, 4.0]).unwrap());
+        two.lengths = Some(Array::new(&[3], vec![6, 0, 4]).unwrap());
         let second = Activations {
             gates: [
                 Activation::HardSigmoid { alpha: 0.3, beta: 0.4 },
@@ -201,7 +201,7 @@ fn a_padded_batch_equals_each_row_alone() {
             let (options, width) = (Rnn { direction, ..kind.clone() }, width(&kind));
             let stack = vec![vec![weights(&options, 3, 4.0)], vec![weights(&options, width, 5.0)]];
             let mut padded = inputs(&options, 6, 4, 2);
-            padded.lengths = Some(Array::new(&[4], lengths.map(|n| n as f64).to_vec()).unwrap());
+            padded.lengths = Some(Array::new(&[4], lengths.map(|n| n as u32).to_vec()).unwrap());
             for (k, x) in padded.input.data_mut().iter_mut().enumerate() {
                 if k / 12 >= lengths[k / 3 % 4] {
                     *x = f64::NAN;
@@ -244,7 +244,7 @@ fn the_last_step_is_the_last_of_all() {
             };
             let stack = vec![layer(3, 4.0), layer(directions * width, 6.0)];
             let mut inputs = inputs(&options, 6, 4, 2 * directions);
-            inputs.lengths = Some(Array::new(&[4], lengths.map(|n| n as f64).to_vec()).unwrap());
+            inputs.lengths = Some(Array::new(&[4], lengths.map(|n| n as u32).to_vec()).unwrap());
             let all = run(&options, &stack, &inputs);
             let initial = inputs.initial_h.as_ref().unwrap();
             let want = Array::from_fn(&[4, directions * width], |k| {
@@ -317,7 +317,7 @@ fn bad_lengths_are_errors() {
     let options = Rnn::new(Cell::Rnn);
     let stack = vec![vec![weights(&options, 3, 4.0)]];
     let mut bad = inputs(&options, 4, 2, 1);
-    bad.lengths = Some(Array::new(&[2], vec![4.0, 5.0]).unwrap());
+    bad.lengths = Some(Array::new(&[2], vec![4, 5]).unwrap());
     let error = rnn(&options, &stack, &bad).unwrap_err();
     assert_eq!(error.to_string(), "`lengths` row 1: expected a whole number from 0 to 4, found 5");
 }

@@ -75,7 +75,7 @@ fn shapes_that_do_not_fit() {
             (|r| r.inputs.initial_h = some(&[4, 3, 4]), "`initial_h` axis 1 (batch): expected 2, found 3"),
             (|r| r.inputs.initial_h = some(&[4, 2, 5]), "`initial_h` axis 2 (hidden): expected 4, found 5"),
             (|r| r.inputs.initial_c = some(&[4, 2, 4]), "option `initial_c`: only an LSTM has a cell state"),
-            (|r| r.inputs.lengths = some(&[3]), "`lengths` axis 0 (batch): expected 2, found 3"),
+            (|r| r.inputs.lengths = Some(Array::filled(&[3], 1)), "`lengths` axis 0 (batch): expected 2, found 3"),
             (|r| r.stack.clear(), "`weight_ih_l0`: expected [G·H, I] of the first layer, found none"),
             (
                 |r| {

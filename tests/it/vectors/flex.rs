@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use regard::attention::{Attention, AttentionInputs, Causal, Mask, ScoreMod, Window};
+use regard::attention::{Attention, AttentionInputs, BlockMask, Causal, CuSeqlens, Mask, ScoreMod, Window};
 use regard::tensor::Array;
 
 use super::{AttentionCase, Entry, entries};
@@ -56,7 +56,7 @@ fn cases(entry: &Entry) -> Vec<AttentionCase> {
     };
     let expect =
         vec![entry.expect("output", "out.y", t.take("out.y")), entry.expect("lse", "out.lse", t.take("out.lse"))];
-    let written = t.get("in.mask");
+    let written = t.integers("in.mask");
     let case = |options: &Attention, inputs: &AttentionInputs<Array<f32>>| {
         AttentionCase::new(entry, options.clone(), inputs.clone(), expect.clone())
     };
@@ -76,13 +76,15 @@ fn cases(entry: &Entry) -> Vec<AttentionCase> {
         ..Window::new(side("left_window"), side("right_window"))
     };
     options.window = Some(window).filter(|&window| window != Window::default());
-    options.block_size = entry.attribute("block_size").as_array().map(|size| {
+    let block = entry.attribute("block_size").as_array().map(|size| {
         let side = |n: usize| size[n].as_u64().unwrap() as usize;
         [side(0), side(1)]
     });
-    (inputs.cu_seqlens_q, inputs.cu_seqlens_k) = (t.get("in.cu_seqlens_q"), t.get("in.cu_seqlens_k"));
-    (inputs.query_lengths, inputs.kv_lengths) = (t.get("in.query_lengths"), t.get("in.kv_lengths"));
-    inputs.block_mask = t.get("in.blocks").or_else(|| t.get("in.block_mask"));
+    let ends = t.integers("in.cu_seqlens_q").zip(t.integers("in.cu_seqlens_k"));
+    inputs.cu_seqlens = ends.map(|(q, k)| CuSeqlens { q, k });
+    (inputs.query_lengths, inputs.kv_lengths) = (t.integers("in.query_lengths"), t.integers("in.kv_lengths"));
+    let blocks = t.integers("in.blocks").or_else(|| t.integers("in.block_mask"));
+    inputs.block_mask = blocks.map(|mask| BlockMask { mask, size: block.unwrap() });
     // Each token's document follows from the ends; a prefix has no option but the mask.
     let _ = (t.get("in.document_q"), t.get("in.document_k"));
     if t.get("in.prefix").is_none() {
@@ -95,9 +97,8 @@ fn cases(entry: &Entry) -> Vec<AttentionCase> {
 fn paged_case(entry: &Entry) -> AttentionCase {
     let mut t = entry.tensors();
     let mut inputs = AttentionInputs::new(t.take("in.q"), t.take("in.k_pages"), t.take("in.v_pages"));
-    // −1 names no page; here any page may stand where a row has none.
-    inputs.block_table = Some(t.take("in.block_table").map(|&page| page.max(0.0)));
-    inputs.kv_lengths = Some(t.take("in.kv_lengths"));
+    inputs.block_table = t.integers("in.block_table");
+    inputs.kv_lengths = t.integers("in.kv_lengths");
     let options = Attention { causal: Some(Causal::BottomRight), lse: true, ..Attention::default() };
     let expect =
         vec![entry.expect("output", "out.y", t.take("out.y")), entry.expect("lse", "out.lse", t.take("out.lse"))];

@@ -15,7 +15,7 @@ fn attention_case(entry: &Entry) -> AttentionCase {
     let mut t = entry.tensors();
     let head = |x: Array<f32>| split_heads(&x, 1);
     let mut inputs = AttentionInputs::new(head(t.take("in.q")), head(t.take("in.k")), head(t.take("in.v")));
-    inputs.mask = t.get("in.v_mask").map(|mask| Mask::Bool(lift_mask(mask)));
+    inputs.mask = t.integers("in.v_mask").map(|mask| Mask::Bool(lift_mask(mask)));
     let dim = inputs.query.shape()[3];
     let mut options = Attention {
         causal: entry.flag("causal").then_some(Causal::TopLeft),
@@ -76,9 +76,9 @@ fn rnn_case(entry: &Entry) -> RnnCase {
     // [B, T, ·] with a mask: a masked step keeps the state, so leaving it out is the same, and lengths say the rest.
     let x = t.take("in.x");
     let (batch, steps) = (x.shape()[0], x.shape()[1]);
-    let mask = t.get("in.mask");
+    let mask = t.integers("in.mask");
     let valid = |b: usize| -> Vec<usize> {
-        (0..steps).filter(|&s| mask.as_ref().is_none_or(|mask| mask.data()[b * steps + s] != 0.0)).collect()
+        (0..steps).filter(|&s| mask.as_ref().is_none_or(|mask| mask.data()[b * steps + s] != 0)).collect()
     };
     let pack = |x: Array<f32>, backwards: bool| -> Array<f32> {
         let width = x.shape()[2];
@@ -93,7 +93,7 @@ fn rnn_case(entry: &Entry) -> RnnCase {
         out
     };
     let mut inputs = RnnInputs::new(pack(x, false));
-    inputs.lengths = mask.as_ref().map(|_| Array::from_fn(&[batch], |b| valid(b).len() as f32));
+    inputs.lengths = mask.as_ref().map(|_| Array::from_fn(&[batch], |b| valid(b).len() as u32));
     // h, or h and c, of each direction, one after the other
     let kinds = if cell == Cell::Lstm { 2 } else { 1 };
     let states = |t: &mut Tensors, folder: &str, kind: usize| -> Option<Array<f32>> {

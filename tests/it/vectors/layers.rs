@@ -5,8 +5,8 @@ use regard::attention::{Attention, AttentionInputs, Causal, Mask, Monotonic, Nor
 use regard::gpu::Gpu;
 use regard::layers::GpuAttentionDecoder;
 use regard::layers::{
-    AttentionDecoder, DecoderMemory, DecoderOutput, DecoderOutputs, DecoderWeights, Linear, MultiHeadAttention,
-    MultiHeadWeights, torch_mask,
+    AttentionDecoder, DecoderMemory, DecoderOutput, DecoderOutputs, DecoderWeights, GpuMultiHeadAttention, Linear,
+    MultiHeadAttention, MultiHeadWeights, torch_mask,
 };
 use regard::reference::Float;
 use regard::rnn::{Activation, Cell, Reset, Rnn, RnnWeights};
@@ -30,13 +30,13 @@ impl MultiHeadCase {
     /// The worst share of the tolerances, on the CPU.
     pub(crate) fn on_cpu<T: Float>(&self) -> Result<f64> {
         let cast = |a: &Array<f32>| a.map(|&x| T::from_f32(x));
-        let got = self.layer.reference(&self.weights.map(cast), &self.inputs.map(cast))?;
+        let got = self.layer.reference(&self.weights.map(cast), &self.inputs.map_numbers(cast))?;
         self.check(&got.output, got.weights.as_ref())
     }
 
     pub(crate) fn on_gpu(&self, gpu: &Gpu) -> Result<f64> {
-        let (weights, inputs) = (self.weights.upload(gpu, DType::F32)?, self.inputs.upload(gpu, DType::F32)?);
-        let got = self.layer.run(gpu, &weights, &inputs)?.download(gpu)?;
+        let layer = GpuMultiHeadAttention::upload(gpu, &self.layer, &self.weights, DType::F32)?;
+        let got = layer.run(gpu, &self.inputs.upload(gpu, DType::F32)?)?.download(gpu)?;
         self.check(&got.output, got.weights.as_ref())
     }
 
@@ -65,7 +65,7 @@ impl WrapperCase {
     /// The worst share of the tolerances, on the CPU.
     pub(crate) fn on_cpu<T: Float>(&self) -> Result<f64> {
         let cast = |a: &Array<f32>| a.map(|&x| T::from_f32(x));
-        let (weights, memory, input) = (self.weights.map(cast), self.memory.map(cast), cast(&self.input));
+        let (weights, memory, input) = (self.weights.map(cast), self.memory.map_numbers(cast), cast(&self.input));
         self.check(|decoder| decoder.reference(&weights, &memory, &input, None))
     }
 
@@ -133,11 +133,11 @@ fn of_torch(entry: &Entry) -> MultiHeadCase {
         true => query.clone(),
         false => t.take(name),
     });
-    let attn_mask = t.get("in.attn_mask").map(|mask| match entry.attribute("attn_mask").as_str() {
-        Some(kind) if kind.starts_with("added") => Mask::Float(mask),
-        _ => Mask::Bool(mask),
-    });
-    let padding = t.get("in.key_padding").map(Mask::Bool);
+    let attn_mask = match entry.attribute("attn_mask").as_str() {
+        Some(kind) if kind.starts_with("added") => t.get("in.attn_mask").map(Mask::Float),
+        _ => t.integers("in.attn_mask").map(Mask::Bool),
+    };
+    let padding = t.integers("in.key_padding").map(Mask::Bool);
     // a causal mask that is given is the whole of it
     let layer = layer(entry, entry.flag("causal") && attn_mask.is_none());
     let mask = torch_mask(attn_mask.as_ref(), padding.as_ref(), query.shape()[0], layer.heads).unwrap();
@@ -151,7 +151,7 @@ fn of_torch(entry: &Entry) -> MultiHeadCase {
 fn of_keras(entry: &Entry) -> MultiHeadCase {
     let mut t = entry.tensors();
     let mut inputs = AttentionInputs::new(t.take("in.q"), t.take("in.k"), t.take("in.v"));
-    inputs.mask = t.get("in.mask").map(|mask| Mask::Bool(lift_mask(mask)));
+    inputs.mask = t.integers("in.mask").map(|mask| Mask::Bool(lift_mask(mask)));
     let layer = layer(entry, entry.flag("causal"));
     let find = |path: &str| t.get(&format!("w.{}", path.replace('/', ".")));
     let weights = MultiHeadWeights::from_keras(&layer, find).unwrap();
@@ -209,7 +209,7 @@ fn wrapper(entry: &Entry) -> WrapperCase {
     let layer = layer.map(|kernel| Linear::with(dense(kernel), t.get("w.attention_layer.bias")));
     let memory = DecoderMemory {
         memory: t.take("in.memory"),
-        lengths: t.get("in.lengths"),
+        lengths: t.integers("in.lengths"),
         mask: t.get("w.attention_score_bias").map(|r| Mask::Float(r.reshape(&[1]).unwrap())),
     };
     let input = time_major(&t.take("in.x"));

@@ -24,6 +24,8 @@ use regard::reference::Float;
 use regard::rnn::{Rnn, RnnInputs, RnnOutputs, RnnStack};
 use regard::tensor::{Array, DType, Layout};
 use regard::{Error, Result};
+use safetensors::Dtype;
+use safetensors::tensor::TensorView;
 use serde_json::Value;
 
 pub(crate) use transformers::tables;
@@ -145,7 +147,7 @@ pub(crate) struct RotaryCase {
     /// Cosines and sines [positions, width / 2].
     pub(crate) tables: [Array<f32>; 2],
     /// [B, N].
-    pub(crate) positions: Option<Array<f32>>,
+    pub(crate) positions: Option<Array<u32>>,
     pub(crate) rotary: Rotary,
     pub(crate) expect: Expect,
 }
@@ -308,11 +310,16 @@ impl Entry {
         self.attribute(name).as_f64().map(|x| x as f32)
     }
 
-    /// The tensors of the case's file, widened to f32.
+    /// The tensors of the case's file.
     fn tensors(&self) -> Tensors {
         let bytes = std::fs::read(&self.path).unwrap();
         let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
-        let named = file.iter().map(|(name, view)| (name.to_owned(), widen(&view)));
+        let stored = |view: TensorView<'_>| Stored {
+            dtype: view.dtype(),
+            shape: view.shape().to_vec(),
+            data: view.data().to_vec(),
+        };
+        let named = file.iter().map(|(name, view)| (name.to_owned(), stored(view)));
         Tensors { case: self.name.clone(), left: named.collect() }
     }
 
@@ -327,7 +334,14 @@ impl Entry {
 /// The tensors of one file that no one has used yet.
 struct Tensors {
     case: String,
-    left: BTreeMap<String, Array<f32>>,
+    left: BTreeMap<String, Stored>,
+}
+
+/// A tensor as the file has it.
+struct Stored {
+    dtype: Dtype,
+    shape: Vec<usize>,
+    data: Vec<u8>,
 }
 
 impl Tensors {
@@ -335,8 +349,15 @@ impl Tensors {
         self.get(name).unwrap_or_else(|| panic!("{}: no tensor {name}", self.case))
     }
 
+    /// Widened to f32.
     fn get(&mut self, name: &str) -> Option<Array<f32>> {
-        self.left.remove(name)
+        self.left.remove(name).map(|stored| stored.floats())
+    }
+
+    /// Integers and bools; of those below 0 there are none, but for block tables, whose −1 is page 0 here: any page may stand
+    /// where a row has none.
+    fn integers(&mut self, name: &str) -> Option<Array<u32>> {
+        self.left.remove(name).map(|stored| stored.integers())
     }
 
     /// Fails unless every tensor was used; gradients (`grad.*`) and their inputs (`in.d*`) are not.
@@ -347,23 +368,36 @@ impl Tensors {
     }
 }
 
-fn widen(view: &safetensors::tensor::TensorView<'_>) -> Array<f32> {
-    use safetensors::Dtype;
-    fn each<const N: usize>(bytes: &[u8], f: impl Fn([u8; N]) -> f32) -> Vec<f32> {
-        bytes.chunks_exact(N).map(|chunk| f(chunk.try_into().unwrap())).collect()
+fn each<const N: usize, T>(bytes: &[u8], f: impl Fn([u8; N]) -> T) -> Vec<T> {
+    bytes.chunks_exact(N).map(|chunk| f(chunk.try_into().unwrap())).collect()
+}
+
+impl Stored {
+    fn floats(&self) -> Array<f32> {
+        let bytes = &self.data;
+        let data = match self.dtype {
+            Dtype::F64 => each(bytes, |b| f64::from_le_bytes(b) as f32),
+            Dtype::F32 => each(bytes, f32::from_le_bytes),
+            Dtype::F16 => each(bytes, |b| half::f16::from_le_bytes(b).to_f32()),
+            Dtype::BF16 => each(bytes, |b| half::bf16::from_le_bytes(b).to_f32()),
+            Dtype::I32 => each(bytes, |b| i32::from_le_bytes(b) as f32),
+            Dtype::I64 => each(bytes, |b| i64::from_le_bytes(b) as f32),
+            Dtype::U8 | Dtype::BOOL => each(bytes, |[b]| f32::from(b)),
+            other => panic!("no rule for {other:?}"),
+        };
+        Array::new(&self.shape, data).unwrap()
     }
-    let bytes = view.data();
-    let data = match view.dtype() {
-        Dtype::F64 => each(bytes, |b| f64::from_le_bytes(b) as f32),
-        Dtype::F32 => each(bytes, f32::from_le_bytes),
-        Dtype::F16 => each(bytes, |b| half::f16::from_le_bytes(b).to_f32()),
-        Dtype::BF16 => each(bytes, |b| half::bf16::from_le_bytes(b).to_f32()),
-        Dtype::I32 => each(bytes, |b| i32::from_le_bytes(b) as f32),
-        Dtype::I64 => each(bytes, |b| i64::from_le_bytes(b) as f32),
-        Dtype::U8 | Dtype::BOOL => each(bytes, |[b]| f32::from(b)),
-        other => panic!("no rule for {other:?}"),
-    };
-    Array::new(view.shape(), data).unwrap()
+
+    fn integers(&self) -> Array<u32> {
+        let bytes = &self.data;
+        let data = match self.dtype {
+            Dtype::I32 => each(bytes, |b| i32::from_le_bytes(b).max(0) as u32),
+            Dtype::I64 => each(bytes, |b| u32::try_from(i64::from_le_bytes(b).max(0)).unwrap()),
+            Dtype::U8 | Dtype::BOOL => each(bytes, |[b]| u32::from(b)),
+            other => panic!("no integers: {other:?}"),
+        };
+        Array::new(&self.shape, data).unwrap()
+    }
 }
 
 /// Inputs whose scores [B, N, M] are given: those of one head, through a mask over zeros.
@@ -383,7 +417,7 @@ fn split_heads<T: Clone>(x: &Array<T>, heads: usize) -> Array<T> {
 }
 
 /// A mask [B, Nk] or [B, Nq, Nk] as [B, 1, ·, Nk].
-fn lift_mask(mask: Array<f32>) -> Array<f32> {
+fn lift_mask<T>(mask: Array<T>) -> Array<T> {
     match *mask.shape() {
         [batch, keys] => mask.reshape(&[batch, 1, 1, keys]).unwrap(),
         [batch, queries, keys] => mask.reshape(&[batch, 1, queries, keys]).unwrap(),

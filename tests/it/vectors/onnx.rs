@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use regard::attention::{Attention, AttentionInputs, Causal, Mask, Rotary, RotaryLayout, ScoreMod, ScoreStage, Window};
+use regard::attention::{
+    Attention, AttentionInputs, Causal, Mask, Past, Rotary, RotaryLayout, ScoreMod, ScoreStage, Window,
+};
 use regard::rnn::{OnnxAttributes, OnnxWeights, RnnInputs, onnx_stack};
 use regard::tensor::{Array, DType};
 
@@ -34,6 +36,11 @@ fn only(entry: &Entry, known: &[&str]) {
 
 fn input(entry: &Entry, t: &mut Tensors, position: usize) -> Option<Array<f32>> {
     t.get(&format!("in.{position}.{}", entry.json["inputs"][position]["name"].as_str()?))
+}
+
+/// As [`input`], of integers or bools.
+fn integers(entry: &Entry, t: &mut Tensors, position: usize) -> Option<Array<u32>> {
+    t.integers(&format!("in.{position}.{}", entry.json["inputs"][position]["name"].as_str()?))
 }
 
 fn output(entry: &Entry, t: &mut Tensors, position: usize) -> Option<Array<f32>> {
@@ -84,11 +91,11 @@ fn rotary_case(entry: &Entry) -> RotaryCase {
     let packed = |x: Array<f32>| if x.shape().len() == 3 { split_heads(&x, heads.unwrap()) } else { x };
     let x = packed(input(entry, &mut t, 0).unwrap());
     let mut tables = [1, 2].map(|position| input(entry, &mut t, position).unwrap());
-    let mut positions = if entry.json["inputs"][3].is_null() { None } else { input(entry, &mut t, 3) };
+    let mut positions = if entry.json["inputs"][3].is_null() { None } else { integers(entry, &mut t, 3) };
     // Without positions the tables are [B, N, width / 2]: a row for each token.
     if let &[batch, n, pairs] = tables[0].shape() {
         tables = tables.map(|table| table.reshape(&[batch * n, pairs]).unwrap());
-        positions = Some(Array::from_fn(&[batch, n], |k| k as f32));
+        positions = Some(Array::from_fn(&[batch, n], |k| k as u32));
     }
     if let Some(width) = entry.integer("rotary_embedding_dim") {
         assert_eq!(tables[0].shape()[1], width as usize / 2, "{}", entry.name);
@@ -144,10 +151,13 @@ fn attention_case(entry: &Entry) -> AttentionCase {
     let mut inputs =
         AttentionInputs::new(packed(q, "q_num_heads"), packed(k, "kv_num_heads"), packed(v, "kv_num_heads"));
     let is_bool = entry.json["inputs"][3]["dtype"].as_str() == Some("bool");
-    inputs.mask = input(entry, &mut t, 3).map(if is_bool { Mask::Bool } else { Mask::Float });
-    inputs.past_key = input(entry, &mut t, 4);
-    inputs.past_value = input(entry, &mut t, 5);
-    inputs.kv_lengths = input(entry, &mut t, 6);
+    inputs.mask = match is_bool {
+        true => integers(entry, &mut t, 3).map(Mask::Bool),
+        false => input(entry, &mut t, 3).map(Mask::Float),
+    };
+    let past = input(entry, &mut t, 4).zip(input(entry, &mut t, 5));
+    inputs.past = past.map(|(key, value)| Past { key, value });
+    inputs.kv_lengths = integers(entry, &mut t, 6);
 
     let side = |name: &str| entry.integer(name).and_then(|n| u32::try_from(n).ok());
     let window = Window::new(side("left_window_size"), side("right_window_size"));
@@ -187,7 +197,7 @@ fn rnn_case(entry: &Entry) -> RnnCase {
     let order = |x: Array<f32>, order: &[usize]| if batch_first { x.permute(order).unwrap() } else { x };
     let mut inputs = RnnInputs::new(order(input(entry, &mut t, 0).unwrap(), &[1, 0, 2]));
     let [w, r, b] = [1, 2, 3].map(|position| input(entry, &mut t, position));
-    inputs.lengths = input(entry, &mut t, 4);
+    inputs.lengths = integers(entry, &mut t, 4);
     inputs.initial_h = input(entry, &mut t, 5).map(|h| order(h, &[1, 0, 2]));
     inputs.initial_c = input(entry, &mut t, 6).map(|c| order(c, &[1, 0, 2]));
     let weights = OnnxWeights { w: w.unwrap(), r: r.unwrap(), b, p: input(entry, &mut t, 7) };

@@ -12,7 +12,7 @@ pub(super) fn rnn() -> Vec<RnnCase> {
 fn case(entry: &Entry) -> RnnCase {
     let mut t = entry.tensors();
     let mut inputs = RnnInputs::new(t.take("in.X"));
-    inputs.lengths = t.get("in.sequence_lens");
+    inputs.lengths = t.integers("in.sequence_lens");
     inputs.initial_h = t.get("in.initial_h");
     inputs.initial_c = t.get("in.initial_c");
     let weights = OnnxWeights { w: t.take("in.W"), r: t.take("in.R"), b: t.get("in.B"), p: t.get("in.P") };

@@ -16,7 +16,7 @@ fn cases(entry: &Entry) -> [AttentionCase; 2] {
     let head = |x: Array<f32>| split_heads(&x, 1);
     let memory = head(t.take("in.memory"));
     let mut inputs = AttentionInputs::new(head(t.take("in.query")), memory.clone(), memory.clone());
-    inputs.kv_lengths = Some(t.take("in.lengths"));
+    inputs.kv_lengths = t.integers("in.lengths");
     let weights = head(t.take("out.weights"));
     inputs.previous = Some(before(&t.take("in.previous"), &weights));
 

@@ -44,7 +44,7 @@ fn case(entry: &Entry) -> RnnCase {
     let mut inputs = RnnInputs::new(time_major(t.take("in.x")));
     inputs.initial_h = t.get("in.h0");
     inputs.initial_c = t.get("in.c0");
-    inputs.lengths = t.get("in.lengths");
+    inputs.lengths = t.integers("in.lengths");
     let mut expect = vec![entry.expect("output", "out.y", time_major(t.take("out.y")))];
     for (tensor, stored) in [("final_h", "out.h"), ("final_c", "out.c")] {
         expect.extend(t.get(stored).map(|want| entry.expect(tensor, stored, want)));

@@ -41,7 +41,7 @@ fn mechanism(entry: &Entry) -> AttentionCase {
     let head = |x: Array<f32>| split_heads(&x, 1);
     let memory = head(t.take("in.memory"));
     let mut inputs = AttentionInputs::new(head(t.take("in.query")), memory.clone(), memory);
-    inputs.kv_lengths = t.get("in.lengths");
+    inputs.kv_lengths = t.integers("in.lengths");
     let transposed = |kernel: Array<f32>| kernel.permute(&[1, 0]).unwrap();
     let mut options = Attention { weights: true, ..Attention::default() };
     let memory_weight = transposed(t.take("w.memory_layer.kernel"));

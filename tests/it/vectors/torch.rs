@@ -16,7 +16,7 @@ fn sdpa(entry: &Entry) -> AttentionCase {
     let mut t = entry.tensors();
     let mut inputs = AttentionInputs::new(t.take("in.q"), t.take("in.k"), t.take("in.v"));
     inputs.mask = match entry.attribute("mask").as_str() {
-        Some("bool") => Some(Mask::Bool(t.take("in.mask"))),
+        Some("bool") => t.integers("in.mask").map(Mask::Bool),
         Some("float") => Some(Mask::Float(t.take("in.mask"))),
         _ => None,
     };
@@ -41,7 +41,7 @@ fn soft(entry: &Entry) -> AttentionCase {
     let head = |x: Array<f32>| split_heads(&x, 1);
     let memory = head(t.take("in.memory"));
     let mut inputs = AttentionInputs::new(head(t.take("in.query")), memory.clone(), memory);
-    inputs.kv_lengths = t.get("in.lengths");
+    inputs.kv_lengths = t.integers("in.lengths");
     let score = match entry.attribute("score").as_str() {
         Some("dot") => Score::Dot,
         Some("general") => {
@@ -85,7 +85,7 @@ fn rnn_case(entry: &Entry) -> RnnCase {
     let mut inputs = RnnInputs::new(order(t.take("in.x")));
     inputs.initial_h = t.get("in.h0");
     inputs.initial_c = t.get("in.c0");
-    inputs.lengths = t.get("in.lengths");
+    inputs.lengths = t.integers("in.lengths");
     let layers = entry.integer("layers").unwrap() as usize;
     let directions: &[&str] = if entry.flag("bidirectional") { &["", "_reverse"] } else { &[""] };
     let stack = (0..layers).map(|l| directions.iter().map(|d| weights(&mut t, &format!("l{l}{d}"))).collect());

@@ -1,6 +1,6 @@
 //! Hugging Face transformers: rotary embeddings of LLaMA, GPT-NeoX and GPT-J, their tables, and GPT-OSS's sinks.
 
-use regard::attention::{Attention, AttentionInputs, Causal, Mask, Rotary, RotaryLayout, Window};
+use regard::attention::{Attention, AttentionInputs, Causal, Mask, Rotary, RotaryEmbedding, RotaryLayout, Window};
 
 use super::{AttentionCase, Entry, Expect, RotaryCase, entries};
 
@@ -41,13 +41,8 @@ fn turned(entry: &Entry) -> (AttentionCase, [RotaryCase; 2]) {
                 expect: entry.expect("turned", stored, t.take(stored)),
             }
         });
-    let [cos, sin] = tables;
-    (inputs.rotary_cos, inputs.rotary_sin) = (Some(cos), Some(sin));
-    let options = Attention {
-        causal: Some(Causal::BottomRight),
-        rotary: Some(Rotary { layout, offset }),
-        ..Attention::default()
-    };
+    inputs.rotary = Some(RotaryEmbedding::new(Rotary { layout, offset }, tables));
+    let options = Attention { causal: Some(Causal::BottomRight), ..Attention::default() };
     let expect = vec![entry.expect("output", "out.y", t.take("out.y"))];
     t.finish();
     (AttentionCase::new(entry, options, inputs, expect), alone)
@@ -58,7 +53,7 @@ fn sink(entry: &Entry) -> Vec<AttentionCase> {
     let mut t = entry.tensors();
     let mut inputs = AttentionInputs::new(t.take("in.q"), t.take("in.k"), t.take("in.v"));
     inputs.sinks = Some(t.take("in.sinks"));
-    let mask = t.take("in.mask");
+    let mask = t.integers("in.mask").unwrap();
     let expect = vec![
         entry.expect("output", "out.y", t.take("out.y")),
         entry.expect("weights", "out.weights", t.take("out.weights")),
