@@ -74,7 +74,7 @@ fn forms(group: &mut BenchmarkGroup<'_, WallTime>, gpu: &Gpu, rates: &Rates, wor
         (inputs.upload(gpu, work.dtype).unwrap(), truth)
     });
     let (flops, bytes) = work.work();
-    let floor = (flops / rates.gflops).max(bytes / rates.gbps);
+    let floor = rates.floor(flops, bytes, false);
     let report = |form: &str, median: Option<f64>| {
         if let Some(median) = median {
             println!("    {form}: {:.2} GFLOP/s, {:.1} × floor\n", flops / median, median / floor);

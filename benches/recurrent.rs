@@ -81,7 +81,7 @@ impl Work {
     fn floor(self, rates: &Rates) -> f64 {
         let bytes = 4 * (self.weights() + 2 * self.steps * self.batch * self.hidden);
         let flops = self.flops_of_step() * self.steps;
-        (flops as f64 / rates.gflops).max(bytes as f64 / rates.gbps)
+        rates.floor(flops as f64, bytes as f64, false)
     }
 }
 

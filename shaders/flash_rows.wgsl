@@ -13,9 +13,9 @@
 //
 // Lane n has the keys 8·n to 8·n + 7 of a tile, then the quads n and n + 8 of each 64 dimensions. All lanes need the same
 // query rows and weights at the same time: query_rows_*.wgsl. Rows come in quads, a vec4 or one side of a mat4x4, and in
-// blocks of
-// 16. These drivers run both sides of a condition, one of them without effect, and a loop's body at least once; so what is
+// blocks of 16. These drivers run both sides of a condition, one of them without effect, and a loop's body at least once; so what is
 // seldom needed is a loop with a short body, in which the quads of rows rotate through the first place.
+const LANES = 8u;
 const TILE_N = 64u;
 override ROW_BLOCKS: u32 = 1u;  // of 16 rows: 1 or 2
 override ROW_QUADS: u32 = 4u;   // 4 · ROW_BLOCKS
@@ -35,6 +35,20 @@ var<workgroup> p_tile: array<vec4<f32>, P_ENTRIES>;
 var<workgroup> key_ranges: array<KeyRange, 32>;
 // Whether a value of a partial tile is not finite.
 var<workgroup> has_non_finite: u32;
+
+// Four numbers of each of 16 rows (or of each row for 4 keys): a matrix has four of the rows.
+struct Tile16x4 {
+    a: mat4x4<f32>,
+    b: mat4x4<f32>,
+    c: mat4x4<f32>,
+    d: mat4x4<f32>,
+}
+
+// The same of two blocks of 16 rows.
+struct Tile32x4 {
+    a: Tile16x4,
+    b: Tile16x4,
+}
 
 // The scores of 16 rows with the eight keys of a lane: a column is a key, each matrix has four of the rows.
 struct ScoreTile {

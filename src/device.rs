@@ -88,9 +88,11 @@ impl Rates {
         Duration::from_nanos((time(flops, self.gflops) + time(bytes, self.gbps)) as u64)
     }
 
-    /// A time that work takes at least, in ns: the larger of what its operations and its bytes take.
-    pub fn floor(&self, flops: f64, bytes: f64) -> f64 {
-        (flops / self.gflops).max(bytes / self.gbps)
+    /// A time that work takes at least, in ns: the larger of what its operations and its bytes take. Work `by_matrices` has
+    /// f16 operands that cooperative matrices may multiply, where they are used and faster.
+    pub fn floor(&self, flops: f64, bytes: f64, by_matrices: bool) -> f64 {
+        let matrices = self.coop_gflops.filter(|_| by_matrices).unwrap_or(0.0);
+        (flops / self.gflops.max(matrices)).max(bytes / self.gbps)
     }
 }
 
@@ -231,7 +233,9 @@ mod tests {
         assert_eq!(stopped.longest(1, 0), Duration::from_nanos(u64::MAX));
         assert!(rates.are_usable() && !stopped.are_usable());
         assert!(![f64::NAN, f64::INFINITY, -1.0].iter().any(|&dispatch| Rates { dispatch, ..rates }.are_usable()));
-        assert_eq!(rates.floor(8e3, 100.0), 2.0);
+        assert_eq!(rates.floor(8e3, 100.0, false), 2.0);
+        let matrices = Rates { coop_gflops: Some(8000.0), ..rates };
+        assert_eq!([false, true].map(|by_matrices| matrices.floor(8e3, 100.0, by_matrices)), [2.0, 1.0]);
     }
 
     #[test]

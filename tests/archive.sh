@@ -1,6 +1,16 @@
 # Sourced by tests/drivers and tests/cards/run: packages of Debian's archive, unpacked into a folder of ours; nothing on the
 # system is changed.
 
+# Ends with what is missing where packages of $1 do not run on this system.
+needs_debian_12() {
+    local system
+    system="$(. /etc/os-release 2>/dev/null; echo "${ID:-another system} ${VERSION_ID:-}") $(uname -m)"
+    if [ "$system" != "debian 12 x86_64" ]; then
+        echo "$1 is fetched from the archive of Debian 12 for x86_64; this is $system: nothing was checked" >&2
+        exit 1
+    fi
+}
+
 # The first Debian mirror that this machine's apt knows.
 mirror() { apt-get indextargets --format '$(REPO_URI)' | grep -m1 '/debian/$'; }
 

@@ -1,7 +1,6 @@
 // Query rows and softmax weights, which all lanes of a workgroup need at the same time: each of 8 lanes of a subgroup
 // (of 8 lanes or more) loads two or four rows and broadcasts them. Drivers that run on the CPU take nearly as long to load
 // one value for all lanes as to load one for each.
-const LANES = 8u;
 
 struct LaneIds {
     @builtin(subgroup_id) subgroup: u32,
@@ -11,20 +10,6 @@ struct LaneIds {
 
 fn lane_index(ids: LaneIds) -> u32 {
     return ids.id;
-}
-
-// Four numbers of each of 16 rows (or of each row for 4 keys): a matrix has four of the rows.
-struct Tile16x4 {
-    a: mat4x4<f32>,
-    b: mat4x4<f32>,
-    c: mat4x4<f32>,
-    d: mat4x4<f32>,
-}
-
-// The same of two blocks of 16 rows.
-struct Tile32x4 {
-    a: Tile16x4,
-    b: Tile16x4,
 }
 
 // Where the rows that this lane loads begin: two of each block.

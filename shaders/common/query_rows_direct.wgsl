@@ -1,5 +1,4 @@
 // Query rows and softmax weights, which all lanes of a workgroup need at the same time: every lane loads all of them.
-const LANES = 8u;
 
 struct LaneIds {
     @builtin(local_invocation_index) index: u32,
@@ -7,20 +6,6 @@ struct LaneIds {
 
 fn lane_index(ids: LaneIds) -> u32 {
     return ids.index;
-}
-
-// Four numbers of each of 16 rows (or of each row for 4 keys): a matrix has four of the rows.
-struct Tile16x4 {
-    a: mat4x4<f32>,
-    b: mat4x4<f32>,
-    c: mat4x4<f32>,
-    d: mat4x4<f32>,
-}
-
-// The same of two blocks of 16 rows.
-struct Tile32x4 {
-    a: Tile16x4,
-    b: Tile16x4,
 }
 
 // Where the 16 rows of a block begin.

@@ -130,10 +130,8 @@ impl<A> ScoreWeights<A> {
 
     /// Each tensor through a function.
     pub fn map<'a, B>(&'a self, mut f: impl FnMut(&'a A) -> B) -> ScoreWeights<B> {
-        match self.try_map(|_, a| Ok::<_, std::convert::Infallible>(f(a))) {
-            Ok(mapped) => mapped,
-            Err(never) => match never {},
-        }
+        let Ok(mapped) = self.try_map(|_, a| Ok::<_, std::convert::Infallible>(f(a)));
+        mapped
     }
 }
 
@@ -299,10 +297,8 @@ impl<A: TensorLike> AttentionInputs<A> {
         mut numbers: impl FnMut(&'a A) -> B,
         mut integers: impl FnMut(&'a A::Integers) -> B::Integers,
     ) -> AttentionInputs<B> {
-        match self.try_map(|_, a| Ok::<_, std::convert::Infallible>(numbers(a)), |_, a| Ok(integers(a))) {
-            Ok(mapped) => mapped,
-            Err(never) => match never {},
-        }
+        let Ok(mapped) = self.try_map(|_, a| Ok::<_, std::convert::Infallible>(numbers(a)), |_, a| Ok(integers(a)));
+        mapped
     }
 
     /// Each tensor of numbers through a function, integers as they are: host arrays of another element type.

@@ -98,12 +98,6 @@ enum Suite {
     All,
 }
 
-/// Nanoseconds that work takes at least: of f16 by cooperative matrices, where they are used and faster.
-fn floor(rates: &Rates, (flops, bytes): (f64, f64), half: bool) -> f64 {
-    let matrices = rates.coop_gflops.filter(|_| half).unwrap_or(0.0);
-    (flops / rates.gflops.max(matrices)).max(bytes / rates.gbps)
-}
-
 /// Runs the command.
 pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
     args.plot.as_deref().map(|path| Format::of("plot", path)).transpose()?;
@@ -315,7 +309,7 @@ fn time(gpu: &Gpu, case: &Case, rates: &Rates, quick: bool) -> Outcome<Result<(R
     times.sort_by(f64::total_cmp);
     let (median, minimum) = (times[times.len() / 2], times[0]);
     let (flops, bytes) = case.work()?;
-    let floor = floor(rates, (flops, bytes), case.is_half());
+    let floor = rates.floor(flops, bytes, case.is_half());
     let (series, length) = case.point().unzip();
     let (path, plan, recurrence) = match &how {
         How::Attention(planned) => (planned.path, Some(planned.text.clone()), None),

@@ -48,7 +48,7 @@ pub(crate) fn rates(rates: &Rates) -> String {
 
 impl Floor {
     fn nanoseconds(self) -> f64 {
-        self.rates.floor(self.flops as f64, self.bytes as f64)
+        self.rates.floor(self.flops as f64, self.bytes as f64, false)
     }
 }
 

@@ -246,10 +246,8 @@ impl<A> MultiHeadWeights<A> {
 
     /// Each tensor through a function.
     pub fn map<'a, B>(&'a self, mut f: impl FnMut(&'a A) -> B) -> MultiHeadWeights<B> {
-        match self.try_map(|_, a| Ok::<_, std::convert::Infallible>(f(a))) {
-            Ok(mapped) => mapped,
-            Err(never) => match never {},
-        }
+        let Ok(mapped) = self.try_map(|_, a| Ok::<_, std::convert::Infallible>(f(a)));
+        mapped
     }
 }
 

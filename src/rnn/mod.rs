@@ -399,10 +399,8 @@ impl<A> RnnWeights<A> {
 
     /// Each tensor through a function.
     pub fn map<'a, B>(&'a self, mut f: impl FnMut(&'a A) -> B) -> RnnWeights<B> {
-        match self.try_map(|_, a| Ok::<_, std::convert::Infallible>(f(a))) {
-            Ok(mapped) => mapped,
-            Err(never) => match never {},
-        }
+        let Ok(mapped) = self.try_map(|_, a| Ok::<_, std::convert::Infallible>(f(a)));
+        mapped
     }
 }
 
@@ -458,10 +456,8 @@ impl<A: TensorLike> RnnInputs<A> {
         mut numbers: impl FnMut(&'a A) -> B,
         mut integers: impl FnMut(&'a A::Integers) -> B::Integers,
     ) -> RnnInputs<B> {
-        match self.try_map(|_, a| Ok::<_, std::convert::Infallible>(numbers(a)), |_, a| Ok(integers(a))) {
-            Ok(mapped) => mapped,
-            Err(never) => match never {},
-        }
+        let Ok(mapped) = self.try_map(|_, a| Ok::<_, std::convert::Infallible>(numbers(a)), |_, a| Ok(integers(a)));
+        mapped
     }
 
     /// Each tensor of numbers through a function, integers as they are: host arrays of another element type.

@@ -13,12 +13,11 @@ use crate::baseline::{self, Verdicts};
 use crate::cases::AttentionCase;
 use crate::compare::Verdict;
 use crate::error::{Error, Result};
-use crate::gpu::{Gpu, Prepared, Run};
+use crate::gpu::{Gpu, Run};
 use crate::plan::AttentionPlan;
 use crate::problem::Storage;
 use crate::recording::Dispatch;
 use crate::tensor::Array;
-use crate::wgsl::Variant;
 use case::Case;
 
 /// The results of one variant over all cases.
@@ -179,15 +178,13 @@ impl Sweep<'_> {
         Ok(rows.into_values().collect())
     }
 
-    /// Builds the programs of the sample, without running one; `built` gets each case with its dispatches' programs, or why
-    /// they cannot be built.
-    pub fn build(&self, gpu: &Gpu, mut built: impl FnMut(&str, Result<Vec<Variant>>)) {
+    /// Builds the programs of the sample, without running one; `built` gets each case, with the reason where they cannot be
+    /// built.
+    pub fn build(&self, gpu: &Gpu, mut built: impl FnMut(&str, Result<()>)) {
         for job in sample::of(self.sample, gpu, self.jobs(gpu)) {
             let mut run = Run::new(gpu);
             let recorded = job.case.record(&mut run, job.storage, job.plan.as_ref());
-            let prepared = recorded.and_then(|_| run.prepare());
-            let programs = |prepared: Prepared| prepared.recording().dispatches().map(|d| d.variant.clone()).collect();
-            built(&job.name(), prepared.map(programs));
+            built(&job.name(), recorded.and_then(|_| run.prepare().map(drop)));
         }
     }
 

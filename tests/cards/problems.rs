@@ -43,7 +43,7 @@ pub(crate) fn build() -> std::result::Result<(), Box<dyn Error>> {
             }
         }
         let sweep = Sweep { sample: Sample::Quick, planned: None, twice: false };
-        sweep.build(&open()?, |name, built| note(name, built.map(drop)));
+        sweep.build(&open()?, &mut note);
     }
     match failed.is_empty() {
         true => Ok(()),

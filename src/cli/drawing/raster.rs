@@ -16,9 +16,14 @@ impl Raster {
         Self { width, height, data: vec![255; width as usize * height as usize * 3] }
     }
 
+    /// Where the pixel at a place begins.
+    fn start(&self, x: u32, y: u32) -> usize {
+        (y as usize * self.width as usize + x as usize) * 3
+    }
+
     /// The pixel at a place; none outside the picture.
     pub(crate) fn at(&mut self, x: u32, y: u32) -> Option<&mut [u8]> {
-        let start = (y as usize * self.width as usize + x as usize) * 3;
+        let start = self.start(x, y);
         if x < self.width { self.data.get_mut(start..start + 3) } else { None }
     }
 
@@ -62,7 +67,7 @@ impl Raster {
     }
 
     pub(crate) fn get(&self, x: u32, y: u32) -> Rgb {
-        let start = (y as usize * self.width as usize + x as usize) * 3;
+        let start = self.start(x, y);
         [self.data[start], self.data[start + 1], self.data[start + 2]]
     }
 }

@@ -161,10 +161,8 @@ impl<A> DecoderWeights<A> {
 
     /// Each tensor through a function.
     pub fn map<'a, B>(&'a self, mut f: impl FnMut(&'a A) -> B) -> DecoderWeights<B> {
-        match self.try_map(|_, a| Ok::<_, std::convert::Infallible>(f(a))) {
-            Ok(mapped) => mapped,
-            Err(never) => match never {},
-        }
+        let Ok(mapped) = self.try_map(|_, a| Ok::<_, std::convert::Infallible>(f(a)));
+        mapped
     }
 }
 
@@ -210,10 +208,8 @@ impl<A: TensorLike> DecoderMemory<A> {
         mut numbers: impl FnMut(&'a A) -> B,
         mut integers: impl FnMut(&'a A::Integers) -> B::Integers,
     ) -> DecoderMemory<B> {
-        match self.try_map(|_, a| Ok::<_, std::convert::Infallible>(numbers(a)), |_, a| Ok(integers(a))) {
-            Ok(mapped) => mapped,
-            Err(never) => match never {},
-        }
+        let Ok(mapped) = self.try_map(|_, a| Ok::<_, std::convert::Infallible>(numbers(a)), |_, a| Ok(integers(a)));
+        mapped
     }
 
     /// Each tensor of numbers through a function, integers as they are: host arrays of another element type.
@@ -268,10 +264,8 @@ impl<A> DecoderState<A> {
 
     /// Each tensor through a function.
     pub fn map<'a, B>(&'a self, mut f: impl FnMut(&'a A) -> B) -> DecoderState<B> {
-        match self.try_map(|_, a| Ok::<_, std::convert::Infallible>(f(a))) {
-            Ok(mapped) => mapped,
-            Err(never) => match never {},
-        }
+        let Ok(mapped) = self.try_map(|_, a| Ok::<_, std::convert::Infallible>(f(a)));
+        mapped
     }
 }
 
