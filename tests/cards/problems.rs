@@ -16,44 +16,64 @@ const CELLS: [Cell; 4] = [Cell::Lstm, Cell::Gru { reset: Reset::After }, Cell::G
 /// Head dims; 80 fills no power of two.
 const DIMS: [usize; 4] = [64, 80, 128, 256];
 
-/// Builds everything, with cooperative matrices and without where the device has them. A device that does nothing frees
-/// nothing, so each group of problems has one of its own.
-pub(crate) fn build() -> std::result::Result<(), Box<dyn Error>> {
-    let mut failed = Vec::new();
-    let mut note = |name: &str, built: Result<()>| {
-        if let Err(error) = built {
-            failed.push(format!("{name}: {error}"));
+/// Problems on their way to the device's compiler.
+struct Problems<'a> {
+    gpu: Gpu,
+    /// Only those are built whose name has this in it.
+    only: &'a str,
+    failed: &'a mut Vec<String>,
+}
+
+impl<'a> Problems<'a> {
+    fn open(cooperative: bool, only: &'a str, failed: &'a mut Vec<String>) -> Result<Self> {
+        Ok(Self { gpu: Gpu::open(&Open { cooperative, ..Open::default() })?, only, failed })
+    }
+
+    fn build(&mut self, name: &str, record: impl FnOnce(&mut Run<'_>) -> Result<()>) {
+        if !name.contains(self.only) {
+            return;
         }
-    };
+        let mut run = Run::new(&self.gpu);
+        if let Err(error) = record(&mut run).and_then(|()| run.prepare().map(drop)) {
+            self.failed.push(format!("{name}: {error}"));
+        }
+    }
+}
+
+/// Builds everything, or the problems whose name has `only` in it, with cooperative matrices and without where the device has
+/// them. A device that does nothing frees nothing, so each group of problems has one of its own.
+pub(crate) fn build(only: &str) -> std::result::Result<(), Box<dyn Error>> {
+    let mut failed = Vec::new();
     for cooperative in [false, true] {
-        let open = || Gpu::open(&Open { cooperative, ..Open::default() });
-        let gpu = open()?;
-        if cooperative && gpu.caps().cooperative.is_none() {
+        let mut problems = Problems::open(cooperative, only, &mut failed)?;
+        if cooperative && problems.gpu.caps().cooperative.is_none() {
             break;
         }
-        println!("{}", gpu.adapter());
-        attention(&gpu, &mut note)?;
-        products(&gpu, &mut note)?;
+        println!("{}", problems.gpu.adapter());
+        attention(&mut problems)?;
+        products(&mut problems)?;
         for cell in CELLS {
             for hidden in [64, 96, 128, 256, 512, 1024] {
                 // They have no cooperative matrices.
                 if !cooperative {
-                    recurrence(&open()?, cell, hidden, &mut note)?;
+                    recurrence(&mut Problems::open(cooperative, only, &mut failed)?, cell, hidden)?;
                 }
             }
         }
-        let sweep = Sweep { sample: Sample::Quick, planned: None, twice: false };
-        sweep.build(&open()?, &mut note);
+        if only.is_empty() {
+            let problems = Problems::open(cooperative, only, &mut failed)?;
+            let sweep = Sweep { sample: Sample::Quick, planned: None, twice: false };
+            sweep.build(&problems.gpu, |name, built| {
+                if let Err(error) = built {
+                    problems.failed.push(format!("{name}: {error}"));
+                }
+            });
+        }
     }
     match failed.is_empty() {
         true => Ok(()),
         false => Err(format!("{} could not be built:\n{}", failed.len(), failed.join("\n")).into()),
     }
-}
-
-/// Builds what a run has recorded.
-fn prepare(run: Run<'_>) -> Result<()> {
-    run.prepare().map(drop)
 }
 
 /// Ways to store a query and a cache.
@@ -65,7 +85,8 @@ fn storages(gpu: &Gpu) -> Vec<[DType; 2]> {
     storages
 }
 
-fn attention(gpu: &Gpu, note: &mut impl FnMut(&str, Result<()>)) -> Result<()> {
+fn attention(problems: &mut Problems<'_>) -> Result<()> {
+    let gpu = &problems.gpu.clone();
     let tensor = |name: &'static str, shape: &[usize], dtype| Tensor::uninitialized(gpu, name, shape, dtype);
     let causal = || Attention { causal: Some(Causal::TopLeft), ..Attention::default() };
     for [element, cache] in storages(gpu) {
@@ -91,40 +112,40 @@ fn attention(gpu: &Gpu, note: &mut impl FnMut(&str, Result<()>)) -> Result<()> {
                 if cache.bytes_of(key.iter().product()) as u64 > gpu.caps().max_tensor_bytes() {
                     continue;
                 }
-                let inputs = AttentionInputs {
-                    mask: match masked {
-                        true => Some(Mask::Float(tensor("mask", &[queries, keys], DType::F32)?)),
-                        false => None,
-                    },
-                    ..AttentionInputs::new(
-                        tensor("query", &[batch, heads, queries, dim], element)?,
-                        tensor("key", &key, cache)?,
-                        tensor("value", &key, cache)?,
-                    )
-                };
-                let mut run = Run::new(gpu);
-                let recorded = options.record(&mut run, &inputs);
-                note(&format!("{what} D{dim} {element} {cache}"), recorded.and_then(|_| prepare(run)));
+                problems.build(&format!("{what} D{dim} {element} {cache}"), |run| {
+                    let inputs = AttentionInputs {
+                        mask: match masked {
+                            true => Some(Mask::Float(tensor("mask", &[queries, keys], DType::F32)?)),
+                            false => None,
+                        },
+                        ..AttentionInputs::new(
+                            tensor("query", &[batch, heads, queries, dim], element)?,
+                            tensor("key", &key, cache)?,
+                            tensor("value", &key, cache)?,
+                        )
+                    };
+                    options.record(run, &inputs).map(drop)
+                });
             }
         }
     }
     // Additive scores over A = 128: a step, and a sentence with itself.
     for [batch, queries, keys] in [[16, 1, 64], [1, 512, 512]] {
-        let inputs = AttentionInputs::new(
-            tensor("query", &[batch, 1, queries, 128], DType::F32)?,
-            tensor("key", &[batch, 1, keys, 128], DType::F32)?,
-            tensor("value", &[batch, 1, keys, 128], DType::F32)?,
-        );
-        let mut run = Run::new(gpu);
-        let options = Attention { score: Score::Additive, ..Attention::default() };
-        let recorded = options.record(&mut run, &inputs);
-        note(&format!("additive {queries}×{keys}"), recorded.and_then(|_| prepare(run)));
+        problems.build(&format!("additive {queries}×{keys}"), |run| {
+            let inputs = AttentionInputs::new(
+                tensor("query", &[batch, 1, queries, 128], DType::F32)?,
+                tensor("key", &[batch, 1, keys, 128], DType::F32)?,
+                tensor("value", &[batch, 1, keys, 128], DType::F32)?,
+            );
+            Attention { score: Score::Additive, ..Attention::default() }.record(run, &inputs).map(drop)
+        });
     }
     Ok(())
 }
 
 /// A layer of one cell and width, and two as a wavefront, on every path.
-fn recurrence(gpu: &Gpu, cell: Cell, hidden: usize, note: &mut impl FnMut(&str, Result<()>)) -> Result<()> {
+fn recurrence(problems: &mut Problems<'_>, cell: Cell, hidden: usize) -> Result<()> {
+    let gpu = &problems.gpu.clone();
     let zeros = |shape: &[usize]| Array::filled(shape, 0.0);
     for dtype in [Some(DType::F32), gpu.caps().f16.then_some(DType::F16)].into_iter().flatten() {
         let rows = cell.gates() * hidden;
@@ -143,29 +164,30 @@ fn recurrence(gpu: &Gpu, cell: Cell, hidden: usize, note: &mut impl FnMut(&str, 
                 if rnn.plan(gpu.caps(), &inputs.map(Tensor::shape, Tensor::shape)).is_err() {
                     continue;
                 }
-                let mut run = Run::new(gpu);
-                let recorded = rnn.record(&mut run, &inputs);
-                note(&format!("{cell:?} H{hidden} B{batch} {path:?} {dtype}"), recorded.and_then(|_| prepare(run)));
+                problems.build(&format!("{cell:?} H{hidden} B{batch} {path:?} {dtype}"), |run| {
+                    rnn.record(run, &inputs).map(drop)
+                });
             }
         }
     }
     Ok(())
 }
 
-fn products(gpu: &Gpu, note: &mut impl FnMut(&str, Result<()>)) -> Result<()> {
+fn products(problems: &mut Problems<'_>) -> Result<()> {
+    let gpu = &problems.gpu.clone();
     let types = [Some(DType::F32), gpu.caps().f16.then_some(DType::F16)];
     for dtype in types.into_iter().flatten() {
         for [rows, columns, depth] in
             [[1, 1024, 1024], [4, 4096, 1024], [39, 384, 384], [128, 1536, 384], [512, 512, 512], [4096, 4096, 4096]]
         {
             for activation in [None, Some(Activation::Gelu)] {
-                let x = Tensor::uninitialized(gpu, "x", &[rows, depth], dtype)?;
-                let weight = Tensor::uninitialized(gpu, "weight", &[columns, depth], dtype)?;
-                let bias = Tensor::uninitialized(gpu, "bias", &[columns], DType::F32)?;
-                let mut run = Run::new(gpu);
-                let epilogue = Epilogue { bias: Some(&bias), activation, ..Epilogue::default() };
-                let recorded = linear(&mut run, &[(&x, &weight)], &epilogue);
-                note(&format!("linear {rows}×{columns}×{depth} {dtype}"), recorded.and_then(|_| prepare(run)));
+                problems.build(&format!("linear {rows}×{columns}×{depth} {dtype}"), |run| {
+                    let x = Tensor::uninitialized(gpu, "x", &[rows, depth], dtype)?;
+                    let weight = Tensor::uninitialized(gpu, "weight", &[columns, depth], dtype)?;
+                    let bias = Tensor::uninitialized(gpu, "bias", &[columns], DType::F32)?;
+                    let epilogue = Epilogue { bias: Some(&bias), activation, ..Epilogue::default() };
+                    linear(run, &[(&x, &weight)], &epilogue).map(drop)
+                });
             }
         }
     }

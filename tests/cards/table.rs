@@ -62,14 +62,25 @@ fn read(file: &str) -> Result<BTreeMap<String, Statistics>, Box<dyn Error>> {
     }
 }
 
+/// The lines of a table.
+fn rows(programs: &BTreeMap<String, Statistics>) -> String {
+    let mut text = "registers\tspills\tscratch\tinstructions\toccupancy\tprogram\n".to_owned();
+    for (label, Statistics { registers, spills, scratch, instructions, occupancy }) in programs {
+        let _ = writeln!(text, "{registers}\t{spills}\t{scratch}\t{instructions}\t{occupancy}\t{label}");
+    }
+    text
+}
+
+/// Prints what the layer has written.
+pub(crate) fn show(statistics: &str) -> Result<(), Box<dyn Error>> {
+    print!("{}", rows(&read(statistics)?));
+    Ok(())
+}
+
 /// Renews a table.
 pub(crate) fn write(statistics: &str, version: &str, file: &str) -> Result<(), Box<dyn Error>> {
     let programs = read(statistics)?;
-    let mut text = format!("# {version}\nregisters\tspills\tscratch\tinstructions\toccupancy\tprogram\n");
-    for (label, Statistics { registers, spills, scratch, instructions, occupancy }) in &programs {
-        let _ = writeln!(text, "{registers}\t{spills}\t{scratch}\t{instructions}\t{occupancy}\t{label}");
-    }
-    std::fs::write(file, text)?;
+    std::fs::write(file, format!("# {version}\n{}", rows(&programs)))?;
     let spilling = programs.values().filter(|program| program.spills > 0 || program.scratch > 0).count();
     println!("{file}: {} programs, {spilling} with spills", programs.len());
     Ok(())
