@@ -1,24 +1,34 @@
 // Attention with an online softmax (Milakov and Gimelshein 2018; Dao et al. 2022, "FlashAttention"), tiled for graphics
-// cards: a workgroup computes tile_m = 4 · LANES_M query rows; tiles of queries, keys and values are staged in workgroup
-// memory.
+// cards: a workgroup computes TILE_M query rows; tiles of queries, keys and values are staged in workgroup memory.
 //
 //   row_max = −∞, row_sum = 0, accumulator = 0
 //   for each tile of TILE_N keys, of which one is visible to one of the rows:
-//     S = Q·Kᵀ       staging tile_k = 4 · LANES_N dimensions of Q and K at a time; a register tile of 4 × 4 scores a lane
+//     S = Q·Kᵀ       staging CHUNK quads of dimensions at a time; a register tile of 4 · ROW_QUADS rows × 4 keys a lane
 //     new_max = max(row_max, max_j s_j);  rescale = exp(row_max − new_max);  p_j = exp(s_j − new_max)
 //     row_sum = rescale · row_sum + Σ_j p_j;  P is staged where Q was
-//     accumulator = rescale · accumulator + P·V     staging 4 · LANES_N dimensions of V at a time
+//     accumulator = rescale · accumulator
+//     for each VALUE_SLICES slices of 4 · LANES_N dimensions of a value, for each 4 · CHUNK keys of the tile:
+//       accumulator += P·V       a register tile of 4 · ROW_QUADS rows × 4 · VALUE_SLICES dimensions a lane
 //   output = accumulator / row_sum;  lse = row_max + ln row_sum        (with a sink as in online_softmax.wgsl)
 //   a split of the keys stores row_max and row_sum for `merge_partials` instead
 //
-// Lanes are arranged LANES_M × LANES_N. Lane (lane_m, lane_n) has the rows lane_m, lane_m + LANES_M, …, and the keys or
-// quads of dimensions lane_n, lane_n + LANES_N, …, so that neighbouring lanes read neighbouring words. The components of a
-// vec4 of scores or weights are the lane's four rows. LANES and LANES_N come with the group_*.wgsl file.
-override LANES_M: u32 = 16u;       // LANES / LANES_N
-override TILE_N: u32 = 32u;        // 4 · LANES_N
-override QP_ENTRIES: u32 = 520u;   // of `qp_tile`
-override KV_ENTRIES: u32 = 264u;   // of `kv_tile`
-override ACCUMULATORS: u32 = 2u;   // register tiles of the output in a lane: Dv / (4 · LANES_N), rounded up
+// Lanes are arranged LANES_M × LANES_N. Lane (lane_m, lane_n) has the rows lane_m + n · LANES_M, the keys 4 · lane_n to
+// 4 · lane_n + 3 of a tile, and the quad lane_n of each slice of dimensions. Its rows come in one or two quads, a vec4 each:
+// rows of the first are ROWS apart, those of the second LANES_M further on.
+//
+// Entries of the tiles hold four vec4 of each lane at constant places, so that an entry costs one check of an index, and
+// are padded by one vec4, so that lanes that write to neighbouring entries write to different banks. The sizes within an
+// entry are constants of the header: LANES_M, LANES_N, ROW_QUADS (1 or 2), CHUNK (4 to LANES_N), VALUE_SLICES (1 or 2).
+override HEAD_TAIL: bool = false;  // D is no multiple of 4 · CHUNK
+override VALUE_TAIL: bool = false; // Dv is no multiple of 4 · LANES_N · VALUE_SLICES
+override SLICES: u32 = 2u;         // Dv / (4 · LANES_N), rounded up, at most 4
+
+const ROWS = ROW_QUADS * LANES_M;
+const TILE_M = 4u * ROWS;
+const TILE_N = 4u * LANES_N;
+// Loads of a lane for a chunk of queries, and for one of keys or a slice of values.
+const QUERY_LOADS = 4u * ROW_QUADS * CHUNK / LANES_N;
+const KEY_LOADS = 4u * CHUNK / LANES_M;
 
 @group(0) @binding(1) var<storage, read> query: array<vec4<elem>>;
 // 2 and 3 are key and value: common/key_*.wgsl, value_*.wgsl
@@ -28,105 +38,391 @@ override ACCUMULATORS: u32 = 2u;   // register tiles of the output in a lane: Dv
 @group(0) @binding(7) var<storage, read_write> output: array<vec4<out_elem>>;
 @group(0) @binding(8) var<storage, read_write> stats: array<f32>;
 
-// The tile of Q, [LANES_N quads of dimensions, tile_m + 1 rows]: one entry of padding, so that lanes write to different
-// banks. Then the tile of P, [TILE_N keys, LANES_M], a vec4 for the four rows of a lane.
-var<workgroup> qp_tile: array<vec4<f32>, QP_ENTRIES>;
-// The tile of K, [LANES_N quads of dimensions, TILE_N + 1 keys]; then the tile of V, [TILE_N keys, LANES_N quads].
-var<workgroup> kv_tile: array<vec4<f32>, KV_ENTRIES>;
+// Four dimensions of each row of Q: [r][n] is row r · ROWS + n. Or the softmax weights of four keys: [k][n] has key k, its
+// components are the rows n, n + ROWS, n + 2 · ROWS, n + 3 · ROWS.
+struct RowEntry {
+    at: array<array<vec4<f32>, ROWS>, 4>,
+    pad: vec4<f32>,
+}
+
+// Four dimensions of each key of a tile: [c][n] is key 4 · n + c. Or a slice of four values: [k][n] is quad n of value k.
+struct KeyEntry {
+    at: array<array<vec4<f32>, LANES_N>, 4>,
+    pad: vec4<f32>,
+}
+
+var<workgroup> qp_tile: array<RowEntry, LANES_N>;
+var<workgroup> kv_tile: array<KeyEntry, VALUE_SLICES * CHUNK>;
 // Whether a value of a partial tile is not finite.
 var<workgroup> has_non_finite: atomic<u32>;
+
+// Of a lane's two quads of rows; with one quad the second is not used.
+struct Accumulator {
+    a: mat4x4<f32>,
+    b: mat4x4<f32>,
+}
+
+struct RowRanges {
+    a: KeyRange,
+    b: KeyRange,
+    c: KeyRange,
+    d: KeyRange,
+}
+
+// Lanes stage neighbouring quads of a row; this many rows are staged at a time.
+const STEP = LANES_M * LANES_N / CHUNK;
+const STEPS = max(ROWS / STEP, 1u);
+
+// Where a lane's n-th row is in an entry: its first is row r < STEP.
+fn row_place(r: u32, n: u32) -> vec2<u32> {
+    if (STEP == ROWS) {
+        return vec2<u32>(n, r);
+    }
+    if (STEP < ROWS) {
+        return vec2<u32>(n / STEPS, r + n % STEPS * STEP);
+    }
+    return vec2<u32>(n * (STEP / ROWS) + r / ROWS, r % ROWS);
+}
+
+fn store_query(entry: u32, place: vec2<u32>, x: vec4<f32>) {
+    qp_tile[entry].at[place.x][place.y] = x;
+}
+
+fn load_query(start: u32, i: u32) -> vec4<f32> {
+    return vec4<f32>(query[start + i * params.query.strides.z]);
+}
+
+// Rows past last_i repeat the row before it. `start` is the first quad of the chunk of the first row of all.
+fn stage_queries(lane: u32, start: u32, first_i: u32, last_i: u32, first_quad: u32) {
+    let entry = lane % CHUNK;
+    let r = lane / CHUNK;
+    let i = first_i + r;
+    let last = last_i - 1u;
+    if (HEAD_TAIL && first_quad + entry >= params.head_quads) {
+        for (var n = 0u; n < QUERY_LOADS; n += 1u) {
+            store_query(entry, row_place(r, n), vec4<f32>(0.0));
+        }
+        return;
+    }
+    let lane_start = start + entry;
+    for (var n = 0u; n < QUERY_LOADS; n += 4u) {
+        let x_0 = load_query(lane_start, min(i + n * STEP, last));
+        var x_1 = x_0;
+        var x_2 = x_0;
+        var x_3 = x_0;
+        if (QUERY_LOADS > 1u) {
+            x_1 = load_query(lane_start, min(i + (n + 1u) * STEP, last));
+        }
+        if (QUERY_LOADS > 2u) {
+            x_2 = load_query(lane_start, min(i + (n + 2u) * STEP, last));
+            x_3 = load_query(lane_start, min(i + (n + 3u) * STEP, last));
+        }
+        store_query(entry, row_place(r, n), x_0);
+        if (QUERY_LOADS > 1u) {
+            store_query(entry, row_place(r, n + 1u), x_1);
+        }
+        if (QUERY_LOADS > 2u) {
+            store_query(entry, row_place(r, n + 2u), x_2);
+            store_query(entry, row_place(r, n + 3u), x_3);
+        }
+    }
+}
+
+// Where the row of key j of batch row b begins.
+fn kv_row_start(view: View, b: u32, h: u32, j: u32) -> u32 {
+    let kv_row = locate(b, min(j, params.positions.keys - 1u));
+    return element(view, kv_row.x, h, kv_row.y, 0u);
+}
+
+fn stage_keys(lane: u32, b: u32, h: u32, j: u32, first_quad: u32) {
+    let entry = lane % CHUNK;
+    let quad = first_quad + entry;
+    let r = lane / CHUNK;
+    let is_inside = !HEAD_TAIL || quad < params.head_quads;
+    for (var n = 0u; n < KEY_LOADS; n += 2u) {
+        let key = r + n * STEP;
+        var x_0 = vec4<f32>(0.0);
+        var x_1 = x_0;
+        if (is_inside) {
+            x_0 = key_at(kv_row_start(params.key, b, h, j + key) + quad);
+            if (KEY_LOADS > 1u) {
+                x_1 = key_at(kv_row_start(params.key, b, h, j + key + STEP) + quad);
+            }
+        }
+        kv_tile[entry].at[r % 4u][r / 4u + n * STEP / 4u] = x_0;
+        if (KEY_LOADS > 1u) {
+            kv_tile[entry].at[r % 4u][r / 4u + (n + 1u) * STEP / 4u] = x_1;
+        }
+    }
+}
 
 fn is_finite4(x: vec4<f32>) -> bool {
     return all((bitcast<vec4<u32>>(x) & vec4<u32>(0x7fffffffu)) < vec4<u32>(0x7f800000u));
 }
 
-fn stage_queries(lane: u32, start: u32, first_i: u32, last_i: u32, first_quad: u32) {
-    for (var n = lane; n < 4u * LANES_M * LANES_N; n += LANES) {
-        let row = n / LANES_N;
-        let quad = first_quad + n % LANES_N;
-        var x = vec4<f32>(0.0);
-        if (quad < params.head_quads) {
-            x = vec4<f32>(query[start + min(first_i + row, last_i - 1u) * params.query.strides.z + quad]);
+fn load_value(start: u32, quad: u32, full: bool) -> vec4<f32> {
+    if (VALUE_TAIL && quad >= params.value_quads) {
+        return vec4<f32>(0.0);
+    }
+    let x = value_at(start + quad);
+    if (!full && !is_finite4(x)) {
+        atomicStore(&has_non_finite, 1u);
+    }
+    return x;
+}
+
+// 4 · CHUNK values from j on, VALUE_SLICES slices of their dimensions.
+fn stage_values(lane_m: u32, lane_n: u32, b: u32, h: u32, j: u32, first_quad: u32, full: bool) {
+    let quad = first_quad + lane_n;
+    for (var n = 0u; n < KEY_LOADS; n += 2u) {
+        let start_0 = kv_row_start(params.value, b, h, j + lane_m + n * LANES_M);
+        let x_0 = load_value(start_0, quad, full);
+        var x_1 = x_0;
+        var y_0 = x_0;
+        var y_1 = x_0;
+        if (VALUE_SLICES == 2u) {
+            y_0 = load_value(start_0, quad + LANES_N, full);
         }
-        qp_tile[(n % LANES_N) * (4u * LANES_M + 1u) + row] = x;
+        if (KEY_LOADS > 1u) {
+            let start_1 = kv_row_start(params.value, b, h, j + lane_m + (n + 1u) * LANES_M);
+            x_1 = load_value(start_1, quad, full);
+            if (VALUE_SLICES == 2u) {
+                y_1 = load_value(start_1, quad + LANES_N, full);
+            }
+        }
+        let entry_0 = (lane_m + n * LANES_M) / 4u;
+        let entry_1 = (lane_m + (n + 1u) * LANES_M) / 4u;
+        kv_tile[entry_0].at[lane_m % 4u][lane_n] = x_0;
+        if (VALUE_SLICES == 2u) {
+            kv_tile[CHUNK + entry_0].at[lane_m % 4u][lane_n] = y_0;
+        }
+        if (KEY_LOADS > 1u) {
+            kv_tile[entry_1].at[lane_m % 4u][lane_n] = x_1;
+            if (VALUE_SLICES == 2u) {
+                kv_tile[CHUNK + entry_1].at[lane_m % 4u][lane_n] = y_1;
+            }
+        }
     }
 }
 
-fn stage_keys(lane: u32, b: u32, h: u32, j: u32, first_quad: u32) {
-    for (var n = lane; n < TILE_N * LANES_N; n += LANES) {
-        let column = n / LANES_N;
-        let quad = first_quad + n % LANES_N;
-        var x = vec4<f32>(0.0);
-        if (quad < params.head_quads) {
-            let kv_row = locate(b, min(j + column, params.positions.keys - 1u));
-            x = key_at(element(params.key, kv_row.x, h, kv_row.y, quad));
-        }
-        kv_tile[(n % LANES_N) * (TILE_N + 1u) + column] = x;
-    }
+fn load_rows(entry: u32, n: u32) -> mat4x4<f32> {
+    return mat4x4<f32>(
+        qp_tile[entry].at[0][n], qp_tile[entry].at[1][n], qp_tile[entry].at[2][n], qp_tile[entry].at[3][n],
+    );
 }
 
-fn stage_values(lane: u32, b: u32, h: u32, j: u32, first_quad: u32, full: bool) {
-    for (var n = lane; n < TILE_N * LANES_N; n += LANES) {
-        let quad = first_quad + n % LANES_N;
-        var x = vec4<f32>(0.0);
-        if (quad < params.value_quads) {
-            let kv_row = locate(b, min(j + n / LANES_N, params.positions.keys - 1u));
-            x = value_at(element(params.value, kv_row.x, h, kv_row.y, quad));
-        }
-        if (!full && !is_finite4(x)) {
-            atomicStore(&has_non_finite, 1u);
-        }
-        kv_tile[n] = x;
-    }
+fn load_keys(entry: u32, n: u32) -> mat4x4<f32> {
+    return mat4x4<f32>(
+        kv_tile[entry].at[0][n], kv_tile[entry].at[1][n], kv_tile[entry].at[2][n], kv_tile[entry].at[3][n],
+    );
 }
 
-// P·V over the keys of a tile, four dimensions of four rows: column r is row r.
-fn weighted_values(lane_m: u32, lane_n: u32) -> mat4x4<f32> {
-    var y = mat4x4<f32>();
-    for (var n = 0u; n < TILE_N; n += 1u) {
-        let p = qp_tile[n * LANES_M + lane_m];
-        let v = kv_tile[n * LANES_N + lane_n];
-        y += mat4x4<f32>(p.x * v, p.y * v, p.z * v, p.w * v);
+fn store_weights(entry: u32, n: u32, p: mat4x4<f32>) {
+    qp_tile[entry].at[0][n] = p[0];
+    qp_tile[entry].at[1][n] = p[1];
+    qp_tile[entry].at[2][n] = p[2];
+    qp_tile[entry].at[3][n] = p[3];
+}
+
+// S += Q·Kᵀ over a quad of dimensions: column c is key c, its components are the rows.
+fn add_scores(s: Accumulator, entry: u32, quad: u32, lane_m: u32, lane_n: u32) -> Accumulator {
+    var sums = s;
+    let k = load_keys(entry, lane_n);
+    sums.a = score_tile(s.a, transpose(load_rows(entry, lane_m)), k, quad);
+    if (ROW_QUADS == 2u) {
+        sums.b = score_tile(s.b, transpose(load_rows(entry, lane_m + LANES_M)), k, quad);
     }
-    return y;
+    return sums;
+}
+
+// Accumulator += p·v of one key: column r is row r.
+fn add_value(y: mat4x4<f32>, p: vec4<f32>, v: vec4<f32>) -> mat4x4<f32> {
+    return mat4x4<f32>(
+        fma(vec4<f32>(p.x), v, y[0]), fma(vec4<f32>(p.y), v, y[1]),
+        fma(vec4<f32>(p.z), v, y[2]), fma(vec4<f32>(p.w), v, y[3]),
+    );
+}
+
+fn add_values(y: mat4x4<f32>, p: mat4x4<f32>, v: mat4x4<f32>) -> mat4x4<f32> {
+    return add_value(add_value(add_value(add_value(y, p[0], v[0]), p[1], v[1]), p[2], v[2]), p[3], v[3]);
 }
 
 // The same where hidden values may be NaN or infinite: a value counts for nothing where its weight is 0.
-fn weighted_visible_values(lane_m: u32, lane_n: u32) -> mat4x4<f32> {
+fn add_visible_value(y: mat4x4<f32>, p: vec4<f32>, v: vec4<f32>) -> mat4x4<f32> {
     let zero = vec4<f32>(0.0);
-    var y = mat4x4<f32>();
-    for (var n = 0u; n < TILE_N; n += 1u) {
-        let p = qp_tile[n * LANES_M + lane_m];
-        let v = kv_tile[n * LANES_N + lane_n];
-        y += mat4x4<f32>(
-            select(p.x * v, zero, p.x == 0.0),
-            select(p.y * v, zero, p.y == 0.0),
-            select(p.z * v, zero, p.z == 0.0),
-            select(p.w * v, zero, p.w == 0.0),
-        );
+    return mat4x4<f32>(
+        y[0] + select(p.x * v, zero, p.x == 0.0),
+        y[1] + select(p.y * v, zero, p.y == 0.0),
+        y[2] + select(p.z * v, zero, p.z == 0.0),
+        y[3] + select(p.w * v, zero, p.w == 0.0),
+    );
+}
+
+// Of VALUE_SLICES slices.
+struct Slices {
+    near: Accumulator,
+    far: Accumulator,
+}
+
+// Accumulator += P·V of four keys: entry n of the staged values, and their weights.
+fn add_entry(slices: Slices, weights: u32, n: u32, lane_m: u32, lane_n: u32) -> Slices {
+    var y = slices;
+    let p_a = load_rows(weights, lane_m);
+    var p_b = p_a;
+    let v = load_keys(n, lane_n);
+    y.near.a = add_values(y.near.a, p_a, v);
+    if (ROW_QUADS == 2u) {
+        p_b = load_rows(weights, lane_m + LANES_M);
+        y.near.b = add_values(y.near.b, p_b, v);
+    }
+    if (VALUE_SLICES == 2u) {
+        let w = load_keys(CHUNK + n, lane_n);
+        y.far.a = add_values(y.far.a, p_a, w);
+        if (ROW_QUADS == 2u) {
+            y.far.b = add_values(y.far.b, p_b, w);
+        }
     }
     return y;
 }
 
-// accumulator = rescale · accumulator + P·V for one slice of 4 · LANES_N dimensions.
-fn accumulate(
-    acc: mat4x4<f32>, slice: u32, rescale: vec4<f32>, lane: u32, b: u32, h: u32, j: u32, full: bool,
-) -> mat4x4<f32> {
-    workgroupBarrier();
-    stage_values(lane, b, h, j, slice * LANES_N, full);
-    workgroupBarrier();
-    var sum = mat4x4<f32>();
-    if (!full && atomicLoad(&has_non_finite) != 0u) {
-        sum = weighted_visible_values(lane / LANES_N, lane % LANES_N);
-    } else {
-        sum = weighted_values(lane / LANES_N, lane % LANES_N);
+// Accumulator += P·V of the keys first .. first + 4 · CHUNK of the tile.
+fn add_all_values(slices: Slices, first: u32, lane_m: u32, lane_n: u32) -> Slices {
+    var y = slices;
+    // Two entries an iteration where lanes have the registers for their operands.
+    for (var n = 0u; n < CHUNK; n += ROW_QUADS) {
+        y = add_entry(y, first / 4u + n, n, lane_m, lane_n);
+        if (ROW_QUADS == 2u) {
+            y = add_entry(y, first / 4u + n + 1u, n + 1u, lane_m, lane_n);
+        }
     }
-    return scale_columns(acc, rescale) + sum;
+    return y;
+}
+
+fn add_visible_values(slices: Slices, first: u32, lane_m: u32, lane_n: u32) -> Slices {
+    var y = slices;
+    for (var n = 0u; n < 4u * CHUNK; n += 1u) {
+        let p_a = qp_tile[(first + n) / 4u].at[n % 4u][lane_m];
+        var p_b = p_a;
+        let v = kv_tile[n / 4u].at[n % 4u][lane_n];
+        y.near.a = add_visible_value(y.near.a, p_a, v);
+        if (ROW_QUADS == 2u) {
+            p_b = qp_tile[(first + n) / 4u].at[n % 4u][lane_m + LANES_M];
+            y.near.b = add_visible_value(y.near.b, p_b, v);
+        }
+        if (VALUE_SLICES == 2u) {
+            let w = kv_tile[CHUNK + n / 4u].at[n % 4u][lane_n];
+            y.far.a = add_visible_value(y.far.a, p_a, w);
+            if (ROW_QUADS == 2u) {
+                y.far.b = add_visible_value(y.far.b, p_b, w);
+            }
+        }
+    }
+    return y;
+}
+
+// Accumulator += P·V of a tile of keys for VALUE_SLICES slices, from number `slice` on.
+fn accumulate(
+    near: Accumulator, far: Accumulator, slice: u32, lane_m: u32, lane_n: u32, b: u32, h: u32, j: u32, full: bool,
+) -> Slices {
+    var y = Slices(near, far);
+    for (var first = 0u; first < TILE_N; first += 4u * CHUNK) {
+        workgroupBarrier();
+        stage_values(lane_m, lane_n, b, h, j + first, slice * LANES_N, full);
+        workgroupBarrier();
+        if (!full && atomicLoad(&has_non_finite) != 0u) {
+            y = add_visible_values(y, first, lane_m, lane_n);
+        } else {
+            y = add_all_values(y, first, lane_m, lane_n);
+        }
+    }
+    return y;
 }
 
 // Each row (a column of the matrix) times a number of its own.
 fn scale_columns(acc: mat4x4<f32>, factors: vec4<f32>) -> mat4x4<f32> {
     return mat4x4<f32>(acc[0] * factors.x, acc[1] * factors.y, acc[2] * factors.z, acc[3] * factors.w);
+}
+
+fn scale_rows(acc: Accumulator, a: vec4<f32>, b: vec4<f32>) -> Accumulator {
+    return Accumulator(scale_columns(acc.a, a), scale_columns(acc.b, b));
+}
+
+// The scores of visible pairs from their products: scale or score function, softcap.
+fn modified_scores(b: u32, h: u32, i: vec4<u32>, first_key: u32, products: mat4x4<f32>) -> mat4x4<f32> {
+    var s = products;
+    if (SCORE_MOD) {
+        // Columns rotate through the first place, so that the loop indexes registers by constants.
+        for (var c = 0u; c < 4u; c += 1u) {
+            let j = first_key + c;
+            let next = vec4<f32>(
+                modified_score(b, h, i.x, j, s[0].x), modified_score(b, h, i.y, j, s[0].y),
+                modified_score(b, h, i.z, j, s[0].z), modified_score(b, h, i.w, j, s[0].w),
+            );
+            s = mat4x4<f32>(s[1], s[2], s[3], next);
+        }
+        return s;
+    }
+    s = mat4x4<f32>(
+        softcap4(params.scale * s[0]), softcap4(params.scale * s[1]),
+        softcap4(params.scale * s[2]), softcap4(params.scale * s[3]),
+    );
+    // Scores of −∞ are rare, and one comparison finds that there is none.
+    let least = min(min(s[0], s[1]), min(s[2], s[3]));
+    if (min(min(least.x, least.y), min(least.z, least.w)) < LEAST_VISIBLE) {
+        s = mat4x4<f32>(finite_score4(s[0]), finite_score4(s[1]), finite_score4(s[2]), finite_score4(s[3]));
+    }
+    return s;
+}
+
+// The scores of a partial tile with bias and mask; of keys outside first .. end (exclusive) HIDDEN.
+fn masked_scores(
+    ranges: RowRanges, b: u32, h: u32, i: vec4<u32>, first_key: u32, first: u32, end: u32, scores: mat4x4<f32>,
+) -> mat4x4<f32> {
+    var s = scores;
+    for (var c = 0u; c < 4u; c += 1u) {
+        let j = first_key + c;
+        let next = vec4<f32>(
+            masked_score(ranges.a, b, h, i.x, j, s[0].x), masked_score(ranges.b, b, h, i.y, j, s[0].y),
+            masked_score(ranges.c, b, h, i.z, j, s[0].z), masked_score(ranges.d, b, h, i.w, j, s[0].w),
+        );
+        s = mat4x4<f32>(s[1], s[2], s[3], select(next, vec4<f32>(HIDDEN), j < first || j >= end));
+    }
+    return s;
+}
+
+fn row_ranges(b: u32, i: vec4<u32>) -> RowRanges {
+    return RowRanges(key_range(b, i.x), key_range(b, i.y), key_range(b, i.z), key_range(b, i.w));
+}
+
+// The ranges of a partial tile: from before the loop where finding them takes long, else anew, which costs no register.
+fn tile_ranges(known: RowRanges, b: u32, i: vec4<u32>) -> RowRanges {
+    if (SEQUENCES) {
+        return known;
+    }
+    return row_ranges(b, i);
+}
+
+// Four rows from `row` on; those past the end repeat the last one and are not stored.
+fn quad_rows(row: u32, last_i: u32) -> vec4<u32> {
+    return min(vec4<u32>(row) + ROWS * vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(last_i - 1u));
+}
+
+// A step of the online softmax of four rows.
+struct Softmax {
+    p: mat4x4<f32>,
+    row_max: vec4<f32>,
+    row_sum: vec4<f32>,
+    rescale: vec4<f32>,
+}
+
+fn softmax_step(ids: LaneIds, s: mat4x4<f32>, row_max: vec4<f32>, row_sum: vec4<f32>) -> Softmax {
+    let new_max = max(row_max, group_max4(ids, max(max(s[0], s[1]), max(s[2], s[3]))));
+    let rescale = exp_falling4(over_temperature(row_max - new_max));
+    let p = mat4x4<f32>(
+        scaled_weight(s[0], new_max), scaled_weight(s[1], new_max),
+        scaled_weight(s[2], new_max), scaled_weight(s[3], new_max),
+    );
+    return Softmax(p, new_max, row_sum * rescale + p[0] + p[1] + p[2] + p[3], rescale);
 }
 
 fn store(y: mat4x4<f32>, offset: vec4<u32>, in_bounds: vec4<bool>, quad: u32) {
@@ -160,157 +456,152 @@ fn main(wg: Workgroup, ids: LaneIds) {
     let b = tile.b;
     let h = tile.h;
     let kv_head = h / params.group;
-    // Rows past the end repeat the last one and are not stored.
-    let first_i = tile.row_tile * 4u * LANES_M;
-    let last_i = min(first_i + 4u * LANES_M, params.positions.queries);
-    let rows = vec4<u32>(first_i + lane_m) + LANES_M * vec4<u32>(0u, 1u, 2u, 3u);
-    let in_bounds = rows < vec4<u32>(last_i);
-    let i = min(rows, vec4<u32>(last_i - 1u));
-    let range_0 = key_range(b, i.x);
-    let range_1 = key_range(b, i.y);
-    let range_2 = key_range(b, i.z);
-    let range_3 = key_range(b, i.w);
+    let first_i = tile.row_tile * TILE_M;
+    let last_i = min(first_i + TILE_M, params.positions.queries);
+    let row_a = first_i + lane_m;
+    let row_b = row_a + LANES_M;
+    var ranges_a = RowRanges();
+    var ranges_b = RowRanges();
+    if (SEQUENCES) {
+        ranges_a = row_ranges(b, quad_rows(row_a, last_i));
+        ranges_b = row_ranges(b, quad_rows(row_b, last_i));
+    }
     let visible = tile_visibility(b, first_i, last_i);
-    let q_start = element(params.query, b, h, 0u, 0u);
     let v_norm = v_norm_factor();
-    let hidden = vec4<f32>(HIDDEN);
 
-    var row_max = hidden;
-    var row_sum = vec4<f32>(0.0); // of this lane's keys
-    var acc_0 = mat4x4<f32>();
-    var acc_1 = mat4x4<f32>();
-    var acc_2 = mat4x4<f32>();
-    var acc_3 = mat4x4<f32>();
-    var acc_4 = mat4x4<f32>();
-    var acc_5 = mat4x4<f32>();
-    var acc_6 = mat4x4<f32>();
-    var acc_7 = mat4x4<f32>();
+    var max_a = vec4<f32>(HIDDEN);
+    var max_b = max_a;
+    var sum_a = vec4<f32>(0.0); // of this lane's keys
+    var sum_b = sum_a;
+    var acc_0 = Accumulator();
+    var acc_1 = Accumulator();
+    var acc_2 = Accumulator();
+    var acc_3 = Accumulator();
     let key_begin = max(min(visible.any.first, visible.any.start), tile.first_key);
     let key_end = min(max(visible.any.end, visible.any.sinks_end), tile.end_key);
     for (var j = key_begin / TILE_N * TILE_N; j < key_end; j += TILE_N) {
         j = skip_gap(visible, j, TILE_N);
         let state = tile_state(visible, b, h, first_i, last_i, j, j + TILE_N);
-        if (j >= key_end || state == TILE_HIDDEN) {
+        if ((WINDOW && j >= key_end) || state == TILE_HIDDEN) {
             continue;
         }
         let full = state == TILE_FULL && j >= tile.first_key && j + TILE_N <= tile.end_key;
 
-        var s = mat4x4<f32>(); // column k is key k
-        for (var first = 0u; first < params.head_quads; first += LANES_N) {
+        var s = Accumulator();
+        for (var first = 0u; first < params.head_quads; first += CHUNK) {
             workgroupBarrier();
-            stage_queries(lane, q_start, first_i, last_i, first);
+            stage_queries(lane, element(params.query, b, h, 0u, first), first_i, last_i, first);
             stage_keys(lane, b, kv_head, j, first);
             workgroupBarrier();
-            for (var quad = 0u; quad < LANES_N; quad += 1u) {
-                let q_at = quad * (4u * LANES_M + 1u) + lane_m;
-                let k_at = quad * (TILE_N + 1u) + lane_n;
-                let q = mat4x4<f32>(
-                    qp_tile[q_at], qp_tile[q_at + LANES_M], qp_tile[q_at + 2u * LANES_M], qp_tile[q_at + 3u * LANES_M],
-                );
-                let k = mat4x4<f32>(
-                    kv_tile[k_at], kv_tile[k_at + LANES_N], kv_tile[k_at + 2u * LANES_N], kv_tile[k_at + 3u * LANES_N],
-                );
-                s += score_tile(q, k, first + quad);
+            for (var n = 0u; n < CHUNK; n += ROW_QUADS) {
+                s = add_scores(s, n, first + n, lane_m, lane_n);
+                if (ROW_QUADS == 2u) {
+                    s = add_scores(s, n + 1u, first + n + 1u, lane_m, lane_n);
+                }
             }
         }
         if (NORMED) {
-            s = s * v_norm;
+            s = Accumulator(s.a * v_norm, s.b * v_norm);
         }
-        // Columns rotate through the first place, so that the loop indexes registers by constants.
-        for (var k = 0u; k < 4u; k += 1u) {
-            let key_index = j + lane_n + k * LANES_N;
-            var next = vec4<f32>(
-                modified_score(b, h, i.x, key_index, s[0].x),
-                modified_score(b, h, i.y, key_index, s[0].y),
-                modified_score(b, h, i.z, key_index, s[0].z),
-                modified_score(b, h, i.w, key_index, s[0].w),
-            );
-            if (!full) {
-                next = vec4<f32>(
-                    masked_score(range_0, b, h, i.x, key_index, next.x),
-                    masked_score(range_1, b, h, i.y, key_index, next.y),
-                    masked_score(range_2, b, h, i.z, key_index, next.z),
-                    masked_score(range_3, b, h, i.w, key_index, next.w),
-                );
-                next = select(next, hidden, key_index < tile.first_key || key_index >= tile.end_key);
+        let first_key = j + 4u * lane_n;
+        s.a = modified_scores(b, h, quad_rows(row_a, last_i), first_key, s.a);
+        if (ROW_QUADS == 2u) {
+            s.b = modified_scores(b, h, quad_rows(row_b, last_i), first_key, s.b);
+        }
+        if (!full) {
+            let i = quad_rows(row_a, last_i);
+            s.a = masked_scores(tile_ranges(ranges_a, b, i), b, h, i, first_key, tile.first_key, tile.end_key, s.a);
+            if (ROW_QUADS == 2u) {
+                let i = quad_rows(row_b, last_i);
+                s.b = masked_scores(tile_ranges(ranges_b, b, i), b, h, i, first_key, tile.first_key, tile.end_key, s.b);
             }
-            s = mat4x4<f32>(s[1], s[2], s[3], next);
         }
-        let tile_max = group_max4(ids, max(max(s[0], s[1]), max(s[2], s[3])));
-        let new_max = max(row_max, tile_max);
-        let rescale = exp_falling4(over_temperature(row_max - new_max));
-        row_max = new_max;
-        let p = mat4x4<f32>(
-            scaled_weight(s[0], row_max), scaled_weight(s[1], row_max),
-            scaled_weight(s[2], row_max), scaled_weight(s[3], row_max),
-        );
-        row_sum = row_sum * rescale + p[0] + p[1] + p[2] + p[3];
         workgroupBarrier();
-        qp_tile[lane_n * LANES_M + lane_m] = p[0];
-        qp_tile[(lane_n + LANES_N) * LANES_M + lane_m] = p[1];
-        qp_tile[(lane_n + 2u * LANES_N) * LANES_M + lane_m] = p[2];
-        qp_tile[(lane_n + 3u * LANES_N) * LANES_M + lane_m] = p[3];
+        let step_a = softmax_step(ids, s.a, max_a, sum_a);
+        max_a = step_a.row_max;
+        sum_a = step_a.row_sum;
+        store_weights(lane_n, lane_m, step_a.p);
+        var rescale_b = step_a.rescale;
+        if (ROW_QUADS == 2u) {
+            let step_b = softmax_step(ids, s.b, max_b, sum_b);
+            max_b = step_b.row_max;
+            sum_b = step_b.row_sum;
+            rescale_b = step_b.rescale;
+            store_weights(lane_n, lane_m + LANES_M, step_b.p);
+        }
         if (lane == 0u) {
             atomicStore(&has_non_finite, 0u);
         }
-        if (ACCUMULATORS > 0u) {
-            acc_0 = accumulate(acc_0, 0u, rescale, lane, b, kv_head, j, full);
-        }
-        if (ACCUMULATORS > 1u) {
-            acc_1 = accumulate(acc_1, 1u, rescale, lane, b, kv_head, j, full);
-        }
-        if (ACCUMULATORS > 2u) {
-            acc_2 = accumulate(acc_2, 2u, rescale, lane, b, kv_head, j, full);
-        }
-        if (ACCUMULATORS > 3u) {
-            acc_3 = accumulate(acc_3, 3u, rescale, lane, b, kv_head, j, full);
-        }
-        if (ACCUMULATORS > 4u) {
-            acc_4 = accumulate(acc_4, 4u, rescale, lane, b, kv_head, j, full);
-        }
-        if (ACCUMULATORS > 5u) {
-            acc_5 = accumulate(acc_5, 5u, rescale, lane, b, kv_head, j, full);
-        }
-        if (ACCUMULATORS > 6u) {
-            acc_6 = accumulate(acc_6, 6u, rescale, lane, b, kv_head, j, full);
-        }
-        if (ACCUMULATORS > 7u) {
-            acc_7 = accumulate(acc_7, 7u, rescale, lane, b, kv_head, j, full);
+        acc_0 = scale_rows(acc_0, step_a.rescale, rescale_b);
+        acc_1 = scale_rows(acc_1, step_a.rescale, rescale_b);
+        acc_2 = scale_rows(acc_2, step_a.rescale, rescale_b);
+        acc_3 = scale_rows(acc_3, step_a.rescale, rescale_b);
+        if (VALUE_SLICES == 2u) {
+            let y = accumulate(acc_0, acc_1, 0u, lane_m, lane_n, b, kv_head, j, full);
+            acc_0 = y.near;
+            acc_1 = y.far;
+            if (SLICES > 2u) {
+                let y = accumulate(acc_2, acc_3, 2u, lane_m, lane_n, b, kv_head, j, full);
+                acc_2 = y.near;
+                acc_3 = y.far;
+            }
+        } else {
+            acc_0 = accumulate(acc_0, acc_0, 0u, lane_m, lane_n, b, kv_head, j, full).near;
+            if (SLICES > 1u) {
+                acc_1 = accumulate(acc_1, acc_1, 1u, lane_m, lane_n, b, kv_head, j, full).near;
+            }
+            if (SLICES > 2u) {
+                acc_2 = accumulate(acc_2, acc_2, 2u, lane_m, lane_n, b, kv_head, j, full).near;
+            }
+            if (SLICES > 3u) {
+                acc_3 = accumulate(acc_3, acc_3, 3u, lane_m, lane_n, b, kv_head, j, full).near;
+            }
         }
     }
 
-    let result = finish_rows(row_max, group_sum4(ids, row_sum), sink_of(vec4<u32>(h)));
-    let output_scale = result.output_scale;
-    let output_offset = element(params.output, tile.split * params.batch + b, h, 0u, 0u) + i * params.output.strides.z;
-    if (ACCUMULATORS > 0u) {
-        store(scale_columns(acc_0, output_scale), output_offset, in_bounds, 0u * LANES_N + lane_n);
+    let sink = sink_of(vec4<u32>(h));
+    let result_a = finish_rows(max_a, group_sum4(ids, sum_a), sink);
+    let offset = vec4<u32>(element(params.output, tile.split * params.batch + b, h, 0u, 0u));
+    let i_a = quad_rows(row_a, last_i);
+    let offset_a = offset + i_a * params.output.strides.z;
+    let is_row_a = vec4<u32>(row_a) + ROWS * vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(last_i);
+    store(scale_columns(acc_0.a, result_a.output_scale), offset_a, is_row_a, lane_n);
+    if (SLICES > 1u) {
+        store(scale_columns(acc_1.a, result_a.output_scale), offset_a, is_row_a, LANES_N + lane_n);
     }
-    if (ACCUMULATORS > 1u) {
-        store(scale_columns(acc_1, output_scale), output_offset, in_bounds, 1u * LANES_N + lane_n);
+    if (SLICES > 2u) {
+        store(scale_columns(acc_2.a, result_a.output_scale), offset_a, is_row_a, 2u * LANES_N + lane_n);
     }
-    if (ACCUMULATORS > 2u) {
-        store(scale_columns(acc_2, output_scale), output_offset, in_bounds, 2u * LANES_N + lane_n);
+    if (SLICES > 3u) {
+        store(scale_columns(acc_3.a, result_a.output_scale), offset_a, is_row_a, 3u * LANES_N + lane_n);
     }
-    if (ACCUMULATORS > 3u) {
-        store(scale_columns(acc_3, output_scale), output_offset, in_bounds, 3u * LANES_N + lane_n);
+    store_row_stats(tile, h, lane_n, i_a, is_row_a, result_a);
+    if (ROW_QUADS == 2u) {
+        let result_b = finish_rows(max_b, group_sum4(ids, sum_b), sink);
+        let i_b = quad_rows(row_b, last_i);
+        let offset_b = offset + i_b * params.output.strides.z;
+        let is_row_b = vec4<u32>(row_b) + ROWS * vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(last_i);
+        store(scale_columns(acc_0.b, result_b.output_scale), offset_b, is_row_b, lane_n);
+        if (SLICES > 1u) {
+            store(scale_columns(acc_1.b, result_b.output_scale), offset_b, is_row_b, LANES_N + lane_n);
+        }
+        if (SLICES > 2u) {
+            store(scale_columns(acc_2.b, result_b.output_scale), offset_b, is_row_b, 2u * LANES_N + lane_n);
+        }
+        if (SLICES > 3u) {
+            store(scale_columns(acc_3.b, result_b.output_scale), offset_b, is_row_b, 3u * LANES_N + lane_n);
+        }
+        store_row_stats(tile, h, lane_n, i_b, is_row_b, result_b);
     }
-    if (ACCUMULATORS > 4u) {
-        store(scale_columns(acc_4, output_scale), output_offset, in_bounds, 4u * LANES_N + lane_n);
+}
+
+fn store_row_stats(tile: Tile, h: u32, lane_n: u32, i: vec4<u32>, is_row: vec4<bool>, result: RowResult) {
+    if (lane_n != 0u) {
+        return;
     }
-    if (ACCUMULATORS > 5u) {
-        store(scale_columns(acc_5, output_scale), output_offset, in_bounds, 5u * LANES_N + lane_n);
-    }
-    if (ACCUMULATORS > 6u) {
-        store(scale_columns(acc_6, output_scale), output_offset, in_bounds, 6u * LANES_N + lane_n);
-    }
-    if (ACCUMULATORS > 7u) {
-        store(scale_columns(acc_7, output_scale), output_offset, in_bounds, 7u * LANES_N + lane_n);
-    }
-    if (lane_n == 0u) {
-        for (var r = 0u; r < 4u; r += 1u) {
-            if (in_bounds[r]) {
-                store_stats(tile, h, i[r], result.row_max[r], result.row_sum[r]);
-            }
+    for (var r = 0u; r < 4u; r += 1u) {
+        if (is_row[r]) {
+            store_stats(tile, h, i[r], result.row_max[r], result.row_sum[r]);
         }
     }
 }

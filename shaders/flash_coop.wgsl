@@ -332,7 +332,7 @@ fn main(wg: Workgroup, ids: LaneIds) {
         }
         for (var n = row_lane; n < TILE_N; n += ROW_LANES) {
             let s = s_tile[r * S_STRIDE + n];
-            let p = exp_weight(vec4<f32>(s), vec4<f32>(scale_max)).x;
+            let p = exp_weight(vec4<f32>(s), vec4<f32>(scale_max), 0.0).x;
             let rounded = f16(WEIGHT_SCALE * p);
             p_tile[r * P_STRIDE + n] = rounded;
             row_sum += p;

@@ -12,8 +12,11 @@
 //   where there are several splits, row_max and row_sum are stored for `merge_partials`
 //
 // The components of a vec4 of scores or weights are the four rows. LANES and K_SPLITS come with the split_k_*.wgsl file.
-override TILE_N: u32 = 128u;     // a multiple of 4 · LANES / K_SPLITS
-override VALUE_LANES: u32 = 32u; // lanes along the dimensions of a value: a power of two, at least Dv / 4
+override TILE_N: u32 = 128u;       // a multiple of LANES and of 4 · LANES / K_SPLITS
+override VALUE_LANES: u32 = 32u;   // lanes along the dimensions of a value: a power of two, at least Dv / 4 and 4 · LANES / TILE_N
+override QUERY_QUADS: u32 = 32u;   // of `q_tile`: D / 4 rounded up to a multiple of K_SPLITS
+override HEAD_TAIL: bool = false;  // D / 4 is no multiple of K_SPLITS
+override BRANCHES: bool = true;    // the driver skips what a condition rules out
 
 @group(0) @binding(1) var<storage, read> query: array<vec4<elem>>;
 // 2 and 3 are key and value: common/key_*.wgsl, value_*.wgsl
@@ -23,6 +26,13 @@ override VALUE_LANES: u32 = 32u; // lanes along the dimensions of a value: a pow
 @group(0) @binding(7) var<storage, read_write> output: array<vec4<out_elem>>;
 @group(0) @binding(8) var<storage, read_write> stats: array<f32>;
 
+// Four dimensions of the four rows: a column is a dimension. Padded, so that neighbouring lanes read different banks.
+struct QueryQuad {
+    dimensions: mat4x4<f32>,
+    pad: vec4<f32>,
+}
+
+var<workgroup> q_tile: array<QueryQuad, QUERY_QUADS>;
 // Scores of a tile, then softmax weights: a vec4 for the four rows.
 var<workgroup> p_tile: array<vec4<f32>, TILE_N>;
 var<workgroup> accumulators: array<mat4x4<f32>, LANES>;
@@ -37,10 +47,45 @@ fn value_offset(b: u32, h: u32, j: u32) -> u32 {
     return element(params.value, row.x, h, row.y, 0u);
 }
 
-fn load_query_rows(offsets: vec4<u32>) -> mat4x4<f32> {
+// Quads past the end of D are 0.
+fn stage_queries(lane: u32, offsets: vec4<u32>) {
+    for (var quad = lane; quad < QUERY_QUADS; quad += LANES) {
+        var rows = mat4x4<f32>();
+        if (quad < params.head_quads) {
+            let q = offsets + quad;
+            rows = mat4x4<f32>(vec4<f32>(query[q.x]), vec4<f32>(query[q.y]), vec4<f32>(query[q.z]), vec4<f32>(query[q.w]));
+        }
+        q_tile[quad].dimensions = transpose(rows);
+    }
+}
+
+fn load_key(offset: u32, quad: u32) -> vec4<f32> {
+    if (HEAD_TAIL) {
+        let k = key_at(offset + min(quad, params.head_quads - 1u));
+        return select(vec4<f32>(0.0), k, quad < params.head_quads);
+    }
+    return key_at(offset + quad);
+}
+
+// Accumulator += p·v of one key; NaN and infinity count for nothing where the weight is 0.
+fn add_value(acc: mat4x4<f32>, p: vec4<f32>, v: vec4<f32>) -> mat4x4<f32> {
+    if (BRANCHES && is_finite4(v)) {
+        return mat4x4<f32>(
+            fma(vec4<f32>(p.x), v, acc[0]), fma(vec4<f32>(p.y), v, acc[1]),
+            fma(vec4<f32>(p.z), v, acc[2]), fma(vec4<f32>(p.w), v, acc[3]),
+        );
+    }
+    let zero = vec4<f32>(0.0);
     return mat4x4<f32>(
-        vec4<f32>(query[offsets.x]), vec4<f32>(query[offsets.y]), vec4<f32>(query[offsets.z]), vec4<f32>(query[offsets.w]),
+        acc[0] + select(p.x * v, zero, p.x == 0.0),
+        acc[1] + select(p.y * v, zero, p.y == 0.0),
+        acc[2] + select(p.z * v, zero, p.z == 0.0),
+        acc[3] + select(p.w * v, zero, p.w == 0.0),
     );
+}
+
+fn is_finite4(x: vec4<f32>) -> bool {
+    return all((bitcast<vec4<u32>>(x) & vec4<u32>(0x7fffffffu)) < vec4<u32>(0x7f800000u));
 }
 
 // The visibility of a tile of keys to all four rows.
@@ -78,6 +123,8 @@ fn main(wg: Workgroup, ids: LaneIds) {
     let range_3 = key_range(b, i.w);
     let visible = tile_visibility(b, i.x, i.w + 1u);
     let query_offsets = element(params.query, b, 0u, 0u, 0u) + h * params.query.strides.y + i * params.query.strides.z;
+    stage_queries(lane, query_offsets);
+    workgroupBarrier();
     let key_lanes = LANES / K_SPLITS;
     let v_norm = v_norm_factor();
 
@@ -102,15 +149,10 @@ fn main(wg: Workgroup, ids: LaneIds) {
                 key_offset(b, kv_head, j + column + 3u * key_lanes),
             );
             var s = mat4x4<f32>(); // column c is key c
-            for (var quad = k_split(ids); quad < params.head_quads; quad += K_SPLITS) {
-                let q = load_query_rows(query_offsets + quad);
-                let keys = mat4x4<f32>(
-                    key_at(k.x + quad),
-                    key_at(k.y + quad),
-                    key_at(k.z + quad),
-                    key_at(k.w + quad),
-                );
-                s += score_tile(q, keys, quad);
+            for (var n = 0u; n < QUERY_QUADS; n += K_SPLITS) {
+                let quad = n + k_split(ids);
+                let keys = mat4x4<f32>(load_key(k.x, quad), load_key(k.y, quad), load_key(k.z, quad), load_key(k.w, quad));
+                s = score_tile(s, q_tile[quad].dimensions, keys, quad);
             }
             s = sum_splits(ids, s);
             if (k_split(ids) == 0u) {
@@ -122,7 +164,8 @@ fn main(wg: Workgroup, ids: LaneIds) {
         }
         workgroupBarrier();
         var tile_max = vec4<f32>(HIDDEN);
-        for (var n = lane; n < TILE_N; n += LANES) {
+        for (var first = 0u; first < TILE_N; first += LANES) {
+            let n = first + lane;
             let sum = p_tile[n] * v_norm;
             let key_index = j + n;
             var s = vec4<f32>(
@@ -149,7 +192,8 @@ fn main(wg: Workgroup, ids: LaneIds) {
         let rescale = exp_falling4(over_temperature(row_max - new_max));
         row_max = new_max;
         row_sum *= rescale;
-        for (var n = lane; n < TILE_N; n += LANES) {
+        for (var first = 0u; first < TILE_N; first += LANES) {
+            let n = first + lane;
             let p = scaled_weight(p_tile[n], row_max);
             p_tile[n] = p;
             row_sum += p;
@@ -157,16 +201,20 @@ fn main(wg: Workgroup, ids: LaneIds) {
         workgroupBarrier();
         acc = mat4x4<f32>(acc[0] * rescale.x, acc[1] * rescale.y, acc[2] * rescale.z, acc[3] * rescale.w);
         if (d < params.value_quads) {
-            for (var n = lane / VALUE_LANES; n < TILE_N; n += LANES / VALUE_LANES) {
-                let p = p_tile[n];
-                let v = value_at(value_offset(b, kv_head, j + n) + d);
-                // NaN and infinity count for nothing where the weight is 0.
-                acc += mat4x4<f32>(
-                    select(p.x * v, vec4<f32>(0.0), p.x == 0.0),
-                    select(p.y * v, vec4<f32>(0.0), p.y == 0.0),
-                    select(p.z * v, vec4<f32>(0.0), p.z == 0.0),
-                    select(p.w * v, vec4<f32>(0.0), p.w == 0.0),
-                );
+            // Four loads are under way at a time.
+            for (var first = 0u; first < TILE_N; first += 4u * (LANES / VALUE_LANES)) {
+                let n_0 = first + lane / VALUE_LANES;
+                let n_1 = n_0 + LANES / VALUE_LANES;
+                let n_2 = n_1 + LANES / VALUE_LANES;
+                let n_3 = n_2 + LANES / VALUE_LANES;
+                let v_0 = value_at(value_offset(b, kv_head, j + n_0) + d);
+                let v_1 = value_at(value_offset(b, kv_head, j + n_1) + d);
+                let v_2 = value_at(value_offset(b, kv_head, j + n_2) + d);
+                let v_3 = value_at(value_offset(b, kv_head, j + n_3) + d);
+                acc = add_value(acc, p_tile[n_0], v_0);
+                acc = add_value(acc, p_tile[n_1], v_1);
+                acc = add_value(acc, p_tile[n_2], v_2);
+                acc = add_value(acc, p_tile[n_3], v_3);
             }
         }
         workgroupBarrier();

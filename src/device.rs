@@ -108,6 +108,10 @@ pub struct Caps {
     pub max_workgroup_bytes: u32,
     /// Invocations in a workgroup.
     pub max_invocations: u32,
+    /// Registers of 32 bits that a lane can have at most, which wgpu does not tell. Taken by vendor: 255 on NVIDIA's and AMD's
+    /// cards, 192 on Qualcomm's Adreno 7xx, 128 on Apple's; 128 of others. More are kept in memory, which is slow, so no tile
+    /// is planned that needs more. A device that runs on the CPU keeps them in memory anyway.
+    pub max_lane_registers: u32,
     /// Workgroups in one dimension of a dispatch.
     pub max_workgroups: u32,
     /// Storage buffers that one shader can bind.
@@ -171,6 +175,7 @@ impl Caps {
             max_buffer_bytes: 256 << 20,
             max_workgroup_bytes: 16 << 10,
             max_invocations: 256,
+            max_lane_registers: if software { u32::MAX } else { 128 },
             max_workgroups: 65_535,
             max_storage_buffers: 8,
             max_iterations: if kind == DeviceKind::Software { 65_000 } else { 1 << 30 },
@@ -204,6 +209,17 @@ impl Caps {
             caps.subgroups &= !features.subgroups;
             caps.cooperative = caps.cooperative.filter(|_| caps.f16 && caps.subgroups && !features.cooperative);
         })
+    }
+
+    /// Registers that each lane of a workgroup can have: NVIDIA's multiprocessors have 65,536 in four partitions, among which
+    /// warps of 32 lanes are dealt out one after the other; AMD's have as many or more.
+    pub fn lane_registers(&self, lanes: u32) -> u32 {
+        const MULTIPROCESSOR: u32 = 65_536;
+        const PARTITIONS: u32 = 4 * 32;
+        match self.software {
+            true => u32::MAX,
+            false => self.max_lane_registers.min(MULTIPROCESSOR / lanes.max(1).next_multiple_of(PARTITIONS)),
+        }
     }
 
     /// Bytes of the largest tensor: one buffer, bound whole.

@@ -1,7 +1,8 @@
 //! Composition of shader sources: a short typed header, the shared files a kernel asks for, the kernel.
 //!
-//! Files are plain WGSL and are only concatenated. What differs between variants is said in one of three ways:
-//! `override` constants for numbers and switches, aliases in the header for element types, and a choice of files.
+//! Files are plain WGSL and are only concatenated. What differs between variants is said in one of four ways: `override`
+//! constants for numbers and switches, aliases in the header for element types, constants in the header for the sizes of
+//! inner arrays, which cannot be `override`s, and a choice of files.
 //! Each kernel declares all of that, with its bindings and its parameters, as one [`Kernel`] in its Rust file.
 
 mod check;
@@ -272,6 +273,8 @@ pub struct Variant {
     pub kernel: KernelRef,
     /// Element types by alias.
     pub aliases: Vec<(&'static str, DType)>,
+    /// Sizes of arrays within a type, which WGSL wants as constants of the source: the header declares them.
+    pub sizes: Vec<(&'static str, u32)>,
     /// Values of `override` constants.
     pub overrides: Vec<Override>,
     /// A user's `score_mod`.
@@ -285,6 +288,7 @@ impl PartialEq for Variant {
         self.kernel == other.kernel
             && self.subgroups == other.subgroups
             && self.aliases == other.aliases
+            && self.sizes == other.sizes
             && self.overrides.len() == other.overrides.len()
             && self.overrides.iter().zip(&other.overrides).all(|(a, b)| a.0 == b.0 && a.1.to_bits() == b.1.to_bits())
             && self.score_mod == other.score_mod
@@ -304,6 +308,7 @@ impl Hash for Variant {
         }
         add(u64::from(self.subgroups));
         self.aliases.iter().for_each(|(_, dtype)| add(*dtype as u64));
+        self.sizes.iter().for_each(|(_, size)| add(u64::from(*size)));
         self.overrides.iter().for_each(|(_, value)| add(value.to_bits()));
         add(self.score_mod.as_ref().map_or(0, |user| user.len() as u64));
     }
@@ -317,7 +322,14 @@ impl Variant {
         overrides: impl Into<Vec<Override>>,
     ) -> Self {
         let (aliases, overrides) = (aliases.into(), overrides.into());
-        Self { kernel: KernelRef::BuiltIn(kernel), aliases, overrides, score_mod: None, subgroups: false }
+        Self {
+            kernel: KernelRef::BuiltIn(kernel),
+            aliases,
+            sizes: Vec::new(),
+            overrides,
+            score_mod: None,
+            subgroups: false,
+        }
     }
 
     /// A user's.
@@ -325,6 +337,7 @@ impl Variant {
         Self {
             kernel: KernelRef::Custom(kernel.clone()),
             aliases: Vec::new(),
+            sizes: Vec::new(),
             overrides: Vec::new(),
             score_mod: None,
             subgroups: false,
@@ -368,6 +381,9 @@ impl Variant {
         for (alias, dtype) in self.aliases.iter().filter(|(_, dtype)| *dtype != DType::Q8) {
             let _ = writeln!(source, "alias {alias} = {dtype};");
         }
+        for (name, size) in &self.sizes {
+            let _ = writeln!(source, "const {name} = {size}u;");
+        }
         if let Some(user) = self.score_mod.as_deref().filter(|_| kernel.takes_score_mod()) {
             source.push_str(user);
             source.push('\n');
@@ -399,6 +415,9 @@ impl Variant {
         let mut label = self.kernel.name().to_owned();
         for (alias, dtype) in &self.aliases {
             let _ = write!(label, " {alias}={dtype}");
+        }
+        for (name, size) in &self.sizes {
+            let _ = write!(label, " {name}={size}");
         }
         for (name, value) in &self.overrides {
             let _ = write!(label, " {name}={value}");

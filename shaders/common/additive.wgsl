@@ -52,12 +52,31 @@ fn v_norm_factor() -> f32 {
     return select(bitcast<f32>(vectors[params.g]) / norm, 0.0, norm == 0.0);
 }
 
-// What a quad of dimensions adds to the scores of four queries (the columns of q) with four keys (those of k): column c of
-// the result is key c, its components are the queries.
-fn score_tile(q: mat4x4<f32>, k: mat4x4<f32>, quad: u32) -> mat4x4<f32> {
+// Adds to the scores of four queries with four keys (the columns of k) what a quad of dimensions adds: column c of the sums
+// is key c, its components are the queries. A column of q is a dimension.
+fn score_tile(sums: mat4x4<f32>, q: mat4x4<f32>, k: mat4x4<f32>, quad: u32) -> mat4x4<f32> {
     if (SCORE == 1u) {
+        let queries = transpose(q);
         let v = v_of(quad);
-        return mat4x4<f32>(additive(q, k[0], v), additive(q, k[1], v), additive(q, k[2], v), additive(q, k[3], v));
+        // Columns rotate through the first place: 64 tanh side by side would want more registers than a lane has.
+        var s = sums;
+        var keys = k;
+        for (var c = 0u; c < 4u; c += 1u) {
+            s = mat4x4<f32>(s[1], s[2], s[3], s[0] + additive(queries, keys[0], v));
+            keys = mat4x4<f32>(keys[1], keys[2], keys[3], keys[0]);
+        }
+        return s;
     }
-    return transpose(q) * k;
+    return mat4x4<f32>(
+        add_products(sums[0], q, k[0]), add_products(sums[1], q, k[1]),
+        add_products(sums[2], q, k[2]), add_products(sums[3], q, k[3]),
+    );
+}
+
+// sums += q·k of one key.
+fn add_products(sums: vec4<f32>, q: mat4x4<f32>, k: vec4<f32>) -> vec4<f32> {
+    let a = fma(q[0], vec4<f32>(k.x), sums);
+    let b = fma(q[1], vec4<f32>(k.y), a);
+    let c = fma(q[2], vec4<f32>(k.z), b);
+    return fma(q[3], vec4<f32>(k.w), c);
 }

@@ -66,7 +66,7 @@ fn sink_of(h: vec4<u32>) -> vec4<f32> {
 
 // Softmax weights times `weight_unit`, a power of two, which changes no digit.
 fn scaled_weight(s: vec4<f32>, row_max: vec4<f32>) -> vec4<f32> {
-    return exp_weight(s, row_max) * params.weight_unit;
+    return exp_weight(s, row_max, f32(i32(bitcast<u32>(params.weight_unit) >> 23u) - 127));
 }
 
 // The epilogue of four rows from the sums of their scaled weights. A split of the keys leaves the sink to the merge.

@@ -1,7 +1,6 @@
 // Reductions of vec4 over LANES_N neighbouring lanes, those that share four rows, through workgroup memory. Every
 // invocation must call them; every lane of a group gets the result.
 override LANES: u32 = 128u;
-override LANES_N: u32 = 8u; // a power of two
 
 struct LaneIds {
     @builtin(local_invocation_index) index: u32,

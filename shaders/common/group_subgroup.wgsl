@@ -1,7 +1,6 @@
 // Reductions of vec4 over LANES_N neighbouring lanes, those that share four rows, by subgroup shuffles. Every invocation
 // must call them; every lane of a group gets the result.
 override LANES: u32 = 128u; // a multiple of the subgroup's size
-override LANES_N: u32 = 8u;   // a power of two, at most the subgroup's size
 
 struct LaneIds {
     @builtin(subgroup_id) subgroup: u32,

@@ -18,9 +18,14 @@ fn over_temperature(s: vec4<f32>) -> vec4<f32> {
     return s;
 }
 
-// exp(s − row_max), 0 for hidden scores and those of −∞.
-fn exp_weight(s: vec4<f32>, row_max: vec4<f32>) -> vec4<f32> {
-    return select(exp_falling4(over_temperature(s - row_max)), vec4<f32>(0.0), s <= vec4<f32>(MINUS_INFINITY));
+// exp(s − row_max) · 2^n, 0 for hidden scores and those of −∞: the difference from any other is below −87.3. n ≤ 0 is a whole
+// number.
+fn exp_weight(s: vec4<f32>, row_max: vec4<f32>, n: f32) -> vec4<f32> {
+    let zero = vec4<f32>(0.0);
+    if (TEMPERATURE) {
+        return select(exp_falling_times4(over_temperature(s - row_max), n), zero, s <= vec4<f32>(MINUS_INFINITY));
+    }
+    return exp_falling_times4(s - select(row_max, zero, row_max <= vec4<f32>(MINUS_INFINITY)), n);
 }
 
 // Rows without a visible key. The maximum alone does not tell: a row of NaN may still have its initial one.

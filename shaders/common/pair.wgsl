@@ -26,6 +26,9 @@ fn softcap1(s: f32) -> f32 {
 // The score with bias; HIDDEN where the mask hides the pair.
 fn masked_score(range: KeyRange, b: u32, h: u32, i: u32, j: u32, s: f32) -> f32 {
     let mask = masked(range, b, h, i, j);
+    if (MASK != 2u && !ALIBI) {
+        return select(HIDDEN, s, mask.visible);
+    }
     let score = select(s, s + s, s == MINUS_INFINITY); // MINUS_INFINITY doubled is −∞, which no finite bias moves
     return select(HIDDEN, finite_score1(score + mask.bias), mask.visible);
 }

@@ -90,6 +90,11 @@ pub struct Adapter {
     pub pipeline_cache: bool,
 }
 
+/// Vendors' numbers, of the PCI Special Interest Group.
+const NVIDIA: u32 = 0x10de;
+const AMD: u32 = 0x1002;
+const QUALCOMM: u32 = 0x5143;
+
 impl std::fmt::Display for Adapter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} ({}, {}, {})", self.name, self.kind, self.backend, self.driver)
@@ -121,6 +126,12 @@ impl Adapter {
                 max_buffer_bytes: limits.max_buffer_size,
                 max_workgroup_bytes: limits.max_compute_workgroup_storage_size,
                 max_invocations: limits.max_compute_invocations_per_workgroup.min(limits.max_compute_workgroup_size_x),
+                max_lane_registers: match info.vendor {
+                    _ if kind == DeviceKind::Software => u32::MAX,
+                    NVIDIA | AMD => 255,
+                    QUALCOMM => 192,
+                    _ => 128,
+                },
                 max_workgroups: limits.max_compute_workgroups_per_dimension,
                 max_storage_buffers: limits.max_storage_buffers_per_shader_stage,
                 f16: features.contains(wgpu::Features::SHADER_F16),
@@ -295,9 +306,11 @@ impl Gpu {
             .map_err(|error| Error::Gpu(Cause::of(error)))?;
         let mut gpu = Self::new(device, queue, CooperativeShape::listed(&adapter), kept)?;
         if open.as_card {
-            let Caps { software, workers, rates, .. } = Caps::default();
+            let Caps { software, workers, rates, max_lane_registers, .. } = Caps::default();
             let caps = &mut Arc::make_mut(&mut gpu.adapter).caps;
-            *caps = Caps { software, workers, rates, ..caps.clone() };
+            // With all limits it is one of those that have the most registers.
+            let max_lane_registers = if open.minimal { max_lane_registers } else { 255 };
+            *caps = Caps { software, workers, rates, max_lane_registers, ..caps.clone() };
         }
         // An embedder's own device keeps the embedder's callbacks; this one is ours.
         gpu.inner.faults.watch(gpu.device());

@@ -1,8 +1,9 @@
 //! Fused attention, tiled through workgroup memory (`shaders/flash.wgsl`).
 
 use super::fused::{BUFFERS, Fused, Launch, Params, SOURCES, additive_overrides};
+use super::switch;
 use crate::attention::Attention;
-use crate::plan::FusedPlan;
+use crate::plan::{FusedPlan, Tiling};
 use crate::problem::AttentionProblem;
 use crate::wgsl::{Kernel, Source, Uniform, files};
 
@@ -19,19 +20,23 @@ pub static KERNEL: Kernel = Kernel {
 
 pub(super) fn launch(options: &Attention, problem: &AttentionProblem, plan: &FusedPlan, fused: &Fused<'_>) -> Launch {
     let tile = plan.tile;
-    let [left, right] = tile.staging();
+    let tiling = Tiling::new(tile, problem);
     let mut overrides = vec![
         ("LANES", f64::from(tile.lanes)),
-        ("LANES_N", f64::from(tile.keys / 4)),
-        ("LANES_M", f64::from(tile.queries / 4)),
-        ("TILE_N", f64::from(tile.keys)),
-        ("QP_ENTRIES", f64::from(left)),
-        ("KV_ENTRIES", f64::from(right)),
-        ("ACCUMULATORS", problem.value_dim.div_ceil(tile.keys as usize) as f64),
+        ("HEAD_TAIL", switch(!problem.score_dim.div_ceil(4).is_multiple_of(tiling.chunk as usize))),
+        ("VALUE_TAIL", switch(!problem.value_dim.div_ceil(4).is_multiple_of(tiling.staged_quads()))),
+        ("SLICES", f64::from(tiling.slices)),
     ];
     overrides.extend(additive_overrides(options, fused));
     Launch {
         kernel: &KERNEL,
+        sizes: vec![
+            ("LANES_M", tiling.lanes_m),
+            ("LANES_N", tiling.lanes_n),
+            ("ROW_QUADS", tiling.row_quads),
+            ("CHUNK", tiling.chunk),
+            ("VALUE_SLICES", tiling.value_slices),
+        ],
         overrides,
         row_tiles: problem.queries.div_ceil(tile.queries as usize),
         heads: problem.query_heads,

@@ -35,6 +35,7 @@ pub(super) fn launch(caps: &Caps, problem: &AttentionProblem, plan: &FusedPlan) 
     ];
     Ok(Launch {
         kernel: &KERNEL,
+        sizes: Vec::new(),
         overrides: overrides.map(|(name, value)| (name, f64::from(value))).to_vec(),
         row_tiles: problem.queries.div_ceil(plan.tile.queries as usize),
         heads: problem.query_heads,

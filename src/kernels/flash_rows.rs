@@ -24,6 +24,7 @@ pub(super) fn launch(problem: &AttentionProblem, plan: &FusedPlan) -> Launch {
     let tile = plan.tile;
     Launch {
         kernel: &KERNEL,
+        sizes: Vec::new(),
         overrides: vec![
             ("ROW_BLOCKS", f64::from(tile.queries / BAND)),
             ("ROW_QUADS", f64::from(tile.queries / 4)),

@@ -98,6 +98,7 @@ pub struct Fused<'a> {
 /// What a form adds to the common parameters: its program, grid and padding.
 pub(super) struct Launch {
     pub(super) kernel: &'static Kernel,
+    pub(super) sizes: Vec<(&'static str, u32)>,
     pub(super) overrides: Vec<Override>,
     /// Tiles of rows of one batch row and head.
     pub(super) row_tiles: usize,
@@ -125,7 +126,7 @@ pub fn record(
     let launch = match plan.tile.form {
         Form::Rows => flash_rows::launch(p, plan),
         Form::Cooperative => flash_coop::launch(caps, p, plan)?,
-        Form::Split => flash_split::launch(options, p, plan, &fused),
+        Form::Split => flash_split::launch(caps, options, p, plan, &fused),
         Form::Tiled => flash::launch(options, p, plan, &fused),
     };
     if launch.iterations > caps.max_iterations {
@@ -217,6 +218,7 @@ pub fn record(
         variant: Variant {
             score_mod: options.score_mod.as_ref().map(|user| user.wgsl.clone()),
             subgroups: plan.tile.subgroups,
+            sizes: launch.sizes,
             ..Variant::new(
                 launch.kernel,
                 [("elem", query.dtype), ("k_elem", key.dtype), ("v_elem", value.dtype), ("out_elem", output.dtype)],

@@ -1,6 +1,6 @@
 //! How attention is run: staged, with scores in memory, or fused, without.
 
-use super::{Bucket, Choice, Tuning, Unfused, cooperative};
+use super::{Bucket, Choice, Tiling, Tuning, Unfused, cooperative};
 use crate::attention::{Algorithm, Attention, Normalize, Score};
 use crate::device::Caps;
 use crate::error::{Error, Result};
@@ -81,19 +81,19 @@ impl Tile {
     }
 
     /// Bytes of workgroup memory.
-    pub fn workgroup_bytes(&self) -> u64 {
+    pub fn workgroup_bytes(&self, problem: &AttentionProblem) -> u64 {
         const ROW: u64 = 16; // four f32
         let (lanes, keys) = (u64::from(self.lanes), u64::from(self.keys));
         let reduction = lanes * ROW;
         match self.form {
             // `p_tile`, the key ranges of 32 rows (five words each) and `has_non_finite`.
             Form::Rows => keys * u64::from(self.queries / 4) * ROW + 32 * 20 + reduction + 4,
-            // `p_tile`; a matrix a lane for the accumulators, and one for the partial sums of split-K.
-            Form::Split => keys * ROW + lanes * 4 * ROW * (2 - u64::from(self.subgroups)) + reduction,
-            Form::Tiled => {
-                let [left, right] = self.staging().map(u64::from);
-                (left + right) * ROW + 4 + if self.subgroups { 0 } else { reduction }
+            // `q_tile`; `p_tile`; a matrix a lane for the accumulators, and one for the partial sums of split-K.
+            Form::Split => {
+                let quads = problem.score_dim.div_ceil(4).next_multiple_of(self.k_splits.max(1) as usize) as u64;
+                quads * 5 * ROW + keys * ROW + lanes * 4 * ROW * (2 - u64::from(self.subgroups)) + reduction
             }
+            Form::Tiled => Tiling::new(*self, problem).bytes() + if self.subgroups { 0 } else { reduction },
             Form::Cooperative => 0,
         }
     }
@@ -103,10 +103,10 @@ impl Tile {
         problem.value_dim.div_ceil(64).next_power_of_two()
     }
 
-    /// `Tiled`: entries of `qp_tile` and `kv_tile`, four f32 each.
-    pub fn staging(&self) -> [u32; 2] {
-        let (group, groups) = (self.keys / 4, self.queries / 4);
-        [(group * (self.queries + 1)).max(self.keys * groups), (group * (self.keys + 1)).max(self.keys * group)]
+    /// `Split`: lanes along the dimensions of a value, so few that each lane still has four keys of a tile.
+    pub fn value_lanes(&self, problem: &AttentionProblem) -> u32 {
+        let quads = (problem.value_dim as u32).div_ceil(4).next_power_of_two();
+        quads.max(4 * self.lanes / self.keys.max(1))
     }
 
     /// Rows of all workgroups, those past the end of a tile too: `Split` fills its tiles with all the rows of a key head,
@@ -121,11 +121,15 @@ impl Tile {
         p.batch.saturating_mul(heads).saturating_mul(rows.div_ceil(tile).saturating_mul(tile))
     }
 
-    /// Whether the problem is too small to repay this tile's longer compilation.
+    /// Whether the problem is too small to repay this tile's longer compilation, or half as many rows would do.
     fn is_too_long(&self, problem: &AttentionProblem) -> bool {
         let axes = [problem.batch, problem.query_heads, problem.queries, problem.keys];
         let pairs = axes.into_iter().fold(1, usize::saturating_mul);
-        self.form == Form::Rows && self.queries > 16 && pairs < MANY_PAIRS
+        match self.form {
+            Form::Rows => self.queries > 16 && pairs < MANY_PAIRS,
+            Form::Tiled => self.queries > 32 && problem.queries <= self.queries as usize / 2,
+            _ => false,
+        }
     }
 
     /// Whether this kernel can compute the problem on that device.
@@ -139,12 +143,15 @@ impl Tile {
             }
             Form::Tiled => {
                 let whole = self.lanes.is_multiple_of(caps.max_subgroup.max(1)) && self.keys / 4 <= caps.min_subgroup;
-                problem.value_dim <= 8 * self.keys as usize && (!self.subgroups || whole)
+                let tiling = Tiling::new(*self, problem);
+                // A tanh for each pair and unit takes long in any tile, and registers of its own.
+                let narrow = !additive || tiling.row_quads == 1;
+                tiling.is_possible() && narrow && tiling.fits_registers(additive, caps) && (!self.subgroups || whole)
             }
             Form::Cooperative => false,
         };
         form && self.lanes <= caps.max_invocations
-            && self.workgroup_bytes() <= u64::from(caps.max_workgroup_bytes)
+            && self.workgroup_bytes(problem) <= u64::from(caps.max_workgroup_bytes)
             && (!self.subgroups || caps.subgroups)
     }
 }
@@ -185,16 +192,11 @@ impl Tile {
                     depth + Self::passes(problem) as u64 * per_value_tile + 10 * u64::from(self.queries / 4) + 60
                 }
                 Form::Split => {
-                    let width = problem.value_dim.div_ceil(4).next_power_of_two() as u64;
+                    let width = u64::from(self.value_lanes(problem));
                     let scores = (keys * k_splits / (4 * lanes)).max(1) * (depth.div_ceil(k_splits) + 2 + k_splits);
                     scores + 2 * keys.div_ceil(lanes) + keys * width / lanes + 3 * blocks + 60
                 }
-                Form::Tiled => {
-                    let slices = problem.value_dim.div_ceil(self.keys as usize) as u64;
-                    // Staging a slice of queries and keys takes each lane four iterations and some.
-                    let chunks = depth.div_ceil(keys / 4);
-                    chunks * (keys / 4 + 2 + 2 * (5 + keys * keys / 4 / lanes)) + slices * (2 * keys + 4) + 60
-                }
+                Form::Tiled => Tiling::new(*self, problem).iterations(problem),
                 Form::Cooperative => cooperative::iterations(*self, problem),
             }
     }
@@ -254,7 +256,7 @@ const SPLIT_ROW: usize = 6;
 const MANY_PAIRS: usize = 1 << 20;
 
 /// Tiles by form, best guess first, with the kind of device they are for.
-const TILES: [(Where, Tile); 17] = [
+const TILES: [(Where, Tile); 27] = [
     // Eight lanes fill the vector unit of software drivers, and 32 rows share each key and value that a lane loads: a
     // quarter less time than 16, for three seconds more of compilation, so long problems only. With subgroups a lane
     // loads some of the rows and broadcasts them: on Mesa 22.3 a load costs the same whether it is uniform or not.
@@ -266,21 +268,37 @@ const TILES: [(Where, Tile); 17] = [
     (Where::Software, Tile { form: Form::Split, lanes: 16, queries: 4, keys: 64, k_splits: 1, subgroups: false }),
     (Where::Software, Tile { form: Form::Split, lanes: 32, queries: 4, keys: 128, k_splits: 1, subgroups: false }),
     (Where::Software, Tile { form: Form::Split, lanes: 64, queries: 4, keys: 256, k_splits: 1, subgroups: false }),
-    // 16 multiply-adds for each pair of vectors from workgroup memory. 128 lanes with 64 rows and 32 keys need 12 KiB, so
-    // that several workgroups share a multiprocessor; longer tiles read keys and values less often, shorter ones start more
-    // workgroups. Eight lanes share a row, which is within every subgroup of 8 or more.
-    (Where::Card, Tile { form: Form::Tiled, lanes: 128, queries: 64, keys: 32, k_splits: 1, subgroups: true }),
-    (Where::Card, Tile { form: Form::Tiled, lanes: 128, queries: 64, keys: 32, k_splits: 1, subgroups: false }),
-    (Where::Card, Tile { form: Form::Tiled, lanes: 256, queries: 128, keys: 32, k_splits: 1, subgroups: true }),
-    (Where::Card, Tile { form: Form::Tiled, lanes: 256, queries: 64, keys: 64, k_splits: 1, subgroups: true }),
-    (Where::Card, Tile { form: Form::Tiled, lanes: 64, queries: 32, keys: 32, k_splits: 1, subgroups: true }),
-    (Where::Card, Tile { form: Form::Tiled, lanes: 64, queries: 32, keys: 32, k_splits: 1, subgroups: false }),
+    (Where::Software, Tile { form: Form::Split, lanes: 64, queries: 4, keys: 128, k_splits: 2, subgroups: false }),
+    // A lane has 8 rows × 4 keys, which reads 1.5 bytes of workgroup memory for a multiply-add of the scores and 1 for one of
+    // the values, where 4 × 4 read 2: 128 bytes a clock and core bound these loops (RDNA 3, NVIDIA from GeForce Ampere on). The
+    // accumulators of long values are spread over more lanes, with 64 keys a tile and then 128.
+    tiled(128, 128, 32, true),
+    tiled(128, 64, 64, true),
+    // 4 rows × 4 keys where a lane has fewer registers, or a problem few queries. 64 rows and 32 keys need 12 KiB.
+    tiled(128, 64, 32, true),
+    tiled(128, 32, 64, true),
+    tiled(128, 16, 128, true),
+    tiled(128, 128, 32, false),
+    tiled(128, 64, 64, false),
+    tiled(128, 64, 32, false),
+    tiled(128, 32, 64, false),
+    tiled(128, 16, 128, false),
+    // Half as many lanes, of which more workgroups share a core.
+    tiled(64, 64, 32, true),
+    tiled(64, 32, 32, true),
+    tiled(64, 16, 64, true),
+    tiled(64, 32, 32, false),
+    tiled(64, 16, 64, false),
     // Eight lanes read 128 neighbouring bytes of a key in f32. 64 lanes with 128 keys keep 11 KiB.
     (Where::Card, Tile { form: Form::Split, lanes: 64, queries: 4, keys: 128, k_splits: 8, subgroups: true }),
     (Where::Card, Tile { form: Form::Split, lanes: 64, queries: 4, keys: 128, k_splits: 8, subgroups: false }),
     (Where::Card, Tile { form: Form::Split, lanes: 128, queries: 4, keys: 256, k_splits: 8, subgroups: true }),
     (Where::Card, Tile { form: Form::Split, lanes: 64, queries: 4, keys: 64, k_splits: 4, subgroups: true }),
 ];
+
+const fn tiled(lanes: u32, queries: u32, keys: u32, subgroups: bool) -> (Where, Tile) {
+    (Where::Card, Tile { form: Form::Tiled, lanes, queries, keys, k_splits: 1, subgroups })
+}
 
 /// Devices that a tile is meant for.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -9,6 +9,7 @@ mod reasons;
 mod rnn;
 mod scratch;
 mod submissions;
+mod tiled;
 mod tuning;
 
 pub use attention::{AttentionPlan, Form, FusedPlan, LONGEST_HEAD, Tile};
@@ -21,6 +22,7 @@ pub use rnn::{Estimate, LoopPlan, RnnPlan, StepPlan};
 pub use scratch::{Lifetime, ScratchPlan};
 pub(crate) use submissions::whole;
 pub use submissions::{Step, Submission, submissions};
+pub use tiled::Tiling;
 pub use tuning::{Bucket, Choice, Tuning};
 
 use crate::device::Caps;

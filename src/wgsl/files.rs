@@ -35,8 +35,8 @@ pub(crate) static CELL: File = file!(
 pub(crate) static COOP_8: File = file!("common/coop_8.wgsl", ["SIDE"]);
 pub(crate) static COOP_16: File = file!("common/coop_16.wgsl", ["SIDE"]);
 pub(crate) static FUSED: File = file!("common/fused.wgsl", ["LSE", "MAX_SUM"]);
-pub(crate) static GROUP_SHARED: File = file!("common/group_shared.wgsl", ["LANES", "LANES_N"]);
-pub(crate) static GROUP_SUBGROUP: File = file!("common/group_subgroup.wgsl", ["LANES", "LANES_N"]);
+pub(crate) static GROUP_SHARED: File = file!("common/group_shared.wgsl", ["LANES"]);
+pub(crate) static GROUP_SUBGROUP: File = file!("common/group_subgroup.wgsl", ["LANES"]);
 pub(crate) static HIDDEN: File = file!("common/hidden.wgsl", []);
 pub(crate) static KEY_PLAIN: File = file!("common/key_plain.wgsl", []);
 pub(crate) static KEY_Q8: File = file!("common/key_q8.wgsl", []);
@@ -78,7 +78,7 @@ pub(crate) static VALUE_PLAIN: File = file!("common/value_plain.wgsl", []);
 pub(crate) static VALUE_Q8: File = file!("common/value_q8.wgsl", []);
 pub(crate) static WRITE_PLAIN: File = file!("common/write_plain.wgsl", []);
 pub(crate) static WRITE_Q8: File = file!("common/write_q8.wgsl", []);
-pub(crate) static FLASH: File = file!("flash.wgsl", ["LANES_M", "TILE_N", "QP_ENTRIES", "KV_ENTRIES", "ACCUMULATORS"]);
+pub(crate) static FLASH: File = file!("flash.wgsl", ["HEAD_TAIL", "VALUE_TAIL", "SLICES"]);
 pub(crate) static FLASH_ROWS: File = file!("flash_rows.wgsl", ["ROW_BLOCKS", "ROW_QUADS", "P_ENTRIES", "VALUE_TILES"]);
 pub(crate) static FLASH_COOP: File = file!(
     "flash_coop.wgsl",
@@ -94,7 +94,8 @@ pub(crate) static FLASH_COOP: File = file!(
         "KV_ELEMENTS"
     ]
 );
-pub(crate) static FLASH_SPLIT: File = file!("flash_split.wgsl", ["TILE_N", "VALUE_LANES"]);
+pub(crate) static FLASH_SPLIT: File =
+    file!("flash_split.wgsl", ["TILE_N", "VALUE_LANES", "QUERY_QUADS", "HEAD_TAIL", "BRANCHES"]);
 pub(crate) static SCORE: File = file!("score.wgsl", ["LANES", "ROWS", "SCORE", "HAS_V", "NORMED", "STAGE"]);
 
 /// Every file that may stand beside a user's score function: those of the kernels that call one.
