@@ -33,7 +33,7 @@ use crate::wgsl::{Kernel, ParamsSpace, UniformType, Variant};
 const FAR: u64 = 1 << 30;
 
 /// Whether every index of a dispatch is within its array, and every loop ends, if its program's files have been
-/// [read](has_been_read). `bytes` is what a slot binds.
+/// read (`has_been_read`). `bytes` is what a slot binds.
 pub fn holds(dispatch: &Dispatch, bytes: &dyn Fn(Slot) -> Option<u64>) -> bool {
     let Some(kernel) = dispatch.variant.kernel.built_in() else { return false };
     let seen = Seen { kernel, dispatch, bytes };
