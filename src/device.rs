@@ -88,6 +88,15 @@ impl Rates {
         Duration::from_nanos((time(flops, self.gflops) + time(bytes, self.gbps)) as u64)
     }
 
+    /// Bytes read and written in workgroup memory, 10⁹ a second: assumed by the rate of multiply-adds. Cards move 128 bytes a clock
+    /// beside 128 multiply-adds (NVIDIA's from GA102 on, CUDA C++ programming guide, "Shared memory" of compute capability 8.6:
+    /// 32 banks of 4 bytes; AMD's RDNA 3 with dual issue, LDS of 128 bytes a clock and compute unit); those without dual issue
+    /// have half the multiply-adds for it. Drivers that run on the CPU have it in the first cache: two loads of a vector beside two
+    /// multiply-adds of one.
+    pub fn workgroup_gbps(&self, software: bool) -> f64 {
+        self.gflops * if software { 2.0 } else { 0.5 }
+    }
+
     /// A time that work takes at least, in ns: the larger of what its operations and its bytes take. Work `by_matrices` has
     /// f16 operands that cooperative matrices may multiply, where they are used and faster.
     pub fn floor(&self, flops: f64, bytes: f64, by_matrices: bool) -> f64 {

@@ -39,6 +39,8 @@
 pub mod attention;
 pub mod backend;
 pub mod baseline;
+#[doc(hidden)]
+pub mod bounds;
 #[cfg(feature = "validate")]
 #[doc(hidden)]
 pub mod cases;

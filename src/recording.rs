@@ -101,6 +101,8 @@ pub struct Dispatch {
     pub grid: [u32; 2],
     /// Loop iterations of the longest invocation, all loops together.
     pub iterations: u64,
+    /// Bytes that register tiles read and write in workgroup memory.
+    pub workgroup_bytes: u64,
     /// Multiplications and additions.
     pub flops: u64,
     /// Bytes that must be read and written at least once.

@@ -8,8 +8,10 @@ struct LaneIds {
     @builtin(subgroup_invocation_id) id: u32,
 }
 
+// The lane's number in its workgroup, which has whole subgroups. Nothing says so, hence the modulus: it is no index out of
+// bounds even if they were not.
 fn lane_index(ids: LaneIds) -> u32 {
-    return ids.subgroup * ids.size + ids.id;
+    return (ids.subgroup * ids.size + ids.id) % LANES;
 }
 
 fn group_max4(ids: LaneIds, value: vec4<f32>) -> vec4<f32> {

@@ -8,8 +8,9 @@ struct LaneIds {
     @builtin(subgroup_invocation_id) id: u32,
 }
 
+// The lane's number in its workgroup, which lies within one subgroup; the modulus keeps it an index whatever the driver says.
 fn lane_index(ids: LaneIds) -> u32 {
-    return ids.id;
+    return ids.id % LANES;
 }
 
 // Where the rows that this lane loads begin: two of each block.
@@ -56,7 +57,7 @@ fn transpose_blocks(a: mat4x4<f32>, b: mat4x4<f32>, c: mat4x4<f32>, d: mat4x4<f3
 
 // The softmax weights of the rows with the four keys from n on: a column is a key, its components four rows.
 fn load_weights(ids: LaneIds, n: u32) -> Tile32x4 {
-    let index = ROW_QUADS * n + ids.id;
+    let index = ROW_QUADS * n + lane_index(ids);
     let w_0 = p_tile[index];
     let w_1 = p_tile[index + 8u];
     if (ROW_BLOCKS == 1u) {

@@ -9,14 +9,15 @@ struct LaneIds {
     @builtin(subgroup_invocation_id) id: u32,
 }
 
-// The lane's number in its workgroup.
+// The lane's number in its workgroup, which has whole subgroups. Nothing says so, hence the modulus: it is no index out of
+// bounds even if they were not.
 fn lane_index(ids: LaneIds) -> u32 {
-    return ids.subgroup * ids.size + ids.id;
+    return (ids.subgroup * ids.size + ids.id) % LANES;
 }
 
 // Which of the workgroup's LANES / K_SPLITS register tiles this lane computes.
 fn column_index(ids: LaneIds) -> u32 {
-    return (ids.subgroup * ids.size + ids.id) / K_SPLITS;
+    return lane_index(ids) / K_SPLITS;
 }
 
 // Which slice of the depth.

@@ -28,6 +28,9 @@ pub(crate) struct DeviceArgs {
     /// Use cooperative matrices where the adapter lists some that fit (`regard info` shows them); experimental in wgpu
     #[arg(long, global = true)]
     pub(crate) cooperative: bool,
+    /// Shaders without run-time checks of indices and loops, where they are proved not to need any; the results are the same
+    #[arg(long, global = true)]
+    pub(crate) trusted: bool,
     /// Leave features alone though the adapter has them: the results are the same, by other kernels
     #[arg(long, global = true, value_enum, value_delimiter = ',', value_name = "FEATURES")]
     pub(crate) without: Vec<Rung>,
@@ -181,6 +184,7 @@ impl DeviceArgs {
             adapter: self.adapter().map(str::to_owned),
             cooperative: self.cooperative,
             without: self.without(),
+            trusted: self.trusted,
             ..Open::default()
         }
     }

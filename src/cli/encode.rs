@@ -199,7 +199,7 @@ fn on_gpu(
     match explained {
         None => run.submit()?,
         Some(explained) => {
-            explained.recording(run.recording());
+            explained.recording(run.recording(), gpu);
             explained.timings(&run.submit_timed()?);
         }
     }

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use regard::Gpu;
 use regard::device::Rates;
 use regard::gpu::Timing;
-use regard::plan::FusedPlan;
+use regard::plan::{FusedPlan, Limit, Roofline, Work};
 use regard::recording::Recording;
 use serde_json::{Value, json};
 
@@ -20,6 +20,7 @@ pub(crate) struct Explained {
     facts: Vec<(&'static str, String)>,
     rows: Vec<Row>,
     scratch_bytes: u64,
+    work: Work,
     floor: Option<Floor>,
 }
 
@@ -30,6 +31,7 @@ struct Floor {
     flops: u64,
     bytes: u64,
     rates: Rates,
+    software: bool,
 }
 
 /// Rates in words.
@@ -77,8 +79,9 @@ impl Explained {
     }
 
     /// Notes what a recording takes, before it is run.
-    pub(crate) fn recording(&mut self, recording: &Recording) {
+    pub(crate) fn recording(&mut self, recording: &Recording, gpu: &Gpu) {
         self.scratch_bytes = recording.scratch_bytes();
+        self.work = Work::of(recording, gpu.caps());
     }
 
     /// Adds what was run.
@@ -112,8 +115,14 @@ impl Explained {
     /// What the device can do, measured now if `regard tune` has not, for work that cannot do with less than this.
     pub(crate) fn floor(&mut self, gpu: &Gpu, flops: u64, bytes: u64) -> Outcome {
         let known = gpu.caps().rates;
-        self.floor = Some(Floor { flops, bytes, rates: if known.measured { known } else { Rates::measure(gpu)? } });
+        let rates = if known.measured { known } else { Rates::measure(gpu)? };
+        self.floor = Some(Floor { flops, bytes, rates, software: gpu.caps().software });
         Ok(())
+    }
+
+    /// What bounds the dispatches, by the rates that the floor goes by.
+    fn roofline(&self) -> Option<Roofline> {
+        self.floor.map(|floor| Roofline::new(&self.work, &floor.rates, floor.software))
     }
 
     /// None where nothing was dispatched, or one was not timed.
@@ -144,6 +153,11 @@ impl Explained {
                 bytes(floor.bytes),
                 floor.rates.gbps
             );
+        }
+        if let Some(roofline) = self.roofline() {
+            let part = |&(limit, ns)| format!("{limit} {} ({:.0} %)", time(Some(ns)), 100.0 * roofline.share(limit));
+            let parts: Vec<_> = roofline.times.iter().map(part).collect();
+            let _ = writeln!(out, "{:<10} {}: {}", "bound by", roofline.limit(), parts.join(", "));
         }
         let _ = writeln!(
             out,
@@ -204,12 +218,20 @@ impl Explained {
                 "nanoseconds": finite(floor.nanoseconds()),
             })
         };
+        let bound = |roofline: Roofline| {
+            let part =
+                |limit: Limit, ns: f64| json!({ "nanoseconds": finite(ns), "share": finite(roofline.share(limit)) });
+            let parts =
+                roofline.times.iter().map(|&(limit, ns)| (limit.to_string().replace([' ', '-'], "_"), part(limit, ns)));
+            json!({ "limit": roofline.limit().to_string(), "parts": Value::Object(parts.collect()) })
+        };
         json!({
             "facts": Value::Object(facts),
             "scratch_bytes": self.scratch_bytes,
             "dispatches": self.rows.iter().map(row).collect::<Vec<_>>(),
             "nanoseconds": nanoseconds(self.total()),
             "floor": self.floor.map_or(Value::Null, floor),
+            "bound": self.roofline().map_or(Value::Null, bound),
         })
     }
 }

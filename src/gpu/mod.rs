@@ -60,6 +60,9 @@ pub struct Open {
     pub cooperative: bool,
     /// Features to leave alone though the adapter has them: each way to do without them can be run where there are all.
     pub without: Features,
+    /// Shaders without run-time checks of indices and loops, where they are proved not to need any:
+    /// [`Gpu::with_trusted_modules`].
+    pub trusted: bool,
 }
 
 /// wgpu's names of what is to be left alone.
@@ -172,6 +175,8 @@ pub struct Counts {
     pub downloads: u64,
     /// Pipelines built.
     pub pipelines: u64,
+    /// Those of them that have no run-time checks ([`Open::trusted`]).
+    pub trusted: u64,
     /// Bytes of scratch buffers that exist, in use or waiting.
     pub scratch_bytes: u64,
 }
@@ -190,6 +195,8 @@ pub struct Gpu {
     /// What this handle plans by.
     adapter: Arc<Adapter>,
     tuning: Arc<Tuning>,
+    /// Whether its modules may go without checks where they are proved not to need any.
+    trusted: bool,
 }
 
 #[derive(Debug)]
@@ -314,6 +321,7 @@ impl Gpu {
         }
         // An embedder's own device keeps the embedder's callbacks; this one is ours.
         gpu.inner.faults.watch(gpu.device());
+        gpu.trusted = open.trusted;
         Ok(gpu)
     }
 
@@ -379,7 +387,7 @@ impl Gpu {
             faults: Arc::default(),
             zeros,
         };
-        Ok(Self { inner: Arc::new(inner), adapter: Arc::new(adapter), tuning: Arc::new(tuning) })
+        Ok(Self { inner: Arc::new(inner), adapter: Arc::new(adapter), tuning: Arc::new(tuning), trusted: false })
     }
 
     /// The same device, with another limit to how long one dispatch may take: [`Caps::longest_dispatch`]. Shorter leaves
@@ -395,6 +403,16 @@ impl Gpu {
     #[must_use]
     pub fn with_longest_submission(mut self, longest: Duration) -> Self {
         Arc::make_mut(&mut self.adapter).caps.longest_submission = longest;
+        self
+    }
+
+    /// The same device, with shaders that have no run-time checks of indices and loops wherever it is proved of a dispatch
+    /// that every index is within its array and every loop ends; all others keep theirs, among them score functions and
+    /// kernels of users. The results are the same to the bit. What is proved, and how, is in `src/bounds`; what it gives
+    /// is in `docs/cards.md`. Browsers check all modules.
+    #[must_use]
+    pub fn with_trusted_modules(mut self) -> Self {
+        self.trusted = true;
         self
     }
 
@@ -438,6 +456,7 @@ impl Gpu {
             dispatches: counters.dispatches.load(Ordering::Relaxed),
             downloads: counters.downloads.load(Ordering::Relaxed),
             pipelines: self.inner.pipelines.built(),
+            trusted: self.inner.pipelines.trusted(),
             scratch_bytes: lock(&self.inner.pool).bytes(),
         }
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::groups::Key;
-use super::pipeline::Pipeline;
+use super::pipeline::{Pipeline, Trusted};
 use super::run::{Bound, BoundSlots, another_device, write_words};
 use super::tensor::Memory;
 use super::{Gpu, Run, Tensor, lock};
@@ -198,13 +198,15 @@ impl Prepared {
     }
 
     fn find_pipelines(&mut self) -> Result<()> {
+        let bytes = |slot: Slot| self.ranges.get(slot.index())?.as_ref().map(|range| range.bytes);
         // The steps of a recurrence follow one another with the same program: looked up once.
         let mut last = None;
         for dispatch in self.recording.dispatches() {
-            let again = self.pipelines.last().filter(|_| last == Some(&dispatch.variant)).cloned();
-            let pipeline = again.map_or_else(|| self.gpu.inner.pipelines.get(&self.gpu, dispatch), Ok)?;
+            let program = (&dispatch.variant, Trusted::of(&self.gpu, dispatch, &bytes));
+            let again = self.pipelines.last().filter(|_| last == Some(program)).cloned();
+            let pipeline = again.map_or_else(|| self.gpu.inner.pipelines.get(&self.gpu, dispatch, program.1), Ok)?;
             self.pipelines.push(pipeline);
-            last = Some(&dispatch.variant);
+            last = Some(program);
         }
         Ok(())
     }

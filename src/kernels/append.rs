@@ -184,6 +184,7 @@ pub fn record(
         grid: plan.grid,
         // A pass over a block for its scale, and one for its bytes.
         iterations: if block > 1 { 3 * block as u64 } else { 0 },
+        workgroup_bytes: 0,
         flops: 0,
         bytes: keys.bytes() + values.map_or(0, |values| values.bytes()),
     });

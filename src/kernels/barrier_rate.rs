@@ -40,6 +40,7 @@ pub fn record(recording: &mut Recording, caps: &Caps, iterations: u32, output: &
         bindings: vec![Binding::Write(output.slot)],
         grid: [1, 1],
         iterations: u64::from(iterations),
+        workgroup_bytes: 0,
         flops: 0,
         bytes: 4 * lanes,
     });

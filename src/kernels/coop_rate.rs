@@ -58,6 +58,7 @@ pub fn record(recording: &mut Recording, caps: &Caps, iterations: u32, output: &
         bindings: vec![Binding::Write(output.slot)],
         grid: grid("the rate of cooperative matrices", (subgroups / SUBGROUPS) as u64, caps)?,
         iterations: u64::from(iterations) + 6 * u64::from(side * side),
+        workgroup_bytes: 0,
         flops: 2 * u64::from(side).pow(3) * PER_ITERATION * u64::from(iterations) * subgroups as u64,
         bytes: 4 * elements as u64,
     });

@@ -56,6 +56,7 @@ pub fn record(recording: &mut Recording, caps: &Caps, source: &View, target: &Vi
         bindings: vec![Binding::Read(source.slot), Binding::Write(target.slot)],
         grid: plan.grid,
         iterations: 0,
+        workgroup_bytes: 0,
         flops: 0,
         bytes: (source.dtype.bytes_of(elements) + target.dtype.bytes_of(elements)) as u64,
     });

@@ -99,6 +99,7 @@ pub fn record(
         ],
         grid: plan.grid,
         iterations: plan.iterations,
+        workgroup_bytes: 0,
         flops: 4 * (rows * keys) as u64,
         bytes: (4 * words * rows * keys) as u64,
     });

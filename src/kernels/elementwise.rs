@@ -84,6 +84,7 @@ pub fn record(
         bindings: vec![Binding::Read(a.slot), read(b), Binding::Write(y.slot)],
         grid: plan.grid,
         iterations: 0,
+        workgroup_bytes: 0,
         flops: elements as u64,
         bytes: (a.dtype.bytes_of(elements) + y.dtype.bytes_of(elements)) as u64,
     });

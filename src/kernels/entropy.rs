@@ -52,6 +52,7 @@ pub fn record(recording: &mut Recording, caps: &Caps, weights: &View, entropy: &
         bindings: vec![Binding::Read(weights.slot), Binding::Write(entropy.slot)],
         grid: plan.grid,
         iterations: plan.iterations,
+        workgroup_bytes: 0,
         flops: 2 * (rows * keys) as u64,
         bytes: 4 * (rows * (keys + 1)) as u64,
     });

@@ -41,6 +41,8 @@ pub(super) fn launch(options: &Attention, problem: &AttentionProblem, plan: &Fus
         row_tiles: problem.queries.div_ceil(tile.queries as usize),
         heads: problem.query_heads,
         iterations: plan.iterations(problem),
+        // Eight quads for 64 multiply-adds of scores, two for 16 of P·V; a weight is written once.
+        workgroup_bytes: 2.0 * (problem.score_dim + problem.value_dim) as f64 + 4.0,
         padding: [4, 4],
     }
 }

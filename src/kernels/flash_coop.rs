@@ -40,6 +40,13 @@ pub(super) fn launch(caps: &Caps, problem: &AttentionProblem, plan: &FusedPlan) 
         row_tiles: problem.queries.div_ceil(plan.tile.queries as usize),
         heads: problem.query_heads,
         iterations: plan.iterations(problem),
+        workgroup_bytes: {
+            // One matrix of the left factor for some of the right, of two bytes an element, for side³ multiply-adds each.
+            let loads = |matrices: u32| 2.0 * f64::from(1 + matrices) / f64::from(matrices * tiling.side);
+            let scores = loads(tiling.score_matrices) * problem.score_dim as f64;
+            // A score is stored, read and masked, and read again for its weight, which is stored in f16.
+            scores + loads(tiling.output_matrices) * problem.value_dim as f64 + 18.0
+        },
         padding: [side, side],
     })
 }

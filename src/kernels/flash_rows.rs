@@ -34,6 +34,8 @@ pub(super) fn launch(problem: &AttentionProblem, plan: &FusedPlan) -> Launch {
         row_tiles: problem.queries.div_ceil(tile.queries as usize),
         heads: problem.query_heads,
         iterations: plan.iterations(problem),
+        // Each of eight lanes loads the weights of a tile's rows, or one of the quads that it tells the others, for 64 dimensions.
+        workgroup_bytes: 4.0 + Tile::passes(problem) as f64 * if tile.subgroups { 4.0 } else { 32.0 },
         padding: [4, 4],
     }
 }

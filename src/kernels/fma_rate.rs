@@ -40,6 +40,7 @@ pub fn record(recording: &mut Recording, caps: &Caps, [a, b]: [f32; 2], iteratio
         bindings: vec![Binding::Write(output.slot)],
         grid: grid("the rate of multiply-adds", (invocations / LANES) as u64, caps)?,
         iterations: u64::from(iterations),
+        workgroup_bytes: 0,
         flops: 2 * PER_ITERATION * u64::from(iterations) * invocations as u64,
         bytes: 4 * invocations as u64,
     });

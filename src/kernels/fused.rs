@@ -106,6 +106,8 @@ pub(super) struct Launch {
     pub(super) heads: usize,
     /// Loop iterations of one invocation.
     pub(super) iterations: u64,
+    /// Bytes read and written in workgroup memory for a pair of query and key.
+    pub(super) workgroup_bytes: f64,
     /// Dimensions that query and key rows, and value rows, are padded to a multiple of.
     pub(super) padding: [usize; 2],
 }
@@ -238,6 +240,7 @@ pub fn record(
         ],
         grid: grid("a fused attention", tiles as u64, caps)?,
         iterations: launch.iterations,
+        workgroup_bytes: (pairs as f64 * launch.workgroup_bytes) as u64,
         flops: pairs * (2 * (p.score_dim + p.value_dim) as u64 + tanhs * TANH_FLOPS),
         bytes: bytes(&query) + bytes(&key) + bytes(&value) + bytes(&output),
     });

@@ -66,6 +66,7 @@ pub fn record(recording: &mut Recording, caps: &Caps, table: &View, ids: &View, 
         bindings: vec![Binding::Read(table.slot), Binding::Read(ids.slot), Binding::Write(output.slot)],
         grid: plan.grid,
         iterations: 0,
+        workgroup_bytes: 0,
         flops: 0,
         bytes: (table.dtype.bytes_of(elements) + output.dtype.bytes_of(elements) + rows * 4) as u64,
     });

@@ -95,6 +95,7 @@ pub fn record(
         ],
         grid: plan.grid,
         iterations,
+        workgroup_bytes: 0,
         flops: 2 * (batch * heads * keys * units * width) as u64,
         bytes: 4 * (key.layout.elements() + previous.layout.elements() + output.layout.elements()) as u64,
     });

@@ -99,6 +99,7 @@ pub fn record(recording: &mut Recording, caps: &Caps, map: &Map, mask: &View, ki
         bindings: vec![Binding::Read(mask.slot), Binding::Write(target.slot)],
         grid: grid("the tiles of a mask", map.words() as u64, caps)?,
         iterations: (map.tile[1].div_ceil(LANES as usize) * (map.tile[0] + 1) + 1) as u64,
+        workgroup_bytes: 0,
         flops: 0,
         bytes: (map.shape.iter().product::<usize>() * 4 + map.words() * 4) as u64,
     });

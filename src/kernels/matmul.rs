@@ -403,6 +403,11 @@ impl Summand<'_> {
             ],
             grid: plan.grid,
             iterations: plan.iterations,
+            workgroup_bytes: match plan.form {
+                ProductForm::Registers => 0,
+                // Of a register tile of r × r, 8 × 8 lanes a workgroup: 2·r numbers for r² multiply-adds.
+                ProductForm::Tiled => (8 * batches * rows * columns * depth) as u64 / u64::from(plan.tile_m / 8).max(1),
+            },
             flops: 2 * (batches * rows * columns * depth) as u64,
             bytes: (bytes + elements(y, y.layout.elements())) as u64,
         });
@@ -434,6 +439,7 @@ impl Summand<'_> {
             ],
             grid: each.grid,
             iterations: u64::from(plan.splits) + 1,
+            workgroup_bytes: 0,
             flops: sums.layout.elements() as u64,
             bytes: (DType::F32.bytes_of(sums.layout.elements()) + self.y.dtype.bytes_of(self.y.layout.elements()))
                 as u64,

@@ -59,6 +59,7 @@ pub fn record(recording: &mut Recording, caps: &Caps, merge: Merge, source: &Vie
         bindings: vec![Binding::Read(source.slot), Binding::Write(target.slot)],
         grid: plan.grid,
         iterations: 0,
+        workgroup_bytes: 0,
         flops: 2 * elements as u64,
         bytes: (8 * elements + target.dtype.bytes_of(elements)) as u64,
     });

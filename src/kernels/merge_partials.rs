@@ -216,6 +216,7 @@ pub fn record(
         ],
         grid: plan.grid,
         iterations: partials.count as u64 + 1,
+        workgroup_bytes: 0,
         flops: (4 * partials.count * elements) as u64,
         bytes: (read_bytes + output.dtype.bytes_of(elements)) as u64,
     });

@@ -109,6 +109,7 @@ pub fn record(
             bindings: vec![Binding::Write(scores.slot), Binding::Write(alignment.slot), visibility.vectors],
             grid: grid("a monotonic alignment", (batch * heads) as u64, caps)?,
             iterations: per_query * count as u64 + row.iterations,
+            workgroup_bytes: 0,
             flops: 8 * (batch * heads * count * keys) as u64,
             bytes: 8 * (batch * heads * count * keys) as u64,
         });

@@ -133,6 +133,7 @@ pub fn record(
         ],
         grid: plan.grid,
         iterations: plan.iterations,
+        workgroup_bytes: 0,
         flops: 8 * elements as u64,
         bytes: (x.dtype.bytes_of(elements) + y.dtype.bytes_of(elements)) as u64,
     });

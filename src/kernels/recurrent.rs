@@ -435,6 +435,7 @@ pub fn record(
         ],
         grid: grid("a recurrent step", tiles as u64, caps)?,
         iterations,
+        workgroup_bytes: 0,
         flops: 2 * (p.batch * macs * share.0 / share.1) as u64,
         bytes: (weight.dtype.bytes_of(macs) * share.0 / share.1
             + DType::F32.bytes_of(layers * p.directions * p.batch * (gate_count + 2) * units)) as u64,

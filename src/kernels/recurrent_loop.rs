@@ -116,6 +116,8 @@ pub fn record(recording: &mut Recording, caps: &Caps, plan: &LoopPlan, of: &Recu
             ],
             grid: grid("a recurrence", rows as u64, caps)?,
             iterations: plan.iterations(),
+            // Each unit reads all of h.
+            workgroup_bytes: (4 * steps * rows * p.hidden * p.hidden) as u64,
             flops: 2 * (steps * rows * gates * p.hidden * p.hidden) as u64,
             bytes: (of.weight.dtype.bytes_of(p.directions * gates * p.hidden * p.hidden)
                 + DType::F32.bytes_of(steps * rows * (gates + 1) * p.hidden)) as u64,

@@ -120,6 +120,7 @@ pub fn record(recording: &mut Recording, caps: &Caps, of: &Recurrence<'_>, step:
         ],
         grid: plan.grid,
         iterations: plan.iterations,
+        workgroup_bytes: 0,
         flops: (40 * rows * p.hidden) as u64,
         bytes: DType::F32.bytes_of(12 * rows * p.hidden) as u64,
     });

@@ -89,6 +89,7 @@ pub fn record(
         bindings: vec![Binding::Read(x.slot), read(lengths), Binding::Write(y.slot)],
         grid: plan.grid,
         iterations: plan.iterations,
+        workgroup_bytes: 0,
         flops: (rows * width) as u64,
         bytes: (x.dtype.bytes_of(rows * width) + 4 * rows) as u64,
     });

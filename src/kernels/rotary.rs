@@ -135,6 +135,7 @@ pub fn record(
         bindings: vec![read(x), read(cos), read(sin), vectors, Binding::Write(output.slot)],
         grid: plan.grid,
         iterations: 40,
+        workgroup_bytes: 0,
         flops: 3 * elements as u64,
         bytes: (x.dtype.bytes_of(elements) + output.dtype.bytes_of(elements)) as u64,
     });

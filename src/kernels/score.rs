@@ -169,6 +169,7 @@ pub fn record(
         ],
         grid: plan.grid,
         iterations,
+        workgroup_bytes: 0,
         flops: pairs * (2 + if kind == 1 { TANH_FLOPS } else { 0 }) * depth as u64,
         bytes: [inputs.query, inputs.key].iter().map(|x| x.dtype.bytes_of(x.layout.elements()) as u64).sum::<u64>()
             + pairs * 4,

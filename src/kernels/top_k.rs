@@ -68,6 +68,7 @@ pub fn record(recording: &mut Recording, caps: &Caps, x: &View, values: &View, i
         bindings: vec![Binding::Read(x.slot), Binding::Write(values.slot), Binding::Write(ids.slot)],
         grid: plan.grid,
         iterations: plan.iterations,
+        workgroup_bytes: 0,
         flops: (rows * width * k) as u64,
         bytes: (x.dtype.bytes_of(rows * width) + 8 * rows * k) as u64,
     });

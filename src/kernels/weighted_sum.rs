@@ -122,6 +122,7 @@ pub fn record(
             ],
             grid: plan.grid,
             iterations: span * iterations_per_key + 150,
+            workgroup_bytes: 0,
             flops: 2 * (batch * heads * queries * dim) as u64 * span,
             bytes: (batch * heads * queries) as u64 * span * 4
                 + value.dtype.bytes_of(batch * kv_heads * dim) as u64 * span

@@ -81,6 +81,7 @@ impl CustomKernel {
             bindings,
             grid: call.grid,
             iterations: call.iterations,
+            workgroup_bytes: 0,
             flops: call.flops,
             bytes: if call.bytes > 0 { call.bytes } else { moved },
         });

@@ -49,7 +49,16 @@ pub(super) mod tests {
     /// A dispatch of so much work, whatever it is.
     pub(in crate::plan) fn dispatch(grid: [u32; 2], flops: u64, bytes: u64) -> Dispatch {
         let variant = Variant::new(&copy::KERNEL, [], []);
-        Dispatch { variant, params: Vec::new(), bindings: Vec::new(), grid, iterations: 0, flops, bytes }
+        Dispatch {
+            variant,
+            params: Vec::new(),
+            bindings: Vec::new(),
+            grid,
+            iterations: 0,
+            workgroup_bytes: 0,
+            flops,
+            bytes,
+        }
     }
 
     #[test]

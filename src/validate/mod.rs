@@ -94,8 +94,8 @@ pub struct Sweep<'p> {
     pub sample: Sample,
     /// Cases of attention alone, each changed and planned like this.
     pub planned: Option<Planned<'p>>,
-    /// Each case a second time, which must give the same bits.
-    pub twice: bool,
+    /// Each case a second time, on this handle of the device, which must give the same bits.
+    pub again: Option<&'p Gpu>,
 }
 
 /// A case as it is stored and planned.
@@ -112,14 +112,17 @@ impl Job {
     }
 
     /// Runs the case; `run` keeps the recording, so that its variants can be reported.
-    fn verdicts(&self, run: &mut Run<'_>, twice: bool) -> Result<Verdicts> {
+    fn verdicts(&self, run: &mut Run<'_>, again: Option<&Gpu>) -> Result<Verdicts> {
         let recorded = self.case.record(run, self.storage, self.plan.as_ref())?;
         let tensors: Vec<_> = recorded.results.iter().collect();
         let read = run.clone().submit_and_read(&tensors)?;
-        if twice {
+        if let Some(gpu) = again {
+            let mut run = Run::new(gpu);
+            let recorded = self.case.record(&mut run, self.storage, self.plan.as_ref())?;
+            let second = run.submit_and_read(&recorded.results.iter().collect::<Vec<_>>())?;
             let bits =
                 |read: &[Array<f32>]| -> Vec<u32> { read.iter().flat_map(Array::data).map(|x| x.to_bits()).collect() };
-            if bits(&read) != bits(&run.clone().submit_and_read(&tensors)?) {
+            if bits(&read) != bits(&second) {
                 return Err(Error::Gpu("other bits the second time".into()));
             }
         }
@@ -140,7 +143,7 @@ impl Job {
 /// # Errors
 /// None of the cases' own: they are in the rows. [`crate::Error::DeviceLost`] ends the run.
 pub fn run(gpu: &Gpu, sample: Sample, progress: impl FnMut(usize, usize)) -> Result<Vec<Row>> {
-    Sweep { sample, planned: None, twice: false }.run(gpu, progress)
+    Sweep { sample, planned: None, again: None }.run(gpu, progress)
 }
 
 impl Sweep<'_> {
@@ -154,7 +157,7 @@ impl Sweep<'_> {
         for (done, job) in jobs.iter().enumerate() {
             progress(done, jobs.len());
             let mut run = Run::new(gpu);
-            let verdicts = job.verdicts(&mut run, self.twice);
+            let verdicts = job.verdicts(&mut run, self.again);
             if let Err(lost @ Error::DeviceLost(_)) = verdicts {
                 return Err(lost);
             }

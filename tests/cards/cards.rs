@@ -13,12 +13,12 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let done = match arguments[..] {
-        ["build", only] => problems::build(only),
+        ["build", only, checks @ ("checked" | "trusted")] => problems::build(only, checks == "trusted"),
         ["table", statistics, version, file] => table::compare(statistics, version, file),
         ["show", statistics] => table::show(statistics),
         ["write", statistics, version, file] => table::write(statistics, version, file),
         ["summary", page, ref files @ ..] => table::summary(page, files),
-        _ => Err("arguments: build with ONLY, show with STATISTICS.jsonl, table or write with STATISTICS.jsonl, VERSION and TABLE.tsv, or summary with PAGE.md and TABLE.tsv …".into()),
+        _ => Err("arguments: build with ONLY and checked or trusted, show with STATISTICS.jsonl, table or write with STATISTICS.jsonl, VERSION and TABLE.tsv, or summary with PAGE.md and TABLE.tsv …".into()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

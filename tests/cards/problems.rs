@@ -21,12 +21,19 @@ struct Problems<'a> {
     gpu: Gpu,
     /// Only those are built whose name has this in it.
     only: &'a str,
+    /// Without run-time checks, where they are proved not to be needed.
+    trusted: bool,
     failed: &'a mut Vec<String>,
 }
 
 impl<'a> Problems<'a> {
-    fn open(cooperative: bool, only: &'a str, failed: &'a mut Vec<String>) -> Result<Self> {
-        Ok(Self { gpu: Gpu::open(&Open { cooperative, ..Open::default() })?, only, failed })
+    fn open(cooperative: bool, only: &'a str, trusted: bool, failed: &'a mut Vec<String>) -> Result<Self> {
+        Ok(Self { gpu: Gpu::open(&Open { cooperative, trusted, ..Open::default() })?, only, trusted, failed })
+    }
+
+    /// A device of its own for the next group of problems.
+    fn again(&mut self) -> Result<Problems<'_>> {
+        Problems::open(self.gpu.caps().cooperative.is_some(), self.only, self.trusted, self.failed)
     }
 
     fn build(&mut self, name: &str, record: impl FnOnce(&mut Run<'_>) -> Result<()>) {
@@ -41,11 +48,11 @@ impl<'a> Problems<'a> {
 }
 
 /// Builds everything, or the problems whose name has `only` in it, with cooperative matrices and without where the device has
-/// them. A device that does nothing frees nothing, so each group of problems has one of its own.
-pub(crate) fn build(only: &str) -> std::result::Result<(), Box<dyn Error>> {
+/// them; with run-time checks, or without where they are proved not to be needed. A device that does nothing frees nothing, so each group of problems has one of its own.
+pub(crate) fn build(only: &str, trusted: bool) -> std::result::Result<(), Box<dyn Error>> {
     let mut failed = Vec::new();
     for cooperative in [false, true] {
-        let mut problems = Problems::open(cooperative, only, &mut failed)?;
+        let mut problems = Problems::open(cooperative, only, trusted, &mut failed)?;
         if cooperative && problems.gpu.caps().cooperative.is_none() {
             break;
         }
@@ -56,13 +63,13 @@ pub(crate) fn build(only: &str) -> std::result::Result<(), Box<dyn Error>> {
             for hidden in [64, 96, 128, 256, 512, 1024] {
                 // They have no cooperative matrices.
                 if !cooperative {
-                    recurrence(&mut Problems::open(cooperative, only, &mut failed)?, cell, hidden)?;
+                    recurrence(&mut problems.again()?, cell, hidden)?;
                 }
             }
         }
         if only.is_empty() {
-            let problems = Problems::open(cooperative, only, &mut failed)?;
-            let sweep = Sweep { sample: Sample::Quick, planned: None, twice: false };
+            let problems = problems.again()?;
+            let sweep = Sweep { sample: Sample::Quick, planned: None, again: None };
             sweep.build(&problems.gpu, |name, built| {
                 if let Err(error) = built {
                     problems.failed.push(format!("{name}: {error}"));

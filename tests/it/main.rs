@@ -40,6 +40,7 @@ mod soak;
 mod store;
 mod supply;
 mod table;
+mod trusted;
 mod tuning;
 mod vectors;
 mod wiring;

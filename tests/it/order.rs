@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 /// The modules of the library, each naming only those before it. Those of one entry are one step and may name each other.
-const ORDER: [&[&str]; 22] = [
+const ORDER: [&[&str]; 23] = [
     &["error"],
     &["q8", "tensor"],
     &["device"],
@@ -13,6 +13,7 @@ const ORDER: [&[&str]; 22] = [
     &["recording"],
     &["plan"],
     &["kernels"],
+    &["bounds"],
     &["gpu"],
     &["rates"],
     &["ops"],

@@ -25,8 +25,8 @@ struct Configuration {
     device: fn() -> Option<Gpu>,
     /// Changed cases and plans of attention, if those alone are run.
     planned: Option<PlannedOn>,
-    /// Whether each case is run twice, for the same bits.
-    twice: bool,
+    /// How each case is run a second time, for the same bits.
+    again: Option<fn(&Gpu) -> Gpu>,
     /// Whether what does not fit may be refused, if the reason is told.
     refuses: bool,
     /// How much `tests/run` runs, and `tests/all`.
@@ -37,7 +37,7 @@ type PlannedOn = fn(&Caps, AttentionCase, Storage) -> Option<(AttentionCase, Att
 
 impl Configuration {
     const fn new(device: fn() -> Option<Gpu>, samples: [Sample; 2]) -> Self {
-        Self { device, planned: None, twice: false, refuses: false, samples }
+        Self { device, planned: None, again: None, refuses: false, samples }
     }
 
     const fn planned(self, planned: PlannedOn) -> Self {
@@ -56,7 +56,8 @@ impl Configuration {
         let gpu = (self.device)()?;
         let planned = |case: AttentionCase, storage: Storage| (self.planned?)(gpu.caps(), case, storage);
         let planned = self.planned.map(|_| &planned as _);
-        Some(work(&gpu, Sweep { sample, planned, twice: self.twice }))
+        let again = self.again.map(|again| again(&gpu));
+        Some(work(&gpu, Sweep { sample, planned, again: again.as_ref() }))
     }
 
     fn check(&self, name: &str) {
@@ -112,9 +113,15 @@ configurations! {
     /// Planned as on a graphics card.
     card: Configuration::new(|| Some(cards()[0].clone()), [Sample::Quick, Sample::All]),
     card_of_default_limits_and_no_features: Configuration::new(|| Some(cards()[1].clone()), [Sample::Kernels, Sample::Quick]),
+    /// Modules without checks, where they are proved not to need any, beside those with: as opened, and as on a card.
+    without_checks: Configuration { again: Some(trusted), ..Configuration::new(|| Some(gpu().clone()), [Sample::Kernels, Sample::Quick]) },
+    card_without_checks: Configuration {
+        again: Some(trusted),
+        ..Configuration::new(|| Some(cards()[0].clone()), [Sample::Quick, Sample::All])
+    },
     /// Matrices round to f16, and rescale sums whose reference moves: the same bits each time, too.
     cooperative_matrices: Configuration {
-        twice: true,
+        again: Some(Gpu::clone),
         ..Configuration::new(with_matrices, [Sample::Quick, Sample::All]).planned(by_matrices)
     },
     /// As where scores outgrow a binding: what depends on a query's number must count from the first of the problem.
@@ -142,6 +149,10 @@ configurations! {
 /// Every operation works or is refused with the reason, whatever an embedder's device allows.
 const fn limited(device: fn() -> Option<Gpu>) -> Configuration {
     Configuration { refuses: true, ..Configuration::new(device, [Sample::Kernels, Sample::Quick]) }
+}
+
+fn trusted(gpu: &Gpu) -> Gpu {
+    gpu.clone().with_trusted_modules()
 }
 
 fn limits(set: fn(&mut Limits)) -> Option<Gpu> {

@@ -374,7 +374,7 @@ fn explain_tells_plan_and_times_and_json_has_all_of_it() {
         assert!(ran.stderr.contains(wanted), "no {wanted} in\n{}", ran.stderr);
     }
     let ran = folder.run("attend in.safetensors --explain --check --device gpu --path staged").ok();
-    for wanted in ["staged", "floor", "score elem=f32", "softmax", "weighted_sum", "workgroups", "time"] {
+    for wanted in ["staged", "floor", "bound by", "score elem=f32", "softmax", "weighted_sum", "workgroups", "time"] {
         assert!(ran.stderr.contains(wanted), "no {wanted} in\n{}", ran.stderr);
     }
     let line = "attend in.safetensors -o out.safetensors --explain --check --json --weights --output-dtype bf16";
@@ -386,6 +386,11 @@ fn explain_tells_plan_and_times_and_json_has_all_of_it() {
         assert_eq!(json["check"]["passed"], true);
         let dispatches = json["explain"]["dispatches"].as_array().unwrap();
         assert_eq!(dispatches.len(), if device == "gpu" { 3 } else { 0 });
+        let bound = &json["explain"]["bound"];
+        let share = |part: &str| bound["parts"][part]["share"].as_f64().unwrap_or(0.0);
+        let shares = ["multiply_adds", "workgroup_memory", "memory", "launches"].map(share);
+        assert!((shares.iter().sum::<f64>() - if device == "gpu" { 1.0 } else { 0.0 }).abs() < 1e-9, "{bound}");
+        assert_eq!(bound["limit"].is_string(), device == "gpu", "{bound}");
         // Nothing dispatched takes no time, neither 0 nor its negative.
         assert!(device == "gpu" || json["explain"]["nanoseconds"].is_null(), "{}", json["explain"]);
         assert_eq!(folder.load("out.safetensors").dtype("output").as_deref(), Some("BF16"));
