@@ -11,24 +11,34 @@ struct Problem {
     keys: u64,
 }
 
-/// Workgroup arrays of `flash.wgsl` and `group_shared.wgsl`.
+/// Workgroup arrays of `flash.wgsl` and `group_shared.wgsl`. All sizes are powers of two, of which those below are what is staged at a
+/// time: LANES_M · LANES_N / CHUNK rows, of 4 · LANES_N keys and of 4 · ROWS queries with ROWS = ROW_QUADS · LANES_M.
 ///
 /// | array | largest index |
 /// |---|---|
-/// | `qp_tile`, Q | (LANES_N − 1) · (4 · LANES_M + 1) + 4 · LANES_M − 1: `n % LANES_N`, `quad` < LANES_N; `row`, `lane_m + 3 · LANES_M` < 4 · LANES_M |
-/// | `qp_tile`, P | TILE_N · LANES_M − 1: `n`, `lane_n + 3 · LANES_N` < TILE_N; `lane_m` < LANES_M |
-/// | `kv_tile`, K | (LANES_N − 1) · (TILE_N + 1) + TILE_N − 1: `column`, `lane_n + 3 · LANES_N` < TILE_N |
-/// | `kv_tile`, V | TILE_N · LANES_N − 1 |
+/// | `qp_tile` | LANES_N − 1: `entry`, `n` < CHUNK ≤ LANES_N; `lane_n`; `(first + n) / 4` of a key of the tile |
+/// | its `at` | [3][ROWS − 1]: `row_place` of row r + n · STEP < 4 · ROWS; `lane_m + LANES_M` where ROW_QUADS is 2 |
+/// | `kv_tile` | VALUE_SLICES · CHUNK − 1: `entry` < CHUNK, of the second slice CHUNK further on |
+/// | its `at` | [3][LANES_N − 1]: key r + n · STEP < 4 · LANES_N over 4; `lane_n` |
 /// | `shared_values` | LANES − 1: `first + LANES_N − 1` of a group of LANES_N lanes |
 pub(super) fn tiled(seen: &Seen<'_>) -> Option<()> {
-    let [lanes, m, n, tile_n] = ["LANES", "LANES_M", "LANES_N", "TILE_N"].map(|name| seen.constant(name));
-    let (lanes, m, n, tile_n) = (lanes?, m?, n?, tile_n?);
-    holds_that(m > 0 && n > 0 && lanes == m * n && tile_n == 4 * n)?;
-    let qp = ((n - 1) * (4 * m + 1) + 4 * m - 1).max(tile_n * m - 1);
-    let kv = ((n - 1) * (tile_n + 1) + tile_n - 1).max(tile_n * n - 1);
-    holds_that(qp < seen.constant("QP_ENTRIES")? && kv < seen.constant("KV_ENTRIES")?)?;
-    let problem = problem(seen, 4 * m)?;
-    fused(seen, &problem)?;
+    let sizes = ["LANES_M", "LANES_N", "ROW_QUADS", "CHUNK", "VALUE_SLICES"].map(|name| seen.constant(name));
+    let [m, n, row_quads, chunk, value_slices] = [sizes[0]?, sizes[1]?, sizes[2]?, sizes[3]?, sizes[4]?];
+    holds_that([m, n, row_quads, chunk, value_slices].iter().all(|size| size.is_power_of_two()))?;
+    holds_that(seen.constant("LANES")? == m * n && row_quads <= 2 && value_slices <= 2)?;
+    // Two entries an iteration with two quads of rows; a load at least, and quads of keys at a time.
+    holds_that(row_quads <= chunk && chunk <= n && n <= 4 * row_quads * chunk && m <= 4 * chunk && m * n >= 4 * chunk)?;
+    let problem = problem(seen, 4 * row_quads * m)?;
+    let (head_quads, value_quads) = (seen.count("head_quads")?, seen.count("value_quads")?);
+    let slices = match (value_slices, seen.constant("SLICES")?) {
+        (2, 0..=2) => 2,
+        (2, _) => 4,
+        (_, slices) => slices.clamp(1, 4),
+    };
+    // Where the last chunk or slice is not whole, quads are compared with the end.
+    let head = if seen.is_on("HEAD_TAIL")? { head_quads } else { head_quads.next_multiple_of(chunk) };
+    let value = if seen.is_on("VALUE_TAIL")? { value_quads } else { slices * n };
+    fused(seen, &problem, [head, head, value])?;
     additive(seen)
 }
 
@@ -44,14 +54,16 @@ pub(super) fn rows(seen: &Seen<'_>) -> Option<()> {
     holds_that((1..=2).contains(&blocks) && seen.constant("ROW_QUADS")? == 4 * blocks)?;
     holds_that(seen.constant("P_ENTRIES")? >= 64 * 4 * blocks)?;
     let problem = problem(seen, 16 * blocks)?;
-    fused(seen, &problem)
+    let head_quads = seen.count("head_quads")?;
+    fused(seen, &problem, [head_quads, head_quads, seen.count("value_quads")?])
 }
 
 /// Workgroup arrays of `flash_split.wgsl`, `split_k_*.wgsl` and `reduce4_*.wgsl`.
 ///
 /// | array | largest index |
 /// |---|---|
-/// | `p_tile` | TILE_N − 1: `column` < LANES / K_SPLITS, four of them further on, in steps that divide TILE_N |
+/// | `q_tile` | QUERY_QUADS − 1: `quad`; `n + k_split`, in steps of K_SPLITS that divide QUERY_QUADS |
+/// | `p_tile` | TILE_N − 1: `column` < LANES / K_SPLITS, four of them further on, `first + lane`, `n_3`, in steps that divide TILE_N |
 /// | `accumulators` | LANES − 1: `other` < LANES |
 /// | `partial_sums`, `shared_values` | LANES − 1: slice K_SPLITS − 1, column LANES / K_SPLITS − 1 |
 pub(super) fn split(seen: &Seen<'_>) -> Option<()> {
@@ -59,13 +71,20 @@ pub(super) fn split(seen: &Seen<'_>) -> Option<()> {
     let (lanes, k_splits, tile_n) = (lanes?, k_splits?, tile_n?);
     holds_that(lanes.is_power_of_two() && k_splits.is_power_of_two() && k_splits <= lanes)?;
     let width = seen.constant("VALUE_LANES")?;
-    holds_that(tile_n > 0 && tile_n.is_multiple_of(4 * lanes / k_splits) && width > 0 && width <= lanes)?;
+    holds_that(tile_n > 0 && width.is_power_of_two() && width <= lanes)?;
+    let steps = [4 * lanes / k_splits, lanes, 4 * (lanes / width)];
+    holds_that(steps.into_iter().all(|step| step > 0 && tile_n.is_multiple_of(step)))?;
+    let query_quads = seen.constant("QUERY_QUADS")?;
+    holds_that(query_quads.is_multiple_of(k_splits))?;
     // The rows of a workgroup are the queries of all heads of a key head.
     let (heads, group) = (seen.count("heads")?, seen.count("group")?);
     let rows = seen.count("positions.queries")?.checked_mul(group).filter(|rows| *rows <= FAR)?;
     holds_that(seen.count("row_tiles")? == rows.div_ceil(4))?;
     let problem = Problem { head: heads * group - 1, kv_head: heads - 1, ..problem(seen, 0)? };
-    fused(seen, &problem)?;
+    let (head_quads, value_quads) = (seen.count("head_quads")?, seen.count("value_quads")?);
+    // Quads past the end are compared with it, or read the last one.
+    let key_quads = if seen.is_on("HEAD_TAIL")? { head_quads } else { query_quads.max(1) };
+    fused(seen, &problem, [head_quads, key_quads, value_quads])?;
     additive(seen)
 }
 
@@ -81,19 +100,19 @@ fn problem(seen: &Seen<'_>, tile_m: u64) -> Option<Problem> {
 }
 
 /// Buffers. Queries are at most `queries − 1` (`min(…, last_i − 1)`), keys at most `keys − 1` (`min(…, keys − 1)`, or a visible
-/// key, which lies before the end of a split), quads below `head_quads` and `value_quads`.
-fn fused(seen: &Seen<'_>, p: &Problem) -> Option<()> {
-    let (head_quads, value_quads) = (seen.count("head_quads")?, seen.count("value_quads")?);
+/// key, which lies before the end of a split), quads below those that a kernel reads of a query, a key and a value; what is stored has
+/// `value_quads`.
+fn fused(seen: &Seen<'_>, p: &Problem, [query_quads, key_quads, value_quads]: [u64; 3]) -> Option<()> {
     let [query, key, value, output] = ["query", "key", "value", "output"].map(|name| seen.view(name));
     let (batch, head, i) = (p.batch, p.head, p.queries - 1);
-    seen.within("query", query?.reach([batch, head, i, head_quads - 1]))?;
+    seen.within("query", query?.reach([batch, head, i, query_quads - 1]))?;
     let (first, third) = locate(seen, p)?;
-    for (name, view, quads) in [("key", key?, head_quads), ("value", value?, value_quads)] {
+    for (name, view, quads) in [("key", key?, key_quads), ("value", value?, value_quads)] {
         let quad = view.reach([first, p.kv_head, third, quads - 1])?;
         seen.within(name, Some(quads_at(seen, name, quad)?))?;
     }
     let rows = seen.count("splits")? * seen.count("batch")?;
-    seen.within("output", output?.reach([rows - 1, head, i, value_quads - 1]))?;
+    seen.within("output", output?.reach([rows - 1, head, i, seen.count("value_quads")? - 1]))?;
     let max_sum = seen.constant("MAX_SUM")?;
     if max_sum > 0 || seen.is_on("LSE")? {
         let last = u64::from(max_sum > 0);

@@ -113,8 +113,11 @@ impl Seen<'_> {
         reach(start, [(last, step)])
     }
 
-    /// An `override` constant that the dispatch sets.
+    /// A constant that the dispatch sets: an `override`, or a size in the header.
     fn constant(&self, name: &str) -> Option<u64> {
+        if let Some((_, size)) = self.dispatch.variant.sizes.iter().find(|(found, _)| *found == name) {
+            return Some(u64::from(*size));
+        }
         let (_, value) = self.dispatch.variant.overrides.iter().find(|(found, _)| *found == name)?;
         (value.fract() == 0.0 && (0.0..=FAR as f64).contains(value)).then_some(*value as u64)
     }

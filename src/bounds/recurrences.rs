@@ -158,14 +158,15 @@ pub(super) fn step(seen: &Seen<'_>) -> Option<()> {
     s.output(seen)
 }
 
-/// Many steps. `hidden` has 4 · HIDDEN_QUADS entries: `unit` < UNITS, and those of block K_SPLITS · SPLIT_BLOCKS − 1; `partial_sums`
-/// LANES: `lane + split · UNITS` of lanes below UNITS.
+/// Many steps. A row of `hidden` has 36 entries: `lane % slice`, slice = 4 · SPLIT_BLOCKS ≤ 32; its rows are `lane / slice` of lanes below
+/// UNITS, a slice of the K_SPLITS, or of a single one the first or second. `partial_sums` has LANES: `lane + split · UNITS` of
+/// lanes below UNITS.
 pub(super) fn steps(seen: &Seen<'_>) -> Option<()> {
-    let [lanes, width, k_splits, blocks, quads] =
-        ["LANES", "UNITS", "K_SPLITS", "SPLIT_BLOCKS", "HIDDEN_QUADS"].map(|name| seen.constant(name));
-    let (width, k_splits, quads) = (width?, k_splits?, quads?);
+    let [lanes, width, k_splits, blocks, rows] =
+        ["LANES", "UNITS", "K_SPLITS", "SPLIT_BLOCKS", "HIDDEN_ROWS"].map(|name| seen.constant(name));
+    let (width, k_splits, blocks) = (width?, k_splits?, blocks?);
     holds_that(width > 0 && k_splits > 0 && lanes? == width * k_splits)?;
-    holds_that(width <= 4 * quads && k_splits * blocks? <= quads)?;
+    holds_that((1..=8).contains(&blocks) && width <= 4 * blocks * k_splits && k_splits.max(2) <= rows?)?;
     let gate = match seen.constant("CELL")? {
         0 => 3,
         1 | 2 => 2,

@@ -41,8 +41,12 @@ pub(super) fn launch(options: &Attention, problem: &AttentionProblem, plan: &Fus
         row_tiles: problem.queries.div_ceil(tile.queries as usize),
         heads: problem.query_heads,
         iterations: plan.iterations(problem),
-        // Eight quads for 64 multiply-adds of scores, two for 16 of P·V; a weight is written once.
-        workgroup_bytes: 2.0 * (problem.score_dim + problem.value_dim) as f64 + 4.0,
+        // A lane reads a quad of each of its rows and keys, then of its weights and values; a weight is written once.
+        workgroup_bytes: {
+            let [rows, slices] = [tiling.row_quads, tiling.value_slices].map(f64::from);
+            let products = (rows + 1.0) / rows * problem.score_dim as f64;
+            products + (rows + slices) / (rows * slices) * problem.value_dim as f64 + 4.0
+        },
         padding: [4, 4],
     }
 }
