@@ -17,6 +17,7 @@
 // at even and odd steps has buffers of its own, as a step reads the one and writes the other.
 override TALL: bool = false;    // a tile of 8 batch rows instead of 4
 override SINGLE: bool = false;  // there is one batch row
+override FOURS: bool = true;    // four steps of the depth at a time
 override STAGE: u32 = 0u;       // one of the constants below
 override STACKED: bool = false; // wavefront: the dispatch has layers above the lowest
 override HAS_BIAS: bool = false;
@@ -79,11 +80,18 @@ struct Params {
 @group(0) @binding(6) var<storage, read_write> state: array<vec4<f32>>;
 @group(0) @binding(7) var<storage, read_write> output: array<out_elem>;
 
+// Of four rows: a to d belong to the gates.
 struct Sums {
     a: mat4x4<f32>,
     b: mat4x4<f32>,
     c: mat4x4<f32>,
     d: mat4x4<f32>,
+}
+
+// The register tile: its first four rows, and the other four of a TALL one.
+struct Tile {
+    low: Sums,
+    high: Sums,
 }
 
 // The layer, direction and step that a workgroup computes.
@@ -104,6 +112,7 @@ fn operand_offset(start: u32, direction: u32, depth: u32, q: u32) -> u32 {
     return start + direction * ((depth + 3u) / 4u) * 4u * params.row_quads + q;
 }
 
+// Four rows at one step of the depth.
 fn load_operand(index: u32, k: u32) -> vec4<f32> {
     if (SINGLE) {
         return vec4<f32>(state[index + k / 4u][k % 4u]);
@@ -247,45 +256,113 @@ fn finish_row(cell: CellStep, quad: u32, q: u32, r: u32, a: vec4<f32>, b: vec4<f
     emit(cell, time, row, quad, select(vec4<f32>(0.0), h, is_active));
 }
 
-// sums += w·xᵀ of one step of the depth: the weights of up to four gates, and the rows x.
-fn add_step(sums: Sums, index: u32, x: vec4<f32>, below: bool) -> Sums {
-    var s = sums;
-    let gate = params.quads;
+// The weights of up to four gates at one step of the depth, for four units each.
+struct Weights {
+    a: vec4<f32>,
+    b: vec4<f32>,
+    c: vec4<f32>,
+    d: vec4<f32>,
+}
+
+fn load_weight(index: u32, below: bool) -> vec4<f32> {
     if (below) {
-        s.a += register_tile(vec4<f32>(weight_below[index]), x);
-        if (STAGE != RNN) {
-            s.b += register_tile(vec4<f32>(weight_below[index + gate]), x);
-        }
-        if (STAGE == LSTM) {
-            s.c += register_tile(vec4<f32>(weight_below[index + 2u * gate]), x);
-            s.d += register_tile(vec4<f32>(weight_below[index + 3u * gate]), x);
-        } else if (STAGE == GRU) {
-            s.d += register_tile(vec4<f32>(weight_below[index + 2u * gate]), x);
-        }
-        return s;
+        return vec4<f32>(weight_below[index]);
     }
+    return vec4<f32>(weight[index]);
+}
+
+// Only layers above the lowest have a product `below`; their GRU keeps what it adds to n apart, in d.
+fn load_weights(index: u32, below: bool) -> Weights {
+    var w = Weights();
+    let gate = params.quads;
     if (STAGE != GRU_UPDATE) {
-        s.a += register_tile(vec4<f32>(weight[index]), x);
+        w.a = load_weight(index, below);
     }
     if (STAGE != GRU_UPDATE && STAGE != RNN && STAGE != PROJECT) {
-        s.b += register_tile(vec4<f32>(weight[index + gate]), x);
+        w.b = load_weight(index + gate, below);
     }
-    if (STAGE == LSTM || STAGE == GRU || STAGE == GRU_UPDATE || STAGE == PRODUCT) {
-        s.c += register_tile(vec4<f32>(weight[index + 2u * gate]), x);
+    if (STAGE == LSTM || (STAGE == GRU && !below) || STAGE == GRU_UPDATE || STAGE == PRODUCT) {
+        w.c = load_weight(index + 2u * gate, below);
     }
-    if (STAGE == LSTM || STAGE == PRODUCT) {
-        s.d += register_tile(vec4<f32>(weight[index + 3u * gate]), x);
+    if (STAGE == LSTM || (STAGE == GRU && below) || STAGE == PRODUCT) {
+        w.d = load_weight(index + select(3u, 2u, STAGE == GRU) * gate, below);
+    }
+    return w;
+}
+
+// sums + w·xᵀ of one step of the depth.
+fn add_step(sums: Sums, w: Weights, x: vec4<f32>, below: bool) -> Sums {
+    var s = sums;
+    if (STAGE != GRU_UPDATE) {
+        s.a = add_outer(s.a, w.a, x);
+    }
+    if (STAGE != GRU_UPDATE && STAGE != RNN && STAGE != PROJECT) {
+        s.b = add_outer(s.b, w.b, x);
+    }
+    if (STAGE == LSTM || (STAGE == GRU && !below) || STAGE == GRU_UPDATE || STAGE == PRODUCT) {
+        s.c = add_outer(s.c, w.c, x);
+    }
+    if (STAGE == LSTM || (STAGE == GRU && below) || STAGE == PRODUCT) {
+        s.d = add_outer(s.d, w.d, x);
     }
     return s;
 }
 
-// With a single row only the first column of a register tile is used.
-fn register_tile(w: vec4<f32>, x: vec4<f32>) -> mat4x4<f32> {
+// sum + w·xᵀ; of a single row only the first column is used.
+fn add_outer(sum: mat4x4<f32>, w: vec4<f32>, x: vec4<f32>) -> mat4x4<f32> {
+    let first = fma(w, vec4<f32>(x.x), sum[0]);
     if (SINGLE) {
-        let zero = vec4<f32>(0.0);
-        return mat4x4<f32>(w * x.x, zero, zero, zero);
+        return mat4x4<f32>(first, sum[1], sum[2], sum[3]);
     }
-    return outer(w, x);
+    return mat4x4<f32>(
+        first, fma(w, vec4<f32>(x.y), sum[1]), fma(w, vec4<f32>(x.z), sum[2]), fma(w, vec4<f32>(x.w), sum[3]),
+    );
+}
+
+// tile += w·xᵀ of step k of the depth.
+fn add_rows(tile: Tile, w: u32, x0: u32, x1: u32, k: u32, below: bool) -> Tile {
+    var t = tile;
+    let weights = load_weights(w + k * params.gate_count * params.quads, below);
+    t.low = add_step(t.low, weights, load_operand(x0, k), below);
+    if (TALL) {
+        t.high = add_step(t.high, weights, load_operand(x1, k), below);
+    }
+    return t;
+}
+
+// The same of four steps of a single row, whose h is one load. Few sums leave registers for all loads to be in flight at once.
+fn add_single_row(sums: Sums, w: u32, x0: u32, k: u32, below: bool) -> Sums {
+    let stride = params.gate_count * params.quads;
+    let index = w + k * stride;
+    let x = state[x0 + k / 4u];
+    let w0 = load_weights(index, below);
+    let w1 = load_weights(index + stride, below);
+    let w2 = load_weights(index + 2u * stride, below);
+    let w3 = load_weights(index + 3u * stride, below);
+    let first = add_step(add_step(sums, w0, x.xxxx, below), w1, x.yyyy, below);
+    return add_step(add_step(first, w2, x.zzzz, below), w3, x.wwww, below);
+}
+
+// tile += this lane's slice of the product of the weights from w on with the rows from x0 and x1 on. A slice has every
+// K_SPLITS-th four steps of the depth, and of what is left every K_SPLITS-th step.
+fn add_product(tile: Tile, w: u32, x0: u32, x1: u32, depth: u32, split: u32, below: bool) -> Tile {
+    var t = tile;
+    let fours = select(0u, depth / (4u * K_SPLITS), FOURS);
+    for (var n = 0u; n < fours; n += 1u) {
+        let k = 4u * (n * K_SPLITS + split);
+        if (SINGLE) {
+            t.low = add_single_row(t.low, w, x0, k, below);
+        } else {
+            t = add_rows(t, w, x0, x1, k, below);
+            t = add_rows(t, w, x0, x1, k + 1u, below);
+            t = add_rows(t, w, x0, x1, k + 2u, below);
+            t = add_rows(t, w, x0, x1, k + 3u, below);
+        }
+    }
+    for (var k = 4u * fours * K_SPLITS + split; k < depth; k += K_SPLITS) {
+        t = add_rows(t, w, x0, x1, k, below);
+    }
+    return t;
 }
 
 fn sum_all_splits(ids: LaneIds, sums: Sums) -> Sums {
@@ -303,10 +380,6 @@ fn sum_all_splits(ids: LaneIds, sums: Sums) -> Sums {
         s.d = sum_splits(ids, s.d);
     }
     return s;
-}
-
-fn zero_sums() -> Sums {
-    return Sums(mat4x4<f32>(), mat4x4<f32>(), mat4x4<f32>(), mat4x4<f32>());
 }
 
 @compute @workgroup_size(LANES)
@@ -339,32 +412,19 @@ fn main(wg: Workgroup, ids: LaneIds) {
     let x0 = operand_offset(operand, cell.direction, params.depth, q);
     let x1 = operand_offset(operand, cell.direction, params.depth, q1);
     let w = params.weight_start + (cell.layer * params.directions + cell.direction) * params.depth * weight_stride + quad;
-    let depth = params.depth;
-    var s0 = zero_sums();
-    var s1 = zero_sums();
-    for (var k = split; k < depth; k += K_SPLITS) {
-        s0 = add_step(s0, w + k * weight_stride, load_operand(x0, k), false);
-        if (TALL) {
-            s1 = add_step(s1, w + k * weight_stride, load_operand(x1, k), false);
-        }
-    }
+    var sums = add_product(Tile(), w, x0, x1, params.depth, split, false);
     if (STACKED) {
         // h of the layer below after this step: in the buffer of the next step, so of the other parity.
         let below = cell.state - params.layer_state + offset_at_step(params.operand, params.operand_flip, !cell.odd);
         let y0 = operand_offset(below, 0u, params.input_depth, q);
         let y1 = operand_offset(below, 0u, params.input_depth, q1);
         let v = params.below_start + (cell.layer - 1u) * params.input_depth * weight_stride + quad;
-        let input_depth = select(params.input_depth, 0u, cell.layer == 0u);
-        for (var k = split; k < input_depth; k += K_SPLITS) {
-            s0 = add_step(s0, v + k * weight_stride, load_operand(y0, k), true);
-            if (TALL) {
-                s1 = add_step(s1, v + k * weight_stride, load_operand(y1, k), true);
-            }
-        }
+        sums = add_product(sums, v, y0, y1, select(params.input_depth, 0u, cell.layer == 0u), split, true);
     }
-    s0 = sum_all_splits(ids, s0);
+    let s0 = sum_all_splits(ids, sums.low);
+    var s1 = Sums();
     if (TALL) {
-        s1 = sum_all_splits(ids, s1);
+        s1 = sum_all_splits(ids, sums.high);
     }
     if (lane_quad >= params.quads) {
         return;

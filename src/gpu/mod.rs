@@ -24,7 +24,7 @@ pub use prepared::{Footprint, Prepared};
 pub use run::{Run, Timing};
 pub use tensor::Tensor;
 
-use crate::device::{Caps, DeviceKind, Features, Rates};
+use crate::device::{Caps, DeviceKind, Features, Rates, Registers};
 use crate::error::{Cause, Error, Result};
 use crate::plan::Tuning;
 use faults::{Faults, scoped};
@@ -96,6 +96,17 @@ impl std::fmt::Display for Adapter {
     }
 }
 
+/// By the vendor's PCI number, of which Metal and Mesa's driver for Apple's devices give none.
+fn registers(info: &wgpu::AdapterInfo) -> Registers {
+    match info.vendor {
+        0x106b => Registers::APPLE,
+        _ if info.backend == wgpu::Backend::Metal || info.driver == "Honeykrisp" => Registers::APPLE,
+        0x5143 => Registers::QUALCOMM,
+        0x8086 => Registers::INTEL,
+        _ => Registers::CARD,
+    }
+}
+
 impl Adapter {
     fn new(
         info: &wgpu::AdapterInfo,
@@ -122,6 +133,7 @@ impl Adapter {
                 max_workgroup_bytes: limits.max_compute_workgroup_storage_size,
                 max_invocations: limits.max_compute_invocations_per_workgroup.min(limits.max_compute_workgroup_size_x),
                 max_workgroups: limits.max_compute_workgroups_per_dimension,
+                registers: registers(info),
                 max_storage_buffers: limits.max_storage_buffers_per_shader_stage,
                 f16: features.contains(wgpu::Features::SHADER_F16),
                 subgroups: features.contains(wgpu::Features::SUBGROUP),
