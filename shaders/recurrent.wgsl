@@ -256,56 +256,31 @@ fn finish_row(cell: CellStep, quad: u32, q: u32, r: u32, a: vec4<f32>, b: vec4<f
     emit(cell, time, row, quad, select(vec4<f32>(0.0), h, is_active));
 }
 
-// The weights of up to four gates at one step of the depth, for four units each.
-struct Weights {
-    a: vec4<f32>,
-    b: vec4<f32>,
-    c: vec4<f32>,
-    d: vec4<f32>,
+// Which of a to d have a product with h, or with h of the layer `below`: only layers above the lowest have that, and their
+// GRU keeps what it adds to n apart, in d.
+fn has_a() -> bool {
+    return STAGE != GRU_UPDATE;
 }
 
-fn load_weight(index: u32, below: bool) -> vec4<f32> {
+fn has_b() -> bool {
+    return STAGE != GRU_UPDATE && STAGE != RNN && STAGE != PROJECT;
+}
+
+fn has_c(below: bool) -> bool {
+    return STAGE == LSTM || (STAGE == GRU && !below) || STAGE == GRU_UPDATE || STAGE == PRODUCT;
+}
+
+fn has_d(below: bool) -> bool {
+    return STAGE == LSTM || (STAGE == GRU && below) || STAGE == PRODUCT;
+}
+
+// Weights of four units at one step of the depth, for the gate of sums a (0) to d (3).
+fn load_weight(index: u32, gate: u32, below: bool) -> vec4<f32> {
+    let row = select(gate, 2u, STAGE == GRU && gate == 3u);
     if (below) {
-        return vec4<f32>(weight_below[index]);
+        return vec4<f32>(weight_below[index + row * params.quads]);
     }
-    return vec4<f32>(weight[index]);
-}
-
-// Only layers above the lowest have a product `below`; their GRU keeps what it adds to n apart, in d.
-fn load_weights(index: u32, below: bool) -> Weights {
-    var w = Weights();
-    let gate = params.quads;
-    if (STAGE != GRU_UPDATE) {
-        w.a = load_weight(index, below);
-    }
-    if (STAGE != GRU_UPDATE && STAGE != RNN && STAGE != PROJECT) {
-        w.b = load_weight(index + gate, below);
-    }
-    if (STAGE == LSTM || (STAGE == GRU && !below) || STAGE == GRU_UPDATE || STAGE == PRODUCT) {
-        w.c = load_weight(index + 2u * gate, below);
-    }
-    if (STAGE == LSTM || (STAGE == GRU && below) || STAGE == PRODUCT) {
-        w.d = load_weight(index + select(3u, 2u, STAGE == GRU) * gate, below);
-    }
-    return w;
-}
-
-// sums + w·xᵀ of one step of the depth.
-fn add_step(sums: Sums, w: Weights, x: vec4<f32>, below: bool) -> Sums {
-    var s = sums;
-    if (STAGE != GRU_UPDATE) {
-        s.a = add_outer(s.a, w.a, x);
-    }
-    if (STAGE != GRU_UPDATE && STAGE != RNN && STAGE != PROJECT) {
-        s.b = add_outer(s.b, w.b, x);
-    }
-    if (STAGE == LSTM || (STAGE == GRU && !below) || STAGE == GRU_UPDATE || STAGE == PRODUCT) {
-        s.c = add_outer(s.c, w.c, x);
-    }
-    if (STAGE == LSTM || (STAGE == GRU && below) || STAGE == PRODUCT) {
-        s.d = add_outer(s.d, w.d, x);
-    }
-    return s;
+    return vec4<f32>(weight[index + row * params.quads]);
 }
 
 // sum + w·xᵀ; of a single row only the first column is used.
@@ -319,28 +294,68 @@ fn add_outer(sum: mat4x4<f32>, w: vec4<f32>, x: vec4<f32>) -> mat4x4<f32> {
     );
 }
 
-// tile += w·xᵀ of step k of the depth.
+// tile += w·xᵀ of step k of the depth, one gate after the other.
 fn add_rows(tile: Tile, w: u32, x0: u32, x1: u32, k: u32, below: bool) -> Tile {
     var t = tile;
-    let weights = load_weights(w + k * params.gate_count * params.quads, below);
-    t.low = add_step(t.low, weights, load_operand(x0, k), below);
+    let index = w + k * params.gate_count * params.quads;
+    let low = load_operand(x0, k);
+    var high = vec4<f32>(0.0);
     if (TALL) {
-        t.high = add_step(t.high, weights, load_operand(x1, k), below);
+        high = load_operand(x1, k);
+    }
+    if (has_a()) {
+        let weights = load_weight(index, 0u, below);
+        t.low.a = add_outer(t.low.a, weights, low);
+        if (TALL) { t.high.a = add_outer(t.high.a, weights, high); }
+    }
+    if (has_b()) {
+        let weights = load_weight(index, 1u, below);
+        t.low.b = add_outer(t.low.b, weights, low);
+        if (TALL) { t.high.b = add_outer(t.high.b, weights, high); }
+    }
+    if (has_c(below)) {
+        let weights = load_weight(index, 2u, below);
+        t.low.c = add_outer(t.low.c, weights, low);
+        if (TALL) { t.high.c = add_outer(t.high.c, weights, high); }
+    }
+    if (has_d(below)) {
+        let weights = load_weight(index, 3u, below);
+        t.low.d = add_outer(t.low.d, weights, low);
+        if (TALL) { t.high.d = add_outer(t.high.d, weights, high); }
     }
     return t;
 }
 
+// Weights of one gate at four steps of the depth, a column each.
+fn load_weights(index: u32, gate: u32, below: bool) -> mat4x4<f32> {
+    let stride = params.gate_count * params.quads;
+    return mat4x4<f32>(
+        load_weight(index, gate, below),
+        load_weight(index + stride, gate, below),
+        load_weight(index + 2u * stride, gate, below),
+        load_weight(index + 3u * stride, gate, below),
+    );
+}
+
+fn add_row(sum: vec4<f32>, w: mat4x4<f32>, x: vec4<f32>) -> vec4<f32> {
+    return fma(w[3], x.wwww, fma(w[2], x.zzzz, fma(w[1], x.yyyy, fma(w[0], x.xxxx, sum))));
+}
+
 // The same of four steps of a single row, whose h is one load. Few sums leave registers for all loads to be in flight at once.
 fn add_single_row(sums: Sums, w: u32, x0: u32, k: u32, below: bool) -> Sums {
-    let stride = params.gate_count * params.quads;
-    let index = w + k * stride;
+    var s = sums;
+    var weights = Sums();
+    let index = w + k * params.gate_count * params.quads;
     let x = state[x0 + k / 4u];
-    let w0 = load_weights(index, below);
-    let w1 = load_weights(index + stride, below);
-    let w2 = load_weights(index + 2u * stride, below);
-    let w3 = load_weights(index + 3u * stride, below);
-    let first = add_step(add_step(sums, w0, x.xxxx, below), w1, x.yyyy, below);
-    return add_step(add_step(first, w2, x.zzzz, below), w3, x.wwww, below);
+    if (has_a()) { weights.a = load_weights(index, 0u, below); }
+    if (has_b()) { weights.b = load_weights(index, 1u, below); }
+    if (has_c(below)) { weights.c = load_weights(index, 2u, below); }
+    if (has_d(below)) { weights.d = load_weights(index, 3u, below); }
+    if (has_a()) { s.a[0] = add_row(s.a[0], weights.a, x); }
+    if (has_b()) { s.b[0] = add_row(s.b[0], weights.b, x); }
+    if (has_c(below)) { s.c[0] = add_row(s.c[0], weights.c, x); }
+    if (has_d(below)) { s.d[0] = add_row(s.d[0], weights.d, x); }
+    return s;
 }
 
 // tile += this lane's slice of the product of the weights from w on with the rows from x0 and x1 on. A slice has every
@@ -367,18 +382,10 @@ fn add_product(tile: Tile, w: u32, x0: u32, x1: u32, depth: u32, split: u32, bel
 
 fn sum_all_splits(ids: LaneIds, sums: Sums) -> Sums {
     var s = sums;
-    if (STAGE != GRU_UPDATE) {
-        s.a = sum_splits(ids, s.a);
-    }
-    if (STAGE != GRU_UPDATE && STAGE != RNN && STAGE != PROJECT) {
-        s.b = sum_splits(ids, s.b);
-    }
-    if (STAGE == LSTM || STAGE == GRU || STAGE == GRU_UPDATE || STAGE == PRODUCT) {
-        s.c = sum_splits(ids, s.c);
-    }
-    if (STAGE == LSTM || STAGE == PRODUCT || (STAGE == GRU && STACKED)) {
-        s.d = sum_splits(ids, s.d);
-    }
+    if (has_a()) { s.a = sum_splits(ids, s.a); }
+    if (has_b()) { s.b = sum_splits(ids, s.b); }
+    if (has_c(false)) { s.c = sum_splits(ids, s.c); }
+    if (has_d(STACKED)) { s.d = sum_splits(ids, s.d); }
     return s;
 }
 
