@@ -17,6 +17,7 @@
 // at even and odd steps has buffers of its own, as a step reads the one and writes the other.
 override TALL: bool = false;    // a tile of 8 batch rows instead of 4
 override SINGLE: bool = false;  // there is one batch row
+override FOURS: bool = true;    // four steps of the depth at a time
 override STAGE: u32 = 0u;       // one of the constants below
 override STACKED: bool = false; // wavefront: the dispatch has layers above the lowest
 override HAS_BIAS: bool = false;
@@ -79,11 +80,18 @@ struct Params {
 @group(0) @binding(6) var<storage, read_write> state: array<vec4<f32>>;
 @group(0) @binding(7) var<storage, read_write> output: array<out_elem>;
 
+// Of four rows: a to d belong to the gates.
 struct Sums {
     a: mat4x4<f32>,
     b: mat4x4<f32>,
     c: mat4x4<f32>,
     d: mat4x4<f32>,
+}
+
+// The register tile: its first four rows, and the other four of a TALL one.
+struct Tile {
+    low: Sums,
+    high: Sums,
 }
 
 // The layer, direction and step that a workgroup computes.
@@ -104,6 +112,7 @@ fn operand_offset(start: u32, direction: u32, depth: u32, q: u32) -> u32 {
     return start + direction * ((depth + 3u) / 4u) * 4u * params.row_quads + q;
 }
 
+// Four rows at one step of the depth.
 fn load_operand(index: u32, k: u32) -> vec4<f32> {
     if (SINGLE) {
         return vec4<f32>(state[index + k / 4u][k % 4u]);
@@ -247,66 +256,137 @@ fn finish_row(cell: CellStep, quad: u32, q: u32, r: u32, a: vec4<f32>, b: vec4<f
     emit(cell, time, row, quad, select(vec4<f32>(0.0), h, is_active));
 }
 
-// sums += w·xᵀ of one step of the depth: the weights of up to four gates, and the rows x.
-fn add_step(sums: Sums, index: u32, x: vec4<f32>, below: bool) -> Sums {
-    var s = sums;
-    let gate = params.quads;
+// Which of a to d have a product with h, or with h of the layer `below`: only layers above the lowest have that, and their
+// GRU keeps what it adds to n apart, in d.
+fn has_a() -> bool {
+    return STAGE != GRU_UPDATE;
+}
+
+fn has_b() -> bool {
+    return STAGE != GRU_UPDATE && STAGE != RNN && STAGE != PROJECT;
+}
+
+fn has_c(below: bool) -> bool {
+    return STAGE == LSTM || (STAGE == GRU && !below) || STAGE == GRU_UPDATE || STAGE == PRODUCT;
+}
+
+fn has_d(below: bool) -> bool {
+    return STAGE == LSTM || (STAGE == GRU && below) || STAGE == PRODUCT;
+}
+
+// Weights of four units at one step of the depth, for the gate of sums a (0) to d (3).
+fn load_weight(index: u32, gate: u32, below: bool) -> vec4<f32> {
+    let row = select(gate, 2u, STAGE == GRU && gate == 3u);
     if (below) {
-        s.a += register_tile(vec4<f32>(weight_below[index]), x);
-        if (STAGE != RNN) {
-            s.b += register_tile(vec4<f32>(weight_below[index + gate]), x);
-        }
-        if (STAGE == LSTM) {
-            s.c += register_tile(vec4<f32>(weight_below[index + 2u * gate]), x);
-            s.d += register_tile(vec4<f32>(weight_below[index + 3u * gate]), x);
-        } else if (STAGE == GRU) {
-            s.d += register_tile(vec4<f32>(weight_below[index + 2u * gate]), x);
-        }
-        return s;
+        return vec4<f32>(weight_below[index + row * params.quads]);
     }
-    if (STAGE != GRU_UPDATE) {
-        s.a += register_tile(vec4<f32>(weight[index]), x);
+    return vec4<f32>(weight[index + row * params.quads]);
+}
+
+// sum + w·xᵀ; of a single row only the first column is used.
+fn add_outer(sum: mat4x4<f32>, w: vec4<f32>, x: vec4<f32>) -> mat4x4<f32> {
+    let first = fma(w, vec4<f32>(x.x), sum[0]);
+    if (SINGLE) {
+        return mat4x4<f32>(first, sum[1], sum[2], sum[3]);
     }
-    if (STAGE != GRU_UPDATE && STAGE != RNN && STAGE != PROJECT) {
-        s.b += register_tile(vec4<f32>(weight[index + gate]), x);
+    return mat4x4<f32>(
+        first, fma(w, vec4<f32>(x.y), sum[1]), fma(w, vec4<f32>(x.z), sum[2]), fma(w, vec4<f32>(x.w), sum[3]),
+    );
+}
+
+// tile += w·xᵀ of step k of the depth, one gate after the other.
+fn add_rows(tile: Tile, w: u32, x0: u32, x1: u32, k: u32, below: bool) -> Tile {
+    var t = tile;
+    let index = w + k * params.gate_count * params.quads;
+    let low = load_operand(x0, k);
+    var high = vec4<f32>(0.0);
+    if (TALL) {
+        high = load_operand(x1, k);
     }
-    if (STAGE == LSTM || STAGE == GRU || STAGE == GRU_UPDATE || STAGE == PRODUCT) {
-        s.c += register_tile(vec4<f32>(weight[index + 2u * gate]), x);
+    if (has_a()) {
+        let weights = load_weight(index, 0u, below);
+        t.low.a = add_outer(t.low.a, weights, low);
+        if (TALL) { t.high.a = add_outer(t.high.a, weights, high); }
     }
-    if (STAGE == LSTM || STAGE == PRODUCT) {
-        s.d += register_tile(vec4<f32>(weight[index + 3u * gate]), x);
+    if (has_b()) {
+        let weights = load_weight(index, 1u, below);
+        t.low.b = add_outer(t.low.b, weights, low);
+        if (TALL) { t.high.b = add_outer(t.high.b, weights, high); }
     }
+    if (has_c(below)) {
+        let weights = load_weight(index, 2u, below);
+        t.low.c = add_outer(t.low.c, weights, low);
+        if (TALL) { t.high.c = add_outer(t.high.c, weights, high); }
+    }
+    if (has_d(below)) {
+        let weights = load_weight(index, 3u, below);
+        t.low.d = add_outer(t.low.d, weights, low);
+        if (TALL) { t.high.d = add_outer(t.high.d, weights, high); }
+    }
+    return t;
+}
+
+// Weights of one gate at four steps of the depth, a column each.
+fn load_weights(index: u32, gate: u32, below: bool) -> mat4x4<f32> {
+    let stride = params.gate_count * params.quads;
+    return mat4x4<f32>(
+        load_weight(index, gate, below),
+        load_weight(index + stride, gate, below),
+        load_weight(index + 2u * stride, gate, below),
+        load_weight(index + 3u * stride, gate, below),
+    );
+}
+
+fn add_row(sum: vec4<f32>, w: mat4x4<f32>, x: vec4<f32>) -> vec4<f32> {
+    return fma(w[3], x.wwww, fma(w[2], x.zzzz, fma(w[1], x.yyyy, fma(w[0], x.xxxx, sum))));
+}
+
+// The same of four steps of a single row, whose h is one load. Few sums leave registers for all loads to be in flight at once.
+fn add_single_row(sums: Sums, w: u32, x0: u32, k: u32, below: bool) -> Sums {
+    var s = sums;
+    var weights = Sums();
+    let index = w + k * params.gate_count * params.quads;
+    let x = state[x0 + k / 4u];
+    if (has_a()) { weights.a = load_weights(index, 0u, below); }
+    if (has_b()) { weights.b = load_weights(index, 1u, below); }
+    if (has_c(below)) { weights.c = load_weights(index, 2u, below); }
+    if (has_d(below)) { weights.d = load_weights(index, 3u, below); }
+    if (has_a()) { s.a[0] = add_row(s.a[0], weights.a, x); }
+    if (has_b()) { s.b[0] = add_row(s.b[0], weights.b, x); }
+    if (has_c(below)) { s.c[0] = add_row(s.c[0], weights.c, x); }
+    if (has_d(below)) { s.d[0] = add_row(s.d[0], weights.d, x); }
     return s;
 }
 
-// With a single row only the first column of a register tile is used.
-fn register_tile(w: vec4<f32>, x: vec4<f32>) -> mat4x4<f32> {
-    if (SINGLE) {
-        let zero = vec4<f32>(0.0);
-        return mat4x4<f32>(w * x.x, zero, zero, zero);
+// tile += this lane's slice of the product of the weights from w on with the rows from x0 and x1 on. A slice has every
+// K_SPLITS-th four steps of the depth, and of what is left every K_SPLITS-th step.
+fn add_product(tile: Tile, w: u32, x0: u32, x1: u32, depth: u32, split: u32, below: bool) -> Tile {
+    var t = tile;
+    let fours = select(0u, depth / (4u * K_SPLITS), FOURS);
+    for (var n = 0u; n < fours; n += 1u) {
+        let k = 4u * (n * K_SPLITS + split);
+        if (SINGLE) {
+            t.low = add_single_row(t.low, w, x0, k, below);
+        } else {
+            t = add_rows(t, w, x0, x1, k, below);
+            t = add_rows(t, w, x0, x1, k + 1u, below);
+            t = add_rows(t, w, x0, x1, k + 2u, below);
+            t = add_rows(t, w, x0, x1, k + 3u, below);
+        }
     }
-    return outer(w, x);
+    for (var k = 4u * fours * K_SPLITS + split; k < depth; k += K_SPLITS) {
+        t = add_rows(t, w, x0, x1, k, below);
+    }
+    return t;
 }
 
 fn sum_all_splits(ids: LaneIds, sums: Sums) -> Sums {
     var s = sums;
-    if (STAGE != GRU_UPDATE) {
-        s.a = sum_splits(ids, s.a);
-    }
-    if (STAGE != GRU_UPDATE && STAGE != RNN && STAGE != PROJECT) {
-        s.b = sum_splits(ids, s.b);
-    }
-    if (STAGE == LSTM || STAGE == GRU || STAGE == GRU_UPDATE || STAGE == PRODUCT) {
-        s.c = sum_splits(ids, s.c);
-    }
-    if (STAGE == LSTM || STAGE == PRODUCT || (STAGE == GRU && STACKED)) {
-        s.d = sum_splits(ids, s.d);
-    }
+    if (has_a()) { s.a = sum_splits(ids, s.a); }
+    if (has_b()) { s.b = sum_splits(ids, s.b); }
+    if (has_c(false)) { s.c = sum_splits(ids, s.c); }
+    if (has_d(STACKED)) { s.d = sum_splits(ids, s.d); }
     return s;
-}
-
-fn zero_sums() -> Sums {
-    return Sums(mat4x4<f32>(), mat4x4<f32>(), mat4x4<f32>(), mat4x4<f32>());
 }
 
 @compute @workgroup_size(LANES)
@@ -339,32 +419,19 @@ fn main(wg: Workgroup, ids: LaneIds) {
     let x0 = operand_offset(operand, cell.direction, params.depth, q);
     let x1 = operand_offset(operand, cell.direction, params.depth, q1);
     let w = params.weight_start + (cell.layer * params.directions + cell.direction) * params.depth * weight_stride + quad;
-    let depth = params.depth;
-    var s0 = zero_sums();
-    var s1 = zero_sums();
-    for (var k = split; k < depth; k += K_SPLITS) {
-        s0 = add_step(s0, w + k * weight_stride, load_operand(x0, k), false);
-        if (TALL) {
-            s1 = add_step(s1, w + k * weight_stride, load_operand(x1, k), false);
-        }
-    }
+    var sums = add_product(Tile(), w, x0, x1, params.depth, split, false);
     if (STACKED) {
         // h of the layer below after this step: in the buffer of the next step, so of the other parity.
         let below = cell.state - params.layer_state + offset_at_step(params.operand, params.operand_flip, !cell.odd);
         let y0 = operand_offset(below, 0u, params.input_depth, q);
         let y1 = operand_offset(below, 0u, params.input_depth, q1);
         let v = params.below_start + (cell.layer - 1u) * params.input_depth * weight_stride + quad;
-        let input_depth = select(params.input_depth, 0u, cell.layer == 0u);
-        for (var k = split; k < input_depth; k += K_SPLITS) {
-            s0 = add_step(s0, v + k * weight_stride, load_operand(y0, k), true);
-            if (TALL) {
-                s1 = add_step(s1, v + k * weight_stride, load_operand(y1, k), true);
-            }
-        }
+        sums = add_product(sums, v, y0, y1, select(params.input_depth, 0u, cell.layer == 0u), split, true);
     }
-    s0 = sum_all_splits(ids, s0);
+    let s0 = sum_all_splits(ids, sums.low);
+    var s1 = Sums();
     if (TALL) {
-        s1 = sum_all_splits(ids, s1);
+        s1 = sum_all_splits(ids, sums.high);
     }
     if (lane_quad >= params.quads) {
         return;

@@ -8,13 +8,13 @@
 //   state = h, c
 //
 // Lane split · UNITS + unit has one unit and one slice of 4 · SPLIT_BLOCKS steps of the depth: SPLIT_BLOCKS blocks of 4 × 4
-// weights (a column is a step of the depth, a component a gate). The host cuts the loop over time into several dispatches,
-// as drivers limit the iterations of an invocation.
+// weights (a column is a step of the depth, a component a gate). The lanes of slice 0 own the units: they have h and c. The
+// host cuts the loop over time into several dispatches, as drivers limit the iterations of an invocation.
 override LANES: u32 = 64u;        // UNITS · K_SPLITS
 override UNITS: u32 = 64u;        // H, rounded up to a multiple of 4
-override K_SPLITS: u32 = 1u;      // slices of the depth
+override K_SPLITS: u32 = 1u;      // slices of the depth, 1 to 8
 override SPLIT_BLOCKS: u32 = 8u;  // weight blocks of a slice, 1 to 8
-override HIDDEN_QUADS: u32 = 16u; // quads of `hidden`: UNITS / 4, and at least K_SPLITS · SPLIT_BLOCKS
+override HIDDEN_ROWS: u32 = 2u;   // of `hidden`: K_SPLITS, and at least 2
 override CELL: u32 = 0u;          // 0 LSTM, 1 GRU with the reset after the product, 2 before it, 4 RNN
 override HAS_BIAS: bool = false;
 override PEEPHOLES: bool = false;
@@ -47,7 +47,10 @@ struct Params {
 @group(0) @binding(5) var<storage, read_write> state: array<f32>;
 @group(0) @binding(6) var<storage, read_write> output: array<out_elem>;
 
-var<workgroup> hidden: array<f32, 4 * HIDDEN_QUADS>; // h; then, for a GRU with the reset before, r∘h
+// h by slices of the depth; for a GRU with the reset before, r∘h as well. A single slice alternates between two rows, so that
+// a product reads the one while the next operand is written into the other. Past UNITS it stays 0, as it began. A row has
+// the 32 steps of the longest slice, and 4 more so that slices begin in different banks.
+var<workgroup> hidden: array<array<f32, 36>, HIDDEN_ROWS>;
 var<workgroup> partial_sums: array<vec4<f32>, LANES>;
 
 // Weights of one unit: column n is step k + n of the depth.
@@ -76,48 +79,90 @@ fn gate_weights(direction: u32, k: u32, unit: u32) -> vec4<f32> {
     return w;
 }
 
-struct Weights {
-    a: mat4x4<f32>,
-    b: mat4x4<f32>,
-    c: mat4x4<f32>,
-    d: mat4x4<f32>,
-    e: mat4x4<f32>,
-    f: mat4x4<f32>,
-    g: mat4x4<f32>,
-    h: mat4x4<f32>,
+// Of one lane; its blocks past SPLIT_BLOCKS are 0 and take no registers.
+alias Weights = array<mat4x4<f32>, 8>;
+
+// sum + the product of a block of weights with h of its four steps of the depth.
+fn add_block(sum: vec4<f32>, w: mat4x4<f32>, h: vec4<f32>) -> vec4<f32> {
+    let a = fma(w[0], vec4<f32>(h.x), sum);
+    let b = fma(w[1], vec4<f32>(h.y), a);
+    let c = fma(w[2], vec4<f32>(h.z), b);
+    return fma(w[3], vec4<f32>(h.w), c);
 }
 
-// U·hidden over one slice of the depth, for all gates of one unit.
-fn product(w: Weights, split: u32) -> vec4<f32> {
-    let index = split * SPLIT_BLOCKS;
-    var sum = w.a * hidden_quad(index);
-    if (SPLIT_BLOCKS > 1u) { sum += w.b * hidden_quad(index + 1u); }
-    if (SPLIT_BLOCKS > 2u) { sum += w.c * hidden_quad(index + 2u); }
-    if (SPLIT_BLOCKS > 3u) { sum += w.d * hidden_quad(index + 3u); }
-    if (SPLIT_BLOCKS > 4u) { sum += w.e * hidden_quad(index + 4u); }
-    if (SPLIT_BLOCKS > 5u) { sum += w.f * hidden_quad(index + 5u); }
-    if (SPLIT_BLOCKS > 6u) { sum += w.g * hidden_quad(index + 6u); }
-    if (SPLIT_BLOCKS > 7u) { sum += w.h * hidden_quad(index + 7u); }
+// U·hidden over the slice of the depth in row r, for all gates of one unit. Constant indices are not clamped.
+fn product(w: Weights, r: u32) -> vec4<f32> {
+    var sum = vec4<f32>(0.0);
+    sum = add_block(sum, w[0], vec4<f32>(hidden[r][0], hidden[r][1], hidden[r][2], hidden[r][3]));
+    if (SPLIT_BLOCKS > 1u) {
+        sum = add_block(sum, w[1], vec4<f32>(hidden[r][4], hidden[r][5], hidden[r][6], hidden[r][7]));
+    }
+    if (SPLIT_BLOCKS > 2u) {
+        sum = add_block(sum, w[2], vec4<f32>(hidden[r][8], hidden[r][9], hidden[r][10], hidden[r][11]));
+    }
+    if (SPLIT_BLOCKS > 3u) {
+        sum = add_block(sum, w[3], vec4<f32>(hidden[r][12], hidden[r][13], hidden[r][14], hidden[r][15]));
+    }
+    if (SPLIT_BLOCKS > 4u) {
+        sum = add_block(sum, w[4], vec4<f32>(hidden[r][16], hidden[r][17], hidden[r][18], hidden[r][19]));
+    }
+    if (SPLIT_BLOCKS > 5u) {
+        sum = add_block(sum, w[5], vec4<f32>(hidden[r][20], hidden[r][21], hidden[r][22], hidden[r][23]));
+    }
+    if (SPLIT_BLOCKS > 6u) {
+        sum = add_block(sum, w[6], vec4<f32>(hidden[r][24], hidden[r][25], hidden[r][26], hidden[r][27]));
+    }
+    if (SPLIT_BLOCKS > 7u) {
+        sum = add_block(sum, w[7], vec4<f32>(hidden[r][28], hidden[r][29], hidden[r][30], hidden[r][31]));
+    }
     return sum;
 }
 
-fn hidden_quad(quad: u32) -> vec4<f32> {
-    return vec4<f32>(hidden[4u * quad], hidden[4u * quad + 1u], hidden[4u * quad + 2u], hidden[4u * quad + 3u]);
+// The row of `hidden` with a lane's slice: in an odd product that of a single slice is the second.
+fn hidden_row(split: u32, odd: u32) -> u32 {
+    return select(split, odd, K_SPLITS == 1u);
 }
 
-// The whole product, in the lanes of slice 0. All lanes must call it.
-fn sum_splits(lane: u32, w: Weights) -> vec4<f32> {
-    var sum = product(w, lane / UNITS);
+// The whole product U·value, in the owners' lanes, of the owners' values. All lanes must call it. Of two barriers between
+// them, the first is passed when all sums of the product before are read, the second when all of `hidden` is.
+fn sum_splits(lane: u32, w: Weights, odd: u32, value: f32) -> vec4<f32> {
+    let slice = 4u * SPLIT_BLOCKS;
+    if (lane < UNITS) {
+        hidden[hidden_row(lane / slice, odd)][lane % slice] = value;
+    }
+    workgroupBarrier();
+    var sum = product(w, hidden_row(lane / UNITS, odd));
     if (K_SPLITS > 1u) {
-        partial_sums[lane] = sum;
+        if (lane >= UNITS) {
+            partial_sums[lane] = sum;
+        }
         workgroupBarrier();
         if (lane < UNITS) {
-            for (var split = 1u; split < K_SPLITS; split += 1u) {
-                sum += partial_sums[lane + split * UNITS];
-            }
+            sum += partial_sums[lane + UNITS];
+            if (K_SPLITS > 2u) { sum += partial_sums[lane + 2u * UNITS]; }
+            if (K_SPLITS > 3u) { sum += partial_sums[lane + 3u * UNITS]; }
+            if (K_SPLITS > 4u) { sum += partial_sums[lane + 4u * UNITS]; }
+            if (K_SPLITS > 5u) { sum += partial_sums[lane + 5u * UNITS]; }
+            if (K_SPLITS > 6u) { sum += partial_sums[lane + 6u * UNITS]; }
+            if (K_SPLITS > 7u) { sum += partial_sums[lane + 7u * UNITS]; }
         }
     }
     return sum;
+}
+
+// X·W + b of a unit's gates.
+fn input_gates(row: u32, direction: u32, time: u32, unit: u32) -> vec4<f32> {
+    var x = vec4<f32>(0.0);
+    let index = ((time * params.batch + row) * params.directions + direction) * params.gate_count * UNITS + unit;
+    x.x = gates[index];
+    if (CELL != 4u) {
+        x.y = gates[index + UNITS];
+        x.z = gates[index + 2u * UNITS];
+    }
+    if (CELL == 0u) {
+        x.w = gates[index + 3u * UNITS];
+    }
+    return x;
 }
 
 fn vector(direction: u32, row: u32, unit: u32) -> f32 {
@@ -151,8 +196,7 @@ fn main(wg: Workgroup, @builtin(local_invocation_index) lane: u32) {
         split_block(direction, 6u, split, unit),
         split_block(direction, 7u, split, unit),
     );
-    let owner = split == 0u;
-    let in_bounds = owner && unit < params.units;
+    let in_bounds = lane < params.units;
     let h_index = params.hidden + direction * UNITS * params.row_stride + unit * params.row_stride + row;
     let c_index = params.row_state + tile * UNITS + unit;
     var bias = vec4<f32>(0.0);
@@ -179,69 +223,53 @@ fn main(wg: Workgroup, @builtin(local_invocation_index) lane: u32) {
         }
     }
     let length = length_of(row);
-    let last = params.last;
-    // Past UNITS `hidden` is 0, as the weights are.
-    for (var k = lane; k < 4u * HIDDEN_QUADS; k += LANES) {
-        hidden[k] = 0.0;
+    var x = vec4<f32>(0.0);
+    if (in_bounds) {
+        x = input_gates(row, direction, time_at(params.first, length, direction), unit);
     }
-    workgroupBarrier();
-
-    for (var step = params.first; step < last; step += 1u) {
-        if (owner) {
-            hidden[unit] = h;
+    for (var step = params.first; step < params.last; step += 1u) {
+        var sum = sum_splits(lane, w, select(step % 2u, 0u, CELL == 2u), h);
+        var update = vec4<f32>(0.0);
+        if (CELL == 2u) {
+            var reset_h = 0.0;
+            if (in_bounds) {
+                sum += x + bias;
+                reset_h = gate(0u, direction, vec4<f32>(sum.x)).x * h;
+                update = gate(1u, direction, vec4<f32>(sum.y));
+            }
+            sum = sum_splits(lane, w, 1u, reset_h);
         }
-        workgroupBarrier();
-        let is_active = step < length;
-        let time = time_at(step, length, direction);
-        var sum = sum_splits(lane, w) + bias;
-        var x = vec4<f32>(0.0);
         if (in_bounds) {
-            let index = ((time * params.batch + row) * params.directions + direction) * params.gate_count * UNITS + unit;
-            x.x = gates[index];
-            if (CELL != 4u) {
-                x.y = gates[index + UNITS];
-                x.z = gates[index + 2u * UNITS];
-            }
-            if (CELL == 0u) {
-                x.w = gates[index + 3u * UNITS];
-            }
-        }
-        var next = 0.0;
-        var cell = c;
-        // The functions of the cell take four units at a time; a lane has one.
-        if (CELL == 0u) {
+            sum += bias;
             let pre = x + sum;
-            let old = vec4<f32>(c);
-            let i = vec4<f32>(pre.x + peephole.x * c);
-            let f = vec4<f32>(pre.y + peephole.y * c);
-            cell = lstm_cell(direction, i, f, vec4<f32>(pre.z), old).x;
-            next = lstm_output(direction, vec4<f32>(pre.w + peephole.z * cell), vec4<f32>(cell)).x;
-        } else if (CELL == 1u) {
-            let reset = gate(0u, direction, vec4<f32>(x.x + sum.x)).x;
-            let update = gate(1u, direction, vec4<f32>(x.y + sum.y));
-            next = gru_output(direction, update, vec4<f32>(x.z + reset * sum.z), vec4<f32>(h)).x;
-        } else if (CELL == 2u) {
-            let reset = gate(0u, direction, vec4<f32>(x.x + sum.x)).x;
-            let update = gate(1u, direction, vec4<f32>(x.y + sum.y));
-            workgroupBarrier();
-            if (owner) {
-                hidden[unit] = reset * h;
+            let x_n = x.z;
+            // That of the next step, early enough for the rest of this one to hide how long it takes.
+            x = input_gates(row, direction, time_at(min(step + 1u, params.last - 1u), length, direction), unit);
+            // The functions of the cell take four units at a time; a lane has one.
+            var next = 0.0;
+            var cell = c;
+            if (CELL == 0u) {
+                let i = vec4<f32>(pre.x + peephole.x * c);
+                let f = vec4<f32>(pre.y + peephole.y * c);
+                cell = lstm_cell(direction, i, f, vec4<f32>(pre.z), vec4<f32>(c)).x;
+                next = lstm_output(direction, vec4<f32>(pre.w + peephole.z * cell), vec4<f32>(cell)).x;
+            } else if (CELL == 1u) {
+                let reset = gate(0u, direction, vec4<f32>(pre.x)).x;
+                update = gate(1u, direction, vec4<f32>(pre.y));
+                next = gru_output(direction, update, vec4<f32>(x_n + reset * sum.z), vec4<f32>(h)).x;
+            } else if (CELL == 2u) {
+                next = gru_output(direction, update, vec4<f32>(pre.z), vec4<f32>(h)).x;
+            } else {
+                next = gate(0u, direction, vec4<f32>(pre.x)).x;
             }
-            workgroupBarrier();
-            sum = sum_splits(lane, w) + bias;
-            next = gru_output(direction, update, vec4<f32>(x.z + sum.z), vec4<f32>(h)).x;
-        } else {
-            next = gate(0u, direction, vec4<f32>(x.x + sum.x)).x;
-        }
-        if (in_bounds) {
+            let is_active = step < length;
             if (EMIT) {
+                let time = time_at(step, length, direction);
                 output[element(params.output, time, row, direction, unit)] = out_elem(select(0.0, next, is_active));
             }
             h = select(h, next, is_active);
             c = select(c, cell, is_active);
         }
-        // All reads of `hidden` and `partial_sums` are done before the next step writes them.
-        workgroupBarrier();
     }
     if (in_bounds) {
         state[h_index] = h;

@@ -105,6 +105,39 @@ impl Rates {
     }
 }
 
+/// Registers of 32 bits in which a program keeps its values: what finds none is written to memory and read again, often in
+/// the innermost loop. No interface tells how many there are; what each vendor's devices have is published, and what Mesa's
+/// compilers for them do was measured (`docs/cards.md`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Registers {
+    /// Of a lane at most.
+    pub lane: u32,
+    /// Of all lanes of a workgroup together.
+    pub workgroup: u32,
+    /// The lanes of a workgroup take registers in steps of so many: of one subgroup in each part of a processor, which has
+    /// its share of the registers for itself.
+    pub step: u32,
+}
+
+impl Registers {
+    /// NVIDIA's and AMD's: a multiprocessor has four partitions of 16,384, of which a lane uses up to 255; so do two SIMDs of
+    /// RDNA 2, which run a workgroup in waves of 64 (RDNA 3 and 4 have half as many more). What is assumed of others.
+    pub const CARD: Self = Self { lane: 255, workgroup: 65_536, step: 128 };
+    /// Apple's: 256 halves a lane with up to 384 lanes.
+    pub const APPLE: Self = Self { lane: 128, workgroup: 49_152, step: 64 };
+    /// Intel's up to Xe: 128 of 32 bytes a thread, which runs 8 lanes where a program needs that many.
+    pub const INTEL: Self = Self { lane: 128, ..Self::CARD };
+    /// Qualcomm's Adreno 6xx and 7xx: 48 quads a lane with up to 256 lanes.
+    pub const QUALCOMM: Self = Self { lane: 192, workgroup: 49_152, step: 256 };
+
+    /// Of each lane of a workgroup of so many.
+    pub fn of_lane(&self, lanes: usize) -> usize {
+        let taken = lanes.max(1).next_multiple_of(self.step.max(1) as usize);
+        (self.workgroup as usize / taken).min(self.lane as usize)
+    }
+}
+
 /// What a device can do. [`Caps::default`] is WebGPU's guarantee; [`Gpu::caps`](crate::Gpu::caps) is an open device's.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
@@ -117,12 +150,10 @@ pub struct Caps {
     pub max_workgroup_bytes: u32,
     /// Invocations in a workgroup.
     pub max_invocations: u32,
-    /// Registers of 32 bits that a lane can have at most, which wgpu does not tell. Taken by vendor: 255 on NVIDIA's and AMD's
-    /// cards, 192 on Qualcomm's Adreno 7xx, 128 on Apple's; 128 of others. More are kept in memory, which is slow, so no tile
-    /// is planned that needs more. A device that runs on the CPU keeps them in memory anyway.
-    pub max_lane_registers: u32,
     /// Workgroups in one dimension of a dispatch.
     pub max_workgroups: u32,
+    /// Registers, by vendor; of no meaning where `software` is set, which has the CPU's stack.
+    pub registers: Registers,
     /// Storage buffers that one shader can bind.
     pub max_storage_buffers: u32,
     /// Loop iterations that one invocation may run, all its loops together. Mesa 22.3's software driver ends an
@@ -184,8 +215,8 @@ impl Caps {
             max_buffer_bytes: 256 << 20,
             max_workgroup_bytes: 16 << 10,
             max_invocations: 256,
-            max_lane_registers: if software { u32::MAX } else { 128 },
             max_workgroups: 65_535,
+            registers: Registers::CARD,
             max_storage_buffers: 8,
             max_iterations: if kind == DeviceKind::Software { 65_000 } else { 1 << 30 },
             f16: false,
@@ -220,17 +251,6 @@ impl Caps {
         })
     }
 
-    /// Registers that each lane of a workgroup can have: NVIDIA's multiprocessors have 65,536 in four partitions, among which
-    /// warps of 32 lanes are dealt out one after the other; AMD's have as many or more.
-    pub fn lane_registers(&self, lanes: u32) -> u32 {
-        const MULTIPROCESSOR: u32 = 65_536;
-        const PARTITIONS: u32 = 4 * 32;
-        match self.software {
-            true => u32::MAX,
-            false => self.max_lane_registers.min(MULTIPROCESSOR / lanes.max(1).next_multiple_of(PARTITIONS)),
-        }
-    }
-
     /// Bytes of the largest tensor: one buffer, bound whole.
     pub fn max_tensor_bytes(&self) -> u64 {
         self.max_binding_bytes.min(self.max_buffer_bytes)
@@ -261,6 +281,16 @@ mod tests {
         assert_eq!(rates.floor(8e3, 100.0, false), 2.0);
         let matrices = Rates { coop_gflops: Some(8000.0), ..rates };
         assert_eq!([false, true].map(|by_matrices| matrices.floor(8e3, 100.0, by_matrices)), [2.0, 1.0]);
+    }
+
+    #[test]
+    fn lanes_share_registers_in_steps() {
+        let of_lane = |registers: Registers, lanes: [usize; 5]| lanes.map(|n| registers.of_lane(n));
+        assert_eq!(of_lane(Registers::CARD, [1, 256, 257, 384, 512]), [255, 255, 170, 170, 128]);
+        assert_eq!(of_lane(Registers::APPLE, [1, 384, 385, 512, 1024]), [128, 128, 109, 96, 48]);
+        assert_eq!(of_lane(Registers::QUALCOMM, [0, 256, 257, 512, 513]), [192, 192, 96, 96, 64]);
+        let none = Registers { lane: 0, workgroup: 0, step: 0 };
+        assert_eq!(of_lane(none, [0, 1, 2, 3, 4]), [0; 5]);
     }
 
     #[test]

@@ -42,13 +42,13 @@ fn inverse_deviation4(variance: vec4<f32>, c: vec4<f32>, epsilon: f32) -> vec4<f
 
 // e^r − 1 for |r| ≤ ln 2 / 2: the Taylor series to r^8, remainder below 1e-9 of the value.
 fn expm1_reduced(r: vec4<f32>) -> vec4<f32> {
-    var p = 1.0 + r * 0.125;
-    p = 1.0 + r * 0.14285715 * p;
-    p = 1.0 + r * 0.16666667 * p;
-    p = 1.0 + r * 0.2 * p;
-    p = 1.0 + r * 0.25 * p;
-    p = 1.0 + r * 0.33333334 * p;
-    p = 1.0 + r * 0.5 * p;
+    var p = 1.9841270e-4 + r * 2.4801587e-5;
+    p = 1.3888889e-3 + r * p;
+    p = 8.3333333e-3 + r * p;
+    p = 4.1666667e-2 + r * p;
+    p = 0.16666667 + r * p;
+    p = 0.5 + r * p;
+    p = 1.0 + r * p;
     return r * p;
 }
 

@@ -140,6 +140,13 @@ fn adapter_text(adapter: &Adapter, tuning: &Tuning, ways: &Ways) -> String {
                 caps.max_workgroups
             ),
         ),
+        (
+            "registers",
+            has(
+                !caps.software,
+                format!("taken to be {} a lane, {} a workgroup", caps.registers.lane, caps.registers.workgroup),
+            ),
+        ),
     ];
     let mut out = format!("{}\n", adapter.name);
     let rows = rows.into_iter().map(|(heading, text)| (heading.to_owned(), text));
@@ -198,6 +205,8 @@ fn adapter_json(adapter: &Adapter, tuning: &Tuning, ways: &Ways) -> Value {
             "invocations_per_workgroup": caps.max_invocations,
             "workgroups_per_dimension": caps.max_workgroups,
             "storage_buffers_per_shader": caps.max_storage_buffers,
+            "registers_per_lane": caps.registers.lane,
+            "registers_per_workgroup": caps.registers.workgroup,
         },
     })
 }

@@ -24,7 +24,7 @@ pub use prepared::{Footprint, Prepared};
 pub use run::{Run, Timing};
 pub use tensor::Tensor;
 
-use crate::device::{Caps, DeviceKind, Features, Rates};
+use crate::device::{Caps, DeviceKind, Features, Rates, Registers};
 use crate::error::{Cause, Error, Result};
 use crate::plan::Tuning;
 use faults::{Faults, scoped};
@@ -93,14 +93,20 @@ pub struct Adapter {
     pub pipeline_cache: bool,
 }
 
-/// Vendors' numbers, of the PCI Special Interest Group.
-const NVIDIA: u32 = 0x10de;
-const AMD: u32 = 0x1002;
-const QUALCOMM: u32 = 0x5143;
-
 impl std::fmt::Display for Adapter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} ({}, {}, {})", self.name, self.kind, self.backend, self.driver)
+    }
+}
+
+/// By the vendor's PCI number, of which Metal and Mesa's driver for Apple's devices give none.
+fn registers(info: &wgpu::AdapterInfo) -> Registers {
+    match info.vendor {
+        0x106b => Registers::APPLE,
+        _ if info.backend == wgpu::Backend::Metal || info.driver == "Honeykrisp" => Registers::APPLE,
+        0x5143 => Registers::QUALCOMM,
+        0x8086 => Registers::INTEL,
+        _ => Registers::CARD,
     }
 }
 
@@ -129,13 +135,8 @@ impl Adapter {
                 max_buffer_bytes: limits.max_buffer_size,
                 max_workgroup_bytes: limits.max_compute_workgroup_storage_size,
                 max_invocations: limits.max_compute_invocations_per_workgroup.min(limits.max_compute_workgroup_size_x),
-                max_lane_registers: match info.vendor {
-                    _ if kind == DeviceKind::Software => u32::MAX,
-                    NVIDIA | AMD => 255,
-                    QUALCOMM => 192,
-                    _ => 128,
-                },
                 max_workgroups: limits.max_compute_workgroups_per_dimension,
+                registers: registers(info),
                 max_storage_buffers: limits.max_storage_buffers_per_shader_stage,
                 f16: features.contains(wgpu::Features::SHADER_F16),
                 subgroups: features.contains(wgpu::Features::SUBGROUP),
@@ -313,11 +314,11 @@ impl Gpu {
             .map_err(|error| Error::Gpu(Cause::of(error)))?;
         let mut gpu = Self::new(device, queue, CooperativeShape::listed(&adapter), kept)?;
         if open.as_card {
-            let Caps { software, workers, rates, max_lane_registers, .. } = Caps::default();
+            let Caps { software, workers, rates, .. } = Caps::default();
             let caps = &mut Arc::make_mut(&mut gpu.adapter).caps;
-            // With all limits it is one of those that have the most registers.
-            let max_lane_registers = if open.minimal { max_lane_registers } else { 255 };
-            *caps = Caps { software, workers, rates, max_lane_registers, ..caps.clone() };
+            // With all limits it is one of those that have many registers.
+            let registers = if open.minimal { Registers::APPLE } else { Registers::CARD };
+            *caps = Caps { software, workers, rates, registers, ..caps.clone() };
         }
         // An embedder's own device keeps the embedder's callbacks; this one is ours.
         gpu.inner.faults.watch(gpu.device());

@@ -26,7 +26,18 @@ pub static KERNEL: Kernel = Kernel {
         Source::File(&files::TILE),
         Source::File(&file!(
             "recurrent.wgsl",
-            ["TALL", "SINGLE", "STAGE", "STACKED", "HAS_BIAS", "PEEPHOLES", "PROJECTED", "EMIT", "PROJECTION_CLIP"]
+            [
+                "TALL",
+                "SINGLE",
+                "FOURS",
+                "STAGE",
+                "STACKED",
+                "HAS_BIAS",
+                "PEEPHOLES",
+                "PROJECTED",
+                "EMIT",
+                "PROJECTION_CLIP"
+            ]
         )),
     ],
     buffers: &[
@@ -409,6 +420,7 @@ pub fn record(
         ("STAGE", f64::from(number)),
         ("TALL", switch(plan.rows == 8)),
         ("SINGLE", switch(plan.rows == 1)),
+        ("FOURS", switch(plan.fours)),
         ("STACKED", switch(stacked)),
         ("LENGTHS", switch(of.lengths.is_some())),
         ("HAS_BIAS", switch(of.has_bias && !project)),

@@ -16,7 +16,7 @@ pub static KERNEL: Kernel = Kernel {
         CELL,
         Source::File(&file!(
             "recurrent_loop.wgsl",
-            ["LANES", "UNITS", "K_SPLITS", "SPLIT_BLOCKS", "HIDDEN_QUADS", "CELL", "HAS_BIAS", "PEEPHOLES", "EMIT"]
+            ["LANES", "UNITS", "K_SPLITS", "SPLIT_BLOCKS", "HIDDEN_ROWS", "CELL", "HAS_BIAS", "PEEPHOLES", "EMIT"]
         )),
     ],
     buffers: &[
@@ -94,7 +94,7 @@ pub fn record(recording: &mut Recording, caps: &Caps, plan: &LoopPlan, of: &Recu
             ("UNITS", f64::from(plan.units)),
             ("K_SPLITS", f64::from(plan.k_splits)),
             ("SPLIT_BLOCKS", f64::from(plan.split_blocks)),
-            ("HIDDEN_QUADS", f64::from(plan.quads())),
+            ("HIDDEN_ROWS", f64::from(plan.hidden_rows())),
             ("CELL", f64::from(kind)),
             ("LENGTHS", switch(of.lengths.is_some())),
             ("HAS_BIAS", switch(of.has_bias)),

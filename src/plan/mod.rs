@@ -19,7 +19,7 @@ pub use cooperative::CooperativeTiling;
 pub use cost::{register_rate, tile_rate};
 pub use matmul::{MatmulPlan, ProductForm, ProductShape};
 pub use reasons::{UnfitPath, Unfused};
-pub use rnn::{Estimate, LoopPlan, RnnPlan, StepPlan};
+pub use rnn::{Estimate, LoopPlan, RnnPlan, StepPlan, StepShape};
 pub use roofline::{Limit, Roofline, Work};
 pub use scratch::{Lifetime, ScratchPlan};
 pub(crate) use submissions::whole;

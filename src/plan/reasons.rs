@@ -1,7 +1,7 @@
 //! Why a plan is not another one.
 
 use super::attention::LONGEST_HEAD;
-use super::rnn::{LoopPlan, MOST_RANGES};
+use super::rnn::MOST_RANGES;
 
 /// Why an attention is staged, with its scores in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -92,16 +92,15 @@ pub enum UnfitPath {
         /// The device's.
         max_bytes: u32,
     },
-    /// Persistent: weights do not fit the registers of a workgroup.
-    #[error(
-        "the recurrent weights of {units} units take {registers} registers of one workgroup; cards have {}",
-        LoopPlan::REGISTERS
-    )]
+    /// Persistent: weights do not fit the registers of a lane, however the depth is sliced.
+    #[error("the recurrent weights of {units} units take {registers} registers of a lane, which has {allowed}")]
     Registers {
         /// H.
         units: usize,
-        /// Of one workgroup.
+        /// Of a lane, with as many slices of the depth as there can be.
         registers: usize,
+        /// The device's.
+        allowed: usize,
     },
     /// Persistent: a sequence is too long for the device's loops.
     #[error("{steps} steps take more than {MOST_RANGES} dispatches of {range}")]

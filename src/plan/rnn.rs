@@ -20,6 +20,23 @@ const MOST_SPLITS: usize = 8;
 /// Persistent path: dispatches of a layer at most, each a range of steps.
 pub(super) const MOST_RANGES: usize = 1 << 16;
 
+/// The product of a step: [K, rows]ᵀ · [K, 4·quads] for each gate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StepShape {
+    /// Batch rows.
+    pub rows: usize,
+    /// Quads of units.
+    pub quads: usize,
+    /// K, of both products together where there are two.
+    pub depth: usize,
+    /// Such products side by side: directions, or layers of a wavefront.
+    pub copies: usize,
+    /// Gates whose sums a lane has.
+    pub gates: usize,
+    /// Whether it has the product with the layer below as well.
+    pub stacked: bool,
+}
+
 /// Tiles of the product of a step, [K, rows]ᵀ · [K, 4·quads] for each gate, as `recurrent` computes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StepPlan {
@@ -33,17 +50,33 @@ pub struct StepPlan {
     pub k_splits: u32,
     /// Whether the slices are summed by subgroup operations.
     pub subgroups: bool,
+    /// Whether four steps of the depth are loaded at a time, so that more loads are in flight. A CPU driver has none in
+    /// flight, and is up to 9 % slower with them.
+    pub fours: bool,
 }
 
 impl StepPlan {
-    /// Chooses tiles where `copies` such products run side by side; a lane has a quad of columns.
-    pub fn new(rows: usize, quads: usize, depth: usize, copies: usize, caps: &Caps) -> Self {
+    /// Registers of a lane beside its sums and their copies.
+    const OTHER_REGISTERS: usize = 40;
+
+    /// Registers of a lane with a tile of so many rows: its sums, and as many again for each loop over a depth, on entry to
+    /// and exit from which NVIDIA's compiler (Mesa's) copies them. It takes 168 for 64 sums and one loop, 232 for 96, 232 for
+    /// 64 and two loops; AMD's 108 to 192 for 64 to 128.
+    fn lane_registers(shape: &StepShape, rows: usize) -> usize {
+        let loops = 1 + usize::from(shape.stacked);
+        QUAD * rows * shape.gates * (1 + loops) + Self::OTHER_REGISTERS
+    }
+
+    /// Chooses tiles.
+    pub fn new(shape: &StepShape, caps: &Caps) -> Self {
+        let StepShape { rows, quads, depth, copies, .. } = *shape;
         let lanes_of = |tile: usize| copies * rows.div_ceil(tile) * quads;
+        let fits = |tile: usize| Self::lane_registers(shape, tile) <= caps.registers.of_lane(64);
         // On a card the taller tile, which loads half as many weights, only where it leaves enough lanes.
         let tile = match rows {
             1 => 1,
             2..=4 => QUAD,
-            _ if caps.software || lanes_of(2 * QUAD) >= LANES_WANTED => 2 * QUAD,
+            _ if caps.software || (lanes_of(2 * QUAD) >= LANES_WANTED && fits(2 * QUAD)) => 2 * QUAD,
             _ => QUAD,
         };
         let most = caps.max_invocations.max(1) as usize;
@@ -69,6 +102,7 @@ impl StepPlan {
             lanes: lanes as u32,
             k_splits: k_splits.min(lanes) as u32,
             subgroups,
+            fours: !caps.software,
         }
     }
 
@@ -89,7 +123,7 @@ impl StepPlan {
 pub struct LoopPlan {
     /// H rounded up to a multiple of 4.
     pub units: u32,
-    /// Split-K: slices of the depth.
+    /// Split-K: slices of the depth, 1 to 8.
     pub k_splits: u32,
     /// Blocks of four steps of the depth in a lane's registers.
     pub split_blocks: u32,
@@ -98,12 +132,15 @@ pub struct LoopPlan {
 }
 
 impl LoopPlan {
-    /// Blocks of 16 weights that a lane can hold: half of the 255 registers that cards have for a lane at most.
+    /// Blocks of four steps of the depth that `recurrent_loop` has names for.
     const MOST_BLOCKS: usize = 8;
-    /// Registers that a card has for all lanes of a workgroup (NVIDIA's multiprocessors and AMD's: 65,536), and those
-    /// that a lane needs beside its weights.
-    pub(super) const REGISTERS: usize = 65_536;
-    const OTHER_REGISTERS: usize = 40;
+    /// Registers of a lane beside its weights. Mesa's compilers take 32 to 40 on NVIDIA, 24 to 52 on AMD, 24 to 43 on Apple's.
+    const OTHER_REGISTERS: usize = 44;
+
+    /// Registers of a lane with so many blocks of the weights of all its gates.
+    fn lane_registers(cell: Cell, blocks: usize) -> usize {
+        QUAD * cell.gates() * blocks + Self::OTHER_REGISTERS
+    }
 
     /// # Errors
     /// When the weights of one row's recurrence do not fit the registers of a workgroup, or a step takes several dispatches.
@@ -115,23 +152,28 @@ impl LoopPlan {
             return Err(UnfitPath::Projection);
         }
         let quads = problem.hidden.div_ceil(QUAD);
-        let k_splits = quads.div_ceil(Self::MOST_BLOCKS);
-        let split_blocks = quads.div_ceil(k_splits);
-        let (units, lanes) = (quads * QUAD, quads * QUAD * k_splits);
-        let bytes = 16 * (lanes + (k_splits * split_blocks).max(quads));
+        let blocks = |k_splits: usize| quads.div_ceil(k_splits);
+        let lanes = |k_splits: usize| quads * QUAD * k_splits;
+        let needed = |k_splits: usize| Self::lane_registers(options.cell, blocks(k_splits));
+        // The fewest slices with which no weight leaves the registers. A CPU driver has a stack instead.
+        let fits = |&k: &usize| {
+            blocks(k) <= Self::MOST_BLOCKS && (caps.software || needed(k) <= caps.registers.of_lane(lanes(k)))
+        };
+        let Some(k_splits) = (1..=MOST_SPLITS).find(fits) else {
+            let registers = needed(MOST_SPLITS);
+            let allowed = caps.registers.of_lane(lanes(MOST_SPLITS));
+            return Err(UnfitPath::Registers { units: problem.hidden, registers, allowed });
+        };
+        let (split_blocks, lanes) = (blocks(k_splits), lanes(k_splits));
+        let bytes = 144 * k_splits.max(2) + 16 * lanes;
         if lanes > caps.max_invocations as usize || bytes > caps.max_workgroup_bytes as usize {
             let (max_lanes, max_bytes) = (caps.max_invocations, caps.max_workgroup_bytes);
             return Err(UnfitPath::Workgroup { units: problem.hidden, lanes, bytes, max_lanes, max_bytes });
         }
-        let registers = lanes * (16 * split_blocks + Self::OTHER_REGISTERS);
-        if !caps.software && registers > Self::REGISTERS {
-            return Err(UnfitPath::Registers { units: problem.hidden, registers });
-        }
-        // Loop iterations of one step: the loop over time and the sums over the slices; a loop's last, failing test counts too.
-        let iterations = 2 + 2 * (k_splits as u64 + 1);
-        let few = (caps.max_iterations.saturating_sub(8) / iterations) as usize;
+        // The loop over time is the only one; its last, failing test counts too.
+        let few = caps.max_iterations.saturating_sub(8) as usize;
         let plan = Self {
-            units: units as u32,
+            units: (quads * QUAD) as u32,
             k_splits: k_splits as u32,
             split_blocks: split_blocks as u32,
             ranges: Vec::new(),
@@ -150,6 +192,7 @@ impl LoopPlan {
     fn step_time(&self, options: &Rnn, problem: &RnnProblem, caps: &Caps) -> f64 {
         let passes = if stages(options, problem.projected) > 1 { 2.0 } else { 1.0 };
         let macs = (problem.state * options.cell.gates().max(QUAD) * problem.hidden) as f64;
+        // Two barriers, and the exchange of partial sums between them costs about a third.
         passes * (macs / register_rate(caps) + 3.0 * caps.rates.barrier * f64::from(self.lanes()))
     }
 
@@ -158,15 +201,14 @@ impl LoopPlan {
         self.units * self.k_splits
     }
 
-    /// Quads of units of the workgroup's copy of h.
-    pub fn quads(&self) -> u32 {
-        (self.k_splits * self.split_blocks).max(self.units / QUAD as u32)
+    /// Rows of the workgroup's copy of h, each with a slice of the depth; a single slice has two, in turns.
+    pub fn hidden_rows(&self) -> u32 {
+        self.k_splits.max(2)
     }
 
     /// Loop iterations of one invocation over the longest range of steps.
     pub fn iterations(&self) -> u64 {
-        let longest = self.ranges.iter().map(|(a, b)| b - a).max().unwrap_or(0) as u64;
-        longest * (2 + 2 * (u64::from(self.k_splits) + 1)) + 8
+        self.ranges.iter().map(|(a, b)| b - a).max().unwrap_or(0) as u64 + 8
     }
 }
 
@@ -260,7 +302,8 @@ impl RnnPlan {
         let inputs = inputs.collect::<Result<Vec<_>>>()?;
         let all_inputs: f64 = inputs.iter().sum();
 
-        let step = StepPlan::new(p.batch, quads, p.state, p.directions, caps);
+        let shape = StepShape { rows: p.batch, quads, depth: p.state, copies: p.directions, gates, stacked: false };
+        let step = StepPlan::new(&shape, caps);
         let step_macs = product(p.state, p.directions * gates * p.hidden, p.batch)
             + if projected { product(p.hidden, p.directions * p.state, p.batch) } else { 0.0 };
         let tiles = |plan: &StepPlan, copies: usize| copies * plan.row_tiles as usize * quads.div_ceil(plan.columns());
@@ -268,7 +311,10 @@ impl RnnPlan {
             + (p.layers * p.steps) as f64
                 * (stages as f64 * dispatch + step_macs / step.rate(tiles(&step, p.directions), caps));
 
-        let wave = StepPlan::new(p.batch, quads, 2 * p.state, p.layers, caps);
+        // A GRU has sums of its own for what the layer below adds to n.
+        let sums = if matches!(options.cell, Cell::Gru { .. }) { gates + 1 } else { gates };
+        let shape = StepShape { depth: 2 * p.state, copies: p.layers, gates: sums, stacked: true, ..shape };
+        let wave = StepPlan::new(&shape, caps);
         let widths = RnnWidths { inputs: p.inputs.clone(), hidden: p.hidden, state: p.state, projected };
         let wavefront = Self::wavefront(options, &widths, p.layers, element, caps).map(|()| {
             let macs = step_macs * (2 * p.layers - 1) as f64;
@@ -334,5 +380,81 @@ impl RnnPlan {
             flops: 2 * (weights * rows) as u64,
             bytes: (element.bytes_of(weights + rows * p.inputs[0]) + DType::F32.bytes_of(outputs * p.width)) as u64,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::{DeviceKind, Registers};
+    use crate::rnn::{RnnInputs, RnnWeights};
+
+    const CELLS: [Cell; 4] =
+        [Cell::Lstm, Cell::Gru { reset: Reset::After }, Cell::Gru { reset: Reset::Before }, Cell::Rnn];
+
+    fn card(registers: Registers) -> Caps {
+        Caps::of(DeviceKind::Discrete).with(|caps| {
+            (caps.max_invocations, caps.max_workgroup_bytes, caps.registers) = (1024, 32 << 10, registers);
+        })
+    }
+
+    fn loop_plan(cell: Cell, hidden: usize, caps: &Caps) -> Result<LoopPlan, UnfitPath> {
+        let options = Rnn::new(cell);
+        let (weight, input) = ([cell.gates() * hidden, hidden], [64, 1, hidden]);
+        let stack = vec![vec![RnnWeights::new(&weight[..], &weight[..])]];
+        let problem = RnnProblem::new(&options, &stack, &RnnInputs::new(&input[..])).unwrap();
+        LoopPlan::new(&options, &problem, caps)
+    }
+
+    fn step(rows: usize, quads: usize, gates: usize, stacked: bool) -> StepShape {
+        StepShape { rows, quads, depth: 4 * quads, copies: 1, gates, stacked }
+    }
+
+    #[test]
+    fn weights_of_a_loop_stay_in_registers() {
+        for registers in [Registers::CARD, Registers::APPLE, Registers::INTEL, Registers::QUALCOMM] {
+            let caps = card(registers);
+            for cell in CELLS {
+                for hidden in 1..=200 {
+                    let Ok(plan) = loop_plan(cell, hidden, &caps) else { continue };
+                    let (lanes, blocks) = (plan.lanes() as usize, plan.split_blocks as usize);
+                    let needed = LoopPlan::lane_registers(cell, blocks);
+                    assert!(needed <= registers.of_lane(lanes), "{cell:?}, {hidden} units, {registers:?}: {plan:?}");
+                    assert!(4 * blocks * plan.k_splits as usize >= hidden);
+                    assert!(blocks <= LoopPlan::MOST_BLOCKS && plan.k_splits as usize <= MOST_SPLITS);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_loop_has_as_few_slices_as_its_registers_allow() {
+        let slices = |cell, hidden, registers| loop_plan(cell, hidden, &card(registers)).map(|plan| plan.k_splits);
+        let [lstm, gru, _, rnn] = CELLS;
+        // 288 lanes would have 170 registers each, of which the weights of 8 blocks leave 42: 384 lanes have as many.
+        assert_eq!([64, 96, 100].map(|hidden| slices(lstm, hidden, Registers::CARD)), [Ok(2), Ok(4), Ok(5)]);
+        assert_eq!([64, 96].map(|hidden| slices(gru, hidden, Registers::CARD)), [Ok(2), Ok(3)]);
+        assert_eq!([32, 64].map(|hidden| slices(lstm, hidden, Registers::APPLE)), [Ok(2), Ok(4)]);
+        assert_eq!([64, 96].map(|hidden| slices(rnn, hidden, Registers::APPLE)), [Ok(2), Ok(3)]);
+        // 44 and 4 of each gate beside 48 of each of 1,024 lanes.
+        let unfit = UnfitPath::Registers { units: 128, registers: 44 + 4 * 16, allowed: 64 };
+        assert_eq!(slices(lstm, 128, Registers::CARD), Err(unfit));
+        // A CPU driver has memory instead.
+        let software = Caps::of(DeviceKind::Software).with(|caps| {
+            (caps.max_invocations, caps.max_workgroup_bytes) = (1024, 32 << 10);
+        });
+        assert_eq!(loop_plan(lstm, 168, &software).map(|plan| plan.k_splits), Ok(6));
+    }
+
+    #[test]
+    fn a_step_takes_the_tall_tile_where_its_sums_fit() {
+        let rows = |shape: StepShape, registers| StepPlan::new(&shape, &card(registers)).rows;
+        assert_eq!(rows(step(1, 256, 4, false), Registers::CARD), 1);
+        // Few lanes would be left.
+        assert_eq!(rows(step(16, 256, 1, false), Registers::CARD), 4);
+        assert_eq!([1, 3, 4].map(|gates| rows(step(1024, 256, gates, false), Registers::CARD)), [8, 8, 4]);
+        assert_eq!([1, 3, 4].map(|gates| rows(step(1024, 256, gates, true), Registers::CARD)), [8, 4, 4]);
+        assert_eq!([1, 3].map(|gates| rows(step(1024, 256, gates, false), Registers::APPLE)), [8, 4]);
+        assert_eq!(StepPlan::new(&step(16, 64, 4, true), &Caps::of(DeviceKind::Software)).rows, 8);
     }
 }

@@ -81,7 +81,8 @@ impl Tiling {
 
     /// Whether the lanes of a workgroup have so many registers.
     pub fn fits_registers(&self, additive: bool, caps: &Caps) -> bool {
-        self.registers(additive) <= caps.lane_registers(self.lanes_m * self.lanes_n)
+        let lanes = (self.lanes_m * self.lanes_n) as usize;
+        caps.software || self.registers(additive) as usize <= caps.registers.of_lane(lanes)
     }
 
     /// Loop iterations of an invocation for a tile of keys; a loop's last, failing test counts too.
