@@ -1,235 +1,236 @@
 // Attention with an online softmax whose products are cooperative matrices of SIDE × SIDE: f16 operands, f32 accumulators.
 //
-//   row_max = −∞, row_sum = 0, accumulator = 0
+//   row_max = −∞, row_sum = 0, O = 0
 //   for each tile of TILE_N keys, of which one is visible to one of the rows:
-//     S = Q·Kᵀ                              SCORE_MATRICES matrices a subgroup, into `s_tile`
-//     row_max = max(row_max, max_j s_j);  scale_max follows row_max
-//     p_j = exp(s_j − scale_max);  row_sum += Σ_j p_j;  P = p in f16, into `p_tile`
-//     accumulator = rescale · accumulator + P·V      OUTPUT_MATRICES matrices a subgroup, in its registers
-//   output = accumulator / Σ P;  lse = row_max + ln row_sum           (with a sink as in online_softmax.wgsl)
+//     S = Q·Kᵀ                              SCORE_MATRICES matrices a subgroup, through `s_tile` to the lanes
+//     row_max = max(row_max, max_j s_j);  reference follows row_max
+//     p_j = exp(s_j − reference);  row_sum += Σ_j p_j;  P = p in f16, into `p_tile`
+//     O = rescale · O + P·V                 OUTPUT_MATRICES matrices a subgroup
+//   output = O / Σ P;  lse = row_max + ln row_sum           (with a sink as in online_softmax.wgsl)
 //
 // A workgroup computes tile_m = SUBGROUPS_M · SIDE query rows. Its subgroups are arranged SUBGROUPS_M × SUBGROUPS_N: those
-// with the same subgroup_m share SIDE rows, and divide their keys and their output columns between them. For the softmax,
-// ROW_LANES neighbouring lanes share a row.
+// with the same subgroup_m share SIDE rows, and divide their keys and their output columns between them. ROW_LANES
+// neighbouring lanes share a row of scores and outputs: quads of four columns, dealt out in turn.
 //
-// The elements of a matrix cannot be accessed, so a rescale goes through workgroup memory. It is rare: scale_max follows
-// row_max only when that is more than RESCALE_THRESHOLD ahead (as in FlashAttention 4); until then rescale = 1 and p ≤
-// e^RESCALE_THRESHOLD. Numerator and denominator of the output sum the same rounded weights, the log-sum-exp the exact
-// ones.
+// The elements of a matrix cannot be accessed, so what a lane is to see of one goes through workgroup memory. O is held
+//   in the lanes (CARRIED false): each tile's P·V starts from 0 and is added in f32; the rescale is a multiplication.
+//   in matrices (CARRIED true): P·V adds to them. A rescale takes them through workgroup memory, and is rare: reference
+//     follows row_max only when that is more than RESCALE_THRESHOLD ahead (as in FlashAttention 4); until then rescale = 1
+//     and p ≤ e^RESCALE_THRESHOLD.
+// Numerator and denominator of the output sum the same rounded weights, the log-sum-exp the exact ones.
 //
 // A hidden value may be NaN or infinite, and 0 · NaN is NaN. Values that are not finite count as 0 in the product, and are
-// added during a rescale to the rows that they are visible to, where the weight is not 0 in f16.
-override LANES: u32 = 32u;           // SUBGROUPS_M · SUBGROUPS_N times the largest subgroup; smaller ones leave some idle
-override SUBGROUPS_M: u32 = 2u;
-override SUBGROUPS_N: u32 = 1u;
-override TILE_N: u32 = 16u;          // SUBGROUPS_N · SCORE_MATRICES · SIDE
-override SCORE_MATRICES: u32 = 1u;   // 1, 2 or 4
-override OUTPUT_MATRICES: u32 = 1u;  // up to 8
-override ROW_LANES: u32 = 2u;        // LANES / (SUBGROUPS_M · SIDE), a power of two; neighbours in a subgroup
-override HEAD_QUADS: u32 = 8u;       // D / 4, D rounded up to whole matrices
-override KV_ELEMENTS: u32 = 32u;     // elements of a row of `kv_tile`: the larger of D and Dv, both rounded up
-
+// added in workgroup memory to the rows that they are visible to, where the weight is not 0 in f16.
 const RESCALE_THRESHOLD = 5.5; // e^RESCALE_THRESHOLD · WEIGHT_SCALE is below the largest f16
 const WEIGHT_SCALE = 256.0;    // keeps weights far below the largest one from underflowing in f16
-const PAD = 8u;                // elements between rows of a tile, so that rows start in different banks
 
-@group(0) @binding(1) var<storage, read> query: array<vec4<elem>>;
 @group(0) @binding(4) var<storage, read> vectors: array<u32>;
 @group(0) @binding(5) var<storage, read> mask: array<u32>;
 @group(0) @binding(6) var<storage, read> block_mask: array<u32>;
 @group(0) @binding(7) var<storage, read_write> output: array<vec4<out_elem>>;
 @group(0) @binding(8) var<storage, read_write> stats: array<f32>;
 
-override Q_STRIDE: u32 = 4u * HEAD_QUADS + PAD;
-override KV_STRIDE: u32 = KV_ELEMENTS + PAD;
-override S_STRIDE: u32 = TILE_N + 4u;
-override P_STRIDE: u32 = TILE_N + PAD;
+alias Scores = array<vec4<f32>, 8>;
+alias Outputs = array<vec4<f32>, 16>;
 
-var<workgroup> q_tile: array<f16, SUBGROUPS_M * SIDE * Q_STRIDE>;
-var<workgroup> kv_tile: array<f16, TILE_N * KV_STRIDE>; // K, then V
-var<workgroup> s_tile: array<f32, SUBGROUPS_M * SIDE * S_STRIDE>;
-var<workgroup> p_tile: array<f16, SUBGROUPS_M * SIDE * P_STRIDE>;
-var<workgroup> row_scale: array<f32, SUBGROUPS_M * SIDE>; // what the accumulator of a row is to be multiplied with
-var<workgroup> flags: atomic<u32>;
-
-const RESCALE = 1u;    // flags: some entry of `row_scale` is not 1
-const NON_FINITE = 2u; // some value is not finite
-
-struct LaneIds {
-    @builtin(subgroup_id) subgroup: u32,
-    @builtin(subgroup_size) size: u32,
-    @builtin(subgroup_invocation_id) id: u32,
+// The score of a pair on its way into a softmax; HIDDEN outside the split.
+fn pair_score(range: KeyRange, keys: KeyTile, full: bool, h: u32, i: u32, j: u32, product: f32) -> f32 {
+    let s = modified_score(keys.b, h, i, j, product);
+    if (full) {
+        return s;
+    }
+    return select(HIDDEN, masked_score(range, keys.b, h, i, j, s), j >= keys.first && j < keys.last);
 }
 
-// A tile of keys.
-struct KeyTile {
-    b: u32,
-    head: u32,  // key head
-    j: u32,
-    first: u32, // first .. last (exclusive): those of j .. j + TILE_N that belong to the workgroup's split
-    last: u32,
-}
-
-fn stage_queries(lane: u32, b: u32, h: u32, first_i: u32) {
-    for (var e = lane; e < SUBGROUPS_M * SIDE * HEAD_QUADS; e += LANES) {
-        let r = e / HEAD_QUADS;
-        let quad = e % HEAD_QUADS;
-        var x = vec4<f16>();
-        if (first_i + r < params.positions.queries) {
-            x = vec4<f16>(query[element(params.query, b, h, first_i + r, quad)]);
-        }
-        let index = r * Q_STRIDE + 4u * quad;
-        q_tile[index] = x.x;
-        q_tile[index + 1u] = x.y;
-        q_tile[index + 2u] = x.z;
-        q_tile[index + 3u] = x.w;
+// The same of a lane's scores of a block, in `s_tile`: of none or all, as a loop that no compiler unrolls.
+fn score_pairs(range: KeyRange, keys: KeyTile, full: bool, h: u32, i: u32, block: u32, count: u32, lane: Lane) {
+    for (var quad = lane.quad; quad < count; quad += ROW_LANES) {
+        let j = keys.j + 4u * (block * BLOCK_QUADS + quad);
+        let index = lane.r * S_STRIDE + quad;
+        let s = s_tile[index];
+        s_tile[index] = vec4<f32>(
+            pair_score(range, keys, full, h, i, j, s.x), pair_score(range, keys, full, h, i, j + 1u, s.y),
+            pair_score(range, keys, full, h, i, j + 2u, s.z), pair_score(range, keys, full, h, i, j + 3u, s.w),
+        );
     }
 }
 
-fn store_kv(n: u32, quad: u32, x: vec4<f16>) {
-    let index = n * KV_STRIDE + 4u * quad;
-    kv_tile[index] = x.x;
-    kv_tile[index + 1u] = x.y;
-    kv_tile[index + 2u] = x.z;
-    kv_tile[index + 3u] = x.w;
+// Of four columns of one row each.
+struct Extremes {
+    most: vec4<f32>,
+    least: vec4<f32>,
 }
 
-fn stage_keys(lane: u32, keys: KeyTile) {
-    for (var e = lane; e < TILE_N * HEAD_QUADS; e += LANES) {
-        let n = e / HEAD_QUADS;
-        let quad = e % HEAD_QUADS;
-        var x = vec4<f16>();
-        if (keys.j + n >= keys.first && keys.j + n < keys.last) {
-            let kv_row = locate(keys.b, keys.j + n);
-            x = vec4<f16>(key_at(element(params.key, kv_row.x, keys.head, kv_row.y, quad)));
-        }
-        store_kv(n, quad, x);
+fn load_score(s: ptr<function, Scores>, extremes: ptr<function, Extremes>, ready: bool, block: u32, k: u32, lane: Lane) {
+    var x = s_tile[lane.first + k * ROW_LANES];
+    if (!ready) {
+        x = softcap4(params.scale * x);
+    }
+    (*s)[block * LANE_QUADS + k] = x;
+    (*extremes).most = max((*extremes).most, x);
+    (*extremes).least = min((*extremes).least, x);
+}
+
+// Loads a lane's scores of a block, times the scale if they are not `ready`.
+fn load_scores(s: ptr<function, Scores>, extremes: ptr<function, Extremes>, ready: bool, block: u32, lane: Lane) {
+    load_score(s, extremes, ready, block, 0u, lane);
+    if (LANE_QUADS > 1u) { load_score(s, extremes, ready, block, 1u, lane); }
+    if (LANE_QUADS > 2u) { load_score(s, extremes, ready, block, 2u, lane); load_score(s, extremes, ready, block, 3u, lane); }
+    if (LANE_QUADS > 4u) {
+        load_score(s, extremes, ready, block, 4u, lane);
+        load_score(s, extremes, ready, block, 5u, lane);
+        load_score(s, extremes, ready, block, 6u, lane);
+        load_score(s, extremes, ready, block, 7u, lane);
     }
 }
 
-// Numbers too large for f16 are infinite in it.
-fn is_non_finite(x: vec4<f16>) -> vec4<bool> {
-    return (bitcast<vec4<u32>>(vec4<f32>(x)) & vec4<u32>(0x7f800000u)) == vec4<u32>(0x7f800000u);
+struct Sums {
+    weights: vec4<f32>, // of exp(s − reference), times WEIGHT_SCALE
+    rounded: vec4<f32>, // of the same as rounded to f16
 }
 
-fn stage_values(lane: u32, keys: KeyTile) {
-    for (var e = lane; e < TILE_N * params.value_quads; e += LANES) {
-        let n = e / params.value_quads;
-        let quad = e % params.value_quads;
-        var x = vec4<f16>();
-        if (keys.j + n >= keys.first && keys.j + n < keys.last) {
-            let kv_row = locate(keys.b, keys.j + n);
-            x = vec4<f16>(value_at(element(params.value, kv_row.x, keys.head, kv_row.y, quad)));
-            let non_finite = is_non_finite(x);
-            if (any(non_finite)) {
-                atomicOr(&flags, NON_FINITE);
-                x = select(x, vec4<f16>(), non_finite);
+fn store_weight(s: ptr<function, Scores>, sums: ptr<function, Sums>, subtrahend: f32, k: u32, lane: Lane) {
+    var p = WEIGHT_SCALE * exp_falling4(over_temperature((*s)[k] - subtrahend));
+    if (TEMPERATURE) {
+        p = select(p, vec4<f32>(), (*s)[k] <= vec4<f32>(MINUS_INFINITY)); // which a high one brings near the others
+    }
+    let rounded = vec4<f16>(p);
+    p_tile[lane.r * N_STRIDE + lane.quad + k * ROW_LANES] = rounded;
+    (*sums).weights += p;
+    (*sums).rounded += vec4<f32>(rounded);
+}
+
+// Stores a lane's weights of a block.
+fn store_weights(s: ptr<function, Scores>, sums: ptr<function, Sums>, subtrahend: f32, block: u32, lane: Lane) {
+    let k = block * LANE_QUADS;
+    store_weight(s, sums, subtrahend, k, lane);
+    if (LANE_QUADS > 1u) { store_weight(s, sums, subtrahend, k + 1u, lane); }
+    if (LANE_QUADS > 2u) {
+        store_weight(s, sums, subtrahend, k + 2u, lane);
+        store_weight(s, sums, subtrahend, k + 3u, lane);
+    }
+    if (LANE_QUADS > 4u) {
+        store_weight(s, sums, subtrahend, k + 4u, lane);
+        store_weight(s, sums, subtrahend, k + 5u, lane);
+        store_weight(s, sums, subtrahend, k + 6u, lane);
+        store_weight(s, sums, subtrahend, k + 7u, lane);
+    }
+}
+
+// A lane's outputs of a block in `s_tile`, times `rescale`.
+fn rescale_outputs(rescale: f32, lane: Lane) {
+    for (var quad = 0u; quad < BLOCK_QUADS; quad += ROW_LANES) {
+        s_tile[lane.first + quad] *= rescale;
+    }
+}
+
+// Adds the products with values that are not finite to a lane's outputs of a block in `s_tile`.
+fn add_non_finite(keys: KeyTile, block: u32, lane: Lane) {
+    for (var quad = lane.quad; quad < min(BLOCK_QUADS, VALUE_QUADS - block * BLOCK_QUADS); quad += ROW_LANES) {
+        var sum = vec4<f32>();
+        for (var j = keys.first; j < keys.last; j += 1u) {
+            let n = j - keys.j;
+            let p = f32(p_tile[lane.r * N_STRIDE + n / 4u][n % 4u]);
+            let kv_row = locate(keys.b, j);
+            let v = value_at(element(params.value, kv_row.x, keys.head, kv_row.y, block * BLOCK_QUADS + quad));
+            if (p != 0.0) {
+                sum += select(vec4<f32>(), p * v, is_non_finite(vec4<f16>(v)));
             }
         }
-        store_kv(n, quad, x);
+        s_tile[lane.r * S_STRIDE + quad] += sum;
     }
 }
 
-// S = Q·Kᵀ of one subgroup, into `s_tile`.
-fn compute_scores(subgroup_m: u32, subgroup_n: u32) {
-    let q_offset = subgroup_m * SIDE * Q_STRIDE;
-    let k_offset = subgroup_n * SCORE_MATRICES * SIDE * KV_STRIDE;
-    let k_stride = SIDE * KV_STRIDE;
-    var s0 = matrix_c();
-    var s1 = matrix_c();
-    var s2 = matrix_c();
-    var s3 = matrix_c();
-    for (var d = 0u; d < 4u * HEAD_QUADS; d += SIDE) {
-        let q = coopLoadT<matrix_a>(&q_tile[q_offset + d], Q_STRIDE);
-        s0 = coopMultiplyAdd(q, coopLoad<matrix_b>(&kv_tile[k_offset + d], KV_STRIDE), s0);
-        if (SCORE_MATRICES > 1u) {
-            s1 = coopMultiplyAdd(q, coopLoad<matrix_b>(&kv_tile[k_offset + k_stride + d], KV_STRIDE), s1);
-        }
-        if (SCORE_MATRICES > 2u) {
-            s2 = coopMultiplyAdd(q, coopLoad<matrix_b>(&kv_tile[k_offset + 2u * k_stride + d], KV_STRIDE), s2);
-            s3 = coopMultiplyAdd(q, coopLoad<matrix_b>(&kv_tile[k_offset + 3u * k_stride + d], KV_STRIDE), s3);
-        }
-    }
-    // naga 30 wants the arguments of a store to be variables.
-    let stride = S_STRIDE;
-    let offset_0 = subgroup_m * SIDE * S_STRIDE + subgroup_n * SCORE_MATRICES * SIDE;
-    coopStoreT(s0, &s_tile[offset_0], stride);
-    if (SCORE_MATRICES > 1u) {
-        let offset_1 = offset_0 + SIDE;
-        coopStoreT(s1, &s_tile[offset_1], stride);
-    }
-    if (SCORE_MATRICES > 2u) {
-        let offset_2 = offset_0 + 2u * SIDE;
-        let offset_3 = offset_0 + 3u * SIDE;
-        coopStoreT(s2, &s_tile[offset_2], stride);
-        coopStoreT(s3, &s_tile[offset_3], stride);
+fn add_to_output(o: ptr<function, Outputs>, block: u32, k: u32, rescale: f32, lane: Lane) {
+    let n = block * LANE_QUADS + k;
+    (*o)[n] = fma((*o)[n], vec4<f32>(rescale), s_tile[lane.first + k * ROW_LANES]);
+}
+
+// O = rescale · O + P·V of a lane's outputs of a block.
+fn add_to_outputs(o: ptr<function, Outputs>, block: u32, rescale: f32, lane: Lane) {
+    add_to_output(o, block, 0u, rescale, lane);
+    if (LANE_QUADS > 1u) { add_to_output(o, block, 1u, rescale, lane); }
+    if (LANE_QUADS > 2u) { add_to_output(o, block, 2u, rescale, lane); add_to_output(o, block, 3u, rescale, lane); }
+    if (LANE_QUADS > 4u) {
+        add_to_output(o, block, 4u, rescale, lane);
+        add_to_output(o, block, 5u, rescale, lane);
+        add_to_output(o, block, 6u, rescale, lane);
+        add_to_output(o, block, 7u, rescale, lane);
     }
 }
 
-// Where a subgroup's matrix lies in `s_tile` when that holds one matrix of each subgroup.
-fn matrix_offset(subgroup: u32) -> u32 {
-    return subgroup * SIDE * SIDE;
-}
-
-// The row of the tile and the output column of element e of those, of output matrix `column` of each subgroup.
-fn output_position(e: u32, column: u32) -> vec2<u32> {
-    let owner = e / (SIDE * SIDE);
-    let row = (owner / SUBGROUPS_N) * SIDE + e / SIDE % SIDE;
-    return vec2<u32>(row, ((owner % SUBGROUPS_N) * OUTPUT_MATRICES + column) * SIDE + e % SIDE);
-}
-
-// rescale · accumulator in `s_tile`, plus the products with values that are not finite.
-fn rescale_elements(lane: u32, keys: KeyTile, column: u32, non_finite: bool) {
-    for (var e = lane; e < SUBGROUPS_M * SUBGROUPS_N * SIDE * SIDE; e += LANES) {
-        let position = output_position(e, column);
-        var y = s_tile[e] * row_scale[position.x];
-        if (non_finite && position.y < 4u * params.value_quads) {
-            for (var j = keys.first; j < keys.last; j += 1u) {
-                let p = f32(p_tile[position.x * P_STRIDE + j - keys.j]);
-                let kv_row = locate(keys.b, j);
-                let v = value_at(element(params.value, kv_row.x, keys.head, kv_row.y, position.y / 4u))[position.y % 4u];
-                if (p != 0.0 && is_non_finite(vec4<f16>(f16(v))).x) {
-                    y += p * v;
-                }
+// One block of O = rescale · O + P·V.
+fn update_outputs(
+    acc: ptr<function, Accumulators>, o: ptr<function, Outputs>, block: u32, rescale: f32, found: u32, keys: KeyTile, lane: Lane,
+) {
+    let m = block * BLOCK_MATRICES;
+    if (CARRIED) {
+        if (found != 0u) {
+            workgroupBarrier();
+            if (lane.has_matrices) {
+                store_block(acc, m, OUTPUT_MATRICES - m, lane);
+            }
+            workgroupBarrier();
+            rescale_outputs(rescale, lane);
+            if ((found & NON_FINITE) != 0u) {
+                add_non_finite(keys, block, lane);
+            }
+            workgroupBarrier();
+            if (lane.has_matrices) {
+                load_block(acc, m, OUTPUT_MATRICES - m, lane);
             }
         }
-        s_tile[e] = y;
+        if (lane.has_matrices) {
+            add_outputs(acc, m, block, lane);
+        }
+    } else {
+        if (block > 0u) {
+            workgroupBarrier();
+        }
+        if (lane.has_matrices) {
+            var sums = Accumulators();
+            add_outputs(&sums, 0u, block, lane);
+            store_block(&sums, 0u, OUTPUT_MATRICES - m, lane);
+        }
+        workgroupBarrier();
+        if ((found & NON_FINITE) != 0u) {
+            add_non_finite(keys, block, lane);
+        }
+        add_to_outputs(o, block, rescale, lane);
     }
 }
 
-// Takes one of a subgroup's output matrices through `s_tile`, where `rescale_elements` works on it.
-fn rescale_output(subgroup: u32, lane: u32, keys: KeyTile, column: u32, non_finite: bool, acc: matrix_c) -> matrix_c {
-    let offset = matrix_offset(subgroup);
-    let stride = SIDE;
-    workgroupBarrier();
-    if (subgroup < SUBGROUPS_M * SUBGROUPS_N) {
-        coopStoreT(acc, &s_tile[offset], stride);
+fn store_output(o: ptr<function, Outputs>, block: u32, k: u32, scale: f32, offset: u32, lane: Lane) {
+    let quad = block * BLOCK_QUADS + lane.quad + k * ROW_LANES;
+    if (quad < VALUE_QUADS) {
+        var values = s_tile[lane.first + k * ROW_LANES];
+        if (!CARRIED) {
+            values = (*o)[block * LANE_QUADS + k];
+        }
+        output[offset + quad] = vec4<out_elem>(scale * values);
     }
-    workgroupBarrier();
-    rescale_elements(lane, keys, column, non_finite);
-    workgroupBarrier();
-    var rescaled = acc;
-    if (subgroup < SUBGROUPS_M * SUBGROUPS_N) {
-        rescaled = coopLoadT<matrix_c>(&s_tile[offset], stride);
-    }
-    return rescaled;
 }
 
-// Stores one of a subgroup's output matrices, times `row_scale`.
-fn store_output(subgroup: u32, lane: u32, output_offset: u32, first_i: u32, column: u32, acc: matrix_c) {
-    let offset = matrix_offset(subgroup);
-    let stride = SIDE;
-    workgroupBarrier();
-    if (subgroup < SUBGROUPS_M * SUBGROUPS_N) {
-        coopStoreT(acc, &s_tile[offset], stride);
+// Stores one block of a row's outputs, times `scale`.
+fn store_outputs(
+    acc: ptr<function, Accumulators>, o: ptr<function, Outputs>, block: u32, scale: f32, offset: u32, is_query: bool, lane: Lane,
+) {
+    if (CARRIED) {
+        workgroupBarrier();
+        if (lane.has_matrices) {
+            store_block(acc, block * BLOCK_MATRICES, OUTPUT_MATRICES - block * BLOCK_MATRICES, lane);
+        }
+        workgroupBarrier();
     }
-    workgroupBarrier();
-    for (var e = 4u * lane; e < SUBGROUPS_M * SUBGROUPS_N * SIDE * SIDE; e += 4u * LANES) {
-        let position = output_position(e, column);
-        let i = first_i + position.x;
-        if (i < params.positions.queries && position.y < 4u * params.value_quads) {
-            let values = vec4<f32>(s_tile[e], s_tile[e + 1u], s_tile[e + 2u], s_tile[e + 3u]) * row_scale[position.x];
-            output[output_offset + i * params.output.strides.z + position.y / 4u] = vec4<out_elem>(values);
+    if (is_query) {
+        store_output(o, block, 0u, scale, offset, lane);
+        if (LANE_QUADS > 1u) { store_output(o, block, 1u, scale, offset, lane); }
+        if (LANE_QUADS > 2u) { store_output(o, block, 2u, scale, offset, lane); store_output(o, block, 3u, scale, offset, lane); }
+        if (LANE_QUADS > 4u) {
+            store_output(o, block, 4u, scale, offset, lane);
+            store_output(o, block, 5u, scale, offset, lane);
+            store_output(o, block, 6u, scale, offset, lane);
+            store_output(o, block, 7u, scale, offset, lane);
         }
     }
 }
@@ -244,38 +245,42 @@ fn main(wg: Workgroup, ids: LaneIds) {
     let b = tile.b;
     let h = tile.h;
     let queries = params.positions.queries;
-    let first_i = tile.row_tile * SUBGROUPS_M * SIDE;
-    let last_i = min(first_i + SUBGROUPS_M * SIDE, queries);
+    let first_i = tile.row_tile * ROWS;
+    let last_i = min(first_i + ROWS, queries);
     let visible = tile_visibility(b, first_i, last_i);
 
-    let subgroup = ids.subgroup;
-    let lane = subgroup * ids.size + ids.id;
-    let has_matrices = subgroup < SUBGROUPS_M * SUBGROUPS_N;
-    let subgroup_m = subgroup / SUBGROUPS_N;
-    let subgroup_n = subgroup % SUBGROUPS_N;
-    // The row of this lane's scores. Rows past the end repeat the last one and are not stored.
-    let r = lane / ROW_LANES;
-    let row_lane = lane % ROW_LANES;
-    let i = min(first_i + r, queries - 1u);
+    let index = ids.subgroup * ids.size + ids.id;
+    let lane = Lane(
+        index,
+        ids.subgroup < SUBGROUPS_M * SUBGROUPS_N, ids.subgroup / SUBGROUPS_N, ids.subgroup % SUBGROUPS_N,
+        index / ROW_LANES, index % ROW_LANES, index / ROW_LANES * S_STRIDE + index % ROW_LANES,
+    );
+    let i = min(first_i + lane.r, queries - 1u);
     let range = key_range(b, i);
 
-    if (lane == 0u) {
+    if (lane.index == 0u) {
         atomicStore(&flags, 0u);
     }
-    stage_queries(lane, b, h, first_i);
+    var q = array<matrix_a, 8>();
+    if (QUERY_MATRICES == 0u) {
+        stage_queries(lane.index, b, h, first_i, 0u, ROWS);
+    } else {
+        // As many rows at a time as there is room for keys.
+        for (var row = 0u; row < ROWS; row += TILE_N) {
+            workgroupBarrier();
+            stage_queries(lane.index, b, h, first_i, row, min(row + TILE_N, ROWS));
+            workgroupBarrier();
+            if (lane.has_matrices && lane.m * SIDE / TILE_N == row / TILE_N) {
+                q = load_queries(lane.m * SIDE - row);
+            }
+        }
+    }
 
-    var scale_max = HIDDEN;
+    var reference = HIDDEN;
     var row_max = HIDDEN;
-    var row_sum = 0.0;    // of this lane's keys
-    var weight_sum = 0.0; // of their weights as rounded to f16, times WEIGHT_SCALE
-    var acc0 = matrix_c();
-    var acc1 = matrix_c();
-    var acc2 = matrix_c();
-    var acc3 = matrix_c();
-    var acc4 = matrix_c();
-    var acc5 = matrix_c();
-    var acc6 = matrix_c();
-    var acc7 = matrix_c();
+    var sums = Sums(); // of this lane's keys
+    var acc = Accumulators();
+    var o = Outputs();
 
     let key_begin = max(min(visible.any.first, visible.any.start), tile.first_key);
     let key_end = min(max(visible.any.end, visible.any.sinks_end), tile.end_key);
@@ -289,150 +294,116 @@ fn main(wg: Workgroup, ids: LaneIds) {
         let keys = KeyTile(b, h / params.group, j, max(j, tile.first_key), min(j + TILE_N, key_end));
 
         workgroupBarrier();
-        stage_keys(lane, keys);
+        stage_keys(lane.index, keys);
         workgroupBarrier();
-        if (lane == 0u) {
+        if (lane.index == 0u) {
             atomicStore(&flags, 0u);
         }
-        if (has_matrices) {
-            compute_scores(subgroup_m, subgroup_n);
+        var matrices = Accumulators();
+        if (lane.has_matrices) {
+            if (QUERY_MATRICES == 0u) {
+                for (var d = 0u; d < HEAD_QUADS; d += SIDE / 4u) {
+                    let q_d = coopLoadT<matrix_a>(&q_tile[lane.m * SIDE * D_STRIDE + d], D_STRIDE);
+                    add_scores(&matrices, q_d, lane.n, d);
+                }
+            } else {
+                let step = SIDE / 4u;
+                add_scores(&matrices, q[0], lane.n, 0u);
+                if (QUERY_MATRICES > 1u) { add_scores(&matrices, q[1], lane.n, step); }
+                if (QUERY_MATRICES > 2u) { add_scores(&matrices, q[2], lane.n, 2u * step); }
+                if (QUERY_MATRICES > 3u) { add_scores(&matrices, q[3], lane.n, 3u * step); }
+                if (QUERY_MATRICES > 4u) { add_scores(&matrices, q[4], lane.n, 4u * step); }
+                if (QUERY_MATRICES > 5u) { add_scores(&matrices, q[5], lane.n, 5u * step); }
+                if (QUERY_MATRICES > 6u) { add_scores(&matrices, q[6], lane.n, 6u * step); }
+                if (QUERY_MATRICES > 7u) { add_scores(&matrices, q[7], lane.n, 7u * step); }
+            }
+            store_block(&matrices, 0u, BLOCK_MATRICES, lane);
         }
         workgroupBarrier();
 
-        stage_values(lane, keys);
-        var tile_max = HIDDEN;
-        for (var n = row_lane; n < TILE_N; n += ROW_LANES) {
-            let s_index = r * S_STRIDE + n;
-            var s = modified_score(b, h, i, j + n, s_tile[s_index]);
-            if (!full) {
-                s = masked_score(range, b, h, i, j + n, s);
-                if (j + n >= keys.last || j + n < keys.first) {
-                    s = HIDDEN;
-                }
+        stage_values(lane.index, keys);
+        var s = Scores();
+        var extremes = Extremes(vec4<f32>(HIDDEN), vec4<f32>(0.0));
+        let ready = SCORE_MOD || !full;
+        let count = select(0u, BLOCK_QUADS, ready);
+        score_pairs(range, keys, full, h, i, 0u, count, lane);
+        load_scores(&s, &extremes, ready, 0u, lane);
+        if (SCORE_BLOCKS > 1u) {
+            workgroupBarrier();
+            if (lane.has_matrices) {
+                store_block(&matrices, BLOCK_MATRICES, BLOCK_MATRICES, lane);
             }
-            s_tile[s_index] = s;
-            tile_max = max(tile_max, s);
+            workgroupBarrier();
+            score_pairs(range, keys, full, h, i, 1u, count, lane);
+            load_scores(&s, &extremes, ready, 1u, lane);
         }
+        var most = extremes.most;
+        let least = min(min(extremes.least.x, extremes.least.y), min(extremes.least.z, extremes.least.w));
+        if (!ready && least < LEAST_VISIBLE) {
+            for (var k = 0u; k < SCORE_BLOCKS * LANE_QUADS; k += 1u) {
+                s[k] = finite_score4(s[k]);
+                most = max(most, s[k]);
+            }
+        }
+        var tile_max = max(max(most.x, most.y), max(most.z, most.w));
         for (var xor_mask = 1u; xor_mask < ROW_LANES; xor_mask *= 2u) {
             tile_max = max(tile_max, subgroupShuffleXor(tile_max, xor_mask));
         }
         row_max = max(row_max, tile_max);
         var rescale = 1.0;
-        if (scale_max <= MINUS_INFINITY) {
-            scale_max = tile_max; // the accumulator is still 0
-        } else if (over_temperature(vec4<f32>(tile_max - scale_max)).x > RESCALE_THRESHOLD) {
-            rescale = exp_falling4(over_temperature(vec4<f32>(scale_max - tile_max))).x;
-            scale_max = tile_max;
-            row_sum *= rescale;
-            weight_sum *= rescale;
+        if (!CARRIED) {
+            rescale = exp_falling4(over_temperature(vec4<f32>(reference - row_max))).x;
+            reference = row_max;
+        } else if (reference <= MINUS_INFINITY) {
+            reference = tile_max; // O is still 0
+        } else if (over_temperature(vec4<f32>(tile_max - reference)).x > RESCALE_THRESHOLD) {
+            rescale = exp_falling4(over_temperature(vec4<f32>(reference - tile_max))).x;
+            reference = tile_max;
             atomicOr(&flags, RESCALE);
         }
-        if (row_lane == 0u) {
-            row_scale[r] = rescale;
-        }
-        for (var n = row_lane; n < TILE_N; n += ROW_LANES) {
-            let s = s_tile[r * S_STRIDE + n];
-            let p = exp_weight(vec4<f32>(s), vec4<f32>(scale_max), 0.0).x;
-            let rounded = f16(WEIGHT_SCALE * p);
-            p_tile[r * P_STRIDE + n] = rounded;
-            row_sum += p;
-            weight_sum += f32(rounded);
+        // Of hidden scores the weight is 0 beside any other, and so it is in rows without one.
+        let subtrahend = select(reference, 0.0, reference <= MINUS_INFINITY);
+        sums.weights *= rescale;
+        sums.rounded *= rescale;
+        store_weights(&s, &sums, subtrahend, 0u, lane);
+        if (SCORE_BLOCKS > 1u) {
+            store_weights(&s, &sums, subtrahend, 1u, lane);
         }
         workgroupBarrier();
 
-        let flags_set = atomicLoad(&flags);
-        if (flags_set != 0u) {
-            let non_finite = (flags_set & NON_FINITE) != 0u;
-            acc0 = rescale_output(subgroup, lane, keys, 0u, non_finite, acc0);
-            if (OUTPUT_MATRICES > 1u) {
-                acc1 = rescale_output(subgroup, lane, keys, 1u, non_finite, acc1);
-            }
-            if (OUTPUT_MATRICES > 2u) {
-                acc2 = rescale_output(subgroup, lane, keys, 2u, non_finite, acc2);
-            }
-            if (OUTPUT_MATRICES > 3u) {
-                acc3 = rescale_output(subgroup, lane, keys, 3u, non_finite, acc3);
-            }
-            if (OUTPUT_MATRICES > 4u) {
-                acc4 = rescale_output(subgroup, lane, keys, 4u, non_finite, acc4);
-            }
-            if (OUTPUT_MATRICES > 5u) {
-                acc5 = rescale_output(subgroup, lane, keys, 5u, non_finite, acc5);
-            }
-            if (OUTPUT_MATRICES > 6u) {
-                acc6 = rescale_output(subgroup, lane, keys, 6u, non_finite, acc6);
-            }
-            if (OUTPUT_MATRICES > 7u) {
-                acc7 = rescale_output(subgroup, lane, keys, 7u, non_finite, acc7);
-            }
-        }
-        if (has_matrices) {
-            for (var n = 0u; n < TILE_N; n += SIDE) {
-                let p = coopLoadT<matrix_a>(&p_tile[subgroup_m * SIDE * P_STRIDE + n], P_STRIDE);
-                let v = n * KV_STRIDE + subgroup_n * OUTPUT_MATRICES * SIDE;
-                acc0 = coopMultiplyAdd(p, coopLoadT<matrix_b>(&kv_tile[v], KV_STRIDE), acc0);
-                if (OUTPUT_MATRICES > 1u) {
-                    acc1 = coopMultiplyAdd(p, coopLoadT<matrix_b>(&kv_tile[v + SIDE], KV_STRIDE), acc1);
-                }
-                if (OUTPUT_MATRICES > 2u) {
-                    acc2 = coopMultiplyAdd(p, coopLoadT<matrix_b>(&kv_tile[v + 2u * SIDE], KV_STRIDE), acc2);
-                }
-                if (OUTPUT_MATRICES > 3u) {
-                    acc3 = coopMultiplyAdd(p, coopLoadT<matrix_b>(&kv_tile[v + 3u * SIDE], KV_STRIDE), acc3);
-                }
-                if (OUTPUT_MATRICES > 4u) {
-                    acc4 = coopMultiplyAdd(p, coopLoadT<matrix_b>(&kv_tile[v + 4u * SIDE], KV_STRIDE), acc4);
-                }
-                if (OUTPUT_MATRICES > 5u) {
-                    acc5 = coopMultiplyAdd(p, coopLoadT<matrix_b>(&kv_tile[v + 5u * SIDE], KV_STRIDE), acc5);
-                }
-                if (OUTPUT_MATRICES > 6u) {
-                    acc6 = coopMultiplyAdd(p, coopLoadT<matrix_b>(&kv_tile[v + 6u * SIDE], KV_STRIDE), acc6);
-                }
-                if (OUTPUT_MATRICES > 7u) {
-                    acc7 = coopMultiplyAdd(p, coopLoadT<matrix_b>(&kv_tile[v + 7u * SIDE], KV_STRIDE), acc7);
-                }
-            }
-        }
+        let found = atomicLoad(&flags);
+        update_outputs(&acc, &o, 0u, rescale, found, keys, lane);
+        if (OUTPUT_BLOCKS > 1u) { update_outputs(&acc, &o, 1u, rescale, found, keys, lane); }
+        if (OUTPUT_BLOCKS > 2u) { update_outputs(&acc, &o, 2u, rescale, found, keys, lane); }
+        if (OUTPUT_BLOCKS > 3u) { update_outputs(&acc, &o, 3u, rescale, found, keys, lane); }
+        if (OUTPUT_BLOCKS > 4u) { update_outputs(&acc, &o, 4u, rescale, found, keys, lane); }
+        if (OUTPUT_BLOCKS > 5u) { update_outputs(&acc, &o, 5u, rescale, found, keys, lane); }
+        if (OUTPUT_BLOCKS > 6u) { update_outputs(&acc, &o, 6u, rescale, found, keys, lane); }
+        if (OUTPUT_BLOCKS > 7u) { update_outputs(&acc, &o, 7u, rescale, found, keys, lane); }
     }
 
+    var row_sum = (sums.weights.x + sums.weights.y) + (sums.weights.z + sums.weights.w);
+    var weight_sum = (sums.rounded.x + sums.rounded.y) + (sums.rounded.z + sums.rounded.w);
     for (var xor_mask = 1u; xor_mask < ROW_LANES; xor_mask *= 2u) {
         row_sum += subgroupShuffleXor(row_sum, xor_mask);
         weight_sum += subgroupShuffleXor(weight_sum, xor_mask);
     }
     let sink = sink_of(vec4<u32>(h));
-    let lag = exp_falling4(over_temperature(vec4<f32>(scale_max - row_max)));
-    let result = finish_rows(vec4<f32>(row_max), row_sum * lag, sink);
-    workgroupBarrier();
-    if (row_lane == 0u) {
-        row_scale[r] =
-            (finish_rows(vec4<f32>(row_max), weight_sum / WEIGHT_SCALE * lag, sink).output_scale * lag).x / WEIGHT_SCALE;
-    }
-    let output_batch = tile.split * params.batch + b;
-    let output_offset = element(params.output, output_batch, h, 0u, 0u);
-    store_output(subgroup, lane, output_offset, first_i, 0u, acc0);
-    if (OUTPUT_MATRICES > 1u) {
-        store_output(subgroup, lane, output_offset, first_i, 1u, acc1);
-    }
-    if (OUTPUT_MATRICES > 2u) {
-        store_output(subgroup, lane, output_offset, first_i, 2u, acc2);
-    }
-    if (OUTPUT_MATRICES > 3u) {
-        store_output(subgroup, lane, output_offset, first_i, 3u, acc3);
-    }
-    if (OUTPUT_MATRICES > 4u) {
-        store_output(subgroup, lane, output_offset, first_i, 4u, acc4);
-    }
-    if (OUTPUT_MATRICES > 5u) {
-        store_output(subgroup, lane, output_offset, first_i, 5u, acc5);
-    }
-    if (OUTPUT_MATRICES > 6u) {
-        store_output(subgroup, lane, output_offset, first_i, 6u, acc6);
-    }
-    if (OUTPUT_MATRICES > 7u) {
-        store_output(subgroup, lane, output_offset, first_i, 7u, acc7);
-    }
-    if (row_lane == 0u && first_i + r < queries) {
-        store_stats(tile, h, first_i + r, result.row_max.x, result.row_sum.x);
+    let lag = exp_falling4(over_temperature(vec4<f32>(reference - row_max)));
+    let result = finish_rows(vec4<f32>(row_max), row_sum / WEIGHT_SCALE * lag, sink);
+    let weights = finish_rows(vec4<f32>(row_max), weight_sum / WEIGHT_SCALE * lag, sink);
+    let scale = (weights.output_scale * lag).x / WEIGHT_SCALE;
+    let is_query = first_i + lane.r < queries;
+    let offset = element(params.output, tile.split * params.batch + b, h, i, 0u);
+    store_outputs(&acc, &o, 0u, scale, offset, is_query, lane);
+    if (OUTPUT_BLOCKS > 1u) { store_outputs(&acc, &o, 1u, scale, offset, is_query, lane); }
+    if (OUTPUT_BLOCKS > 2u) { store_outputs(&acc, &o, 2u, scale, offset, is_query, lane); }
+    if (OUTPUT_BLOCKS > 3u) { store_outputs(&acc, &o, 3u, scale, offset, is_query, lane); }
+    if (OUTPUT_BLOCKS > 4u) { store_outputs(&acc, &o, 4u, scale, offset, is_query, lane); }
+    if (OUTPUT_BLOCKS > 5u) { store_outputs(&acc, &o, 5u, scale, offset, is_query, lane); }
+    if (OUTPUT_BLOCKS > 6u) { store_outputs(&acc, &o, 6u, scale, offset, is_query, lane); }
+    if (OUTPUT_BLOCKS > 7u) { store_outputs(&acc, &o, 7u, scale, offset, is_query, lane); }
+    if (lane.quad == 0u && is_query) {
+        store_stats(tile, h, i, result.row_max.x, result.row_sum.x);
     }
 }

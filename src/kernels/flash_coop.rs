@@ -3,13 +3,18 @@
 use super::fused::{BUFFERS, Launch, Params, SOURCES};
 use crate::device::Caps;
 use crate::error::{Error, Result};
-use crate::plan::{CooperativeTiling, FusedPlan};
+use crate::plan::{CooperativeTiling, Form, FusedPlan};
 use crate::problem::AttentionProblem;
 use crate::wgsl::{Kernel, Source, Uniform, files};
 
 pub static KERNEL: Kernel = Kernel {
     name: "flash_coop",
-    sources: &[Source::Cooperative, Source::All(&SOURCES), Source::File(&files::FLASH_COOP)],
+    sources: &[
+        Source::Cooperative,
+        Source::All(&SOURCES),
+        Source::File(&files::COOP_TILES),
+        Source::File(&files::FLASH_COOP),
+    ],
     buffers: &BUFFERS,
     params: &Params::TYPE,
 };
@@ -29,9 +34,15 @@ pub(super) fn launch(caps: &Caps, problem: &AttentionProblem, plan: &FusedPlan) 
         ("TILE_N", plan.tile.keys),
         ("SCORE_MATRICES", tiling.score_matrices),
         ("OUTPUT_MATRICES", tiling.output_matrices),
+        ("BLOCK_MATRICES", tiling.block_matrices),
+        ("QUERY_MATRICES", tiling.query_matrices),
         ("ROW_LANES", plan.tile.k_splits),
         ("HEAD_QUADS", tiling.head_dim / 4),
-        ("KV_ELEMENTS", tiling.kv_elements()),
+        ("VALUE_QUADS", tiling.value_dim / 4),
+        ("KEY_LANES", tiling.key_lanes()),
+        ("Q_ENTRIES", tiling.q_entries(plan.tile)),
+        ("KV_ENTRIES", tiling.kv_entries(plan.tile)),
+        ("CARRIED", u32::from(plan.tile.form == Form::Carried)),
     ];
     Ok(Launch {
         kernel: &KERNEL,

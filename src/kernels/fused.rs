@@ -127,7 +127,7 @@ pub fn record(
     let p = problem;
     let launch = match plan.tile.form {
         Form::Rows => flash_rows::launch(p, plan),
-        Form::Cooperative => flash_coop::launch(caps, p, plan)?,
+        Form::Cooperative | Form::Carried => flash_coop::launch(caps, p, plan)?,
         Form::Split => flash_split::launch(caps, options, p, plan, &fused),
         Form::Tiled => flash::launch(options, p, plan, &fused),
     };
@@ -195,7 +195,7 @@ pub fn record(
         not_a_number: f32::NAN,
         weight_unit: match plan.tile.form {
             // f16 weights would underflow, and sums of f16 values cannot overflow f32.
-            Form::Cooperative => 1.0,
+            Form::Cooperative | Form::Carried => 1.0,
             _ => (plan.split_keys.clamp(1, p.keys.max(1)).next_power_of_two() as f32).recip(),
         },
     };

@@ -18,8 +18,10 @@ pub enum Form {
     Rows,
     /// For cards: a workgroup computes a tile of queries; tiles of queries, keys and values are staged in workgroup memory.
     Tiled,
-    /// As `Tiled`, with products by cooperative matrices.
+    /// As `Tiled`, with products by cooperative matrices, whose outputs are summed in each lane's registers.
     Cooperative,
+    /// As `Cooperative`, with outputs that stay in matrices from tile to tile of the keys.
+    Carried,
     /// For few queries, split-KV: the query heads of one key head are the rows of a tile, and splits of the keys have
     /// workgroups of their own, merged by row max and row sum.
     Split,
@@ -27,7 +29,7 @@ pub enum Form {
 
 impl Form {
     /// Every form.
-    pub const ALL: [Self; 4] = [Self::Rows, Self::Tiled, Self::Cooperative, Self::Split];
+    pub const ALL: [Self; 5] = [Self::Rows, Self::Tiled, Self::Cooperative, Self::Carried, Self::Split];
 }
 
 impl std::fmt::Display for Form {
@@ -36,6 +38,7 @@ impl std::fmt::Display for Form {
             Self::Rows => "rows",
             Self::Tiled => "tiled",
             Self::Cooperative => "cooperative",
+            Self::Carried => "carried",
             Self::Split => "split",
         })
     }
@@ -94,7 +97,7 @@ impl Tile {
                 quads * 5 * ROW + keys * ROW + lanes * 4 * ROW * (2 - u64::from(self.subgroups)) + reduction
             }
             Form::Tiled => Tiling::new(*self, problem).bytes() + if self.subgroups { 0 } else { reduction },
-            Form::Cooperative => 0,
+            Form::Cooperative | Form::Carried => 0,
         }
     }
 
@@ -148,7 +151,7 @@ impl Tile {
                 let narrow = !additive || tiling.row_quads == 1;
                 tiling.is_possible() && narrow && tiling.fits_registers(additive, caps) && (!self.subgroups || whole)
             }
-            Form::Cooperative => false,
+            Form::Cooperative | Form::Carried => false,
         };
         form && self.lanes <= caps.max_invocations
             && self.workgroup_bytes(problem) <= u64::from(caps.max_workgroup_bytes)
@@ -197,7 +200,7 @@ impl Tile {
                     scores + 2 * keys.div_ceil(lanes) + keys * width / lanes + 3 * blocks + 60
                 }
                 Form::Tiled => Tiling::new(*self, problem).iterations(problem),
-                Form::Cooperative => cooperative::iterations(*self, problem),
+                Form::Cooperative | Form::Carried => cooperative::iterations(*self, problem),
             }
     }
 

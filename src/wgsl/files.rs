@@ -34,6 +34,26 @@ pub(crate) static CELL: File = file!(
 );
 pub(crate) static COOP_8: File = file!("common/coop_8.wgsl", ["SIDE"]);
 pub(crate) static COOP_16: File = file!("common/coop_16.wgsl", ["SIDE"]);
+pub(crate) static COOP_TILES: File = file!(
+    "common/coop_tiles.wgsl",
+    [
+        "LANES",
+        "SUBGROUPS_M",
+        "SUBGROUPS_N",
+        "TILE_N",
+        "SCORE_MATRICES",
+        "OUTPUT_MATRICES",
+        "BLOCK_MATRICES",
+        "QUERY_MATRICES",
+        "ROW_LANES",
+        "HEAD_QUADS",
+        "VALUE_QUADS",
+        "KEY_LANES",
+        "Q_ENTRIES",
+        "KV_ENTRIES",
+        "CARRIED"
+    ]
+);
 pub(crate) static FUSED: File = file!("common/fused.wgsl", ["LSE", "MAX_SUM"]);
 pub(crate) static GROUP_SHARED: File = file!("common/group_shared.wgsl", ["LANES"]);
 pub(crate) static GROUP_SUBGROUP: File = file!("common/group_subgroup.wgsl", ["LANES"]);
@@ -80,30 +100,18 @@ pub(crate) static WRITE_PLAIN: File = file!("common/write_plain.wgsl", []);
 pub(crate) static WRITE_Q8: File = file!("common/write_q8.wgsl", []);
 pub(crate) static FLASH: File = file!("flash.wgsl", ["HEAD_TAIL", "VALUE_TAIL", "SLICES"]);
 pub(crate) static FLASH_ROWS: File = file!("flash_rows.wgsl", ["ROW_BLOCKS", "ROW_QUADS", "P_ENTRIES", "VALUE_TILES"]);
-pub(crate) static FLASH_COOP: File = file!(
-    "flash_coop.wgsl",
-    [
-        "LANES",
-        "SUBGROUPS_M",
-        "SUBGROUPS_N",
-        "TILE_N",
-        "SCORE_MATRICES",
-        "OUTPUT_MATRICES",
-        "ROW_LANES",
-        "HEAD_QUADS",
-        "KV_ELEMENTS"
-    ]
-);
+pub(crate) static FLASH_COOP: File = file!("flash_coop.wgsl", []);
 pub(crate) static FLASH_SPLIT: File =
     file!("flash_split.wgsl", ["TILE_N", "VALUE_LANES", "QUERY_QUADS", "HEAD_TAIL", "BRANCHES"]);
 pub(crate) static SCORE: File = file!("score.wgsl", ["LANES", "ROWS", "SCORE", "HAS_V", "NORMED", "STAGE"]);
 
 /// Every file that may stand beside a user's score function: those of the kernels that call one.
-pub(super) static BESIDE_SCORE_MOD: [&File; 35] = [
+pub(super) static BESIDE_SCORE_MOD: [&File; 36] = [
     &ADDITIVE,
     &BLOCKS,
     &COOP_16,
     &COOP_8,
+    &COOP_TILES,
     &FUSED,
     &GROUP_SHARED,
     &GROUP_SUBGROUP,

@@ -119,10 +119,17 @@ configurations! {
         again: Some(trusted),
         ..Configuration::new(|| Some(cards()[0].clone()), [Sample::Quick, Sample::All])
     },
+    /// All that the adapter has, cooperative matrices too: products of f16 take them.
+    with_all_features: Configuration::new(with_matrices, [Sample::Kernels, Sample::Quick]),
     /// Matrices round to f16, and rescale sums whose reference moves: the same bits each time, too.
     cooperative_matrices: Configuration {
         again: Some(Gpu::clone),
         ..Configuration::new(with_matrices, [Sample::Quick, Sample::All]).planned(by_matrices)
+    },
+    /// Outputs that stay in matrices from tile to tile.
+    carried_matrices: Configuration {
+        again: Some(Gpu::clone),
+        ..Configuration::new(with_matrices, [Sample::Quick, Sample::All]).planned(by_carried_matrices)
     },
     /// As where scores outgrow a binding: what depends on a query's number must count from the first of the problem.
     queries_in_ranges_of_five: Configuration::new(|| Some(gpu().clone()), [Sample::Kernels, Sample::All]).planned(in_ranges),
@@ -185,6 +192,14 @@ fn by_matrices(caps: &Caps, mut case: AttentionCase, storage: Storage) -> Option
     (form(&plan) == Some(Form::Cooperative)).then_some((case, plan))
 }
 
+fn by_carried_matrices(caps: &Caps, case: AttentionCase, storage: Storage) -> Option<(AttentionCase, AttentionPlan)> {
+    let (case, plan) = by_matrices(caps, case, storage)?;
+    let problem = AttentionProblem::new(&case.options, &case.inputs.map(Array::shape, Array::shape)).unwrap();
+    let plans = AttentionPlan::candidates(&case.options, &problem, storage.element, caps).unwrap_or_default();
+    let carried = plans.into_iter().find(|plan| plan.tile.form == Form::Carried)?;
+    Some((case, plan.with_fused(carried)))
+}
+
 fn in_ranges(caps: &Caps, case: AttentionCase, storage: Storage) -> Option<(AttentionCase, AttentionPlan)> {
     const LENGTH: usize = 5;
     let queries = case.inputs.query.shape()[2];
@@ -219,7 +234,7 @@ fn the_quick_run_has_every_kernel_and_every_path() {
         assert_eq!(quick, whole, "{name}");
         all.extend(quick);
     }
-    let needs_matrices = ["flash_coop", "coop_rate"];
+    let needs_matrices = ["flash_coop", "matmul_coop", "coop_rate"];
     let matrices = with_matrices().is_some();
     for kernel in kernels::ALL.iter().filter(|kernel| matrices || !needs_matrices.contains(&kernel.name)) {
         assert!(all.contains(kernel.name), "nothing runs `{}`", kernel.name);
@@ -237,11 +252,12 @@ fn the_quick_run_has_every_kernel_and_every_path() {
     let kernel_of = |form: Form| match form {
         Form::Rows => "flash_rows",
         Form::Tiled => "flash",
-        Form::Cooperative => "flash_coop",
+        Form::Cooperative | Form::Carried => "flash_coop",
         Form::Split => "flash_split",
         _ => panic!("{form}: which kernel?"),
     };
-    for form in Form::ALL.into_iter().filter(|form| matrices || *form != Form::Cooperative) {
+    let by_matrices = |form| matches!(form, Form::Cooperative | Form::Carried);
+    for form in Form::ALL.into_iter().filter(|form| matrices || !by_matrices(*form)) {
         assert!(all.contains(kernel_of(form)), "no attention is computed as {form}");
     }
 }
