@@ -175,7 +175,8 @@ pub(super) fn steps(seen: &Seen<'_>) -> Option<()> {
     };
     let s = Sizes::new(seen)?;
     let (direction, unit) = (s.directions - 1, s.units - 1);
-    holds_that(s.units <= width && seen.number("last")? <= s.steps)?;
+    let (first, last) = (seen.number("first")?, seen.number("last")?);
+    holds_that(s.units <= width && first < last && last <= s.steps)?;
     let row = s.gate_count.checked_mul(width)?;
     let weight = [(direction * s.units + unit, row), (gate, width), (unit, 1)];
     // A lane past the last unit loads what stands there: padding, or the next gate.

@@ -134,7 +134,7 @@ pub struct LoopPlan {
 impl LoopPlan {
     /// Blocks of four steps of the depth that `recurrent_loop` has names for.
     const MOST_BLOCKS: usize = 8;
-    /// Registers of a lane beside its weights. Mesa's compilers take 32 to 40 on NVIDIA, 24 to 52 on AMD, 24 to 43 on Apple's.
+    /// Registers of a lane beside its weights. Mesa's compilers take 16 to 40 on NVIDIA, 24 to 60 on AMD, 24 to 43 on Apple's.
     const OTHER_REGISTERS: usize = 44;
 
     /// Registers of a lane with so many blocks of the weights of all its gates.
