@@ -99,13 +99,16 @@ impl std::fmt::Display for Adapter {
     }
 }
 
+/// The vendor's PCI number.
+const INTEL: u32 = 0x8086;
+
 /// By the vendor's PCI number, of which Metal and Mesa's driver for Apple's devices give none.
 fn registers(info: &wgpu::AdapterInfo) -> Registers {
     match info.vendor {
         0x106b => Registers::APPLE,
         _ if info.backend == wgpu::Backend::Metal || info.driver == "Honeykrisp" => Registers::APPLE,
         0x5143 => Registers::QUALCOMM,
-        0x8086 => Registers::INTEL,
+        INTEL => Registers::INTEL,
         _ => Registers::CARD,
     }
 }
@@ -140,6 +143,7 @@ impl Adapter {
                 max_storage_buffers: limits.max_storage_buffers_per_shader_stage,
                 f16: features.contains(wgpu::Features::SHADER_F16),
                 subgroups: features.contains(wgpu::Features::SUBGROUP),
+                slow_subgroups: info.vendor == INTEL,
                 min_subgroup: info.subgroup_min_size,
                 max_subgroup: info.subgroup_max_size,
                 timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY),

@@ -2,7 +2,7 @@
 
 use super::{Bucket, Choice, Tiling, Tuning, Unfused, cooperative};
 use crate::attention::{Algorithm, Attention, Normalize, Score};
-use crate::device::Caps;
+use crate::device::{Caps, Registers};
 use crate::error::{Error, Result};
 use crate::problem::{AttentionProblem, Storage};
 use crate::tensor::DType;
@@ -124,15 +124,24 @@ impl Tile {
         p.batch.saturating_mul(heads).saturating_mul(rows.div_ceil(tile).saturating_mul(tile))
     }
 
-    /// Whether the problem is too small to repay this tile's longer compilation, or half as many rows would do.
-    fn is_too_long(&self, problem: &AttentionProblem) -> bool {
+    /// What puts a tile behind others, whatever their order: the smallest rank is best.
+    ///
+    /// - 1: the problem is too small to repay the tile's longer compilation, or half as many rows would do. Or lanes have few
+    ///   registers (Apple's, Intel's), where few rows and long blocks of keys are what others take (metal-flash-attention: 32
+    ///   rows × 80 keys on M1; llama.cpp: 4 rows on Intel).
+    /// - 2: subgroup operations, on devices that are slow at them.
+    fn rank(&self, problem: &AttentionProblem, caps: &Caps) -> u8 {
         let axes = [problem.batch, problem.query_heads, problem.queries, problem.keys];
         let pairs = axes.into_iter().fold(1, usize::saturating_mul);
-        match self.form {
+        let long = match self.form {
             Form::Rows => self.queries > 16 && pairs < MANY_PAIRS,
-            Form::Tiled => self.queries > 32 && problem.queries <= self.queries as usize / 2,
+            Form::Tiled => {
+                let few_registers = !caps.software && caps.registers.lane <= Registers::APPLE.lane;
+                self.queries > 32 && (few_registers || problem.queries <= self.queries as usize / 2)
+            }
             _ => false,
-        }
+        };
+        u8::from(long) + 2 * u8::from(self.subgroups && caps.slow_subgroups)
     }
 
     /// Whether this kernel can compute the problem on that device.
@@ -475,9 +484,7 @@ impl AttentionPlan {
         let fitting = move |split: bool| {
             let of_form = move |tile: &Tile| (tile.form == Form::Split) == split && tile.fits(additive, problem, caps);
             let tiles = TILES.iter().filter(move |(at, _)| *at == here).map(|(_, tile)| *tile).filter(of_form);
-            let (short, long) = (tiles.clone(), tiles);
-            let tiles =
-                short.filter(|tile| !tile.is_too_long(problem)).chain(long.filter(|tile| tile.is_too_long(problem)));
+            let tiles = (0..4).flat_map(move |rank| tiles.clone().filter(move |t| t.rank(problem, caps) == rank));
             // Where one kernel serves both, a single split of the keys is what distinguishes fused from split.
             let one_range = options.path == Algorithm::Fused && split;
             let plans = move |tile: Tile| tile.plans(problem, caps, one_range);

@@ -26,7 +26,7 @@ const ALLOWED: f64 = 1.05;
 fn statistics(executable: &Value) -> Statistics {
     let get = |names: &[&str]| names.iter().filter_map(|name| executable["stats"][name].as_u64()).sum();
     Statistics {
-        registers: get(&["VGPRs", "Number of GPRs", "GPRs", "Registers used (vec4)"]),
+        registers: get(&["VGPRs", "Number of GPRs", "GPRs", "Registers used (vec4)", "Registers used"]),
         spills: get(&["Spilled VGPRs", "Spilled SGPRs", "Spills to memory", "Spills", "STP Count"]),
         scratch: get(&["Scratch size", "SLM size", "Scratch"]),
         instructions: get(&["Instructions", "Instruction count", "Instruction Count"]),

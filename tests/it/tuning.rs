@@ -2,7 +2,7 @@
 
 use regard::attention::{Algorithm, Attention, AttentionInputs, Score};
 use regard::cases::AttentionCase;
-use regard::device::{Caps, DeviceKind};
+use regard::device::{Caps, DeviceKind, Registers};
 use regard::gpu::{Gpu, Kept, Open, Run};
 use regard::plan::{AttentionPlan, Bucket, Choice, Form, FusedPlan, Tuning};
 use regard::problem::{AttentionProblem, Storage};
@@ -63,6 +63,34 @@ fn a_measured_plan_takes_the_place_of_the_tables() {
     let bucket = Bucket::new(Score::ScaledDot, &problem(&options, 1000), DType::F32);
     let tuned = Tuning::from_iter([(bucket, strange)]);
     assert_eq!(plan(&options, 1000, DType::F32, &tuned), table);
+}
+
+/// The tile of a prefill by head dim and device: as large as a lane's registers allow, with few rows and many keys where they
+/// are few, and without subgroup operations where those are slow.
+#[test]
+fn tiles_of_cards_go_by_their_registers() {
+    let card = Caps::default().with(|caps| {
+        caps.max_workgroup_bytes = 32 << 10;
+        caps.subgroups = true;
+        (caps.min_subgroup, caps.max_subgroup) = (32, 32);
+    });
+    let tile = |caps: &Caps, dim: usize| {
+        let shape = [1, 8, 1024, dim];
+        let inputs = AttentionInputs::new(&shape[..], &shape[..], &shape[..]);
+        let problem = AttentionProblem::new(&Attention::default(), &inputs).unwrap();
+        let candidates = AttentionPlan::candidates(&Attention::default(), &problem, DType::F32, caps).unwrap();
+        let tile = candidates[0].tile;
+        assert_eq!(tile.form, Form::Tiled);
+        (tile.queries, tile.keys, tile.subgroups)
+    };
+    let apple = card.with(|caps| caps.registers = Registers::APPLE);
+    let slow = apple.with(|caps| caps.slow_subgroups = true);
+    let dims = [64, 80, 128, 256];
+    assert_eq!(dims.map(|dim| tile(&card, dim)).map(|(m, n, _)| (m, n)), [(128, 32), (128, 32), (64, 64), (32, 64)]);
+    assert_eq!(dims.map(|dim| tile(&apple, dim)).map(|(m, n, _)| (m, n)), [(32, 64), (32, 64), (32, 64), (16, 128)]);
+    for dim in dims {
+        assert!(tile(&card, dim).2 && tile(&apple, dim).2 && !tile(&slow, dim).2);
+    }
 }
 
 /// Tiles are filled with the rows of a query head, or in the split form of a key head: which is taken goes by how full they
