@@ -261,7 +261,7 @@ fn main(wg: Workgroup, ids: LaneIds) {
     if (lane.index == 0u) {
         atomicStore(&flags, 0u);
     }
-    var q: array<matrix_a, 8>;
+    var q = array<matrix_a, 8>();
     if (QUERY_MATRICES == 0u) {
         stage_queries(lane.index, b, h, first_i, 0u, ROWS);
     } else {
@@ -322,7 +322,7 @@ fn main(wg: Workgroup, ids: LaneIds) {
         workgroupBarrier();
 
         stage_values(lane.index, keys);
-        var s: Scores;
+        var s = Scores();
         var extremes = Extremes(vec4<f32>(HIDDEN), vec4<f32>(0.0));
         let ready = SCORE_MOD || !full;
         let count = select(0u, BLOCK_QUADS, ready);

@@ -5,7 +5,7 @@ override SUBGROUPS_M: u32 = 2u;
 override SUBGROUPS_N: u32 = 1u;
 override TILE_N: u32 = 16u;          // SUBGROUPS_N · SCORE_MATRICES · SIDE, at most LANES
 override SCORE_MATRICES: u32 = 1u;   // 1, 2 or 4
-override OUTPUT_MATRICES: u32 = 1u;  // up to 8
+override OUTPUT_MATRICES: u32 = 1u;  // up to 8 where they are carried, and 8 blocks
 override BLOCK_MATRICES: u32 = 1u;   // that go through `s_tile` at a time, of a subgroup; divides SCORE_MATRICES
 override QUERY_MATRICES: u32 = 0u;   // of a row of Q, in registers: D / SIDE, up to 8; 0 where they stay in workgroup memory
 override ROW_LANES: u32 = 2u;        // LANES / (SUBGROUPS_M · SIDE), a power of two; neighbours in a subgroup
@@ -94,7 +94,7 @@ fn stage_queries(lane: u32, b: u32, h: u32, first_i: u32, first_row: u32, last_r
 fn load_queries(row: u32) -> array<matrix_a, 8> {
     let start = row * D_STRIDE;
     let step = SIDE / 4u;
-    var q: array<matrix_a, 8>;
+    var q = array<matrix_a, 8>();
     q[0] = coopLoadT<matrix_a>(&kv_tile[start], D_STRIDE);
     if (QUERY_MATRICES > 1u) { q[1] = coopLoadT<matrix_a>(&kv_tile[start + step], D_STRIDE); }
     if (QUERY_MATRICES > 2u) { q[2] = coopLoadT<matrix_a>(&kv_tile[start + 2u * step], D_STRIDE); }

@@ -62,6 +62,8 @@ pub fn linear() -> Vec<LinearCase> {
     }
     // More terms than one invocation may add up in its loop, four an iteration.
     add("linear 2×3×270000".to_owned(), [2, 3, 270_000], true, Some(Activation::Tanh));
+    // One tile, whose depth is divided between workgroups.
+    add("linear 40×24×5000".to_owned(), [40, 24, 5000], true, Some(Activation::Relu));
     // Enough for the largest tiles of a card.
     add("linear 1030×520×12".to_owned(), [1030, 520, 12], true, None);
     for activation in ACTIVATIONS {

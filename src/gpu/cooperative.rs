@@ -65,7 +65,7 @@ pub(super) fn side(
 #[expect(unsafe_code, reason = "the consent that wgpu asks for before it turns an experimental feature on")]
 pub(super) fn consent() -> wgpu::ExperimentalFeatures {
     // SAFETY: the token asks its holder to know that wgpu's own code behind experimental features may have unsound
-    // bugs. It is given for cooperative matrices alone, when the caller has opted in (`Open::cooperative`), and the two
+    // bugs. It is given for cooperative matrices alone, when the caller has opted in (`Open::cooperative`), and the
     // kernels that use them load and store whole matrices inside workgroup memory or buffers of whole matrices, which
     // is the one thing wgpu does not check. No memory of this program depends on it.
     unsafe { wgpu::ExperimentalFeatures::enabled() }

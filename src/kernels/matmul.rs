@@ -86,6 +86,21 @@ pub static TILED: Kernel = Kernel {
     params: &Params::TYPE,
 };
 
+/// By cooperative matrices.
+pub static COOPERATIVE: Kernel = Kernel {
+    name: "matmul_coop",
+    sources: &[
+        Source::Cooperative,
+        X,
+        W,
+        Y,
+        SHARED,
+        Source::File(&file!("matmul_coop.wgsl", ["LANES", "MATRICES", "K_QUADS"])),
+    ],
+    buffers: &BUFFERS,
+    params: &Params::TYPE,
+};
+
 /// Split-K reduction.
 pub static SUM: Kernel = Kernel {
     name: "matmul_sum",
@@ -292,7 +307,8 @@ struct Summand<'a> {
 
 impl Summand<'_> {
     fn record(&self, recording: &mut Recording, caps: &Caps) -> Result<()> {
-        let plan = MatmulPlan::new("a product", &self.shape, caps)?;
+        let half = [self.x, self.w].iter().all(|view| view.dtype == DType::F16);
+        let plan = MatmulPlan::of_operands("a product", &self.shape, half, caps)?;
         if plan.splits == 1 {
             return self.dispatch(recording, &plan, self.y, true);
         }
@@ -374,6 +390,16 @@ impl Summand<'_> {
             ProductForm::Tiled => {
                 overrides.push(("TILE_QUADS", f64::from(plan.tile_m / 4)));
                 &TILED
+            }
+            ProductForm::Cooperative { side, k_quads } => {
+                let tile = [
+                    ("SIDE", side),
+                    ("LANES", plan.lanes),
+                    ("MATRICES", plan.tile_m / (2 * side)),
+                    ("K_QUADS", k_quads),
+                ];
+                overrides.extend(tile.map(|(name, value)| (name, f64::from(value))));
+                &COOPERATIVE
             }
         };
         let ProductShape { batches, rows, columns, depth } = self.shape;

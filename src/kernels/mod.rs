@@ -61,7 +61,7 @@ params! {
 }
 
 /// Every kernel.
-pub static ALL: [&Kernel; 31] = [
+pub static ALL: [&Kernel; 32] = [
     &append::KERNEL,
     &barrier_rate::KERNEL,
     &coop_rate::KERNEL,
@@ -78,6 +78,7 @@ pub static ALL: [&Kernel; 31] = [
     &location::KERNEL,
     &mask_tiles::KERNEL,
     &matmul::KERNEL,
+    &matmul::COOPERATIVE,
     &matmul::SUM,
     &matmul::TILED,
     &merge::KERNEL,

@@ -5,7 +5,8 @@ use crate::attention::{Attention, Score};
 use crate::problem::AttentionProblem;
 use crate::tensor::DType;
 
-/// Matrices of a subgroup in registers, which are variables of the shader: of the output, of scores, and of the query rows.
+/// Matrices of a subgroup in registers, which are variables of the shader: of a carried output, of scores, and of the query
+/// rows.
 /// Eight and four of 16 × 16 take 96 registers of each of 32 lanes; queries of f16 take four each, eight on RDNA 3.
 const MOST_OUTPUT_MATRICES: u32 = 8;
 const MOST_SCORE_MATRICES: u32 = 4;
@@ -13,8 +14,10 @@ const MOST_QUERY_MATRICES: u32 = 8;
 /// Matrices of a subgroup that go through workgroup memory at a time: with two, a tile of 64 × 64 takes 28 KiB instead of 36,
 /// for 5 % more instructions.
 const MOST_BLOCK_MATRICES: u32 = 2;
-/// Quads of scores of a lane.
+/// Quads of scores of a lane, and of outputs where those are its own, in so many blocks.
 const MOST_SCORE_QUADS: u32 = 8;
+const MOST_OUTPUT_QUADS: u32 = 16;
+const MOST_OUTPUT_BLOCKS: u32 = 8;
 /// Lanes that stage a row of keys together: 64 bytes.
 const MOST_KEY_LANES: u32 = 8;
 /// Bytes of workgroup memory with which two workgroups share a core of 64 KiB, so that one computes while the other waits at a
@@ -105,7 +108,7 @@ impl CooperativeTiling {
 /// take f16 alone, and dot products.
 ///
 /// Outputs in the lanes come first, those carried in matrices after them. Both take the same instructions, for a product of
-/// 16³ (Mesa 26.1, D 64): 28 vector ones on navi31 against 29, 40 a tensor instruction on ampere against 42. And an accumulator
+/// 16³ (Mesa 26.1, D 64): 28 vector ones on navi31 against 29, 39 a tensor instruction on ampere against 41. And an accumulator
 /// kept across the loop has been seen to double elements at random on NVIDIA's Blackwell (reported by the authors of meganeura), while O in
 /// the lanes is what llama.cpp does (`flash_attn_cm1.comp`).
 pub(super) fn tiles(options: &Attention, problem: &AttentionProblem, element: DType, caps: &Caps) -> Vec<Tile> {
@@ -116,8 +119,13 @@ pub(super) fn tiles(options: &Attention, problem: &AttentionProblem, element: DT
         return Vec::new();
     };
     let columns = (problem.value_dim as u32).div_ceil(side);
-    let subgroups_n = columns.div_ceil(MOST_OUTPUT_MATRICES).next_power_of_two();
     let tile = |form: Form, (subgroups_m, matrices): (u32, u32)| {
+        let most = match form {
+            Form::Carried => MOST_OUTPUT_MATRICES,
+            _ => (MOST_OUTPUT_BLOCKS * matrices.min(MOST_BLOCK_MATRICES))
+                .min(4 * MOST_OUTPUT_QUADS * caps.max_subgroup / (side * side)),
+        };
+        let subgroups_n = columns.div_ceil(most.max(1)).next_power_of_two();
         let lanes = subgroups_m * subgroups_n * caps.max_subgroup;
         let tile = Tile {
             form,

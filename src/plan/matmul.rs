@@ -43,6 +43,13 @@ pub enum ProductForm {
     Registers,
     /// Tiles of both operands in workgroup memory.
     Tiled,
+    /// The same, multiplied by f16 cooperative matrices: of f16 operands, where the device's are asked for.
+    Cooperative {
+        /// Rows and columns of a matrix.
+        side: u32,
+        /// Quads of the depth that are staged at a time.
+        k_quads: u32,
+    },
 }
 
 /// How a matrix product is run.
@@ -51,7 +58,7 @@ pub enum ProductForm {
 pub struct MatmulPlan {
     /// Where the operands are staged.
     pub form: ProductForm,
-    /// Rows of a workgroup's tile: 1, 4, 8, 16 or 32 in registers, which are a lane's; 32 or 64 in workgroup memory.
+    /// Rows of a workgroup's tile: 1, 4, 8, 16 or 32 in registers, which are a lane's; 32, 64 or 128 in workgroup memory.
     pub tile_m: u32,
     /// Columns of a workgroup's tile.
     pub tile_n: u32,
@@ -103,6 +110,7 @@ impl Tiles {
         match self.form {
             ProductForm::Registers => self.k_splits,
             ProductForm::Tiled => self.lanes / (self.m / QUAD),
+            ProductForm::Cooperative { k_quads, .. } => k_quads as usize,
         }
     }
 
@@ -115,7 +123,7 @@ impl Tiles {
                 (if self.m == 1 { 60.0 } else { 56.0 + 6.0 * self.m as f64 }) * self.n as f64 / 32.0
             }
             ProductForm::Registers => macs / tile_rate(self.m, caps),
-            ProductForm::Tiled => macs / tile_rate(QUAD * QUAD, caps),
+            ProductForm::Tiled | ProductForm::Cooperative { .. } => macs / tile_rate(QUAD * QUAD, caps),
         }
     }
 
@@ -149,12 +157,25 @@ impl MatmulPlan {
     const SOME_MACS: f64 = 1e6;
     const MANY_MACS: f64 = 5e7;
 
-    /// Chooses form, tiles and split-K.
+    /// Chooses form, tiles and split-K, for operands of which one at least is f32.
     ///
     /// # Errors
     /// [`Error::Limit`](crate::Error::Limit) when the grid does not fit the device.
     pub fn new(what: &str, shape: &ProductShape, caps: &Caps) -> Result<Self> {
-        let tiles = if caps.software { Self::for_cpu(shape, caps) } else { Self::for_card(shape, caps) };
+        Self::of_operands(what, shape, false, caps)
+    }
+
+    /// As [`MatmulPlan::new`], for operands that are both f16 if `half`.
+    ///
+    /// # Errors
+    /// As [`MatmulPlan::new`].
+    pub fn of_operands(what: &str, shape: &ProductShape, half: bool, caps: &Caps) -> Result<Self> {
+        let matrices = half.then(|| Self::by_matrices(shape, caps)).flatten();
+        let tiles = match matrices {
+            Some(tiles) => tiles,
+            None if caps.software => Self::for_cpu(shape, caps),
+            None => Self::for_card(shape, caps),
+        };
         let (quads, tile_k) = (shape.depth.div_ceil(QUAD), tiles.tile_k());
         let splits = Self::splits(shape, &tiles, caps);
         let split_quads = quads.div_ceil(splits).max(1).next_multiple_of(tile_k);
@@ -185,6 +206,12 @@ impl MatmulPlan {
         let iterations = match tiles.form {
             ProductForm::Registers => quads.div_ceil(tiles.tile_k()) + 2,
             ProductForm::Tiled => quads.div_ceil(tiles.tile_k()) * (tiles.tile_k() + 2) + 1,
+            ProductForm::Cooperative { side, .. } => {
+                // Staging, the matrices along the depth, and what the lanes store in the end.
+                let staging = tiles.tile_k() * (tiles.m + tiles.n / QUAD) / tiles.lanes + 3;
+                let products = QUAD * tiles.tile_k() / side as usize + 1;
+                quads.div_ceil(tiles.tile_k()) * (staging + products) + tiles.m * tiles.n / QUAD / tiles.lanes + 9
+            }
         };
         // The sums over K_SPLITS slices, of two register tiles at most.
         (iterations + 2 * (tiles.k_splits + 1)) as u64
@@ -245,6 +272,26 @@ impl MatmulPlan {
             k_splits,
             subgroups: subgroups && k_splits > 1,
         }
+    }
+
+    /// Tiles of cooperative matrices, where they are asked for: the larger ones where they are enough to fill the card; none for
+    /// so few rows that most of a matrix would be empty.
+    fn by_matrices(shape: &ProductShape, caps: &Caps) -> Option<Tiles> {
+        let side = caps.cooperative.filter(|side| shape.rows > *side as usize / 2)?;
+        let lanes = 4 * caps.max_subgroup.max(1);
+        // Rows, and quads of the depth staged at a time: 30, 28 and 16 KiB.
+        let sizes = [(128, 8), (64, 16), (64, 4)].map(|(m, k_quads)| {
+            let form = ProductForm::Cooperative { side, k_quads };
+            let tiles = Tiles { form, m, n: m, lanes: lanes as usize, k_splits: 1, subgroups: true };
+            // `x_tile`, `w_tile` and `sums`.
+            (tiles, 2 * m as u32 * (k_quads + 2) * 8 + 4 * side * (side / 2 + 2) * 16)
+        });
+        // A subgroup has variables for 16 matrices.
+        let fits = |(tiles, bytes): &(Tiles, u32)| {
+            let large = side == 16 && tiles.number(shape) >= WORKGROUPS_WANTED;
+            *bytes <= caps.max_workgroup_bytes && (tiles.m == 64 || large)
+        };
+        sizes.into_iter().find(fits).map(|(tiles, _)| tiles).filter(|_| lanes <= caps.max_invocations)
     }
 
     /// Slices of the depth: as many as the limit of loop iterations needs, or more where tiles are few.
@@ -347,6 +394,28 @@ mod tests {
             let few = plan(&caps, [1, 64, 64, 4096]);
             assert_eq!((few.form, few.tile_m), (ProductForm::Tiled, 32));
             assert!(few.splits > 1);
+        }
+        let matrices = |side: u32, bytes: u32| {
+            card.with(|caps| {
+                (caps.f16, caps.subgroups, caps.cooperative) = (true, true, Some(side));
+                (caps.min_subgroup, caps.max_subgroup, caps.max_workgroup_bytes) = (32, 32, bytes);
+            })
+        };
+        let by = |caps: &Caps, half: bool, [rows, columns, depth]: [usize; 3]| {
+            let shape = ProductShape { batches: 1, rows, columns, depth };
+            let plan = MatmulPlan::of_operands("test", &shape, half, caps).unwrap();
+            assert!(plan.iterations <= caps.max_iterations, "{plan:?}");
+            (matches!(plan.form, ProductForm::Cooperative { .. }), plan.tile_m, plan.splits)
+        };
+        for side in [8, 16] {
+            let caps = matrices(side, 32 << 10);
+            // f16 alone, and rows that fill half a matrix.
+            assert!(!by(&caps, false, [512, 512, 512]).0 && !by(&caps, true, [4, 512, 512]).0);
+            assert!(by(&caps, true, [9, 40, 30]).0 && by(&caps, true, [4096, 4096, 4096]).0);
+            assert_eq!(by(&caps, true, [4096, 4096, 4096]).1, if side == 16 { 128 } else { 64 });
+            assert!(by(&caps, true, [64, 64, 70_000]).2 > 1);
+            assert!(by(&matrices(side, 16 << 10), true, [512, 512, 512]).0);
+            assert!(!by(&matrices(side, 8 << 10), true, [512, 512, 512]).0);
         }
         // Tiles that do not fit are not taken.
         let small = card.with(|caps| caps.max_workgroup_bytes = 4096);

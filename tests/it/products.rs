@@ -12,7 +12,7 @@ use regard::reference::activate;
 use regard::rnn::Activation;
 use regard::tensor::{Array, DType, Layout};
 
-use crate::gpu::{cards, drawn, gpu, minimal_gpu, random, some};
+use crate::gpu::{cards, cooperative_gpu, drawn, gpu, minimal_gpu, random, some};
 use crate::gpu_properties::{hold, wrong};
 
 /// How a tensor lies in its buffer.
@@ -220,6 +220,41 @@ fn sizes_around_the_tiles() {
     cases.push(Case::new(100, 513, 1040));
     cases.push(Case { bias: true, ..Case::new(700, 780, 36) });
     check_all(&cases);
+}
+
+/// f16 operands: by cooperative matrices where the adapter lists some, with NaN beside rows, columns and depth.
+#[test]
+fn halves_by_matrices() {
+    const LIES: [Lie; 4] = [Lie::Dense, Lie::Padded(4, 8), Lie::Turned(4), Lie::Sparse];
+    let sizes = [
+        [5, 1, 3],
+        [9, 33, 64],
+        [17, 20, 65],
+        [63, 65, 61],
+        [64, 64, 128],
+        [65, 63, 1040],
+        [130, 129, 36],
+        [40, 24, 5000],
+    ];
+    let case = |(k, [rows, columns, depth]): (usize, [usize; 3])| {
+        let summand = Summand { depth, lies: [LIES[k % 4], LIES[k / 2 % 4]], types: [DType::F16; 2] };
+        Case {
+            summands: vec![summand; 1 + k % 2],
+            y: (LIES[k / 3 % 4], [DType::F16, DType::F32][k % 2]),
+            residual: (k % 3 == 1).then_some((Lie::Dense, DType::F16)),
+            bias: k % 3 > 0,
+            activation: (k % 4 == 2).then_some(Activation::Relu),
+            ..Case::new(rows, columns, depth)
+        }
+    };
+    let mut cases: Vec<_> = sizes.into_iter().enumerate().map(case).collect();
+    cases.push(Case { lead: vec![2, 3], batched: true, ..case((0, [20, 10, 70])) });
+    cases.push(Case { lead: vec![2, 3], ..case((1, [20, 10, 70])) });
+    let gpu = cooperative_gpu();
+    crate::gpu::all("by matrices", cases, |case| format!("{case:?}"), |case| case.check(gpu));
+    let shape = ProductShape { batches: 1, rows: 64, columns: 64, depth: 64 };
+    let plan = MatmulPlan::of_operands("test", &shape, true, gpu.caps()).unwrap();
+    assert_eq!(matches!(plan.form, ProductForm::Cooperative { .. }), gpu.caps().cooperative.is_some());
 }
 
 #[test]

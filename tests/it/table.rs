@@ -112,6 +112,8 @@ configurations! {
     /// Planned as on a graphics card.
     card: Configuration::new(|| Some(cards()[0].clone()), [Sample::Quick, Sample::All]),
     card_of_default_limits_and_no_features: Configuration::new(|| Some(cards()[1].clone()), [Sample::Kernels, Sample::Quick]),
+    /// All that the adapter has, cooperative matrices too: products of f16 take them.
+    with_all_features: Configuration::new(with_matrices, [Sample::Kernels, Sample::Quick]),
     /// Matrices round to f16, and rescale sums whose reference moves: the same bits each time, too.
     cooperative_matrices: Configuration {
         twice: true,
@@ -221,7 +223,7 @@ fn the_quick_run_has_every_kernel_and_every_path() {
         assert_eq!(quick, whole, "{name}");
         all.extend(quick);
     }
-    let needs_matrices = ["flash_coop", "coop_rate"];
+    let needs_matrices = ["flash_coop", "matmul_coop", "coop_rate"];
     let matrices = with_matrices().is_some();
     for kernel in kernels::ALL.iter().filter(|kernel| matrices || !needs_matrices.contains(&kernel.name)) {
         assert!(all.contains(kernel.name), "nothing runs `{}`", kernel.name);
