@@ -108,7 +108,7 @@ impl CooperativeTiling {
 /// take f16 alone, and dot products.
 ///
 /// Outputs in the lanes come first, those carried in matrices after them. Both take the same instructions, for a product of
-/// 16³ (Mesa 26.1, D 64): 28 vector ones on navi31 against 29, 40 a tensor instruction on ampere against 42. And an accumulator
+/// 16³ (Mesa 26.1, D 64): 28 vector ones on navi31 against 29, 39 a tensor instruction on ampere against 41. And an accumulator
 /// kept across the loop has been seen to double elements at random on NVIDIA's Blackwell (reported by the authors of meganeura), while O in
 /// the lanes is what llama.cpp does (`flash_attn_cm1.comp`).
 pub(super) fn tiles(options: &Attention, problem: &AttentionProblem, element: DType, caps: &Caps) -> Vec<Tile> {
