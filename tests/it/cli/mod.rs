@@ -249,7 +249,7 @@ fn info_lists_adapters_and_what_they_enable() {
         }
         assert!(adapter["paths"].as_array().unwrap().iter().any(|path| path == "staged attention f32"));
         let ways = adapter["attention"]["ways"].as_array().unwrap();
-        assert_eq!(ways.len(), 5, "staged and four forms");
+        assert_eq!(ways.len(), 6, "staged and five forms");
         for recurrence in ["lstm", "gru", "rnn"] {
             let steps = format!("steps {recurrence}");
             assert!(adapter["paths"].as_array().unwrap().iter().any(|path| *path == steps), "{}", adapter["paths"]);
