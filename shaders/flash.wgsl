@@ -62,13 +62,6 @@ struct Accumulator {
     b: mat4x4<f32>,
 }
 
-struct RowRanges {
-    a: KeyRange,
-    b: KeyRange,
-    c: KeyRange,
-    d: KeyRange,
-}
-
 // Lanes stage neighbouring quads of a row; this many rows are staged at a time.
 const STEP = LANES_M * LANES_N / CHUNK;
 const STEPS = max(ROWS / STEP, 1u);
@@ -374,32 +367,27 @@ fn modified_scores(b: u32, h: u32, i: vec4<u32>, first_key: u32, products: mat4x
     return s;
 }
 
-// The scores of a partial tile with bias and mask; of keys outside first .. end (exclusive) HIDDEN.
+// The scores of a partial tile with bias and mask; of keys outside first .. end (exclusive) HIDDEN. The rows' ranges are
+// found anew for each such tile, as registers are scarcer than they are frequent.
 fn masked_scores(
-    ranges: RowRanges, b: u32, h: u32, i: vec4<u32>, first_key: u32, first: u32, end: u32, scores: mat4x4<f32>,
+    b: u32, h: u32, i: vec4<u32>, first_key: u32, first: u32, end: u32, scores: mat4x4<f32>,
 ) -> mat4x4<f32> {
+    let range_0 = key_range(b, i.x);
+    let range_1 = key_range(b, i.y);
+    let range_2 = key_range(b, i.z);
+    let range_3 = key_range(b, i.w);
     var s = scores;
-    for (var c = 0u; c < 4u; c += 1u) {
+    // Four, which compilers do not know: sixteen masks side by side would want more registers than Apple's lanes have.
+    let columns = select(4u, 0u, params.batch == 0u);
+    for (var c = 0u; c < columns; c += 1u) {
         let j = first_key + c;
         let next = vec4<f32>(
-            masked_score(ranges.a, b, h, i.x, j, s[0].x), masked_score(ranges.b, b, h, i.y, j, s[0].y),
-            masked_score(ranges.c, b, h, i.z, j, s[0].z), masked_score(ranges.d, b, h, i.w, j, s[0].w),
+            masked_score(range_0, b, h, i.x, j, s[0].x), masked_score(range_1, b, h, i.y, j, s[0].y),
+            masked_score(range_2, b, h, i.z, j, s[0].z), masked_score(range_3, b, h, i.w, j, s[0].w),
         );
         s = mat4x4<f32>(s[1], s[2], s[3], select(next, vec4<f32>(HIDDEN), j < first || j >= end));
     }
     return s;
-}
-
-fn row_ranges(b: u32, i: vec4<u32>) -> RowRanges {
-    return RowRanges(key_range(b, i.x), key_range(b, i.y), key_range(b, i.z), key_range(b, i.w));
-}
-
-// The ranges of a partial tile: from before the loop where finding them takes long, else anew, which costs no register.
-fn tile_ranges(known: RowRanges, b: u32, i: vec4<u32>) -> RowRanges {
-    if (SEQUENCES) {
-        return known;
-    }
-    return row_ranges(b, i);
 }
 
 // Four rows from `row` on; those past the end repeat the last one and are not stored.
@@ -460,12 +448,6 @@ fn main(wg: Workgroup, ids: LaneIds) {
     let last_i = min(first_i + TILE_M, params.positions.queries);
     let row_a = first_i + lane_m;
     let row_b = row_a + LANES_M;
-    var ranges_a = RowRanges();
-    var ranges_b = RowRanges();
-    if (SEQUENCES) {
-        ranges_a = row_ranges(b, quad_rows(row_a, last_i));
-        ranges_b = row_ranges(b, quad_rows(row_b, last_i));
-    }
     let visible = tile_visibility(b, first_i, last_i);
     let v_norm = v_norm_factor();
 
@@ -509,11 +491,9 @@ fn main(wg: Workgroup, ids: LaneIds) {
             s.b = modified_scores(b, h, quad_rows(row_b, last_i), first_key, s.b);
         }
         if (!full) {
-            let i = quad_rows(row_a, last_i);
-            s.a = masked_scores(tile_ranges(ranges_a, b, i), b, h, i, first_key, tile.first_key, tile.end_key, s.a);
+            s.a = masked_scores(b, h, quad_rows(row_a, last_i), first_key, tile.first_key, tile.end_key, s.a);
             if (ROW_QUADS == 2u) {
-                let i = quad_rows(row_b, last_i);
-                s.b = masked_scores(tile_ranges(ranges_b, b, i), b, h, i, first_key, tile.first_key, tile.end_key, s.b);
+                s.b = masked_scores(b, h, quad_rows(row_b, last_i), first_key, tile.first_key, tile.end_key, s.b);
             }
         }
         workgroupBarrier();

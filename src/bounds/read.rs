@@ -51,7 +51,7 @@ pub(super) const FILES: [(&str, u64); 49] = [
     ("common/value_q8.wgsl", 0x96da_832a_ded9_9d6e),
     ("common/x_rows_broadcast.wgsl", 0x368a_79b8_c741_c582),
     ("common/x_rows_direct.wgsl", 0x8323_c821_c4da_eeeb),
-    ("flash.wgsl", 0x9b65_9240_7180_b094),
+    ("flash.wgsl", 0x6b23_1ce9_217b_374a),
     ("flash_rows.wgsl", 0xd4ff_dd95_eaad_5c6a),
     ("flash_split.wgsl", 0x88a2_fe86_e8c2_2e9d),
     ("matmul.wgsl", 0x5891_e59c_8910_b063),

@@ -151,7 +151,9 @@ impl Tile {
             Form::Rows => !additive && (!self.subgroups || caps.min_subgroup >= 8),
             Form::Split => {
                 let whole = self.lanes.is_multiple_of(caps.max_subgroup.max(1)) && self.k_splits <= caps.min_subgroup;
-                problem.value_dim <= 4 * lanes && (!self.subgroups || whole)
+                // 16 scores and as many tanh at a time, the accumulators, and what is found by them.
+                let has_registers = !additive || caps.software || caps.registers.of_lane(lanes) > 160;
+                problem.value_dim <= 4 * lanes && has_registers && (!self.subgroups || whole)
             }
             Form::Tiled => {
                 let whole = self.lanes.is_multiple_of(caps.max_subgroup.max(1)) && self.keys / 4 <= caps.min_subgroup;

@@ -252,7 +252,10 @@ impl MatmulPlan {
         if shape.rows > 8 && fits {
             let of = |side| Tiles { form: ProductForm::Tiled, m: side, n: side, lanes, k_splits: 1, subgroups: false };
             let large = of(64);
-            return if large.number(shape) >= WORKGROUPS_WANTED { large } else { of(32) };
+            // 64 sums, 16 operands and 32 on their way into the tile, which are compared with the end where it is not whole.
+            let tail = !shape.depth.is_multiple_of(QUAD * large.tile_k());
+            let has_registers = caps.registers.of_lane(lanes) >= if tail { 136 } else { 124 };
+            return if has_registers && large.number(shape) >= WORKGROUPS_WANTED { large } else { of(32) };
         }
         let m = match shape.rows {
             0 | 1 => 1,

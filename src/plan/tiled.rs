@@ -92,6 +92,8 @@ impl Tiling {
         let key_loads = (4 * chunk).div_ceil(m).div_ceil(2) + 1;
         let query_loads = (4 * quads * chunk).div_ceil(n).div_ceil(4) + 1;
         let values = u64::from(self.slices.div_ceil(self.value_slices)) * n.div_ceil(chunk);
-        chunks * (chunk + 2 + query_loads + key_loads) + values * (4 * chunk + 2 + key_loads) + 60
+        // Finding the sequence of a query takes up to 33 iterations.
+        let ranges = if problem.sequences.is_some() { 34 * 4 * quads } else { 0 };
+        chunks * (chunk + 2 + query_loads + key_loads) + values * (4 * chunk + 2 + key_loads) + ranges + 60
     }
 }

@@ -185,7 +185,8 @@ fn kernel_names() -> &'static HashSet<&'static str> {
     static NAMES: OnceLock<HashSet<&'static str>> = OnceLock::new();
     NAMES.get_or_init(|| {
         // As `Variant::source` writes them, of any type.
-        const HEADER: &str = "alias elem = f32; alias k_elem = f32; alias v_elem = f32; alias out_elem = f32;";
+        const HEADER: &str = "alias elem = f32; alias k_elem = f32; alias v_elem = f32; alias out_elem = f32; \
+             const LANES_M = 1u; const LANES_N = 1u; const ROW_QUADS = 1u; const CHUNK = 1u; const VALUE_SLICES = 1u;";
         let texts = files::BESIDE_SCORE_MOD.iter().map(|file| file.text).chain([HEADER]);
         texts.flat_map(declarations).map(|declaration| declaration.name).filter(|name| *name != "score_mod").collect()
     })
