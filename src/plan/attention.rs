@@ -124,13 +124,24 @@ impl Tile {
         p.batch.saturating_mul(heads).saturating_mul(rows.div_ceil(tile).saturating_mul(tile))
     }
 
+    /// Whether the lanes have the registers that the tile takes.
+    fn has_registers(&self, additive: bool, problem: &AttentionProblem, caps: &Caps) -> bool {
+        match self.form {
+            Form::Tiled => Tiling::new(*self, problem).fits_registers(additive, caps),
+            // 16 scores with as many tanh at a time, the accumulators, and what is found by them.
+            Form::Split => !additive || caps.software || caps.registers.of_lane(self.lanes as usize) > 160,
+            _ => true,
+        }
+    }
+
     /// What puts a tile behind others, whatever their order: the smallest rank is best.
     ///
     /// - 1: the problem is too small to repay the tile's longer compilation, or half as many rows would do. Or lanes have few
     ///   registers (Apple's, Intel's), where few rows and long blocks of keys are what others take (metal-flash-attention: 32
     ///   rows × 80 keys on M1; llama.cpp: 4 rows on Intel).
     /// - 2: subgroup operations, on devices that are slow at them.
-    fn rank(&self, problem: &AttentionProblem, caps: &Caps) -> u8 {
+    /// - 4: the tile wants more registers than a lane has, which who asks for its path gets nonetheless.
+    fn rank(&self, additive: bool, problem: &AttentionProblem, caps: &Caps) -> u8 {
         let axes = [problem.batch, problem.query_heads, problem.queries, problem.keys];
         let pairs = axes.into_iter().fold(1, usize::saturating_mul);
         let long = match self.form {
@@ -141,7 +152,8 @@ impl Tile {
             }
             _ => false,
         };
-        u8::from(long) + 2 * u8::from(self.subgroups && caps.slow_subgroups)
+        let spills = !self.has_registers(additive, problem, caps);
+        u8::from(long) + 2 * u8::from(self.subgroups && caps.slow_subgroups) + 4 * u8::from(spills)
     }
 
     /// Whether this kernel can compute the problem on that device.
@@ -151,16 +163,14 @@ impl Tile {
             Form::Rows => !additive && (!self.subgroups || caps.min_subgroup >= 8),
             Form::Split => {
                 let whole = self.lanes.is_multiple_of(caps.max_subgroup.max(1)) && self.k_splits <= caps.min_subgroup;
-                // 16 scores and as many tanh at a time, the accumulators, and what is found by them.
-                let has_registers = !additive || caps.software || caps.registers.of_lane(lanes) > 160;
-                problem.value_dim <= 4 * lanes && has_registers && (!self.subgroups || whole)
+                problem.value_dim <= 4 * lanes && (!self.subgroups || whole)
             }
             Form::Tiled => {
                 let whole = self.lanes.is_multiple_of(caps.max_subgroup.max(1)) && self.keys / 4 <= caps.min_subgroup;
                 let tiling = Tiling::new(*self, problem);
                 // A tanh for each pair and unit takes long in any tile, and registers of its own.
                 let narrow = !additive || tiling.row_quads == 1;
-                tiling.is_possible() && narrow && tiling.fits_registers(additive, caps) && (!self.subgroups || whole)
+                tiling.is_possible() && narrow && (!self.subgroups || whole)
             }
             Form::Cooperative | Form::Carried => false,
         };
@@ -486,7 +496,9 @@ impl AttentionPlan {
         let fitting = move |split: bool| {
             let of_form = move |tile: &Tile| (tile.form == Form::Split) == split && tile.fits(additive, problem, caps);
             let tiles = TILES.iter().filter(move |(at, _)| *at == here).map(|(_, tile)| *tile).filter(of_form);
-            let tiles = (0..4).flat_map(move |rank| tiles.clone().filter(move |t| t.rank(problem, caps) == rank));
+            let ranks = if options.path == Algorithm::Auto { 0..4 } else { 0..8 };
+            let tiles =
+                ranks.flat_map(move |rank| tiles.clone().filter(move |t| t.rank(additive, problem, caps) == rank));
             // Where one kernel serves both, a single split of the keys is what distinguishes fused from split.
             let one_range = options.path == Algorithm::Fused && split;
             let plans = move |tile: Tile| tile.plans(problem, caps, one_range);

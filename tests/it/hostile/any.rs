@@ -120,7 +120,11 @@ pub(crate) fn score_mod(text: &str) -> bool {
 pub(crate) fn compiles(kernel: &'static Kernel, text: &str) {
     use regard::wgpu::naga;
     let aliases = ["elem", "k_elem", "v_elem", "out_elem"].map(|alias| (alias, DType::F32));
-    let variant = Variant { score_mod: Some(text.into()), ..Variant::new(kernel, aliases, []) };
+    let sizes = match kernel.name {
+        "flash" => vec![("LANES_M", 16), ("LANES_N", 8), ("ROW_QUADS", 2), ("CHUNK", 8), ("VALUE_SLICES", 2)],
+        _ => Vec::new(),
+    };
+    let variant = Variant { score_mod: Some(text.into()), sizes, ..Variant::new(kernel, aliases, []) };
     let source = variant.source(ParamsSpace::Uniform);
     let module = naga::front::wgsl::parse_str(&source)
         .unwrap_or_else(|error| panic!("{}: {}\n{text}", kernel.name, error.emit_to_string(&source)));
