@@ -149,10 +149,6 @@ fn stage_keys(lane: u32, b: u32, h: u32, j: u32, first_quad: u32) {
     }
 }
 
-fn is_finite4(x: vec4<f32>) -> bool {
-    return all((bitcast<vec4<u32>>(x) & vec4<u32>(0x7fffffffu)) < vec4<u32>(0x7f800000u));
-}
-
 fn load_value(start: u32, quad: u32, full: bool) -> vec4<f32> {
     if (VALUE_TAIL && quad >= params.value_quads) {
         return vec4<f32>(0.0);
@@ -228,27 +224,9 @@ fn add_scores(s: Accumulator, entry: u32, quad: u32, lane_m: u32, lane_n: u32) -
     return sums;
 }
 
-// Accumulator += p·v of one key: column r is row r.
-fn add_value(y: mat4x4<f32>, p: vec4<f32>, v: vec4<f32>) -> mat4x4<f32> {
-    return mat4x4<f32>(
-        fma(vec4<f32>(p.x), v, y[0]), fma(vec4<f32>(p.y), v, y[1]),
-        fma(vec4<f32>(p.z), v, y[2]), fma(vec4<f32>(p.w), v, y[3]),
-    );
-}
-
+// Accumulator += P·V of four keys: column r is row r.
 fn add_values(y: mat4x4<f32>, p: mat4x4<f32>, v: mat4x4<f32>) -> mat4x4<f32> {
-    return add_value(add_value(add_value(add_value(y, p[0], v[0]), p[1], v[1]), p[2], v[2]), p[3], v[3]);
-}
-
-// The same where hidden values may be NaN or infinite: a value counts for nothing where its weight is 0.
-fn add_visible_value(y: mat4x4<f32>, p: vec4<f32>, v: vec4<f32>) -> mat4x4<f32> {
-    let zero = vec4<f32>(0.0);
-    return mat4x4<f32>(
-        y[0] + select(p.x * v, zero, p.x == 0.0),
-        y[1] + select(p.y * v, zero, p.y == 0.0),
-        y[2] + select(p.z * v, zero, p.z == 0.0),
-        y[3] + select(p.w * v, zero, p.w == 0.0),
-    );
+    return outer_add4(outer_add4(outer_add4(outer_add4(y, v[0], p[0]), v[1], p[1]), v[2], p[2]), v[3], p[3]);
 }
 
 // Of VALUE_SLICES slices.
@@ -329,11 +307,6 @@ fn accumulate(
         }
     }
     return y;
-}
-
-// Each row (a column of the matrix) times a number of its own.
-fn scale_columns(acc: mat4x4<f32>, factors: vec4<f32>) -> mat4x4<f32> {
-    return mat4x4<f32>(acc[0] * factors.x, acc[1] * factors.y, acc[2] * factors.z, acc[3] * factors.w);
 }
 
 fn scale_rows(acc: Accumulator, a: vec4<f32>, b: vec4<f32>) -> Accumulator {
@@ -428,6 +401,43 @@ fn store(y: mat4x4<f32>, offset: vec4<u32>, in_bounds: vec4<bool>, quad: u32) {
     }
     if (in_bounds.w) {
         output[offset.w + quad] = vec4<out_elem>(y[3]);
+    }
+}
+
+// Every slice of four rows.
+struct Accumulators {
+    y_0: mat4x4<f32>,
+    y_1: mat4x4<f32>,
+    y_2: mat4x4<f32>,
+    y_3: mat4x4<f32>,
+}
+
+// Epilogue of four rows. All lanes must call it.
+fn store_rows(
+    ids: LaneIds, tile: Tile, h: u32, lane_n: u32, row: u32, last_i: u32, row_max: vec4<f32>, row_sum: vec4<f32>,
+    acc: Accumulators,
+) {
+    let result = finish_rows(row_max, group_sum4(ids, row_sum), sink_of(vec4<u32>(h)));
+    let i = quad_rows(row, last_i);
+    let start = element(params.output, tile.split * params.batch + tile.b, h, 0u, 0u);
+    let offset = vec4<u32>(start) + i * params.output.strides.z;
+    let is_row = vec4<u32>(row) + ROWS * vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(last_i);
+    store(scale_columns(acc.y_0, result.output_scale), offset, is_row, lane_n);
+    if (SLICES > 1u) {
+        store(scale_columns(acc.y_1, result.output_scale), offset, is_row, LANES_N + lane_n);
+    }
+    if (SLICES > 2u) {
+        store(scale_columns(acc.y_2, result.output_scale), offset, is_row, 2u * LANES_N + lane_n);
+    }
+    if (SLICES > 3u) {
+        store(scale_columns(acc.y_3, result.output_scale), offset, is_row, 3u * LANES_N + lane_n);
+    }
+    if (lane_n == 0u) {
+        for (var r = 0u; r < 4u; r += 1u) {
+            if (is_row[r]) {
+                store_stats(tile, h, i[r], result.row_max[r], result.row_sum[r]);
+            }
+        }
     }
 }
 
@@ -539,49 +549,10 @@ fn main(wg: Workgroup, ids: LaneIds) {
         }
     }
 
-    let sink = sink_of(vec4<u32>(h));
-    let result_a = finish_rows(max_a, group_sum4(ids, sum_a), sink);
-    let offset = vec4<u32>(element(params.output, tile.split * params.batch + b, h, 0u, 0u));
-    let i_a = quad_rows(row_a, last_i);
-    let offset_a = offset + i_a * params.output.strides.z;
-    let is_row_a = vec4<u32>(row_a) + ROWS * vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(last_i);
-    store(scale_columns(acc_0.a, result_a.output_scale), offset_a, is_row_a, lane_n);
-    if (SLICES > 1u) {
-        store(scale_columns(acc_1.a, result_a.output_scale), offset_a, is_row_a, LANES_N + lane_n);
-    }
-    if (SLICES > 2u) {
-        store(scale_columns(acc_2.a, result_a.output_scale), offset_a, is_row_a, 2u * LANES_N + lane_n);
-    }
-    if (SLICES > 3u) {
-        store(scale_columns(acc_3.a, result_a.output_scale), offset_a, is_row_a, 3u * LANES_N + lane_n);
-    }
-    store_row_stats(tile, h, lane_n, i_a, is_row_a, result_a);
+    let rows_a = Accumulators(acc_0.a, acc_1.a, acc_2.a, acc_3.a);
+    store_rows(ids, tile, h, lane_n, row_a, last_i, max_a, sum_a, rows_a);
     if (ROW_QUADS == 2u) {
-        let result_b = finish_rows(max_b, group_sum4(ids, sum_b), sink);
-        let i_b = quad_rows(row_b, last_i);
-        let offset_b = offset + i_b * params.output.strides.z;
-        let is_row_b = vec4<u32>(row_b) + ROWS * vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(last_i);
-        store(scale_columns(acc_0.b, result_b.output_scale), offset_b, is_row_b, lane_n);
-        if (SLICES > 1u) {
-            store(scale_columns(acc_1.b, result_b.output_scale), offset_b, is_row_b, LANES_N + lane_n);
-        }
-        if (SLICES > 2u) {
-            store(scale_columns(acc_2.b, result_b.output_scale), offset_b, is_row_b, 2u * LANES_N + lane_n);
-        }
-        if (SLICES > 3u) {
-            store(scale_columns(acc_3.b, result_b.output_scale), offset_b, is_row_b, 3u * LANES_N + lane_n);
-        }
-        store_row_stats(tile, h, lane_n, i_b, is_row_b, result_b);
-    }
-}
-
-fn store_row_stats(tile: Tile, h: u32, lane_n: u32, i: vec4<u32>, is_row: vec4<bool>, result: RowResult) {
-    if (lane_n != 0u) {
-        return;
-    }
-    for (var r = 0u; r < 4u; r += 1u) {
-        if (is_row[r]) {
-            store_stats(tile, h, i[r], result.row_max[r], result.row_sum[r]);
-        }
+        let rows_b = Accumulators(acc_0.b, acc_1.b, acc_2.b, acc_3.b);
+        store_rows(ids, tile, h, lane_n, row_b, last_i, max_b, sum_b, rows_b);
     }
 }

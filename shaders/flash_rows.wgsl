@@ -84,10 +84,6 @@ fn kv_offset(view: View, b: u32, h: u32, j: u32, keys: u32) -> u32 {
     return element(view, row.x, h, row.y, 0u);
 }
 
-fn is_finite4(x: vec4<f32>) -> bool {
-    return all((bitcast<vec4<u32>>(x) & vec4<u32>(0x7fffffffu)) < vec4<u32>(0x7f800000u));
-}
-
 fn transposed(x: Tile16x4) -> Tile16x4 {
     return Tile16x4(transpose(x.a), transpose(x.b), transpose(x.c), transpose(x.d));
 }
@@ -110,26 +106,11 @@ fn add_values(y: OutputTile, weights: Tile16x4, near: mat4x4<f32>, far: mat4x4<f
     );
 }
 
-// Four rows of the accumulator += p·v of one key, whose value counts for nothing where the weight is 0: it may be NaN or
-// infinite.
-fn add_value(y: mat4x4<f32>, p: vec4<f32>, v: vec4<f32>) -> mat4x4<f32> {
-    return mat4x4<f32>(
-        y[0] + select(p.x * v, vec4<f32>(0.0), p.x == 0.0),
-        y[1] + select(p.y * v, vec4<f32>(0.0), p.y == 0.0),
-        y[2] + select(p.z * v, vec4<f32>(0.0), p.z == 0.0),
-        y[3] + select(p.w * v, vec4<f32>(0.0), p.w == 0.0),
-    );
-}
-
 fn add_value16(y: Tile16x4, p: mat4x4<f32>, v: vec4<f32>) -> Tile16x4 {
     return Tile16x4(
-        add_value(y.a, p[0], v), add_value(y.b, p[1], v), add_value(y.c, p[2], v), add_value(y.d, p[3], v),
+        add_visible_value(y.a, p[0], v), add_visible_value(y.b, p[1], v),
+        add_visible_value(y.c, p[2], v), add_visible_value(y.d, p[3], v),
     );
-}
-
-// Each row (a column of the matrix) times a number of its own.
-fn scale_columns(acc: mat4x4<f32>, factors: vec4<f32>) -> mat4x4<f32> {
-    return mat4x4<f32>(acc[0] * factors.x, acc[1] * factors.y, acc[2] * factors.z, acc[3] * factors.w);
 }
 
 fn scale16(acc: Tile16x4, factors: mat4x4<f32>) -> Tile16x4 {

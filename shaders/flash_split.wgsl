@@ -70,22 +70,9 @@ fn load_key(offset: u32, quad: u32) -> vec4<f32> {
 // Accumulator += p·v of one key; NaN and infinity count for nothing where the weight is 0.
 fn add_value(acc: mat4x4<f32>, p: vec4<f32>, v: vec4<f32>) -> mat4x4<f32> {
     if (BRANCHES && is_finite4(v)) {
-        return mat4x4<f32>(
-            fma(vec4<f32>(p.x), v, acc[0]), fma(vec4<f32>(p.y), v, acc[1]),
-            fma(vec4<f32>(p.z), v, acc[2]), fma(vec4<f32>(p.w), v, acc[3]),
-        );
+        return outer_add4(acc, v, p);
     }
-    let zero = vec4<f32>(0.0);
-    return mat4x4<f32>(
-        acc[0] + select(p.x * v, zero, p.x == 0.0),
-        acc[1] + select(p.y * v, zero, p.y == 0.0),
-        acc[2] + select(p.z * v, zero, p.z == 0.0),
-        acc[3] + select(p.w * v, zero, p.w == 0.0),
-    );
-}
-
-fn is_finite4(x: vec4<f32>) -> bool {
-    return all((bitcast<vec4<u32>>(x) & vec4<u32>(0x7fffffffu)) < vec4<u32>(0x7f800000u));
+    return add_visible_value(acc, p, v);
 }
 
 // The visibility of a tile of keys to all four rows.
@@ -199,7 +186,7 @@ fn main(wg: Workgroup, ids: LaneIds) {
             row_sum += p;
         }
         workgroupBarrier();
-        acc = mat4x4<f32>(acc[0] * rescale.x, acc[1] * rescale.y, acc[2] * rescale.z, acc[3] * rescale.w);
+        acc = scale_columns(acc, rescale);
         if (d < params.value_quads) {
             // Four loads are under way at a time.
             for (var first = 0u; first < TILE_N; first += 4u * (LANES / VALUE_LANES)) {

@@ -61,29 +61,29 @@ fn main(wg: Workgroup, @builtin(local_invocation_index) lane: u32) {
             let w0 = quad * TILE_QUADS + n;
             let x1 = x0 + TILE_QUADS / 2u;
             let w1 = w0 + TILE_QUADS / 2u;
-            s00 = add_step(s00, w_blocks[w0].steps[0], x_blocks[x0].steps[0]);
+            s00 = outer_add4(s00, w_blocks[w0].steps[0], x_blocks[x0].steps[0]);
             if (TILE_QUADS == 16u) {
-                s01 = add_step(s01, w_blocks[w1].steps[0], x_blocks[x0].steps[0]);
-                s10 = add_step(s10, w_blocks[w0].steps[0], x_blocks[x1].steps[0]);
-                s11 = add_step(s11, w_blocks[w1].steps[0], x_blocks[x1].steps[0]);
+                s01 = outer_add4(s01, w_blocks[w1].steps[0], x_blocks[x0].steps[0]);
+                s10 = outer_add4(s10, w_blocks[w0].steps[0], x_blocks[x1].steps[0]);
+                s11 = outer_add4(s11, w_blocks[w1].steps[0], x_blocks[x1].steps[0]);
             }
-            s00 = add_step(s00, w_blocks[w0].steps[1], x_blocks[x0].steps[1]);
+            s00 = outer_add4(s00, w_blocks[w0].steps[1], x_blocks[x0].steps[1]);
             if (TILE_QUADS == 16u) {
-                s01 = add_step(s01, w_blocks[w1].steps[1], x_blocks[x0].steps[1]);
-                s10 = add_step(s10, w_blocks[w0].steps[1], x_blocks[x1].steps[1]);
-                s11 = add_step(s11, w_blocks[w1].steps[1], x_blocks[x1].steps[1]);
+                s01 = outer_add4(s01, w_blocks[w1].steps[1], x_blocks[x0].steps[1]);
+                s10 = outer_add4(s10, w_blocks[w0].steps[1], x_blocks[x1].steps[1]);
+                s11 = outer_add4(s11, w_blocks[w1].steps[1], x_blocks[x1].steps[1]);
             }
-            s00 = add_step(s00, w_blocks[w0].steps[2], x_blocks[x0].steps[2]);
+            s00 = outer_add4(s00, w_blocks[w0].steps[2], x_blocks[x0].steps[2]);
             if (TILE_QUADS == 16u) {
-                s01 = add_step(s01, w_blocks[w1].steps[2], x_blocks[x0].steps[2]);
-                s10 = add_step(s10, w_blocks[w0].steps[2], x_blocks[x1].steps[2]);
-                s11 = add_step(s11, w_blocks[w1].steps[2], x_blocks[x1].steps[2]);
+                s01 = outer_add4(s01, w_blocks[w1].steps[2], x_blocks[x0].steps[2]);
+                s10 = outer_add4(s10, w_blocks[w0].steps[2], x_blocks[x1].steps[2]);
+                s11 = outer_add4(s11, w_blocks[w1].steps[2], x_blocks[x1].steps[2]);
             }
-            s00 = add_step(s00, w_blocks[w0].steps[3], x_blocks[x0].steps[3]);
+            s00 = outer_add4(s00, w_blocks[w0].steps[3], x_blocks[x0].steps[3]);
             if (TILE_QUADS == 16u) {
-                s01 = add_step(s01, w_blocks[w1].steps[3], x_blocks[x0].steps[3]);
-                s10 = add_step(s10, w_blocks[w0].steps[3], x_blocks[x1].steps[3]);
-                s11 = add_step(s11, w_blocks[w1].steps[3], x_blocks[x1].steps[3]);
+                s01 = outer_add4(s01, w_blocks[w1].steps[3], x_blocks[x0].steps[3]);
+                s10 = outer_add4(s10, w_blocks[w0].steps[3], x_blocks[x1].steps[3]);
+                s11 = outer_add4(s11, w_blocks[w1].steps[3], x_blocks[x1].steps[3]);
             }
         }
     }
@@ -96,12 +96,4 @@ fn main(wg: Workgroup, @builtin(local_invocation_index) lane: u32) {
         epilogue_block(tile, first_row, second, s01, bias_of(second));
         epilogue_block(tile, first_row + 32u, second, s11, bias_of(second));
     }
-}
-
-// sums += w·xᵀ of one step of the depth; a column of `sums` is a row of y.
-fn add_step(sums: mat4x4<f32>, w: vec4<f32>, x: vec4<f32>) -> mat4x4<f32> {
-    return mat4x4<f32>(
-        fma(w, vec4<f32>(x.x), sums[0]), fma(w, vec4<f32>(x.y), sums[1]),
-        fma(w, vec4<f32>(x.z), sums[2]), fma(w, vec4<f32>(x.w), sums[3]),
-    );
 }

@@ -285,13 +285,10 @@ fn load_weight(index: u32, gate: u32, below: bool) -> vec4<f32> {
 
 // sum + w·xᵀ; of a single row only the first column is used.
 fn add_outer(sum: mat4x4<f32>, w: vec4<f32>, x: vec4<f32>) -> mat4x4<f32> {
-    let first = fma(w, vec4<f32>(x.x), sum[0]);
     if (SINGLE) {
-        return mat4x4<f32>(first, sum[1], sum[2], sum[3]);
+        return mat4x4<f32>(fma(w, vec4<f32>(x.x), sum[0]), sum[1], sum[2], sum[3]);
     }
-    return mat4x4<f32>(
-        first, fma(w, vec4<f32>(x.y), sum[1]), fma(w, vec4<f32>(x.z), sum[2]), fma(w, vec4<f32>(x.w), sum[3]),
-    );
+    return outer_add4(sum, w, x);
 }
 
 // tile += w·xᵀ of step k of the depth, one gate after the other.
@@ -337,10 +334,6 @@ fn load_weights(index: u32, gate: u32, below: bool) -> mat4x4<f32> {
     );
 }
 
-fn add_row(sum: vec4<f32>, w: mat4x4<f32>, x: vec4<f32>) -> vec4<f32> {
-    return fma(w[3], x.wwww, fma(w[2], x.zzzz, fma(w[1], x.yyyy, fma(w[0], x.xxxx, sum))));
-}
-
 // The same of four steps of a single row, whose h is one load. Few sums leave registers for all loads to be in flight at once.
 fn add_single_row(sums: Sums, w: u32, x0: u32, k: u32, below: bool) -> Sums {
     var s = sums;
@@ -351,10 +344,10 @@ fn add_single_row(sums: Sums, w: u32, x0: u32, k: u32, below: bool) -> Sums {
     if (has_b()) { weights.b = load_weights(index, 1u, below); }
     if (has_c(below)) { weights.c = load_weights(index, 2u, below); }
     if (has_d(below)) { weights.d = load_weights(index, 3u, below); }
-    if (has_a()) { s.a[0] = add_row(s.a[0], weights.a, x); }
-    if (has_b()) { s.b[0] = add_row(s.b[0], weights.b, x); }
-    if (has_c(below)) { s.c[0] = add_row(s.c[0], weights.c, x); }
-    if (has_d(below)) { s.d[0] = add_row(s.d[0], weights.d, x); }
+    if (has_a()) { s.a[0] = multiply_add4(s.a[0], weights.a, x); }
+    if (has_b()) { s.b[0] = multiply_add4(s.b[0], weights.b, x); }
+    if (has_c(below)) { s.c[0] = multiply_add4(s.c[0], weights.c, x); }
+    if (has_d(below)) { s.d[0] = multiply_add4(s.d[0], weights.d, x); }
     return s;
 }
 

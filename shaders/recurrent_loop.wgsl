@@ -82,38 +82,30 @@ fn gate_weights(direction: u32, k: u32, unit: u32) -> vec4<f32> {
 // Of one lane; its blocks past SPLIT_BLOCKS are 0 and take no registers.
 alias Weights = array<mat4x4<f32>, 8>;
 
-// sum + the product of a block of weights with h of its four steps of the depth.
-fn add_block(sum: vec4<f32>, w: mat4x4<f32>, h: vec4<f32>) -> vec4<f32> {
-    let a = fma(w[0], vec4<f32>(h.x), sum);
-    let b = fma(w[1], vec4<f32>(h.y), a);
-    let c = fma(w[2], vec4<f32>(h.z), b);
-    return fma(w[3], vec4<f32>(h.w), c);
-}
-
 // U·hidden over the slice of the depth in row r, for all gates of one unit. Constant indices are not clamped.
 fn product(w: Weights, r: u32) -> vec4<f32> {
     var sum = vec4<f32>(0.0);
-    sum = add_block(sum, w[0], vec4<f32>(hidden[r][0], hidden[r][1], hidden[r][2], hidden[r][3]));
+    sum = multiply_add4(sum, w[0], vec4<f32>(hidden[r][0], hidden[r][1], hidden[r][2], hidden[r][3]));
     if (SPLIT_BLOCKS > 1u) {
-        sum = add_block(sum, w[1], vec4<f32>(hidden[r][4], hidden[r][5], hidden[r][6], hidden[r][7]));
+        sum = multiply_add4(sum, w[1], vec4<f32>(hidden[r][4], hidden[r][5], hidden[r][6], hidden[r][7]));
     }
     if (SPLIT_BLOCKS > 2u) {
-        sum = add_block(sum, w[2], vec4<f32>(hidden[r][8], hidden[r][9], hidden[r][10], hidden[r][11]));
+        sum = multiply_add4(sum, w[2], vec4<f32>(hidden[r][8], hidden[r][9], hidden[r][10], hidden[r][11]));
     }
     if (SPLIT_BLOCKS > 3u) {
-        sum = add_block(sum, w[3], vec4<f32>(hidden[r][12], hidden[r][13], hidden[r][14], hidden[r][15]));
+        sum = multiply_add4(sum, w[3], vec4<f32>(hidden[r][12], hidden[r][13], hidden[r][14], hidden[r][15]));
     }
     if (SPLIT_BLOCKS > 4u) {
-        sum = add_block(sum, w[4], vec4<f32>(hidden[r][16], hidden[r][17], hidden[r][18], hidden[r][19]));
+        sum = multiply_add4(sum, w[4], vec4<f32>(hidden[r][16], hidden[r][17], hidden[r][18], hidden[r][19]));
     }
     if (SPLIT_BLOCKS > 5u) {
-        sum = add_block(sum, w[5], vec4<f32>(hidden[r][20], hidden[r][21], hidden[r][22], hidden[r][23]));
+        sum = multiply_add4(sum, w[5], vec4<f32>(hidden[r][20], hidden[r][21], hidden[r][22], hidden[r][23]));
     }
     if (SPLIT_BLOCKS > 6u) {
-        sum = add_block(sum, w[6], vec4<f32>(hidden[r][24], hidden[r][25], hidden[r][26], hidden[r][27]));
+        sum = multiply_add4(sum, w[6], vec4<f32>(hidden[r][24], hidden[r][25], hidden[r][26], hidden[r][27]));
     }
     if (SPLIT_BLOCKS > 7u) {
-        sum = add_block(sum, w[7], vec4<f32>(hidden[r][28], hidden[r][29], hidden[r][30], hidden[r][31]));
+        sum = multiply_add4(sum, w[7], vec4<f32>(hidden[r][28], hidden[r][29], hidden[r][30], hidden[r][31]));
     }
     return sum;
 }

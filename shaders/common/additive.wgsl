@@ -68,15 +68,7 @@ fn score_tile(sums: mat4x4<f32>, q: mat4x4<f32>, k: mat4x4<f32>, quad: u32) -> m
         return s;
     }
     return mat4x4<f32>(
-        add_products(sums[0], q, k[0]), add_products(sums[1], q, k[1]),
-        add_products(sums[2], q, k[2]), add_products(sums[3], q, k[3]),
+        multiply_add4(sums[0], q, k[0]), multiply_add4(sums[1], q, k[1]),
+        multiply_add4(sums[2], q, k[2]), multiply_add4(sums[3], q, k[3]),
     );
-}
-
-// sums += q·k of one key.
-fn add_products(sums: vec4<f32>, q: mat4x4<f32>, k: vec4<f32>) -> vec4<f32> {
-    let a = fma(q[0], vec4<f32>(k.x), sums);
-    let b = fma(q[1], vec4<f32>(k.y), a);
-    let c = fma(q[2], vec4<f32>(k.z), b);
-    return fma(q[3], vec4<f32>(k.w), c);
 }

@@ -64,6 +64,23 @@ fn sink_of(h: vec4<u32>) -> vec4<f32> {
     );
 }
 
+// Four rows of an accumulator (a column is a row) += p·v of one key, whose value counts for nothing where the weight is 0: it
+// may be hidden, and NaN or infinite.
+fn add_visible_value(y: mat4x4<f32>, p: vec4<f32>, v: vec4<f32>) -> mat4x4<f32> {
+    let zero = vec4<f32>(0.0);
+    return mat4x4<f32>(
+        y[0] + select(p.x * v, zero, p.x == 0.0),
+        y[1] + select(p.y * v, zero, p.y == 0.0),
+        y[2] + select(p.z * v, zero, p.z == 0.0),
+        y[3] + select(p.w * v, zero, p.w == 0.0),
+    );
+}
+
+// Each row (a column of the matrix) times a number of its own.
+fn scale_columns(acc: mat4x4<f32>, factors: vec4<f32>) -> mat4x4<f32> {
+    return mat4x4<f32>(acc[0] * factors.x, acc[1] * factors.y, acc[2] * factors.z, acc[3] * factors.w);
+}
+
 // Softmax weights times `weight_unit`, a power of two, which changes no digit.
 fn scaled_weight(s: vec4<f32>, row_max: vec4<f32>) -> vec4<f32> {
     return exp_weight(s, row_max, f32(i32(bitcast<u32>(params.weight_unit) >> 23u) - 127));

@@ -13,6 +13,26 @@ fn is_nan1(x: f32) -> bool {
     return is_nan4(vec4<f32>(x)).x;
 }
 
+fn is_finite4(x: vec4<f32>) -> bool {
+    return all((bitcast<vec4<u32>>(x) & vec4<u32>(0x7fffffffu)) < vec4<u32>(0x7f800000u));
+}
+
+// sum + m·v, one column after the other.
+fn multiply_add4(sum: vec4<f32>, m: mat4x4<f32>, v: vec4<f32>) -> vec4<f32> {
+    let a = fma(m[0], vec4<f32>(v.x), sum);
+    let b = fma(m[1], vec4<f32>(v.y), a);
+    let c = fma(m[2], vec4<f32>(v.z), b);
+    return fma(m[3], vec4<f32>(v.w), c);
+}
+
+// sum + v·xᵀ: column c has v · x_c added.
+fn outer_add4(sum: mat4x4<f32>, v: vec4<f32>, x: vec4<f32>) -> mat4x4<f32> {
+    return mat4x4<f32>(
+        fma(v, vec4<f32>(x.x), sum[0]), fma(v, vec4<f32>(x.y), sum[1]),
+        fma(v, vec4<f32>(x.z), sum[2]), fma(v, vec4<f32>(x.w), sum[3]),
+    );
+}
+
 // 2^k of whole numbers. The sum with 1.5 · 2^23 has a whole number in its last bits, which cost no conversion: with that of
 // 127 the biased exponent of the result.
 fn power_of_two(k: vec4<f32>) -> vec4<f32> {

@@ -84,15 +84,9 @@ fn w_within_depth(quad: u32, four: mat4x4<f32>) -> mat4x4<f32> {
 // sums += w·x; a column of `sums` and of x is a row of y.
 fn add_product(sums: mat4x4<f32>, w: mat4x4<f32>, x: mat4x4<f32>) -> mat4x4<f32> {
     return mat4x4<f32>(
-        add_row(sums[0], w, x[0]), add_row(sums[1], w, x[1]), add_row(sums[2], w, x[2]), add_row(sums[3], w, x[3]),
+        multiply_add4(sums[0], w, x[0]), multiply_add4(sums[1], w, x[1]),
+        multiply_add4(sums[2], w, x[2]), multiply_add4(sums[3], w, x[3]),
     );
-}
-
-fn add_row(sum: vec4<f32>, w: mat4x4<f32>, x: vec4<f32>) -> vec4<f32> {
-    let a = fma(w[0], vec4<f32>(x.x), sum);
-    let b = fma(w[1], vec4<f32>(x.y), a);
-    let c = fma(w[2], vec4<f32>(x.z), b);
-    return fma(w[3], vec4<f32>(x.w), c);
 }
 
 // The biases of four columns.

@@ -57,17 +57,17 @@ fn row_product(ids: LaneIds, columns: Columns, start: u32, first: u32, last: u32
     let whole = first + (last - first) / 8u * 8u;
     for (var k = first; k < whole; k += 8u) {
         let x_quad = load_x(start, k + ids.id % 8u);
-        sum = add_row(sum, load_w(columns, k), subgroupBroadcast(x_quad, 0u));
-        sum = add_row(sum, load_w(columns, k + 1u), subgroupBroadcast(x_quad, 1u));
-        sum = add_row(sum, load_w(columns, k + 2u), subgroupBroadcast(x_quad, 2u));
-        sum = add_row(sum, load_w(columns, k + 3u), subgroupBroadcast(x_quad, 3u));
-        sum = add_row(sum, load_w(columns, k + 4u), subgroupBroadcast(x_quad, 4u));
-        sum = add_row(sum, load_w(columns, k + 5u), subgroupBroadcast(x_quad, 5u));
-        sum = add_row(sum, load_w(columns, k + 6u), subgroupBroadcast(x_quad, 6u));
-        sum = add_row(sum, load_w(columns, k + 7u), subgroupBroadcast(x_quad, 7u));
+        sum = multiply_add4(sum, load_w(columns, k), subgroupBroadcast(x_quad, 0u));
+        sum = multiply_add4(sum, load_w(columns, k + 1u), subgroupBroadcast(x_quad, 1u));
+        sum = multiply_add4(sum, load_w(columns, k + 2u), subgroupBroadcast(x_quad, 2u));
+        sum = multiply_add4(sum, load_w(columns, k + 3u), subgroupBroadcast(x_quad, 3u));
+        sum = multiply_add4(sum, load_w(columns, k + 4u), subgroupBroadcast(x_quad, 4u));
+        sum = multiply_add4(sum, load_w(columns, k + 5u), subgroupBroadcast(x_quad, 5u));
+        sum = multiply_add4(sum, load_w(columns, k + 6u), subgroupBroadcast(x_quad, 6u));
+        sum = multiply_add4(sum, load_w(columns, k + 7u), subgroupBroadcast(x_quad, 7u));
     }
     for (var k = whole; k < last; k += 1u) {
-        sum = add_row(sum, load_w(columns, k), load_x(start, k));
+        sum = multiply_add4(sum, load_w(columns, k), load_x(start, k));
     }
     return sum;
 }

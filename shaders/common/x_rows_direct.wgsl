@@ -45,7 +45,7 @@ fn row_product(ids: LaneIds, columns: Columns, start: u32, first: u32, last: u32
     let iterations = (last - first + K_SPLITS - 1u) / K_SPLITS;
     for (var iteration = 0u; iteration < iterations; iteration += 1u) {
         let k = first + iteration * K_SPLITS + k_split(ids);
-        sum = add_row(sum, load_w(columns, k), load_x(start, k));
+        sum = multiply_add4(sum, load_w(columns, k), load_x(start, k));
     }
     return sum;
 }

@@ -61,8 +61,9 @@ impl Pipelines {
         self.trusted.load(Ordering::Relaxed)
     }
 
-    /// The program of a dispatch, built now if nobody has yet; without checks if it is `trusted`. A build that fails does so for everyone who waits for it,
-    /// and is then forgotten: memory may be there the next time, and users' programs that do not compile do not pile up.
+    /// The program of a dispatch, built now if nobody has yet; without checks if it is `trusted`. A build that fails does so for
+    /// everyone who waits for it, and is then forgotten: memory may be there the next time, and users' programs that do not
+    /// compile do not pile up.
     pub(super) fn get(&self, gpu: &Gpu, dispatch: &Dispatch, trusted: Trusted) -> Result<Arc<Pipeline>> {
         let variant = &dispatch.variant;
         let kept = &self.entries[usize::from(trusted.0)];

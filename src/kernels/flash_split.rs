@@ -49,7 +49,8 @@ pub(super) fn launch(
         row_tiles: (problem.queries * problem.group()).div_ceil(ROWS),
         heads: problem.kv_heads,
         iterations: plan.iterations(problem),
-        // Four quads of queries for 64 multiply-adds of scores, one of weights for 16 of P·V; a score is written, read and masked, and read again for its weight.
+        // Four quads of queries for 64 multiply-adds of scores, one of weights for 16 of P·V; a score is written, read and
+        // masked, and read again for its weight.
         workgroup_bytes: (problem.score_dim + problem.value_dim) as f64 + 20.0,
         padding: [4, 4],
     }

@@ -30,8 +30,8 @@ impl Tiling {
     const CHUNK: u32 = 8;
     /// Slices of a value at most: variables of the shader.
     const MOST_SLICES: u32 = 4;
-    /// Registers of a lane for each quad of rows, beside its accumulators, scores and operands: row max and row sum, indices and addresses. Held
-    /// against the compilers' counts by `tests/cards`.
+    /// Registers of a lane for each quad of rows, beside its accumulators, scores and operands: row max and row sum, indices
+    /// and addresses. Held against the compilers' counts by `tests/cards`.
     const OTHER_REGISTERS: u32 = 38;
     /// What a tanh for each pair and unit wants beside.
     const ADDITIVE_REGISTERS: u32 = 40;

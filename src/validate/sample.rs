@@ -52,15 +52,15 @@ pub(super) fn of(sample: Sample, gpu: &Gpu, jobs: Vec<Job>) -> Vec<Job> {
 }
 
 /// Programs that together show everything. They are chosen one job after the other, each time that one whose programs
-/// show the most that is new for the text that a compiler has yet to read.
+/// show the most that is new for each program that a compiler has yet to read. Their texts have no say: the sample stays
+/// the same when a kernel is reworded.
 fn choose(shown: &[Shown]) -> BTreeSet<usize> {
     let (mut chosen, mut seen) = (BTreeSet::new(), BTreeSet::new());
     loop {
         let worth = |shown: &Shown| {
             let new = shown.aspects.difference(&seen).count();
-            let text: usize =
-                shown.programs.iter().filter(|(key, _)| !chosen.contains(*key)).map(|(_, text)| text).sum();
-            (new > 0).then(|| new as f64 / (1 + text) as f64)
+            let programs = shown.programs.keys().filter(|key| !chosen.contains(*key)).count();
+            (new > 0).then(|| new as f64 / programs.max(1) as f64)
         };
         let candidates = shown.iter().filter_map(|shown| Some((worth(shown)?, shown)));
         // The first of several that are alike.
