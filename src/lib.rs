@@ -76,6 +76,8 @@ pub mod wgsl;
 #[doc(hidden)]
 pub mod workload;
 
+#[cfg(feature = "cpu")]
+pub use backend::{Cpu, Device};
 pub use error::{Error, Result};
 pub use gpu::{Gpu, Tensor};
 pub use wgpu;

@@ -357,6 +357,13 @@ impl<T> Array<T> {
         }
     }
 
+    /// As [`Array::new`], of as many elements as the shape has.
+    #[cfg(feature = "cpu")]
+    pub(crate) fn from_parts(shape: Vec<usize>, data: Vec<T>) -> Self {
+        debug_assert_eq!(shape.iter().product::<usize>(), data.len());
+        Self { shape, data }
+    }
+
     /// Every element from its row-major index.
     pub fn from_fn(shape: &[usize], f: impl FnMut(usize) -> T) -> Self {
         Self { shape: shape.to_vec(), data: (0..shape.iter().product()).map(f).collect() }

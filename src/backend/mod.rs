@@ -3,12 +3,17 @@
 //! | backend | its value | what it does |
 //! |---|---|---|
 //! | [`Run`](crate::gpu::Run) | [`Tensor`](crate::Tensor) | records kernels, to be submitted |
+//! | [`Cpu`](cpu::Cpu) | [`CpuTensor`](cpu::CpuTensor) | computes at once, in blocks and vectors, in f32 (feature `cpu`) |
 //! | [`Reference`] | [`Array<T>`](crate::tensor::Array) | computes at once, naively, in f32 or f64 |
 //!
 //! A value is a tensor of numbers. Integers (ids, lengths, boolean masks) are of a type of their own beside it,
 //! [`IntegersOf`]: on the GPU a tensor too, in the reference an [`Array<u32>`]. Primitives check what they are given and name
 //! the tensor at fault.
 
+#[cfg(feature = "cpu")]
+pub mod cpu;
+#[cfg(feature = "cpu")]
+mod device;
 mod gpu;
 mod reference;
 
@@ -19,6 +24,10 @@ use crate::norm::Norm;
 use crate::rnn::{Activation, Rnn, RnnInputs, RnnOutputs, RnnStack};
 use crate::tensor::{Array, TensorLike};
 
+#[cfg(feature = "cpu")]
+pub use cpu::{Cpu, CpuTensor};
+#[cfg(feature = "cpu")]
+pub use device::{Device, DeviceIntegers, DeviceRnn, DeviceRun, DeviceTensor};
 pub use reference::Reference;
 
 pub use crate::epilogue::Epilogue;

@@ -28,12 +28,12 @@ impl<T: Clone> Value for Array<T> {
 }
 
 /// Both of which are 1, or the same.
-fn repeat<T: Clone>(x: &Array<T>, shape: &[usize]) -> Result<Array<T>> {
+pub(super) fn repeat<T: Clone>(x: &Array<T>, shape: &[usize]) -> Result<Array<T>> {
     x.gather(&Layout::contiguous(x.shape()).broadcast(shape)?)
 }
 
 /// Side by side along an axis.
-fn join<T: Clone>(axis: usize, parts: &[Array<T>]) -> Result<Array<T>> {
+pub(super) fn join<T: Clone>(axis: usize, parts: &[Array<T>]) -> Result<Array<T>> {
     let shape = super::joined_shape(axis, parts)?;
     let inner = shape[axis + 1..].iter().product::<usize>();
     let outer = shape[..axis].iter().product::<usize>();

@@ -7,16 +7,17 @@ mod options;
 use std::path::PathBuf;
 
 use regard::attention::{Algorithm, Attention, AttentionInputs, AttentionOutputs, Past, ScoreMod, ScoreStage};
+use regard::backend::{Backend, CpuTensor};
 use regard::baseline;
 use regard::gpu::Run;
 use regard::plan::AttentionPlan;
 use regard::problem::{AttentionProblem, Storage};
 use regard::tensor::{Array, DType};
-use regard::{Error, Gpu, Result};
+use regard::{Cpu, Device, Error, Gpu, Result};
 use serde_json::json;
 
 use crate::check::{self, Report};
-use crate::device::{Device, DeviceArgs};
+use crate::device::{DeviceArgs, device_json, refuse_path};
 use crate::drawing::Format;
 use crate::explain::{self, Explained};
 use crate::failure::{Failure, Outcome};
@@ -26,6 +27,7 @@ use crate::picture;
 use crate::progress::Busy;
 use crate::stream;
 use crate::tensors::Input;
+use crate::time::{self, Times};
 pub(crate) use inputs::Form;
 use inputs::Heads;
 pub(crate) use options::{CacheType, ElementType};
@@ -48,7 +50,7 @@ pub(crate) struct Args {
     input: PathBuf,
     /// File to write the results to; `-` is standard output
     #[arg(short, long, value_name = "OUT.safetensors")]
-    #[arg(required_unless_present_any = ["check", "explain", "heatmap"])]
+    #[arg(required_unless_present_any = ["check", "explain", "heatmap", "time"])]
     output: Option<PathBuf>,
     #[command(flatten)]
     options: Options,
@@ -94,6 +96,11 @@ pub(crate) struct Args {
     /// Print what ran, and how long each dispatch took on the device
     #[arg(long)]
     explain: bool,
+    /// Also run it N times on the device, after once that is not timed and with the tensors already there, and print median
+    /// and minimum: device time where there are timestamps. With --json the summary is one line with `median_ms`, `min_ms` and
+    /// `runs`
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    time: Option<u32>,
     /// Also run the reference in f64; print the largest error of each result and its ratio to the f32 reference's
     /// error; exit 1 if one is over tolerance
     #[arg(long)]
@@ -189,7 +196,7 @@ pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
         return Err(Error::option("score-wgsl", reason).into());
     }
     let device = device.open()?;
-    device.refuse_path(options.path != Algorithm::Auto)?;
+    refuse_path(&device, options.path != Algorithm::Auto)?;
     let element = args.dtype.into();
     let storage = Storage { element, cache: args.cache_dtype.map_or(element, DType::from) };
     notes::warn_storage(&inputs, storage)?;
@@ -198,11 +205,14 @@ pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
     let outputs = {
         let _busy = Busy::new("computing");
         match &device {
-            Device::Cpu if options.score_mod.is_some() => {
+            Device::Cpu(_) if options.score_mod.is_some() => {
                 let reason = "is a shader, which the CPU cannot run: use `--device gpu`";
                 return Err(Error::option("score-wgsl", reason).into());
             }
-            Device::Cpu => baseline::attention(&options, &inputs, storage)?,
+            Device::Cpu(cpu) => {
+                explained.fact("plan", cpu.attention_plan(&options, &problem));
+                on_cpu(cpu, &options, &inputs, storage)?
+            }
             Device::Gpu(gpu) => {
                 let timed = args.explain.then_some(&mut explained);
                 let outputs = on_gpu(gpu, &options, &inputs, storage, timed).map_err(other_path)?;
@@ -215,6 +225,7 @@ pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
             }
         }
     };
+    let times = args.time.map(|runs| timed(&device, &options, &inputs, storage, runs)).transpose()?;
     let report = args.check.then(|| checked(&options, &inputs, &outputs, storage)).transpose()?;
     if let Some(path) = &args.heatmap {
         picture::save(path, &picture::heads(&outputs, &options, &inputs, labels, args.shades.unwrap_or_default())?)?;
@@ -227,12 +238,46 @@ pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
 
     let summary = json!({
         "command": "attend",
-        "device": device.json(),
+        "device": device_json(&device),
         "file": args.output,
         "outputs": output::describe(&named, output_dtype),
     });
     let taken = stream::any([&args.output, &args.heatmap].into_iter().filter_map(|path| path.as_deref()));
-    check::finish(args.json, taken, summary, args.explain.then_some(&explained), report)
+    check::finish(args.json, taken, summary, args.explain.then_some(&explained), times.as_ref(), report)
+}
+
+fn on_cpu(
+    cpu: &Cpu,
+    options: &Attention,
+    inputs: &AttentionInputs<Array>,
+    storage: Storage,
+) -> Result<AttentionOutputs<Array>> {
+    let tensors = AttentionInputs::<CpuTensor>::stored(inputs, storage)?;
+    Ok(cpu.clone().attention(options, &tensors)?.to_arrays())
+}
+
+/// How long it takes with the tensors on the device.
+fn timed(
+    device: &Device,
+    options: &Attention,
+    inputs: &AttentionInputs<Array>,
+    storage: Storage,
+    runs: u32,
+) -> Result<Times> {
+    match device {
+        Device::Cpu(cpu) => {
+            let (mut cpu, tensors) = (cpu.clone(), AttentionInputs::<CpuTensor>::stored(inputs, storage)?);
+            Times::of(runs, || time::on_host(|| cpu.attention(options, &tensors)))
+        }
+        Device::Gpu(gpu) => {
+            let tensors = inputs.upload(gpu, storage)?;
+            Times::of(runs, || {
+                let mut run = Run::new(gpu);
+                options.record(&mut run, &tensors)?;
+                run.submit_and_time()
+            })
+        }
+    }
 }
 
 fn checked(
@@ -271,7 +316,9 @@ fn refuse_unused(args: &Args) -> Result<()> {
         ("scores", args.scores.is_some()),
     ];
     match results.iter().find(|(_, wanted)| *wanted) {
-        Some((name, _)) if args.output.is_none() && !args.check && !args.explain && !args.json => {
+        Some((name, _))
+            if args.output.is_none() && !args.check && !args.explain && !args.json && args.time.is_none() =>
+        {
             Err(Error::option(*name, "says what else to write: add `-o OUT.safetensors`, or leave it out"))
         }
         _ => Ok(()),

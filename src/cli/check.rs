@@ -11,6 +11,7 @@ use crate::explain::Explained;
 use crate::failure::{Failure, Outcome};
 use crate::output::{self, finite};
 use crate::progress::Busy;
+use crate::time::Times;
 
 /// What the comparison found, result by result.
 #[derive(Debug)]
@@ -133,6 +134,7 @@ pub(crate) fn finish(
     stdout_is_taken: bool,
     mut summary: Value,
     explained: Option<&Explained>,
+    times: Option<&Times>,
     report: Option<Report>,
 ) -> Outcome {
     if as_json {
@@ -142,10 +144,19 @@ pub(crate) fn finish(
         if let Some(report) = &report {
             summary["check"] = report.json();
         }
-        output::print_json(&summary)?;
+        match times {
+            Some(times) => {
+                times.add_to(&mut summary);
+                output::print(&format!("{summary}\n"))?;
+            }
+            None => output::print_json(&summary)?,
+        }
     } else {
         if let Some(explained) = explained {
             output::aside(&explained.text());
+        }
+        if let Some(times) = times {
+            output::print_beside(&times.text(), stdout_is_taken)?;
         }
         if let Some(report) = &report {
             output::print_beside(&report.text(), stdout_is_taken)?;

@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum};
 use regard::device::DeviceKind;
 use regard::device::Features;
 use regard::gpu::{Adapter, Open};
-use regard::{Error, Gpu};
+use regard::{Cpu, Device, Error, Gpu};
 
 use crate::failure::{Failure, Outcome};
 use crate::kept;
@@ -82,42 +82,24 @@ impl Choice {
     }
 }
 
-/// What was taken.
-#[derive(Debug)]
-pub(crate) enum Device {
-    /// An adapter.
-    Gpu(Gpu),
-    /// The CPU, through the reference.
-    Cpu,
-}
-
-impl std::fmt::Display for Device {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Gpu(gpu) => gpu.adapter().fmt(f),
-            Self::Cpu => f.write_str("the CPU"),
+/// Refuses a path that was asked for where the CPU computes: paths are ways through the GPU's kernels.
+pub(crate) fn refuse_path(device: &Device, is_asked_for: bool) -> Outcome {
+    match device {
+        Device::Cpu(_) if is_asked_for => {
+            let reason = "chooses among GPU kernels, which the CPU does not run: use `--device gpu`";
+            let hint = "`--device gpu` takes a software driver too; without `--path` the CPU computes";
+            Err(Failure::from(Error::option("path", reason)).with_hint(hint))
         }
+        _ => Ok(()),
     }
 }
 
-impl Device {
-    /// Refuses a path that was asked for where the CPU computes: paths are ways through the GPU's kernels.
-    pub(crate) fn refuse_path(&self, is_asked_for: bool) -> Outcome {
-        match self {
-            Self::Cpu if is_asked_for => {
-                let reason = "chooses among GPU kernels, which the CPU does not run: use `--device gpu`";
-                let hint = "`--device gpu` takes a software driver too; without `--path` the CPU computes";
-                Err(Failure::from(Error::option("path", reason)).with_hint(hint))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// The device for `--json`.
-    pub(crate) fn json(&self) -> serde_json::Value {
-        match self {
-            Self::Gpu(gpu) => adapter_json(gpu.adapter()),
-            Self::Cpu => serde_json::json!({ "kind": "cpu" }),
+/// The device for `--json`.
+pub(crate) fn device_json(device: &Device) -> serde_json::Value {
+    match device {
+        Device::Gpu(gpu) => adapter_json(gpu.adapter()),
+        Device::Cpu(cpu) => {
+            serde_json::json!({ "kind": "cpu", "instructions": cpu.instructions(), "threads": cpu.thread_count() })
         }
     }
 }
@@ -146,7 +128,9 @@ impl DeviceArgs {
             match &device {
                 Device::Gpu(gpu) if gpu.adapter().kind != DeviceKind::Software => {}
                 Device::Gpu(_) => note(&format!("computing on {device}")),
-                Device::Cpu => note("no hardware GPU, computing on the CPU (`--device gpu` takes a software driver)"),
+                Device::Cpu(_) => {
+                    note(&format!("no hardware GPU, computing on {device} (`--device gpu` takes a software driver)"));
+                }
             }
         }
         Ok(device)
@@ -200,7 +184,7 @@ impl DeviceArgs {
 
     fn open_quietly(&self) -> Outcome<Device> {
         match self.device {
-            Choice::Cpu => Ok(Device::Cpu),
+            Choice::Cpu => Ok(Device::Cpu(Cpu::new())),
             Choice::Gpu => Ok(Device::Gpu(self.open_adapter()?)),
             Choice::Auto => {
                 // An adapter that is asked for by name is taken though it be software.
@@ -211,7 +195,7 @@ impl DeviceArgs {
                         if named || !matches!(error, Error::NoAdapter(_)) {
                             note(&error.to_string());
                         }
-                        Ok(Device::Cpu)
+                        Ok(Device::Cpu(Cpu::new()))
                     }
                 }
             }

@@ -5,6 +5,8 @@ mod weights;
 
 use std::path::PathBuf;
 
+use regard::backend::cpu::CpuRnn;
+use regard::backend::{Backend, CpuTensor};
 use regard::baseline;
 use regard::gpu::Run;
 use regard::ops::rnn::GpuRnn;
@@ -12,18 +14,19 @@ use regard::plan::RnnPlan;
 use regard::problem::{RnnProblem, Role};
 use regard::rnn::{Rnn, RnnAlgorithm, RnnInputs, RnnOutputs, RnnStack, Steps};
 use regard::tensor::{Array, DType};
-use regard::{Error, Gpu, Result};
+use regard::{Cpu, Device, Error, Gpu, Result};
 use serde_json::json;
 
 use crate::attend::ElementType;
 use crate::check::{self, Report};
-use crate::device::{Device, DeviceArgs};
+use crate::device::{DeviceArgs, device_json, refuse_path};
 use crate::explain::{self, Explained};
 use crate::failure::Outcome;
 use crate::output::{self, Named, OutputType};
 use crate::progress::Busy;
 use crate::stream;
 use crate::tensors::{self, Input};
+use crate::time::{self, Times};
 use options::Options;
 pub(crate) use options::path_name;
 
@@ -47,7 +50,7 @@ pub(crate) struct Args {
     #[arg(value_name = "IN.safetensors")]
     input: PathBuf,
     /// File to write the results to; `-` is standard output
-    #[arg(short, long, value_name = "OUT.safetensors", required_unless_present_any = ["check", "explain"])]
+    #[arg(short, long, value_name = "OUT.safetensors", required_unless_present_any = ["check", "explain", "time"])]
     output: Option<PathBuf>,
     #[command(flatten)]
     options: Options,
@@ -69,6 +72,11 @@ pub(crate) struct Args {
     /// Print what ran, and how long each dispatch took on the device
     #[arg(long)]
     explain: bool,
+    /// Also run it N times on the device, after once that is not timed and with tensors and weights already there, and print
+    /// median and minimum: device time where there are timestamps. With --json the summary is one line with `median_ms`,
+    /// `min_ms` and `runs`
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    time: Option<u32>,
     /// Also run the reference in f64; print the largest error of each result and its ratio to the f32 reference's
     /// error; exit 1 if one is over tolerance
     #[arg(long)]
@@ -103,7 +111,7 @@ pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
     let shapes = stack.iter().map(|layer| layer.iter().map(|w| w.map(Array::shape)).collect()).collect();
     let problem = RnnProblem::new(&options, &shapes, &inputs.map(Array::shape, Array::shape))?;
     let device = device.open()?;
-    device.refuse_path(options.path != RnnAlgorithm::Auto)?;
+    refuse_path(&device, options.path != RnnAlgorithm::Auto)?;
     let dtype = args.dtype.into();
     warn_storage(&stack, &inputs, dtype)?;
 
@@ -111,7 +119,10 @@ pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
     let outputs = {
         let _busy = Busy::new("computing");
         match &device {
-            Device::Cpu => baseline::rnn(&options, &stack, &inputs, dtype)?,
+            Device::Cpu(cpu) => {
+                explained.fact("plan", cpu.rnn_plan(&options, &problem));
+                on_cpu(cpu, &options, &stack, &inputs, dtype)?
+            }
             Device::Gpu(gpu) => {
                 let timed = args.explain.then_some(&mut explained);
                 let outputs = on_gpu(gpu, &options, &stack, &inputs, dtype, timed)?;
@@ -124,6 +135,7 @@ pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
             }
         }
     };
+    let times = args.time.map(|runs| timed(&device, &options, &stack, &inputs, dtype, runs)).transpose()?;
     let report = args
         .check
         .then(|| Report::new(|| baseline::judge_rnn(&options, &stack, &inputs, &outputs, dtype)))
@@ -136,14 +148,14 @@ pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
 
     let summary = json!({
         "command": "encode",
-        "device": device.json(),
+        "device": device_json(&device),
         "file": args.output,
         "layers": problem.layers,
         "directions": problem.directions,
         "outputs": output::describe(&named, output_dtype),
     });
     let taken = stream::any(args.output.as_deref());
-    check::finish(args.json, taken, summary, args.explain.then_some(&explained), report)
+    check::finish(args.json, taken, summary, args.explain.then_some(&explained), times.as_ref(), report)
 }
 
 /// The tensors of the file that are no weights, time first.
@@ -177,6 +189,43 @@ fn warn_storage(stack: &RnnStack<Array>, inputs: &RnnInputs<Array>, dtype: DType
         }
     }
     Ok(())
+}
+
+fn on_cpu(
+    cpu: &Cpu,
+    options: &Rnn,
+    stack: &RnnStack<Array>,
+    inputs: &RnnInputs<Array>,
+    dtype: DType,
+) -> Result<RnnOutputs<Array>> {
+    let network = CpuRnn::stored(cpu, options, stack, dtype)?;
+    Ok(cpu.clone().rnn(&network, &RnnInputs::<CpuTensor>::stored(inputs, dtype)?)?.to_arrays())
+}
+
+/// How long it takes with tensors and weights on the device.
+fn timed(
+    device: &Device,
+    options: &Rnn,
+    stack: &RnnStack<Array>,
+    inputs: &RnnInputs<Array>,
+    dtype: DType,
+    runs: u32,
+) -> Result<Times> {
+    match device {
+        Device::Cpu(cpu) => {
+            let network = CpuRnn::stored(cpu, options, stack, dtype)?;
+            let (mut cpu, tensors) = (cpu.clone(), RnnInputs::<CpuTensor>::stored(inputs, dtype)?);
+            Times::of(runs, || time::on_host(|| cpu.rnn(&network, &tensors)))
+        }
+        Device::Gpu(gpu) => {
+            let (network, tensors) = (GpuRnn::upload(gpu, options, stack, dtype)?, inputs.upload(gpu, dtype)?);
+            Times::of(runs, || {
+                let mut run = Run::new(gpu);
+                network.record(&mut run, &tensors)?;
+                run.submit_and_time()
+            })
+        }
+    }
 }
 
 fn on_gpu(

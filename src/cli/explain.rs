@@ -2,14 +2,13 @@
 
 use std::fmt::Write;
 
-use regard::Gpu;
 use regard::device::Rates;
 use regard::gpu::Timing;
 use regard::plan::{FusedPlan, Limit, Roofline, Work};
 use regard::recording::Recording;
+use regard::{Device, Gpu};
 use serde_json::{Value, json};
 
-use crate::device::Device;
 use crate::failure::Outcome;
 use crate::output::finite;
 

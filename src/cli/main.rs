@@ -21,6 +21,7 @@ mod picture;
 mod progress;
 mod stream;
 mod tensors;
+mod time;
 mod transliterate;
 mod tune;
 mod validate;

@@ -7,12 +7,12 @@ use regard::gpu::Run;
 use regard::ops::merge::{merge, merge_max_sum};
 use regard::reference::Float;
 use regard::tensor::{Array, DType};
-use regard::{Error, Gpu, Result, Tensor, compare, reference};
+use regard::{Device, Error, Gpu, Result, Tensor, compare, reference};
 use serde_json::json;
 
 use crate::attend::Form;
 use crate::check::{self, Report};
-use crate::device::{Device, DeviceArgs};
+use crate::device::{DeviceArgs, device_json};
 use crate::failure::Outcome;
 use crate::output::{self, OutputType};
 use crate::progress::Busy;
@@ -74,7 +74,7 @@ pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
     let (merged, stats) = {
         let _busy = Busy::new("computing");
         match &device {
-            Device::Cpu => on_cpu(by, &partials)?,
+            Device::Cpu(_) => on_cpu(by, &partials)?,
             Device::Gpu(gpu) => on_gpu(gpu, by, &partials)?,
         }
     };
@@ -90,11 +90,11 @@ pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
     }
     let summary = json!({
         "command": "merge",
-        "device": device.json(),
+        "device": device_json(&device),
         "file": args.output,
         "outputs": output::describe(&named, output_dtype),
     });
-    check::finish(args.json, stream::any(args.output.as_deref()), summary, None, report)
+    check::finish(args.json, stream::any(args.output.as_deref()), summary, None, None, report)
 }
 
 /// The partials, which statistics weight them, and the layout of the first output.

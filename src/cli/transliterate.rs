@@ -7,14 +7,13 @@ use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
-use regard::backend::Reference;
 use regard::gpu::Run;
 use regard::seq2seq::{Decoding, Model, Network, SourceText, Transliteration, transliterate};
 use regard::tensor::Array;
-use regard::{Error, Result};
+use regard::{Device, Error, Result};
 use serde_json::{Value, json};
 
-use crate::device::{Device, DeviceArgs};
+use crate::device::DeviceArgs;
 use crate::drawing::Format;
 use crate::example;
 use crate::failure::{Failure, Outcome};
@@ -153,7 +152,7 @@ pub(crate) fn open(name: &str) -> Result<Model> {
 pub(crate) fn network<'m>(model: &'m Model, device: &'m Device) -> Result<Box<dyn Network + 'm>> {
     Ok(match device {
         Device::Gpu(gpu) => Box::new(model.network(Run::new(gpu))?),
-        Device::Cpu => Box::new(model.network(Reference::<f32>::default())?),
+        Device::Cpu(cpu) => Box::new(model.network(cpu.clone())?),
     })
 }
 

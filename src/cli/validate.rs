@@ -3,14 +3,15 @@
 use std::fmt::Write;
 
 use regard::validate::{self, Row, Sample};
+use regard::{Cpu, Device};
 use serde_json::json;
 
-use crate::device::{Choice, DeviceArgs, adapter_json};
+use crate::device::{Choice, DeviceArgs, device_json};
 use crate::failure::{Failure, Outcome};
 use crate::output::{self, finite, note};
 use crate::progress::Steps;
 
-/// Every kernel variant that the adapter can run, against the CPU reference
+/// Every kernel variant that the device can run, against the CPU reference
 ///
 /// Each case of a built-in table runs in f32, and in f16 where the adapter has it. A result passes when its error
 /// against the reference in f64 is at most twice that of the reference in f32, plus a few units in the last place.
@@ -19,7 +20,8 @@ use crate::progress::Steps;
 /// verdict. Exit status 1 if any fails. A case in which f32 arithmetic itself is a thousandth or more from the truth says
 /// nothing: it is told with the number, and its kernel has no verdict.
 ///
-/// Takes any adapter, hardware first, unless --device or --adapter says otherwise.
+/// Takes any adapter, hardware first, unless --device or --adapter says otherwise. With --device cpu the native CPU backend is
+/// judged by the same rule, with each set of instructions that the processor has.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Few programs only, which have every kernel with each of its types and switches
@@ -38,34 +40,39 @@ pub(crate) struct Args {
 
 /// Runs the command.
 pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
-    if device.device == Choice::Cpu {
-        return Err(
-            regard::Error::option("device", "the CPU is what validate compares with: use `gpu` or `auto`").into()
-        );
-    }
-    let gpu = &device.open_adapter()?;
+    let device = match device.device {
+        Choice::Cpu => Device::Cpu(Cpu::new()),
+        Choice::Auto | Choice::Gpu => Device::Gpu(device.open_adapter()?),
+    };
     let mut steps = Steps::new("cases");
     let sample = if args.quick { Sample::Quick } else { Sample::All };
-    let rows = validate::run(gpu, sample, |done, all| {
+    let mut progress = |done: usize, all: usize| {
         if done == 0 {
-            let storages = if gpu.caps().f16 { "f32 and f16" } else { "f32" };
-            let about = duration(all as f64 * seconds_a_case(gpu.caps().software));
-            note(&format!("{all} cases in {storages} on {}: {about} or so", gpu.adapter()));
+            let (storages, each) = match &device {
+                Device::Gpu(gpu) => (gpu.caps().f16, seconds_a_case(gpu.caps().software)),
+                Device::Cpu(_) => (true, 0.004),
+            };
+            let storages = if storages { "f32 and f16" } else { "f32" };
+            note(&format!("{all} cases in {storages} on {device}: {} or so", duration(all as f64 * each)));
         }
         steps.set(done as u64, all as u64);
-    })?;
+    };
+    let rows = match &device {
+        Device::Gpu(gpu) => validate::run(gpu, sample, progress)?,
+        Device::Cpu(cpu) => validate::run_on_cpu(cpu, sample, &mut progress),
+    };
     steps.finish();
     let failed = rows.iter().filter(|row| !row.failures.is_empty()).count();
     if args.json {
         output::print_json(&json!({
-            "device": adapter_json(gpu.adapter()),
+            "device": device_json(&device),
             "rows": rows.iter().map(row_json).collect::<Vec<_>>(),
             "variants": rows.len(),
             "failed": failed,
             "without_verdict": rows.iter().filter(|row| row.failures.is_empty() && !row.unsound.is_empty()).count(),
         }))?;
     } else {
-        output::print(&table(rows.iter().map(Line::new), &gpu.adapter().to_string(), args.all))?;
+        output::print(&table(rows.iter().map(Line::new), &device.to_string(), args.all))?;
     }
     if failed > 0 {
         return Err(Failure::other(format!("{failed} of {} variants failed", rows.len())));

@@ -40,7 +40,7 @@ pub fn append<T: Float>(cache: &Array<T>, rows: &Array<T>, starts: &[usize], wra
 }
 
 /// [B, H, P, D] and [B, H, N, D] concatenated along the third axis.
-pub(super) fn join<T: Float>(past: Option<&Array<T>>, new: &Array<T>) -> Result<Array<T>> {
+pub(crate) fn join<T: Float>(past: Option<&Array<T>>, new: &Array<T>) -> Result<Array<T>> {
     let Some(past) = past else {
         return Ok(new.clone());
     };

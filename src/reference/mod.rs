@@ -19,21 +19,29 @@ mod rnn;
 mod rotary;
 
 pub use attention::attention;
+#[cfg(feature = "cpu")]
+pub(crate) use attention::ends;
 pub use cache::append;
+#[cfg(feature = "cpu")]
+pub(crate) use cache::join;
 pub use coverage::coverage;
 pub use float::Float;
 pub use linear::{activate, embed, linear};
 pub use merge::{merge, merge_max_sum};
 pub use norm::{norm, reduce, top_k};
+#[cfg(feature = "cpu")]
+pub(crate) use normalize::entropy;
 pub use normalize::{gumbel, hardmax, log_softmax, softmax, sparsemax};
 pub use rnn::rnn;
 pub use rotary::rotary;
+#[cfg(feature = "cpu")]
+pub(crate) use rotary::rotate;
 
 use crate::error::{Error, Result};
 use crate::tensor::Array;
 
 /// A `[B]` array of lengths, each at most `longest`.
-fn lengths(name: &str, array: Option<&Array<u32>>, longest: usize) -> Result<Option<Vec<usize>>> {
+pub(crate) fn lengths(name: &str, array: Option<&Array<u32>>, longest: usize) -> Result<Option<Vec<usize>>> {
     array.map(|array| within(name, array, longest)).transpose()
 }
 

@@ -92,7 +92,7 @@ pub(super) fn softmax_row<T: Float>(row: &mut [T], LogSumExp { max, sum }: LogSu
 }
 
 /// −Σ w · ln w in nats, 0 · ln 0 being 0 (Shannon 1948).
-pub(super) fn entropy<T: Float>(weights: &[T]) -> T {
+pub(crate) fn entropy<T: Float>(weights: &[T]) -> T {
     weights.iter().filter(|&&w| w != T::ZERO).fold(T::ZERO, |sum, &w| sum - w * w.ln())
 }
 

@@ -61,7 +61,7 @@ pub fn rotary<T: Float>(
 }
 
 /// Turns one head of one token by row `at` of the tables, by the last row where there are fewer.
-pub(super) fn rotate<T: Float>(x: &mut [T], cos: &Array<T>, sin: &Array<T>, layout: RotaryLayout, at: usize) {
+pub(crate) fn rotate<T: Float>(x: &mut [T], cos: &Array<T>, sin: &Array<T>, layout: RotaryLayout, at: usize) {
     let pairs = cos.shape()[1];
     let first = at.min(cos.shape()[0] - 1) * pairs;
     for n in 0..pairs {

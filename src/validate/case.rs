@@ -75,6 +75,17 @@ impl Case {
             .collect()
     }
 
+    /// Those that every backend can compute.
+    #[cfg(feature = "cpu")]
+    pub(super) fn for_cpu() -> Vec<Self> {
+        let attention = cases::attention().into_iter().map(|case| Self::Attention(Box::new(case)));
+        attention
+            .chain(cases::recurrent().into_iter().map(Self::Recurrent))
+            .chain(cases::linear().into_iter().map(Self::Linear))
+            .chain(cases::primitives().into_iter().map(Self::Primitive))
+            .collect()
+    }
+
     pub(super) fn name(&self) -> &str {
         match self {
             Self::Attention(case) => &case.name,
@@ -213,23 +224,26 @@ fn linear_case<'c>(run: &mut Run<'_>, case: &'c LinearCase, dtype: DType) -> Res
     let x = embed(run, &table, &ids)?;
     let epilogue = Epilogue { bias: bias.as_ref(), activation: case.activation, ..Epilogue::default() };
     let y = linear(run, &[(&x, &weight)], &epilogue)?;
-    Recorded::new([y], move |[got]| {
-        let exact = |table: &Array<f32>, weight: &Array<f32>| {
-            let x = reference::embed(&widened(table), &case.ids)?;
-            reference::linear(&x, &widened(weight), case.bias.as_ref().map(widened).as_ref(), case.activation)
-        };
-        let (table, weight) = (stored("table", &case.table, dtype)?, stored("weight", &case.weight, dtype)?);
-        let baseline = {
-            let x = reference::embed(&table, &case.ids)?;
-            reference::linear(&x, &weight, case.bias.as_ref(), case.activation)?
-        };
-        let mut verdict = judge("y", &got, &exact(&case.table, &case.weight)?, &baseline, DType::F32)?;
-        if !verdict.is_sound() {
-            // Without what storage as f16 loses.
-            verdict = verdict.made_of(0.0, &baseline, &exact(&table, &weight)?);
-        }
-        Ok(vec![("y", verdict)])
-    })
+    Recorded::new([y], move |[got]| linear_verdicts(case, dtype, &got))
+}
+
+/// The judgement of a linear layer over rows of a table, both stored as `dtype`.
+pub(super) fn linear_verdicts(case: &LinearCase, dtype: DType, got: &Array<f32>) -> Result<Verdicts> {
+    let exact = |table: &Array<f32>, weight: &Array<f32>| {
+        let x = reference::embed(&widened(table), &case.ids)?;
+        reference::linear(&x, &widened(weight), case.bias.as_ref().map(widened).as_ref(), case.activation)
+    };
+    let (table, weight) = (stored("table", &case.table, dtype)?, stored("weight", &case.weight, dtype)?);
+    let baseline = {
+        let x = reference::embed(&table, &case.ids)?;
+        reference::linear(&x, &weight, case.bias.as_ref(), case.activation)?
+    };
+    let mut verdict = judge("y", got, &exact(&case.table, &case.weight)?, &baseline, DType::F32)?;
+    if !verdict.is_sound() {
+        // Without what storage as f16 loses.
+        verdict = verdict.made_of(0.0, &baseline, &exact(&table, &weight)?);
+    }
+    Ok(vec![("y", verdict)])
 }
 
 fn append_case<'c>(run: &mut Run<'_>, case: &'c AppendCase, storage: Storage) -> Result<Recorded<'c>> {

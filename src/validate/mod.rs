@@ -3,6 +3,8 @@
 //! A case judges each program it runs: the row of a variant holds the worst error ratio of all cases that used it.
 
 mod case;
+#[cfg(feature = "cpu")]
+mod cpu;
 mod sample;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,6 +21,8 @@ use crate::problem::Storage;
 use crate::recording::Dispatch;
 use crate::tensor::Array;
 use case::Case;
+#[cfg(feature = "cpu")]
+pub use cpu::run_on_cpu;
 
 /// The results of one variant over all cases.
 #[derive(Debug, Clone, PartialEq)]

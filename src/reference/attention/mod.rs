@@ -18,6 +18,9 @@
 mod score;
 mod visibility;
 
+#[cfg(feature = "cpu")]
+pub(crate) use visibility::ends;
+
 use super::cache::{join, unpage};
 use super::linear::{add_scaled, transpose};
 use super::monotonic::monotonic_row;

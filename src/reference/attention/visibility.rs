@@ -112,7 +112,7 @@ fn tokens<T: Float>(
 }
 
 /// Where sequences begin and the last one ends, none past the tokens.
-fn ends(name: &str, array: &Array<u32>, tokens: usize) -> Result<Vec<usize>> {
+pub(crate) fn ends(name: &str, array: &Array<u32>, tokens: usize) -> Result<Vec<usize>> {
     let ends = array.data();
     match ends.windows(2).position(|pair| pair[0] > pair[1]) {
         Some(n) => {
