@@ -435,24 +435,7 @@ impl<T: Clone> Array<T> {
     /// # Errors
     /// When the layout reaches past the data.
     pub fn gather(&self, layout: &Layout) -> Result<Self> {
-        let span = layout.checked_span()?;
-        if span > self.data.len() {
-            return Err(Error::shape("array", "elements", format!("at least {span}"), self.data.len()));
-        }
-        let mut index = vec![0usize; layout.rank()];
-        let mut data = Vec::with_capacity(layout.elements());
-        for _ in 0..layout.elements() {
-            let at: usize = index.iter().zip(&layout.strides).map(|(i, s)| i * s).sum();
-            data.push(self.data[layout.offset + at].clone());
-            for axis in (0..index.len()).rev() {
-                index[axis] += 1;
-                if index[axis] < layout.shape[axis] {
-                    break;
-                }
-                index[axis] = 0;
-            }
-        }
-        Self::new(&layout.shape, data)
+        gather(&self.data, layout)
     }
 
     /// The axes in another order, made dense: axis `k` of the result is axis `order[k]` of this array.
@@ -462,6 +445,39 @@ impl<T: Clone> Array<T> {
     pub fn permute(&self, order: &[usize]) -> Result<Self> {
         self.gather(&Layout::contiguous(&self.shape).permute(order)?)
     }
+}
+
+/// The elements of `from` that a layout selects, made dense.
+///
+/// # Errors
+/// When the layout reaches past them.
+pub(crate) fn gather<T: Clone>(from: &[T], layout: &Layout) -> Result<Array<T>> {
+    let span = layout.checked_span()?;
+    if span > from.len() {
+        return Err(Error::shape("array", "elements", format!("at least {span}"), from.len()));
+    }
+    let mut data = Vec::with_capacity(layout.elements());
+    // The last axis at once.
+    let Some((&run, lead)) = layout.shape.split_last() else {
+        return Array::new(&layout.shape, from[layout.offset..=layout.offset].to_vec());
+    };
+    let step = layout.strides[lead.len()];
+    let mut index = vec![0usize; lead.len()];
+    for _ in 0..if run == 0 { 0 } else { lead.iter().product() } {
+        let at = layout.offset + index.iter().zip(&layout.strides).map(|(i, s)| i * s).sum::<usize>();
+        match step {
+            1 => data.extend_from_slice(&from[at..at + run]),
+            _ => data.extend((0..run).map(|k| from[at + k * step].clone())),
+        }
+        for axis in (0..index.len()).rev() {
+            index[axis] += 1;
+            if index[axis] < lead[axis] {
+                break;
+            }
+            index[axis] = 0;
+        }
+    }
+    Array::new(&layout.shape, data)
 }
 
 #[cfg(test)]

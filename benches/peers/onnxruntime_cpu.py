@@ -42,7 +42,7 @@ REST = 0.2
 # Turns that choose among operators.
 TRIALS = 3
 
-# Cores that others may use while both are timed, before a warning says so.
+# Cores that other programs may take while a case is timed, before a warning says so.
 OTHERS = 0.1
 
 
@@ -431,12 +431,12 @@ class Comparison:
             error = self.right(case, "regard", answer)
             if error is None:
                 return
+            before = used_by_others()
             best, tried = self.fastest(case, answer)
             if best is None:
                 return
             way, session, peer_error = best
             ours, peers = [], []
-            before = used_by_others()
             for _ in range(self.args.rounds):
                 ours.append(self.regard.time(case, file, self.args.time))
                 peers.append(session.time(self.args.time))

@@ -96,7 +96,7 @@ pub enum DeviceIntegers {
 #[derive(Debug)]
 pub enum DeviceRnn {
     /// On the GPU.
-    Gpu(GpuRnn),
+    Gpu(Box<GpuRnn>),
     /// In host memory.
     Cpu(CpuRnn),
 }
@@ -126,14 +126,14 @@ impl TensorLike for DeviceTensor {
 impl Recurrence for DeviceRnn {
     fn options(&self) -> &Rnn {
         match self {
-            Self::Gpu(rnn) => Recurrence::options(rnn),
+            Self::Gpu(rnn) => Recurrence::options(&**rnn),
             Self::Cpu(rnn) => rnn.options(),
         }
     }
 
     fn stack(&self) -> RnnStack<&[usize]> {
         match self {
-            Self::Gpu(rnn) => Recurrence::stack(rnn),
+            Self::Gpu(rnn) => Recurrence::stack(&**rnn),
             Self::Cpu(rnn) => rnn.stack(),
         }
     }
@@ -295,7 +295,7 @@ impl Backend for DeviceRun<'_> {
 
     fn recurrence(&mut self, options: &Rnn, stack: &RnnStack<Array<f32>>) -> Result<DeviceRnn> {
         match self {
-            Self::Gpu(run) => run.recurrence(options, stack).map(DeviceRnn::Gpu),
+            Self::Gpu(run) => run.recurrence(options, stack).map(|rnn| DeviceRnn::Gpu(Box::new(rnn))),
             Self::Cpu(cpu) => cpu.recurrence(options, stack).map(DeviceRnn::Cpu),
         }
     }
@@ -377,7 +377,7 @@ impl Backend for DeviceRun<'_> {
     }
 
     fn mean(&mut self, x: &DeviceTensor, lengths: Option<&DeviceIntegers>) -> Result<DeviceTensor> {
-        either!(self, |on: On| { on.mean(On::own(x)?, lengths.map(On::own_integers).transpose()?).map(On::value) })
+        either!(self, |on: On| on.mean(On::own(x)?, lengths.map(On::own_integers).transpose()?).map(On::value))
     }
 
     fn top_k(&mut self, x: &DeviceTensor, k: usize) -> Result<(DeviceTensor, DeviceIntegers)> {
@@ -393,7 +393,7 @@ impl Backend for DeviceRun<'_> {
         before: Option<&DeviceTensor>,
         cost: CoverageCost,
     ) -> Result<[DeviceTensor; 2]> {
-        either!(self, |on: On| { Ok(on.coverage(On::own(alignment)?, On::own_given(before)?, cost)?.map(On::value)) })
+        either!(self, |on: On| Ok(on.coverage(On::own(alignment)?, On::own_given(before)?, cost)?.map(On::value)))
     }
 
     fn embed(&mut self, table: &DeviceTensor, ids: &Array<u32>) -> Result<DeviceTensor> {

@@ -33,13 +33,23 @@ pub(super) fn repeat<T: Clone>(x: &Array<T>, shape: &[usize]) -> Result<Array<T>
 }
 
 /// Side by side along an axis.
-pub(super) fn join<T: Clone>(axis: usize, parts: &[Array<T>]) -> Result<Array<T>> {
+fn join<T: Clone>(axis: usize, parts: &[Array<T>]) -> Result<Array<T>> {
+    join_data(axis, parts, |part| part.data())
+}
+
+/// As [`join`], of values whose elements `data` gives.
+pub(super) fn join_data<V: Value, T: Clone>(axis: usize, parts: &[V], data: impl Fn(&V) -> &[T]) -> Result<Array<T>> {
     let shape = super::joined_shape(axis, parts)?;
     let inner = shape[axis + 1..].iter().product::<usize>();
     let outer = shape[..axis].iter().product::<usize>();
-    let run = |part: &Array<T>| part.shape()[axis] * inner;
-    let of = |o: usize| parts.iter().flat_map(move |part| &part.data()[o * run(part)..(o + 1) * run(part)]);
-    Array::new(&shape, (0..outer).flat_map(of).cloned().collect())
+    let mut joined = Vec::with_capacity(shape.iter().product());
+    for o in 0..outer {
+        for part in parts {
+            let run = part.shape()[axis] * inner;
+            joined.extend_from_slice(&data(part)[o * run..(o + 1) * run]);
+        }
+    }
+    Array::new(&shape, joined)
 }
 
 impl<T> Recurrence for (Rnn, RnnStack<Array<T>>) {

@@ -2,6 +2,7 @@
 
 mod attention;
 mod cases;
+mod cpu;
 mod launch;
 mod plot;
 mod recurrent;
@@ -13,7 +14,7 @@ use std::time::Instant;
 use clap::ValueEnum;
 use regard::device::{Caps, Rates};
 use regard::plan::{register_rate, tile_rate};
-use regard::{Error, Gpu};
+use regard::{Cpu, Error, Gpu};
 use regex_lite::Regex;
 
 use crate::device::{Choice, DeviceArgs};
@@ -55,8 +56,11 @@ use report::{Device, Launch, Report, Row, Verdict};
 /// is that of the same dispatches in plain wgpu with kept pipelines, bind groups and parameters, in the same minutes.
 ///
 /// The whole attention suite is for graphics cards, which take about a quarter of an hour; a software driver would take
-/// hours: give it --quick, which takes less than a minute beside compilation, or a --filter. Takes any adapter, hardware first, unless
-/// --device or --adapter says otherwise.
+/// hours: give it --quick, which takes less than a minute beside compilation, or a --filter. Takes any adapter, hardware first,
+/// unless --device or --adapter says otherwise.
+///
+/// With --device cpu the same cases run on the native CPU backend, one row each, beside the processor's own rates with all of
+/// its threads; times are on the host's clock. The whole attention suite takes some minutes there.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Which cases
@@ -107,21 +111,31 @@ pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
     if !args.show.is_empty() {
         return show(args, taken);
     }
-    if device.device == Choice::Cpu {
-        return Err(Error::option("device", "bench times GPU kernels: use `gpu` or `auto`").into());
-    }
+    let on_cpu = device.device == Choice::Cpu;
     let filter = &name_filter(args)?;
-    let cases = selected(args, filter)?;
+    let mut cases = selected(args, filter)?;
+    if on_cpu {
+        if args.suite == Suite::Launch {
+            return Err(Error::option("suite", "a CPU launches nothing: take another, or `--device gpu`").into());
+        }
+        // The other ways are ways through the GPU's kernels.
+        cases.retain(|case| case.way == Way::Auto);
+        if cases.is_empty() && !args.paths.is_empty() {
+            return Err(Error::option("paths", "chooses among GPU kernels, which the CPU does not run").into());
+        }
+    }
     let points: Vec<_> = cases.iter().filter_map(Case::point).collect();
     if args.plot.is_some() && !plot::has_curve(points.iter().map(|(series, length)| (series.as_str(), *length))) {
         return Err(plot::no_curve().into());
     }
-    let launches = selected_launches(args, filter);
+    let launches = if on_cpu { Vec::new() } else { selected_launches(args, filter) };
     if cases.is_empty() && launches.is_empty() {
         return Err(Error::option("filter", "no case has such a name").into());
     }
-    let gpu = &device.open_adapter()?;
-    let report = measure(gpu, cases, &launches, args.quick, taken)?;
+    let report = match on_cpu {
+        true => cpu::measure(&Cpu::new(), cases, args.quick, taken)?,
+        false => measure(&device.open_adapter()?, cases, &launches, args.quick, taken)?,
+    };
     report.not_run.iter().for_each(|refusal| output::note(refusal));
     if let Some(path) = &args.json {
         output::save(path, format!("{}\n", json(&report)?).as_bytes())?;
@@ -296,18 +310,14 @@ fn time(gpu: &Gpu, case: &Case, rates: &Rates, quick: bool) -> Outcome<Result<(R
         Err(error) => return Err(error.into()),
     };
 
-    let (least, budget) = if quick { (3, 0.1e9) } else { (7, 0.5e9) };
-    let (mut times, mut spent, mut later) = (Vec::new(), 0.0, f64::INFINITY);
-    // What takes seconds takes the same ones every time.
-    while (times.len() < least && (times.len() < 3 || spent < 10.0 * budget)) || (spent < budget && times.len() < 100) {
+    let mut later = f64::INFINITY;
+    let times = repeat(quick, || {
         let start = Instant::now();
         let took = ready.time(gpu)?;
         later = later.min(start.elapsed().as_nanos() as f64);
-        spent += took;
-        times.push(took);
-    }
-    times.sort_by(f64::total_cmp);
-    let (median, minimum) = (times[times.len() / 2], times[0]);
+        Ok(took)
+    })?;
+    let (median, minimum) = median_and_minimum(&times);
     let (flops, bytes) = case.work()?;
     let floor = rates.floor(flops, bytes, case.is_half());
     let (series, length) = case.point().unzip();
@@ -340,6 +350,24 @@ fn time(gpu: &Gpu, case: &Case, rates: &Rates, quick: bool) -> Outcome<Result<(R
         error_ratio,
     };
     Ok(Ok((row, how)))
+}
+
+/// The times of several runs, in nanoseconds, shortest first.
+fn repeat(quick: bool, mut one: impl FnMut() -> regard::Result<f64>) -> regard::Result<Vec<f64>> {
+    let (least, budget) = if quick { (3, 0.1e9) } else { (7, 0.5e9) };
+    let (mut times, mut spent) = (Vec::new(), 0.0);
+    // What takes seconds takes the same ones every time.
+    while (times.len() < least && (times.len() < 3 || spent < 10.0 * budget)) || (spent < budget && times.len() < 100) {
+        let took = one()?;
+        spent += took;
+        times.push(took);
+    }
+    times.sort_by(f64::total_cmp);
+    Ok(times)
+}
+
+fn median_and_minimum(times: &[f64]) -> (f64, f64) {
+    (times[times.len() / 2], times[0])
 }
 
 /// One for each path and tile among recurrences that time nothing but what is planned.

@@ -15,9 +15,9 @@ pub(crate) fn exp_halved<S: Simd>(s: S, x: S::V, halvings: f32) -> S::V {
     // Beyond, e^x is ∞ or 0.
     let x = s.min(s.splat(110.0), s.max(s.splat(-110.0), x));
     let n = s.round(s.mul(x, s.splat(std::f32::consts::LOG2_E)));
-    let r = s.mul_add(n, s.splat(-0.693_359_375), x);
+    let r = s.mul_add(n, s.splat(-355.0 / 512.0), x);
     let r = s.mul_add(n, s.splat(2.121_944_4e-4), r);
-    let mut p = s.splat(1.987_569_1e-4);
+    let mut p = s.splat(1.987_569e-4);
     for c in [1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 0.166_666_65, 0.5] {
         p = s.mul_add(p, r, s.splat(c));
     }
@@ -39,7 +39,7 @@ pub(crate) fn tanh<S: Simd>(s: S, x: S::V) -> S::V {
     let far = s.select(s.less(x, s.splat(0.0)), s.sub(s.splat(0.0), far), far);
     let z = s.mul(x, x);
     let mut p = s.splat(-5.704_988_7e-3);
-    for c in [2.063_908_9e-2, -5.373_971_6e-2, 0.133_314_42, -0.333_332_82] {
+    for c in [2.063_909e-2, -5.373_971_6e-2, 0.133_314_42, -0.333_332_8] {
         p = s.mul_add(p, z, s.splat(c));
     }
     let near = s.mul_add(s.mul(p, z), x, x);
@@ -66,7 +66,7 @@ pub(crate) fn gelu<S: Simd>(s: S, x: S::V) -> S::V {
     let coefficients = [
         -0.822_152_23,
         1.488_515_9,
-        -1.135_203_98,
+        -1.135_204,
         0.278_868_07,
         -0.186_288_06,
         0.096_784_18,

@@ -22,6 +22,7 @@ mod math;
 mod memory;
 mod plan;
 mod product;
+mod rates;
 mod rnn;
 mod rows;
 mod simd;
@@ -31,17 +32,21 @@ mod threads;
 use self::plan::Processor;
 use self::simd::Level;
 use self::threads::Threads;
-use super::{Backend, Epilogue, reference::join, reference::repeat};
+use super::reference::{join_data, repeat};
+use super::{Backend, Epilogue};
 use crate::attention::{Attention, AttentionInputs, AttentionOutputs};
 use crate::backend::Value;
 use crate::coverage::CoverageCost;
-use crate::error::{Error, Result};
+#[cfg(feature = "parallel")]
+use crate::error::Error;
+use crate::error::Result;
 use crate::norm::Norm;
 use crate::problem::{AttentionProblem, RnnProblem};
 use crate::reference;
 use crate::rnn::{Activation, Rnn, RnnInputs, RnnOutputs, RnnStack};
 use crate::tensor::{Array, Layout};
 
+pub use self::rates::CpuRates;
 pub use self::rnn::CpuRnn;
 pub use self::tensor::CpuTensor;
 
@@ -272,8 +277,8 @@ impl Backend for Cpu {
     }
 
     fn join(&mut self, axis: usize, inputs: &[CpuTensor]) -> Result<CpuTensor> {
-        let arrays: Vec<Array> = inputs.iter().map(CpuTensor::to_array).collect();
-        Ok(join(axis, &arrays)?.into())
+        let wide: Vec<CpuTensor> = inputs.iter().map(CpuTensor::wide).collect();
+        Ok(join_data(axis, &wide, CpuTensor::data)?.into())
     }
 
     fn broadcast_integers(&mut self, x: &Array<u32>, shape: &[usize]) -> Result<Array<u32>> {
@@ -281,7 +286,7 @@ impl Backend for Cpu {
     }
 
     fn join_integers(&mut self, axis: usize, inputs: &[Array<u32>]) -> Result<Array<u32>> {
-        join(axis, inputs)
+        join_data(axis, inputs, Array::data)
     }
 
     fn discard(&mut self) {}

@@ -505,6 +505,7 @@ impl Step<'_> {
     ///
     /// # Safety
     /// The buffer has [directions, B] rows of whole blocks, and nobody else reads or writes this block in this phase.
+    #[expect(clippy::mut_from_ref, reason = "the block is not behind self: the caller says that it is nobody else's")]
     unsafe fn block_of(&self, buffer: Shared, row: usize, b: usize) -> &mut [f32] {
         let block = self.weights().block;
         let first = (self.direction * self.layer.problem.batch + b) * row + self.block * block;

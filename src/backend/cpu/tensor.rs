@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::problem::{Role, Storage};
 use crate::q8;
 use crate::rnn::{RnnInputs, RnnOutputs};
-use crate::tensor::{Array, DType, Layout, TensorLike};
+use crate::tensor::{Array, DType, Layout, TensorLike, gather};
 
 /// A dense row-major tensor in host memory: f32, or stored as f16, bf16 or q8 and read as f32. A clone is the same tensor.
 #[derive(Debug, Clone)]
@@ -32,8 +32,8 @@ enum Stored {
 }
 
 impl CpuTensor {
-    fn of(shape: &[usize], stored: Stored) -> Self {
-        Self { shape: shape.to_vec(), stored, packed: Arc::default() }
+    fn of(shape: Vec<usize>, stored: Stored) -> Self {
+        Self { shape, stored, packed: Arc::default() }
     }
 
     /// The numbers of an array, stored as `dtype` stores them: f32, f16, or q8 with a last axis of whole blocks. `name` is the
@@ -49,7 +49,7 @@ impl CpuTensor {
             DType::Q8 => Stored::Q8(Arc::new(q8::quantize(array.data()))),
             DType::U32 => return Err(Error::shape(name, "dtype", "f32, f16 or q8", dtype)),
         };
-        Ok(Self::of(array.shape(), stored))
+        Ok(Self::of(array.shape().to_vec(), stored))
     }
 
     /// The numbers as f32; copied unless they are that and belong to nobody else.
@@ -143,6 +143,7 @@ impl CpuTensor {
             Stored::F32(data) if layout.is_contiguous() && layout.offset == 0 && layout.elements() == data.len() => {
                 self.reshape(&layout.shape)
             }
+            Stored::F32(data) => Ok(gather(data, layout)?.into()),
             _ => Ok(self.to_array().gather(layout)?.into()),
         }
     }
@@ -150,19 +151,19 @@ impl CpuTensor {
 
 impl From<Array<f32>> for CpuTensor {
     fn from(array: Array<f32>) -> Self {
-        Self::of(&array.shape().to_vec(), Stored::F32(Arc::new(array.into_data())))
+        Self::of(array.shape().to_vec(), Stored::F32(Arc::new(array.into_data())))
     }
 }
 
 impl From<Array<f16>> for CpuTensor {
     fn from(array: Array<f16>) -> Self {
-        Self::of(&array.shape().to_vec(), Stored::F16(Arc::new(array.into_data())))
+        Self::of(array.shape().to_vec(), Stored::F16(Arc::new(array.into_data())))
     }
 }
 
 impl From<Array<bf16>> for CpuTensor {
     fn from(array: Array<bf16>) -> Self {
-        Self::of(&array.shape().to_vec(), Stored::Bf16(Arc::new(array.into_data())))
+        Self::of(array.shape().to_vec(), Stored::Bf16(Arc::new(array.into_data())))
     }
 }
 

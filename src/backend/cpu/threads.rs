@@ -29,7 +29,11 @@ impl Threads {
 
     /// This thread alone.
     pub(crate) fn one() -> Self {
-        Self { count: 1, ..Self::all() }
+        Self {
+            #[cfg(feature = "parallel")]
+            pool: None,
+            count: 1,
+        }
     }
 
     /// Those of a pool.
@@ -50,11 +54,12 @@ impl Threads {
 
     /// Each item through a function, on whichever thread is free; `work` is that of all together.
     pub(crate) fn each<T: Send>(&self, work: usize, items: Vec<T>, f: impl Fn(T) + Sync + Send) {
-        if self.worth(work) == 1 || items.len() < 2 {
-            return items.into_iter().for_each(f);
-        }
         #[cfg(feature = "parallel")]
-        self.inside(|| items.into_par_iter().with_max_len(1).for_each(f));
+        if self.worth(work) > 1 && items.len() > 1 {
+            return self.inside(|| items.into_par_iter().with_max_len(1).for_each(f));
+        }
+        let _ = work;
+        items.into_iter().for_each(f);
     }
 
     /// Runs something on a thread of the pool.
@@ -70,19 +75,17 @@ impl Threads {
     /// be: one call alone has to be able to do everything.
     pub(crate) fn together(&self, work: usize, most: usize, f: impl Fn(usize, usize) + Sync + Send) {
         let count = self.worth(work).min(most).max(1);
-        if count == 1 {
-            return f(0, 1);
-        }
         #[cfg(feature = "parallel")]
-        self.inside(|| {
-            rayon::scope(|scope| {
-                let f = &f;
-                for n in 1..count {
-                    scope.spawn(move |_| f(n, count));
-                }
-                f(0, count);
+        if count > 1 {
+            return self.inside(|| {
+                rayon::scope(|scope| {
+                    let f = &f;
+                    (1..count).for_each(|n| scope.spawn(move |_| f(n, count)));
+                    f(0, count);
+                });
             });
-        });
+        }
+        f(0, count);
     }
 }
 

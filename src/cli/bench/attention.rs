@@ -3,13 +3,15 @@
 use std::cell::OnceCell;
 
 use regard::attention::{Algorithm, AttentionInputs};
+use regard::backend::{Backend, CpuTensor};
 use regard::gpu::{Gpu, Run};
 use regard::plan::{FusedPlan, Tile};
+use regard::problem::AttentionProblem;
 use regard::tensor::Array;
 use regard::workload::{Truth, Workload, naive::Naive};
-use regard::{Error, Result, Tensor};
+use regard::{Cpu, Error, Result, Tensor};
 
-use super::cases::{Ready, Runnable, Way};
+use super::cases::{OnCpu, Ready, Runnable, Way};
 
 /// A workload with its inputs on host and device and the truth about it, once they are asked for.
 pub(super) struct Attended {
@@ -49,6 +51,22 @@ impl Attended {
             Ok(Inputs { on_gpu, truth: self.work.truth(&inputs)? })
         };
         self.inputs.get_or_init(make).as_ref().map_err(Clone::clone)
+    }
+
+    /// Ready to run on the CPU.
+    pub(super) fn on_cpu(&self, cpu: &Cpu) -> Result<OnCpu> {
+        let options = self.work.options(Algorithm::Auto);
+        let inputs = self.work.inputs();
+        let problem = AttentionProblem::new(&options, &inputs.map(Array::shape, Array::shape))?;
+        let tensors = AttentionInputs::<CpuTensor>::stored(&inputs, self.work.dtype)?;
+        let (plan, mut cpu) = (cpu.attention_plan(&options, &problem), cpu.clone());
+        let work = Box::new(move || Ok(vec![("output", cpu.attention(&options, &tensors)?.output)]));
+        Ok(OnCpu { plan, steps: None, work })
+    }
+
+    /// The error of an output as a share of the tolerance, where there is no GPU.
+    pub(super) fn judge_on_host(&self, output: &Array) -> Result<f64> {
+        Ok(self.work.truth(&self.work.inputs())?.judge(output)?.ratio())
     }
 
     /// Uploads the inputs, for the first of the ways.

@@ -4,11 +4,12 @@ use std::rc::Rc;
 
 use clap::ValueEnum;
 use regard::attention::Algorithm;
+use regard::backend::CpuTensor;
 use regard::gpu::{Gpu, Run};
 use regard::rnn::{Cell, Reset, Rnn, RnnAlgorithm};
-use regard::tensor::DType;
+use regard::tensor::{Array, DType};
 use regard::workload::{self, naive::Naive};
-use regard::{Error, Result, Tensor};
+use regard::{Cpu, Error, Result, Tensor};
 
 use super::attention::{Attended, Planned};
 use super::recurrent::{OnGpu, Plan, Recurrent, Shape};
@@ -117,6 +118,25 @@ impl Ready<'_> {
             Runnable::Recorded(run) => run.recording().dispatches().count(),
             Runnable::Naive(naive) => naive.dispatches(),
         }
+    }
+}
+
+/// Results on the CPU by name.
+pub(super) type Results = Vec<(&'static str, CpuTensor)>;
+
+/// Work that can be run on the CPU again and again.
+pub(super) struct OnCpu {
+    /// How it is run.
+    pub(super) plan: String,
+    /// T of a recurrence.
+    pub(super) steps: Option<usize>,
+    pub(super) work: Box<dyn FnMut() -> Result<Results>>,
+}
+
+impl OnCpu {
+    /// Runs it; the results by name.
+    pub(super) fn run(&mut self) -> Result<Results> {
+        (self.work)()
     }
 }
 
@@ -240,6 +260,28 @@ impl Case {
         }
     }
 
+    /// Ready to run on the CPU, with tensors and weights as it stores them.
+    pub(super) fn on_cpu(&self, cpu: &Cpu) -> Result<OnCpu> {
+        match &self.work {
+            Work::Attention(attended) => attended.on_cpu(cpu),
+            Work::Recurrent(work, _) => work.on_cpu(cpu),
+        }
+    }
+
+    /// What a run on the CPU gave against the reference; the largest error as a share of the tolerance.
+    ///
+    /// # Errors
+    /// [`Error::Tolerance`] when that is above 1.
+    pub(super) fn check_on_cpu(&self, got: &[(&'static str, Array)]) -> Result<f64> {
+        let ratios = match &self.work {
+            Work::Attention(attended) => {
+                got.iter().map(|(name, output)| Ok((*name, attended.judge_on_host(output)?))).collect::<Result<_>>()?
+            }
+            Work::Recurrent(work, _) => work.judge(got)?,
+        };
+        worst(&ratios, &self.name)
+    }
+
     /// Uploads what it needs, once for all ways.
     pub(super) fn prepare(&self, gpu: &Gpu) -> Result<Prepared<'_>> {
         Ok(match &self.work {
@@ -292,13 +334,21 @@ impl Prepared<'_> {
             }
             Self::Recurrent(work, _) => work.judge(&got)?,
         };
-        match ratios.iter().find(|(_, ratio)| *ratio > 1.0) {
-            Some((output, ratio)) => {
-                let what = format!("`{output}` of {name}, as a share of the tolerance");
-                Err(Error::Tolerance { what, error: *ratio, tolerance: 1.0 })
-            }
-            None => Ok(ratios.iter().map(|(_, ratio)| *ratio).fold(0.0, f64::max)),
+        worst(&ratios, name)
+    }
+}
+
+/// The largest of some shares of the tolerance.
+///
+/// # Errors
+/// [`Error::Tolerance`] when that is above 1.
+fn worst(ratios: &[(&'static str, f64)], name: &str) -> Result<f64> {
+    match ratios.iter().find(|(_, ratio)| *ratio > 1.0) {
+        Some((output, ratio)) => {
+            let what = format!("`{output}` of {name}, as a share of the tolerance");
+            Err(Error::Tolerance { what, error: *ratio, tolerance: 1.0 })
         }
+        None => Ok(ratios.iter().map(|(_, ratio)| *ratio).fold(0.0, f64::max)),
     }
 }
 

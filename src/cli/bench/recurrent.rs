@@ -3,6 +3,8 @@
 use std::cell::OnceCell;
 
 use regard::attention::{Attention, AttentionInputs, Score};
+use regard::backend::cpu::CpuRnn;
+use regard::backend::{Backend, CpuTensor, Value};
 use regard::compare::judge;
 use regard::device::Caps;
 use regard::gpu::{Gpu, Run};
@@ -13,7 +15,9 @@ use regard::reference::{self, Float};
 use regard::rnn::{Cell, Rnn, RnnAlgorithm, RnnInputs, RnnOutputs, RnnStack, RnnWeights};
 use regard::tensor::{Array, DType, Layout};
 use regard::workload::numbers;
-use regard::{Result, Tensor};
+use regard::{Cpu, Result, Tensor};
+
+use super::cases::OnCpu;
 
 /// Operations that the reference may take for a check; rows of a batch are left out beyond that.
 const MOST_CHECKED: f64 = 3e9;
@@ -125,6 +129,27 @@ impl Recurrent {
         Ok((flops as f64 + attention as f64, bytes as f64))
     }
 
+    /// Ready to run on the CPU, weights packed.
+    pub(super) fn on_cpu(&self, cpu: &Cpu) -> Result<OnCpu> {
+        let problem = self.problem()?;
+        let rnn = CpuRnn::stored(cpu, &self.options, &self.stack, DType::F32)?;
+        let inputs = RnnInputs::<CpuTensor>::stored(&self.inputs, DType::F32)?;
+        let query = self.query.clone().map(CpuTensor::from);
+        let (plan, mut cpu) = (cpu.rnn_plan(&self.options, &problem), cpu.clone());
+        let work = Box::new(move || {
+            let encoded = cpu.rnn(&rnn, &inputs)?;
+            let mut results: Vec<_> = encoded.named().map(|(name, tensor)| (name, tensor.clone())).collect();
+            if let Some(query) = &query {
+                let &[steps, batch, width] = encoded.output.shape() else { return Ok(results) };
+                let states = cpu.permute(&encoded.output, &[1, 0, 2])?.reshape(&[batch, 1, steps, width])?;
+                let inputs = AttentionInputs::new(query.clone(), states.clone(), states);
+                results.push((ATTENDED, cpu.attention(&dot(), &inputs)?.output));
+            }
+            Ok(results)
+        });
+        Ok(OnCpu { plan, steps: Some(problem.steps), work })
+    }
+
     /// Uploads weights and inputs.
     pub(super) fn upload(&self, gpu: &Gpu, path: RnnAlgorithm) -> Result<OnGpu> {
         let options = Rnn { path, ..self.options.clone() };
@@ -136,7 +161,7 @@ impl Recurrent {
     }
 
     /// Error as a share of the tolerance of each result, over the rows of the batch that the reference has time for.
-    pub(super) fn judge(&self, got: &Named) -> Result<Vec<(&'static str, f64)>> {
+    pub(super) fn judge(&self, got: &[(&'static str, Array)]) -> Result<Vec<(&'static str, f64)>> {
         let truth = match self.truth.get() {
             Some(truth) => truth,
             None => {

@@ -180,8 +180,8 @@ impl Tile {
             if let Some(sink) = call.sinks.map(|sinks| sinks[head]).filter(|&sink| begins && sink != f32::NEG_INFINITY)
             {
                 tile.max[lane] = sink;
-                // 1, or NaN where there is no softmax.
-                tile.sum[lane] = (sink - sink).exp() / call.halvings.exp2();
+                // e^(sink − sink), or NaN where there is no softmax.
+                tile.sum[lane] = if sink.is_finite() { 1.0 / call.halvings.exp2() } else { f32::NAN };
             }
             for (range, [low, high]) in tile.ranges.iter_mut().zip([span.sinks, [span.low, span.high]]) {
                 if low < high {
@@ -809,8 +809,8 @@ fn dots_at<S: Simd, const R: usize, const C: usize>(
         for c in 0..C {
             // SAFETY: as above, and there are C keys.
             let key = unsafe { s.load(keys.as_ptr().add(c * dim + d)) };
-            for r in 0..R {
-                sums[r][c] = s.mul_add(query[r], key, sums[r][c]);
+            for (sums, query) in sums.iter_mut().zip(query) {
+                sums[c] = s.mul_add(query, key, sums[c]);
             }
         }
     }
@@ -818,16 +818,16 @@ fn dots_at<S: Simd, const R: usize, const C: usize>(
         for c in 0..C {
             // SAFETY: what is left of row c.
             let key = unsafe { s.load_part(keys.as_ptr().add(c * dim + whole), dim - whole) };
-            for r in 0..R {
+            for (r, sums) in sums.iter_mut().enumerate() {
                 // SAFETY: what is left of row r.
                 let query = unsafe { s.load_part(queries.as_ptr().add(r * dim + whole), dim - whole) };
-                sums[r][c] = s.mul_add(query, key, sums[r][c]);
+                sums[c] = s.mul_add(query, key, sums[c]);
             }
         }
     }
-    for c in 0..C {
-        for r in 0..R {
-            scores[c * S::LANES + r] = s.sum(sums[r][c]);
+    for (r, sums) in sums.into_iter().enumerate() {
+        for (c, sum) in sums.into_iter().enumerate() {
+            scores[c * S::LANES + r] = s.sum(sum);
         }
     }
 }
@@ -932,9 +932,9 @@ unsafe fn weigh_at<S: Simd, const R: usize, const C: usize>(
         for j in 0..count {
             for c in 0..C {
                 let value = load(s, values.as_ptr().add(j * width + column + c * S::LANES), part);
-                for r in 0..R {
+                for (r, sums) in sums.iter_mut().enumerate() {
                     let weight = s.splat(*weights.as_ptr().add(j * S::LANES + r));
-                    sums[r][c] = s.mul_add(weight, value, sums[r][c]);
+                    sums[c] = s.mul_add(weight, value, sums[c]);
                 }
             }
         }

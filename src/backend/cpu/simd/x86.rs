@@ -1,5 +1,8 @@
 //! AVX-512, and AVX2 with FMA.
 
+// AVX-512 is compiled where the compiler has it: `build.rs` asks.
+#![allow(clippy::incompatible_msrv)]
+
 use std::arch::x86_64::*;
 
 use half::{bf16, f16};
