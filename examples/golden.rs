@@ -1,7 +1,7 @@
 //! Compares a model in a folder with the answers of its original runtime in `golden.json` beside it.
 //!
 //! ```sh
-//! cargo run --release --example golden -- FOLDER [cpu|gpu]
+//! cargo run --release --example golden -- FOLDER [cpu|gpu|reference]
 //! ```
 
 use std::path::Path;
@@ -31,6 +31,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             GPU.get_or_init(|| opened);
             gpu
         }
+        Some("reference") => golden::reference,
         _ => golden::cpu,
     };
     let (model, cases) = (Model::from_folder(Path::new(&folder))?, golden::cases(Path::new(&folder)));

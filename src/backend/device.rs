@@ -17,13 +17,12 @@ use crate::tensor::{Array, DType, TensorLike};
 /// ```
 /// use regard::attention::{Attention, AttentionInputs, Causal};
 /// use regard::backend::Backend;
-/// use regard::gpu::Open;
 /// use regard::tensor::{Array, DType};
 /// use regard::Device;
 ///
 /// # fn main() -> regard::Result<()> {
 /// // A graphics card, or the CPU where there is none.
-/// let device = Device::open(&Open { hardware_only: true, ..Open::default() });
+/// let device = Device::auto();
 /// let mut run = device.run();
 /// let x = Array::from_fn(&[1, 4, 16, 32], |i| (i as f32 * 0.1).sin());
 /// let inputs = run.inputs(&AttentionInputs::new(x.clone(), x.clone(), x), DType::F32)?;
@@ -42,6 +41,11 @@ pub enum Device {
 }
 
 impl Device {
+    /// A graphics card, or the CPU where there is none: software drivers are slower than the CPU that they run on.
+    pub fn auto() -> Self {
+        Self::open(&Open { hardware_only: true, ..Open::default() })
+    }
+
     /// The adapter that `open` asks for, else the CPU: [`Gpu::open`] tells why there is none.
     pub fn open(open: &Open) -> Self {
         Gpu::open(open).map_or_else(|_| Self::Cpu(Cpu::new()), Self::Gpu)

@@ -10,8 +10,13 @@ use serde_json::Value;
 /// Makes a model's network on some device.
 pub(crate) type Device = for<'m> fn(&'m Model) -> Box<dyn Network + 'm>;
 
-/// The CPU.
+/// The native CPU backend.
 pub(crate) fn cpu(model: &Model) -> Box<dyn Network + '_> {
+    Box::new(model.network(regard::Cpu::new()).unwrap())
+}
+
+/// The reference.
+pub(crate) fn reference(model: &Model) -> Box<dyn Network + '_> {
     Box::new(model.network(regard::backend::Reference::<f32>::default()).unwrap())
 }
 

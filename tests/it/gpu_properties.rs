@@ -66,7 +66,7 @@ fn upload(array: &Array<f32>, lie: Lie, dtype: DType) -> Result<Tensor> {
 
 /// Sizes and how the tensors lie.
 #[derive(Debug, Clone)]
-struct Shape {
+pub(crate) struct Shape {
     batch: usize,
     kv_heads: usize,
     group: usize,
@@ -79,7 +79,7 @@ struct Shape {
     seed: u64,
 }
 
-fn shape() -> impl Strategy<Value = Shape> {
+pub(crate) fn shape() -> impl Strategy<Value = Shape> {
     let sizes = (1..3usize, 1..3usize, 1..4usize, 1..41usize, 1..81usize, 1..73usize, 1..73usize);
     (sizes, [lie(), lie(), lie()], any::<u64>()).prop_map(|(sizes, lies, seed)| {
         let (batch, kv_heads, group, queries, keys, dim, value_dim) = sizes;
@@ -195,7 +195,7 @@ enum Kind {
 
 /// A kind with its numbers.
 #[derive(Debug, Clone)]
-struct Choice {
+pub(crate) struct Choice {
     kind: Kind,
     mask: MaskShape,
     causal: Causal,
@@ -206,7 +206,7 @@ struct Choice {
     offset: usize,
 }
 
-fn choice() -> impl Strategy<Value = Choice> {
+pub(crate) fn choice() -> impl Strategy<Value = Choice> {
     let kind = proptest::sample::select(vec![
         Kind::Plain,
         Kind::WindowAlibiSinks,
@@ -253,7 +253,7 @@ fn mask_shape() -> impl Strategy<Value = MaskShape> {
 }
 
 impl Choice {
-    fn request(&self, shape: &Shape) -> Result<(Attention, AttentionInputs<Array<f32>>)> {
+    pub(crate) fn request(&self, shape: &Shape) -> Result<(Attention, AttentionInputs<Array<f32>>)> {
         let [batch, heads, queries, keys] = shape.full();
         let mut inputs = shape.inputs();
         let mut options = Attention { weights: true, entropy: true, lse: true, ..Attention::default() };

@@ -40,7 +40,7 @@ fn paths(shape: &Shape, options: &Rnn) -> Vec<RnnAlgorithm> {
 
 /// Sizes of a drawn call.
 #[derive(Debug, Clone)]
-struct Shape {
+pub(crate) struct Shape {
     steps: usize,
     batch: usize,
     input: usize,
@@ -53,7 +53,7 @@ struct Shape {
     seed: u16,
 }
 
-fn shape() -> impl Strategy<Value = Shape> {
+pub(crate) fn shape() -> impl Strategy<Value = Shape> {
     let hidden = proptest::sample::select(vec![1, 5, 16, 33, 64]);
     let lengths = [(); 6].map(|()| prop_oneof![1 => Just(0.0), 1 => Just(1.0), 3 => 0.0..1.0f64]);
     (1..12usize, 1..7usize, 1..20usize, hidden, 1..4usize, lengths, any::<u16>()).prop_map(
@@ -67,15 +67,20 @@ fn shape() -> impl Strategy<Value = Shape> {
 
 /// One call.
 #[derive(Debug, Clone)]
-struct Request<T> {
-    options: Rnn,
-    stack: RnnStack<Array<T>>,
-    inputs: RnnInputs<Array<T>>,
+pub(crate) struct Request<T> {
+    pub(crate) options: Rnn,
+    pub(crate) stack: RnnStack<Array<T>>,
+    pub(crate) inputs: RnnInputs<Array<T>>,
 }
 
 impl Shape {
-    fn full([steps, batch, input, hidden, layers]: [usize; 5]) -> Self {
+    pub(crate) fn full([steps, batch, input, hidden, layers]: [usize; 5]) -> Self {
         Self { steps, batch, input, hidden, projection: None, layers, lengths: [1.0; 6], seed: 7 }
+    }
+
+    /// h of half as many elements.
+    pub(crate) fn project(&mut self) {
+        self.projection = Some(self.hidden.div_ceil(2));
     }
 
     /// P: width of h.
@@ -88,7 +93,7 @@ impl Shape {
     }
 
     /// Full rows, an initial state, weights within 1/√H.
-    fn request(&self, options: Rnn) -> Request<f32> {
+    pub(crate) fn request(&self, options: Rnn) -> Request<f32> {
         let (rows, hidden, bound) =
             (options.cell.gates() * self.hidden, self.hidden, 1.0 / (self.hidden as f32).sqrt());
         let (directions, width) = (options.direction.count(), options.output_width(self.state()));
@@ -121,7 +126,7 @@ impl Shape {
     }
 
     /// With lengths, and NaN past them.
-    fn ragged(&self, options: Rnn) -> Request<f32> {
+    pub(crate) fn ragged(&self, options: Rnn) -> Request<f32> {
         let (mut request, lengths) = (self.request(options), self.lengths());
         request.inputs.lengths = Some(Array::from_fn(&[self.batch], |b| lengths[b] as u32));
         for (row, x) in request.inputs.input.data_mut().chunks_exact_mut(self.input).enumerate() {

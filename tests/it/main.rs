@@ -7,6 +7,7 @@ mod cases;
 mod cli;
 mod compare;
 mod cooperative;
+mod cpu;
 mod custom;
 mod device;
 mod dispatches;

@@ -7,7 +7,7 @@ use crate::gpu::some;
 use regard::Error;
 use regard::seq2seq::{Decoding, Model, Network, SourceText, Transliteration, transliterate};
 
-use crate::golden::{Device, agreement, cases, cpu, source};
+use crate::golden::{Device, agreement, cases, cpu, reference, source};
 
 pub(crate) fn folder(model: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("models").join(model)
@@ -94,8 +94,18 @@ fn arabic_names_on_the_cpu() {
 }
 
 #[test]
+fn arabic_names_by_the_reference() {
+    arabic_names(reference);
+}
+
+#[test]
 fn khmer_on_the_cpu() {
     khmer(cpu);
+}
+
+#[test]
+fn khmer_by_the_reference() {
+    khmer(reference);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use regard::store::{FloatType, save};
 use regard::tensor::Array;
 use serde_json::{Value, json};
 
-use crate::golden::{Device, cpu};
+use crate::golden::{Device, cpu, reference};
 use crate::seq2seq::on_gpu;
 
 type Tensors = HashMap<String, Vec<Vec<f64>>>;
@@ -394,6 +394,11 @@ fn every_wiring(device: Device) {
     }
     // Random models that all said the same would compare nothing.
     assert!(answers.len() > 40, "{answers:?}");
+}
+
+#[test]
+fn every_wiring_by_the_reference() {
+    every_wiring(reference);
 }
 
 #[test]

@@ -85,3 +85,77 @@ pub(crate) fn gelu<S: Simd>(s: S, x: S::V) -> S::V {
     let tail = s.mul(s.mul(half, t), s.mul(exp(s, s.sub(s.splat(0.0), square)), exp(s, s.sub(p, rest))));
     s.mul(x, s.select(s.less(x, s.splat(0.0)), tail, s.sub(s.splat(1.0), tail)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::activation::Activate;
+    use super::super::simd::{Kernel, Level, Simd};
+    use crate::rnn::Activation;
+
+    /// e^x of whole vectors, in place.
+    struct Exp<'a>(&'a mut [f32]);
+
+    impl Kernel for Exp<'_> {
+        type Output = ();
+
+        #[inline(always)]
+        fn run<S: Simd>(self, s: S) {
+            for x in self.0.chunks_exact_mut(S::LANES) {
+                // SAFETY: a chunk is a vector long.
+                unsafe { s.store(x.as_mut_ptr(), super::exp(s, s.load(x.as_ptr()))) };
+            }
+        }
+    }
+
+    /// Numbers of every size and both signs, and zeros that fill up the last vector.
+    fn numbers() -> Vec<f32> {
+        let bits = (0..0x4330_0000u32).step_by(40_009);
+        let mut x: Vec<f32> = bits.flat_map(|bits| [f32::from_bits(bits), -f32::from_bits(bits)]).collect();
+        x.resize(x.len().next_multiple_of(16), 0.0);
+        x
+    }
+
+    /// Units in the last place between two numbers, the second of which is exact.
+    fn ulps(found: f32, exact: f64) -> f64 {
+        let nearest = (exact as f32).abs();
+        if nearest.is_infinite() {
+            return if f64::from(found) == f64::from(exact as f32) { 0.0 } else { f64::INFINITY };
+        }
+        let step = f64::from(f32::from_bits(nearest.to_bits() + 1)) - f64::from(nearest);
+        (f64::from(found) - exact).abs() / step
+    }
+
+    #[test]
+    fn within_two_units_in_the_last_place_with_each_set_of_instructions() {
+        type Function = (&'static str, fn(Level, &mut [f32]), fn(f64) -> f64);
+        let of = |level: Level, f, x: &mut [f32]| level.run(Activate { f, limit: None, x });
+        let functions: [Function; 3] = [
+            ("exp", |level, x| level.run(Exp(x)), f64::exp),
+            ("tanh", |level, x| level.run(Activate { f: Activation::Tanh, limit: None, x }), f64::tanh),
+            (
+                "sigmoid",
+                |level, x| level.run(Activate { f: Activation::Sigmoid, limit: None, x }),
+                |x| 1.0 / (1.0 + (-x).exp()),
+            ),
+        ];
+        for level in Level::all() {
+            for (name, function, exact) in functions {
+                let x = numbers();
+                let mut y = x.clone();
+                function(level, &mut y);
+                for (&x, y) in x.iter().zip(y) {
+                    let error = ulps(y, exact(f64::from(x)));
+                    assert!(error <= 2.0, "{name}({x:e}) with {}: {y:e}, {error} units off", level.name());
+                }
+                let mut nan = [f32::NAN; 16];
+                function(level, &mut nan);
+                assert!(nan.iter().all(|y| y.is_nan()), "{name} with {}", level.name());
+            }
+            // Of an end that the others have not.
+            let mut x = [f32::INFINITY, f32::NEG_INFINITY, 0.0];
+            of(level, Activation::Silu, &mut x);
+            assert_eq!(x[..1], [f32::INFINITY]);
+            assert!(x[1].is_nan() || x[1] == 0.0, "{x:?}");
+        }
+    }
+}

@@ -181,7 +181,8 @@ fn what_cannot_be_timed_is_refused() {
     folder.write("empty.json", "{}");
     folder.write("cut.json", "{\"regard\": \"0.1.0\", \"cases\": [");
     for (args, wanted) in [
-        ("bench --device cpu", "option `device`: bench times GPU kernels"),
+        ("bench --device cpu --suite launch", "option `suite`: a CPU launches nothing"),
+        ("bench --device cpu --paths fused", "option `paths`: chooses among GPU kernels"),
         ("bench --filter no-such-case", "option `filter`: no case has such a name"),
         ("bench --filter (", "option `filter`: "),
         ("bench --suite recurrent --filter ^prefill", "option `filter`: no case has such a name"),

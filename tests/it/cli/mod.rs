@@ -2,6 +2,7 @@
 
 mod attend;
 mod bench;
+mod cpu;
 mod encode;
 mod files;
 mod inputs;

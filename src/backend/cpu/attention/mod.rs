@@ -1,11 +1,15 @@
 //! Attention with a softmax over products of query and key.
 
+mod across;
+mod along;
+mod call;
 mod rows;
+mod softmax;
 mod tile;
 mod visible;
 
+use self::call::{Call, Place, RowState, Run, Task};
 use self::rows::Rows;
-use self::tile::{Call, Place, RowState, Run, Task};
 use self::visible::{MaskOf, Spans};
 use super::threads::with_room;
 use super::{Cpu, CpuTensor};
@@ -16,7 +20,7 @@ use crate::problem::AttentionProblem;
 use crate::reference::{entropy, join, rotate};
 use crate::tensor::{Array, Layout};
 
-pub(crate) use self::tile::Blocks;
+pub(crate) use self::call::Blocks;
 
 /// Why a problem is handed to the reference, if it is.
 pub(crate) fn handed_over(options: &Attention) -> Option<&'static str> {

@@ -276,3 +276,6 @@ pub(crate) fn second_level_cache() -> usize {
     #[cfg(not(target_arch = "x86_64"))]
     USUAL
 }
+
+#[cfg(test)]
+mod tests;
