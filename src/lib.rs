@@ -26,11 +26,11 @@
 //! |---|---|
 //! | [`attention`], [`rnn`] | options, inputs and outputs, with the formulas |
 //! | [`layers`] | multi-head attention, attention decoder, attentive encoder, visual attention |
-//! | [`backend`], [`norm`] | the primitives that layers are written over, on the GPU and the reference |
+//! | [`backend`], [`norm`] | the primitives that layers are written over, on the GPU, the CPU and the reference |
 //! | [`gpu`] | devices, tensors, runs |
 //! | [`device`] | what a device can do, assumed and measured |
 //! | [`ops`] | whole operations on the GPU |
-//! | [`reference`](mod@reference) | the same on the CPU, in f32 or f64 |
+//! | [`reference`](mod@reference) | the same on the CPU, naively, in f32 or f64: the oracle |
 //! | [`compare`], [`baseline`] | how far a result may be from the truth |
 //! | `validate` | every kernel held against it (feature `validate`) |
 //! | [`q8`] | 8-bit storage of keys and values |
@@ -95,6 +95,8 @@ mod pages {
     struct Cards;
     #[doc = include_str!("../docs/command-line.md")]
     struct CommandLine;
+    #[doc = include_str!("../docs/cpu.md")]
+    struct OnTheCpu;
     #[doc = include_str!("../docs/design.md")]
     struct Design;
     #[doc = include_str!("../docs/drivers.md")]

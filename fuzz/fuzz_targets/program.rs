@@ -22,6 +22,7 @@ mod program {
     pub(crate) mod progress;
     pub(crate) mod stream;
     pub(crate) mod tensors;
+    pub(crate) mod time;
     pub(crate) mod transliterate;
     pub(crate) mod tune;
     pub(crate) mod validate;

@@ -3,7 +3,7 @@
 //! | backend | its value | what it does |
 //! |---|---|---|
 //! | [`Run`](crate::gpu::Run) | [`Tensor`](crate::Tensor) | records kernels, to be submitted |
-//! | [`Cpu`](cpu::Cpu) | [`CpuTensor`](cpu::CpuTensor) | computes at once, in blocks and vectors, in f32 (feature `cpu`) |
+//! | `Cpu` | `CpuTensor` | computes at once, in blocks and vectors, in f32 (feature `cpu`) |
 //! | [`Reference`] | [`Array<T>`](crate::tensor::Array) | computes at once, naively, in f32 or f64 |
 //!
 //! A value is a tensor of numbers. Integers (ids, lengths, boolean masks) are of a type of their own beside it,

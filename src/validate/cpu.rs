@@ -112,3 +112,16 @@ fn primitive(cpu: &mut Cpu, case: &PrimitiveCase) -> Result<Verdicts> {
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Under AddressSanitizer as well (`tests/sanitizer`).
+    #[test]
+    fn the_table_passes_on_the_cpu() {
+        let rows = run_on_cpu(&Cpu::new(), Sample::All, |_, _| {});
+        let failures: Vec<_> = rows.iter().flat_map(|row| &row.failures).collect();
+        assert!(failures.is_empty() && rows.len() > 20, "{failures:#?}");
+    }
+}

@@ -278,11 +278,22 @@ fn unsafe_code_is_counted_and_proven_and_shaders_are_checked_but_in_one_place() 
         let text = std::fs::read_to_string(path).unwrap();
         let trusts = text.contains("create_shader_module_trusted");
         assert_eq!(trusts, path.ends_with("gpu/pipeline.rs"), "{}", path.display());
-        let blocks = text.matches("unsafe {").count();
-        assert!(!text.contains("unsafe fn") && !text.contains("unsafe impl"), "{}", path.display());
-        assert_eq!(blocks, text.matches("// SAFETY: ").count(), "{}", path.display());
+        let blocks = text.matches("unsafe {").count() + text.matches("unsafe impl").count();
+        let functions = text.matches("unsafe fn").count();
+        let name = path.strip_prefix(&root).unwrap().to_string_lossy().replace('\\', "/");
+        let told = |what: &str| text.matches(what).count();
+        if name.starts_with("backend/cpu/simd/") {
+            // Instructions, all of them under one reason; what the functions ask for stands at the trait.
+            assert!(blocks == 0 || told("SAFETY") > 0, "{name}");
+            continue;
+        }
+        assert_eq!(blocks, told("// SAFETY: "), "{name}");
+        if name.starts_with("backend/cpu/") {
+            assert_eq!(functions, told("/// # Safety"), "{name}");
+            continue;
+        }
+        assert_eq!(functions, 0, "{name}");
         if blocks > 0 {
-            let name = path.strip_prefix(&root).unwrap().to_string_lossy().replace('\\', "/");
             found.insert((name, blocks));
         }
     }

@@ -1,9 +1,9 @@
 //! The CPU as a backend for use: products in blocks, vector instructions, every core.
 //!
 //! [`Cpu`] computes the same as [`Reference`](super::Reference), which stays naive and judges it. One tile of products serves
-//! attention, linear layers and recurrences ([`product`]); it is compiled for AVX-512, AVX2 with FMA, NEON, SIMD128 and plain
-//! arrays, and the best that the processor has is chosen when the program runs ([`simd`]). How work is cut depends on the
-//! problem and the processor alone ([`plan`]): results have the same bits with any number of threads.
+//! attention, linear layers and recurrences (`product`); it is compiled for AVX-512, AVX2 with FMA, NEON, SIMD128 and plain
+//! arrays, and the best that the processor has is chosen when the program runs (`simd`). How work is cut depends on the
+//! problem and the processor alone (`plan`): results have the same bits with any number of threads.
 //!
 //! What is not built for speed is handed to the reference in f32: attention with a score that is no product of query and key,
 //! with weights that are no softmax, with a function of the caller's, or whose scores are asked for; recurrences with layer
@@ -27,6 +27,8 @@ mod rnn;
 mod rows;
 mod simd;
 mod tensor;
+#[cfg(test)]
+mod tests;
 mod threads;
 
 use self::plan::Processor;

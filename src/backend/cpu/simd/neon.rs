@@ -14,7 +14,8 @@ pub(super) unsafe fn run<K: Kernel>(kernel: K) -> K::Output {
 #[derive(Clone, Copy)]
 pub(super) struct Neon;
 
-// Whoever has the value runs inside `run`, whose caller knows that the processor has NEON.
+// SAFETY, of all below: whoever has the value runs inside `run`, whose caller knows that the processor has NEON. Pointers are
+// as the trait asks.
 impl Simd for Neon {
     const LANES: usize = 4;
     const ROWS: usize = 12;

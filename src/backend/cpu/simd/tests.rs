@@ -10,8 +10,10 @@ struct Operations<'a> {
     b: &'a [f32; 16],
 }
 
+type Operation = fn(f32, f32) -> f32;
+
 /// What each operation has to give for two numbers.
-const WANTED: [(&str, fn(f32, f32) -> f32); 9] = [
+const WANTED: [(&str, Operation); 9] = [
     ("add", |a, b| a + b),
     ("sub", |a, b| a - b),
     ("mul", |a, b| a * b),

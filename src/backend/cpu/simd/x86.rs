@@ -25,10 +25,13 @@ pub(super) fn has_avx512() -> bool {
 /// Bytes of the second-level cache: extended leaf 6, as AMD and Intel have it, in KiB.
 pub(super) fn second_level_cache() -> Option<usize> {
     const LEAF: u32 = 0x8000_0006;
-    if __cpuid(0x8000_0000).eax < LEAF {
+    // SAFETY: every x86-64 has the instruction. Newer compilers know that it is safe.
+    #[allow(unused_unsafe)]
+    let leaf = |leaf| unsafe { __cpuid(leaf) };
+    if leaf(0x8000_0000).eax < LEAF {
         return None;
     }
-    let kib = (__cpuid(LEAF).ecx >> 16) as usize;
+    let kib = (leaf(LEAF).ecx >> 16) as usize;
     (kib >= 128).then_some(kib << 10)
 }
 
@@ -54,8 +57,8 @@ pub(super) struct Avx2;
 #[derive(Clone, Copy)]
 pub(super) struct Avx512;
 
-// Each instruction below is one of the set that the value stands for: whoever has the value runs inside `run_avx2` or
-// `run_avx512`, whose callers know that the processor has it.
+// SAFETY, of all below: each instruction is one of the set that the value stands for, and whoever has the value runs inside
+// `run_avx2` or `run_avx512`, whose callers know that the processor has it. Pointers are as the trait asks.
 
 impl Simd for Avx2 {
     const LANES: usize = 8;
