@@ -5,10 +5,10 @@ mod ways;
 use std::fmt::Write;
 use std::time::Duration;
 
-use regard::Gpu;
 use regard::device::{Caps, DeviceKind, Features};
 use regard::gpu::Adapter;
 use regard::plan::Tuning;
+use regard::{Cpu, Gpu};
 use serde_json::{Value, json};
 
 use crate::device::{Choice, DeviceArgs, unknown_name};
@@ -47,6 +47,7 @@ pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
         }
     }
     let taken = taken(device, &adapters);
+    let cpu = Cpu::new();
     let mut told = Vec::with_capacity(adapters.len());
     for adapter in &adapters {
         let mut has = adapter.clone();
@@ -59,6 +60,12 @@ pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
     if args.json {
         return output::print_json(&json!({
             "adapters": told.iter().map(|(adapter, tuning, ways)| adapter_json(adapter, tuning, ways)).collect::<Vec<_>>(),
+            "cpu": {
+                "instructions": cpu.instructions(),
+                "available": cpu.levels().iter().map(Cpu::instructions).collect::<Vec<_>>(),
+                "threads": cpu.thread_count(),
+                "second_level_cache": cpu.second_level_cache(),
+            },
             "device": device.device.name(),
             "takes": taken.map_or(json!("cpu"), |a| json!(a.name)),
         }));
@@ -68,8 +75,7 @@ pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
         out.push_str(&adapter_text(adapter, tuning, ways));
         out.push('\n');
     }
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let _ = writeln!(out, "CPU\n  reference      f32, f64 (for --check) on {threads} threads\n");
+    out.push_str(&cpu_text(&cpu));
     let name = taken.map_or("the CPU".to_owned(), |a| a.name.clone());
     let _ = writeln!(out, "`--device {}` takes {name}", device.device.name());
     output::print(&out)?;
@@ -77,6 +83,22 @@ pub(crate) fn run(args: &Args, device: &DeviceArgs) -> Outcome {
         output::note("no adapter answers; Debian's and Ubuntu's `mesa-vulkan-drivers` has a software one");
     }
     Ok(())
+}
+
+fn cpu_text(cpu: &Cpu) -> String {
+    let others: Vec<_> = cpu.levels().iter().skip(1).map(Cpu::instructions).collect();
+    let rows = [
+        ("instructions", format!("{}; also {}", cpu.instructions(), others.join(", "))),
+        ("threads", cpu.thread_count().to_string()),
+        ("cache", format!("{} of the second level for each core", bytes(cpu.second_level_cache() as u64))),
+        ("storage", "f32, f16; keys and values q8".to_owned()),
+        ("reference", "f32, and f64 for --check".to_owned()),
+    ];
+    let mut out = "CPU\n".to_owned();
+    for (name, text) in rows {
+        let _ = writeln!(out, "  {name:<width$}{text}", width = INDENT - 2);
+    }
+    out + "\n"
 }
 
 /// The adapter that other commands would open.

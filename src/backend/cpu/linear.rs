@@ -2,6 +2,7 @@
 
 use super::activation::activate;
 use super::memory::{LINE, Room};
+use super::plan::Cut;
 use super::product::{Columns, Strided, Tiles, accumulate, tiles};
 use super::simd::{Kernel, Simd};
 use super::threads::with_room;
@@ -85,14 +86,12 @@ impl Product<'_> {
         assert_eq!(output.len(), rows * columns);
         let depth: usize = self.summands.iter().map(|(_, packed)| packed.depth).sum();
         let panels = columns.div_ceil(panel);
-        // Rows whose x stays in a part of the cache, and so many panels that pieces are worth a thread.
-        let block = (cpu.processor().cache / 4 / (4 * depth.max(1))).clamp(16, 128);
-        let share = (rows.div_ceil(block) * panels).div_ceil(64);
+        let cut = Cut::new(rows, panels, depth, cpu.processor());
         let output = Shared(output.as_mut_ptr());
         let mut pieces = Vec::new();
-        for first in (0..rows).step_by(block) {
-            for panel in (0..panels).step_by(share.max(1)) {
-                pieces.push(([first, (first + block).min(rows)], [panel, (panel + share.max(1)).min(panels)]));
+        for first in (0..rows).step_by(cut.rows) {
+            for panel in (0..panels).step_by(cut.panels) {
+                pieces.push(([first, (first + cut.rows).min(rows)], [panel, (panel + cut.panels).min(panels)]));
             }
         }
         cpu.threads().each(rows * columns * depth, pieces, |(rows, panels)| {

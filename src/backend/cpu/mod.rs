@@ -31,7 +31,7 @@ mod tensor;
 mod tests;
 mod threads;
 
-use self::plan::Processor;
+use self::plan::{Processor, StepCut};
 use self::simd::Level;
 use self::threads::Threads;
 use super::reference::{join_data, repeat};
@@ -112,6 +112,11 @@ impl Cpu {
         self.threads.count()
     }
 
+    /// Bytes of a core's second-level cache: as the processor says, else what most have at least.
+    pub fn second_level_cache(&self) -> usize {
+        self.cache
+    }
+
     /// What is done for an attention, in words.
     pub fn attention_plan(&self, options: &Attention, problem: &AttentionProblem) -> String {
         if let Some(reason) = attention::handed_over(options) {
@@ -125,7 +130,7 @@ impl Cpu {
     pub fn rnn_plan(&self, options: &Rnn, problem: &RnnProblem) -> String {
         match rnn::handed_over(options) {
             Some(reason) => format!("the reference in f32: {reason}"),
-            None => rnn::describe(problem, self),
+            None => StepCut::new(problem, self.processor()).describe(problem, self),
         }
     }
 
@@ -138,7 +143,7 @@ impl Cpu {
     }
 
     fn processor(&self) -> Processor {
-        Processor { lanes: self.level.lanes(), cache: self.cache }
+        Processor { lanes: self.level.lanes(), rows: self.level.rows(), cache: self.cache }
     }
 
     /// Columns of a panel of packed weights.

@@ -267,7 +267,14 @@ fn info_lists_adapters_and_what_they_enable() {
         assert!(side.is_null() || listed.as_array().unwrap().iter().any(|s| *s == shape(side)), "{side} {listed}");
     }
     let name = adapters[0]["name"].as_str().unwrap();
+    let cpu = &run(["info", "--json"]).ok().json()["cpu"];
+    assert!(cpu["threads"].as_u64().unwrap() > 0 && cpu["second_level_cache"].as_u64().unwrap() > 0, "{cpu}");
+    assert_eq!(
+        (&cpu["available"][0], cpu["available"].as_array().unwrap().last().unwrap()),
+        (&cpu["instructions"], &"portable".into())
+    );
     let text = run(["info"]).ok();
+    assert!(text.stdout.contains("\nCPU\n  instructions   "), "{}", text.stdout);
     assert!(text.stdout.contains(name) && text.stderr.is_empty(), "{}{}", text.stdout, text.stderr);
     let wide: Vec<&str> = text.stdout.lines().filter(|line| line.chars().count() > 100).collect();
     assert!(wide.is_empty(), "{wide:?}");

@@ -1,12 +1,13 @@
 //! A layer, all of its steps.
 
+use super::merge;
 use super::step::{InRoom, Step};
 use super::weights::Weights;
-use super::{merge, tile_rows};
 use crate::backend::cpu::Cpu;
 use crate::backend::cpu::linear::{Product, Shared};
 use crate::backend::cpu::lockstep::Lockstep;
 use crate::backend::cpu::memory::Room;
+use crate::backend::cpu::plan::StepCut;
 use crate::backend::cpu::threads::with_room;
 use crate::problem::RnnProblem;
 use crate::rnn::{Cell, Rnn};
@@ -79,9 +80,7 @@ impl Layer<'_> {
                 y: self.wants_steps.then_some(Shared(y.as_mut_ptr())),
             };
             let phases = 1 + usize::from(weights.candidate.is_some() || weights.projection.is_some());
-            let tile = tile_rows(p, cpu);
-            let tiles = batch.div_ceil(tile);
-            let blocks = weights.blocks.max(h_row / weights.block);
+            let StepCut { rows: tile, tiles, blocks } = StepCut::new(p, cpu.processor());
             let items = directions * blocks * tiles;
             let steps = self.lengths.iter().copied().max().unwrap_or(0);
             let work = rows * steps * weights.hidden.columns * weights.hidden.depth;

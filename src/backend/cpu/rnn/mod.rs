@@ -29,23 +29,6 @@ pub(crate) fn handed_over(options: &Rnn) -> Option<&'static str> {
     options.layer_norm.is_some().then_some("it has layer normalisation")
 }
 
-/// The plan in words.
-pub(crate) fn describe(p: &RnnProblem, cpu: &Cpu) -> String {
-    let (tile, blocks) = (tile_rows(p, cpu), p.hidden.div_ceil(cpu.panel()));
-    format!(
-        "{}, weights packed once, {} tasks a step ({tile} rows by {} units) on {} threads",
-        cpu.instructions(),
-        p.directions * blocks * p.batch.div_ceil(tile),
-        cpu.panel(),
-        cpu.thread_count()
-    )
-}
-
-/// Batch rows of a task: as many as a tile holds, about the same in each.
-fn tile_rows(p: &RnnProblem, cpu: &Cpu) -> usize {
-    p.batch.div_ceil(p.batch.div_ceil(cpu.level().rows()))
-}
-
 /// A recurrence with its weights, packed for products.
 #[derive(Debug, Clone)]
 pub struct CpuRnn {
