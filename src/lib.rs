@@ -55,6 +55,8 @@ mod hash;
 #[doc(hidden)]
 pub mod kernels;
 pub mod layers;
+#[cfg(feature = "models")]
+pub mod models;
 pub mod norm;
 pub mod ops;
 pub mod plan;

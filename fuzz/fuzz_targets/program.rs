@@ -8,6 +8,7 @@ mod program {
     pub(crate) mod date;
     pub(crate) mod device;
     pub(crate) mod drawing;
+    pub(crate) mod embed;
     pub(crate) mod encode;
     pub(crate) mod example;
     pub(crate) mod explain;
@@ -16,6 +17,7 @@ mod program {
     pub(crate) mod info;
     pub(crate) mod kept;
     pub(crate) mod line;
+    pub(crate) mod lines;
     pub(crate) mod merge;
     pub(crate) mod output;
     pub(crate) mod picture;

@@ -35,6 +35,7 @@ Exit status: 0 done, 2 the request was wrong, 1 anything else.";
 pub(crate) enum Command {
     Attend(Box<crate::attend::Args>),
     Encode(Box<crate::encode::Args>),
+    Embed(crate::embed::Args),
     Merge(crate::merge::Args),
     Info(crate::info::Args),
     Transliterate(crate::transliterate::Args),
@@ -76,6 +77,7 @@ mod tests {
         let word = prop::sample::select(vec![
             "attend",
             "encode",
+            "embed",
             "merge",
             "info",
             "transliterate",

@@ -7,6 +7,7 @@ mod check;
 mod date;
 mod device;
 mod drawing;
+mod embed;
 mod encode;
 mod example;
 mod explain;
@@ -15,6 +16,7 @@ mod heatmap;
 mod info;
 mod kept;
 mod line;
+mod lines;
 mod merge;
 mod output;
 mod picture;
@@ -54,6 +56,7 @@ fn run(line: &Line) -> Outcome {
     match &line.command {
         Some(Command::Attend(args)) => attend::run(args, &line.device),
         Some(Command::Encode(args)) => encode::run(args, &line.device),
+        Some(Command::Embed(args)) => embed::run(args, &line.device),
         Some(Command::Merge(args)) => merge::run(args, &line.device),
         Some(Command::Info(args)) => info::run(args, &line.device),
         Some(Command::Transliterate(args)) => transliterate::run(args, &line.device),

@@ -1,7 +1,6 @@
 //! `regard transliterate`: texts in another script, through a sequence-to-sequence model.
 
 mod compared;
-mod lines;
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
@@ -18,12 +17,12 @@ use crate::drawing::Format;
 use crate::example;
 use crate::failure::{Failure, Outcome};
 use crate::heatmap::Panel;
+use crate::lines::{self, Line, Lines};
 use crate::output::{self, Warnings};
 use crate::picture;
 use crate::progress::Counter;
 use crate::stream;
 use compared::Compared;
-use lines::{Line, Lines};
 
 /// Lines answered together.
 const BATCH: usize = 64;

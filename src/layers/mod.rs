@@ -11,6 +11,7 @@
 //! | [`MultiHeadAttention`] | projections, attention over heads, projection; loads PyTorch's and Keras' weights |
 //! | [`AttentionDecoder`] | a recurrent decoder that attends to a memory at every step (Luong, Bahdanau, See) |
 //! | [`AttentiveEncoder`] | a recurrent encoder and the attention of decoder states over its outputs (Bahdanau, Luong) |
+//! | [`TransformerEncoder`] | self-attention and feed-forward blocks, norms before or after (Vaswani et al. 2017; BERT, PyTorch) |
 //! | [`VisualAttention`] | soft and hard attention over the grid of a picture (Xu et al. 2015, "Show, Attend and Tell") |
 
 mod attentive;
@@ -19,6 +20,7 @@ mod gpu;
 mod multi_head;
 mod reference;
 mod torch;
+mod transformer;
 mod visual;
 
 pub use crate::coverage::CoverageCost;
@@ -30,6 +32,10 @@ pub use decoder::{
 pub use gpu::{GpuAttentionDecoder, GpuAttentiveEncoder, GpuMultiHeadAttention, GpuVisualAttention};
 pub use multi_head::{LoadedMultiHead, MultiHeadAttention, MultiHeadWeights};
 pub use torch::torch_mask;
+pub use transformer::{
+    BlockOutputs, BlockWeights, EncoderOutputs, EncoderWeights, LoadedBlock, LoadedTransformer, NormOrder, NormWeights,
+    TransformerBlock, TransformerEncoder, Visible,
+};
 pub use visual::{LoadedVisual, VisualAttention, VisualMemory, VisualOutputs, VisualState, VisualWeights};
 
 use crate::backend::{Backend, Epilogue, Value};

@@ -30,8 +30,10 @@ impl Packed {
         panel: usize,
         row: impl Fn(usize) -> Option<usize>,
     ) -> Self {
-        let mut data = Room::zeros(columns.div_ceil(panel) * depth * panel);
-        for (n, panels) in data.chunks_exact_mut((depth * panel).max(1)).enumerate() {
+        let count = columns.div_ceil(panel);
+        let mut data = Room::zeros(count * depth * panel);
+        // Behind the last panel may be what fills up a line.
+        for (n, panels) in data.chunks_exact_mut((depth * panel).max(1)).take(count).enumerate() {
             for lane in 0..panel.min(columns - n * panel) {
                 let Some(row) = row(n * panel + lane) else { continue };
                 for (k, &x) in matrix[row * depth..][..depth].iter().enumerate() {

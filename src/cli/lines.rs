@@ -18,18 +18,18 @@ const PATIENCE: Duration = Duration::from_millis(20);
 
 /// One line, without its end.
 #[derive(Debug)]
-pub(super) struct Line {
-    pub(super) text: String,
+pub(crate) struct Line {
+    pub(crate) text: String,
     /// Whether some of its bytes were no UTF-8 and have been replaced.
-    pub(super) replaced: bool,
+    pub(crate) replaced: bool,
     /// Why it is not read, if it is not; `text` is how it begins.
-    pub(super) refused: Option<String>,
+    pub(crate) refused: Option<String>,
     /// Bytes of the input, the line's end among them.
-    pub(super) bytes: u64,
+    pub(crate) bytes: u64,
 }
 
 /// Bytes of standard input where it is a file.
-pub(super) fn stdin_bytes() -> Option<u64> {
+pub(crate) fn stdin_bytes() -> Option<u64> {
     #[cfg(unix)]
     {
         use std::os::fd::AsFd;
@@ -45,7 +45,7 @@ type Sent = std::result::Result<Line, String>;
 
 /// Standard input, line by line.
 #[derive(Debug)]
-pub(super) struct Lines {
+pub(crate) struct Lines {
     receiver: Receiver<Sent>,
     /// What stopped the reading, reported after the lines before it are answered.
     failure: Option<String>,
@@ -53,7 +53,7 @@ pub(super) struct Lines {
 
 impl Lines {
     /// Starts reading, at most `ahead` lines ahead.
-    pub(super) fn of_stdin(ahead: usize) -> Self {
+    pub(crate) fn of_stdin(ahead: usize) -> Self {
         let (sender, receiver) = sync_channel(ahead);
         std::thread::spawn(move || {
             let mut input = std::io::stdin().lock();
@@ -73,7 +73,7 @@ impl Lines {
     }
 
     /// The next lines, at most `most`; none at the end.
-    pub(super) fn batch(&mut self, most: usize) -> Outcome<Vec<Line>> {
+    pub(crate) fn batch(&mut self, most: usize) -> Outcome<Vec<Line>> {
         let mut batch = Vec::new();
         let mut deadline = None;
         while batch.len() < most && self.failure.is_none() {

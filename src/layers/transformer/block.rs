@@ -1,0 +1,215 @@
+//! A Transformer block.
+
+use super::weights::BlockWeights;
+use crate::attention::{Attention, AttentionInputs, Mask, RotaryEmbedding};
+use crate::backend::{Backend, Epilogue, Numbers, Value};
+use crate::error::{Error, Result};
+use crate::layers::Linear;
+use crate::norm::Norm;
+use crate::problem::{same, vector};
+use crate::rnn::Activation;
+use crate::tensor::TensorLike;
+
+/// Where the norms of a block stand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum NormOrder {
+    /// Of each sum, as in "Attention Is All You Need" and BERT: y = norm(x + f(x)).
+    #[default]
+    Post,
+    /// Of what goes in, as in GPT-2 and LLaMA: y = x + f(norm(x)) (Xiong et al. 2020).
+    Pre,
+}
+
+/// Self-attention and a feed-forward layer, each with a residual and a norm (Vaswani et al. 2017, "Attention Is All You
+/// Need", section 3.1; PyTorch's `nn.TransformerEncoderLayer`, Hugging Face's `BertLayer`):
+/// ```text
+/// q, k, v = rows of Wqkv·x + b             as heads: [B, N, H·D] → [B, H, N, D]
+/// a = x + Wo · concat_h attention(q_h, k_⌊h / group⌋, v_⌊h / group⌋) + bo
+/// y = a + W2 · f(W1·a + b1) + b2           or gated: W2 · (f(Wg·a) ∘ (W1·a))   (Shazeer 2020)
+/// ```
+/// with norms as [`NormOrder`] says. A block is seven dispatches on a GPU where attention is fused, nine if it is gated.
+#[derive(Debug, Clone)]
+pub struct TransformerBlock {
+    /// H: query heads.
+    pub heads: usize,
+    /// Hkv: key and value heads, a divisor of H.
+    pub kv_heads: usize,
+    /// The attention inside, over [B, H, N, D].
+    pub attention: Attention,
+    /// Layer or RMS normalisation.
+    pub norm: Norm,
+    /// Where it stands.
+    pub order: NormOrder,
+    /// f of the feed-forward layer.
+    pub activation: Activation,
+}
+
+impl TransformerBlock {
+    /// As BERT has it: layer norms of the sums, GELU.
+    pub fn new(heads: usize, epsilon: f32) -> Self {
+        Self {
+            heads,
+            kv_heads: heads,
+            attention: Attention::default(),
+            norm: Norm::layer(epsilon),
+            order: NormOrder::Post,
+            activation: Activation::Gelu,
+        }
+    }
+}
+
+/// What tokens may see, the same for every block.
+#[derive(Debug, Clone)]
+pub struct Visible<A: TensorLike> {
+    /// `[B]`: how many tokens of each row are real.
+    pub lengths: Option<A::Integers>,
+    /// Over [B, H, N, N].
+    pub mask: Option<Mask<A>>,
+    /// Turns query and key.
+    pub rotary: Option<RotaryEmbedding<A>>,
+}
+
+impl<A: TensorLike> Default for Visible<A> {
+    fn default() -> Self {
+        Self { lengths: None, mask: None, rotary: None }
+    }
+}
+
+/// What a block gives back.
+#[derive(Debug, Clone)]
+pub struct BlockOutputs<A> {
+    /// [B, N, E].
+    pub output: A,
+    /// [B, H, N, N], if asked for.
+    pub weights: Option<A>,
+}
+
+/// A [`TransformerBlock`] with its weights on a backend, `V` its values.
+#[derive(Debug, Clone)]
+pub struct LoadedBlock<V> {
+    block: TransformerBlock,
+    weights: BlockWeights<V>,
+}
+
+impl<V: Value> LoadedBlock<V> {
+    /// From weights that are on the backend already.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when they do not fit the block or one another.
+    pub fn new(block: TransformerBlock, weights: BlockWeights<V>) -> Result<Self> {
+        check(&block, &weights.map(Value::shape))?;
+        let mut weights = weights;
+        let activated = weights.gate.as_mut().unwrap_or(&mut weights.up);
+        activated.activation = Some(block.activation);
+        Ok(Self { block, weights })
+    }
+
+    /// E.
+    pub fn channels(&self) -> usize {
+        self.weights.output.weight.shape()[0]
+    }
+}
+
+impl<V: Numbers> LoadedBlock<V> {
+    /// The block over x [B, N, E]; `attention_weights` asks for those as well.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when x does not fit, and those of the backend.
+    pub fn forward<B: Backend<Value = V>>(
+        &self,
+        b: &mut B,
+        x: &V,
+        visible: &Visible<V>,
+        attention_weights: bool,
+    ) -> Result<BlockOutputs<V>> {
+        let (block, weights) = (&self.block, &self.weights);
+        let &[batch, tokens, channels] = x.shape() else {
+            return Err(Error::shape("x", "rank", "3 [B, N, E]", x.shape().len()));
+        };
+        same("x", "axis 2 (channels)", self.channels(), channels)?;
+        let normed = match block.order {
+            NormOrder::Pre => weights.attention_norm.forward(b, block.norm, x)?,
+            NormOrder::Post => x.clone(),
+        };
+        let packed = weights.query_key_value.forward(b, &normed)?;
+        let all = block.heads + 2 * block.kv_heads;
+        let width = packed.shape()[2] / all;
+        let heads = b.reshape(&packed, &[batch, tokens, all, width])?;
+        let heads = b.permute(&heads, &[0, 2, 1, 3])?;
+        let mut inputs = AttentionInputs::new(
+            b.slice(&heads, 1, 0, block.heads)?,
+            b.slice(&heads, 1, block.heads, block.kv_heads)?,
+            b.slice(&heads, 1, block.heads + block.kv_heads, block.kv_heads)?,
+        );
+        inputs.kv_lengths = visible.lengths.clone();
+        inputs.query_lengths = visible.lengths.clone();
+        inputs.mask = visible.mask.clone();
+        inputs.rotary = visible.rotary.clone();
+        let attention = Attention { weights: attention_weights, ..block.attention.clone() };
+        let attended = b.attention(&attention, &inputs)?;
+        let joined = b.permute(&attended.output, &[0, 2, 1, 3])?;
+        let joined = b.reshape(&joined, &[batch, tokens, block.heads * width])?;
+
+        let sum = add(b, &weights.output, &joined, x)?;
+        let (seen, residual) = match block.order {
+            NormOrder::Pre => (weights.feed_forward_norm.forward(b, block.norm, &sum)?, sum),
+            NormOrder::Post => {
+                let normed = weights.attention_norm.forward(b, block.norm, &sum)?;
+                (normed.clone(), normed)
+            }
+        };
+        let up = weights.up.forward(b, &seen)?;
+        let inner = match &weights.gate {
+            None => up,
+            Some(gate) => {
+                let gate = gate.forward(b, &seen)?;
+                b.multiply(&gate, &up)?
+            }
+        };
+        let sum = add(b, &weights.down, &inner, &residual)?;
+        let output = match block.order {
+            NormOrder::Pre => sum,
+            NormOrder::Post => weights.feed_forward_norm.forward(b, block.norm, &sum)?,
+        };
+        Ok(BlockOutputs { output, weights: attended.weights })
+    }
+}
+
+/// W·x + b + residual.
+fn add<B: Backend>(b: &mut B, layer: &Linear<B::Value>, x: &B::Value, residual: &B::Value) -> Result<B::Value> {
+    let epilogue = Epilogue { bias: layer.bias.as_ref(), residual: Some(residual), activation: None };
+    b.linear(&[(x, &layer.weight)], epilogue)
+}
+
+/// Weights against the block and one another.
+fn check(block: &TransformerBlock, weights: &BlockWeights<&[usize]>) -> Result<()> {
+    if block.kv_heads == 0 || !block.heads.is_multiple_of(block.kv_heads) || block.heads == 0 {
+        let reason = format!("must be a multiple of {} key and value heads, not {}", block.kv_heads, block.heads);
+        return Err(Error::option("heads", reason));
+    }
+    let &[channels, joined] = weights.output.weight else {
+        return Err(Error::shape("output.weight", "rank", "2 [E, H·D]", weights.output.weight.len()));
+    };
+    weights.output.check("output", joined, "H·D")?;
+    if !joined.is_multiple_of(block.heads) {
+        let expected = format!("a multiple of {} heads", block.heads);
+        return Err(Error::shape("output.weight", "axis 1 (H·D)", expected, joined));
+    }
+    let rows = joined / block.heads * (block.heads + 2 * block.kv_heads);
+    let found = weights.query_key_value.check("query_key_value", channels, "channels")?;
+    same("query_key_value.weight", "axis 0 ((H + 2·Hkv)·D)", rows, found)?;
+    let inner = weights.up.check("up", channels, "channels")?;
+    if let Some(gate) = &weights.gate {
+        let found = gate.check("gate", channels, "channels")?;
+        same("gate.weight", "axis 0 (inner channels)", inner, found)?;
+    }
+    let found = weights.down.check("down", inner, "inner channels")?;
+    same("down.weight", "axis 0 (channels)", channels, found)?;
+    for (name, norm) in [("attention_norm", &weights.attention_norm), ("feed_forward_norm", &weights.feed_forward_norm)]
+    {
+        for (kind, shape) in [("weight", norm.weight), ("bias", norm.bias)] {
+            vector(&format!("{name}.{kind}"), shape, channels, "channels")?;
+        }
+    }
+    block.norm.check()
+}

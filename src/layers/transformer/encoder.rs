@@ -1,0 +1,98 @@
+//! Transformer blocks one after the other.
+
+use super::block::{LoadedBlock, TransformerBlock, Visible};
+use super::weights::{EncoderWeights, NormWeights};
+use crate::backend::{Backend, Numbers, Value};
+use crate::error::Result;
+use crate::norm::Norm;
+use crate::tensor::Array;
+
+/// Blocks that differ in their weights alone, and a last norm if the weights have one (PyTorch's `nn.TransformerEncoder`).
+#[derive(Debug, Clone)]
+pub struct TransformerEncoder {
+    /// Each of them.
+    pub block: TransformerBlock,
+}
+
+/// What an encoder gives back.
+#[derive(Debug, Clone)]
+pub struct EncoderOutputs<A> {
+    /// [B, N, E].
+    pub output: A,
+    /// What went into the first block and came out of each, before the last norm, if asked for.
+    pub hidden: Vec<A>,
+    /// [B, H, N, N] of the block that was asked for them.
+    pub weights: Option<A>,
+}
+
+/// A [`TransformerEncoder`] with its weights on a backend, `V` its values.
+#[derive(Debug, Clone)]
+pub struct LoadedTransformer<V> {
+    norm: Norm,
+    blocks: Vec<LoadedBlock<V>>,
+    last: Option<NormWeights<V>>,
+}
+
+impl TransformerEncoder {
+    /// Loads weights of the host, block by block.
+    ///
+    /// # Errors
+    /// [`Error::Shape`](crate::Error::Shape) when they do not fit, and those of the device.
+    pub fn load<B: Backend>(&self, b: &mut B, weights: &EncoderWeights<Array>) -> Result<LoadedTransformer<B::Value>> {
+        LoadedTransformer::new(self, weights.try_map(|name, array| b.constant(name, array))?)
+    }
+}
+
+impl<V: Numbers> LoadedTransformer<V> {
+    /// From weights that are on the backend already.
+    ///
+    /// # Errors
+    /// [`Error::Shape`](crate::Error::Shape) when they do not fit the block or one another.
+    pub fn new(encoder: &TransformerEncoder, weights: EncoderWeights<V>) -> Result<Self> {
+        let load = |weights| LoadedBlock::new(encoder.block.clone(), weights);
+        let blocks = weights.blocks.into_iter().map(load).collect::<Result<_>>()?;
+        Ok(Self { norm: encoder.block.norm, blocks, last: weights.norm })
+    }
+
+    /// Number of blocks.
+    pub fn layers(&self) -> usize {
+        self.blocks.len()
+    }
+
+    /// The encoder over x [B, N, E]; `hidden` asks for what each block gives, `weights` for the attention weights of one.
+    ///
+    /// # Errors
+    /// [`Error::Shape`](crate::Error::Shape) when x does not fit, and those of the backend.
+    pub fn forward<B: Backend<Value = V>>(
+        &self,
+        b: &mut B,
+        x: &V,
+        visible: &Visible<V>,
+        hidden: bool,
+        weights: Option<usize>,
+    ) -> Result<EncoderOutputs<V>> {
+        let mut outputs = EncoderOutputs { output: x.clone(), hidden: Vec::new(), weights: None };
+        for (n, block) in self.blocks.iter().enumerate() {
+            let next = block.forward(b, &outputs.output, visible, weights == Some(n))?;
+            let before = std::mem::replace(&mut outputs.output, next.output);
+            if hidden {
+                outputs.hidden.push(before);
+            }
+            outputs.weights = next.weights.or(outputs.weights);
+        }
+        if hidden {
+            outputs.hidden.push(outputs.output.clone());
+        }
+        if let Some(last) = &self.last {
+            outputs.output = last.forward(b, self.norm, &outputs.output)?;
+        }
+        Ok(outputs)
+    }
+}
+
+impl<V: Value> LoadedTransformer<V> {
+    /// E.
+    pub fn channels(&self) -> usize {
+        self.blocks.first().map_or(0, LoadedBlock::channels)
+    }
+}

@@ -1,0 +1,230 @@
+//! Weights of Transformer blocks, and where other libraries keep them.
+
+use crate::backend::{Backend, Value};
+use crate::error::{Error, Result};
+use crate::layers::Linear;
+use crate::norm::Norm;
+use crate::problem::same;
+use crate::tensor::Array;
+
+/// What follows a normalisation: ∘ weight + bias, each `[E]`; 1 and 0 when absent.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NormWeights<A> {
+    /// `[E]`.
+    pub weight: Option<A>,
+    /// `[E]`.
+    pub bias: Option<A>,
+}
+
+/// Weights of a [`TransformerBlock`](super::TransformerBlock) of E channels, H query heads on Hkv, and F inner channels.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BlockWeights<A> {
+    /// The rows of Wq [H·D, E], Wk [Hkv·D, E] and Wv [Hkv·D, E], one below the other: one product.
+    pub query_key_value: Linear<A>,
+    /// Wo [E, H·D].
+    pub output: Linear<A>,
+    /// Beside the attention.
+    pub attention_norm: NormWeights<A>,
+    /// W1 [F, E].
+    pub up: Linear<A>,
+    /// Of a gated feed-forward: Wg [F, E].
+    pub gate: Option<Linear<A>>,
+    /// W2 [E, F].
+    pub down: Linear<A>,
+    /// Beside the feed-forward.
+    pub feed_forward_norm: NormWeights<A>,
+}
+
+/// Weights of a [`TransformerEncoder`](super::TransformerEncoder).
+#[derive(Debug, Clone, PartialEq)]
+pub struct EncoderWeights<A> {
+    /// Block by block.
+    pub blocks: Vec<BlockWeights<A>>,
+    /// After the last block, if there is one.
+    pub norm: Option<NormWeights<A>>,
+}
+
+impl<A> NormWeights<A> {
+    fn try_map<'a, B, E>(
+        &'a self,
+        name: &str,
+        f: &mut impl FnMut(&str, &'a A) -> Result<B, E>,
+    ) -> Result<NormWeights<B>, E> {
+        let mut own = |kind: &str, a: &'a Option<A>| a.as_ref().map(|a| f(&format!("{name}.{kind}"), a)).transpose();
+        Ok(NormWeights { weight: own("weight", &self.weight)?, bias: own("bias", &self.bias)? })
+    }
+}
+
+impl<A: Value> NormWeights<A> {
+    pub(super) fn forward<B: Backend<Value = A>>(&self, b: &mut B, norm: Norm, x: &A) -> Result<A> {
+        b.norm(norm, x, self.weight.as_ref(), self.bias.as_ref())
+    }
+}
+
+impl<A> BlockWeights<A> {
+    /// Each tensor through a fallible function of the tensor and its name.
+    ///
+    /// # Errors
+    /// The first error of `f`.
+    pub fn try_map<'a, B, E>(&'a self, mut f: impl FnMut(&str, &'a A) -> Result<B, E>) -> Result<BlockWeights<B>, E> {
+        Ok(BlockWeights {
+            query_key_value: self.query_key_value.try_map("query_key_value", &mut f)?,
+            output: self.output.try_map("output", &mut f)?,
+            attention_norm: self.attention_norm.try_map("attention_norm", &mut f)?,
+            up: self.up.try_map("up", &mut f)?,
+            gate: self.gate.as_ref().map(|gate| gate.try_map("gate", &mut f)).transpose()?,
+            down: self.down.try_map("down", &mut f)?,
+            feed_forward_norm: self.feed_forward_norm.try_map("feed_forward_norm", &mut f)?,
+        })
+    }
+
+    /// Each tensor through a function.
+    pub fn map<'a, B>(&'a self, mut f: impl FnMut(&'a A) -> B) -> BlockWeights<B> {
+        let Ok(mapped) = self.try_map(|_, a| Ok::<_, std::convert::Infallible>(f(a)));
+        mapped
+    }
+}
+
+impl<A> EncoderWeights<A> {
+    /// Each tensor through a fallible function of the tensor and its name, such as `blocks.0.up.weight`.
+    ///
+    /// # Errors
+    /// The first error of `f`.
+    pub fn try_map<'a, B, E>(&'a self, mut f: impl FnMut(&str, &'a A) -> Result<B, E>) -> Result<EncoderWeights<B>, E> {
+        let block =
+            |(n, block): (usize, &'a BlockWeights<A>)| block.try_map(|name, a| f(&format!("blocks.{n}.{name}"), a));
+        let blocks = self.blocks.iter().enumerate().map(block).collect::<Result<_, E>>()?;
+        Ok(EncoderWeights { blocks, norm: self.norm.as_ref().map(|norm| norm.try_map("norm", &mut f)).transpose()? })
+    }
+
+    /// Each tensor through a function.
+    pub fn map<'a, B>(&'a self, mut f: impl FnMut(&'a A) -> B) -> EncoderWeights<B> {
+        let Ok(mapped) = self.try_map(|_, a| Ok::<_, std::convert::Infallible>(f(a)));
+        mapped
+    }
+}
+
+/// Finds tensors by name, for names that begin alike.
+struct Finder<'f, T> {
+    find: &'f mut dyn FnMut(&str) -> Option<Array<T>>,
+    prefix: &'f str,
+}
+
+impl<T: Clone> Finder<'_, T> {
+    fn optional(&mut self, name: &str) -> Option<Array<T>> {
+        (self.find)(&format!("{}{name}", self.prefix))
+    }
+
+    fn required(&mut self, name: &str, expected: &str) -> Result<Array<T>> {
+        self.optional(name).ok_or_else(|| Error::missing(format!("{}{name}", self.prefix), expected))
+    }
+
+    /// `NAME.weight` and, if there is one, `NAME.bias`.
+    fn linear(&mut self, name: &str, expected: &str) -> Result<Linear<Array<T>>> {
+        let weight = self.required(&format!("{name}.weight"), expected)?;
+        Ok(Linear::with(weight, self.optional(&format!("{name}.bias"))))
+    }
+
+    fn norm(&mut self, name: &str) -> Result<NormWeights<Array<T>>> {
+        let weight = Some(self.required(&format!("{name}.weight"), "[E]")?);
+        Ok(NormWeights { weight, bias: self.optional(&format!("{name}.bias")) })
+    }
+
+    /// Three linear layers, one below the other.
+    fn joined(&mut self, names: [&str; 3]) -> Result<Linear<Array<T>>> {
+        let mut layers = Vec::with_capacity(3);
+        for name in names {
+            layers.push((format!("{}{name}", self.prefix), self.linear(name, "[H·D, E]")?));
+        }
+        let columns = layers[0].1.weight.shape().get(1).copied().unwrap_or(0);
+        let (mut rows, mut weight, mut bias) = (0, Vec::new(), Vec::new());
+        let biased = layers[0].1.bias.is_some();
+        for (name, layer) in layers {
+            let &[own, found] = layer.weight.shape() else {
+                return Err(Error::shape(format!("{name}.weight"), "rank", "2 [H·D, E]", layer.weight.shape().len()));
+            };
+            same(&format!("{name}.weight"), "axis 1 (channels)", columns, found)?;
+            if layer.bias.is_some() != biased {
+                let reason = "either all of query, key and value have a bias, or none";
+                return Err(Error::option(format!("{name}.bias"), reason));
+            }
+            rows += own;
+            weight.extend_from_slice(layer.weight.data());
+            bias.extend(layer.bias.iter().flat_map(|bias| bias.data()).cloned());
+        }
+        let bias = biased.then(|| Array::new(&[rows], bias)).transpose()?;
+        Ok(Linear::with(Array::new(&[rows, columns], weight)?, bias))
+    }
+}
+
+impl<T: Clone> BlockWeights<Array<T>> {
+    /// From the tensors of a layer of Hugging Face's BERT, found by their names behind `prefix`, such as `encoder.layer.0.`:
+    /// `attention.self.query`, `.key`, `.value`, `attention.output.dense` and `.LayerNorm`, `intermediate.dense`,
+    /// `output.dense` and `.LayerNorm`.
+    ///
+    /// # Errors
+    /// [`Error::Missing`] or [`Error::Shape`] by those names.
+    pub fn from_bert(prefix: &str, mut find: impl FnMut(&str) -> Option<Array<T>>) -> Result<Self> {
+        let mut of = Finder { find: &mut find, prefix };
+        Ok(Self {
+            query_key_value: of.joined(["attention.self.query", "attention.self.key", "attention.self.value"])?,
+            output: of.linear("attention.output.dense", "[E, H·D]")?,
+            attention_norm: of.norm("attention.output.LayerNorm")?,
+            up: of.linear("intermediate.dense", "[F, E]")?,
+            gate: None,
+            down: of.linear("output.dense", "[E, F]")?,
+            feed_forward_norm: of.norm("output.LayerNorm")?,
+        })
+    }
+
+    /// From the tensors of a layer of Hugging Face's DistilBERT behind `prefix`, such as `transformer.layer.0.`:
+    /// `attention.q_lin`, `.k_lin`, `.v_lin`, `.out_lin`, `sa_layer_norm`, `ffn.lin1`, `ffn.lin2`, `output_layer_norm`.
+    ///
+    /// # Errors
+    /// [`Error::Missing`] or [`Error::Shape`] by those names.
+    pub fn from_distilbert(prefix: &str, mut find: impl FnMut(&str) -> Option<Array<T>>) -> Result<Self> {
+        let mut of = Finder { find: &mut find, prefix };
+        Ok(Self {
+            query_key_value: of.joined(["attention.q_lin", "attention.k_lin", "attention.v_lin"])?,
+            output: of.linear("attention.out_lin", "[E, H·D]")?,
+            attention_norm: of.norm("sa_layer_norm")?,
+            up: of.linear("ffn.lin1", "[F, E]")?,
+            gate: None,
+            down: of.linear("ffn.lin2", "[E, F]")?,
+            feed_forward_norm: of.norm("output_layer_norm")?,
+        })
+    }
+
+    /// From the tensors of PyTorch's `nn.TransformerEncoderLayer` behind `prefix`, such as `layers.0.`:
+    /// `self_attn.in_proj_weight` [3·E, E] and `.in_proj_bias`, `self_attn.out_proj`, `linear1`, `linear2`, `norm1`, `norm2`.
+    ///
+    /// # Errors
+    /// [`Error::Missing`] or [`Error::Shape`] by those names.
+    pub fn from_torch(prefix: &str, mut find: impl FnMut(&str) -> Option<Array<T>>) -> Result<Self> {
+        let mut of = Finder { find: &mut find, prefix };
+        let packed = of.required("self_attn.in_proj_weight", "[3·E, E]")?;
+        Ok(Self {
+            query_key_value: Linear::with(packed, of.optional("self_attn.in_proj_bias")),
+            output: of.linear("self_attn.out_proj", "[E, E]")?,
+            attention_norm: of.norm("norm1")?,
+            up: of.linear("linear1", "[F, E]")?,
+            gate: None,
+            down: of.linear("linear2", "[E, F]")?,
+            feed_forward_norm: of.norm("norm2")?,
+        })
+    }
+}
+
+impl<T: Clone> EncoderWeights<Array<T>> {
+    /// From the tensors of PyTorch's `nn.TransformerEncoder` of so many layers: `layers.N.…` as
+    /// [`BlockWeights::from_torch`] has them, and `norm` if there is one.
+    ///
+    /// # Errors
+    /// [`Error::Missing`] or [`Error::Shape`] by those names.
+    pub fn from_torch(layers: usize, mut find: impl FnMut(&str) -> Option<Array<T>>) -> Result<Self> {
+        let block = |n: usize| BlockWeights::from_torch(&format!("layers.{n}."), &mut find);
+        let blocks = (0..layers).map(block).collect::<Result<_>>()?;
+        let norm = find("norm.weight").map(|weight| NormWeights { weight: Some(weight), bias: find("norm.bias") });
+        Ok(Self { blocks, norm })
+    }
+}
