@@ -24,6 +24,7 @@ use crate::failure::{Failure, Outcome};
 use crate::output;
 use crate::progress::Steps;
 use crate::stream;
+use crate::time::median;
 use cases::{Case, How, Way};
 use launch::Work;
 use recurrent::Plan;
@@ -367,7 +368,7 @@ fn repeat(quick: bool, mut one: impl FnMut() -> regard::Result<f64>) -> regard::
 }
 
 fn median_and_minimum(times: &[f64]) -> (f64, f64) {
-    (times[times.len() / 2], times[0])
+    (median(times), times[0])
 }
 
 /// One for each path and tile among recurrences that time nothing but what is planned.

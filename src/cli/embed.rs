@@ -331,6 +331,7 @@ fn pairs(texts: &[&str], cosines: Vec<f32>) -> Heatmap {
         row_axis: "text".to_owned(),
         column_axis: "text".to_owned(),
         panels: vec![panel],
+        measure: "cosine, 0 where it is below",
         curve: Curve::Linear,
     }
 }
@@ -351,6 +352,7 @@ fn heads(encoder: &SentenceEncoder, text: &Text, layer: usize, encoded: &Encoded
         row_axis: "token".to_owned(),
         column_axis: "attends to".to_owned(),
         panels: attention.chunks_exact((labels.len() * labels.len()).max(1)).enumerate().map(of_head).collect(),
+        measure: "attention weight",
         curve: Curve::Linear,
     }
 }

@@ -70,6 +70,7 @@ pub(crate) fn heads(
         row_axis: "query".to_owned(),
         column_axis: "key".to_owned(),
         panels: each.take(heads.min(MOST_PANELS)).enumerate().map(panel).collect(),
+        measure: "attention weight",
         curve,
     })
 }
@@ -143,6 +144,7 @@ fn heatmap(title: &str, panels: Vec<Panel>) -> Heatmap {
         row_axis: "output".to_owned(),
         column_axis: "input".to_owned(),
         panels,
+        measure: "attention weight",
         curve: Curve::Linear,
     }
 }

@@ -24,8 +24,7 @@ impl Times {
     }
 
     fn median(&self) -> f64 {
-        let (before, after) = (self.0[(self.0.len() - 1) / 2], self.0[self.0.len() / 2]);
-        f64::midpoint(before, after)
+        median(&self.0)
     }
 
     /// As a line.
@@ -42,6 +41,11 @@ impl Times {
         summary["min_ms"] = finite(self.0[0] / 1e6);
         summary["runs"] = json!(self.0.len());
     }
+}
+
+/// The middle one of times that are sorted, the longer of two.
+pub(crate) fn median(times: &[f64]) -> f64 {
+    times[times.len() / 2]
 }
 
 /// The time of something on the host's clock.

@@ -9,8 +9,8 @@ use crate::attention::Attention;
 use crate::backend::Backend;
 use crate::error::{Error, Result};
 use crate::layers::{
-    BlockWeights, EncoderWeights, LoadedTransformer, NormOrder, NormWeights, TransformerBlock, TransformerEncoder,
-    Visible,
+    BlockWeights, EncoderOutputs, EncoderWeights, LoadedTransformer, NormOrder, NormWeights, TransformerBlock,
+    TransformerEncoder, Visible,
 };
 use crate::norm::Norm;
 use crate::store::Store;
@@ -250,7 +250,6 @@ impl<B: Backend> SentenceNetwork<'_, B> {
     }
 
     /// [B, E] and what the blocks gave.
-    #[expect(clippy::type_complexity)]
     fn record(
         &mut self,
         texts: &[Vec<u32>],
@@ -258,7 +257,7 @@ impl<B: Backend> SentenceNetwork<'_, B> {
         attention: Option<usize>,
         hidden: bool,
         longest: usize,
-    ) -> Result<(B::Value, crate::layers::EncoderOutputs<B::Value>)> {
+    ) -> Result<(B::Value, EncoderOutputs<B::Value>)> {
         let Self { encoder, backend: b, word, position, types: type_table, norm, blocks } = self;
         let config = &encoder.config;
         let shape = [texts.len(), longest];

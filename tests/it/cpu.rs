@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use half::bf16;
 use proptest::prelude::*;
-use regard::attention::{Attention, AttentionInputs, AttentionOutputs, Causal, Window};
+use regard::attention::{Attention, AttentionInputs, AttentionOutputs, Causal, Mask, Window};
 use regard::backend::cpu::CpuRnn;
 use regard::backend::{Backend, Cpu, CpuTensor, Epilogue, Reference, Value};
 use regard::baseline::{self, judge_attention, judge_rnn};
@@ -248,6 +248,76 @@ fn any_number_of_threads_gives_the_same_bits() {
     let product = |cpu: &Cpu| cpu.clone().linear(&[(&x, &weight)], Epilogue::default()).unwrap().to_array();
     let want = product(&one);
     others.iter().for_each(|cpu| assert_eq!(bits(&product(cpu)), bits(&want)));
+}
+
+/// What was packed by one for vectors of its length is used by another with vectors of its own.
+#[test]
+fn weights_may_be_packed_by_another() {
+    let request = gpu_recurrences::Shape::full([4, 3, 7, 19, 2]).request(Rnn::new(Cell::Lstm));
+    let x = CpuTensor::from(random(1, 1, 1.0, &[5, 21]));
+    for mut packer in levels() {
+        let network = packer.recurrence(&request.options, &request.stack).unwrap();
+        let weight = CpuTensor::from(random(1, 2, 1.0, &[35, 21]));
+        packer.linear(&[(&x, &weight)], Epilogue::default()).unwrap();
+        for mut cpu in levels() {
+            let inputs = RnnInputs::<CpuTensor>::stored(&request.inputs, DType::F32).unwrap();
+            let got = cpu.rnn(&network, &inputs).unwrap().to_arrays();
+            let want = rnn(&cpu, &request, DType::F32).unwrap();
+            assert_eq!(bits(&got.output), bits(&want.output), "{} after {}", cpu.instructions(), packer.instructions());
+            let got = cpu.linear(&[(&x, &weight)], Epilogue::default()).unwrap().to_array();
+            let fresh = CpuTensor::from(weight.to_array());
+            assert_eq!(bits(&got), bits(&cpu.linear(&[(&x, &fresh)], Epilogue::default()).unwrap().to_array()));
+        }
+    }
+}
+
+/// A NaN among the keys of one range is not lost beside larger scores in another.
+#[test]
+fn nan_survives_the_joining_of_ranges() {
+    for all in [false, true] {
+        let keys = 2048;
+        let key = Array::from_fn(&[1, 1, keys, 1], |j| match j {
+            0 => f32::NAN,
+            j if all && j < 512 => f32::NAN,
+            600 => 200.0,
+            _ => 0.0,
+        });
+        let value = Array::filled(&[1, 1, keys, 1], 1.0);
+        let inputs = AttentionInputs::new(Array::filled(&[1, 1, 1, 1], 1.0), key, value);
+        let options = Attention { lse: true, max_sum: true, ..Attention::default() };
+        for cpu in levels() {
+            let got = attention(&cpu, &options, &inputs, DType::F32).unwrap();
+            let numbers = got.output.data().iter().chain(got.lse.as_ref().unwrap().data());
+            assert!(numbers.chain(got.max_sum.as_ref().unwrap().data()).all(|x| x.is_nan()), "{got:?}");
+        }
+    }
+}
+
+#[test]
+fn masks_slopes_and_sinks_may_be_stored_in_less() {
+    let draw = |stream, shape: &[usize]| random(4, stream, 1.7, shape).cast::<half::f16>().cast::<f32>();
+    let mut inputs = AttentionInputs::new(draw(1, &[1, 2, 9, 8]), draw(2, &[1, 2, 30, 8]), draw(3, &[1, 2, 30, 8]));
+    inputs.mask = Some(Mask::Float(draw(4, &[9, 30])));
+    inputs.alibi_slopes = Some(draw(5, &[2]));
+    inputs.sinks = Some(draw(6, &[2]));
+    let want = attention(&Cpu::new(), &Attention::default(), &inputs, DType::F32).unwrap();
+    let mut stored = AttentionInputs::<CpuTensor>::stored(&inputs, DType::F32).unwrap();
+    let half = |array: &Array| CpuTensor::from(array.cast::<half::f16>());
+    let Some(Mask::Float(mask)) = &inputs.mask else { panic!() };
+    stored.mask = Some(Mask::Float(half(mask)));
+    stored.alibi_slopes = inputs.alibi_slopes.as_ref().map(half);
+    stored.sinks = inputs.sinks.as_ref().map(half);
+    let got = Cpu::new().attention(&Attention::default(), &stored).unwrap().to_arrays();
+    assert_eq!(bits(&got.output), bits(&want.output));
+}
+
+/// Rows that begin within a block of 8-bit numbers.
+#[test]
+fn tensors_of_8_bits_take_other_shapes() {
+    let tensor = CpuTensor::stored("t", &random(1, 1, 1.0, &[4, 32]), DType::Q8).unwrap();
+    let rows = tensor.reshape(&[8, 16]).unwrap();
+    let row = Cpu::new().embed(&rows, &Array::new(&[1], vec![3]).unwrap()).unwrap().to_array();
+    assert_eq!(row.data(), &tensor.to_array().data()[48..64]);
 }
 
 /// What no query sees may be anything.

@@ -41,6 +41,7 @@ mod soak;
 mod store;
 mod supply;
 mod table;
+mod transformers;
 mod trusted;
 mod tuning;
 mod vectors;

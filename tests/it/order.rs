@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 /// The modules of the library, each naming only those before it. Those of one entry are one step and may name each other.
-const ORDER: [&[&str]; 23] = [
+const ORDER: [&[&str]; 24] = [
     &["error"],
     &["q8", "tensor"],
     &["device"],
@@ -27,6 +27,7 @@ const ORDER: [&[&str]; 23] = [
     &["validate"],
     &["store"],
     &["seq2seq"],
+    &["models"],
 ];
 
 /// Files of a module, and those of its folder.

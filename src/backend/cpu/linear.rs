@@ -1,7 +1,7 @@
 //! Linear layers: products with packed weights.
 
 use super::activation::activate;
-use super::memory::{LINE, Room};
+use super::memory::{LINE, Room, elements};
 use super::plan::Cut;
 use super::product::{Columns, Strided, Tiles, accumulate, tiles};
 use super::simd::{Kernel, Simd};
@@ -85,7 +85,8 @@ impl Product<'_> {
     pub(crate) fn run(&self, cpu: &Cpu, rows: usize, output: &mut [f32]) {
         let Some((_, first)) = self.summands.first() else { return };
         let (columns, panel) = (first.columns, first.panel);
-        assert_eq!(output.len(), rows * columns);
+        assert_eq!(Some(output.len()), rows.checked_mul(columns));
+        assert!(self.summands.iter().all(|(_, packed)| (packed.columns, packed.panel) == (columns, panel)));
         let depth: usize = self.summands.iter().map(|(_, packed)| packed.depth).sum();
         let panels = columns.div_ceil(panel);
         let cut = Cut::new(rows, panels, depth, cpu.processor());
@@ -96,7 +97,7 @@ impl Product<'_> {
                 pieces.push(([first, (first + cut.rows).min(rows)], [panel, (panel + cut.panels).min(panels)]));
             }
         }
-        cpu.threads().each(rows * columns * depth, pieces, |(rows, panels)| {
+        cpu.threads().each(rows.saturating_mul(columns).saturating_mul(depth), pieces, |(rows, panels)| {
             with_room(|room| {
                 cpu.level().run(Piece { product: self, rows, panels, columns, output, room });
             });
@@ -146,6 +147,7 @@ impl<S: Simd> Tiles<S> for Tile<'_> {
     #[inline(always)]
     fn tile<const R: usize>(&mut self, s: S, row: usize) {
         let column = self.panel * 2 * S::LANES;
+        assert!(self.product.summands.iter().all(|(_, packed)| packed.panel == 2 * S::LANES));
         // How much of each vector there is.
         let part = [0, 1].map(|w| (self.columns - column).saturating_sub(w * S::LANES).min(S::LANES));
         let start = match self.product.bias {
@@ -256,8 +258,8 @@ pub(super) fn linear(
         residual: residual.as_ref().map(CpuTensor::data),
         activation: epilogue.activation,
     };
-    let rows = lead.iter().product();
-    let mut output = vec![0.0; rows * units];
+    let rows = elements("x", lead)?;
+    let mut output = vec![0.0; elements("a linear layer", &[rows, units])?];
     product.run(cpu, rows, &mut output);
     Ok(Array::new(&shape, output)?.into())
 }

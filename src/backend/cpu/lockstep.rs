@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Looks at the others before a thread that waits does their items: some ten microseconds, longer than an item takes.
+/// Looks at the others before a thread that waits does their items: longer than an item takes.
 const PATIENCE: usize = 4000;
 /// Looks before a thread that waits lets others run.
 const SPINS: usize = 40_000;
@@ -35,27 +35,59 @@ impl Lockstep {
         let home = own * items / threads..(own + 1) * items / threads;
         // Who comes late begins where the others are.
         let mut round = self.done.0.load(Ordering::Acquire) / items;
+        let mut patience = PATIENCE;
         while round < rounds {
-            home.clone().for_each(|item| self.try_item(round, item, &f));
+            for item in home.clone() {
+                self.try_item(round, item, &f);
+            }
             let mut looks = 0;
-            while self.done.0.load(Ordering::Acquire) < (round + 1) * items {
+            let mut alone = false;
+            loop {
+                let done = self.done.0.load(Ordering::Acquire);
+                if done >= BROKEN {
+                    return;
+                }
+                if done >= (round + 1) * items {
+                    break;
+                }
                 looks += 1;
-                if looks % PATIENCE == 0 {
-                    (0..items).for_each(|item| self.try_item(round, item, &f));
+                if looks % patience == 0 {
+                    for item in 0..items {
+                        alone |= self.try_item(round, item, &f);
+                    }
                 }
                 if looks % SPINS == 0 { std::thread::yield_now() } else { std::hint::spin_loop() }
             }
+            // Whoever was away is not waited for until they do their own items again.
+            patience = if alone { 1 } else { PATIENCE };
             round += 1;
         }
     }
 
-    fn try_item(&self, round: usize, item: usize, f: &impl Fn(usize, usize)) {
+    /// Does an item, if nobody else has begun it.
+    fn try_item(&self, round: usize, item: usize, f: &impl Fn(usize, usize)) -> bool {
         let next = &self.next[item].0;
         let claim = || next.compare_exchange(round, round + 1, Ordering::Acquire, Ordering::Relaxed).is_ok();
-        if next.load(Ordering::Relaxed) == round && claim() {
+        let is_ours = next.load(Ordering::Relaxed) == round && claim();
+        if is_ours {
+            let guard = Guard(&self.done.0);
             f(round, item);
+            std::mem::forget(guard);
             self.done.0.fetch_add(1, Ordering::AcqRel);
         }
+        is_ours
+    }
+}
+
+/// What `done` is after an item has panicked: the others leave, and the panic is told where its thread is joined.
+const BROKEN: usize = usize::MAX / 2;
+
+/// Marks the rounds as broken when it is dropped.
+struct Guard<'a>(&'a AtomicUsize);
+
+impl Drop for Guard<'_> {
+    fn drop(&mut self) {
+        self.0.store(BROKEN, Ordering::Release);
     }
 }
 
@@ -92,6 +124,22 @@ mod tests {
             let found: Vec<u64> = sums[rounds].iter().map(|sum| sum.load(Ordering::Relaxed)).collect();
             assert_eq!(found, wanted);
         }
+    }
+
+    /// The others of a thread that panics leave.
+    #[test]
+    fn a_panic_ends_the_rounds_of_all() {
+        let lockstep = Lockstep::new(4);
+        std::thread::scope(|scope| {
+            let of = |own| {
+                let lockstep = &lockstep;
+                scope.spawn(move || {
+                    lockstep.run(own, 2, 100, |round, item| assert!((round, item) != (7, 3), "on purpose"))
+                })
+            };
+            let ended = [of(0), of(1)].map(std::thread::ScopedJoinHandle::join);
+            assert!(ended.iter().any(Result::is_err));
+        });
     }
 
     /// Threads that never come are not waited for.

@@ -2,8 +2,27 @@
 
 use std::ops::{Deref, DerefMut};
 
+use crate::error::{Error, Result};
+
 /// f32 in a line.
 pub(crate) const LINE: usize = 16;
+
+/// How many elements a shape has, where memory can hold so many f32.
+///
+/// # Errors
+/// [`Error::Limit`] where it cannot.
+pub(crate) fn elements(what: &str, shape: &[usize]) -> Result<usize> {
+    const MOST: usize = isize::MAX as usize / 4;
+    let count = shape.iter().fold(1u128, |all, &n| all.saturating_mul(n as u128));
+    match usize::try_from(count) {
+        Ok(count) if count <= MOST => Ok(count),
+        _ => Err(Error::Limit {
+            what: format!("elements of {what}"),
+            needed: u64::try_from(count).unwrap_or(u64::MAX),
+            allowed: MOST as u64,
+        }),
+    }
+}
 
 #[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C, align(64))]

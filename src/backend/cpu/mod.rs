@@ -73,7 +73,7 @@ impl Cpu {
         Self { level: Level::best(), threads: Threads::all(), cache: simd::second_level_cache() }
     }
 
-    /// On the calling thread alone.
+    /// On the calling thread alone, but for what is handed to the reference, which takes rayon's threads.
     #[must_use]
     pub fn on_one_thread(self) -> Self {
         Self { threads: Threads::one(), ..self }
@@ -195,7 +195,8 @@ impl Backend for Cpu {
         if attention::handed_over(options).is_none() {
             return attention::attention(self, options, inputs);
         }
-        let outputs = reference::attention(options, &inputs.map_numbers(CpuTensor::to_array))?;
+        let arrays = inputs.map_numbers(CpuTensor::to_array);
+        let outputs = self.threads.inside(|| reference::attention(options, &arrays))?;
         outputs.try_map(|name, array| match name {
             "output" | "present_key" | "present_value" => Ok(inputs.query.alike(array.clone())),
             _ => Ok(array.clone().into()),

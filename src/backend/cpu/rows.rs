@@ -73,7 +73,11 @@ impl Kernel for Normalize<'_> {
                 NormKind::Rms => 0.0,
             };
             let square = sum(x, |x| (x - mean) * (x - mean)) / count;
-            let factor = 1.0 / (square + f64::from(self.norm.epsilon)).sqrt();
+            // Of an infinity nothing is left to divide.
+            let factor = match square.is_finite() {
+                true => 1.0 / (square + f64::from(self.norm.epsilon)).sqrt(),
+                false => f64::NAN,
+            };
             y.iter_mut().zip(x).for_each(|(y, &x)| *y = ((f64::from(x) - mean) * factor) as f32);
             if let Some(weight) = self.weight {
                 y.iter_mut().zip(weight).for_each(|(y, w)| *y *= w);

@@ -115,7 +115,7 @@ impl CpuTensor {
         }
     }
 
-    /// A matrix [N, K] as columns of products, in panels of so many. Kept: a weight is packed once.
+    /// A matrix [N, K] as columns of products, in panels of so many. The first form is kept, so that a weight is packed once.
     pub(crate) fn packed(&self, panel: usize) -> Arc<Packed> {
         let pack = || {
             let (columns, depth) = (self.shape[0], self.shape[1]);
@@ -131,6 +131,10 @@ impl CpuTensor {
     /// [`Error::Shape`] when they are not as many.
     pub fn reshape(&self, shape: &[usize]) -> Result<Self> {
         Layout::contiguous(&self.shape).reshape(shape)?;
+        // Rows that begin within a block cannot be read as they are stored.
+        if matches!(self.stored, Stored::Q8(_)) && !shape.last().is_some_and(|n| n.is_multiple_of(q8::BLOCK)) {
+            return Ok(self.to_array().reshape(shape)?.into());
+        }
         Ok(Self { packed: Arc::default(), shape: shape.to_vec(), ..self.clone() })
     }
 

@@ -62,16 +62,16 @@ impl Threads {
         items.into_iter().for_each(f);
     }
 
-    /// Runs something on a thread of the pool.
-    #[cfg(feature = "parallel")]
-    fn inside<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
-        match &self.pool {
-            Some(pool) => pool.install(f),
-            None => f(),
+    /// Runs something on a thread of the pool, if there is one of its own.
+    pub(crate) fn inside<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
+        #[cfg(feature = "parallel")]
+        if let Some(pool) = &self.pool {
+            return pool.install(f);
         }
+        f()
     }
 
-    /// `f` on this thread and on as many others as are worth it for so much work and free, at the same time where they can
+    /// `f` on this thread, or one of the pool, and on as many others as are worth it for so much work and free, at the same time where they can
     /// be: one call alone has to be able to do everything.
     pub(crate) fn together(&self, work: usize, most: usize, f: impl Fn(usize, usize) + Sync + Send) {
         let count = self.worth(work).min(most).max(1);
@@ -94,11 +94,15 @@ thread_local! {
     static ROOM: RefCell<Room> = RefCell::default();
 }
 
-/// Calls `f` with this thread's memory.
+/// f32 that a thread keeps at most.
+const KEPT: usize = 4 << 20;
+
+/// Calls `f` with this thread's memory; inside of itself, with new memory.
 pub(crate) fn with_room<R>(f: impl FnOnce(&mut Room) -> R) -> R {
-    ROOM.with(|room| match room.try_borrow_mut() {
-        Ok(mut room) => f(&mut room),
-        // A caller's own code that computes again inside of one of our tasks.
-        Err(_) => f(&mut Room::default()),
-    })
+    let mut room = ROOM.take();
+    let result = f(&mut room);
+    if room.len() <= KEPT {
+        ROOM.set(room);
+    }
+    result
 }

@@ -35,6 +35,8 @@ pub(crate) struct Heatmap {
     /// What the columns are, such as "input".
     pub(crate) column_axis: String,
     pub(crate) panels: Vec<Panel>,
+    /// What the numbers are, such as "attention weight".
+    pub(crate) measure: &'static str,
     pub(crate) curve: Curve,
 }
 

@@ -214,8 +214,8 @@ fn draw_scale(map: &Heatmap, x: f32, y: f32, room: f32, scale: Scale, items: &mu
         items.push(Item::Swatch(x, y + i as f32, WIDTH, 1.0, Paint::Level(level).fill()));
     }
     let (numbers, name) = match scale.curve {
-        Curve::Linear => ([0.0, 0.2, 0.4, 0.6, 0.8, 1.0], "attention weight"),
-        Curve::Sqrt => ([0.0, 0.05, 0.2, 0.4, 0.7, 1.0], "attention weight, square-root scale"),
+        Curve::Linear => ([0.0, 0.2, 0.4, 0.6, 0.8, 1.0], map.measure.to_owned()),
+        Curve::Sqrt => ([0.0, 0.05, 0.2, 0.4, 0.7, 1.0], format!("{}, square-root scale", map.measure)),
     };
     // As many decimals as the smallest number needs, for all.
     let decimals = (1.0 / (numbers[1] * scale.top)).log10().ceil().max(0.0) as usize;
@@ -229,7 +229,7 @@ fn draw_scale(map: &Heatmap, x: f32, y: f32, room: f32, scale: Scale, items: &mu
     }
     items.push(Item::Frame(x, y, WIDTH, height));
     // Above the bar there are the labels' rows; beside it, read upward, the name is near and out of the way.
-    items.push(upward(right + 4.0 + SCALE, y + height / 2.0, SCALE, Anchor::Middle, name.to_owned()));
+    items.push(upward(right + 4.0 + SCALE, y + height / 2.0, SCALE, Anchor::Middle, name));
     right += 4.0 + SCALE * LEADING;
     let mut bottom = y + height;
     for (paint, name) in others {

@@ -25,6 +25,7 @@ fn map(panels: Vec<Panel>) -> Heatmap {
         row_axis: "output".into(),
         column_axis: "input".into(),
         panels,
+        measure: "attention weight",
         curve: Curve::Linear,
     }
 }

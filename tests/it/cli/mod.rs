@@ -3,6 +3,7 @@
 mod attend;
 mod bench;
 mod cpu;
+mod embed;
 mod encode;
 mod files;
 mod inputs;

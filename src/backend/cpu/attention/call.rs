@@ -95,7 +95,7 @@ pub(super) struct RowState {
 pub(super) struct Place<'a> {
     pub(super) states: &'a mut [RowState],
     pub(super) output: &'a mut [f32],
-    /// [rows, Nk] if asked for, and then the output is divided.
+    /// [rows, Nk] if asked for.
     pub(super) weights: Option<&'a mut [f32]>,
 }
 

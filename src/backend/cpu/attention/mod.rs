@@ -11,6 +11,7 @@ mod visible;
 use self::call::{Call, Place, RowState, Run, Task};
 use self::rows::Rows;
 use self::visible::{MaskOf, Spans};
+use super::memory::elements;
 use super::threads::with_room;
 use super::{Cpu, CpuTensor};
 use crate::attention::{Attention, AttentionInputs, AttentionOutputs, Mask, Normalize, RotaryEmbedding, Score};
@@ -47,6 +48,12 @@ pub(super) fn attention(
     let spans = Spans::new(options, inputs, p)?;
     let query = turned(inputs.rotary.as_ref(), &inputs.query, |b, i| spans.of_query(b, i)).wide();
     let new_key = turned(inputs.rotary.as_ref(), &inputs.key, |_, j| spans.of_key(p.past + j));
+    // Masks, slopes and sinks are few beside keys: as f32, however they are stored.
+    let float_mask = match &inputs.mask {
+        Some(Mask::Float(mask)) => Some(mask.wide()),
+        _ => None,
+    };
+    let [slopes, sinks] = [&inputs.alibi_slopes, &inputs.sinks].map(|x| x.as_ref().map(CpuTensor::wide));
     let past = inputs.past.as_ref();
     let [past_key, past_value] = [past.map(|past| &past.key), past.map(|past| &past.value)];
     let call = Call {
@@ -63,14 +70,14 @@ pub(super) fn attention(
         key: rows(inputs, &new_key, past_key, p.key_dim),
         value: rows(inputs, &inputs.value, past_value, p.value_dim),
         spans,
-        masks: masks(inputs, p)?,
-        slopes: inputs.alibi_slopes.as_ref().map(|slopes| {
+        masks: masks(inputs, float_mask.as_ref(), p)?,
+        slopes: slopes.as_ref().map(|slopes| {
             let rows = if slopes.shape().len() == 1 { 1 } else { slopes.shape()[0] };
             (slopes.data(), rows, p.sequences.is_some())
         }),
-        sinks: inputs.sinks.as_ref().map(CpuTensor::data),
+        sinks: sinks.as_ref().map(CpuTensor::data),
     };
-    let results = Results::of(cpu, &call, p, options.weights || options.entropy);
+    let results = Results::of(cpu, &call, p, options.weights || options.entropy)?;
 
     let per_row = [p.batch, p.query_heads, p.queries];
     let by_pair = [p.batch, p.query_heads, p.queries, p.keys];
@@ -112,15 +119,15 @@ struct Results {
 }
 
 impl Results {
-    fn of(cpu: &Cpu, call: &Call<'_>, p: &AttentionProblem, weights: bool) -> Self {
+    fn of(cpu: &Cpu, call: &Call<'_>, p: &AttentionProblem, weights: bool) -> Result<Self> {
         let blocks = Blocks::new(p, cpu.processor(), weights);
         let rows = p.batch * p.query_heads * p.queries;
         let ranges = p.keys.div_ceil(blocks.range);
-        let work = rows * p.keys * (p.score_dim + p.value_dim);
+        let work = rows.saturating_mul(p.keys).saturating_mul(p.score_dim + p.value_dim);
         let mut results = Self {
             states: vec![RowState::default(); rows * ranges],
-            output: vec![0.0; rows * ranges * p.value_dim],
-            weights: vec![0.0; if weights { rows * p.keys } else { 0 }],
+            output: vec![0.0; elements("the output", &[rows, ranges, p.value_dim])?],
+            weights: vec![0.0; if weights { elements("the weights", &[rows, p.keys])? } else { 0 }],
         };
         // The parts of a task lie one behind the other: [heads, chunks of rows, ranges of keys].
         let mut tasks = Vec::new();
@@ -153,7 +160,7 @@ impl Results {
                 states.iter_mut().zip(output.chunks_exact_mut(p.value_dim)).for_each(|(state, row)| state.finish(row));
             }
         });
-        if ranges > 1 { results.merged(call, p.value_dim, blocks.rows, ranges) } else { results }
+        Ok(if ranges > 1 { results.merged(call, p.value_dim, blocks.rows, ranges) } else { results })
     }
 
     /// The parts over ranges of keys as one, in the order of the ranges, each weighed by e^((its max − the largest) / τ).
@@ -179,7 +186,9 @@ impl Results {
                     let own = self.states[part(n)];
                     let factor = ((own.max - base) / call.temperature.unwrap_or(1.0)).exp();
                     state.seen |= own.seen;
-                    if factor != 0.0 {
+                    if own.sum.is_nan() {
+                        state.sum = f32::NAN;
+                    } else if factor != 0.0 {
                         state.sum += own.sum * factor;
                         let own = &self.output[part(n) * width..][..width];
                         output.iter_mut().zip(own).for_each(|(y, x)| *y += x * factor);
@@ -222,14 +231,20 @@ fn rows<'a>(
     }
 }
 
-fn masks<'a>(inputs: &'a AttentionInputs<CpuTensor>, p: &AttentionProblem) -> Result<Vec<MaskOf<'a>>> {
+/// `float` is the mask's numbers as f32, if it has some.
+fn masks<'a>(
+    inputs: &'a AttentionInputs<CpuTensor>,
+    float: Option<&'a CpuTensor>,
+    p: &AttentionProblem,
+) -> Result<Vec<MaskOf<'a>>> {
     let mut masks = Vec::new();
     let layout = |shape: &[usize], full: [usize; 4]| Layout::contiguous(shape).broadcast(&full);
     let pairs = [p.batch, p.query_heads, p.queries, p.mask_keys];
-    match &inputs.mask {
-        Some(Mask::Bool(mask)) => masks.push(MaskOf::Bool(mask.data(), layout(mask.shape(), pairs)?)),
-        Some(Mask::Float(mask)) => masks.push(MaskOf::Float(mask.data(), layout(mask.shape(), pairs)?)),
-        None => {}
+    if let Some(Mask::Bool(mask)) = &inputs.mask {
+        masks.push(MaskOf::Bool(mask.data(), layout(mask.shape(), pairs)?));
+    }
+    if let Some(mask) = float {
+        masks.push(MaskOf::Float(mask.data(), layout(mask.shape(), pairs)?));
     }
     if let Some(blocks) = &inputs.block_mask {
         let full = [p.batch, p.query_heads, p.queries.div_ceil(blocks.size[0]), p.keys.div_ceil(blocks.size[1])];

@@ -6,9 +6,10 @@ use super::weights::Weights;
 use crate::backend::cpu::Cpu;
 use crate::backend::cpu::linear::{Product, Shared};
 use crate::backend::cpu::lockstep::Lockstep;
-use crate::backend::cpu::memory::Room;
+use crate::backend::cpu::memory::{Room, elements};
 use crate::backend::cpu::plan::StepCut;
 use crate::backend::cpu::threads::with_room;
+use crate::error::Result;
 use crate::problem::RnnProblem;
 use crate::rnn::{Cell, Rnn};
 
@@ -36,7 +37,7 @@ pub(super) struct Buffers {
 
 impl Layer<'_> {
     /// The outputs of all steps, if they are wanted; `h` and `c` [directions, B, ..] become the last ones.
-    pub(super) fn run(&self, cpu: &Cpu, x: &[f32], h: &mut [f32], c: &mut [f32]) -> Vec<f32> {
+    pub(super) fn run(&self, cpu: &Cpu, x: &[f32], h: &mut [f32], c: &mut [f32]) -> Result<Vec<f32>> {
         let p = self.problem;
         let (directions, batch, state, units) = (p.directions, p.batch, p.state, p.hidden);
         let gates = self.options.cell.gates();
@@ -44,24 +45,23 @@ impl Layer<'_> {
         let padded = weights.padded();
         // h lies with what fills up a last block, of a projection's too.
         let h_row = state.next_multiple_of(weights.block);
-        let products: Vec<Vec<f32>> = self
-            .weights
-            .iter()
-            .map(|w| {
-                let mut products = vec![0.0; p.steps * batch * gates * padded];
-                let product = Product {
-                    summands: vec![(x, &w.input)],
-                    bias: Some(&w.input_bias[..gates * padded]),
-                    residual: None,
-                    activation: None,
-                };
-                product.run(cpu, p.steps * batch, &mut products);
-                products
-            })
-            .collect();
+        let all = elements("x·Wᵀ of all steps", &[p.steps, batch, gates, padded])?;
+        let of = |w: &Weights| {
+            let mut products = vec![0.0; all];
+            let product = Product {
+                summands: vec![(x, &w.input)],
+                bias: Some(&w.input_bias[..gates * padded]),
+                residual: None,
+                activation: None,
+            };
+            product.run(cpu, p.steps * batch, &mut products);
+            products
+        };
+        let products: Vec<Vec<f32>> = self.weights.iter().map(of).collect();
         let rows = directions * batch;
         let mut memory = [0; 5].map(|_| Room::default());
-        let mut y = vec![0.0; if self.wants_steps { directions * p.steps * batch * state } else { 0 }];
+        let steps = if self.wants_steps { p.steps } else { 0 };
+        let mut y = vec![0.0; elements("the output", &[directions, steps, batch, state])?];
         for (room, width) in memory.iter_mut().zip([h_row, h_row, padded, padded, padded]) {
             *room = Room::zeros(rows * width);
         }
@@ -83,7 +83,7 @@ impl Layer<'_> {
             let StepCut { rows: tile, tiles, blocks } = StepCut::new(p, cpu.processor());
             let items = directions * blocks * tiles;
             let steps = self.lengths.iter().copied().max().unwrap_or(0);
-            let work = rows * steps * weights.hidden.columns * weights.hidden.depth;
+            let work = rows.saturating_mul(steps).saturating_mul(weights.hidden.columns * weights.hidden.depth);
             let lockstep = Lockstep::new(items);
             let item = |round: usize, item: usize| {
                 let (block, rest) = (item / tiles % blocks, item / tiles / blocks);
@@ -114,8 +114,8 @@ impl Layer<'_> {
             let (forward, backward) = y.split_at(p.steps * batch * state);
             let mut merged = vec![0.0; p.steps * batch * p.width];
             merge(self.options.merge, state, forward, Some(backward), &mut merged);
-            return merged;
+            return Ok(merged);
         }
-        y
+        Ok(y)
     }
 }

@@ -69,11 +69,16 @@ impl CpuRnn {
     pub(super) fn run(&self, cpu: &Cpu, inputs: &RnnInputs<CpuTensor>) -> Result<RnnOutputs<CpuTensor>> {
         let options = &self.options;
         let Some(layers) = &self.cells else {
-            let outputs = reference::rnn(options, &self.stack, &inputs.map_numbers(CpuTensor::to_array))?;
+            let arrays = inputs.map_numbers(CpuTensor::to_array);
+            let outputs = cpu.threads().inside(|| reference::rnn(options, &self.stack, &arrays))?;
             let RnnOutputs { output, final_h, final_c } = outputs;
             return Ok(RnnOutputs { output: output.into(), final_h: final_h.into(), final_c: final_c.map(Into::into) });
         };
         let p = &RnnProblem::new(options, &shapes(&self.stack), &inputs.map(CpuTensor::shape, Array::shape))?;
+        if layers.iter().flatten().any(|weights| weights.block != cpu.panel()) {
+            // Packed for vectors of another length.
+            return Self::new(cpu, options, &self.stack)?.run(cpu, inputs);
+        }
         let lengths = lengths("lengths", inputs.lengths.as_ref(), p.steps)?.unwrap_or_else(|| vec![p.steps; p.batch]);
         let [initial_h, initial_c] = [&inputs.initial_h, &inputs.initial_c].map(|x| x.as_ref().map(CpuTensor::wide));
         let (states, cells) = (p.batch * p.state, p.batch * p.hidden);
@@ -98,7 +103,7 @@ impl CpuRnn {
                 weights,
                 wants_steps: options.steps == Steps::All || l + 1 < p.layers,
             };
-            x = Some(layer.run(cpu, from, state, cell));
+            x = Some(layer.run(cpu, from, state, cell)?);
         }
         let top = &final_h[(p.layers - 1) * p.directions * states..];
         let output = match options.steps {

@@ -32,6 +32,7 @@ impl Kernel for InRoom<'_> {
     fn run<S: Simd>(self, s: S) {
         let Self(step, room) = self;
         let weights = &step.layer.weights[step.direction];
+        assert_eq!(weights.block, 2 * S::LANES, "weights are packed for these vectors");
         let is_block = |width: usize| step.block * weights.block < width;
         match step.phase {
             0 if is_block(weights.padded()) => step.gates(s, room),
