@@ -3,9 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use regard::attention::{Attention, Mask};
-use regard::backend::{Backend, Cpu, Reference};
+use regard::backend::{Backend, Cpu, CpuTensor, IntegersOf, Reference, Value as _};
 use regard::gpu::{Gpu, Open, Run};
-use regard::layers::{EncoderWeights, LoadedTransformer, NormOrder, TransformerBlock, TransformerEncoder, Visible};
+use regard::layers::{
+    EncoderWeights, LoadedTransformer, Memory, NormOrder, TransformerBlock, TransformerEncoder, Visible,
+};
 use regard::models::{Pooling, SentenceEncoder, normalize};
 use regard::rnn::Activation;
 use regard::store::Store;
@@ -41,7 +43,14 @@ fn near(got: &Array, wanted: &Array, lengths: &[usize], error: f64, what: &str) 
     }
 }
 
-fn encoder_of<B: Backend>(b: &mut B, case: &Value, store: &Store) -> LoadedTransformer<B::Value> {
+/// So many layers, by PyTorch's names behind `prefix`.
+fn stack<B: Backend>(
+    b: &mut B,
+    case: &Value,
+    store: &Store,
+    layers: &str,
+    prefix: &str,
+) -> LoadedTransformer<B::Value> {
     let of = &case["attributes"];
     let block = TransformerBlock {
         order: if of["norm_first"] == true { NormOrder::Pre } else { NormOrder::Post },
@@ -50,64 +59,125 @@ fn encoder_of<B: Backend>(b: &mut B, case: &Value, store: &Store) -> LoadedTrans
         ..TransformerBlock::new(of["heads"].as_u64().unwrap() as usize, of["layer_norm_eps"].as_f64().unwrap() as f32)
     };
     let find = |name: &str| {
-        let name = format!("w.{name}");
+        let name = format!("w.{prefix}{name}");
         store.contains(&name).then(|| store.get(&name).unwrap())
     };
-    let weights = EncoderWeights::from_torch(of["layers"].as_u64().unwrap() as usize, find).unwrap();
+    let weights = EncoderWeights::from_torch(of[layers].as_u64().unwrap() as usize, find).unwrap();
     assert_eq!(weights.norm.is_some(), of["final_norm"] == true);
     TransformerEncoder { block }.load(b, &weights).unwrap()
 }
 
-fn run_encoder<B: Backend>(mut b: B, case: &Value, store: &Store, what: &str) {
-    let encoder = encoder_of(&mut b, case, store);
-    let x = store.get("in.src").unwrap();
-    let [batch, tokens] = [x.shape()[0], x.shape()[1]];
-    let lengths: Vec<usize> = match &case["attributes"]["src_lengths"] {
-        Value::Array(lengths) => lengths.iter().map(|n| n.as_u64().unwrap() as usize).collect(),
-        _ => vec![tokens; batch],
-    };
-    let mut visible = Visible::default();
-    if !case["attributes"]["src_lengths"].is_null() {
-        let array = Array::from_fn(&[batch], |row| lengths[row] as u32);
-        visible.lengths = Some(b.integers("lengths", &array).unwrap());
+/// How many rows of each batch row of a tensor are real, and whether the case says so.
+fn lengths(case: &Value, key: &str, shape: &[usize]) -> (Vec<usize>, bool) {
+    match &case["attributes"][key] {
+        Value::Array(lengths) => (lengths.iter().map(|n| n.as_u64().unwrap() as usize).collect(), true),
+        _ => (vec![shape[1]; shape[0]], false),
     }
-    if store.contains("in.src_mask") {
-        let ignored = store.get_u32("in.src_mask").unwrap();
-        visible.mask = Some(Mask::Bool(b.integers("mask", &ignored.map(|&x| u32::from(x == 0))).unwrap()));
+}
+
+fn given<B: Backend>(b: &mut B, (lengths, said): &(Vec<usize>, bool)) -> Option<IntegersOf<B>> {
+    let array = Array::from_fn(&[lengths.len()], |row| lengths[row] as u32);
+    said.then(|| b.integers("lengths", &array).unwrap())
+}
+
+/// Tokens `in.NAME` through a stack: its output, and the attention weights of its second block.
+fn forward<B: Backend>(
+    b: &mut B,
+    stack: &LoadedTransformer<B::Value>,
+    case: &Value,
+    store: &Store,
+    name: &str,
+    memory: Option<Memory<B::Value>>,
+) -> (B::Value, B::Value) {
+    let x = store.get(&format!("in.{name}")).unwrap();
+    let lengths = lengths(case, &format!("{name}_lengths"), x.shape());
+    let mut visible = Visible { lengths: given(b, &lengths), memory, ..Visible::default() };
+    let mask = format!("in.{name}_mask");
+    if store.contains(&mask) {
+        let attend = store.get_u32(&mask).unwrap().map(|&ignored| u32::from(ignored == 0));
+        visible.mask = Some(Mask::Bool(b.integers("mask", &attend).unwrap()));
     }
     let x = b.constant("x", &x).unwrap();
-    let outputs = encoder.forward(&mut b, &x, &visible, true, Some(1)).unwrap();
-    assert_eq!(outputs.hidden.len(), encoder.layers() + 1);
-    let weights = outputs.weights.unwrap();
-    let read = b.read_blocking(&[&outputs.output, &weights]).unwrap();
-    let name = format!("{} {what}", case["case"]);
+    let outputs = stack.forward(b, &x, &visible, true, Some(1)).unwrap();
+    assert_eq!(outputs.hidden.len(), stack.layers() + 1);
+    (outputs.output, outputs.weights.unwrap())
+}
+
+fn run_case<B: Backend>(mut b: B, case: &Value, store: &Store, what: &str) {
+    let b = &mut b;
+    let of_memory = |b: &mut B, states, (name, shape): (&str, &[usize])| {
+        let lengths = lengths(case, name, shape);
+        Some(Memory { states, lengths: given(b, &lengths), mask: None })
+    };
+    let (name, (output, weights)) = match case["op"].as_str().unwrap() {
+        "TransformerEncoder" => {
+            let encoder = stack(b, case, store, "layers", "");
+            ("src", forward(b, &encoder, case, store, "src", None))
+        }
+        "TransformerDecoder" => {
+            let decoder = stack(b, case, store, "layers", "");
+            let states = store.get("in.memory").unwrap();
+            let shape = states.shape().to_vec();
+            let states = b.constant("memory", &states).unwrap();
+            let memory = of_memory(b, states, ("memory_lengths", &shape));
+            ("tgt", forward(b, &decoder, case, store, "tgt", memory))
+        }
+        _ => {
+            let encoder = stack(b, case, store, "encoder_layers", "encoder.");
+            let decoder = stack(b, case, store, "decoder_layers", "decoder.");
+            let (states, _) = forward(b, &encoder, case, store, "src", None);
+            let shape = states.shape().to_vec();
+            let memory = of_memory(b, states, ("src_lengths", &shape));
+            ("tgt", forward(b, &decoder, case, store, "tgt", memory))
+        }
+    };
+    let read = b.read_blocking(&[&output, &weights]).unwrap();
+    let (lengths, _) = lengths(case, &format!("{name}_lengths"), read[0].shape());
+    let what = format!("{} {what}", case["case"]);
     let error = case["f32_err"]["out.y"].as_f64().unwrap();
-    near(&read[0], &store.get("out.y").unwrap(), &lengths, error, &name);
-    for (row, weights) in read[1].data().chunks_exact(tokens).enumerate() {
-        let heads = read[1].shape()[1];
+    near(&read[0], &store.get("out.y").unwrap(), &lengths, error, &what);
+    let [_, heads, tokens, _] = read[1].shape() else { panic!("{:?}", read[1].shape()) };
+    for (row, weights) in read[1].data().chunks_exact(*tokens).enumerate() {
         if row % tokens < lengths[row / (heads * tokens)] {
-            assert!((weights.iter().sum::<f32>() - 1.0).abs() < 1e-5, "{name}");
+            assert!((weights.iter().sum::<f32>() - 1.0).abs() < 1e-5, "{what}");
         }
     }
 }
 
 #[test]
-fn pytorchs_encoders_agree_on_every_backend() {
+fn pytorchs_transformers_agree_on_every_backend() {
     let folder = vectors().join("transformer");
     let index = json(&folder.join("index.json"));
-    let mut count = 0;
-    for case in index["cases"].as_array().unwrap().iter().filter(|case| case["op"] == "TransformerEncoder") {
-        count += 1;
+    let cases = index["cases"].as_array().unwrap();
+    assert_eq!(cases.len(), 18);
+    for case in cases {
         let store = Store::open(&folder.join(case["file"].as_str().unwrap())).unwrap();
-        run_encoder(Reference::<f64>::default(), case, &store, "f64");
-        run_encoder(Reference::<f32>::default(), case, &store, "f32");
+        run_case(Reference::<f64>::default(), case, &store, "f64");
+        run_case(Reference::<f32>::default(), case, &store, "f32");
         for cpu in Cpu::new().levels() {
             let name = cpu.instructions();
-            run_encoder(cpu, case, &store, name);
+            run_case(cpu, case, &store, name);
         }
-        run_encoder(Run::new(gpu()), case, &store, "GPU");
+        run_case(Run::new(gpu()), case, &store, "GPU");
     }
-    assert_eq!(count, 9);
+}
+
+/// A decoder wants a memory, and an encoder none.
+#[test]
+fn blocks_and_memory_belong_together() {
+    let folder = vectors().join("transformer");
+    let index = json(&folder.join("index.json"));
+    for (op, name, has) in [("TransformerEncoder", "src", true), ("TransformerDecoder", "tgt", false)] {
+        let case = index["cases"].as_array().unwrap().iter().find(|case| case["op"] == op).unwrap();
+        let store = Store::open(&folder.join(case["file"].as_str().unwrap())).unwrap();
+        let mut cpu = Cpu::new();
+        let stack = stack(&mut cpu, case, &store, "layers", "");
+        let x = CpuTensor::from(store.get(&format!("in.{name}")).unwrap());
+        let memory = has.then(|| Memory { states: x.clone(), lengths: None, mask: None });
+        let visible = Visible { memory, ..Visible::default() };
+        let error = stack.forward(&mut cpu, &x, &visible, false, None).unwrap_err();
+        assert!(error.to_string().contains("memory"), "{error}");
+    }
 }
 
 fn bert_folders() -> Vec<PathBuf> {

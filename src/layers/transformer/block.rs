@@ -1,6 +1,6 @@
 //! A Transformer block.
 
-use super::weights::BlockWeights;
+use super::weights::{BlockWeights, CrossWeights, NormWeights};
 use crate::attention::{Attention, AttentionInputs, Mask, RotaryEmbedding};
 use crate::backend::{Backend, Epilogue, Numbers, Value};
 use crate::error::{Error, Result};
@@ -27,7 +27,8 @@ pub enum NormOrder {
 /// a = x + Wo · concat_h attention(q_h, k_⌊h / group⌋, v_⌊h / group⌋) + bo
 /// y = a + W2 · f(W1·a + b1) + b2           or gated: W2 · (f(Wg·a) ∘ (W1·a))   (Shazeer 2020)
 /// ```
-/// with norms as [`NormOrder`] says. A block is seven dispatches on a GPU where attention is fused, nine if it is gated.
+/// with norms as [`NormOrder`] says. With [`CrossWeights`] a second attention, to a memory, stands between the two, with a residual
+/// and a norm of its own: a decoder's block (`nn.TransformerDecoderLayer`). Without, a block is seven dispatches on a GPU where attention is fused, nine if it is gated.
 #[derive(Debug, Clone)]
 pub struct TransformerBlock {
     /// H: query heads.
@@ -58,6 +59,17 @@ impl TransformerBlock {
     }
 }
 
+/// What blocks with [`CrossWeights`](super::CrossWeights) attend to besides their own tokens.
+#[derive(Debug, Clone)]
+pub struct Memory<A: TensorLike> {
+    /// [B, Nm, M], such as an encoder's output.
+    pub states: A,
+    /// `[B]`: how many of each row are real.
+    pub lengths: Option<A::Integers>,
+    /// Over [B, H, N, Nm].
+    pub mask: Option<Mask<A>>,
+}
+
 /// What tokens may see, the same for every block.
 #[derive(Debug, Clone)]
 pub struct Visible<A: TensorLike> {
@@ -67,11 +79,13 @@ pub struct Visible<A: TensorLike> {
     pub mask: Option<Mask<A>>,
     /// Turns query and key.
     pub rotary: Option<RotaryEmbedding<A>>,
+    /// What a decoder's blocks attend to as well.
+    pub memory: Option<Memory<A>>,
 }
 
 impl<A: TensorLike> Default for Visible<A> {
     fn default() -> Self {
-        Self { lengths: None, mask: None, rotary: None }
+        Self { lengths: None, mask: None, rotary: None, memory: None }
     }
 }
 
@@ -134,8 +148,7 @@ impl<V: Numbers> LoadedBlock<V> {
         let packed = weights.query_key_value.forward(b, &normed)?;
         let all = block.heads + 2 * block.kv_heads;
         let width = packed.shape()[2] / all;
-        let heads = b.reshape(&packed, &[batch, tokens, all, width])?;
-        let heads = b.permute(&heads, &[0, 2, 1, 3])?;
+        let heads = split(b, &packed, all)?;
         let mut inputs = AttentionInputs::new(
             b.slice(&heads, 1, 0, block.heads)?,
             b.slice(&heads, 1, block.heads, block.kv_heads)?,
@@ -150,14 +163,17 @@ impl<V: Numbers> LoadedBlock<V> {
         let joined = b.permute(&attended.output, &[0, 2, 1, 3])?;
         let joined = b.reshape(&joined, &[batch, tokens, block.heads * width])?;
 
-        let sum = add(b, &weights.output, &joined, x)?;
-        let (seen, residual) = match block.order {
-            NormOrder::Pre => (weights.feed_forward_norm.forward(b, block.norm, &sum)?, sum),
-            NormOrder::Post => {
-                let normed = weights.attention_norm.forward(b, block.norm, &sum)?;
-                (normed.clone(), normed)
-            }
-        };
+        let mut sum = add(b, &weights.output, &joined, x)?;
+        let mut norm = &weights.attention_norm;
+        if let Some(cross) = &weights.cross {
+            let (seen, residual) = block.between(b, norm, &cross.norm, sum)?;
+            let joined = block.attend_to_memory(b, cross, &seen, visible)?;
+            sum = add(b, &cross.output, &joined, &residual)?;
+            norm = &cross.norm;
+        } else if visible.memory.is_some() {
+            return Err(Error::option("memory", "these blocks have no weights to attend to one: leave it out"));
+        }
+        let (seen, residual) = block.between(b, norm, &weights.feed_forward_norm, sum)?;
         let up = weights.up.forward(b, &seen)?;
         let inner = match &weights.gate {
             None => up,
@@ -173,6 +189,67 @@ impl<V: Numbers> LoadedBlock<V> {
         };
         Ok(BlockOutputs { output, weights: attended.weights })
     }
+}
+
+impl TransformerBlock {
+    /// After the sum of one part of a block, what goes into the next part, and what that is added to.
+    fn between<B: Backend>(
+        &self,
+        b: &mut B,
+        own: &NormWeights<B::Value>,
+        next: &NormWeights<B::Value>,
+        sum: B::Value,
+    ) -> Result<(B::Value, B::Value)> {
+        match self.order {
+            NormOrder::Pre => Ok((next.forward(b, self.norm, &sum)?, sum)),
+            NormOrder::Post => {
+                let normed = own.forward(b, self.norm, &sum)?;
+                Ok((normed.clone(), normed))
+            }
+        }
+    }
+
+    /// concat_h attention of x [B, N, E] to the memory, [B, N, H·D].
+    fn attend_to_memory<B: Backend>(
+        &self,
+        b: &mut B,
+        cross: &CrossWeights<B::Value>,
+        x: &B::Value,
+        visible: &Visible<B::Value>,
+    ) -> Result<B::Value> {
+        let Some(memory) = &visible.memory else {
+            return Err(Error::missing("memory", "[B, Nm, M], what these blocks attend to"));
+        };
+        let query = cross.query.forward(b, x)?;
+        let packed = cross.key_value.forward(b, &memory.states)?;
+        let &[batch, tokens, width] = query.shape() else {
+            return Err(Error::shape("x", "rank", "3 [B, N, E]", query.shape().len()));
+        };
+        let query = split(b, &query, self.heads)?;
+        let packed = split(b, &packed, 2 * self.kv_heads)?;
+        let mut inputs = AttentionInputs::new(
+            query,
+            b.slice(&packed, 1, 0, self.kv_heads)?,
+            b.slice(&packed, 1, self.kv_heads, self.kv_heads)?,
+        );
+        inputs.kv_lengths = memory.lengths.clone();
+        inputs.query_lengths = visible.lengths.clone();
+        inputs.mask = memory.mask.clone();
+        // A memory has no order that tokens stand in.
+        let attention = Attention { causal: None, window: None, weights: false, ..self.attention.clone() };
+        let attended = b.attention(&attention, &inputs)?.output;
+        let joined = b.permute(&attended, &[0, 2, 1, 3])?;
+        b.reshape(&joined, &[batch, tokens, width])
+    }
+}
+
+/// [B, N, H·D] to [B, H, N, D].
+fn split<B: Backend>(b: &mut B, x: &B::Value, heads: usize) -> Result<B::Value> {
+    let &[batch, tokens, width] = x.shape() else {
+        return Err(Error::shape("projection", "rank", "3 [B, N, H·D]", x.shape().len()));
+    };
+    let x = b.reshape(x, &[batch, tokens, heads, width / heads])?;
+    b.permute(&x, &[0, 2, 1, 3])
 }
 
 /// W·x + b + residual.
@@ -198,6 +275,19 @@ fn check(block: &TransformerBlock, weights: &BlockWeights<&[usize]>) -> Result<(
     let rows = joined / block.heads * (block.heads + 2 * block.kv_heads);
     let found = weights.query_key_value.check("query_key_value", channels, "channels")?;
     same("query_key_value.weight", "axis 0 ((H + 2·Hkv)·D)", rows, found)?;
+    if let Some(cross) = &weights.cross {
+        let found = cross.query.check("cross.query", channels, "channels")?;
+        same("cross.query.weight", "axis 0 (H·D)", joined, found)?;
+        let columns = cross.key_value.weight.get(1).copied().unwrap_or(0);
+        let found = cross.key_value.check("cross.key_value", columns, "channels of the memory")?;
+        let rows = 2 * joined / block.heads * block.kv_heads;
+        same("cross.key_value.weight", "axis 0 (2·Hkv·D)", rows, found)?;
+        let found = cross.output.check("cross.output", joined, "H·D")?;
+        same("cross.output.weight", "axis 0 (channels)", channels, found)?;
+        for (kind, shape) in [("weight", cross.norm.weight), ("bias", cross.norm.bias)] {
+            vector(&format!("cross.norm.{kind}"), shape, channels, "channels")?;
+        }
+    }
     let inner = weights.up.check("up", channels, "channels")?;
     if let Some(gate) = &weights.gate {
         let found = gate.check("gate", channels, "channels")?;

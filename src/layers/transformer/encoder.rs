@@ -7,7 +7,8 @@ use crate::error::Result;
 use crate::norm::Norm;
 use crate::tensor::Array;
 
-/// Blocks that differ in their weights alone, and a last norm if the weights have one (PyTorch's `nn.TransformerEncoder`).
+/// Blocks that differ in their weights alone, and a last norm if the weights have one (PyTorch's `nn.TransformerEncoder`; with
+/// [`CrossWeights`](super::CrossWeights) and a memory, `nn.TransformerDecoder`).
 #[derive(Debug, Clone)]
 pub struct TransformerEncoder {
     /// Each of them.

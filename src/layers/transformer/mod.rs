@@ -1,9 +1,9 @@
-//! Transformer blocks and encoders.
+//! Transformer blocks, encoders and decoders.
 
 mod block;
 mod encoder;
 mod weights;
 
-pub use block::{BlockOutputs, LoadedBlock, NormOrder, TransformerBlock, Visible};
+pub use block::{BlockOutputs, LoadedBlock, Memory, NormOrder, TransformerBlock, Visible};
 pub use encoder::{EncoderOutputs, LoadedTransformer, TransformerEncoder};
-pub use weights::{BlockWeights, EncoderWeights, NormWeights};
+pub use weights::{BlockWeights, CrossWeights, EncoderWeights, NormWeights};

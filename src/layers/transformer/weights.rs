@@ -16,6 +16,19 @@ pub struct NormWeights<A> {
     pub bias: Option<A>,
 }
 
+/// Of a block that attends to a memory of M channels besides itself, as decoders do.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CrossWeights<A> {
+    /// Wq [H·D, E].
+    pub query: Linear<A>,
+    /// The rows of Wk [Hkv·D, M] and Wv [Hkv·D, M], one below the other.
+    pub key_value: Linear<A>,
+    /// Wo [E, H·D].
+    pub output: Linear<A>,
+    /// Beside it.
+    pub norm: NormWeights<A>,
+}
+
 /// Weights of a [`TransformerBlock`](super::TransformerBlock) of E channels, H query heads on Hkv, and F inner channels.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BlockWeights<A> {
@@ -25,6 +38,8 @@ pub struct BlockWeights<A> {
     pub output: Linear<A>,
     /// Beside the attention.
     pub attention_norm: NormWeights<A>,
+    /// Attention to a memory, between the two.
+    pub cross: Option<CrossWeights<A>>,
     /// W1 [F, E].
     pub up: Linear<A>,
     /// Of a gated feed-forward: Wg [F, E].
@@ -61,6 +76,17 @@ impl<A: Value> NormWeights<A> {
     }
 }
 
+impl<A> CrossWeights<A> {
+    fn try_map<'a, B, E>(&'a self, f: &mut impl FnMut(&str, &'a A) -> Result<B, E>) -> Result<CrossWeights<B>, E> {
+        Ok(CrossWeights {
+            query: self.query.try_map("cross.query", &mut *f)?,
+            key_value: self.key_value.try_map("cross.key_value", &mut *f)?,
+            output: self.output.try_map("cross.output", &mut *f)?,
+            norm: self.norm.try_map("cross.norm", f)?,
+        })
+    }
+}
+
 impl<A> BlockWeights<A> {
     /// Each tensor through a fallible function of the tensor and its name.
     ///
@@ -71,6 +97,7 @@ impl<A> BlockWeights<A> {
             query_key_value: self.query_key_value.try_map("query_key_value", &mut f)?,
             output: self.output.try_map("output", &mut f)?,
             attention_norm: self.attention_norm.try_map("attention_norm", &mut f)?,
+            cross: self.cross.as_ref().map(|cross| cross.try_map(&mut f)).transpose()?,
             up: self.up.try_map("up", &mut f)?,
             gate: self.gate.as_ref().map(|gate| gate.try_map("gate", &mut f)).transpose()?,
             down: self.down.try_map("down", &mut f)?,
@@ -170,6 +197,7 @@ impl<T: Clone> BlockWeights<Array<T>> {
             query_key_value: of.joined(["attention.self.query", "attention.self.key", "attention.self.value"])?,
             output: of.linear("attention.output.dense", "[E, H·D]")?,
             attention_norm: of.norm("attention.output.LayerNorm")?,
+            cross: None,
             up: of.linear("intermediate.dense", "[F, E]")?,
             gate: None,
             down: of.linear("output.dense", "[E, F]")?,
@@ -188,6 +216,7 @@ impl<T: Clone> BlockWeights<Array<T>> {
             query_key_value: of.joined(["attention.q_lin", "attention.k_lin", "attention.v_lin"])?,
             output: of.linear("attention.out_lin", "[E, H·D]")?,
             attention_norm: of.norm("sa_layer_norm")?,
+            cross: None,
             up: of.linear("ffn.lin1", "[F, E]")?,
             gate: None,
             down: of.linear("ffn.lin2", "[E, F]")?,
@@ -195,28 +224,64 @@ impl<T: Clone> BlockWeights<Array<T>> {
         })
     }
 
-    /// From the tensors of PyTorch's `nn.TransformerEncoderLayer` behind `prefix`, such as `layers.0.`:
-    /// `self_attn.in_proj_weight` [3·E, E] and `.in_proj_bias`, `self_attn.out_proj`, `linear1`, `linear2`, `norm1`, `norm2`.
+    /// From the tensors of PyTorch's `nn.TransformerEncoderLayer` or `nn.TransformerDecoderLayer` behind `prefix`, such as
+    /// `layers.0.`: `self_attn.in_proj_weight` [3·E, E] and `.in_proj_bias`, `self_attn.out_proj`, `linear1`, `linear2`, `norm1`,
+    /// `norm2`; of a decoder also `multihead_attn` with the same, and `norm3`.
     ///
     /// # Errors
     /// [`Error::Missing`] or [`Error::Shape`] by those names.
     pub fn from_torch(prefix: &str, mut find: impl FnMut(&str) -> Option<Array<T>>) -> Result<Self> {
         let mut of = Finder { find: &mut find, prefix };
         let packed = of.required("self_attn.in_proj_weight", "[3·E, E]")?;
+        let cross = match of.optional("multihead_attn.in_proj_weight") {
+            None => None,
+            Some(packed) => {
+                let bias = of.optional("multihead_attn.in_proj_bias");
+                let [query, key_value] = first_third(&format!("{prefix}multihead_attn"), &packed, bias.as_ref())?;
+                let output = of.linear("multihead_attn.out_proj", "[E, E]")?;
+                Some(CrossWeights { query, key_value, output, norm: of.norm("norm2")? })
+            }
+        };
+        let last_norm = if cross.is_some() { "norm3" } else { "norm2" };
         Ok(Self {
             query_key_value: Linear::with(packed, of.optional("self_attn.in_proj_bias")),
             output: of.linear("self_attn.out_proj", "[E, E]")?,
             attention_norm: of.norm("norm1")?,
+            cross,
             up: of.linear("linear1", "[F, E]")?,
             gate: None,
             down: of.linear("linear2", "[E, F]")?,
-            feed_forward_norm: of.norm("norm2")?,
+            feed_forward_norm: of.norm(last_norm)?,
         })
     }
 }
 
+/// The rows of the query, and those of key and value, of PyTorch's packed ones.
+fn first_third<T: Clone>(name: &str, packed: &Array<T>, bias: Option<&Array<T>>) -> Result<[Linear<Array<T>>; 2]> {
+    let &[rows, columns] = packed.shape() else {
+        return Err(Error::shape(format!("{name}.in_proj_weight"), "rank", "2 [3·E, E]", packed.shape().len()));
+    };
+    let third = rows / 3;
+    let parts = [(0, third), (third, rows - third)];
+    let part = |(first, count): (usize, usize)| {
+        let weight = packed.data()[first * columns..(first + count) * columns].to_vec();
+        let bias = match bias {
+            Some(bias) if bias.shape() == [rows] => {
+                Some(Array::new(&[count], bias.data()[first..first + count].to_vec())?)
+            }
+            Some(bias) => {
+                let (wanted, found) = (format!("[{rows}]"), format!("{:?}", bias.shape()));
+                return Err(Error::shape(format!("{name}.in_proj_bias"), "shape", wanted, found));
+            }
+            None => None,
+        };
+        Ok(Linear::with(Array::new(&[count, columns], weight)?, bias))
+    };
+    Ok([part(parts[0])?, part(parts[1])?])
+}
+
 impl<T: Clone> EncoderWeights<Array<T>> {
-    /// From the tensors of PyTorch's `nn.TransformerEncoder` of so many layers: `layers.N.…` as
+    /// From the tensors of PyTorch's `nn.TransformerEncoder` or `nn.TransformerDecoder` of so many layers: `layers.N.…` as
     /// [`BlockWeights::from_torch`] has them, and `norm` if there is one.
     ///
     /// # Errors
