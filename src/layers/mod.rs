@@ -33,8 +33,8 @@ pub use gpu::{GpuAttentionDecoder, GpuAttentiveEncoder, GpuMultiHeadAttention, G
 pub use multi_head::{LoadedMultiHead, MultiHeadAttention, MultiHeadWeights};
 pub use torch::torch_mask;
 pub use transformer::{
-    BlockOutputs, BlockWeights, CrossWeights, EncoderOutputs, EncoderWeights, LoadedBlock, LoadedTransformer, Memory,
-    NormOrder, NormWeights, TransformerBlock, TransformerEncoder, Visible,
+    BlockOutputs, BlockWeights, Cache, CrossWeights, EncoderOutputs, EncoderWeights, LoadedBlock, LoadedTransformer,
+    Memory, NormOrder, NormWeights, TransformerBlock, TransformerEncoder, Visible,
 };
 pub use visual::{LoadedVisual, VisualAttention, VisualMemory, VisualOutputs, VisualState, VisualWeights};
 

@@ -137,15 +137,8 @@ impl SentenceConfig {
             false => ("hidden_act", config.hidden_act.unwrap_or_else(|| "gelu".to_owned())),
             true => ("activation", config.activation.unwrap_or_else(|| "gelu".to_owned())),
         };
-        let activation = match name.as_str() {
-            "gelu" => Activation::Gelu,
-            "gelu_new" | "gelu_pytorch_tanh" => Activation::GeluTanh,
-            "relu" => Activation::Relu,
-            "silu" | "swish" => Activation::Silu,
-            "tanh" => Activation::Tanh,
-            other => {
-                return refuse(field, format!("is `{other}`; gelu, gelu_new, relu, silu and tanh are computed here"));
-            }
+        let Some(activation) = activation(&name) else {
+            return refuse(field, format!("is `{name}`; gelu, gelu_new, relu, silu and tanh are computed here"));
         };
         let positions = needed("max_position_embeddings", config.max_position_embeddings.or(distil.then_some(512)))?;
         let of_sentences = folder.join("sentence_bert_config.json");
@@ -193,7 +186,19 @@ fn pooling(path: &Path) -> Result<Pooling> {
     }
 }
 
-fn json<T: DeserializeOwned>(path: &Path) -> Result<T> {
+/// An activation function by the name that Hugging Face has for it.
+pub(super) fn activation(name: &str) -> Option<Activation> {
+    Some(match name {
+        "gelu" => Activation::Gelu,
+        "gelu_new" | "gelu_pytorch_tanh" => Activation::GeluTanh,
+        "relu" => Activation::Relu,
+        "silu" | "swish" => Activation::Silu,
+        "tanh" => Activation::Tanh,
+        _ => return None,
+    })
+}
+
+pub(super) fn json<T: DeserializeOwned>(path: &Path) -> Result<T> {
     let text = read_text(path, LONGEST_TEXT)?;
     let mut from = serde_json::Deserializer::from_str(&text);
     serde_path_to_error::deserialize(&mut from).map_err(|error| Error::file(path, error.to_string()))

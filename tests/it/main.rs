@@ -4,6 +4,7 @@
 
 mod cache;
 mod cases;
+mod causal;
 mod cli;
 mod compare;
 mod cooperative;

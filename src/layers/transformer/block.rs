@@ -1,7 +1,7 @@
 //! A Transformer block.
 
 use super::weights::{BlockWeights, CrossWeights, NormWeights};
-use crate::attention::{Attention, AttentionInputs, Mask, RotaryEmbedding};
+use crate::attention::{Attention, AttentionInputs, Mask, Past, RotaryEmbedding};
 use crate::backend::{Backend, Epilogue, Numbers, Value};
 use crate::error::{Error, Result};
 use crate::layers::Linear;
@@ -96,6 +96,8 @@ pub struct BlockOutputs<A> {
     pub output: A,
     /// [B, H, N, N], if asked for.
     pub weights: Option<A>,
+    /// Keys and values [B, Hkv, P + N, D] for the next call, of a call with a past.
+    pub present: Option<Past<A>>,
 }
 
 /// A [`TransformerBlock`] with its weights on a backend, `V` its values.
@@ -122,6 +124,12 @@ impl<V: Value> LoadedBlock<V> {
     pub fn channels(&self) -> usize {
         self.weights.output.weight.shape()[0]
     }
+
+    /// Shape of the keys of so many tokens: [B, Hkv, N, D].
+    pub fn key_shape(&self, batch: usize, tokens: usize) -> [usize; 4] {
+        let width = self.weights.output.weight.shape()[1] / self.block.heads;
+        [batch, self.block.kv_heads, tokens, width]
+    }
 }
 
 impl<V: Numbers> LoadedBlock<V> {
@@ -134,6 +142,22 @@ impl<V: Numbers> LoadedBlock<V> {
         b: &mut B,
         x: &V,
         visible: &Visible<V>,
+        attention_weights: bool,
+    ) -> Result<BlockOutputs<V>> {
+        self.forward_after(b, x, visible, None, attention_weights)
+    }
+
+    /// As [`LoadedBlock::forward`], for tokens that come after those of a past: what an earlier call left as
+    /// [`BlockOutputs::present`], or keys and values [B, Hkv, 0, D] to begin with. Lengths cannot stand beside it; a mask can.
+    ///
+    /// # Errors
+    /// As [`LoadedBlock::forward`].
+    pub fn forward_after<B: Backend<Value = V>>(
+        &self,
+        b: &mut B,
+        x: &V,
+        visible: &Visible<V>,
+        past: Option<&Past<V>>,
         attention_weights: bool,
     ) -> Result<BlockOutputs<V>> {
         let (block, weights) = (&self.block, &self.weights);
@@ -158,6 +182,7 @@ impl<V: Numbers> LoadedBlock<V> {
         inputs.query_lengths = visible.lengths.clone();
         inputs.mask = visible.mask.clone();
         inputs.rotary = visible.rotary.clone();
+        inputs.past = past.cloned();
         let attention = Attention { weights: attention_weights, ..block.attention.clone() };
         let attended = b.attention(&attention, &inputs)?;
         let joined = b.permute(&attended.output, &[0, 2, 1, 3])?;
@@ -187,7 +212,8 @@ impl<V: Numbers> LoadedBlock<V> {
             NormOrder::Pre => sum,
             NormOrder::Post => weights.feed_forward_norm.forward(b, block.norm, &sum)?,
         };
-        Ok(BlockOutputs { output, weights: attended.weights })
+        let present = attended.present_key.zip(attended.present_value).map(|(key, value)| Past { key, value });
+        Ok(BlockOutputs { output, weights: attended.weights, present })
     }
 }
 

@@ -2,8 +2,9 @@
 
 use super::block::{LoadedBlock, TransformerBlock, Visible};
 use super::weights::{EncoderWeights, NormWeights};
+use crate::attention::Past;
 use crate::backend::{Backend, Numbers, Value};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::norm::Norm;
 use crate::tensor::Array;
 
@@ -88,6 +89,50 @@ impl<V: Numbers> LoadedTransformer<V> {
             outputs.output = last.forward(b, self.norm, &outputs.output)?;
         }
         Ok(outputs)
+    }
+}
+
+/// Keys and values of the tokens so far, block by block.
+#[derive(Debug, Clone)]
+pub struct Cache<V> {
+    blocks: Vec<Past<V>>,
+}
+
+impl<V: Numbers> LoadedTransformer<V> {
+    /// A cache of no tokens yet.
+    ///
+    /// # Errors
+    /// Those of the backend.
+    pub fn cache<B: Backend<Value = V>>(&self, b: &mut B, batch: usize) -> Result<Cache<V>> {
+        let mut none = |block: &LoadedBlock<V>| {
+            let empty = Array::new(&block.key_shape(batch, 0), Vec::new())?;
+            Ok(Past { key: b.constant("past_key", &empty)?, value: b.constant("past_value", &empty)? })
+        };
+        Ok(Cache { blocks: self.blocks.iter().map(&mut none).collect::<Result<_>>()? })
+    }
+
+    /// Some more tokens x [B, N, E], which see those in the cache as well and are added to it. Lengths cannot be given; a mask
+    /// over [B, H, N, P + N] can.
+    ///
+    /// # Errors
+    /// As [`LoadedTransformer::forward`].
+    pub fn forward_cached<B: Backend<Value = V>>(
+        &self,
+        b: &mut B,
+        x: &V,
+        visible: &Visible<V>,
+        cache: &mut Cache<V>,
+    ) -> Result<V> {
+        let mut x = x.clone();
+        for (block, past) in self.blocks.iter().zip(&mut cache.blocks) {
+            let outputs = block.forward_after(b, &x, visible, Some(past), false)?;
+            x = outputs.output;
+            *past = outputs.present.ok_or_else(|| Error::missing("present_key", "[B, Hkv, P + N, D]"))?;
+        }
+        match &self.last {
+            Some(last) => last.forward(b, self.norm, &x),
+            None => Ok(x),
+        }
     }
 }
 

@@ -5,5 +5,5 @@ mod encoder;
 mod weights;
 
 pub use block::{BlockOutputs, LoadedBlock, Memory, NormOrder, TransformerBlock, Visible};
-pub use encoder::{EncoderOutputs, LoadedTransformer, TransformerEncoder};
+pub use encoder::{Cache, EncoderOutputs, LoadedTransformer, TransformerEncoder};
 pub use weights::{BlockWeights, CrossWeights, EncoderWeights, NormWeights};

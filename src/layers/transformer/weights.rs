@@ -224,6 +224,49 @@ impl<T: Clone> BlockWeights<Array<T>> {
         })
     }
 
+    /// From the tensors of a layer of Hugging Face's GPT-2 behind `prefix`, such as `h.0.`: `ln_1`, `attn.c_attn` [E, 3·E],
+    /// `attn.c_proj`, `ln_2`, `mlp.c_fc`, `mlp.c_proj`; its matrices are [inputs, outputs].
+    ///
+    /// # Errors
+    /// [`Error::Missing`] or [`Error::Shape`] by those names.
+    pub fn from_gpt2(prefix: &str, mut find: impl FnMut(&str) -> Option<Array<T>>) -> Result<Self> {
+        let mut of = Finder { find: &mut find, prefix };
+        let turned = |of: &mut Finder<'_, T>, name: &str, expected: &str| -> Result<Linear<Array<T>>> {
+            let layer = of.linear(name, expected)?;
+            Ok(Linear::with(layer.weight.permute(&[1, 0])?, layer.bias))
+        };
+        Ok(Self {
+            query_key_value: turned(&mut of, "attn.c_attn", "[E, 3·E]")?,
+            output: turned(&mut of, "attn.c_proj", "[E, E]")?,
+            attention_norm: of.norm("ln_1")?,
+            cross: None,
+            up: turned(&mut of, "mlp.c_fc", "[E, F]")?,
+            gate: None,
+            down: turned(&mut of, "mlp.c_proj", "[F, E]")?,
+            feed_forward_norm: of.norm("ln_2")?,
+        })
+    }
+
+    /// From the tensors of a layer of Hugging Face's LLaMA behind `prefix`, such as `model.layers.0.`: `self_attn.q_proj`,
+    /// `.k_proj`, `.v_proj`, `.o_proj`, `input_layernorm`, `mlp.gate_proj`, `.up_proj`, `.down_proj`,
+    /// `post_attention_layernorm`.
+    ///
+    /// # Errors
+    /// [`Error::Missing`] or [`Error::Shape`] by those names.
+    pub fn from_llama(prefix: &str, mut find: impl FnMut(&str) -> Option<Array<T>>) -> Result<Self> {
+        let mut of = Finder { find: &mut find, prefix };
+        Ok(Self {
+            query_key_value: of.joined(["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"])?,
+            output: of.linear("self_attn.o_proj", "[E, H·D]")?,
+            attention_norm: of.norm("input_layernorm")?,
+            cross: None,
+            up: of.linear("mlp.up_proj", "[F, E]")?,
+            gate: Some(of.linear("mlp.gate_proj", "[F, E]")?),
+            down: of.linear("mlp.down_proj", "[E, F]")?,
+            feed_forward_norm: of.norm("post_attention_layernorm")?,
+        })
+    }
+
     /// From the tensors of PyTorch's `nn.TransformerEncoderLayer` or `nn.TransformerDecoderLayer` behind `prefix`, such as
     /// `layers.0.`: `self_attn.in_proj_weight` [3·E, E] and `.in_proj_bias`, `self_attn.out_proj`, `linear1`, `linear2`, `norm1`,
     /// `norm2`; of a decoder also `multihead_attn` with the same, and `norm3`.
