@@ -208,6 +208,17 @@ impl CausalModel {
     }
 }
 
+/// The most probable tokens, with their log-probabilities, of the logits of all.
+fn log_probabilities(logits: &[f32], count: usize) -> Vec<(u32, f64)> {
+    let largest = logits.iter().fold(f32::NEG_INFINITY, |largest, &x| largest.max(x));
+    let sum: f64 = logits.iter().map(|&x| f64::from(x - largest).exp()).sum();
+    let mut order: Vec<u32> = (0..logits.len() as u32).collect();
+    order.sort_by(|&a, &b| logits[b as usize].total_cmp(&logits[a as usize]).then(a.cmp(&b)));
+    order.truncate(count);
+    let of = |token: u32| (token, f64::from(logits[token as usize] - largest) - sum.ln());
+    order.into_iter().map(of).collect()
+}
+
 fn needed(path: &Path, field: &str, value: Option<usize>) -> Result<usize> {
     match value {
         Some(value) if value > 0 => Ok(value),
@@ -252,6 +263,36 @@ pub struct Generation {
     pub sampling: Sampling,
     /// The token that ends a text, which is its last then.
     pub end: Option<u32>,
+}
+
+/// How the most probable continuations are looked for.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Beam {
+    /// Continuations that are kept of each text.
+    pub width: usize,
+    /// Tokens at most.
+    pub most: usize,
+    /// The token that ends a text, which is its last then.
+    pub end: Option<u32>,
+    /// In the end continuations are ordered by log-probability / length^this: 0 by the probability itself, 1 by the mean of
+    /// their tokens' log-probabilities.
+    pub length_exponent: f64,
+}
+
+/// A continuation that a search has found.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Continuation {
+    /// Its tokens, the one that ends it included.
+    pub tokens: Vec<u32>,
+    /// The sum of their log-probabilities.
+    pub log_probability: f64,
+}
+
+impl Continuation {
+    fn extended(&self, token: u32, log_probability: f64) -> Self {
+        let tokens = [&self.tokens[..], &[token]].concat();
+        Self { tokens, log_probability: self.log_probability + log_probability }
+    }
 }
 
 /// A [`CausalModel`] on a backend.
@@ -330,6 +371,80 @@ impl<B: Backend> CausalNetwork<'_, B> {
             }
         }
         Ok(answers)
+    }
+
+    /// The most probable continuations of each text that a beam search finds, best first, at most [`Beam::width`]:
+    /// ```text
+    /// beam ← [nothing yet]
+    /// until all have ended, at most `most` times:
+    ///     candidates ← those that have ended ∪ each other one extended by its `width` most probable tokens
+    ///     beam ← the `width` candidates with the largest sums of log-probabilities
+    /// ```
+    ///
+    /// # Errors
+    /// As [`CausalNetwork::start`], and [`Error::Option`] for a width that is not from 1 to the number of words.
+    pub fn beam(&mut self, texts: &[Vec<u32>], options: &Beam) -> Result<Vec<Vec<Continuation>>> {
+        let Beam { width, most, end, length_exponent } = *options;
+        if width == 0 || width > self.model.words() {
+            return Err(Error::option("width", format!("must be from 1 to {} words, not {width}", self.model.words())));
+        }
+        let nothing = Continuation { tokens: Vec::new(), log_probability: 0.0 };
+        let mut beams = vec![vec![nothing]; texts.len()];
+        let ended = |found: &Continuation| end.is_some() && found.tokens.last().copied() == end;
+        // Row of each continuation in what was computed last: one a text at first, then `width`.
+        let mut each = 1;
+        for n in 0..most {
+            let logits = match n {
+                0 => self.start(texts)?,
+                _ => {
+                    let row = |k: usize| beams[k / width].get(k % width);
+                    let last = |k: usize| row(k).and_then(|found| found.tokens.last().copied()).unwrap_or(0);
+                    let tokens: Vec<u32> = (0..texts.len() * width).map(last).collect();
+                    self.step(&tokens)?
+                }
+            };
+            let words = self.model.words();
+            let mut parents = Vec::with_capacity(texts.len() * width);
+            for (text, beam) in beams.iter_mut().enumerate() {
+                let mut candidates: Vec<(usize, Continuation)> = Vec::new();
+                for (k, found) in beam.iter().enumerate() {
+                    let row = text * each + k;
+                    if ended(found) {
+                        candidates.push((row, found.clone()));
+                        continue;
+                    }
+                    let best = log_probabilities(&logits.data()[row * words..][..words], width);
+                    candidates.extend(best.into_iter().map(|(token, log)| (row, found.extended(token, log))));
+                }
+                candidates.sort_by(|(_, a), (_, b)| b.log_probability.total_cmp(&a.log_probability));
+                candidates.truncate(width);
+                // Rows without a continuation compute along.
+                let rows = candidates.iter().map(|&(row, _)| row).chain(std::iter::repeat(text * each));
+                parents.extend(rows.take(width).map(|row| row as u32));
+                *beam = candidates.into_iter().map(|(_, found)| found).collect();
+            }
+            if beams.iter().flatten().all(ended) || n + 1 == most {
+                break;
+            }
+            self.continue_rows(&parents)?;
+            each = width;
+        }
+        let score =
+            |found: &Continuation| found.log_probability / (found.tokens.len().max(1) as f64).powf(length_exponent);
+        for beam in &mut beams {
+            beam.sort_by(|a, b| score(b).total_cmp(&score(a)));
+        }
+        Ok(beams)
+    }
+
+    /// Row r goes on from row `rows[r]`.
+    fn continue_rows(&mut self, rows: &[u32]) -> Result<()> {
+        let Some(running) = &mut self.running else {
+            return Err(Error::missing("texts", "what goes on"));
+        };
+        running.cache = running.cache.of_rows(&mut self.backend, rows)?;
+        running.before = rows.iter().map(|&row| running.before[row as usize]).collect();
+        Ok(())
     }
 
     /// One token a row of the logits [B, V]; `row` numbers the first of them among all draws.

@@ -12,6 +12,6 @@ mod causal;
 mod config;
 mod sentence;
 
-pub use causal::{CausalModel, CausalNetwork, Generation, Sampling};
+pub use causal::{Beam, CausalModel, CausalNetwork, Continuation, Generation, Sampling};
 pub use config::{Pooling, SentenceConfig};
 pub use sentence::{Encoded, SentenceEncoder, SentenceNetwork, normalize};

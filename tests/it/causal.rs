@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use regard::backend::{Backend, Cpu, Reference};
 use regard::gpu::{Gpu, Open, Run};
-use regard::models::{CausalModel, Generation, Sampling};
+use regard::models::{Beam, CausalModel, Generation, Sampling};
 use regard::store::Store;
 use regard::tensor::Array;
 use serde_json::Value;
@@ -138,6 +138,69 @@ fn tokens_are_drawn_from_the_largest() {
         let off = (f64::from(count) - share * f64::from(draws)).abs();
         assert!(off <= 4.5 * spread, "token {token}: {count} of {draws}, expected {share:.3}");
     }
+}
+
+/// A beam as wide as there are words finds the best two tokens of all; a narrow one no better; of width 1 it is greedy search.
+#[test]
+fn beams_find_the_most_probable() {
+    for (folder, backend) in folders().into_iter().zip(["CPU", "GPU", "CPU"]) {
+        match backend {
+            "GPU" => search(Run::new(gpu()), &folder),
+            _ => search(Cpu::new(), &folder),
+        }
+    }
+}
+
+fn search<B: Backend>(b: B, folder: &Path) {
+    let model = CausalModel::from_folder(folder).unwrap();
+    let expected = Expected::of(folder);
+    let mut network = model.network(b).unwrap();
+    let words = model.words();
+    let log_softmax = |logits: &[f32]| -> Vec<f64> {
+        let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let sum: f64 = logits.iter().map(|&x| f64::from(x - largest).exp()).sum();
+        logits.iter().map(|&x| f64::from(x - largest) - sum.ln()).collect()
+    };
+    let prompt = expected.prompts[1].clone();
+    let first = log_softmax(network.start(std::slice::from_ref(&prompt)).unwrap().data());
+    // Every text of one more token at once: what each could go on with.
+    let longer: Vec<Vec<u32>> = (0..words as u32).map(|token| [&prompt[..], &[token]].concat()).collect();
+    let second = network.start(&longer).unwrap();
+    let mut pairs: Vec<(f64, [u32; 2])> = Vec::new();
+    for (token, logits) in second.data().chunks_exact(words).enumerate() {
+        let next = log_softmax(logits).into_iter().enumerate();
+        pairs.extend(next.map(|(other, log)| (first[token] + log, [token as u32, other as u32])));
+    }
+    pairs.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let wide = Beam { width: words, most: 2, end: None, length_exponent: 0.0 };
+    let found = network.beam(std::slice::from_ref(&prompt), &wide).unwrap().remove(0);
+    assert_eq!(found[0].tokens, pairs[0].1);
+    assert!((found[0].log_probability - pairs[0].0).abs() < 1e-4);
+
+    let texts = &expected.prompts;
+    let narrow = Beam { width: 1, most: 20, end: None, length_exponent: 0.0 };
+    for (n, found) in network.beam(texts, &narrow).unwrap().iter().enumerate() {
+        assert_eq!(found[0].tokens, expected.continuation(n));
+    }
+    // Several texts, of which some end: the sums are those of the tokens, and each is a text's own.
+    let some = Beam { width: 4, most: 6, end: Some(expected.continuation(0)[2]), length_exponent: 1.0 };
+    let together = network.beam(texts, &some).unwrap();
+    for (text, beam) in texts.iter().zip(&together) {
+        let alone = network.beam(std::slice::from_ref(text), &some).unwrap().remove(0);
+        assert_eq!(beam.len(), 4);
+        for (a, b) in alone.iter().zip(beam) {
+            assert!((a.log_probability - b.log_probability).abs() < 1e-3, "{alone:?}, {beam:?}");
+        }
+        let best = &beam[0];
+        let mut sum = 0.0;
+        let mut logits = network.start(std::slice::from_ref(text)).unwrap();
+        for &token in &best.tokens {
+            sum += log_softmax(logits.data())[token as usize];
+            logits = network.step(&[token]).unwrap();
+        }
+        assert!((sum - best.log_probability).abs() < 1e-3, "{sum}, {best:?}");
+    }
+    assert!(network.beam(texts, &Beam { width: 0, ..some }).is_err());
 }
 
 /// A token is one submission, whatever the number of texts.

@@ -98,6 +98,24 @@ pub struct Cache<V> {
     blocks: Vec<Past<V>>,
 }
 
+impl<V: Numbers> Cache<V> {
+    /// The cache of other batch rows: row r of it is row `rows[r]` of this one.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for a row that is not there, and those of the backend.
+    pub fn of_rows<B: Backend<Value = V>>(&self, b: &mut B, rows: &[u32]) -> Result<Self> {
+        let ids = Array::new(&[rows.len()], rows.to_vec())?;
+        let mut gather = |x: &V| {
+            let shape = x.shape().to_vec();
+            let flat = b.reshape(x, &[shape[0], shape[1..].iter().product()])?;
+            let taken = b.embed(&flat, &ids)?;
+            b.reshape(&taken, &[&[rows.len()], &shape[1..]].concat())
+        };
+        let mut block = |past: &Past<V>| Ok(Past { key: gather(&past.key)?, value: gather(&past.value)? });
+        Ok(Self { blocks: self.blocks.iter().map(&mut block).collect::<Result<_>>()? })
+    }
+}
+
 impl<V: Numbers> LoadedTransformer<V> {
     /// A cache of no tokens yet.
     ///
