@@ -208,28 +208,18 @@ fn measure(gpu: &Gpu, cases: Vec<Case>, launches: &[Work], quick: bool, taken: b
         assumed_barrier_ns_per_lane: assumed.barrier,
     });
     let adapter = gpu.adapter();
+    let device = Device {
+        kind: "gpu".to_owned(),
+        adapter: adapter.name.clone(),
+        driver: adapter.driver.clone(),
+        backend: adapter.backend.clone(),
+        r#type: adapter.kind.to_string(),
+    };
     let mut report = Report {
-        regard: env!("CARGO_PKG_VERSION").to_owned(),
-        commit: option_env!("REGARD_COMMIT").map(str::to_owned),
-        date: crate::date::today(),
-        command: command(),
-        device: Device {
-            kind: "gpu".to_owned(),
-            adapter: adapter.name.clone(),
-            driver: adapter.driver.clone(),
-            backend: adapter.backend.clone(),
-            r#type: adapter.kind.to_string(),
-        },
         timestamps: gpu.caps().timestamps,
-        fma_gflops: rates.gflops,
-        copy_gbps: rates.gbps,
         cooperative_gflops: rates.coop_gflops,
         overheads,
-        planner: Vec::new(),
-        wrong: Vec::new(),
-        not_run: Vec::new(),
-        cases: Vec::new(),
-        launch: Vec::new(),
+        ..Report::new(device, rates.gflops, rates.gbps)
     };
     output::print_beside(&report.head(), taken)?;
     let mut plans = Vec::new();
@@ -247,13 +237,8 @@ fn measure(gpu: &Gpu, cases: Vec<Case>, launches: &[Work], quick: bool, taken: b
                 report.cases.push(row);
                 plans.push(how);
             }
-            Err(reason) => {
-                // The naive form takes the driver's own `exp` and `tanh`, which are no better on some.
-                if matches!(reason, Error::Tolerance { .. }) && case.way != Way::Naive {
-                    report.wrong.push(case.name.clone());
-                }
-                report.not_run.push(format!("{}: {reason}", case.name));
-            }
+            // The naive form takes the driver's own `exp` and `tanh`, which are no better on some.
+            Err(reason) => report.leave_out(&case.name, &reason, case.way != Way::Naive),
         }
     }
     for &work in launches {
@@ -266,10 +251,7 @@ fn measure(gpu: &Gpu, cases: Vec<Case>, launches: &[Work], quick: bool, taken: b
                 }
             }
             Err(reason @ (Error::Tolerance { .. } | Error::Limit { .. } | Error::Unsupported { .. })) => {
-                if matches!(reason, Error::Tolerance { .. }) {
-                    report.wrong.push(work.name());
-                }
-                report.not_run.push(format!("{}: {reason}", work.name()));
+                report.leave_out(&work.name(), &reason, true);
             }
             Err(error) => return Err(error.into()),
         }
@@ -278,12 +260,6 @@ fn measure(gpu: &Gpu, cases: Vec<Case>, launches: &[Work], quick: bool, taken: b
     report.planner = verdicts(&report.cases, &plans, gpu.caps());
     output::print_beside(&report.tail(), taken)?;
     Ok(report)
-}
-
-/// The command line, the program by its name alone.
-fn command() -> String {
-    let arguments = std::env::args_os().skip(1).map(|argument| argument.to_string_lossy().into_owned());
-    std::iter::once("regard".to_owned()).chain(arguments).collect::<Vec<_>>().join(" ")
 }
 
 /// Checks a case, then times it; or why the device cannot run it that way.

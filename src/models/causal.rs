@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::config::json;
+use super::config::{activation, found, json, needed};
 use crate::attention::{Attention, Causal, Mask, Rotary, RotaryEmbedding, RotaryLayout};
 use crate::backend::{Backend, Epilogue, IntegersOf};
 use crate::error::{Error, Result};
@@ -14,7 +14,6 @@ use crate::layers::{
 };
 use crate::norm::Norm;
 use crate::reference::gumbel;
-use crate::rnn::Activation;
 use crate::store::Store;
 use crate::tensor::Array;
 
@@ -192,8 +191,7 @@ impl CausalModel {
         let rotary = match self.theta {
             None => None,
             Some(theta) => {
-                let [.., width] = self.head_shape();
-                let [cos, sin] = Rotary::tables(theta, width, self.positions)?;
+                let [cos, sin] = Rotary::tables(theta, self.head_width(), self.positions)?;
                 let tables = [b.constant("rotary_cos", &cos)?, b.constant("rotary_sin", &sin)?];
                 Some(RotaryEmbedding::new(Rotary { layout: RotaryLayout::HalfSplit, offset: 0 }, tables))
             }
@@ -201,10 +199,10 @@ impl CausalModel {
         Ok(CausalNetwork { model: self, backend, word, position, head, rotary, blocks, running: None })
     }
 
-    /// [H, D].
-    fn head_shape(&self) -> [usize; 2] {
+    /// D.
+    fn head_width(&self) -> usize {
         let joined = self.weights.blocks.first().and_then(|block| block.output.weight.shape().get(1).copied());
-        [self.block.heads, joined.unwrap_or(0) / self.block.heads]
+        joined.unwrap_or(0) / self.block.heads
     }
 }
 
@@ -217,24 +215,6 @@ fn log_probabilities(logits: &[f32], count: usize) -> Vec<(u32, f64)> {
     order.truncate(count);
     let of = |token: u32| (token, f64::from(logits[token as usize] - largest) - sum.ln());
     order.into_iter().map(of).collect()
-}
-
-fn needed(path: &Path, field: &str, value: Option<usize>) -> Result<usize> {
-    match value {
-        Some(value) if value > 0 => Ok(value),
-        Some(_) => Err(Error::file(path, format!("`{field}` is 0"))),
-        None => Err(Error::file(path, format!("`{field}` is missing"))),
-    }
-}
-
-fn found(store: &Store, name: &str) -> Option<Array> {
-    store.contains(name).then(|| store.get(name).ok())?
-}
-
-fn activation(path: &Path, field: &str, name: &str) -> Result<Activation> {
-    super::config::activation(name).ok_or_else(|| {
-        Error::file(path, format!("`{field}` is `{name}`; gelu, gelu_new, relu, silu and tanh are computed here"))
-    })
 }
 
 /// How the next token is chosen.

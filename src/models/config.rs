@@ -7,7 +7,8 @@ use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Result};
 use crate::rnn::Activation;
-use crate::store::{LONGEST_TEXT, read_text};
+use crate::store::{LONGEST_TEXT, Store, read_text};
+use crate::tensor::Array;
 
 /// How the vectors of a text's tokens become one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,11 +115,7 @@ impl SentenceConfig {
                 return refuse(field, "is true, but this is read as an encoder".to_owned());
             }
         }
-        let needed = |field: &str, value: Option<usize>| match value {
-            Some(value) if value > 0 => Ok(value),
-            Some(_) => Err(Error::file(&path, format!("`{field}` is 0"))),
-            None => Err(Error::file(&path, format!("`{field}` is missing"))),
-        };
+        let needed = |field: &str, value: Option<usize>| needed(&path, field, value);
         let distil = family == Family::DistilBert;
         let [channels, layers, heads] = match distil {
             false => [
@@ -137,9 +134,7 @@ impl SentenceConfig {
             false => ("hidden_act", config.hidden_act.unwrap_or_else(|| "gelu".to_owned())),
             true => ("activation", config.activation.unwrap_or_else(|| "gelu".to_owned())),
         };
-        let Some(activation) = activation(&name) else {
-            return refuse(field, format!("is `{name}`; gelu, gelu_new, relu, silu and tanh are computed here"));
-        };
+        let activation = activation(&path, field, &name)?;
         let positions = needed("max_position_embeddings", config.max_position_embeddings.or(distil.then_some(512)))?;
         let of_sentences = folder.join("sentence_bert_config.json");
         let most = match of_sentences.exists() {
@@ -186,15 +181,32 @@ fn pooling(path: &Path) -> Result<Pooling> {
     }
 }
 
+/// A count that has to be there.
+pub(super) fn needed(path: &Path, field: &str, value: Option<usize>) -> Result<usize> {
+    match value {
+        Some(value) if value > 0 => Ok(value),
+        Some(_) => Err(Error::file(path, format!("`{field}` is 0"))),
+        None => Err(Error::file(path, format!("`{field}` is missing"))),
+    }
+}
+
+/// A tensor, if it is there.
+pub(super) fn found(store: &Store, name: &str) -> Option<Array> {
+    store.contains(name).then(|| store.get(name).ok())?
+}
+
 /// An activation function by the name that Hugging Face has for it.
-pub(super) fn activation(name: &str) -> Option<Activation> {
-    Some(match name {
+pub(super) fn activation(path: &Path, field: &str, name: &str) -> Result<Activation> {
+    Ok(match name {
         "gelu" => Activation::Gelu,
         "gelu_new" | "gelu_pytorch_tanh" => Activation::GeluTanh,
         "relu" => Activation::Relu,
         "silu" | "swish" => Activation::Silu,
         "tanh" => Activation::Tanh,
-        _ => return None,
+        _ => {
+            let reason = format!("`{field}` is `{name}`; gelu, gelu_new, relu, silu and tanh are computed here");
+            return Err(Error::file(path, reason));
+        }
     })
 }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use tokenizers::{Tokenizer, TruncationParams};
 
-use super::config::{Family, Pooling, SentenceConfig};
+use super::config::{Family, Pooling, SentenceConfig, found};
 use crate::attention::Attention;
 use crate::backend::Backend;
 use crate::error::{Error, Result};
@@ -50,8 +50,7 @@ struct Tensors<'s> {
 
 impl Tensors<'_> {
     fn find(&self, name: &str) -> Option<Array> {
-        let name = format!("{}{name}", self.prefix);
-        self.store.contains(&name).then(|| self.store.get(&name).ok())?
+        found(self.store, &format!("{}{name}", self.prefix))
     }
 
     fn table(&self, name: &str, channels: usize) -> Result<Array> {

@@ -206,7 +206,7 @@ pub(super) fn linear(
     summands: &[(&CpuTensor, &CpuTensor)],
     epilogue: Epilogue<'_, CpuTensor>,
 ) -> Result<CpuTensor> {
-    let Some(((first, first_weight), _)) = summands.split_first().map(|(&first, rest)| (first, rest)) else {
+    let Some(&(first, first_weight)) = summands.first() else {
         return Err(Error::missing("summands", "at least one value and its weights"));
     };
     let several = summands.len() > 1;

@@ -71,8 +71,8 @@ impl Threads {
         f()
     }
 
-    /// `f` on this thread, or one of the pool, and on as many others as are worth it for so much work and free, at the same time where they can
-    /// be: one call alone has to be able to do everything.
+    /// `f` on this thread, or one of the pool, and on as many others as are worth it for so much work and free, at
+    /// the same time where they can be: one call alone has to be able to do everything.
     pub(crate) fn together(&self, work: usize, most: usize, f: impl Fn(usize, usize) + Sync + Send) {
         let count = self.worth(work).min(most).max(1);
         #[cfg(feature = "parallel")]

@@ -1,10 +1,10 @@
 //! The same cases on the native CPU backend.
 
-use regard::{Cpu, Error, Result};
+use regard::{Cpu, Result};
 
 use super::cases::{Case, OnCpu};
 use super::report::{Device, Report, Row};
-use super::{command, median_and_minimum, repeat};
+use super::{median_and_minimum, repeat};
 use crate::failure::Outcome;
 use crate::output;
 use crate::progress::Steps;
@@ -14,29 +14,14 @@ use crate::time::on_host;
 pub(super) fn measure(cpu: &Cpu, cases: Vec<Case>, quick: bool, taken: bool) -> Outcome<Report> {
     let mut steps = Steps::new("cases");
     let rates = cpu.rates();
-    let mut report = Report {
-        regard: env!("CARGO_PKG_VERSION").to_owned(),
-        commit: option_env!("REGARD_COMMIT").map(str::to_owned),
-        date: crate::date::today(),
-        command: command(),
-        device: Device {
-            kind: "cpu".to_owned(),
-            adapter: cpu.to_string(),
-            driver: "native".to_owned(),
-            backend: "host".to_owned(),
-            r#type: "CPU".to_owned(),
-        },
-        timestamps: false,
-        fma_gflops: rates.gflops,
-        copy_gbps: rates.gbps,
-        cooperative_gflops: None,
-        overheads: None,
-        planner: Vec::new(),
-        wrong: Vec::new(),
-        not_run: Vec::new(),
-        cases: Vec::new(),
-        launch: Vec::new(),
+    let device = Device {
+        kind: "cpu".to_owned(),
+        adapter: cpu.to_string(),
+        driver: "native".to_owned(),
+        backend: "host".to_owned(),
+        r#type: "CPU".to_owned(),
     };
+    let mut report = Report::new(device, rates.gflops, rates.gbps);
     output::print_beside(&report.head(), taken)?;
     let count = cases.len() as u64;
     for (case, done) in cases.into_iter().zip(0..) {
@@ -46,12 +31,7 @@ pub(super) fn measure(cpu: &Cpu, cases: Vec<Case>, quick: bool, taken: bool) -> 
                 steps.pause(|| output::print_beside(&row.lines(report.cases.last()), taken))?;
                 report.cases.push(row);
             }
-            Err(reason) => {
-                if matches!(reason, Error::Tolerance { .. }) {
-                    report.wrong.push(case.name.clone());
-                }
-                report.not_run.push(format!("{}: {reason}", case.name));
-            }
+            Err(reason) => report.leave_out(&case.name, &reason, true),
         }
     }
     steps.finish();

@@ -34,6 +34,43 @@ pub(super) struct Report {
     pub(super) launch: Vec<LaunchRow>,
 }
 
+impl Report {
+    /// Of this build and command, with nothing measured yet but the device's two ceilings, in GFLOP/s and GB/s.
+    pub(super) fn new(device: Device, fma_gflops: f64, copy_gbps: f64) -> Self {
+        Self {
+            regard: env!("CARGO_PKG_VERSION").to_owned(),
+            commit: option_env!("REGARD_COMMIT").map(str::to_owned),
+            date: crate::date::today(),
+            command: command(),
+            device,
+            timestamps: false,
+            fma_gflops,
+            copy_gbps,
+            cooperative_gflops: None,
+            overheads: None,
+            planner: Vec::new(),
+            wrong: Vec::new(),
+            not_run: Vec::new(),
+            cases: Vec::new(),
+            launch: Vec::new(),
+        }
+    }
+
+    /// Says why a case has no row; where it is `judged`, a wrong answer fails the run.
+    pub(super) fn leave_out(&mut self, name: &str, reason: &Error, judged: bool) {
+        if judged && matches!(reason, Error::Tolerance { .. }) {
+            self.wrong.push(name.to_owned());
+        }
+        self.not_run.push(format!("{name}: {reason}"));
+    }
+}
+
+/// The command line, the program by its name alone.
+fn command() -> String {
+    let arguments = std::env::args_os().skip(1).map(|argument| argument.to_string_lossy().into_owned());
+    std::iter::once("regard".to_owned()).chain(arguments).collect::<Vec<_>>().join(" ")
+}
+
 /// What a call costs the calling thread, and what the same dispatches cost it in bare wgpu with kept bind groups.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct LaunchRow {
@@ -63,7 +100,7 @@ impl LaunchRow {
 /// The adapter.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Device {
-    /// `gpu`.
+    /// `gpu` or `cpu`.
     pub(super) kind: String,
     pub(super) adapter: String,
     pub(super) driver: String,

@@ -27,8 +27,9 @@ pub enum NormOrder {
 /// a = x + Wo · concat_h attention(q_h, k_⌊h / group⌋, v_⌊h / group⌋) + bo
 /// y = a + W2 · f(W1·a + b1) + b2           or gated: W2 · (f(Wg·a) ∘ (W1·a))   (Shazeer 2020)
 /// ```
-/// with norms as [`NormOrder`] says. With [`CrossWeights`] a second attention, to a memory, stands between the two, with a residual
-/// and a norm of its own: a decoder's block (`nn.TransformerDecoderLayer`). Without, a block is seven dispatches on a GPU where attention is fused, nine if it is gated.
+/// with norms as [`NormOrder`] says. With [`CrossWeights`] a second attention, to a memory, stands between the two,
+/// with a residual and a norm of its own: a decoder's block (`nn.TransformerDecoderLayer`). Without, a block is seven
+/// dispatches on a GPU where attention is fused, nine if it is gated.
 #[derive(Debug, Clone)]
 pub struct TransformerBlock {
     /// H: query heads.
