@@ -180,6 +180,26 @@ fn blocks_and_memory_belong_together() {
     }
 }
 
+/// A cache of fewer blocks would leave the others out of the answer.
+#[test]
+fn a_cache_of_other_blocks_is_refused() {
+    let folder = vectors().join("transformer");
+    let index = json(&folder.join("index.json"));
+    let case = index["cases"].as_array().unwrap().iter().find(|case| case["op"] == "TransformerEncoder").unwrap();
+    let store = Store::open(&folder.join(case["file"].as_str().unwrap())).unwrap();
+    let mut cpu = Cpu::new();
+    let stack = stack(&mut cpu, case, &store, "layers", "");
+    let x = CpuTensor::from(store.get("in.src").unwrap());
+    let [batch, layers] = [x.shape()[0], stack.layers()];
+    let mut own = stack.cache(&mut cpu, batch).unwrap();
+    assert_eq!(stack.forward_cached(&mut cpu, &x, &Visible::default(), &mut own).unwrap().shape(), x.shape());
+    let weights = EncoderWeights { blocks: Vec::new(), norm: None };
+    let none = TransformerEncoder { block: TransformerBlock::new(1, 1e-5) }.load(&mut cpu, &weights).unwrap();
+    let mut other = none.cache(&mut cpu, batch).unwrap();
+    let error = stack.forward_cached(&mut cpu, &x, &Visible::default(), &mut other).unwrap_err();
+    assert_eq!(error.to_string(), format!("`cache` blocks: expected {layers}, found 0"));
+}
+
 fn bert_folders() -> Vec<PathBuf> {
     let mut folders: Vec<_> =
         std::fs::read_dir(vectors().join("bert")).unwrap().map(|entry| entry.unwrap().path()).collect();

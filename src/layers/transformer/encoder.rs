@@ -133,7 +133,7 @@ impl<V: Numbers> LoadedTransformer<V> {
     /// over [B, H, N, P + N] can.
     ///
     /// # Errors
-    /// As [`LoadedTransformer::forward`].
+    /// As [`LoadedTransformer::forward`], and [`Error::Shape`] for a cache of another number of blocks.
     pub fn forward_cached<B: Backend<Value = V>>(
         &self,
         b: &mut B,
@@ -141,6 +141,9 @@ impl<V: Numbers> LoadedTransformer<V> {
         visible: &Visible<V>,
         cache: &mut Cache<V>,
     ) -> Result<V> {
+        if cache.blocks.len() != self.blocks.len() {
+            return Err(Error::shape("cache", "blocks", self.blocks.len(), cache.blocks.len()));
+        }
         let mut x = x.clone();
         for (block, past) in self.blocks.iter().zip(&mut cache.blocks) {
             let outputs = block.forward_after(b, &x, visible, Some(past), false)?;
