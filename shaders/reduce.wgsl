@@ -1,5 +1,6 @@
-// Sums and means of rows, one workgroup a row; with lengths, of the first entries of each row.
+// Sums, means and ln Σ e^x of rows, one workgroup a row; with lengths, of the first entries of each row.
 override MEAN: bool = false;
+override LOG_SUM_EXP: bool = false;
 override LENGTHS: bool = false; // by the first axis
 
 struct Params {
@@ -7,6 +8,7 @@ struct Params {
     y: View, // [B, .., .., 1]
     rows: u32,
     lengths: vec2<u32>, // index of the first, distance between neighbours
+    negative_infinity: f32,
 }
 
 @group(0) @binding(1) var<storage, read> x: array<elem>;
@@ -25,12 +27,30 @@ fn main(wg: Workgroup, @builtin(local_invocation_index) lane: u32) {
         count = min(count, lengths[params.lengths.x + b * params.lengths.y]);
     }
     let base = row_start(params.x, row);
+    var largest = -3.4028235e38;
+    if (LOG_SUM_EXP) {
+        for (var k = lane; k < count; k += LANES) {
+            largest = max(largest, f32(x[base + k * params.x.strides.w]));
+        }
+        largest = reduce_max(lane, largest);
+    }
     var total = 0.0;
     for (var k = lane; k < count; k += LANES) {
-        total += f32(x[base + k * params.x.strides.w]);
+        let value = f32(x[base + k * params.x.strides.w]);
+        if (LOG_SUM_EXP) {
+            total += exp1(value - largest);
+        } else {
+            total += value;
+        }
     }
     total = reduce_sum(lane, total);
-    if (lane == 0u) {
+    if (LOG_SUM_EXP) {
+        if (lane == 0u) {
+            // Nothing, or nothing but −∞; NaN stays.
+            let sum = select(largest + log1(total), params.negative_infinity, total == 0.0);
+            y[row_start(params.y, row)] = select(sum, total, is_nan1(total));
+        }
+    } else if (lane == 0u) {
         // A mean of nothing is 0.
         y[row_start(params.y, row)] = select(total, total / f32(max(count, 1u)), MEAN);
     }

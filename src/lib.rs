@@ -67,6 +67,8 @@ pub mod recording;
 pub mod reference;
 pub mod rnn;
 #[cfg(feature = "seq2seq")]
+mod search;
+#[cfg(feature = "seq2seq")]
 pub mod seq2seq;
 #[cfg(feature = "seq2seq")]
 pub mod store;

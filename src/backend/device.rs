@@ -1,11 +1,11 @@
 //! A GPU or the CPU behind the same calls.
 
 use super::cpu::{Cpu, CpuRnn, CpuTensor};
-use super::{Backend, Epilogue, IntegersOf, Recurrence, Value};
-use crate::attention::{Attention, AttentionInputs, AttentionOutputs};
+use super::{Backend, Epilogue, IntegersOf, OnHost, Recurrence, Value};
+use crate::attention::{Attention, AttentionInputs, AttentionOutputs, RotaryEmbedding};
 use crate::coverage::CoverageCost;
 use crate::error::{Error, Result};
-use crate::gpu::{Gpu, Open, Run, Tensor};
+use crate::gpu::{Gpu, Open, Prepared, Run, Tensor};
 use crate::norm::Norm;
 use crate::ops::rnn::GpuRnn;
 use crate::problem::Storage;
@@ -150,6 +150,12 @@ trait Side: Backend {
     fn value(own: Self::Value) -> DeviceTensor;
     fn integers_of(own: IntegersOf<Self>) -> DeviceIntegers;
 
+    fn number_mut(value: &mut DeviceTensor) -> Option<&mut Self::Value>;
+
+    fn own_mut(value: &mut DeviceTensor) -> Result<&mut Self::Value> {
+        Self::number_mut(value).ok_or_else(foreign)
+    }
+
     fn own(value: &DeviceTensor) -> Result<&Self::Value> {
         Self::number(value).ok_or_else(foreign)
     }
@@ -167,12 +173,24 @@ trait Side: Backend {
     }
 }
 
+/// Numbers and integers as one form has them.
+type Own<'v, B> = (Vec<&'v <B as Backend>::Value>, Vec<&'v IntegersOf<B>>);
+
+fn own_both<'v, B: Side>(numbers: &[&'v DeviceTensor], integers: &[&'v DeviceIntegers]) -> Result<Own<'v, B>> {
+    let numbers = numbers.iter().map(|value| B::own(value)).collect::<Result<_>>()?;
+    Ok((numbers, integers.iter().map(|value| B::own_integers(value)).collect::<Result<_>>()?))
+}
+
 fn foreign() -> Error {
     Error::option("tensor", "lives on another device than the run: make it with this run")
 }
 
 impl Side for Run<'_> {
     fn number(value: &DeviceTensor) -> Option<&Tensor> {
+        if let DeviceTensor::Gpu(tensor) = value { Some(tensor) } else { None }
+    }
+
+    fn number_mut(value: &mut DeviceTensor) -> Option<&mut Tensor> {
         if let DeviceTensor::Gpu(tensor) = value { Some(tensor) } else { None }
     }
 
@@ -191,6 +209,10 @@ impl Side for Run<'_> {
 
 impl Side for Cpu {
     fn number(value: &DeviceTensor) -> Option<&CpuTensor> {
+        if let DeviceTensor::Cpu(tensor) = value { Some(tensor) } else { None }
+    }
+
+    fn number_mut(value: &mut DeviceTensor) -> Option<&mut CpuTensor> {
         if let DeviceTensor::Cpu(tensor) = value { Some(tensor) } else { None }
     }
 
@@ -288,9 +310,14 @@ impl DeviceRun<'_> {
 impl Backend for DeviceRun<'_> {
     type Value = DeviceTensor;
     type Recurrence = DeviceRnn;
+    type Prepared = Prepared;
 
     fn constant(&mut self, name: &str, array: &Array<f32>) -> Result<DeviceTensor> {
         either!(self, |on: On| on.constant(name, array).map(On::value))
+    }
+
+    fn empty(&mut self, name: &'static str, shape: &[usize]) -> Result<DeviceTensor> {
+        either!(self, |on: On| on.empty(name, shape).map(On::value))
     }
 
     fn integers(&mut self, name: &str, array: &Array<u32>) -> Result<DeviceIntegers> {
@@ -384,6 +411,10 @@ impl Backend for DeviceRun<'_> {
         either!(self, |on: On| on.mean(On::own(x)?, lengths.map(On::own_integers).transpose()?).map(On::value))
     }
 
+    fn log_sum_exp(&mut self, x: &DeviceTensor) -> Result<DeviceTensor> {
+        either!(self, |on: On| on.log_sum_exp(On::own(x)?).map(On::value))
+    }
+
     fn top_k(&mut self, x: &DeviceTensor, k: usize) -> Result<(DeviceTensor, DeviceIntegers)> {
         either!(self, |on: On| {
             let (values, ids) = on.top_k(On::own(x)?, k)?;
@@ -400,8 +431,35 @@ impl Backend for DeviceRun<'_> {
         either!(self, |on: On| Ok(on.coverage(On::own(alignment)?, On::own_given(before)?, cost)?.map(On::value)))
     }
 
-    fn embed(&mut self, table: &DeviceTensor, ids: &Array<u32>) -> Result<DeviceTensor> {
-        either!(self, |on: On| on.embed(On::own(table)?, ids).map(On::value))
+    fn gather(&mut self, table: &DeviceTensor, ids: &DeviceIntegers) -> Result<DeviceTensor> {
+        either!(self, |on: On| on.gather(On::own(table)?, On::own_integers(ids)?).map(On::value))
+    }
+
+    fn rotary(
+        &mut self,
+        x: &DeviceTensor,
+        embedding: &RotaryEmbedding<DeviceTensor>,
+        positions: &DeviceIntegers,
+    ) -> Result<DeviceTensor> {
+        let RotaryEmbedding { options, cos, sin } = embedding;
+        either!(self, |on: On| {
+            let own = RotaryEmbedding::new(*options, [On::own(cos)?.clone(), On::own(sin)?.clone()]);
+            on.rotary(On::own(x)?, &own, On::own_integers(positions)?).map(On::value)
+        })
+    }
+
+    fn append(
+        &mut self,
+        [keys, values]: [&mut DeviceTensor; 2],
+        [key, value]: [&DeviceTensor; 2],
+        starts: &DeviceIntegers,
+        table: Option<&DeviceIntegers>,
+    ) -> Result<()> {
+        either!(self, |on: On| {
+            let rows = [On::own(key)?, On::own(value)?];
+            let table = table.map(On::own_integers).transpose()?;
+            on.append([On::own_mut(keys)?, On::own_mut(values)?], rows, On::own_integers(starts)?, table)
+        })
     }
 
     fn reshape(&mut self, x: &DeviceTensor, shape: &[usize]) -> Result<DeviceTensor> {
@@ -429,11 +487,19 @@ impl Backend for DeviceRun<'_> {
         either!(self, |on: On| on.broadcast_integers(On::own_integers(x)?, shape).map(On::integers_of))
     }
 
+    fn reshape_integers(&mut self, x: &DeviceIntegers, shape: &[usize]) -> Result<DeviceIntegers> {
+        either!(self, |on: On| on.reshape_integers(On::own_integers(x)?, shape).map(On::integers_of))
+    }
+
     fn join_integers(&mut self, axis: usize, parts: &[DeviceIntegers]) -> Result<DeviceIntegers> {
         either!(self, |on: On| {
             let own: Vec<_> = parts.iter().map(|x| On::own_integers(x).cloned()).collect::<Result<_>>()?;
             on.join_integers(axis, &own).map(On::integers_of)
         })
+    }
+
+    fn defers(&self) -> bool {
+        matches!(self, Self::Gpu(_))
     }
 
     fn discard(&mut self) {
@@ -450,31 +516,56 @@ impl Backend for DeviceRun<'_> {
         }
     }
 
-    async fn read(&mut self, values: &[&DeviceTensor]) -> Result<Vec<Array<f32>>> {
-        either!(self, |on: On| {
-            let own = On::own_all(values)?;
-            on.read(&own.iter().collect::<Vec<_>>()).await
-        })
+    fn prepare(&mut self) -> Result<Option<Prepared>> {
+        match self {
+            Self::Gpu(run) => Backend::prepare(run),
+            Self::Cpu(_) => Ok(None),
+        }
     }
 
-    async fn read_integers(&mut self, values: &[&DeviceIntegers]) -> Result<Vec<Array<u32>>> {
-        either!(self, |on: On| {
-            let own: Vec<_> = values.iter().map(|x| On::own_integers(x)).collect::<Result<_>>()?;
-            on.read_integers(&own).await
-        })
+    fn rewrite(&mut self, integers: &mut DeviceIntegers, array: &Array<u32>) -> Result<()> {
+        match (self, integers) {
+            (Self::Gpu(run), DeviceIntegers::Gpu(integers)) => run.rewrite(integers, array),
+            (Self::Cpu(cpu), DeviceIntegers::Cpu(integers)) => cpu.rewrite(integers, array),
+            _ => Err(foreign()),
+        }
     }
 
-    fn read_integers_blocking(&mut self, values: &[&DeviceIntegers]) -> Result<Vec<Array<u32>>> {
-        either!(self, |on: On| {
-            let own: Vec<_> = values.iter().map(|x| On::own_integers(x)).collect::<Result<_>>()?;
-            on.read_integers_blocking(&own)
-        })
+    async fn finish(
+        &mut self,
+        again: Option<&mut Prepared>,
+        numbers: &[&DeviceTensor],
+        integers: &[&DeviceIntegers],
+    ) -> Result<OnHost> {
+        match (self, again) {
+            (Self::Gpu(run), again) => {
+                let (numbers, integers) = own_both::<Run<'_>>(numbers, integers)?;
+                run.finish(again, &numbers, &integers).await
+            }
+            (Self::Cpu(cpu), None) => {
+                let (numbers, integers) = own_both::<Cpu>(numbers, integers)?;
+                cpu.finish(None, &numbers, &integers).await
+            }
+            (Self::Cpu(_), Some(_)) => Err(foreign()),
+        }
     }
 
-    fn read_blocking(&mut self, values: &[&DeviceTensor]) -> Result<Vec<Array<f32>>> {
-        either!(self, |on: On| {
-            let own = On::own_all(values)?;
-            on.read_blocking(&own.iter().collect::<Vec<_>>())
-        })
+    fn finish_blocking(
+        &mut self,
+        again: Option<&mut Prepared>,
+        numbers: &[&DeviceTensor],
+        integers: &[&DeviceIntegers],
+    ) -> Result<OnHost> {
+        match (self, again) {
+            (Self::Gpu(run), again) => {
+                let (numbers, integers) = own_both::<Run<'_>>(numbers, integers)?;
+                run.finish_blocking(again, &numbers, &integers)
+            }
+            (Self::Cpu(cpu), None) => {
+                let (numbers, integers) = own_both::<Cpu>(numbers, integers)?;
+                cpu.finish_blocking(None, &numbers, &integers)
+            }
+            (Self::Cpu(_), Some(_)) => Err(foreign()),
+        }
     }
 }

@@ -1,14 +1,15 @@
 //! The GPU: a run that is being recorded.
 
-use super::{Backend, Epilogue, Recurrence, Value};
-use crate::attention::{Attention, AttentionInputs, AttentionOutputs};
+use super::{Backend, Epilogue, OnHost, Recurrence, Value};
+use crate::attention::{Attention, AttentionInputs, AttentionOutputs, RotaryEmbedding};
 use crate::coverage::CoverageCost;
 use crate::error::{Error, Result};
-use crate::gpu::{Run, Tensor};
+use crate::gpu::{Prepared, Run, Tensor};
 use crate::kernels::elementwise::{self, Op};
 use crate::kernels::reduce::{self, Reduction};
 use crate::kernels::{copy, coverage, norm, top_k};
 use crate::norm::Norm;
+use crate::ops::cache::append_pair;
 use crate::ops::linear::{contiguous, linear, to_f32};
 use crate::ops::rnn::GpuRnn;
 use crate::recording::View;
@@ -34,9 +35,14 @@ impl Recurrence for GpuRnn {
 impl Backend for Run<'_> {
     type Value = Tensor;
     type Recurrence = GpuRnn;
+    type Prepared = Prepared;
 
     fn constant(&mut self, name: &str, array: &Array<f32>) -> Result<Tensor> {
         Tensor::upload(self.gpu(), name, array, DType::F32)
+    }
+
+    fn empty(&mut self, name: &'static str, shape: &[usize]) -> Result<Tensor> {
+        Tensor::uninitialized(self.gpu(), name, shape, DType::F32)
     }
 
     fn integers(&mut self, name: &str, array: &Array<u32>) -> Result<Tensor> {
@@ -101,6 +107,10 @@ impl Backend for Run<'_> {
         reduced(self, Reduction::Mean, x, lengths)
     }
 
+    fn log_sum_exp(&mut self, x: &Tensor) -> Result<Tensor> {
+        reduced(self, Reduction::LogSumExp, x, None)
+    }
+
     fn top_k(&mut self, x: &Tensor, k: usize) -> Result<(Tensor, Tensor)> {
         let (_, lead) = x.shape().split_last().ok_or_else(|| Error::shape("x", "rank", "at least 1", 0))?;
         let shape = [lead, &[k]].concat();
@@ -123,15 +133,26 @@ impl Backend for Run<'_> {
         Ok([after_tensor, costs_tensor])
     }
 
-    fn embed(&mut self, table: &Tensor, ids: &Array<u32>) -> Result<Tensor> {
-        let rows = table.shape().first().copied().unwrap_or(0);
-        if let Some((k, &id)) = ids.data().iter().enumerate().find(|(_, id)| **id as usize >= rows) {
-            return Err(Error::shape("ids", format!("id {k}"), format!("below {rows}"), id));
-        }
-        let flat = Tensor::upload_u32(self.gpu(), "ids", &ids.clone().reshape(&[ids.data().len()])?)?;
+    fn gather(&mut self, table: &Tensor, ids: &Tensor) -> Result<Tensor> {
+        let flat = self.reshape(ids, &[ids.shape().iter().product()])?;
         let found = crate::ops::linear::embed(self, table, &flat)?;
         let width = found.shape()[1];
         found.with_layout(found.layout().reshape(&[ids.shape(), &[width]].concat())?)
+    }
+
+    fn rotary(&mut self, x: &Tensor, embedding: &RotaryEmbedding<Tensor>, positions: &Tensor) -> Result<Tensor> {
+        let RotaryEmbedding { options, cos, sin } = embedding;
+        crate::ops::rotary::rotary(self, x, [cos, sin], Some(positions), *options)
+    }
+
+    fn append(
+        &mut self,
+        [keys, values]: [&mut Tensor; 2],
+        [key, value]: [&Tensor; 2],
+        starts: &Tensor,
+        table: Option<&Tensor>,
+    ) -> Result<()> {
+        append_pair(self, [keys, values], [key, value], starts, table)
     }
 
     fn reshape(&mut self, x: &Tensor, shape: &[usize]) -> Result<Tensor> {
@@ -182,8 +203,16 @@ impl Backend for Run<'_> {
         self.broadcast(x, shape)
     }
 
+    fn reshape_integers(&mut self, x: &Tensor, shape: &[usize]) -> Result<Tensor> {
+        self.reshape(x, shape)
+    }
+
     fn join_integers(&mut self, axis: usize, parts: &[Tensor]) -> Result<Tensor> {
         self.join(axis, parts)
+    }
+
+    fn defers(&self) -> bool {
+        true
     }
 
     fn discard(&mut self) {
@@ -194,21 +223,56 @@ impl Backend for Run<'_> {
         self.take().submit()
     }
 
-    async fn read(&mut self, values: &[&Tensor]) -> Result<Vec<Array<f32>>> {
-        self.take().submit_and_read_async(values).await
+    fn prepare(&mut self) -> Result<Option<Prepared>> {
+        self.take().prepare().map(Some)
     }
 
-    async fn read_integers(&mut self, values: &[&Tensor]) -> Result<Vec<Array<u32>>> {
-        self.take().read(values, Tensor::decode_u32, false).await
+    fn rewrite(&mut self, integers: &mut Tensor, array: &Array<u32>) -> Result<()> {
+        integers.write_u32(self.gpu(), array)
     }
 
-    fn read_integers_blocking(&mut self, values: &[&Tensor]) -> Result<Vec<Array<u32>>> {
-        pollster::block_on(self.take().read(values, Tensor::decode_u32, true))
+    async fn finish(
+        &mut self,
+        again: Option<&mut Prepared>,
+        numbers: &[&Tensor],
+        integers: &[&Tensor],
+    ) -> Result<OnHost> {
+        finish(self, again, numbers, integers, false).await
     }
 
-    fn read_blocking(&mut self, values: &[&Tensor]) -> Result<Vec<Array<f32>>> {
-        self.take().submit_and_read(values)
+    fn finish_blocking(
+        &mut self,
+        again: Option<&mut Prepared>,
+        numbers: &[&Tensor],
+        integers: &[&Tensor],
+    ) -> Result<OnHost> {
+        pollster::block_on(finish(self, again, numbers, integers, true))
     }
+}
+
+async fn finish(
+    run: &mut Run<'_>,
+    again: Option<&mut Prepared>,
+    numbers: &[&Tensor],
+    integers: &[&Tensor],
+    block: bool,
+) -> Result<OnHost> {
+    let all = [numbers, integers].concat();
+    let recorded = run.take();
+    let read = match again {
+        None => recorded.read_bytes(&all, block).await?,
+        Some(prepared) => {
+            if !recorded.recording().commands().is_empty() {
+                recorded.submit()?;
+            }
+            prepared.read_bytes(&all, block).await?
+        }
+    };
+    let (of_numbers, of_integers) = read.split_at(numbers.len());
+    Ok(OnHost {
+        numbers: of_numbers.iter().map(|(tensor, raw)| tensor.decode(raw)).collect::<Result<_>>()?,
+        integers: of_integers.iter().map(|(tensor, raw)| tensor.decode_u32(raw)).collect::<Result<_>>()?,
+    })
 }
 
 fn elementwise(

@@ -17,7 +17,7 @@ mod device;
 mod gpu;
 mod reference;
 
-use crate::attention::{Attention, AttentionInputs, AttentionOutputs};
+use crate::attention::{Attention, AttentionInputs, AttentionOutputs, RotaryEmbedding};
 use crate::coverage::CoverageCost;
 use crate::error::{Error, Result};
 use crate::norm::Norm;
@@ -63,11 +63,20 @@ pub trait Backend {
     /// Its recurrences.
     type Recurrence: Recurrence;
 
+    /// Work that was asked for and can be done again.
+    type Prepared;
+
     /// Numbers of the host.
     ///
     /// # Errors
     /// Those of the device.
     fn constant(&mut self, name: &str, array: &Array<f32>) -> Result<Self::Value>;
+
+    /// Memory for numbers that are written before they are read ([`Backend::append`]).
+    ///
+    /// # Errors
+    /// Those of the device.
+    fn empty(&mut self, name: &'static str, shape: &[usize]) -> Result<Self::Value>;
 
     /// Integers of the host: ids, lengths, a mask of 0 and 1.
     ///
@@ -175,6 +184,12 @@ pub trait Backend {
     /// [`Error::Shape`] when lengths do not fit, and those of the device.
     fn mean(&mut self, x: &Self::Value, lengths: Option<&IntegersOf<Self>>) -> Result<Self::Value>;
 
+    /// ln Σ e^x over the last axis, which goes: [.., N] to [..]. −∞ of nothing, NaN with +∞ among them.
+    ///
+    /// # Errors
+    /// Those of the device.
+    fn log_sum_exp(&mut self, x: &Self::Value) -> Result<Self::Value>;
+
     /// The k largest entries of each row of x [.., N], largest first, the smaller index first among equals: values and
     /// indices, [.., k]. With k = 1 they are the argmax. NaN counts as −∞.
     ///
@@ -198,7 +213,46 @@ pub trait Backend {
     ///
     /// # Errors
     /// [`Error::Shape`] when the table is no matrix or an id is not below V, and those of the device.
-    fn embed(&mut self, table: &Self::Value, ids: &Array<u32>) -> Result<Self::Value>;
+    fn embed(&mut self, table: &Self::Value, ids: &Array<u32>) -> Result<Self::Value> {
+        let rows = table.shape().first().copied().unwrap_or(0);
+        if let Some((k, &id)) = ids.data().iter().enumerate().find(|(_, id)| **id as usize >= rows) {
+            return Err(Error::shape("ids", format!("id {k}"), format!("below {rows}"), id));
+        }
+        let ids = self.integers("ids", ids)?;
+        self.gather(table, &ids)
+    }
+
+    /// As [`Backend::embed`], by ids of the backend. On a GPU, where nobody sees them, ids past the table read its last row.
+    ///
+    /// # Errors
+    /// As [`Backend::embed`].
+    fn gather(&mut self, table: &Self::Value, ids: &IntegersOf<Self>) -> Result<Self::Value>;
+
+    /// x [B, H, N, D] turned by a rotary embedding, row n of batch row b as position `positions[b, n]` ([B, N]). Positions
+    /// past the tables are refused, or, on a GPU, where nobody sees them, read their last row.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when shapes do not fit, and those of the device.
+    fn rotary(
+        &mut self,
+        x: &Self::Value,
+        embedding: &RotaryEmbedding<Self::Value>,
+        positions: &IntegersOf<Self>,
+    ) -> Result<Self::Value>;
+
+    /// Writes keys and values [B, H, n, D or Dv] into two caches [B, H, C, D or Dv] in place: row k of batch row b at
+    /// `starts[b] + k` (`[B]`). Rows past the end are dropped. With a block table [B, pages] the caches are pools [pages, H,
+    /// page size, D or Dv], and rows whose entry is past the pool are dropped. Clones of a cache may or may not change with it.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when shapes do not fit, and those of the device.
+    fn append(
+        &mut self,
+        caches: [&mut Self::Value; 2],
+        rows: [&Self::Value; 2],
+        starts: &IntegersOf<Self>,
+        table: Option<&IntegersOf<Self>>,
+    ) -> Result<()>;
 
     /// The same numbers in row-major order under another shape.
     ///
@@ -236,11 +290,22 @@ pub trait Backend {
     /// As [`Backend::broadcast`].
     fn broadcast_integers(&mut self, x: &IntegersOf<Self>, shape: &[usize]) -> Result<IntegersOf<Self>>;
 
+    /// As [`Backend::reshape`], of integers.
+    ///
+    /// # Errors
+    /// As [`Backend::reshape`].
+    fn reshape_integers(&mut self, x: &IntegersOf<Self>, shape: &[usize]) -> Result<IntegersOf<Self>>;
+
     /// As [`Backend::join`], of integers.
     ///
     /// # Errors
     /// As [`Backend::join`].
     fn join_integers(&mut self, axis: usize, parts: &[IntegersOf<Self>]) -> Result<IntegersOf<Self>>;
+
+    /// Whether work waits until it is submitted or read, so that several steps can be asked for at once.
+    fn defers(&self) -> bool {
+        false
+    }
 
     /// Forgets what was asked for and has not been done.
     fn discard(&mut self);
@@ -251,30 +316,82 @@ pub trait Backend {
     /// Those of the device.
     fn submit(&mut self) -> Result<()>;
 
-    /// Does what was asked for so far, and gives these values to the host. Where the device has to be polled for it, somebody
-    /// else does ([`Backend::read_blocking`] does it itself).
+    /// Makes what was asked for so far ready to be done again and again ([`Backend::finish`]), each time with what the integers
+    /// that it reads hold by then ([`Backend::rewrite`]). Nothing of it is done yet. None of a backend that computes at once.
     ///
     /// # Errors
     /// Those of the device.
-    fn read(&mut self, values: &[&Self::Value]) -> impl Future<Output = Result<Vec<Array<f32>>>>;
+    fn prepare(&mut self) -> Result<Option<Self::Prepared>>;
+
+    /// Other integers in the place of those that [`Backend::integers`] took, of the same shape.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for another shape, and those of the device.
+    fn rewrite(&mut self, integers: &mut IntegersOf<Self>, array: &Array<u32>) -> Result<()>;
+
+    /// Does what was asked for so far, and `again` what was prepared; then gives these values to the host. Where the device has
+    /// to be polled for it, somebody else does ([`Backend::finish_blocking`] does it itself).
+    ///
+    /// # Errors
+    /// Those of the device.
+    fn finish(
+        &mut self,
+        again: Option<&mut Self::Prepared>,
+        numbers: &[&Self::Value],
+        integers: &[&IntegersOf<Self>],
+    ) -> impl Future<Output = Result<OnHost>>;
+
+    /// As [`Backend::finish`], waiting for it.
+    ///
+    /// # Errors
+    /// Those of the device.
+    fn finish_blocking(
+        &mut self,
+        again: Option<&mut Self::Prepared>,
+        numbers: &[&Self::Value],
+        integers: &[&IntegersOf<Self>],
+    ) -> Result<OnHost>;
+
+    /// Does what was asked for so far, and gives these values to the host, as [`Backend::finish`].
+    ///
+    /// # Errors
+    /// Those of the device.
+    fn read(&mut self, values: &[&Self::Value]) -> impl Future<Output = Result<Vec<Array<f32>>>> {
+        async move { Ok(self.finish(None, values, &[]).await?.numbers) }
+    }
 
     /// As [`Backend::read`], of integers.
     ///
     /// # Errors
     /// Those of the device.
-    fn read_integers(&mut self, values: &[&IntegersOf<Self>]) -> impl Future<Output = Result<Vec<Array<u32>>>>;
+    fn read_integers(&mut self, values: &[&IntegersOf<Self>]) -> impl Future<Output = Result<Vec<Array<u32>>>> {
+        async move { Ok(self.finish(None, &[], values).await?.integers) }
+    }
 
     /// As [`Backend::read_integers`], waiting for it.
     ///
     /// # Errors
     /// Those of the device.
-    fn read_integers_blocking(&mut self, values: &[&IntegersOf<Self>]) -> Result<Vec<Array<u32>>>;
+    fn read_integers_blocking(&mut self, values: &[&IntegersOf<Self>]) -> Result<Vec<Array<u32>>> {
+        Ok(self.finish_blocking(None, &[], values)?.integers)
+    }
 
     /// As [`Backend::read`], waiting for it.
     ///
     /// # Errors
     /// Those of the device.
-    fn read_blocking(&mut self, values: &[&Self::Value]) -> Result<Vec<Array<f32>>>;
+    fn read_blocking(&mut self, values: &[&Self::Value]) -> Result<Vec<Array<f32>>> {
+        Ok(self.finish_blocking(None, values, &[])?.numbers)
+    }
+}
+
+/// What [`Backend::finish`] gives, in the order that it was asked for.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct OnHost {
+    /// Of the numbers.
+    pub numbers: Vec<Array<f32>>,
+    /// Of the integers.
+    pub integers: Vec<Array<u32>>,
 }
 
 /// The shape of a concatenation along an axis.

@@ -1,13 +1,14 @@
 //! The reference: host arrays, computed at once.
 
+use std::convert::Infallible;
 use std::marker::PhantomData;
 
-use super::{Backend, Epilogue, Recurrence, Value};
-use crate::attention::{Attention, AttentionInputs, AttentionOutputs};
+use super::{Backend, Epilogue, OnHost, Recurrence, Value};
+use crate::attention::{Attention, AttentionInputs, AttentionOutputs, RotaryEmbedding};
 use crate::coverage::CoverageCost;
 use crate::error::{Error, Result};
 use crate::norm::Norm;
-use crate::reference::{self, Float};
+use crate::reference::{self, Float, append_in_place};
 use crate::rnn::{Activation, Rnn, RnnInputs, RnnOutputs, RnnStack};
 use crate::tensor::{Array, Layout};
 
@@ -65,9 +66,14 @@ impl<T> Recurrence for (Rnn, RnnStack<Array<T>>) {
 impl<T: Float> Backend for Reference<T> {
     type Value = Array<T>;
     type Recurrence = (Rnn, RnnStack<Array<T>>);
+    type Prepared = Infallible;
 
     fn constant(&mut self, _: &str, array: &Array<f32>) -> Result<Array<T>> {
         Ok(array.map(|&x| T::from_f32(x)))
+    }
+
+    fn empty(&mut self, _: &'static str, shape: &[usize]) -> Result<Array<T>> {
+        Ok(Array::filled(shape, T::ZERO))
     }
 
     fn integers(&mut self, _: &str, array: &Array<u32>) -> Result<Array<u32>> {
@@ -166,6 +172,10 @@ impl<T: Float> Backend for Reference<T> {
         reference::reduce(x, true, lengths)
     }
 
+    fn log_sum_exp(&mut self, x: &Array<T>) -> Result<Array<T>> {
+        reference::log_sum_exp(x)
+    }
+
     fn top_k(&mut self, x: &Array<T>, k: usize) -> Result<(Array<T>, Array<u32>)> {
         reference::top_k(x, k)
     }
@@ -179,10 +189,32 @@ impl<T: Float> Backend for Reference<T> {
         reference::coverage(alignment, before, cost).map(<[_; 2]>::from)
     }
 
-    fn embed(&mut self, table: &Array<T>, ids: &Array<u32>) -> Result<Array<T>> {
+    fn gather(&mut self, table: &Array<T>, ids: &Array<u32>) -> Result<Array<T>> {
         let rows = reference::embed(table, ids.data())?;
         let width = rows.shape()[1];
         rows.reshape(&[ids.shape(), &[width]].concat())
+    }
+
+    fn rotary(
+        &mut self,
+        x: &Array<T>,
+        embedding: &RotaryEmbedding<Array<T>>,
+        positions: &Array<u32>,
+    ) -> Result<Array<T>> {
+        reference::rotary(x, &embedding.cos, &embedding.sin, Some(positions), embedding.options)
+    }
+
+    fn append(
+        &mut self,
+        caches: [&mut Array<T>; 2],
+        rows: [&Array<T>; 2],
+        starts: &Array<u32>,
+        table: Option<&Array<u32>>,
+    ) -> Result<()> {
+        caches.into_iter().zip(rows).try_for_each(|(cache, rows)| {
+            let shape = cache.shape().to_vec();
+            append_in_place((cache.data_mut(), &shape), (rows.data(), rows.shape()), starts, table)
+        })
     }
 
     fn reshape(&mut self, x: &Array<T>, shape: &[usize]) -> Result<Array<T>> {
@@ -209,6 +241,10 @@ impl<T: Float> Backend for Reference<T> {
         repeat(x, shape)
     }
 
+    fn reshape_integers(&mut self, x: &Array<u32>, shape: &[usize]) -> Result<Array<u32>> {
+        x.clone().reshape(shape)
+    }
+
     fn join_integers(&mut self, axis: usize, inputs: &[Array<u32>]) -> Result<Array<u32>> {
         join(axis, inputs)
     }
@@ -219,19 +255,40 @@ impl<T: Float> Backend for Reference<T> {
         Ok(())
     }
 
-    async fn read(&mut self, values: &[&Array<T>]) -> Result<Vec<Array<f32>>> {
-        self.read_blocking(values)
+    fn prepare(&mut self) -> Result<Option<Infallible>> {
+        Ok(None)
     }
 
-    async fn read_integers(&mut self, values: &[&Array<u32>]) -> Result<Vec<Array<u32>>> {
-        self.read_integers_blocking(values)
+    fn rewrite(&mut self, integers: &mut Array<u32>, array: &Array<u32>) -> Result<()> {
+        rewrite(integers, array)
     }
 
-    fn read_integers_blocking(&mut self, values: &[&Array<u32>]) -> Result<Vec<Array<u32>>> {
-        Ok(values.iter().map(|&value| value.clone()).collect())
+    async fn finish(
+        &mut self,
+        again: Option<&mut Infallible>,
+        numbers: &[&Array<T>],
+        integers: &[&Array<u32>],
+    ) -> Result<OnHost> {
+        self.finish_blocking(again, numbers, integers)
     }
 
-    fn read_blocking(&mut self, values: &[&Array<T>]) -> Result<Vec<Array<f32>>> {
-        Ok(values.iter().map(|value| value.map(|&x| x.to_f64() as f32)).collect())
+    fn finish_blocking(
+        &mut self,
+        _: Option<&mut Infallible>,
+        numbers: &[&Array<T>],
+        integers: &[&Array<u32>],
+    ) -> Result<OnHost> {
+        let numbers = numbers.iter().map(|value| value.map(|&x| x.to_f64() as f32)).collect();
+        Ok(OnHost { numbers, integers: integers.iter().map(|&value| value.clone()).collect() })
     }
+}
+
+/// Integers in the place of others.
+pub(super) fn rewrite(integers: &mut Array<u32>, array: &Array<u32>) -> Result<()> {
+    if integers.shape() != array.shape() {
+        let (expected, found) = (format!("{:?}", integers.shape()), format!("{:?}", array.shape()));
+        return Err(Error::shape("integers", "shape", expected, found));
+    }
+    integers.clone_from(array);
+    Ok(())
 }

@@ -1,6 +1,7 @@
 //! Element-wise work, normalisations, reductions: primitives of the backend trait, each written once for all backends.
 
 use super::Random;
+use crate::attention::{Rotary, RotaryEmbedding, RotaryLayout};
 use crate::backend::{Backend, IntegersOf};
 use crate::error::Result;
 use crate::norm::Norm;
@@ -31,6 +32,13 @@ pub enum Primitive {
     Reduce(Vec<u32>),
     /// So many largest entries of rows.
     TopK(usize),
+    /// ln Σ e^x of rows.
+    LogSumExp,
+    /// x [B, H, N, D] as these positions of each batch row.
+    Rotary(Rotary, Vec<u32>),
+    /// x [B, H, n, D] and y [B, H, n, Dv] into caches of so many rows, or pools of pages of so many; where each batch row
+    /// starts, and its pages.
+    Append(usize, Vec<u32>, Option<Array<u32>>),
 }
 
 /// What a case gives on a backend.
@@ -69,6 +77,34 @@ impl PrimitiveCase {
                 let order: Vec<usize> = (0..self.x.shape().len()).rev().collect();
                 let turned = b.permute(&x, &order)?;
                 vec![b.sum(&x)?, b.mean(&x, None)?, b.mean(&x, Some(&lengths))?, b.sum(&turned)?]
+            }
+            Primitive::LogSumExp => {
+                let order: Vec<usize> = (0..self.x.shape().len()).rev().collect();
+                let turned = b.permute(&x, &order)?;
+                vec![b.log_sum_exp(&x)?, b.log_sum_exp(&turned)?]
+            }
+            Primitive::Rotary(rotary, positions) => {
+                let (batch, rows) = (self.x.shape()[0], self.x.shape()[2]);
+                let last = positions.iter().max().map_or(0, |&last| last as usize) + rotary.offset;
+                let [cos, sin] = Rotary::tables(10_000.0, self.x.shape()[3] / 2, last + 1)?;
+                let tables = [b.constant("cos", &cos)?, b.constant("sin", &sin)?];
+                let positions = b.integers("positions", &Array::new(&[batch, rows], positions.clone())?)?;
+                vec![b.rotary(&x, &RotaryEmbedding::new(*rotary, tables), &positions)?]
+            }
+            Primitive::Append(rows, starts, table) => {
+                let pages = match table {
+                    Some(table) => table.data().iter().max().map_or(0, |&last| last as usize),
+                    None => self.x.shape()[0],
+                };
+                let mut cache = |x: &Array<f32>| {
+                    let shape = [pages, x.shape()[1], *rows, x.shape()[3]];
+                    b.constant("cache", &Random::new("cache").array(&shape))
+                };
+                let (mut keys, mut values) = (cache(&self.x)?, cache(&self.y)?);
+                let starts = b.integers("starts", &Array::new(&[starts.len()], starts.clone())?)?;
+                let table = table.as_ref().map(|table| b.integers("table", table)).transpose()?;
+                b.append([&mut keys, &mut values], [&x, &y], &starts, table.as_ref())?;
+                vec![keys, values]
             }
             Primitive::TopK(k) => {
                 let (numbers, integers) = [b.top_k(&x, *k)?, b.top_k(&x, 1)?].into_iter().unzip();
@@ -117,6 +153,24 @@ pub fn primitives() -> Vec<PrimitiveCase> {
     ];
     for (shape, _, k) in &reductions {
         add(format!("{k} largest of {shape:?}"), Primitive::TopK(*k), shape, &[1], 1.0);
+    }
+    for (shape, _, _) in &reductions {
+        for size in [1.0, 80.0, 1e4] {
+            add(format!("log-sum-exp of {shape:?}, size {size:e}"), Primitive::LogSumExp, shape, &[1], size);
+        }
+    }
+    for (layout, offset) in [(RotaryLayout::HalfSplit, 0), (RotaryLayout::Interleaved, 3)] {
+        let positions = vec![5, 0, 17, 300, 2, 2];
+        let primitive = Primitive::Rotary(Rotary { layout, offset }, positions);
+        add(format!("rotary by positions {layout:?}"), primitive, &[2, 3, 3, 16], &[1], 1.0);
+    }
+    // Past the end, and beyond 32 bits; a page that is not there.
+    let starts = vec![2, 6, u32::MAX];
+    add("append".to_owned(), Primitive::Append(7, starts, None), &[3, 2, 3, 5], &[3, 2, 3, 4], 1.0);
+    for (size, pages) in [(1, [4, 1, 7, 0, 5, 2, 3, 6]), (3, [1, 0, 5, 3, 2, 4, 6, 7])] {
+        let table = Array::new(&[2, 4], pages.to_vec()).ok();
+        let name = format!("append to pages of {size}");
+        add(name, Primitive::Append(size, vec![1, 2], table), &[2, 2, 2, 8], &[2, 2, 2, 8], 1.0);
     }
     for (shape, lengths, _) in reductions {
         // Nothing cancels: what f32 loses is then the same in any order, about.

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use super::groups::Key;
 use super::pipeline::{Pipeline, Trusted};
-use super::run::{Bound, BoundSlots, another_device, write_words};
+use super::run::{Bound, BoundSlots, Copies, another_device, write_words};
 use super::tensor::Memory;
 use super::{Gpu, Run, Tensor, lock};
 use crate::error::{Error, Result};
@@ -356,9 +356,25 @@ impl Prepared {
     /// # Errors
     /// As [`Prepared::submit`].
     pub fn submit_and_read(&mut self, tensors: &[&Tensor]) -> Result<Vec<Array<f32>>> {
-        self.submit()?;
+        let read = pollster::block_on(self.read_bytes(tensors, true))?;
+        read.iter().map(|(tensor, raw)| tensor.decode(raw)).collect()
+    }
+
+    /// As [`Run::read_bytes`]; all in one submission where the tensors can be copied as they lie.
+    pub(crate) async fn read_bytes(&mut self, tensors: &[&Tensor], block: bool) -> Result<Vec<(Tensor, Vec<u8>)>> {
         let gpu = self.gpu.clone();
-        Run::new(&gpu).submit_and_read(tensors)
+        let own = |tensor: &&Tensor| tensor.memory().may_be_of(&gpu) && tensor.copyable().is_some();
+        if !tensors.iter().all(own) {
+            self.submit()?;
+            return Run::new(&gpu).read_bytes(tensors, block).await;
+        }
+        let copies = Copies::new(&gpu, tensors.iter().map(|&tensor| tensor.clone()).collect())?;
+        self.again(|prepared| {
+            let mut encoders = prepared.encode_own("regard read", None)?;
+            copies.encode(&gpu, &mut encoders)?;
+            gpu.submit(encoders)
+        })?;
+        copies.read(&gpu, block).await
     }
 
     /// Encodes into the caller's encoder; nothing is submitted. What [`Run::encode`] says of long work and of caches holds

@@ -255,11 +255,17 @@ impl<'g> Run<'g> {
     /// Encodes and submits, and decodes what was read; with `block` the device is waited for, else the future wakes when it
     /// has been polled past the copies.
     pub(crate) async fn read<T>(
-        mut self,
+        self,
         tensors: &[&Tensor],
         decode: fn(&Tensor, &[u8]) -> Result<Array<T>>,
         block: bool,
     ) -> Result<Vec<Array<T>>> {
+        let read = self.read_bytes(tensors, block).await?;
+        read.iter().map(|(tensor, raw)| decode(tensor, raw)).collect()
+    }
+
+    /// As [`Run::read`]: the bytes of each tensor, and a dense tensor of that type and shape.
+    pub(crate) async fn read_bytes(mut self, tensors: &[&Tensor], block: bool) -> Result<Vec<(Tensor, Vec<u8>)>> {
         let gpu = self.gpu;
         gpu.check_lost()?;
         // A tensor that cannot be copied as it lies is made dense first.
@@ -278,46 +284,14 @@ impl<'g> Run<'g> {
             crate::kernels::copy::record(&mut self.recording, gpu.caps(), &source, &target)?;
             dense.push(copy);
         }
-        let ranges: Vec<_> = dense.iter().map(|t| t.copyable().unwrap_or(0..0)).collect();
-        let total: u64 = ranges.iter().map(|range| range.end - range.start).sum();
-        let allowed = gpu.caps().max_buffer_bytes;
-        if total > allowed {
-            return Err(Error::Limit { what: "bytes that are read back together".into(), needed: total, allowed });
-        }
-        let staging = gpu.buffer(&wgpu::BufferDescriptor {
-            label: Some("regard read"),
-            size: total.max(4),
-            usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
-            mapped_at_creation: false,
-        })?;
+        let copies = Copies::new(gpu, dense)?;
         self.settle(|run| {
             let prepared = run.prepare()?;
             let mut encoders = prepared.encode_own("regard read", None)?;
-            let sources: Vec<_> = dense.iter().map(|tensor| tensor.memory().make(gpu)).collect::<Result<_>>()?;
-            gpu.scoped(|| {
-                let mut to = 0;
-                for (source, range) in sources.iter().zip(&ranges) {
-                    let bytes = range.end - range.start;
-                    if let (Some(encoder), true) = (encoders.last_mut(), bytes > 0) {
-                        encoder.copy_buffer_to_buffer(source, range.start, &staging, to, Some(bytes));
-                    }
-                    to += bytes;
-                }
-            })?;
+            copies.encode(gpu, &mut encoders)?;
             gpu.submit(encoders)
         })?;
-        gpu.inner.counters.downloads.fetch_add(1, Ordering::Relaxed);
-        let raw = super::map::map(gpu, &staging, total.max(4), block).await?;
-        let mut from = 0;
-        dense
-            .iter()
-            .zip(&ranges)
-            .map(|(tensor, range)| {
-                let start = from as usize;
-                from += range.end - range.start;
-                decode(tensor, &raw[start..from as usize])
-            })
-            .collect()
+        copies.read(gpu, block).await
     }
 
     /// Encodes each dispatch in a pass of its own, or one a submission that it is spread over, submits as [`Run::submit`] does,
@@ -367,6 +341,62 @@ impl<'g> Run<'g> {
     /// What it is made of.
     pub(super) fn into_parts(self) -> (Gpu, Recording, BoundSlots, Drafts, Vec<Tensor>) {
         (self.gpu.clone(), self.recording, self.bound, self.drafts, self.words)
+    }
+}
+
+/// Dense tensors on their way to host memory.
+pub(super) struct Copies {
+    tensors: Vec<Tensor>,
+    /// Bytes of each in its buffer.
+    ranges: Vec<std::ops::Range<u64>>,
+    staging: wgpu::Buffer,
+}
+
+impl Copies {
+    pub(super) fn new(gpu: &Gpu, tensors: Vec<Tensor>) -> Result<Self> {
+        let ranges: Vec<_> = tensors.iter().map(|tensor| tensor.copyable().unwrap_or(0..0)).collect();
+        let total: u64 = ranges.iter().map(|range| range.end - range.start).sum();
+        let allowed = gpu.caps().max_buffer_bytes;
+        if total > allowed {
+            return Err(Error::Limit { what: "bytes that are read back together".into(), needed: total, allowed });
+        }
+        let staging = gpu.buffer(&wgpu::BufferDescriptor {
+            label: Some("regard read"),
+            size: total.max(4),
+            usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        })?;
+        Ok(Self { tensors, ranges, staging })
+    }
+
+    /// Encodes the copies behind all else.
+    pub(super) fn encode(&self, gpu: &Gpu, encoders: &mut [wgpu::CommandEncoder]) -> Result<()> {
+        let sources: Vec<_> = self.tensors.iter().map(|tensor| tensor.memory().make(gpu)).collect::<Result<_>>()?;
+        gpu.scoped(|| {
+            let mut to = 0;
+            for (source, range) in sources.iter().zip(&self.ranges) {
+                let bytes = range.end - range.start;
+                if let (Some(encoder), true) = (encoders.last_mut(), bytes > 0) {
+                    encoder.copy_buffer_to_buffer(source, range.start, &self.staging, to, Some(bytes));
+                }
+                to += bytes;
+            }
+        })
+    }
+
+    /// The tensors with their bytes, once what was encoded has been submitted and done.
+    pub(super) async fn read(self, gpu: &Gpu, block: bool) -> Result<Vec<(Tensor, Vec<u8>)>> {
+        gpu.inner.counters.downloads.fetch_add(1, Ordering::Relaxed);
+        let total: u64 = self.ranges.iter().map(|range| range.end - range.start).sum();
+        let raw = super::map::map(gpu, &self.staging, total.max(4), block).await?;
+        let mut rest = raw.as_slice();
+        let mut own = |range: &std::ops::Range<u64>| {
+            let (own, others) = rest.split_at((range.end - range.start) as usize);
+            rest = others;
+            own.to_vec()
+        };
+        let bytes: Vec<_> = self.ranges.iter().map(&mut own).collect();
+        Ok(self.tensors.into_iter().zip(bytes).collect())
     }
 }
 

@@ -456,7 +456,7 @@ impl Tensor {
     }
 
     /// The host array behind bytes read from the device.
-    pub(super) fn decode(&self, raw: &[u8]) -> Result<Array<f32>> {
+    pub(crate) fn decode(&self, raw: &[u8]) -> Result<Array<f32>> {
         let raw = &raw[..self.dtype.bytes_of(self.layout.elements())];
         let data = match self.dtype {
             DType::F32 => bytemuck::pod_collect_to_vec::<u8, f32>(raw),

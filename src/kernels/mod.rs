@@ -173,6 +173,9 @@ pub(crate) fn vector(view: Option<&View>) -> [u32; 2] {
     view.map_or([0, 0], |view| [view.layout.offset as u32, view.layout.strides.first().map_or(0, |&s| s as u32)])
 }
 
+/// Operations of one e^x of `common/math.wgsl`.
+pub(crate) const EXP_OPERATIONS: usize = 22;
+
 /// Operations of one tanh of `common/math.wgsl`.
 pub(crate) const TANH_FLOPS: u64 = 26;
 

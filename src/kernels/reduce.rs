@@ -1,4 +1,4 @@
-//! Sums and means of rows (`shaders/reduce.wgsl`).
+//! Sums, means and ln Σ e^x of rows (`shaders/reduce.wgsl`).
 
 use super::{View4, read, switch, vector};
 use crate::device::Caps;
@@ -13,7 +13,8 @@ pub static KERNEL: Kernel = Kernel {
     sources: &[
         Source::File(&files::LAYOUT),
         Source::File(&files::REDUCE_SHARED),
-        Source::File(&file!("reduce.wgsl", ["MEAN", "LENGTHS"])),
+        Source::File(&files::MATH),
+        Source::File(&file!("reduce.wgsl", ["MEAN", "LOG_SUM_EXP", "LENGTHS"])),
     ],
     buffers: &[Buffer::read("x", "elem"), Buffer::read("lengths", "u32"), Buffer::write("y", "f32")],
     params: &Params::TYPE,
@@ -26,6 +27,7 @@ params! {
         y: View4,
         rows: u32,
         lengths: [u32; 2],
+        negative_infinity: f32,
     }
 }
 
@@ -36,9 +38,11 @@ pub enum Reduction {
     Sum,
     /// Σ x / n; 0 of nothing.
     Mean,
+    /// ln Σ e^x; −∞ of nothing.
+    LogSumExp,
 }
 
-/// `y[b, ..] = Σ_k x[b, .., k]`, or the mean, over the last of two to four axes, of the first `lengths[b]` (`[B]`, u32)
+/// `y[b, ..] = Σ_k x[b, .., k]`, or another [`Reduction`], over the last of two to four axes, of the first `lengths[b]` (`[B]`, u32)
 /// where there are lengths; y is f32.
 ///
 /// # Errors
@@ -68,12 +72,14 @@ pub fn record(
     if rows == 0 {
         return Ok(());
     }
-    let plan = RowPlan::new("a reduction", rows, width, 1, caps)?;
+    let passes = if reduction == Reduction::LogSumExp { 2 } else { 1 };
+    let plan = RowPlan::new("a reduction", rows, width, passes, caps)?;
     let params = Params {
         x: View4::new(&batch_first(x.clone()))?,
         y: View4::new(&batch_first(with_a_column(y)))?,
         rows: rows as u32,
         lengths: vector(lengths),
+        negative_infinity: f32::NEG_INFINITY,
     };
     recording.push(Dispatch {
         variant: Variant::new(
@@ -82,6 +88,7 @@ pub fn record(
             [
                 ("LANES", f64::from(plan.lanes)),
                 ("MEAN", switch(reduction == Reduction::Mean)),
+                ("LOG_SUM_EXP", switch(reduction == Reduction::LogSumExp)),
                 ("LENGTHS", switch(lengths.is_some())),
             ],
         ),
@@ -90,7 +97,7 @@ pub fn record(
         grid: plan.grid,
         iterations: plan.iterations,
         workgroup_bytes: 0,
-        flops: (rows * width) as u64,
+        flops: (rows * width * if reduction == Reduction::LogSumExp { super::EXP_OPERATIONS } else { 1 }) as u64,
         bytes: (x.dtype.bytes_of(rows * width) + 4 * rows) as u64,
     });
     Ok(())

@@ -16,6 +16,7 @@
 
 mod attentive;
 mod decoder;
+mod embedding;
 mod gpu;
 mod multi_head;
 mod reference;
@@ -29,12 +30,13 @@ pub use decoder::{
     AttentionDecoder, DecoderMemory, DecoderOutput, DecoderOutputs, DecoderState, DecoderWeights, LoadedDecoder,
     LoadedMemory, LocationInput,
 };
+pub use embedding::{Embedding, SinusoidLayout, sinusoidal};
 pub use gpu::{GpuAttentionDecoder, GpuAttentiveEncoder, GpuMultiHeadAttention, GpuVisualAttention};
 pub use multi_head::{LoadedMultiHead, MultiHeadAttention, MultiHeadWeights};
 pub use torch::torch_mask;
 pub use transformer::{
-    BlockOutputs, BlockWeights, Cache, CrossWeights, EncoderOutputs, EncoderWeights, LoadedBlock, LoadedTransformer,
-    Memory, NormOrder, NormWeights, TransformerBlock, TransformerEncoder, Visible,
+    BlockOutputs, BlockWeights, Cache, CacheSize, CrossWeights, EncoderOutputs, EncoderWeights, LoadedBlock,
+    LoadedTransformer, Memory, NormOrder, NormWeights, Places, TransformerBlock, TransformerEncoder, Visible,
 };
 pub use visual::{LoadedVisual, VisualAttention, VisualMemory, VisualOutputs, VisualState, VisualWeights};
 

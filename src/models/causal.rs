@@ -5,15 +5,14 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::config::{activation, found, json, needed};
-use crate::attention::{Attention, Causal, Mask, Rotary, RotaryEmbedding, RotaryLayout};
-use crate::backend::{Backend, Epilogue, IntegersOf};
+use super::decoding::{Beam, Begin, Continuation, Decoder, Generation};
+use crate::attention::{Attention, Causal, Rotary, RotaryEmbedding, RotaryLayout};
+use crate::backend::Backend;
 use crate::error::{Error, Result};
 use crate::layers::{
-    BlockWeights, Cache, EncoderWeights, LoadedTransformer, NormOrder, NormWeights, TransformerBlock,
-    TransformerEncoder, Visible,
+    BlockWeights, Embedding, EncoderWeights, Linear, NormOrder, NormWeights, TransformerBlock, TransformerEncoder,
 };
 use crate::norm::Norm;
-use crate::reference::gumbel;
 use crate::store::Store;
 use crate::tensor::Array;
 
@@ -182,11 +181,11 @@ impl CausalModel {
     pub fn network<B: Backend>(&self, mut backend: B) -> Result<CausalNetwork<'_, B>> {
         let b = &mut backend;
         let blocks = TransformerEncoder { block: self.block.clone() }.load(b, &self.weights)?;
-        let word = b.constant("word", &self.word)?;
-        let position = self.position.as_ref().map(|position| b.constant("position", position)).transpose()?;
+        let host = Embedding { position: self.position.clone(), ..Embedding::new(self.word.clone()) };
+        let embedding = host.try_map(|name, array| b.constant(name, array))?;
         let head = match &self.head {
             Some(head) => b.constant("head", head)?,
-            None => word.clone(),
+            None => embedding.word.clone(),
         };
         let rotary = match self.theta {
             None => None,
@@ -196,7 +195,8 @@ impl CausalModel {
                 Some(RotaryEmbedding::new(Rotary { layout: RotaryLayout::HalfSplit, offset: 0 }, tables))
             }
         };
-        Ok(CausalNetwork { model: self, backend, word, position, head, rotary, blocks, running: None })
+        let decoder = Decoder::new(embedding, blocks, rotary, Linear::new(head), self.positions);
+        Ok(CausalNetwork { model: self, backend, decoder })
     }
 
     /// D.
@@ -206,104 +206,25 @@ impl CausalModel {
     }
 }
 
-/// The most probable tokens, with their log-probabilities, of the logits of all.
-fn log_probabilities(logits: &[f32], count: usize) -> Vec<(u32, f64)> {
-    let largest = logits.iter().fold(f32::NEG_INFINITY, |largest, &x| largest.max(x));
-    let sum: f64 = logits.iter().map(|&x| f64::from(x - largest).exp()).sum();
-    let mut order: Vec<u32> = (0..logits.len() as u32).collect();
-    order.sort_by(|&a, &b| logits[b as usize].total_cmp(&logits[a as usize]).then(a.cmp(&b)));
-    order.truncate(count);
-    let of = |token: u32| (token, f64::from(logits[token as usize] - largest) - sum.ln());
-    order.into_iter().map(of).collect()
-}
-
-/// How the next token is chosen.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub enum Sampling {
-    /// The most probable one.
-    #[default]
-    Greedy,
-    /// Drawn from the k most probable ones, by softmax(logits / temperature) over them; the same seed draws the same.
-    TopK {
-        /// How many are drawn from; all, where that is more than there are.
-        k: usize,
-        /// Above 0.
-        temperature: f32,
-        /// Any number.
-        seed: u32,
-    },
-}
-
-/// What texts are continued with.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Generation {
-    /// Tokens at most.
-    pub most: usize,
-    /// How each is chosen.
-    pub sampling: Sampling,
-    /// The token that ends a text, which is its last then.
-    pub end: Option<u32>,
-}
-
-/// How the most probable continuations are looked for.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Beam {
-    /// Continuations that are kept of each text.
-    pub width: usize,
-    /// Tokens at most.
-    pub most: usize,
-    /// The token that ends a text, which is its last then.
-    pub end: Option<u32>,
-    /// In the end continuations are ordered by log-probability / length^this: 0 by the probability itself, 1 by the mean of
-    /// their tokens' log-probabilities.
-    pub length_exponent: f64,
-}
-
-/// A continuation that a search has found.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Continuation {
-    /// Its tokens, the one that ends it included.
-    pub tokens: Vec<u32>,
-    /// The sum of their log-probabilities.
-    pub log_probability: f64,
-}
-
-impl Continuation {
-    fn extended(&self, token: u32, log_probability: f64) -> Self {
-        let tokens = [&self.tokens[..], &[token]].concat();
-        Self { tokens, log_probability: self.log_probability + log_probability }
-    }
-}
-
 /// A [`CausalModel`] on a backend.
 pub struct CausalNetwork<'m, B: Backend> {
     model: &'m CausalModel,
     backend: B,
-    word: B::Value,
-    position: Option<B::Value>,
-    head: B::Value,
-    rotary: Option<RotaryEmbedding<B::Value>>,
-    blocks: LoadedTransformer<B::Value>,
-    running: Option<Running<B::Value>>,
-}
-
-/// What lasts from one token to the next.
-struct Running<V> {
-    cache: Cache<V>,
-    /// Of each text, how many places before it are filled up: texts end together.
-    before: Vec<usize>,
-    /// Places so far.
-    length: usize,
+    decoder: Decoder<B>,
 }
 
 impl<B: Backend> CausalNetwork<'_, B> {
+    /// The model.
+    pub fn model(&self) -> &CausalModel {
+        self.model
+    }
+
     /// The logits [B, V] of the token after each text.
     ///
     /// # Errors
     /// [`Error::Shape`] for a text without tokens or with more than there are positions, and those of the backend.
     pub fn start(&mut self, texts: &[Vec<u32>]) -> Result<Array> {
-        let logits = self.begin(texts)?;
-        self.read(&logits)
+        self.decoder.start(&mut self.backend, texts, &Begin { width: 1, most: 1, memory: None })
     }
 
     /// The logits [B, V] of the token after one more of each text.
@@ -312,45 +233,17 @@ impl<B: Backend> CausalNetwork<'_, B> {
     /// [`Error::Missing`] before [`CausalNetwork::start`], [`Error::Shape`] for another number of texts or one that gets too
     /// long, and those of the backend.
     pub fn step(&mut self, tokens: &[u32]) -> Result<Array> {
-        let logits = self.go_on(tokens)?;
-        self.read(&logits)
+        self.decoder.step(&mut self.backend, tokens)
     }
 
-    /// What each text goes on with. A token is one submission, and of its logits nothing but the candidates is read.
+    /// What each text goes on with. Texts are read in one submission; a token that is drawn is another one, of which nothing but
+    /// the candidates is read. Greedy search on a GPU submits eight tokens at once: each goes into the next without leaving the
+    /// device. Keys and values lie in memory for all tokens, and a step is recorded once and submitted again.
     ///
     /// # Errors
     /// As [`CausalNetwork::start`], and [`Error::Option`] for a temperature that is not above 0 or no candidate.
     pub fn generate(&mut self, texts: &[Vec<u32>], options: &Generation) -> Result<Vec<Vec<u32>>> {
-        let candidates = match options.sampling {
-            Sampling::Greedy => 1,
-            Sampling::TopK { k: 0, .. } => return Err(Error::option("k", "must be at least 1")),
-            Sampling::TopK { temperature, .. } if !(temperature > 0.0 && temperature.is_finite()) => {
-                return Err(Error::option("temperature", format!("must be above 0 and finite, not {temperature}")));
-            }
-            Sampling::TopK { k, .. } => k.min(self.model.words()),
-        };
-        let mut answers = vec![Vec::new(); texts.len()];
-        let ended = |answer: &Vec<u32>| options.end.is_some() && answer.last().copied() == options.end;
-        for n in 0..options.most {
-            let logits = match n {
-                0 => self.begin(texts)?,
-                _ => {
-                    let last: Vec<u32> =
-                        answers.iter().map(|answer: &Vec<u32>| answer.last().copied().unwrap_or(0)).collect();
-                    self.go_on(&last)?
-                }
-            };
-            let chosen = self.choose(&logits, candidates, options.sampling, n * texts.len())?;
-            for (answer, token) in answers.iter_mut().zip(chosen) {
-                if !ended(answer) {
-                    answer.push(token);
-                }
-            }
-            if answers.iter().all(ended) {
-                break;
-            }
-        }
-        Ok(answers)
+        self.decoder.generate(&mut self.backend, texts, None, options)
     }
 
     /// The most probable continuations of each text that a beam search finds, best first, at most [`Beam::width`]:
@@ -360,157 +253,12 @@ impl<B: Backend> CausalNetwork<'_, B> {
     ///     candidates ← those that have ended ∪ each other one extended by its `width` most probable tokens
     ///     beam ← the `width` candidates with the largest sums of log-probabilities
     /// ```
+    /// A token is one submission, of which the candidates are read. Continuations share the keys and values that they have in
+    /// common: none are copied.
     ///
     /// # Errors
     /// As [`CausalNetwork::start`], and [`Error::Option`] for a width that is not from 1 to the number of words.
     pub fn beam(&mut self, texts: &[Vec<u32>], options: &Beam) -> Result<Vec<Vec<Continuation>>> {
-        let Beam { width, most, end, length_exponent } = *options;
-        if width == 0 || width > self.model.words() {
-            return Err(Error::option("width", format!("must be from 1 to {} words, not {width}", self.model.words())));
-        }
-        let nothing = Continuation { tokens: Vec::new(), log_probability: 0.0 };
-        let mut beams = vec![vec![nothing]; texts.len()];
-        let ended = |found: &Continuation| end.is_some() && found.tokens.last().copied() == end;
-        // Row of each continuation in what was computed last: one a text at first, then `width`.
-        let mut each = 1;
-        for n in 0..most {
-            let logits = match n {
-                0 => self.start(texts)?,
-                _ => {
-                    let row = |k: usize| beams[k / width].get(k % width);
-                    let last = |k: usize| row(k).and_then(|found| found.tokens.last().copied()).unwrap_or(0);
-                    let tokens: Vec<u32> = (0..texts.len() * width).map(last).collect();
-                    self.step(&tokens)?
-                }
-            };
-            let words = self.model.words();
-            let mut parents = Vec::with_capacity(texts.len() * width);
-            for (text, beam) in beams.iter_mut().enumerate() {
-                let mut candidates: Vec<(usize, Continuation)> = Vec::new();
-                for (k, found) in beam.iter().enumerate() {
-                    let row = text * each + k;
-                    if ended(found) {
-                        candidates.push((row, found.clone()));
-                        continue;
-                    }
-                    let best = log_probabilities(&logits.data()[row * words..][..words], width);
-                    candidates.extend(best.into_iter().map(|(token, log)| (row, found.extended(token, log))));
-                }
-                candidates.sort_by(|(_, a), (_, b)| b.log_probability.total_cmp(&a.log_probability));
-                candidates.truncate(width);
-                // Rows without a continuation compute along.
-                let rows = candidates.iter().map(|&(row, _)| row).chain(std::iter::repeat(text * each));
-                parents.extend(rows.take(width).map(|row| row as u32));
-                *beam = candidates.into_iter().map(|(_, found)| found).collect();
-            }
-            if beams.iter().flatten().all(ended) || n + 1 == most {
-                break;
-            }
-            self.continue_rows(&parents)?;
-            each = width;
-        }
-        let score =
-            |found: &Continuation| found.log_probability / (found.tokens.len().max(1) as f64).powf(length_exponent);
-        for beam in &mut beams {
-            beam.sort_by(|a, b| score(b).total_cmp(&score(a)));
-        }
-        Ok(beams)
-    }
-
-    /// Row r goes on from row `rows[r]`.
-    fn continue_rows(&mut self, rows: &[u32]) -> Result<()> {
-        let Some(running) = &mut self.running else {
-            return Err(Error::missing("texts", "what goes on"));
-        };
-        running.cache = running.cache.of_rows(&mut self.backend, rows)?;
-        running.before = rows.iter().map(|&row| running.before[row as usize]).collect();
-        Ok(())
-    }
-
-    /// One token a row of the logits [B, V]; `row` numbers the first of them among all draws.
-    fn choose(&mut self, logits: &B::Value, candidates: usize, sampling: Sampling, row: usize) -> Result<Vec<u32>> {
-        let (values, ids) = self.backend.top_k(logits, candidates)?;
-        let Sampling::TopK { temperature, seed, .. } = sampling else {
-            return Ok(self.backend.read_integers_blocking(&[&ids])?.remove(0).into_data());
-        };
-        // One submission gives both.
-        let values = self.backend.read_blocking(&[&values])?.remove(0);
-        let ids = self.backend.read_integers_blocking(&[&ids])?.remove(0);
-        let rows = values.data().chunks_exact(candidates).zip(ids.data().chunks_exact(candidates));
-        let draw = |(n, (values, ids)): (usize, (&[f32], &[u32]))| {
-            // The largest of scores with Gumbel noise is a draw from their softmax.
-            let noisy = |&(&value, &id): &(&f32, &u32)| value / temperature + gumbel(seed, (row + n) as u32, id);
-            let best = values.iter().zip(ids).max_by(|a, b| noisy(a).total_cmp(&noisy(b)));
-            best.map_or(0, |(_, &id)| id)
-        };
-        Ok(rows.enumerate().map(draw).collect())
-    }
-
-    fn begin(&mut self, texts: &[Vec<u32>]) -> Result<B::Value> {
-        let longest = texts.iter().map(Vec::len).max().unwrap_or(0);
-        if texts.is_empty() {
-            return Err(Error::missing("texts", "at least one"));
-        }
-        if let Some(n) = texts.iter().position(Vec::is_empty) {
-            return Err(Error::shape(format!("text {n}"), "tokens", "at least 1", 0));
-        }
-        let before = texts.iter().map(|text| longest - text.len()).collect();
-        let cache = self.blocks.cache(&mut self.backend, texts.len())?;
-        self.running = Some(Running { cache, before, length: 0 });
-        // Filled up in front.
-        let padded = texts.iter().map(|text| [vec![0; longest - text.len()], text.clone()].concat());
-        self.feed(&padded.collect::<Vec<_>>().concat())
-    }
-
-    fn go_on(&mut self, tokens: &[u32]) -> Result<B::Value> {
-        let texts = self.running.as_ref().map(|running| running.before.len());
-        match texts {
-            None => Err(Error::missing("texts", "what goes on: `start` comes first")),
-            Some(texts) if texts != tokens.len() => Err(Error::shape("tokens", "texts", texts, tokens.len())),
-            Some(_) => self.feed(tokens),
-        }
-    }
-
-    /// Tokens [B, N]: the logits [B, V] after the last of them.
-    fn feed(&mut self, tokens: &[u32]) -> Result<B::Value> {
-        let result = self.record(tokens);
-        if result.is_err() {
-            self.backend.discard();
-            self.running = None;
-        }
-        result
-    }
-
-    fn record(&mut self, tokens: &[u32]) -> Result<B::Value> {
-        let Self { model, backend: b, word, position, head, rotary, blocks, running } = self;
-        let running = running.as_mut().ok_or_else(|| Error::missing("texts", "what goes on"))?;
-        let batch = running.before.len();
-        let count = tokens.len() / batch;
-        let (first, length) = (running.length, running.length + count);
-        if length > model.positions {
-            return Err(Error::shape("text", "tokens", format!("at most {}", model.positions), length));
-        }
-        let shape = [batch, count];
-        let mut x = b.embed(word, &Array::new(&shape, tokens.to_vec())?)?;
-        if let Some(position) = position {
-            let place = |k: usize| (first + k % count).saturating_sub(running.before[k / count]) as u32;
-            let places = b.embed(position, &Array::from_fn(&shape, place))?;
-            x = b.add(&x, &places)?;
-        }
-        let mut visible = Visible { rotary: rotary.clone(), ..Visible::default() };
-        if running.before.iter().any(|&before| before > 0) {
-            let seen = |k: usize| u32::from(k % length >= running.before[k / length]);
-            let mask: IntegersOf<B> = b.integers("mask", &Array::from_fn(&[batch, 1, 1, length], seen))?;
-            visible.mask = Some(Mask::Bool(mask));
-        }
-        let hidden = blocks.forward_cached(b, &x, &visible, &mut running.cache)?;
-        running.length = length;
-        let last = b.slice(&hidden, 1, count - 1, 1)?;
-        let last = b.reshape(&last, &[batch, blocks.channels()])?;
-        b.linear(&[(&last, head)], Epilogue::default())
-    }
-
-    fn read(&mut self, logits: &B::Value) -> Result<Array> {
-        Ok(self.backend.read_blocking(&[logits])?.remove(0))
+        self.decoder.beam(&mut self.backend, texts, None, options)
     }
 }

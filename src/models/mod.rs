@@ -10,8 +10,10 @@
 
 mod causal;
 mod config;
+mod decoding;
 mod sentence;
 
-pub use causal::{Beam, CausalModel, CausalNetwork, Continuation, Generation, Sampling};
+pub use causal::{CausalModel, CausalNetwork};
 pub use config::{Pooling, SentenceConfig};
+pub use decoding::{Beam, Continuation, Generation, Sampling};
 pub use sentence::{Encoded, SentenceEncoder, SentenceNetwork, normalize};

@@ -34,6 +34,27 @@ pub fn append(
     append::record(run.recording_mut(), caps, rows, None, &starts, table.as_ref(), wrap)
 }
 
+/// [`append`] of keys and of values, in one dispatch where they have the same type.
+pub(crate) fn append_pair(
+    run: &mut Run<'_>,
+    [keys, values]: [&Tensor; 2],
+    [key, value]: [&Tensor; 2],
+    starts: &Tensor,
+    table: Option<&Tensor>,
+) -> Result<()> {
+    if key.dtype() != value.dtype() || keys.dtype() != values.dtype() {
+        append(run, keys, key, starts, table, false)?;
+        return append(run, values, value, starts, table, false);
+    }
+    let (key, keys) = (run.bind("key", key), run.bind("cached keys", keys));
+    let (value, values) = (run.bind("value", value), run.bind("cached values", values));
+    let starts = run.bind("starts", starts);
+    let table = table.map(|table| run.bind("block_table", table));
+    let (keys, values) = (Rows { rows: &key, cache: &keys }, Rows { rows: &value, cache: &values });
+    let caps = run.gpu().caps();
+    append::record(run.recording_mut(), caps, keys, Some(values), &starts, table.as_ref(), false)
+}
+
 /// Sizes of a cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CacheShape {
@@ -302,18 +323,7 @@ impl CacheStep {
     pub fn append(&self, run: &mut Run<'_>, layer: usize, key: &Tensor, value: &Tensor) -> Result<()> {
         let own = layer_of(&self.layers, layer)?;
         check_rows(own, self.lengths.shape()[0], self.rows, key, value)?;
-        let [keys, values] = own;
-        if key.dtype() != value.dtype() {
-            append(run, keys, key, &self.starts, self.table.as_ref(), false)?;
-            return append(run, values, value, &self.starts, self.table.as_ref(), false);
-        }
-        let (key, keys) = (run.bind("key", key), run.bind("cached keys", keys));
-        let (value, values) = (run.bind("value", value), run.bind("cached values", values));
-        let starts = run.bind("cache lengths", &self.starts);
-        let table = self.table.as_ref().map(|table| run.bind("block_table", table));
-        let (keys, values) = (Rows { rows: &key, cache: &keys }, Rows { rows: &value, cache: &values });
-        let caps = run.gpu().caps();
-        append::record(run.recording_mut(), caps, keys, Some(values), &starts, table.as_ref(), false)
+        append_pair(run, own.each_ref(), [key, value], &self.starts, self.table.as_ref())
     }
 
     /// `query` [B, Hq, n, D] with the keys and values of a layer, those of this step among them, and their lengths; as

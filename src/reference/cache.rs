@@ -39,6 +39,60 @@ pub fn append<T: Float>(cache: &Array<T>, rows: &Array<T>, starts: &[usize], wra
     Ok(out)
 }
 
+/// As [`append`], into the cache's own elements; `starts` are `[B]`. With a block table [B, pages] the cache is a pool
+/// [pages, H, page size, D], and rows whose entry is past the pool are dropped.
+pub(crate) fn append_in_place<T: Copy>(
+    (cache, cache_shape): (&mut [T], &[usize]),
+    (rows, rows_shape): (&[T], &[usize]),
+    starts: &Array<u32>,
+    table: Option<&Array<u32>>,
+) -> Result<()> {
+    let &[pages, heads, size, dim] = cache_shape else {
+        return Err(Error::shape("cache", "rank", "4 [B, H, C, D]", cache_shape.len()));
+    };
+    let &[batch, rows_heads, n, rows_dim] = rows_shape else {
+        return Err(Error::shape("rows", "rank", "4 [B, H, n, D]", rows_shape.len()));
+    };
+    let own = if table.is_some() { batch } else { pages };
+    for (axis, expected, found) in
+        [("axis 0 (batch)", own, batch), ("axis 1 (heads)", heads, rows_heads), ("axis 3 (dim)", dim, rows_dim)]
+    {
+        if expected != found {
+            return Err(Error::shape("rows", axis, expected, found));
+        }
+    }
+    if starts.shape() != [batch] {
+        return Err(Error::shape("starts", "shape", format!("[{batch}]"), format!("{:?}", starts.shape())));
+    }
+    let columns = match table {
+        None => 1,
+        Some(table) => match *table.shape() {
+            [rows, columns] if rows == batch => columns,
+            _ => {
+                let found = format!("{:?}", table.shape());
+                return Err(Error::shape("block_table", "shape", format!("[{batch}, pages]"), found));
+            }
+        },
+    };
+    for b in 0..batch {
+        for k in 0..n {
+            let place = (starts.data()[b] as usize).saturating_add(k);
+            if place >= columns.saturating_mul(size) {
+                continue;
+            }
+            let page = table.map_or(b, |table| table.data()[b * columns + place / size] as usize);
+            if page >= pages {
+                continue;
+            }
+            for h in 0..heads {
+                let row = &rows[((b * heads + h) * n + k) * dim..][..dim];
+                cache[((page * heads + h) * size + place % size) * dim..][..dim].copy_from_slice(row);
+            }
+        }
+    }
+    Ok(())
+}
+
 /// [B, H, P, D] and [B, H, N, D] concatenated along the third axis.
 pub(crate) fn join<T: Float>(past: Option<&Array<T>>, new: &Array<T>) -> Result<Array<T>> {
     let Some(past) = past else {

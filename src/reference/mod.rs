@@ -22,20 +22,21 @@ pub use attention::attention;
 #[cfg(feature = "cpu")]
 pub(crate) use attention::ends;
 pub use cache::append;
+pub(crate) use cache::append_in_place;
 #[cfg(feature = "cpu")]
 pub(crate) use cache::join;
 pub use coverage::coverage;
 pub use float::Float;
 pub use linear::{activate, embed, linear};
 pub use merge::{merge, merge_max_sum};
-pub use norm::{norm, reduce, top_k};
+pub use norm::{log_sum_exp, norm, reduce, top_k};
 #[cfg(feature = "cpu")]
 pub(crate) use normalize::entropy;
 pub use normalize::{gumbel, hardmax, log_softmax, softmax, sparsemax};
 pub use rnn::rnn;
 pub use rotary::rotary;
 #[cfg(feature = "cpu")]
-pub(crate) use rotary::rotate;
+pub(crate) use rotary::{check_rotary, rotate};
 
 use crate::error::{Error, Result};
 use crate::tensor::Array;

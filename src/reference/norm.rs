@@ -83,6 +83,23 @@ pub fn reduce<T: Float>(x: &Array<T>, mean: bool, lengths: Option<&Array<u32>>) 
     Ok(Array::from_fn(lead, of_row))
 }
 
+/// ln Σ e^x over the last axis of x [.., N], which goes; −∞ of nothing, NaN with +∞ among them.
+///
+/// # Errors
+/// [`Error::Shape`] for a scalar.
+pub fn log_sum_exp<T: Float>(x: &Array<T>) -> Result<Array<T>> {
+    let (&width, lead) = x.shape().split_last().ok_or_else(|| Error::shape("x", "rank", "at least 1", 0))?;
+    let of_row = |row: usize| {
+        let row = &x.data()[row * width..][..width];
+        let largest = row.iter().copied().fold(T::NEG_INFINITY, T::max);
+        match largest == T::NEG_INFINITY {
+            true => largest,
+            false => largest + row.iter().map(|&x| (x - largest).exp()).sum::<T>().ln(),
+        }
+    };
+    Ok(Array::from_fn(lead, of_row))
+}
+
 /// The k largest entries of each row of x [.., N], largest first, the smaller index first among equals: values and indices,
 /// [.., k]. NaN counts as −∞.
 ///

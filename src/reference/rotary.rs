@@ -1,6 +1,6 @@
 //! Rotary position embedding (Su et al. 2021, "RoFormer", eq. 34).
 
-use super::{Float, within};
+use super::Float;
 use crate::attention::{Rotary, RotaryLayout};
 use crate::error::{Error, Result};
 use crate::tensor::Array;
@@ -17,59 +17,66 @@ pub fn rotary<T: Float>(
     positions: Option<&Array<u32>>,
     rotary: Rotary,
 ) -> Result<Array<T>> {
-    let &[batch, heads, n, dim] = x.shape() else {
-        return Err(Error::shape("x", "rank", "4 [B, H, N, D]", x.shape().len()));
-    };
-    let &[rows, pairs] = cos.shape() else {
-        return Err(Error::shape("cos", "rank", "2 [positions, width / 2]", cos.shape().len()));
-    };
-    if sin.shape() != cos.shape() {
-        return Err(Error::shape("sin", "shape", format!("{:?}", cos.shape()), format!("{:?}", sin.shape())));
-    }
-    if 2 * pairs > dim {
-        return Err(Error::shape("cos", "axis 1 (width / 2)", format!("at most {}", dim / 2), pairs));
-    }
     let positions = match positions {
-        None => {
-            let needed = rotary.offset.saturating_add(n);
-            if rows < needed {
-                return Err(Error::shape("cos", "axis 0 (positions)", format!("at least {needed}"), rows));
-            }
-            (0..batch).flat_map(|_| 0..n).collect()
-        }
-        Some(positions) => {
-            if positions.shape() != [batch, n] {
-                let (expected, found) = (format!("[{batch}, {n}]"), format!("{:?}", positions.shape()));
-                return Err(Error::shape("positions", "shape", expected, found));
-            }
-            let last = rows.checked_sub(rotary.offset.saturating_add(1)).ok_or_else(|| {
-                let needed = rotary.offset.saturating_add(1);
-                Error::shape("cos", "axis 0 (positions)", format!("at least {needed}"), rows)
-            })?;
-            within("positions", positions, last)?
-        }
+        Some(positions) => positions.clone(),
+        None => match *x.shape() {
+            [batch, _, n, _] => Array::from_fn(&[batch, n], |k| (k % n) as u32),
+            _ => Array::filled(&[0, 0], 0),
+        },
     };
+    let pairs = check_rotary(x.shape(), [cos.shape(), sin.shape()], &positions, rotary.offset)?;
+    let [heads, n, dim] = [1, 2, 3].map(|axis| x.shape()[axis]);
     let mut out = x.clone();
     if x.data().is_empty() {
         return Ok(out);
     }
     for (row, data) in out.data_mut().chunks_exact_mut(dim).enumerate() {
-        let position = positions[row / (heads * n) * n + row % n];
-        rotate(data, cos, sin, rotary.layout, position + rotary.offset);
+        let position = positions.data()[row / (heads * n) * n + row % n] as usize;
+        rotate(data, [cos.data(), sin.data()], pairs, rotary.layout, position + rotary.offset);
     }
     Ok(out)
 }
 
-/// Turns one head of one token by row `at` of the tables, by the last row where there are fewer.
-pub(crate) fn rotate<T: Float>(x: &mut [T], cos: &Array<T>, sin: &Array<T>, layout: RotaryLayout, at: usize) {
-    let pairs = cos.shape()[1];
-    let first = at.min(cos.shape()[0] - 1) * pairs;
-    for n in 0..pairs {
+/// Shapes of x, the two tables and the positions against one another: pairs that are turned.
+pub(crate) fn check_rotary(
+    x: &[usize],
+    [cos, sin]: [&[usize]; 2],
+    positions: &Array<u32>,
+    offset: usize,
+) -> Result<usize> {
+    let &[batch, _, n, dim] = x else {
+        return Err(Error::shape("x", "rank", "4 [B, H, N, D]", x.len()));
+    };
+    let &[rows, pairs] = cos else {
+        return Err(Error::shape("cos", "rank", "2 [positions, width / 2]", cos.len()));
+    };
+    if sin != cos {
+        return Err(Error::shape("sin", "shape", format!("{cos:?}"), format!("{sin:?}")));
+    }
+    if 2 * pairs > dim {
+        return Err(Error::shape("cos", "axis 1 (width / 2)", format!("at most {}", dim / 2), pairs));
+    }
+    if positions.shape() != [batch, n] {
+        let (expected, found) = (format!("[{batch}, {n}]"), format!("{:?}", positions.shape()));
+        return Err(Error::shape("positions", "shape", expected, found));
+    }
+    let last = positions.data().iter().map(|&position| position as usize).max();
+    let needed = last.map_or(0, |last| last.saturating_add(offset).saturating_add(1));
+    if needed > rows {
+        return Err(Error::shape("cos", "axis 0 (positions)", format!("at least {needed}"), rows));
+    }
+    Ok(pairs)
+}
+
+/// Turns one head of one token by row `at` of the tables [positions, pairs], by the last row where there are fewer.
+pub(crate) fn rotate<T: Float>(x: &mut [T], tables: [&[T]; 2], pairs: usize, layout: RotaryLayout, at: usize) {
+    let first = at.min(tables[0].len() / pairs.max(1) - 1) * pairs;
+    let [cos, sin] = tables.map(|table| &table[first..first + pairs]);
+    for (n, (&cos, &sin)) in cos.iter().zip(sin).enumerate() {
         let (a, b) = match layout {
             RotaryLayout::HalfSplit => (n, n + pairs),
             RotaryLayout::Interleaved => (2 * n, 2 * n + 1),
         };
-        let (cos, sin) = (cos.data()[first + n], sin.data()[first + n]);
         (x[a], x[b]) = (x[a] * cos - x[b] * sin, x[b] * cos + x[a] * sin);
     }
 }

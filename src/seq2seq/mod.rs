@@ -17,6 +17,7 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
+pub use crate::search::Candidates;
 pub use card::Card;
 pub use network::{ModelNetwork, Network, SourceBatch, StepOutput};
 pub use text::{Prepared, Source, SourceText};

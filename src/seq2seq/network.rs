@@ -7,6 +7,7 @@ use crate::attention::{Attention, AttentionInputs, Score};
 use crate::backend::{self, Backend, IntegersOf};
 use crate::error::{Error, Result};
 use crate::rnn::RnnInputs;
+use crate::search::{Candidates, CandidatesOf};
 use crate::tensor::{Array, TensorLike};
 
 /// S sources of up to T ids.
@@ -27,8 +28,8 @@ pub struct SourceBatch {
 /// What one decoder step gives back for each row.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StepOutput {
-    /// [rows, V].
-    pub logits: Array,
+    /// As many as were asked for, at most V.
+    pub candidates: Candidates,
     /// [rows, T], if asked for.
     pub weights: Option<Array>,
 }
@@ -41,11 +42,12 @@ pub trait Network {
     /// When the device fails or the batch does not fit it.
     fn start(&mut self, batch: &SourceBatch, width: usize) -> Result<()>;
 
-    /// One decoder step: row `r` continues the state of row `parents[r]`, of the same source, and reads `tokens[r]`.
+    /// One decoder step: row `r` continues the state of row `parents[r]`, of the same source, and reads `tokens[r]`. So many
+    /// candidates of each row are read back, and the attention weights where they are asked for.
     ///
     /// # Errors
     /// When the device fails, or before [`Network::start`].
-    fn step(&mut self, parents: &[u32], tokens: &[u32], weights: bool) -> Result<StepOutput>;
+    fn step(&mut self, parents: &[u32], tokens: &[u32], candidates: usize, weights: bool) -> Result<StepOutput>;
 }
 
 /// A model's network on a backend, made by [`Model::network`].
@@ -262,7 +264,7 @@ impl<B: Backend> ModelNetwork<'_, B> {
         Ok(())
     }
 
-    fn decode(&mut self, parents: &[u32], tokens: &[u32], weights: bool) -> Result<StepOutput> {
+    fn decode(&mut self, parents: &[u32], tokens: &[u32], candidates: usize, weights: bool) -> Result<StepOutput> {
         let mut run = self.running.take().ok_or_else(|| Error::missing("batch", "`start` before `step`"))?;
         let rows = run.sources * run.width;
         if parents.iter().zip(0..).any(|(&parent, row)| parent != row) {
@@ -295,13 +297,12 @@ impl<B: Backend> ModelNetwork<'_, B> {
         let logits = self.layers.output.forward(&mut self.backend, &input)?;
         self.running = Some(run);
 
-        let mut read: Vec<&B::Value> = vec![&logits];
-        read.extend(&weights);
-        let mut read = self.backend.read_blocking(&read)?.into_iter();
-        match read.next() {
-            Some(logits) => Ok(StepOutput { logits, weights: read.next() }),
-            None => Err(Error::missing("logits", "the tensor that was read back")),
-        }
+        let found = CandidatesOf::new(&mut self.backend, &logits, candidates)?;
+        let mut numbers: Vec<&B::Value> = found.numbers.iter().collect();
+        numbers.extend(&weights);
+        let mut read = self.backend.finish_blocking(None, &numbers, &[&found.tokens])?;
+        let weights = weights.and_then(|_| read.numbers.pop());
+        Ok(StepOutput { candidates: Candidates::read(read)?, weights })
     }
 }
 
@@ -311,8 +312,8 @@ impl<B: Backend> Network for ModelNetwork<'_, B> {
         self.clean_up(started)
     }
 
-    fn step(&mut self, parents: &[u32], tokens: &[u32], weights: bool) -> Result<StepOutput> {
-        let stepped = self.decode(parents, tokens, weights);
+    fn step(&mut self, parents: &[u32], tokens: &[u32], candidates: usize, weights: bool) -> Result<StepOutput> {
+        let stepped = self.decode(parents, tokens, candidates, weights);
         self.clean_up(stepped)
     }
 }

@@ -362,7 +362,7 @@ fn searches_that_cannot_be_are_refused() {
 #[test]
 fn a_network_that_has_not_started_says_so() {
     let khmer = model("khmer");
-    assert!(matches!(cpu(&khmer).step(&[0], &[0], false), Err(Error::Missing { .. })));
+    assert!(matches!(cpu(&khmer).step(&[0], &[0], 1, false), Err(Error::Missing { .. })));
 }
 
 #[cfg(feature = "cli")]

@@ -6,7 +6,8 @@ use regard::attention::{Attention, Mask};
 use regard::backend::{Backend, Cpu, CpuTensor, IntegersOf, Reference, Value as _};
 use regard::gpu::{Gpu, Open, Run};
 use regard::layers::{
-    EncoderWeights, LoadedTransformer, Memory, NormOrder, TransformerBlock, TransformerEncoder, Visible,
+    CacheSize, EncoderWeights, LoadedTransformer, Memory, NormOrder, Places, TransformerBlock, TransformerEncoder,
+    Visible,
 };
 use regard::models::{Pooling, SentenceEncoder, normalize};
 use regard::rnn::Activation;
@@ -191,12 +192,17 @@ fn a_cache_of_other_blocks_is_refused() {
     let stack = stack(&mut cpu, case, &store, "layers", "");
     let x = CpuTensor::from(store.get("in.src").unwrap());
     let [batch, layers] = [x.shape()[0], stack.layers()];
-    let mut own = stack.cache(&mut cpu, batch).unwrap();
-    assert_eq!(stack.forward_cached(&mut cpu, &x, &Visible::default(), &mut own).unwrap().shape(), x.shape());
+    let tokens = x.shape()[1];
+    let size = CacheSize { rows: batch, capacity: tokens, shared: false };
+    let ids = |x: usize| Array::filled(&[batch], x as u32);
+    let positions = Array::from_fn(&[batch, tokens], |k| (k % tokens) as u32);
+    let places = Places { starts: ids(0), lengths: ids(tokens), positions, counts: None, table: None };
+    let mut own = stack.cache(&mut cpu, size, None).unwrap();
+    assert_eq!(stack.forward_cached(&mut cpu, &x, &places, None, &mut own).unwrap().shape(), x.shape());
     let weights = EncoderWeights { blocks: Vec::new(), norm: None };
     let none = TransformerEncoder { block: TransformerBlock::new(1, 1e-5) }.load(&mut cpu, &weights).unwrap();
-    let mut other = none.cache(&mut cpu, batch).unwrap();
-    let error = stack.forward_cached(&mut cpu, &x, &Visible::default(), &mut other).unwrap_err();
+    let mut other = none.cache(&mut cpu, size, None).unwrap();
+    let error = stack.forward_cached(&mut cpu, &x, &places, None, &mut other).unwrap_err();
     assert_eq!(error.to_string(), format!("`cache` blocks: expected {layers}, found 0"));
 }
 

@@ -31,12 +31,14 @@ mod tensor;
 mod tests;
 mod threads;
 
+use std::convert::Infallible;
+
 use self::plan::{Processor, StepCut};
 use self::simd::Level;
 use self::threads::Threads;
-use super::reference::{join_data, repeat};
-use super::{Backend, Epilogue};
-use crate::attention::{Attention, AttentionInputs, AttentionOutputs};
+use super::reference::{join_data, repeat, rewrite};
+use super::{Backend, Epilogue, OnHost};
+use crate::attention::{Attention, AttentionInputs, AttentionOutputs, RotaryEmbedding};
 use crate::backend::Value;
 use crate::coverage::CoverageCost;
 #[cfg(feature = "parallel")]
@@ -162,9 +164,14 @@ impl std::fmt::Display for Cpu {
 impl Backend for Cpu {
     type Value = CpuTensor;
     type Recurrence = CpuRnn;
+    type Prepared = Infallible;
 
     fn constant(&mut self, _: &str, array: &Array<f32>) -> Result<CpuTensor> {
         Ok(array.clone().into())
+    }
+
+    fn empty(&mut self, _: &'static str, shape: &[usize]) -> Result<CpuTensor> {
+        Ok(Array::filled(shape, 0.0).into())
     }
 
     fn integers(&mut self, _: &str, array: &Array<u32>) -> Result<Array<u32>> {
@@ -249,6 +256,10 @@ impl Backend for Cpu {
         Ok(reference::reduce(&x.to_array(), true, lengths)?.into())
     }
 
+    fn log_sum_exp(&mut self, x: &CpuTensor) -> Result<CpuTensor> {
+        rows::log_sum_exp(self, x)
+    }
+
     fn top_k(&mut self, x: &CpuTensor, k: usize) -> Result<(CpuTensor, Array<u32>)> {
         rows::top_k(self, x, k)
     }
@@ -264,8 +275,27 @@ impl Backend for Cpu {
         Ok([after.into(), cost.into()])
     }
 
-    fn embed(&mut self, table: &CpuTensor, ids: &Array<u32>) -> Result<CpuTensor> {
+    fn gather(&mut self, table: &CpuTensor, ids: &Array<u32>) -> Result<CpuTensor> {
         rows::embed(self, table, ids)
+    }
+
+    fn rotary(
+        &mut self,
+        x: &CpuTensor,
+        embedding: &RotaryEmbedding<CpuTensor>,
+        positions: &Array<u32>,
+    ) -> Result<CpuTensor> {
+        rows::rotary(x, embedding, positions)
+    }
+
+    fn append(
+        &mut self,
+        caches: [&mut CpuTensor; 2],
+        rows: [&CpuTensor; 2],
+        starts: &Array<u32>,
+        table: Option<&Array<u32>>,
+    ) -> Result<()> {
+        caches.into_iter().zip(rows).try_for_each(|(cache, rows)| cache.append(rows, starts, table))
     }
 
     fn reshape(&mut self, x: &CpuTensor, shape: &[usize]) -> Result<CpuTensor> {
@@ -293,6 +323,10 @@ impl Backend for Cpu {
         repeat(x, shape)
     }
 
+    fn reshape_integers(&mut self, x: &Array<u32>, shape: &[usize]) -> Result<Array<u32>> {
+        x.clone().reshape(shape)
+    }
+
     fn join_integers(&mut self, axis: usize, inputs: &[Array<u32>]) -> Result<Array<u32>> {
         join_data(axis, inputs, Array::data)
     }
@@ -303,19 +337,30 @@ impl Backend for Cpu {
         Ok(())
     }
 
-    async fn read(&mut self, values: &[&CpuTensor]) -> Result<Vec<Array<f32>>> {
-        self.read_blocking(values)
+    fn prepare(&mut self) -> Result<Option<Infallible>> {
+        Ok(None)
     }
 
-    async fn read_integers(&mut self, values: &[&Array<u32>]) -> Result<Vec<Array<u32>>> {
-        self.read_integers_blocking(values)
+    fn rewrite(&mut self, integers: &mut Array<u32>, array: &Array<u32>) -> Result<()> {
+        rewrite(integers, array)
     }
 
-    fn read_integers_blocking(&mut self, values: &[&Array<u32>]) -> Result<Vec<Array<u32>>> {
-        Ok(values.iter().map(|&value| value.clone()).collect())
+    async fn finish(
+        &mut self,
+        again: Option<&mut Infallible>,
+        numbers: &[&CpuTensor],
+        integers: &[&Array<u32>],
+    ) -> Result<OnHost> {
+        self.finish_blocking(again, numbers, integers)
     }
 
-    fn read_blocking(&mut self, values: &[&CpuTensor]) -> Result<Vec<Array<f32>>> {
-        Ok(values.iter().map(|value| value.to_array()).collect())
+    fn finish_blocking(
+        &mut self,
+        _: Option<&mut Infallible>,
+        numbers: &[&CpuTensor],
+        integers: &[&Array<u32>],
+    ) -> Result<OnHost> {
+        let numbers = numbers.iter().map(|value| value.to_array()).collect();
+        Ok(OnHost { numbers, integers: integers.iter().map(|&value| value.clone()).collect() })
     }
 }

@@ -3,9 +3,11 @@
 use super::activation::Activate;
 use super::simd::{Kernel, Simd};
 use super::{Cpu, CpuTensor};
+use crate::attention::RotaryEmbedding;
 use crate::backend::Value;
 use crate::error::{Error, Result};
 use crate::norm::{Norm, NormKind};
+use crate::reference::{check_rotary, rotate};
 use crate::rnn::Activation;
 use crate::tensor::{Array, Layout};
 
@@ -118,6 +120,58 @@ pub(super) fn norm(
         });
     }
     Ok(Array::new(x.shape(), y)?.into())
+}
+
+/// As [`Backend::log_sum_exp`](crate::backend::Backend::log_sum_exp).
+pub(super) fn log_sum_exp(cpu: &Cpu, x: &CpuTensor) -> Result<CpuTensor> {
+    let (&width, lead) = x.shape().split_last().ok_or_else(|| Error::shape("x", "rank", "at least 1", 0))?;
+    let x = x.wide();
+    let mut y = vec![f32::NEG_INFINITY; lead.iter().product()];
+    if width > 0 {
+        let rows = x.data().chunks_exact(width).zip(&mut y).collect();
+        let row = |(row, y): (&[f32], &mut f32)| *y = cpu.level().run(LogSumExp(row));
+        cpu.threads().each(16 * x.data().len(), rows, row);
+    }
+    Ok(Array::new(lead, y)?.into())
+}
+
+struct LogSumExp<'a>(&'a [f32]);
+
+impl Kernel for LogSumExp<'_> {
+    type Output = f32;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> f32 {
+        let Self(x) = self;
+        let largest = x.iter().copied().fold(f32::NEG_INFINITY, |a, b| if a >= b { a } else { b });
+        if largest == f32::NEG_INFINITY {
+            return largest;
+        }
+        let mut sum = 0.0f64;
+        for chunk in x.chunks(S::LANES) {
+            // SAFETY: a chunk is at most a vector long.
+            let x = unsafe { s.load_part(chunk.as_ptr(), chunk.len()) };
+            let powers = s.lanes(super::math::exp(s, s.sub(x, s.splat(largest))));
+            sum += powers[..chunk.len()].iter().map(|&x| f64::from(x)).sum::<f64>();
+        }
+        (f64::from(largest) + sum.ln()) as f32
+    }
+}
+
+/// As [`Backend::rotary`](crate::backend::Backend::rotary).
+pub(super) fn rotary(
+    x: &CpuTensor,
+    RotaryEmbedding { options, cos, sin }: &RotaryEmbedding<CpuTensor>,
+    positions: &Array<u32>,
+) -> Result<CpuTensor> {
+    let (cos, sin, mut x) = (cos.wide(), sin.wide(), x.to_array());
+    let pairs = check_rotary(x.shape(), [cos.shape(), sin.shape()], positions, options.offset)?;
+    let [heads, rows, dim] = [1, 2, 3].map(|axis| x.shape()[axis]);
+    for (row, data) in x.data_mut().chunks_exact_mut(dim.max(1)).enumerate() {
+        let at = positions.data()[row / (heads * rows) * rows + row % rows] as usize + options.offset;
+        rotate(data, [cos.data(), sin.data()], pairs, options.layout, at);
+    }
+    Ok(x.into())
 }
 
 /// As [`Backend::top_k`](crate::backend::Backend::top_k).

@@ -11,6 +11,7 @@ use crate::backend::Value;
 use crate::error::{Error, Result};
 use crate::problem::{Role, Storage};
 use crate::q8;
+use crate::reference::append_in_place;
 use crate::rnn::{RnnInputs, RnnOutputs};
 use crate::tensor::{Array, DType, Layout, TensorLike, gather};
 
@@ -123,6 +124,26 @@ impl CpuTensor {
         };
         let kept = self.packed.get_or_init(pack);
         if kept.panel == panel { kept.clone() } else { pack() }
+    }
+
+    /// Rows [B, H, n, D] into a cache, as [`Backend::append`](crate::backend::Backend::append) has them. A cache in f32 that
+    /// nobody else holds is written in place.
+    pub(crate) fn append(&mut self, rows: &Self, starts: &Array<u32>, table: Option<&Array<u32>>) -> Result<()> {
+        let rows = rows.wide();
+        let mut wide = match &mut self.stored {
+            Stored::F32(_) => None,
+            _ => Some(self.to_array().into_data()),
+        };
+        let own = match (&mut wide, &mut self.stored) {
+            (None, Stored::F32(data)) => Arc::make_mut(data),
+            (wide, _) => wide.get_or_insert_default(),
+        };
+        append_in_place((own, &self.shape), (rows.data(), &rows.shape), starts, table)?;
+        if let Some(data) = wide {
+            *self = self.alike(Array::from_parts(self.shape.clone(), data));
+        }
+        self.packed = Arc::default();
+        Ok(())
     }
 
     /// The same elements under another shape.

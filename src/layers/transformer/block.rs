@@ -1,8 +1,8 @@
 //! A Transformer block.
 
 use super::weights::{BlockWeights, CrossWeights, NormWeights};
-use crate::attention::{Attention, AttentionInputs, Mask, Past, RotaryEmbedding};
-use crate::backend::{Backend, Epilogue, Numbers, Value};
+use crate::attention::{Attention, AttentionInputs, Mask, RotaryEmbedding};
+use crate::backend::{Backend, Epilogue, IntegersOf, Numbers, Value};
 use crate::error::{Error, Result};
 use crate::layers::Linear;
 use crate::norm::Norm;
@@ -97,8 +97,30 @@ pub struct BlockOutputs<A> {
     pub output: A,
     /// [B, H, N, N], if asked for.
     pub weights: Option<A>,
-    /// Keys and values [B, Hkv, P + N, D] for the next call, of a call with a past.
-    pub present: Option<Past<A>>,
+}
+
+/// Where the tokens of a call stand among those that a [`Cache`](super::Cache) has of their rows.
+#[derive(Debug, Clone)]
+pub struct Places<I> {
+    /// `[B]`: tokens of each row that come before.
+    pub starts: I,
+    /// `[B]`: tokens of each row, those of this call included.
+    pub lengths: I,
+    /// [B, N]: `starts[b] + n`.
+    pub positions: I,
+    /// `[B]`: how many of the N are real, where not all are.
+    pub counts: Option<I>,
+    /// [B, C], of a cache that rows share: where in it each token of a row lies.
+    pub table: Option<I>,
+}
+
+/// Keys and values of one block.
+#[derive(Debug, Clone)]
+pub(super) struct BlockCache<V: TensorLike> {
+    /// Keys and values [B, Hkv, C, D], or [B·C, Hkv, 1, D] where rows share them.
+    pub(super) own: [V; 2],
+    /// What is attended to besides, for B / S rows each.
+    pub(super) memory: Option<Remembered<V>>,
 }
 
 /// A [`TransformerBlock`] with its weights on a backend, `V` its values.
@@ -126,10 +148,9 @@ impl<V: Value> LoadedBlock<V> {
         self.weights.output.weight.shape()[0]
     }
 
-    /// Shape of the keys of so many tokens: [B, Hkv, N, D].
-    pub fn key_shape(&self, batch: usize, tokens: usize) -> [usize; 4] {
-        let width = self.weights.output.weight.shape()[1] / self.block.heads;
-        [batch, self.block.kv_heads, tokens, width]
+    /// Hkv and D.
+    pub(super) fn kv_heads(&self) -> [usize; 2] {
+        [self.block.kv_heads, self.weights.output.weight.shape()[1] / self.block.heads]
     }
 }
 
@@ -145,35 +166,8 @@ impl<V: Numbers> LoadedBlock<V> {
         visible: &Visible<V>,
         attention_weights: bool,
     ) -> Result<BlockOutputs<V>> {
-        self.forward_after(b, x, visible, None, attention_weights)
-    }
-
-    /// As [`LoadedBlock::forward`], for tokens that come after those of a past: what an earlier call left as
-    /// [`BlockOutputs::present`], or keys and values [B, Hkv, 0, D] to begin with. Lengths cannot stand beside it; a mask can.
-    ///
-    /// # Errors
-    /// As [`LoadedBlock::forward`].
-    pub fn forward_after<B: Backend<Value = V>>(
-        &self,
-        b: &mut B,
-        x: &V,
-        visible: &Visible<V>,
-        past: Option<&Past<V>>,
-        attention_weights: bool,
-    ) -> Result<BlockOutputs<V>> {
-        let (block, weights) = (&self.block, &self.weights);
-        let &[batch, tokens, channels] = x.shape() else {
-            return Err(Error::shape("x", "rank", "3 [B, N, E]", x.shape().len()));
-        };
-        same("x", "axis 2 (channels)", self.channels(), channels)?;
-        let normed = match block.order {
-            NormOrder::Pre => weights.attention_norm.forward(b, block.norm, x)?,
-            NormOrder::Post => x.clone(),
-        };
-        let packed = weights.query_key_value.forward(b, &normed)?;
-        let all = block.heads + 2 * block.kv_heads;
-        let width = packed.shape()[2] / all;
-        let heads = split(b, &packed, all)?;
+        let block = &self.block;
+        let heads = self.heads(b, x)?;
         let mut inputs = AttentionInputs::new(
             b.slice(&heads, 1, 0, block.heads)?,
             b.slice(&heads, 1, block.heads, block.kv_heads)?,
@@ -183,21 +177,101 @@ impl<V: Numbers> LoadedBlock<V> {
         inputs.query_lengths = visible.lengths.clone();
         inputs.mask = visible.mask.clone();
         inputs.rotary = visible.rotary.clone();
-        inputs.past = past.cloned();
         let attention = Attention { weights: attention_weights, ..block.attention.clone() };
         let attended = b.attention(&attention, &inputs)?;
-        let joined = b.permute(&attended.output, &[0, 2, 1, 3])?;
-        let joined = b.reshape(&joined, &[batch, tokens, block.heads * width])?;
+        let mut memory = self.remember(b, visible.memory.as_ref())?;
+        if let Some(memory) = &mut memory {
+            memory.query_lengths = visible.lengths.clone();
+        }
+        let output = self.after(b, x, &attended.output, memory)?;
+        Ok(BlockOutputs { output, weights: attended.weights })
+    }
 
+    /// The block over some more tokens x [B, N, E], which see those in the cache and are added to it.
+    pub(super) fn forward_cached<B: Backend<Value = V>>(
+        &self,
+        b: &mut B,
+        x: &V,
+        places: &Places<IntegersOf<B>>,
+        rotary: Option<&RotaryEmbedding<V>>,
+        cache: &mut BlockCache<V>,
+    ) -> Result<V> {
+        let block = &self.block;
+        let heads = self.heads(b, x)?;
+        // Keys are turned where they are new; they lie beside the queries.
+        let turned = match rotary {
+            Some(rotary) => {
+                let both = b.slice(&heads, 1, 0, block.heads + block.kv_heads)?;
+                b.rotary(&both, rotary, &places.positions)?
+            }
+            None => heads.clone(),
+        };
+        let key = b.slice(&turned, 1, block.heads, block.kv_heads)?;
+        let value = b.slice(&heads, 1, block.heads + block.kv_heads, block.kv_heads)?;
+        let [keys, values] = &mut cache.own;
+        b.append([keys, values], [&key, &value], &places.starts, places.table.as_ref())?;
+        let query = b.slice(&turned, 1, 0, block.heads)?;
+        let mut inputs = AttentionInputs::new(query, keys.clone(), values.clone());
+        inputs.kv_lengths = Some(places.lengths.clone());
+        inputs.query_lengths = places.counts.clone();
+        inputs.block_table = places.table.clone();
+        let attended = b.attention(&Attention { weights: false, ..block.attention.clone() }, &inputs)?;
+        self.after(b, x, &attended.output, cache.memory.clone())
+    }
+
+    /// Keys and values of the memory, if these blocks attend to one.
+    pub(super) fn remember<B: Backend<Value = V>>(
+        &self,
+        b: &mut B,
+        memory: Option<&Memory<V>>,
+    ) -> Result<Option<Remembered<V>>> {
+        let (cross, memory) = match (&self.weights.cross, memory) {
+            (None, None) => return Ok(None),
+            (Some(cross), Some(memory)) => (cross, memory),
+            (Some(_), None) => return Err(Error::missing("memory", "[B, Nm, M], what these blocks attend to")),
+            (None, Some(_)) => {
+                let reason = "these blocks have no weights to attend to one: leave it out";
+                return Err(Error::option("memory", reason));
+            }
+        };
+        let kv_heads = self.block.kv_heads;
+        let packed = cross.key_value.forward(b, &memory.states)?;
+        let packed = split(b, &packed, 2 * kv_heads)?;
+        Ok(Some(Remembered {
+            key: b.slice(&packed, 1, 0, kv_heads)?,
+            value: b.slice(&packed, 1, kv_heads, kv_heads)?,
+            lengths: memory.lengths.clone(),
+            mask: memory.mask.clone(),
+            query_lengths: None,
+        }))
+    }
+
+    /// Queries, keys and values of x [B, N, E], one behind the other: [B, H + 2·Hkv, N, D].
+    fn heads<B: Backend<Value = V>>(&self, b: &mut B, x: &V) -> Result<V> {
+        let (block, weights) = (&self.block, &self.weights);
+        let &[_, _, channels] = x.shape() else {
+            return Err(Error::shape("x", "rank", "3 [B, N, E]", x.shape().len()));
+        };
+        same("x", "axis 2 (channels)", self.channels(), channels)?;
+        let normed = match block.order {
+            NormOrder::Pre => weights.attention_norm.forward(b, block.norm, x)?,
+            NormOrder::Post => x.clone(),
+        };
+        let packed = weights.query_key_value.forward(b, &normed)?;
+        split(b, &packed, block.heads + 2 * block.kv_heads)
+    }
+
+    /// What comes after the attention of x to its own tokens, which gave `attended` [B, H, N, D].
+    fn after<B: Backend<Value = V>>(&self, b: &mut B, x: &V, attended: &V, memory: Option<Remembered<V>>) -> Result<V> {
+        let (block, weights) = (&self.block, &self.weights);
+        let joined = join(b, attended)?;
         let mut sum = add(b, &weights.output, &joined, x)?;
         let mut norm = &weights.attention_norm;
-        if let Some(cross) = &weights.cross {
+        if let (Some(cross), Some(memory)) = (&weights.cross, memory) {
             let (seen, residual) = block.between(b, norm, &cross.norm, sum)?;
-            let joined = block.attend_to_memory(b, cross, &seen, visible)?;
+            let joined = block.attend_to_memory(b, cross, &seen, memory)?;
             sum = add(b, &cross.output, &joined, &residual)?;
             norm = &cross.norm;
-        } else if visible.memory.is_some() {
-            return Err(Error::option("memory", "these blocks have no weights to attend to one: leave it out"));
         }
         let (seen, residual) = block.between(b, norm, &weights.feed_forward_norm, sum)?;
         let up = weights.up.forward(b, &seen)?;
@@ -209,13 +283,21 @@ impl<V: Numbers> LoadedBlock<V> {
             }
         };
         let sum = add(b, &weights.down, &inner, &residual)?;
-        let output = match block.order {
-            NormOrder::Pre => sum,
-            NormOrder::Post => weights.feed_forward_norm.forward(b, block.norm, &sum)?,
-        };
-        let present = attended.present_key.zip(attended.present_value).map(|(key, value)| Past { key, value });
-        Ok(BlockOutputs { output, weights: attended.weights, present })
+        match block.order {
+            NormOrder::Pre => Ok(sum),
+            NormOrder::Post => weights.feed_forward_norm.forward(b, block.norm, &sum),
+        }
     }
+}
+
+/// Keys and values [S, Hkv, Nm, D] of a memory, and what is visible of it.
+#[derive(Debug, Clone)]
+pub(super) struct Remembered<A: TensorLike> {
+    key: A,
+    value: A,
+    lengths: Option<A::Integers>,
+    mask: Option<Mask<A>>,
+    query_lengths: Option<A::Integers>,
 }
 
 impl TransformerBlock {
@@ -236,38 +318,45 @@ impl TransformerBlock {
         }
     }
 
-    /// concat_h attention of x [B, N, E] to the memory, [B, N, H·D].
+    /// concat_h attention of x [B, N, E] to the memory, [B, N, H·D]. The rows of a memory are the queries of one batch row, so
+    /// that it is stored once.
     fn attend_to_memory<B: Backend>(
         &self,
         b: &mut B,
         cross: &CrossWeights<B::Value>,
         x: &B::Value,
-        visible: &Visible<B::Value>,
+        memory: Remembered<B::Value>,
     ) -> Result<B::Value> {
-        let Some(memory) = &visible.memory else {
-            return Err(Error::missing("memory", "[B, Nm, M], what these blocks attend to"));
-        };
         let query = cross.query.forward(b, x)?;
-        let packed = cross.key_value.forward(b, &memory.states)?;
         let &[batch, tokens, width] = query.shape() else {
             return Err(Error::shape("x", "rank", "3 [B, N, E]", query.shape().len()));
         };
+        let sources = memory.key.shape()[0];
+        if sources == 0 || !batch.is_multiple_of(sources) {
+            let expected = format!("a divisor of {batch} batch rows");
+            return Err(Error::shape("memory", "axis 0 (batch)", expected, sources));
+        }
+        let query = b.reshape(&query, &[sources, batch / sources * tokens, width])?;
         let query = split(b, &query, self.heads)?;
-        let packed = split(b, &packed, 2 * self.kv_heads)?;
-        let mut inputs = AttentionInputs::new(
-            query,
-            b.slice(&packed, 1, 0, self.kv_heads)?,
-            b.slice(&packed, 1, self.kv_heads, self.kv_heads)?,
-        );
-        inputs.kv_lengths = memory.lengths.clone();
-        inputs.query_lengths = visible.lengths.clone();
-        inputs.mask = memory.mask.clone();
+        let mut inputs = AttentionInputs::new(query, memory.key, memory.value);
+        inputs.kv_lengths = memory.lengths;
+        inputs.query_lengths = memory.query_lengths;
+        inputs.mask = memory.mask;
         // A memory has no order that tokens stand in.
         let attention = Attention { causal: None, window: None, weights: false, ..self.attention.clone() };
         let attended = b.attention(&attention, &inputs)?.output;
-        let joined = b.permute(&attended, &[0, 2, 1, 3])?;
+        let joined = join(b, &attended)?;
         b.reshape(&joined, &[batch, tokens, width])
     }
+}
+
+/// [B, H, N, D] to [B, N, H·D].
+fn join<B: Backend>(b: &mut B, x: &B::Value) -> Result<B::Value> {
+    let &[batch, heads, tokens, width] = x.shape() else {
+        return Err(Error::shape("attention", "rank", "4 [B, H, N, D]", x.shape().len()));
+    };
+    let joined = b.permute(x, &[0, 2, 1, 3])?;
+    b.reshape(&joined, &[batch, tokens, heads * width])
 }
 
 /// [B, N, H·D] to [B, H, N, D].

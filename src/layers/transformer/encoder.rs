@@ -1,12 +1,12 @@
 //! Transformer blocks one after the other.
 
-use super::block::{LoadedBlock, TransformerBlock, Visible};
+use super::block::{BlockCache, LoadedBlock, Memory, Places, TransformerBlock, Visible};
 use super::weights::{EncoderWeights, NormWeights};
-use crate::attention::Past;
-use crate::backend::{Backend, Numbers, Value};
+use crate::attention::RotaryEmbedding;
+use crate::backend::{Backend, IntegersOf, Numbers, Value};
 use crate::error::{Error, Result};
 use crate::norm::Norm;
-use crate::tensor::Array;
+use crate::tensor::{Array, TensorLike};
 
 /// Blocks that differ in their weights alone, and a last norm if the weights have one (PyTorch's `nn.TransformerEncoder`; with
 /// [`CrossWeights`](super::CrossWeights) and a memory, `nn.TransformerDecoder`).
@@ -39,7 +39,7 @@ impl TransformerEncoder {
     /// Loads weights of the host, block by block.
     ///
     /// # Errors
-    /// [`Error::Shape`](crate::Error::Shape) when they do not fit, and those of the device.
+    /// [`Error::Shape`] when they do not fit, and those of the device.
     pub fn load<B: Backend>(&self, b: &mut B, weights: &EncoderWeights<Array>) -> Result<LoadedTransformer<B::Value>> {
         LoadedTransformer::new(self, weights.try_map(|name, array| b.constant(name, array))?)
     }
@@ -49,7 +49,7 @@ impl<V: Numbers> LoadedTransformer<V> {
     /// From weights that are on the backend already.
     ///
     /// # Errors
-    /// [`Error::Shape`](crate::Error::Shape) when they do not fit the block or one another.
+    /// [`Error::Shape`] when they do not fit the block or one another.
     pub fn new(encoder: &TransformerEncoder, weights: EncoderWeights<V>) -> Result<Self> {
         let load = |weights| LoadedBlock::new(encoder.block.clone(), weights);
         let blocks = weights.blocks.into_iter().map(load).collect::<Result<_>>()?;
@@ -64,7 +64,7 @@ impl<V: Numbers> LoadedTransformer<V> {
     /// The encoder over x [B, N, E]; `hidden` asks for what each block gives, `weights` for the attention weights of one.
     ///
     /// # Errors
-    /// [`Error::Shape`](crate::Error::Shape) when x does not fit, and those of the backend.
+    /// [`Error::Shape`] when x does not fit, [`Error::Option`] for a block that is not there, and those of the backend.
     pub fn forward<B: Backend<Value = V>>(
         &self,
         b: &mut B,
@@ -73,6 +73,10 @@ impl<V: Numbers> LoadedTransformer<V> {
         hidden: bool,
         weights: Option<usize>,
     ) -> Result<EncoderOutputs<V>> {
+        if let Some(n) = weights.filter(|&n| n >= self.blocks.len()) {
+            let reason = format!("there are {} blocks, from 0 on: no {n}", self.blocks.len());
+            return Err(Error::option("weights", reason));
+        }
         let mut outputs = EncoderOutputs { output: x.clone(), hidden: Vec::new(), weights: None };
         for (n, block) in self.blocks.iter().enumerate() {
             let next = block.forward(b, &outputs.output, visible, weights == Some(n))?;
@@ -92,45 +96,83 @@ impl<V: Numbers> LoadedTransformer<V> {
     }
 }
 
-/// Keys and values of the tokens so far, block by block.
+/// Keys and values of the tokens so far, block by block, in memory for a number of them that is fixed; and those of the memory
+/// that decoders attend to, computed once.
 #[derive(Debug, Clone)]
-pub struct Cache<V> {
-    blocks: Vec<Past<V>>,
+pub struct Cache<V: TensorLike> {
+    blocks: Vec<BlockCache<V>>,
+    size: CacheSize,
 }
 
-impl<V: Numbers> Cache<V> {
-    /// The cache of other batch rows: row r of it is row `rows[r]` of this one.
-    ///
-    /// # Errors
-    /// [`Error::Shape`] for a row that is not there, and those of the backend.
-    pub fn of_rows<B: Backend<Value = V>>(&self, b: &mut B, rows: &[u32]) -> Result<Self> {
-        let ids = Array::new(&[rows.len()], rows.to_vec())?;
-        let mut gather = |x: &V| {
-            let shape = x.shape().to_vec();
-            let flat = b.reshape(x, &[shape[0], shape[1..].iter().product()])?;
-            let taken = b.embed(&flat, &ids)?;
-            b.reshape(&taken, &[&[rows.len()], &shape[1..]].concat())
-        };
-        let mut block = |past: &Past<V>| Ok(Past { key: gather(&past.key)?, value: gather(&past.value)? });
-        Ok(Self { blocks: self.blocks.iter().map(&mut block).collect::<Result<_>>()? })
+/// How much a [`Cache`] holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CacheSize {
+    /// B.
+    pub rows: usize,
+    /// C: tokens of each row.
+    pub capacity: usize,
+    /// Whether rows share what they hold: each token lies where [`Places::table`] says, from 0 to B·C − 1, and a row that goes
+    /// on from another one copies nothing but its part of the table.
+    pub shared: bool,
+}
+
+impl<V: TensorLike> Cache<V> {
+    /// How much it holds.
+    pub fn size(&self) -> CacheSize {
+        self.size
     }
 }
 
 impl<V: Numbers> LoadedTransformer<V> {
-    /// A cache of no tokens yet.
+    /// A cache without tokens. Blocks that attend to a memory [S, Nm, M] are given it here, B / S rows for each of its rows: row
+    /// r attends to row r·S / B.
     ///
     /// # Errors
-    /// Those of the backend.
-    pub fn cache<B: Backend<Value = V>>(&self, b: &mut B, batch: usize) -> Result<Cache<V>> {
-        let mut none = |block: &LoadedBlock<V>| {
-            let empty = Array::new(&block.key_shape(batch, 0), Vec::new())?;
-            Ok(Past { key: b.constant("past_key", &empty)?, value: b.constant("past_value", &empty)? })
-        };
-        Ok(Cache { blocks: self.blocks.iter().map(&mut none).collect::<Result<_>>()? })
+    /// [`Error::Shape`] for rows that are not a multiple of the memory's, [`Error::Missing`] or [`Error::Option`] for a memory that
+    /// is not there or that nobody attends to, and those of the backend.
+    pub fn cache<B: Backend<Value = V>>(
+        &self,
+        b: &mut B,
+        size: CacheSize,
+        memory: Option<&Memory<V>>,
+    ) -> Result<Cache<V>> {
+        let mut blocks = Vec::with_capacity(self.blocks.len());
+        for block in &self.blocks {
+            let [kv_heads, width] = block.kv_heads();
+            let shape = match size.shared {
+                false => [size.rows, kv_heads, size.capacity, width],
+                true => [size.rows * size.capacity, kv_heads, 1, width],
+            };
+            let own = [b.empty("cached keys", &shape)?, b.empty("cached values", &shape)?];
+            blocks.push(BlockCache { own, memory: block.remember(b, memory)? });
+        }
+        Ok(Cache { blocks, size })
     }
 
-    /// Some more tokens x [B, N, E], which see those in the cache as well and are added to it. Lengths cannot be given; a mask
-    /// over [B, H, N, P + N] can.
+    /// The same tokens in a cache of other capacity, of one that rows do not share.
+    ///
+    /// # Errors
+    /// [`Error::Option`] for one that they do, and those of the backend.
+    pub fn enlarged<B: Backend<Value = V>>(&self, b: &mut B, cache: &Cache<V>, capacity: usize) -> Result<Cache<V>> {
+        if cache.size.shared {
+            return Err(Error::option("cache", "rows share it: its capacity stays"));
+        }
+        let size = CacheSize { capacity, ..cache.size };
+        let starts = b.integers("starts", &Array::filled(&[size.rows], 0))?;
+        let mut blocks = Vec::with_capacity(cache.blocks.len());
+        for (block, old) in self.blocks.iter().zip(&cache.blocks) {
+            let [kv_heads, width] = block.kv_heads();
+            let shape = [size.rows, kv_heads, capacity, width];
+            let (mut key, mut value) = (b.empty("cached keys", &shape)?, b.empty("cached values", &shape)?);
+            let [old_key, old_value] = &old.own;
+            b.append([&mut key, &mut value], [old_key, old_value], &starts, None)?;
+            blocks.push(BlockCache { own: [key, value], memory: old.memory.clone() });
+        }
+        Ok(Cache { blocks, size })
+    }
+
+    /// Some more tokens x [B, N, E], which see those in the cache as well, by the block's own causal rule, and are added to it;
+    /// `places` say where. What is past the capacity is lost: whoever counts the tokens asks for enough.
     ///
     /// # Errors
     /// As [`LoadedTransformer::forward`], and [`Error::Shape`] for a cache of another number of blocks.
@@ -138,17 +180,22 @@ impl<V: Numbers> LoadedTransformer<V> {
         &self,
         b: &mut B,
         x: &V,
-        visible: &Visible<V>,
+        places: &Places<IntegersOf<B>>,
+        rotary: Option<&RotaryEmbedding<V>>,
         cache: &mut Cache<V>,
     ) -> Result<V> {
-        if cache.blocks.len() != self.blocks.len() {
-            return Err(Error::shape("cache", "blocks", self.blocks.len(), cache.blocks.len()));
+        let Cache { blocks, size } = cache;
+        if blocks.len() != self.blocks.len() {
+            return Err(Error::shape("cache", "blocks", self.blocks.len(), blocks.len()));
+        }
+        if places.table.is_some() != size.shared {
+            let reason =
+                if size.shared { "is missing: rows share this cache" } else { "is for caches that rows share" };
+            return Err(Error::option("table", reason));
         }
         let mut x = x.clone();
-        for (block, past) in self.blocks.iter().zip(&mut cache.blocks) {
-            let outputs = block.forward_after(b, &x, visible, Some(past), false)?;
-            x = outputs.output;
-            *past = outputs.present.ok_or_else(|| Error::missing("present_key", "[B, Hkv, P + N, D]"))?;
+        for (block, own) in self.blocks.iter().zip(blocks) {
+            x = block.forward_cached(b, &x, places, rotary, own)?;
         }
         match &self.last {
             Some(last) => last.forward(b, self.norm, &x),

@@ -4,6 +4,6 @@ mod block;
 mod encoder;
 mod weights;
 
-pub use block::{BlockOutputs, LoadedBlock, Memory, NormOrder, TransformerBlock, Visible};
-pub use encoder::{Cache, EncoderOutputs, LoadedTransformer, TransformerEncoder};
+pub use block::{BlockOutputs, LoadedBlock, Memory, NormOrder, Places, TransformerBlock, Visible};
+pub use encoder::{Cache, CacheSize, EncoderOutputs, LoadedTransformer, TransformerEncoder};
 pub use weights::{BlockWeights, CrossWeights, EncoderWeights, NormWeights};

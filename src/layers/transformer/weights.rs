@@ -60,7 +60,7 @@ pub struct EncoderWeights<A> {
 }
 
 impl<A> NormWeights<A> {
-    fn try_map<'a, B, E>(
+    pub(in crate::layers) fn try_map<'a, B, E>(
         &'a self,
         name: &str,
         f: &mut impl FnMut(&str, &'a A) -> Result<B, E>,

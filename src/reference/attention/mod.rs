@@ -305,7 +305,8 @@ fn turned<T: Float>(
         let [heads, rows, dim] = [1, 2, 3].map(|axis| x.shape()[axis]);
         for (row, data) in x.data_mut().chunks_exact_mut(dim).enumerate() {
             let position = token(row / (heads * rows), row % rows).position.max(0) as usize;
-            rotate(data, cos, sin, options.layout, position.saturating_add(options.offset));
+            let at = position.saturating_add(options.offset);
+            rotate(data, [cos.data(), sin.data()], cos.shape()[1], options.layout, at);
         }
     }
     x

@@ -261,12 +261,12 @@ fn turned(
     position: impl Fn(usize, usize) -> i64,
 ) -> CpuTensor {
     let Some(RotaryEmbedding { options, cos, sin }) = rotary else { return x.clone() };
-    let (cos, sin) = (cos.to_array(), sin.to_array());
-    let mut x = x.to_array();
+    let (cos, sin, mut x) = (cos.wide(), sin.wide(), x.to_array());
     let [heads, rows, dim] = [1, 2, 3].map(|axis| x.shape()[axis]);
     for (row, data) in x.data_mut().chunks_exact_mut(dim).enumerate() {
         let position = position(row / (heads * rows), row % rows).max(0) as usize;
-        rotate(data, &cos, &sin, options.layout, position.saturating_add(options.offset));
+        let at = position.saturating_add(options.offset);
+        rotate(data, [cos.data(), sin.data()], cos.shape()[1], options.layout, at);
     }
     x.into()
 }
