@@ -98,7 +98,7 @@ impl CausalModel {
         ];
         let prefix = if store.contains("transformer.wte.weight") { "transformer." } else { "" };
         let find = |name: &str| found(store, &format!("{prefix}{name}"));
-        let table = |name: &str| find(name).ok_or_else(|| Error::missing(name, "[rows, E]"));
+        let table = |name: &str| find(name)?.ok_or_else(|| Error::missing(name, "[rows, E]"));
         let name = config.activation_function.as_deref().unwrap_or("gelu_new");
         let block = TransformerBlock {
             order: NormOrder::Pre,
@@ -107,12 +107,12 @@ impl CausalModel {
             ..TransformerBlock::new(heads, config.layer_norm_epsilon.unwrap_or(1e-5))
         };
         let blocks = (0..layers).map(|n| BlockWeights::from_gpt2(&format!("h.{n}."), find)).collect::<Result<_>>()?;
-        let norm = Some(NormWeights { weight: Some(table("ln_f.weight")?), bias: find("ln_f.bias") });
+        let norm = Some(NormWeights { weight: Some(table("ln_f.weight")?), bias: find("ln_f.bias")? });
         let position = table("wpe.weight")?;
         if position.shape()[0] < positions {
             return Err(Error::shape("wpe.weight", "axis 0 (positions)", positions, position.shape()[0]));
         }
-        let (word, head) = (table("wte.weight")?, found(store, "lm_head.weight"));
+        let (word, head) = (table("wte.weight")?, found(store, "lm_head.weight")?);
         let weights = EncoderWeights { blocks, norm };
         Self { block, word, position: Some(position), theta: None, positions, weights, head }.checked()
     }
@@ -130,7 +130,7 @@ impl CausalModel {
         ];
         let theta = config.rope_parameters.as_ref().and_then(|rope| rope.rope_theta).or(config.rope_theta);
         let find = |name: &str| found(store, name);
-        let table = |name: &str| find(name).ok_or_else(|| Error::missing(name, "[rows, E]"));
+        let table = |name: &str| find(name)?.ok_or_else(|| Error::missing(name, "[rows, E]"));
         let name = config.hidden_act.as_deref().unwrap_or("silu");
         let block = TransformerBlock {
             kv_heads: config.num_key_value_heads.unwrap_or(heads),
@@ -143,7 +143,7 @@ impl CausalModel {
         let of_layer = |n| BlockWeights::from_llama(&format!("model.layers.{n}."), find);
         let blocks = (0..layers).map(of_layer).collect::<Result<_>>()?;
         let norm = Some(NormWeights { weight: Some(table("model.norm.weight")?), bias: None });
-        let (word, head) = (table("model.embed_tokens.weight")?, find("lm_head.weight"));
+        let (word, head) = (table("model.embed_tokens.weight")?, find("lm_head.weight")?);
         let (weights, theta) = (EncoderWeights { blocks, norm }, Some(theta.unwrap_or(10_000.0)));
         Self { block, word, position: None, theta, positions, weights, head }.checked()
     }

@@ -191,8 +191,8 @@ pub(super) fn needed(path: &Path, field: &str, value: Option<usize>) -> Result<u
 }
 
 /// A tensor, if it is there.
-pub(super) fn found(store: &Store, name: &str) -> Option<Array> {
-    store.contains(name).then(|| store.get(name).ok())?
+pub(super) fn found(store: &Store, name: &str) -> Result<Option<Array>> {
+    store.contains(name).then(|| store.get(name)).transpose()
 }
 
 /// An activation function by the name that Hugging Face has for it.

@@ -73,6 +73,8 @@ pub(super) struct Decoder<B: Backend> {
     pub(super) head: Linear<B::Value>,
     /// Tokens that a text may have.
     pub(super) positions: usize,
+    /// Tokens that are never taken, and for each word [1, V] −∞ of these and 0 of the others.
+    forbidden: (Vec<u32>, Option<B::Value>),
     running: Option<Running<B>>,
 }
 
@@ -132,7 +134,12 @@ enum Wanted {
 }
 
 impl Wanted {
-    fn of<B: Backend>(self, b: &mut B, logits: B::Value) -> Result<Outputs<B>> {
+    /// `penalty` [1, V] is added where a token is taken at once.
+    fn of<B: Backend>(self, b: &mut B, logits: B::Value, penalty: Option<&B::Value>) -> Result<Outputs<B>> {
+        let logits = match (self, penalty) {
+            (Self::Largest | Self::TopK(_), Some(penalty)) => b.add(&logits, penalty)?,
+            _ => logits,
+        };
         Ok(match self {
             Self::Logits => Outputs { numbers: vec![logits], integers: Vec::new() },
             Self::Largest => Outputs { numbers: Vec::new(), integers: vec![b.top_k(&logits, 1)?.1] },
@@ -166,7 +173,17 @@ impl<B: Backend> Decoder<B> {
         head: Linear<B::Value>,
         positions: usize,
     ) -> Self {
-        Self { embedding, blocks, rotary, head, positions, running: None }
+        Self { embedding, blocks, rotary, head, positions, forbidden: (Vec::new(), None), running: None }
+    }
+
+    /// The same, which never takes these tokens.
+    pub(super) fn without(self, b: &mut B, forbidden: &[u32]) -> Result<Self> {
+        if forbidden.is_empty() {
+            return Ok(self);
+        }
+        let penalty = |word: usize| if forbidden.contains(&(word as u32)) { f32::NEG_INFINITY } else { 0.0 };
+        let penalty = b.constant("penalty", &Array::from_fn(&[1, self.words()], penalty))?;
+        Ok(Self { forbidden: (forbidden.to_vec(), Some(penalty)), ..self })
     }
 
     /// The logits [B, V] of the token after each text.
@@ -245,7 +262,8 @@ impl<B: Backend> Decoder<B> {
         if width == 0 || width > self.words() {
             return Err(Error::option("width", format!("must be from 1 to {} words, not {width}", self.words())));
         }
-        let search = Search { width, most, rule: Rule::FixedWidth, start: 0, end, forbidden: [&[], &[]] };
+        let forbidden = self.forbidden.0.clone();
+        let search = Search { width, most, rule: Rule::FixedWidth, start: 0, end, forbidden: [&forbidden, &[]] };
         let beams = search.run(texts.len(), |step| {
             let wanted = Wanted::Candidates(step.candidates);
             if step.number > 0 {
@@ -347,7 +365,7 @@ impl<B: Backend> Decoder<B> {
         let last = |n: usize| (n * longest + texts[n].len() - 1) as u32;
         let last = b.embed(&flat, &Array::from_fn(&[count], last))?;
         let logits = self.head.forward(b, &last)?;
-        let outputs = wanted.of(b, logits)?;
+        let outputs = wanted.of(b, logits, self.forbidden.1.as_ref())?;
         self.running = Some(running);
         read(b, None, &outputs)
     }
@@ -441,7 +459,7 @@ impl<B: Backend> Decoder<B> {
             let hidden = self.blocks.forward_cached(b, &x, &places, self.rotary.as_ref(), cache)?;
             let hidden = b.reshape(&hidden, &[rows, self.blocks.channels()])?;
             let logits = self.head.forward(b, &hidden)?;
-            let outputs = wanted.of(b, logits)?;
+            let outputs = wanted.of(b, logits, self.forbidden.1.as_ref())?;
             if let Some(next) = outputs.integers.first() {
                 tokens = next.clone();
             }

@@ -2,7 +2,8 @@
 //!
 //! | file | what is read of it |
 //! |---|---|
-//! | `config.json` | the network: BERT and DistilBERT, GPT-2 and LLaMA; what it asks for and is not computed here is refused by name |
+//! | `config.json` | the network: BERT and DistilBERT, GPT-2 and LLaMA, BART and Marian; what it asks for and is not computed here is refused by name |
+//! | `generation_config.json` | the tokens that answers begin and end with, and those that they never have, of an encoder–decoder |
 //! | `model.safetensors` | the weights |
 //! | `tokenizer.json` | how texts become tokens |
 //! | `1_Pooling/config.json` | how the tokens' vectors become one, of a sentence encoder |
@@ -11,9 +12,11 @@
 mod causal;
 mod config;
 mod decoding;
+mod encoder_decoder;
 mod sentence;
 
 pub use causal::{CausalModel, CausalNetwork};
 pub use config::{Pooling, SentenceConfig};
 pub use decoding::{Beam, Continuation, Generation, Sampling};
+pub use encoder_decoder::{EncoderDecoderModel, EncoderDecoderNetwork};
 pub use sentence::{Encoded, SentenceEncoder, SentenceNetwork, normalize};

@@ -49,7 +49,7 @@ struct Tensors<'s> {
 }
 
 impl Tensors<'_> {
-    fn find(&self, name: &str) -> Option<Array> {
+    fn find(&self, name: &str) -> Result<Option<Array>> {
         found(self.store, &format!("{}{name}", self.prefix))
     }
 
@@ -116,8 +116,8 @@ impl SentenceEncoder {
         };
         let blocks = (0..config.layers).map(block).collect::<Result<_>>()?;
         let of_norm = |kind: &str| find(&format!("embeddings.LayerNorm.{kind}"));
-        let weight = of_norm("weight").ok_or_else(|| Error::missing("embeddings.LayerNorm.weight", "[E]"))?;
-        let norm = NormWeights { weight: Some(weight), bias: of_norm("bias") };
+        let weight = of_norm("weight")?.ok_or_else(|| Error::missing("embeddings.LayerNorm.weight", "[E]"))?;
+        let norm = NormWeights { weight: Some(weight), bias: of_norm("bias")? };
         Ok(Self { config, tokenizer, word, position, types, norm, weights: EncoderWeights { blocks, norm: None } })
     }
 

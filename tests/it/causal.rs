@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use regard::backend::{Backend, Cpu, Reference};
 use regard::gpu::{Gpu, Open, Run};
-use regard::models::{Beam, CausalModel, Generation, Sampling};
+use regard::models::{Beam, CausalModel, CausalNetwork, Generation, Sampling};
 use regard::store::Store;
 use regard::tensor::Array;
 use serde_json::Value;
@@ -20,7 +20,7 @@ fn folders() -> Vec<PathBuf> {
 }
 
 /// Within four times the library's own error in f32 and a few units in the last place of the largest.
-fn near(got: &[f32], wanted: &[f32], error: f64, what: &str) {
+pub(crate) fn near(got: &[f32], wanted: &[f32], error: f64, what: &str) {
     assert_eq!(got.len(), wanted.len(), "{what}");
     let size = wanted.iter().fold(1.0f32, |size, x| size.max(x.abs()));
     let tolerance = 4.0 * error + 4e-6 * f64::from(size);
@@ -203,17 +203,57 @@ fn search<B: Backend>(b: B, folder: &Path) {
     assert!(network.beam(texts, &Beam { width: 0, ..some }).is_err());
 }
 
-/// A token is one submission, whatever the number of texts.
+/// Reading texts is one submission; a greedy search then asks for eight tokens at once, and draws and beams for one. Steps are
+/// recorded once: what goes again has the dispatches of the first time.
 #[test]
-fn a_token_is_one_submission() {
+fn tokens_are_few_submissions() {
     let folder = &folders()[1];
     let model = CausalModel::from_folder(folder).unwrap();
     let own = Gpu::open(&Open::default()).unwrap();
     let mut network = model.network(Run::new(&own)).unwrap();
-    let before = own.counts();
-    let greedy = Generation { most: 5, sampling: Sampling::Greedy, end: None };
-    network.generate(&[vec![1, 2, 3], vec![4]], &greedy).unwrap();
-    assert_eq!(own.counts().submits - before.submits, 5);
+    let texts = [vec![1, 2, 3], vec![4]];
+    let mut counted = |what: &str, submits: u64, work: &mut dyn FnMut(&mut CausalNetwork<'_, Run<'_>>)| {
+        let before = own.counts();
+        work(&mut network);
+        let after = own.counts();
+        assert_eq!(after.submits - before.submits, submits, "{what}");
+        assert_eq!(after.downloads - before.downloads, submits, "{what}");
+        after.dispatches - before.dispatches
+    };
+    let greedy = |most| Generation { most, sampling: Sampling::Greedy, end: None };
+    // Two gated layers with rotary positions: eleven dispatches each, embedding, last norm, logits, largest.
+    let reading = counted("reading", 1, &mut |network| drop(network.generate(&texts, &greedy(1)).unwrap()));
+    let step = counted("one more", 2, &mut |network| drop(network.generate(&texts, &greedy(2)).unwrap())) - reading;
+    assert_eq!(step, 2 * 11 + 4);
+    let more = counted("eight more", 2, &mut |network| drop(network.generate(&texts, &greedy(9)).unwrap())) - reading;
+    assert_eq!(more, 8 * step);
+    let again = counted("again", 4, &mut |network| drop(network.generate(&texts, &greedy(25)).unwrap())) - reading;
+    assert_eq!(again, 24 * step);
+    let drawn = Generation { most: 5, sampling: Sampling::TopK { k: 3, temperature: 1.0, seed: 7 }, end: None };
+    counted("draws", 5, &mut |network| drop(network.generate(&texts, &drawn).unwrap()));
+    let beam = Beam { width: 3, most: 5, end: None, length_exponent: 0.0 };
+    counted("beams", 5, &mut |network| drop(network.beam(&texts, &beam).unwrap()));
+}
+
+/// A text that outgrows its cache goes on in a larger one.
+#[test]
+fn a_cache_grows_with_its_texts() {
+    for folder in folders() {
+        let model = CausalModel::from_folder(&folder).unwrap();
+        let expected = Expected::of(&folder);
+        let text: Vec<u32> =
+            expected.prompts[0].iter().chain(expected.continuation(0)).copied().cycle().take(50).collect();
+        let mut cpu = model.network(Cpu::new()).unwrap();
+        let whole = cpu.start(std::slice::from_ref(&text)).unwrap();
+        let mut gpu = model.network(Run::new(gpu())).unwrap();
+        let (mut of_cpu, mut of_gpu) =
+            (cpu.start(&[text[..1].to_vec()]).unwrap(), gpu.start(&[text[..1].to_vec()]).unwrap());
+        for &token in &text[1..] {
+            (of_cpu, of_gpu) = (cpu.step(&[token]).unwrap(), gpu.step(&[token]).unwrap());
+        }
+        near(of_cpu.data(), whole.data(), 1e-5, "CPU");
+        near(of_gpu.data(), whole.data(), 1e-5, "GPU");
+    }
 }
 
 #[test]

@@ -51,6 +51,16 @@ fn a_score_function() {
     assert!(run("score_function").contains("the reference says the same"));
 }
 
+/// Three continuations and four beams, the best first.
+#[test]
+fn what_a_language_model_goes_on_with() {
+    let out = run("generation");
+    let scores: Vec<f64> =
+        out.lines().filter(|line| line.starts_with("log-")).map(|l| number(l, "probability ").to_owned()).collect();
+    assert_eq!((out.lines().count(), scores.len()), (7, 4), "{out}");
+    assert!(scores.is_sorted_by(|a, b| a >= b), "{out}");
+}
+
 /// The mistake shows with small inputs only.
 #[test]
 fn a_kernel_of_ones_own() {

@@ -14,6 +14,7 @@ mod device;
 mod dispatches;
 mod docs;
 mod embedding;
+mod encoder_decoder;
 mod examples;
 mod extent;
 mod faults;

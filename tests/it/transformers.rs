@@ -61,7 +61,7 @@ fn stack<B: Backend>(
     };
     let find = |name: &str| {
         let name = format!("w.{prefix}{name}");
-        store.contains(&name).then(|| store.get(&name).unwrap())
+        store.contains(&name).then(|| store.get(&name)).transpose()
     };
     let weights = EncoderWeights::from_torch(of[layers].as_u64().unwrap() as usize, find).unwrap();
     assert_eq!(weights.norm.is_some(), of["final_norm"] == true);

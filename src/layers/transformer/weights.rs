@@ -133,34 +133,34 @@ impl<A> EncoderWeights<A> {
 
 /// Finds tensors by name, for names that begin alike.
 struct Finder<'f, T> {
-    find: &'f mut dyn FnMut(&str) -> Option<Array<T>>,
+    find: &'f mut dyn FnMut(&str) -> Result<Option<Array<T>>>,
     prefix: &'f str,
 }
 
 impl<T: Clone> Finder<'_, T> {
-    fn optional(&mut self, name: &str) -> Option<Array<T>> {
+    fn optional(&mut self, name: &str) -> Result<Option<Array<T>>> {
         (self.find)(&format!("{}{name}", self.prefix))
     }
 
     fn required(&mut self, name: &str, expected: &str) -> Result<Array<T>> {
-        self.optional(name).ok_or_else(|| Error::missing(format!("{}{name}", self.prefix), expected))
+        self.optional(name)?.ok_or_else(|| Error::missing(format!("{}{name}", self.prefix), expected))
     }
 
     /// `NAME.weight` and, if there is one, `NAME.bias`.
     fn linear(&mut self, name: &str, expected: &str) -> Result<Linear<Array<T>>> {
         let weight = self.required(&format!("{name}.weight"), expected)?;
-        Ok(Linear::with(weight, self.optional(&format!("{name}.bias"))))
+        Ok(Linear::with(weight, self.optional(&format!("{name}.bias"))?))
     }
 
     fn norm(&mut self, name: &str) -> Result<NormWeights<Array<T>>> {
         let weight = Some(self.required(&format!("{name}.weight"), "[E]")?);
-        Ok(NormWeights { weight, bias: self.optional(&format!("{name}.bias")) })
+        Ok(NormWeights { weight, bias: self.optional(&format!("{name}.bias"))? })
     }
 
-    /// Three linear layers, one below the other.
-    fn joined(&mut self, names: [&str; 3]) -> Result<Linear<Array<T>>> {
-        let mut layers = Vec::with_capacity(3);
-        for name in names {
+    /// Linear layers, one below the other.
+    fn joined(&mut self, names: &[&str]) -> Result<Linear<Array<T>>> {
+        let mut layers = Vec::with_capacity(names.len());
+        for &name in names {
             layers.push((format!("{}{name}", self.prefix), self.linear(name, "[H·D, E]")?));
         }
         let columns = layers[0].1.weight.shape().get(1).copied().unwrap_or(0);
@@ -191,10 +191,10 @@ impl<T: Clone> BlockWeights<Array<T>> {
     ///
     /// # Errors
     /// [`Error::Missing`] or [`Error::Shape`] by those names.
-    pub fn from_bert(prefix: &str, mut find: impl FnMut(&str) -> Option<Array<T>>) -> Result<Self> {
+    pub fn from_bert(prefix: &str, mut find: impl FnMut(&str) -> Result<Option<Array<T>>>) -> Result<Self> {
         let mut of = Finder { find: &mut find, prefix };
         Ok(Self {
-            query_key_value: of.joined(["attention.self.query", "attention.self.key", "attention.self.value"])?,
+            query_key_value: of.joined(&["attention.self.query", "attention.self.key", "attention.self.value"])?,
             output: of.linear("attention.output.dense", "[E, H·D]")?,
             attention_norm: of.norm("attention.output.LayerNorm")?,
             cross: None,
@@ -210,10 +210,10 @@ impl<T: Clone> BlockWeights<Array<T>> {
     ///
     /// # Errors
     /// [`Error::Missing`] or [`Error::Shape`] by those names.
-    pub fn from_distilbert(prefix: &str, mut find: impl FnMut(&str) -> Option<Array<T>>) -> Result<Self> {
+    pub fn from_distilbert(prefix: &str, mut find: impl FnMut(&str) -> Result<Option<Array<T>>>) -> Result<Self> {
         let mut of = Finder { find: &mut find, prefix };
         Ok(Self {
-            query_key_value: of.joined(["attention.q_lin", "attention.k_lin", "attention.v_lin"])?,
+            query_key_value: of.joined(&["attention.q_lin", "attention.k_lin", "attention.v_lin"])?,
             output: of.linear("attention.out_lin", "[E, H·D]")?,
             attention_norm: of.norm("sa_layer_norm")?,
             cross: None,
@@ -229,7 +229,7 @@ impl<T: Clone> BlockWeights<Array<T>> {
     ///
     /// # Errors
     /// [`Error::Missing`] or [`Error::Shape`] by those names.
-    pub fn from_gpt2(prefix: &str, mut find: impl FnMut(&str) -> Option<Array<T>>) -> Result<Self> {
+    pub fn from_gpt2(prefix: &str, mut find: impl FnMut(&str) -> Result<Option<Array<T>>>) -> Result<Self> {
         let mut of = Finder { find: &mut find, prefix };
         let turned = |of: &mut Finder<'_, T>, name: &str, expected: &str| -> Result<Linear<Array<T>>> {
             let layer = of.linear(name, expected)?;
@@ -253,10 +253,10 @@ impl<T: Clone> BlockWeights<Array<T>> {
     ///
     /// # Errors
     /// [`Error::Missing`] or [`Error::Shape`] by those names.
-    pub fn from_llama(prefix: &str, mut find: impl FnMut(&str) -> Option<Array<T>>) -> Result<Self> {
+    pub fn from_llama(prefix: &str, mut find: impl FnMut(&str) -> Result<Option<Array<T>>>) -> Result<Self> {
         let mut of = Finder { find: &mut find, prefix };
         Ok(Self {
-            query_key_value: of.joined(["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"])?,
+            query_key_value: of.joined(&["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"])?,
             output: of.linear("self_attn.o_proj", "[E, H·D]")?,
             attention_norm: of.norm("input_layernorm")?,
             cross: None,
@@ -267,19 +267,48 @@ impl<T: Clone> BlockWeights<Array<T>> {
         })
     }
 
+    /// From the tensors of a layer of Hugging Face's BART or Marian behind `prefix`, such as `decoder.layers.0.`:
+    /// `self_attn.q_proj`, `.k_proj`, `.v_proj`, `.out_proj`, `self_attn_layer_norm`, `fc1`, `fc2`, `final_layer_norm`; of a
+    /// decoder also `encoder_attn` with the same, and `encoder_attn_layer_norm`.
+    ///
+    /// # Errors
+    /// [`Error::Missing`] or [`Error::Shape`] by those names.
+    pub fn from_bart(prefix: &str, mut find: impl FnMut(&str) -> Result<Option<Array<T>>>) -> Result<Self> {
+        let mut of = Finder { find: &mut find, prefix };
+        let cross = match of.optional("encoder_attn.q_proj.weight")? {
+            None => None,
+            Some(_) => Some(CrossWeights {
+                query: of.linear("encoder_attn.q_proj", "[E, E]")?,
+                key_value: of.joined(&["encoder_attn.k_proj", "encoder_attn.v_proj"])?,
+                output: of.linear("encoder_attn.out_proj", "[E, E]")?,
+                norm: of.norm("encoder_attn_layer_norm")?,
+            }),
+        };
+        Ok(Self {
+            query_key_value: of.joined(&["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"])?,
+            output: of.linear("self_attn.out_proj", "[E, E]")?,
+            attention_norm: of.norm("self_attn_layer_norm")?,
+            cross,
+            up: of.linear("fc1", "[F, E]")?,
+            gate: None,
+            down: of.linear("fc2", "[E, F]")?,
+            feed_forward_norm: of.norm("final_layer_norm")?,
+        })
+    }
+
     /// From the tensors of PyTorch's `nn.TransformerEncoderLayer` or `nn.TransformerDecoderLayer` behind `prefix`, such as
     /// `layers.0.`: `self_attn.in_proj_weight` [3·E, E] and `.in_proj_bias`, `self_attn.out_proj`, `linear1`, `linear2`, `norm1`,
     /// `norm2`; of a decoder also `multihead_attn` with the same, and `norm3`.
     ///
     /// # Errors
     /// [`Error::Missing`] or [`Error::Shape`] by those names.
-    pub fn from_torch(prefix: &str, mut find: impl FnMut(&str) -> Option<Array<T>>) -> Result<Self> {
+    pub fn from_torch(prefix: &str, mut find: impl FnMut(&str) -> Result<Option<Array<T>>>) -> Result<Self> {
         let mut of = Finder { find: &mut find, prefix };
         let packed = of.required("self_attn.in_proj_weight", "[3·E, E]")?;
-        let cross = match of.optional("multihead_attn.in_proj_weight") {
+        let cross = match of.optional("multihead_attn.in_proj_weight")? {
             None => None,
             Some(packed) => {
-                let bias = of.optional("multihead_attn.in_proj_bias");
+                let bias = of.optional("multihead_attn.in_proj_bias")?;
                 let [query, key_value] = first_third(&format!("{prefix}multihead_attn"), &packed, bias.as_ref())?;
                 let output = of.linear("multihead_attn.out_proj", "[E, E]")?;
                 Some(CrossWeights { query, key_value, output, norm: of.norm("norm2")? })
@@ -287,7 +316,7 @@ impl<T: Clone> BlockWeights<Array<T>> {
         };
         let last_norm = if cross.is_some() { "norm3" } else { "norm2" };
         Ok(Self {
-            query_key_value: Linear::with(packed, of.optional("self_attn.in_proj_bias")),
+            query_key_value: Linear::with(packed, of.optional("self_attn.in_proj_bias")?),
             output: of.linear("self_attn.out_proj", "[E, E]")?,
             attention_norm: of.norm("norm1")?,
             cross,
@@ -329,10 +358,13 @@ impl<T: Clone> EncoderWeights<Array<T>> {
     ///
     /// # Errors
     /// [`Error::Missing`] or [`Error::Shape`] by those names.
-    pub fn from_torch(layers: usize, mut find: impl FnMut(&str) -> Option<Array<T>>) -> Result<Self> {
+    pub fn from_torch(layers: usize, mut find: impl FnMut(&str) -> Result<Option<Array<T>>>) -> Result<Self> {
         let block = |n: usize| BlockWeights::from_torch(&format!("layers.{n}."), &mut find);
         let blocks = (0..layers).map(block).collect::<Result<_>>()?;
-        let norm = find("norm.weight").map(|weight| NormWeights { weight: Some(weight), bias: find("norm.bias") });
+        let norm = match find("norm.weight")? {
+            Some(weight) => Some(NormWeights { weight: Some(weight), bias: find("norm.bias")? }),
+            None => None,
+        };
         Ok(Self { blocks, norm })
     }
 }
