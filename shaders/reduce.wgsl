@@ -27,7 +27,7 @@ fn main(wg: Workgroup, @builtin(local_invocation_index) lane: u32) {
         count = min(count, lengths[params.lengths.x + b * params.lengths.y]);
     }
     let base = row_start(params.x, row);
-    var largest = -3.4028235e38;
+    var largest = -3.4028232e38; // a little above the least number, which not every compiler reads
     if (LOG_SUM_EXP) {
         for (var k = lane; k < count; k += LANES) {
             largest = max(largest, f32(x[base + k * params.x.strides.w]));

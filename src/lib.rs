@@ -44,6 +44,7 @@ pub mod bounds;
 #[cfg(feature = "validate")]
 #[doc(hidden)]
 pub mod cases;
+mod clock;
 pub mod compare;
 mod coverage;
 pub mod device;

@@ -11,13 +11,26 @@
 //! sources that are done, compute along and are ignored. A step is at most one batched call, and no row depends on
 //! another source's. Of a step nothing is read but the candidates.
 
+use serde::Deserialize;
+
 use crate::backend::{Backend, IntegersOf, OnHost, Value};
 use crate::error::{Error, Result};
-use crate::seq2seq::card::Rule;
 use crate::tensor::Array;
 
 /// [`Rule::FinishedList`] skips tokens that are not more probable than this.
 const LEAST_PROBABLE: f64 = 1e-8;
+
+/// How beam search treats finished hypotheses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Rule {
+    /// They keep their place among the `beam` kept; the search ends when all those are finished.
+    #[default]
+    FixedWidth,
+    /// They move to a list of their own and leave their place to others; the search ends when that list has `beam`
+    /// entries. Tokens less probable than 1e-8 are skipped, and `max_steps` counts the start token.
+    FinishedList,
+}
 
 /// The most probable tokens after each row.
 #[derive(Debug, Clone, PartialEq)]
@@ -121,8 +134,6 @@ pub(crate) struct Search<'a> {
 
 /// A step: for each row of the grid the row whose state it continues, and the token that it reads.
 pub(crate) struct GridStep {
-    /// From 0 on.
-    pub(crate) number: usize,
     /// [sources · width].
     pub(crate) parents: Vec<u32>,
     /// [sources · width].
@@ -131,13 +142,15 @@ pub(crate) struct GridStep {
     pub(crate) candidates: usize,
 }
 
+/// What is searched: a network.
+pub(crate) trait Steps: Send {
+    /// The candidates of each row after a step.
+    fn step(&mut self, step: GridStep) -> impl Future<Output = Result<Candidates>> + Send;
+}
+
 impl Search<'_> {
     /// The best hypotheses of each source, at most `width`, the most probable first.
-    pub(crate) fn run(
-        &self,
-        sources: usize,
-        mut step: impl FnMut(GridStep) -> Result<Candidates>,
-    ) -> Result<Vec<Vec<Hypothesis>>> {
+    pub(crate) async fn run(&self, sources: usize, steps: &mut impl Steps) -> Result<Vec<Vec<Hypothesis>>> {
         let first = Beam { hypotheses: vec![Hypothesis::default()], finished: Vec::new(), done: false };
         let mut beams = vec![first; sources];
         for number in 0..self.most {
@@ -146,7 +159,8 @@ impl Search<'_> {
             }
             let (parents, tokens) = self.rows_to_run(&beams);
             let forbidden = self.forbidden[0].len() + if number == 0 { self.forbidden[1].len() } else { 0 };
-            let found = step(GridStep { number, parents, tokens, candidates: self.width + forbidden })?;
+            let step = GridStep { parents, tokens, candidates: self.width + forbidden };
+            let found = steps.step(step).await?;
             let rows = found.tokens.shape().first().copied().unwrap_or(0);
             if rows != sources * self.width || found.log_probabilities.shape() != found.tokens.shape() {
                 let shape = format!("{:?}", found.tokens.shape());

@@ -1,5 +1,7 @@
 //! A GPU or the CPU behind the same calls.
 
+#[cfg(not(target_arch = "wasm32"))]
+use super::Driver;
 use super::cpu::{Cpu, CpuRnn, CpuTensor};
 use super::{Backend, Epilogue, IntegersOf, OnHost, Recurrence, Value};
 use crate::attention::{Attention, AttentionInputs, AttentionOutputs, RotaryEmbedding};
@@ -42,13 +44,20 @@ pub enum Device {
 
 impl Device {
     /// A graphics card, or the CPU where there is none: software drivers are slower than the CPU that they run on.
+    #[cfg(not(target_arch = "wasm32"))]
     pub fn auto() -> Self {
         Self::open(&Open { hardware_only: true, ..Open::default() })
     }
 
     /// The adapter that `open` asks for, else the CPU: [`Gpu::open`] tells why there is none.
+    #[cfg(not(target_arch = "wasm32"))]
     pub fn open(open: &Open) -> Self {
         Gpu::open(open).map_or_else(|_| Self::Cpu(Cpu::new()), Self::Gpu)
+    }
+
+    /// As [`Device::open`], without blocking: [`Gpu::open_async`] tells why there is none.
+    pub async fn open_async(open: &Open) -> Self {
+        Gpu::open_async(open, |_| Default::default()).await.map_or_else(|_| Self::Cpu(Cpu::new()), Self::Gpu)
     }
 
     /// A run on it.
@@ -550,22 +559,11 @@ impl Backend for DeviceRun<'_> {
         }
     }
 
-    fn finish_blocking(
-        &mut self,
-        again: Option<&mut Prepared>,
-        numbers: &[&DeviceTensor],
-        integers: &[&DeviceIntegers],
-    ) -> Result<OnHost> {
-        match (self, again) {
-            (Self::Gpu(run), again) => {
-                let (numbers, integers) = own_both::<Run<'_>>(numbers, integers)?;
-                run.finish_blocking(again, &numbers, &integers)
-            }
-            (Self::Cpu(cpu), None) => {
-                let (numbers, integers) = own_both::<Cpu>(numbers, integers)?;
-                cpu.finish_blocking(None, &numbers, &integers)
-            }
-            (Self::Cpu(_), Some(_)) => Err(foreign()),
+    #[cfg(not(target_arch = "wasm32"))]
+    fn driver(&self) -> Driver {
+        match self {
+            Self::Gpu(run) => run.driver(),
+            Self::Cpu(cpu) => cpu.driver(),
         }
     }
 }

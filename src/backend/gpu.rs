@@ -1,5 +1,7 @@
 //! The GPU: a run that is being recorded.
 
+#[cfg(not(target_arch = "wasm32"))]
+use super::Driver;
 use super::{Backend, Epilogue, OnHost, Recurrence, Value};
 use crate::attention::{Attention, AttentionInputs, AttentionOutputs, RotaryEmbedding};
 use crate::coverage::CoverageCost;
@@ -237,42 +239,28 @@ impl Backend for Run<'_> {
         numbers: &[&Tensor],
         integers: &[&Tensor],
     ) -> Result<OnHost> {
-        finish(self, again, numbers, integers, false).await
-    }
-
-    fn finish_blocking(
-        &mut self,
-        again: Option<&mut Prepared>,
-        numbers: &[&Tensor],
-        integers: &[&Tensor],
-    ) -> Result<OnHost> {
-        pollster::block_on(finish(self, again, numbers, integers, true))
-    }
-}
-
-async fn finish(
-    run: &mut Run<'_>,
-    again: Option<&mut Prepared>,
-    numbers: &[&Tensor],
-    integers: &[&Tensor],
-    block: bool,
-) -> Result<OnHost> {
-    let all = [numbers, integers].concat();
-    let recorded = run.take();
-    let read = match again {
-        None => recorded.read_bytes(&all, block).await?,
-        Some(prepared) => {
-            if !recorded.recording().commands().is_empty() {
-                recorded.submit()?;
+        let all = [numbers, integers].concat();
+        let recorded = self.take();
+        let read = match again {
+            None => recorded.read_bytes(&all).await?,
+            Some(prepared) => {
+                if !recorded.recording().commands().is_empty() {
+                    recorded.submit()?;
+                }
+                prepared.read_bytes(&all).await?
             }
-            prepared.read_bytes(&all, block).await?
-        }
-    };
-    let (of_numbers, of_integers) = read.split_at(numbers.len());
-    Ok(OnHost {
-        numbers: of_numbers.iter().map(|(tensor, raw)| tensor.decode(raw)).collect::<Result<_>>()?,
-        integers: of_integers.iter().map(|(tensor, raw)| tensor.decode_u32(raw)).collect::<Result<_>>()?,
-    })
+        };
+        let (of_numbers, of_integers) = read.split_at(numbers.len());
+        Ok(OnHost {
+            numbers: of_numbers.iter().map(|(tensor, raw)| tensor.decode(raw)).collect::<Result<_>>()?,
+            integers: of_integers.iter().map(|(tensor, raw)| tensor.decode_u32(raw)).collect::<Result<_>>()?,
+        })
+    }
+
+    #[cfg(not(target_arch = "wasm32"))]
+    fn driver(&self) -> Driver {
+        Driver::of(self.gpu())
+    }
 }
 
 fn elementwise(

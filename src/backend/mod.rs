@@ -33,7 +33,7 @@ pub use reference::Reference;
 pub use crate::epilogue::Epilogue;
 
 /// A backend's tensor, of numbers or of integers. A clone is the same tensor.
-pub trait Value: Clone {
+pub trait Value: Clone + Send + Sync {
     /// Length of each axis.
     fn shape(&self) -> &[usize];
 }
@@ -56,15 +56,15 @@ pub trait Recurrence {
 }
 
 /// The primitives.
-pub trait Backend {
+pub trait Backend: Send {
     /// Its tensors of numbers.
     type Value: Numbers;
 
     /// Its recurrences.
-    type Recurrence: Recurrence;
+    type Recurrence: Recurrence + Send + Sync;
 
     /// Work that was asked for and can be done again.
-    type Prepared;
+    type Prepared: Send;
 
     /// Numbers of the host.
     ///
@@ -339,24 +339,33 @@ pub trait Backend {
         again: Option<&mut Self::Prepared>,
         numbers: &[&Self::Value],
         integers: &[&IntegersOf<Self>],
-    ) -> impl Future<Output = Result<OnHost>>;
+    ) -> impl Future<Output = Result<OnHost>> + Send;
+
+    /// What waits for this backend's futures.
+    #[cfg(not(target_arch = "wasm32"))]
+    fn driver(&self) -> Driver {
+        Driver(None)
+    }
 
     /// As [`Backend::finish`], waiting for it.
     ///
     /// # Errors
     /// Those of the device.
+    #[cfg(not(target_arch = "wasm32"))]
     fn finish_blocking(
         &mut self,
         again: Option<&mut Self::Prepared>,
         numbers: &[&Self::Value],
         integers: &[&IntegersOf<Self>],
-    ) -> Result<OnHost>;
+    ) -> Result<OnHost> {
+        self.driver().wait(self.finish(again, numbers, integers))
+    }
 
     /// Does what was asked for so far, and gives these values to the host, as [`Backend::finish`].
     ///
     /// # Errors
     /// Those of the device.
-    fn read(&mut self, values: &[&Self::Value]) -> impl Future<Output = Result<Vec<Array<f32>>>> {
+    fn read(&mut self, values: &[&Self::Value]) -> impl Future<Output = Result<Vec<Array<f32>>>> + Send {
         async move { Ok(self.finish(None, values, &[]).await?.numbers) }
     }
 
@@ -364,7 +373,7 @@ pub trait Backend {
     ///
     /// # Errors
     /// Those of the device.
-    fn read_integers(&mut self, values: &[&IntegersOf<Self>]) -> impl Future<Output = Result<Vec<Array<u32>>>> {
+    fn read_integers(&mut self, values: &[&IntegersOf<Self>]) -> impl Future<Output = Result<Vec<Array<u32>>>> + Send {
         async move { Ok(self.finish(None, &[], values).await?.integers) }
     }
 
@@ -372,6 +381,7 @@ pub trait Backend {
     ///
     /// # Errors
     /// Those of the device.
+    #[cfg(not(target_arch = "wasm32"))]
     fn read_integers_blocking(&mut self, values: &[&IntegersOf<Self>]) -> Result<Vec<Array<u32>>> {
         Ok(self.finish_blocking(None, &[], values)?.integers)
     }
@@ -380,8 +390,33 @@ pub trait Backend {
     ///
     /// # Errors
     /// Those of the device.
+    #[cfg(not(target_arch = "wasm32"))]
     fn read_blocking(&mut self, values: &[&Self::Value]) -> Result<Vec<Array<f32>>> {
         Ok(self.finish_blocking(None, values, &[])?.numbers)
+    }
+}
+
+/// Waits for the futures of a backend: by polling its device, where it has one.
+#[cfg(not(target_arch = "wasm32"))]
+#[derive(Debug, Clone)]
+pub struct Driver(Option<crate::gpu::Gpu>);
+
+#[cfg(not(target_arch = "wasm32"))]
+impl Driver {
+    /// Of a device.
+    pub fn of(gpu: &crate::gpu::Gpu) -> Self {
+        Self(Some(gpu.clone()))
+    }
+
+    /// The output of a future, waiting for it.
+    ///
+    /// # Errors
+    /// Its own, and those of the device.
+    pub fn wait<T>(&self, future: impl Future<Output = Result<T>>) -> Result<T> {
+        match &self.0 {
+            Some(gpu) => gpu.drive(future),
+            None => pollster::block_on(future),
+        }
     }
 }
 

@@ -22,7 +22,7 @@ impl<T> Default for Reference<T> {
     }
 }
 
-impl<T: Clone> Value for Array<T> {
+impl<T: Clone + Send + Sync> Value for Array<T> {
     fn shape(&self) -> &[usize] {
         Array::shape(self)
     }
@@ -34,7 +34,7 @@ pub(super) fn repeat<T: Clone>(x: &Array<T>, shape: &[usize]) -> Result<Array<T>
 }
 
 /// Side by side along an axis.
-fn join<T: Clone>(axis: usize, parts: &[Array<T>]) -> Result<Array<T>> {
+fn join<T: Clone + Send + Sync>(axis: usize, parts: &[Array<T>]) -> Result<Array<T>> {
     join_data(axis, parts, |part| part.data())
 }
 
@@ -264,15 +264,6 @@ impl<T: Float> Backend for Reference<T> {
     }
 
     async fn finish(
-        &mut self,
-        again: Option<&mut Infallible>,
-        numbers: &[&Array<T>],
-        integers: &[&Array<u32>],
-    ) -> Result<OnHost> {
-        self.finish_blocking(again, numbers, integers)
-    }
-
-    fn finish_blocking(
         &mut self,
         _: Option<&mut Infallible>,
         numbers: &[&Array<T>],

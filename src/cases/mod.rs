@@ -40,7 +40,7 @@ impl Random {
 
     /// 0 … below − 1.
     fn below(&mut self, below: usize) -> usize {
-        ((self.next() >> 32) as usize * below) >> 32
+        (((self.next() >> 32) * below as u64) >> 32) as usize
     }
 
     /// Uniform in ±`size`.

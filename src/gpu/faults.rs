@@ -8,24 +8,38 @@
 
 use std::error::Error as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, Weak};
+use std::task::{Context, Poll, Waker};
+#[cfg(not(target_arch = "wasm32"))]
+use std::time::Duration;
 
 use super::map::Read;
 use super::{Gpu, lock, pool};
 use crate::error::{Cause, Error, Result};
 
-/// Runs wgpu calls so that their errors come back instead of reaching a handler. Scopes belong to the calling thread, and
-/// their futures are ready at once on native backends.
-pub(super) fn scoped<T>(device: &wgpu::Device, f: impl FnOnce() -> T) -> Result<T> {
+/// Runs wgpu calls so that their errors come back instead of reaching a handler. Scopes belong to the calling thread. Natively
+/// what they caught is known at once; in a browser it is known later, and kept with the faults until somebody waits for it
+/// ([`Gpu::settled`]).
+pub(super) fn scoped<T>(faults: &Faults, device: &wgpu::Device, f: impl FnOnce() -> T) -> Result<T> {
     match in_scopes(device, f) {
-        Ok((value, None)) => Ok(value),
-        // What was made on a lost device is invalid wherever it is used.
-        Ok((_, Some(error))) if is_lost(device) => Err(Error::DeviceLost(Cause::of(error))),
-        Ok((_, Some(error @ wgpu::Error::OutOfMemory { .. }))) => {
-            Err(Error::OutOfMemory(Cause::new(whole(&error), error)))
+        Ok((value, Caught::Now(None))) => Ok(value),
+        Ok((value, Caught::Later(later))) => {
+            lock(&faults.later).push(later);
+            Ok(value)
         }
-        Ok((_, Some(error))) => Err(Error::Gpu(Cause::of(error))),
+        // What was made on a lost device is invalid wherever it is used.
+        Ok((_, Caught::Now(Some(error)))) if is_lost(device) => Err(Error::DeviceLost(Cause::of(error))),
+        Ok((_, Caught::Now(Some(error)))) => Err(told(error)),
         Err(Panicked) => Err(Error::DeviceLost("the driver failed where wgpu relies on it".into())),
+    }
+}
+
+/// What wgpu said, as an error of this crate's.
+fn told(error: wgpu::Error) -> Error {
+    match error {
+        error @ wgpu::Error::OutOfMemory { .. } => Error::OutOfMemory(Cause::new(whole(&error), error)),
+        error => Error::Gpu(Cause::of(error)),
     }
 }
 
@@ -37,17 +51,39 @@ fn caught<T>(f: impl FnOnce() -> T) -> std::result::Result<T, Panicked> {
     catch_unwind(AssertUnwindSafe(f)).map_err(|_| Panicked)
 }
 
-fn in_scopes<T>(
-    device: &wgpu::Device,
-    f: impl FnOnce() -> T,
-) -> std::result::Result<(T, Option<wgpu::Error>), Panicked> {
+/// What a scope caught, once it is known.
+type Scope = Pin<Box<dyn Future<Output = Option<wgpu::Error>> + Send>>;
+
+/// What the scopes around a call caught.
+enum Caught {
+    Now(Option<wgpu::Error>),
+    Later(Scope),
+}
+
+/// The error that counts of scopes, the first of which has it.
+async fn first(scopes: [Scope; 3]) -> Option<wgpu::Error> {
+    let mut first = None;
+    for scope in scopes {
+        let caught = scope.await;
+        first = first.or(caught);
+    }
+    first
+}
+
+fn in_scopes<T>(device: &wgpu::Device, f: impl FnOnce() -> T) -> std::result::Result<(T, Caught), Panicked> {
     let validation = device.push_error_scope(wgpu::ErrorFilter::Validation);
     let internal = device.push_error_scope(wgpu::ErrorFilter::Internal);
     let memory = device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
     let value = caught(f);
     // Without memory the calls behind the first fail too, as invalid: the first is what counts.
-    let errors = [memory.pop(), internal.pop(), validation.pop()].map(pollster::block_on);
-    Ok((value?, errors.into_iter().flatten().next()))
+    let scopes: [Scope; 3] = [Box::pin(memory.pop()), Box::pin(internal.pop()), Box::pin(validation.pop())];
+    let mut later: Scope = Box::pin(first(scopes));
+    let known = later.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+    let caught = match known {
+        Poll::Ready(error) => Caught::Now(error),
+        Poll::Pending => Caught::Later(later),
+    };
+    Ok((value?, caught))
 }
 
 /// An error with its causes; of memory that has run out, wgpu's own text says nothing else.
@@ -65,18 +101,37 @@ pub(super) fn is_lost(device: &wgpu::Device) -> bool {
         mapped_at_creation: true,
     };
     let probe = || device.create_buffer(&descriptor).slice(..).get_mapped_range_mut().is_err();
-    matches!(in_scopes(device, probe), Ok((true, None)) | Err(Panicked))
+    matches!(in_scopes(device, probe), Ok((true, Caught::Now(None) | Caught::Later(_))) | Err(Panicked))
+}
+
+/// Wakes a thread that is parked.
+#[cfg(not(target_arch = "wasm32"))]
+struct Thread(std::thread::Thread);
+
+#[cfg(not(target_arch = "wasm32"))]
+impl std::task::Wake for Thread {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
 }
 
 /// What is known to be wrong with a device.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Faults {
     /// Why the device is gone, once it is.
     lost: Mutex<Option<Cause>>,
     /// An error outside of any call of this crate, to be told by the next one.
     uncaptured: Mutex<Option<Cause>>,
+    /// What scopes caught, where that is not known yet.
+    later: Mutex<Vec<Scope>>,
     /// Reads that wait for the device.
     reads: Mutex<Vec<Weak<Read>>>,
+}
+
+impl std::fmt::Debug for Faults {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Faults").field("lost", &self.lost).field("uncaptured", &self.uncaptured).finish_non_exhaustive()
+    }
 }
 
 impl Faults {
@@ -108,10 +163,50 @@ impl Faults {
 }
 
 impl Gpu {
+    /// The first error of all calls so far that nobody has been told. Natively calls give their errors back themselves; in a browser
+    /// they are known later, and reads give them back: this is for what is never read.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`], [`Error::Gpu`] or [`Error::DeviceLost`].
+    pub async fn settled(&self) -> Result<()> {
+        let scopes = std::mem::take(&mut *lock(&self.inner.faults.later));
+        let mut first = None;
+        for scope in scopes {
+            let caught = scope.await;
+            first = first.or(caught);
+        }
+        self.check_lost()?;
+        first.map_or(Ok(()), |error| Err(told(error)))
+    }
+
+    /// The output of a future of this crate's, such as an asynchronous read, waiting for it and polling the device that it waits
+    /// for: for programs without an executor. Futures of others that wait for something else are polled a thousand times a second.
+    /// Browsers have executors and no waiting: there is no such function.
+    ///
+    /// # Errors
+    /// The future's own, and [`Error::DeviceLost`] or [`Error::Gpu`] where the device cannot be waited for.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn drive<T>(&self, future: impl Future<Output = Result<T>>) -> Result<T> {
+        let waker = Waker::from(Arc::new(Thread(std::thread::current())));
+        let mut context = Context::from_waker(&waker);
+        let mut future = std::pin::pin!(future);
+        let mut waited = Ok(());
+        loop {
+            match (future.as_mut().poll(&mut context), waited) {
+                (Poll::Ready(output), _) => return output,
+                (Poll::Pending, Err(error)) => return Err(error),
+                (Poll::Pending, Ok(())) => waited = self.wait_unchecked(),
+            }
+            // What was waited for has woken this thread; of anything else it is looked at again.
+            std::thread::park_timeout(Duration::from_millis(1));
+        }
+    }
+
     /// Waits until everything submitted so far is done.
     ///
     /// # Errors
     /// [`Error::DeviceLost`] or [`Error::Gpu`].
+    #[cfg(not(target_arch = "wasm32"))]
     pub fn wait(&self) -> Result<()> {
         self.wait_unchecked()?;
         self.check_done()
@@ -130,6 +225,7 @@ impl Gpu {
     }
 
     /// As [`Gpu::wait`], for what would fail by itself on a device that is lost but has not said so.
+    #[cfg(not(target_arch = "wasm32"))]
     pub(super) fn wait_unchecked(&self) -> Result<()> {
         self.poll(wgpu::PollType::wait_indefinitely()).map_err(|error| Error::Gpu(Cause::of(error)))?;
         self.check_lost()
@@ -164,7 +260,7 @@ impl Gpu {
 
     /// Lets what is done be freed and its callbacks run, after waiting for it if told so. A device that is found lost is
     /// marked so.
-    pub(super) fn poll(&self, how: wgpu::PollType) -> std::result::Result<(), wgpu::PollError> {
+    pub(crate) fn poll(&self, how: wgpu::PollType) -> std::result::Result<(), wgpu::PollError> {
         caught(|| self.device().poll(how)).map_or_else(
             |Panicked| {
                 self.inner.faults.lose("the driver failed while it was waited for");
@@ -176,7 +272,7 @@ impl Gpu {
 
     /// Runs wgpu calls so that their errors come back. A device that is found lost is marked so.
     pub(super) fn scoped<T>(&self, f: impl FnOnce() -> T) -> Result<T> {
-        let done = scoped(self.device(), f);
+        let done = scoped(&self.inner.faults, self.device(), f);
         if let Err(Error::DeviceLost(reason)) = &done {
             self.inner.faults.lose(reason.clone());
             // The reason that the driver gave, if it was the first.

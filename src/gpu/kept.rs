@@ -1,7 +1,7 @@
 //! What a device takes over from earlier runs, and leaves for later ones.
 
 use super::seal::{hash, seal, unseal};
-use super::{Adapter, Gpu, scoped};
+use super::{Adapter, Faults, Gpu, scoped};
 use crate::device::Rates;
 use crate::error::Result;
 use crate::plan::Tuning;
@@ -31,6 +31,7 @@ impl Adapter {
 
 /// A cache for the pipelines of a device, filled with what was kept, where the backend has such caches.
 pub(super) fn pipeline_cache(
+    faults: &Faults,
     device: &wgpu::Device,
     adapter: &Adapter,
     kept: Option<&[u8]>,
@@ -44,7 +45,7 @@ pub(super) fn pipeline_cache(
     // whole. wgpu compares vendor, device and driver version once more and, by `fallback`, starts afresh where they
     // differ.
     #[expect(unsafe_code, reason = "wgpu has no other way to a pipeline cache; the proof is above")]
-    let cache = scoped(device, || unsafe { device.create_pipeline_cache(&descriptor) })?;
+    let cache = scoped(faults, device, || unsafe { device.create_pipeline_cache(&descriptor) })?;
     Ok(Some(cache))
 }
 

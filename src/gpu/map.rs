@@ -35,7 +35,7 @@ impl Read {
     }
 
     /// Whether the buffer is mapped, once that is known.
-    async fn ended(&self) -> bool {
+    pub(super) async fn ended(&self) -> bool {
         let ended = |context: &mut std::task::Context<'_>| {
             let mut state = lock(&self.state);
             match state.mapped {
@@ -50,8 +50,8 @@ impl Read {
     }
 }
 
-/// Maps a staging buffer and copies its bytes out. With `block` the device is waited for, else the callback wakes.
-pub(super) async fn map(gpu: &Gpu, staging: &wgpu::Buffer, bytes: u64, block: bool) -> Result<Vec<u8>> {
+/// Maps a staging buffer and copies its bytes out, once the device has been polled past what was submitted.
+pub(super) async fn map(gpu: &Gpu, staging: &wgpu::Buffer, bytes: u64) -> Result<Vec<u8>> {
     let read = Arc::new(Read::default());
     gpu.inner.faults.watch_read(&read);
     // A device lost before that does not end it any more.
@@ -60,10 +60,9 @@ pub(super) async fn map(gpu: &Gpu, staging: &wgpu::Buffer, bytes: u64, block: bo
     gpu.scoped(|| {
         staging.slice(..bytes).map_async(wgpu::MapMode::Read, move |result| callback.end(result.is_ok()));
     })?;
-    if block {
-        gpu.wait_unchecked()?;
-    }
-    if !read.ended().await {
+    let ended = read.ended().await;
+    gpu.settled().await?;
+    if !ended {
         return Err(gpu.fault("a buffer could not be mapped"));
     }
     gpu.check_done()?;

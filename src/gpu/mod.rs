@@ -60,6 +60,9 @@ pub struct Open {
     pub cooperative: bool,
     /// Features to leave alone though the adapter has them: each way to do without them can be run where there are all.
     pub without: Features,
+    /// In a browser: subgroup operations, which wgpu 30 cannot ask a browser for. Whoever opens the device has seen to it that
+    /// `requestDevice` is called with the feature `subgroups`, as `web/package/regard.js` does.
+    pub browser_subgroups: bool,
     /// Shaders without run-time checks of indices and loops, where they are proved not to need any:
     /// [`Gpu::with_trusted_modules`].
     pub trusted: bool,
@@ -248,6 +251,7 @@ async fn enumerate(instance: &wgpu::Instance) -> Vec<(wgpu::Adapter, Adapter)> {
 
 impl Gpu {
     /// Every adapter, best first.
+    #[cfg(not(target_arch = "wasm32"))]
     pub fn adapters() -> Vec<Adapter> {
         pollster::block_on(Self::adapters_async())
     }
@@ -261,6 +265,7 @@ impl Gpu {
     ///
     /// # Errors
     /// [`Error::NoAdapter`] when none fits, [`Error::Gpu`] when the driver refuses.
+    #[cfg(not(target_arch = "wasm32"))]
     pub fn open(open: &Open) -> Result<Self> {
         Self::open_with(open, |_| Kept::default())
     }
@@ -269,6 +274,7 @@ impl Gpu {
     ///
     /// # Errors
     /// As [`Gpu::open`].
+    #[cfg(not(target_arch = "wasm32"))]
     pub fn open_with(open: &Open, kept: impl FnOnce(&Adapter) -> Kept) -> Result<Self> {
         pollster::block_on(Self::open_async(open, kept))
     }
@@ -317,6 +323,10 @@ impl Gpu {
             .await
             .map_err(|error| Error::Gpu(Cause::of(error)))?;
         let mut gpu = Self::new(device, queue, CooperativeShape::listed(&adapter), kept)?;
+        if open.browser_subgroups && gpu.is_in_browser() {
+            let caps = &mut Arc::make_mut(&mut gpu.adapter).caps;
+            caps.subgroups = caps.min_subgroup > 0 && !open.minimal && !open.without.subgroups;
+        }
         if open.as_card {
             let Caps { software, workers, rates, .. } = Caps::default();
             let caps = &mut Arc::make_mut(&mut gpu.adapter).caps;
@@ -370,8 +380,9 @@ impl Gpu {
         if let Some(rates) = rates {
             adapter.caps.rates = rates;
         }
-        let cache = kept::pipeline_cache(&device, &adapter, pipelines.as_deref())?;
-        let zeros = scoped(&device, || {
+        let faults = Arc::<Faults>::default();
+        let cache = kept::pipeline_cache(&faults, &device, &adapter, pipelines.as_deref())?;
+        let zeros = scoped(&faults, &device, || {
             device.create_buffer(&wgpu::BufferDescriptor {
                 label: Some("regard zeros"),
                 size: 256,
@@ -389,7 +400,7 @@ impl Gpu {
             groups: Mutex::default(),
             written: Mutex::default(),
             counters: Counters::default(),
-            faults: Arc::default(),
+            faults,
             zeros,
         };
         Ok(Self { inner: Arc::new(inner), adapter: Arc::new(adapter), tuning: Arc::new(tuning), trusted: false })
@@ -419,6 +430,11 @@ impl Gpu {
     pub fn with_trusted_modules(mut self) -> Self {
         self.trusted = true;
         self
+    }
+
+    /// Whether a browser stands between this and the device.
+    fn is_in_browser(&self) -> bool {
+        self.adapter.backend == "BrowserWebGpu"
     }
 
     /// What this device is and can do.

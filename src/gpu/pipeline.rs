@@ -103,7 +103,7 @@ fn build(gpu: &Gpu, dispatch: &Dispatch, cache: Option<&wgpu::PipelineCache>, tr
     let device = gpu.device();
     let label = variant.label();
     let built = gpu.scoped(|| {
-        let module = module(device, variant, space, trusted);
+        let module = module(gpu, variant, space, trusted);
         let params = match space {
             ParamsSpace::Uniform => wgpu::BufferBindingType::Uniform,
             ParamsSpace::Storage => wgpu::BufferBindingType::Storage { read_only: true },
@@ -146,12 +146,13 @@ fn build(gpu: &Gpu, dispatch: &Dispatch, cache: Option<&wgpu::PipelineCache>, tr
     }
 }
 
-fn module(device: &wgpu::Device, variant: &Variant, space: ParamsSpace, trusted: bool) -> wgpu::ShaderModule {
-    let label = variant.label();
-    let descriptor = wgpu::ShaderModuleDescriptor {
-        label: Some(&label),
-        source: wgpu::ShaderSource::Wgsl(variant.source(space).into()),
-    };
+fn module(gpu: &Gpu, variant: &Variant, space: ParamsSpace, trusted: bool) -> wgpu::ShaderModule {
+    let (device, label) = (gpu.device(), variant.label());
+    // Browsers want the line, which naga does not know.
+    let enable = if variant.subgroups && gpu.is_in_browser() { "enable subgroups;\n" } else { "" };
+    let source = enable.to_owned() + &variant.source(space);
+    let descriptor =
+        wgpu::ShaderModuleDescriptor { label: Some(&label), source: wgpu::ShaderSource::Wgsl(source.into()) };
     if !trusted {
         return device.create_shader_module(descriptor);
     }

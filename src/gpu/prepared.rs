@@ -355,18 +355,28 @@ impl Prepared {
     ///
     /// # Errors
     /// As [`Prepared::submit`].
+    #[cfg(not(target_arch = "wasm32"))]
     pub fn submit_and_read(&mut self, tensors: &[&Tensor]) -> Result<Vec<Array<f32>>> {
-        let read = pollster::block_on(self.read_bytes(tensors, true))?;
+        let gpu = self.gpu.clone();
+        gpu.drive(self.submit_and_read_async(tensors))
+    }
+
+    /// As [`Prepared::submit_and_read`], without blocking: ready once the device has been polled past the copies.
+    ///
+    /// # Errors
+    /// As [`Prepared::submit`].
+    pub async fn submit_and_read_async(&mut self, tensors: &[&Tensor]) -> Result<Vec<Array<f32>>> {
+        let read = self.read_bytes(tensors).await?;
         read.iter().map(|(tensor, raw)| tensor.decode(raw)).collect()
     }
 
     /// As [`Run::read_bytes`]; all in one submission where the tensors can be copied as they lie.
-    pub(crate) async fn read_bytes(&mut self, tensors: &[&Tensor], block: bool) -> Result<Vec<(Tensor, Vec<u8>)>> {
+    pub(crate) async fn read_bytes(&mut self, tensors: &[&Tensor]) -> Result<Vec<(Tensor, Vec<u8>)>> {
         let gpu = self.gpu.clone();
         let own = |tensor: &&Tensor| tensor.memory().may_be_of(&gpu) && tensor.copyable().is_some();
         if !tensors.iter().all(own) {
             self.submit()?;
-            return Run::new(&gpu).read_bytes(tensors, block).await;
+            return Run::new(&gpu).read_bytes(tensors).await;
         }
         let copies = Copies::new(&gpu, tensors.iter().map(|&tensor| tensor.clone()).collect())?;
         self.again(|prepared| {
@@ -374,7 +384,7 @@ impl Prepared {
             copies.encode(&gpu, &mut encoders)?;
             gpu.submit(encoders)
         })?;
-        copies.read(&gpu, block).await
+        copies.read(&gpu).await
     }
 
     /// Encodes into the caller's encoder; nothing is submitted. What [`Run::encode`] says of long work and of caches holds

@@ -239,8 +239,10 @@ impl<'g> Run<'g> {
     ///
     /// # Errors
     /// As [`Run::submit`], and [`Error::Shape`] for integers, which [`Tensor::download_u32`] reads.
+    #[cfg(not(target_arch = "wasm32"))]
     pub fn submit_and_read(self, tensors: &[&Tensor]) -> Result<Vec<Array<f32>>> {
-        pollster::block_on(self.read(tensors, Tensor::decode, true))
+        let gpu = self.gpu;
+        gpu.drive(self.read(tensors, Tensor::decode))
     }
 
     /// As [`Run::submit_and_read`], without blocking: submits at the first poll, and is ready once the device has been
@@ -249,23 +251,21 @@ impl<'g> Run<'g> {
     /// # Errors
     /// As [`Run::submit`].
     pub async fn submit_and_read_async(self, tensors: &[&Tensor]) -> Result<Vec<Array<f32>>> {
-        self.read(tensors, Tensor::decode, false).await
+        self.read(tensors, Tensor::decode).await
     }
 
-    /// Encodes and submits, and decodes what was read; with `block` the device is waited for, else the future wakes when it
-    /// has been polled past the copies.
+    /// Encodes and submits, and decodes what was read, once the device has been polled past the copies.
     pub(crate) async fn read<T>(
         self,
         tensors: &[&Tensor],
         decode: fn(&Tensor, &[u8]) -> Result<Array<T>>,
-        block: bool,
     ) -> Result<Vec<Array<T>>> {
-        let read = self.read_bytes(tensors, block).await?;
+        let read = self.read_bytes(tensors).await?;
         read.iter().map(|(tensor, raw)| decode(tensor, raw)).collect()
     }
 
     /// As [`Run::read`]: the bytes of each tensor, and a dense tensor of that type and shape.
-    pub(crate) async fn read_bytes(mut self, tensors: &[&Tensor], block: bool) -> Result<Vec<(Tensor, Vec<u8>)>> {
+    pub(crate) async fn read_bytes(mut self, tensors: &[&Tensor]) -> Result<Vec<(Tensor, Vec<u8>)>> {
         let gpu = self.gpu;
         gpu.check_lost()?;
         // A tensor that cannot be copied as it lies is made dense first.
@@ -291,7 +291,7 @@ impl<'g> Run<'g> {
             copies.encode(gpu, &mut encoders)?;
             gpu.submit(encoders)
         })?;
-        copies.read(gpu, block).await
+        copies.read(gpu).await
     }
 
     /// Encodes each dispatch in a pass of its own, or one a submission that it is spread over, submits as [`Run::submit`] does,
@@ -299,7 +299,17 @@ impl<'g> Run<'g> {
     ///
     /// # Errors
     /// As [`Run::submit`].
+    #[cfg(not(target_arch = "wasm32"))]
     pub fn submit_timed(self) -> Result<Vec<Timing>> {
+        let gpu = self.gpu;
+        gpu.drive(self.submit_timed_async())
+    }
+
+    /// As [`Run::submit_timed`], without blocking.
+    ///
+    /// # Errors
+    /// As [`Run::submit`].
+    pub async fn submit_timed_async(self) -> Result<Vec<Timing>> {
         let gpu = self.gpu;
         gpu.check_lost()?;
         let dispatches: Vec<Dispatch> = self.recording.dispatches().cloned().collect();
@@ -315,8 +325,13 @@ impl<'g> Run<'g> {
             }
             gpu.submit(encoders)
         })?;
-        gpu.wait()?;
-        let times = stamps.map_or(Ok(Vec::new()), |stamps| stamps.nanoseconds(gpu))?;
+        let times = match stamps {
+            Some(stamps) => stamps.nanoseconds(gpu).await?,
+            None => {
+                gpu.done().await?;
+                Vec::new()
+            }
+        };
         let times = times.into_iter().map(Some).chain(std::iter::repeat(None));
         let timing = |(dispatch, nanoseconds)| {
             let chunks = plan::chunks(&dispatch, gpu.caps()).len();
@@ -385,10 +400,10 @@ impl Copies {
     }
 
     /// The tensors with their bytes, once what was encoded has been submitted and done.
-    pub(super) async fn read(self, gpu: &Gpu, block: bool) -> Result<Vec<(Tensor, Vec<u8>)>> {
+    pub(super) async fn read(self, gpu: &Gpu) -> Result<Vec<(Tensor, Vec<u8>)>> {
         gpu.inner.counters.downloads.fetch_add(1, Ordering::Relaxed);
         let total: u64 = self.ranges.iter().map(|range| range.end - range.start).sum();
-        let raw = super::map::map(gpu, &self.staging, total.max(4), block).await?;
+        let raw = super::map::map(gpu, &self.staging, total.max(4)).await?;
         let mut rest = raw.as_slice();
         let mut own = |range: &std::ops::Range<u64>| {
             let (own, others) = rest.split_at((range.end - range.start) as usize);

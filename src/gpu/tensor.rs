@@ -285,7 +285,7 @@ impl Tensor {
     pub fn buffer(&self) -> Result<&wgpu::Buffer> {
         self.memory.keep();
         self.memory.make_with(|descriptor| match self.memory.owner.as_ref().and_then(Weak::upgrade) {
-            Some(owner) => scoped(&owner.device, || owner.device.create_buffer(descriptor)),
+            Some(owner) => scoped(&owner.faults, &owner.device, || owner.device.create_buffer(descriptor)),
             None => Err(Error::Gpu(format!("the device of `{}` is gone", self.memory.signature.name).into())),
         })
     }
@@ -423,16 +423,18 @@ impl Tensor {
     ///
     /// # Errors
     /// [`Error::Shape`] for integers ([`Tensor::download_u32`]), [`Error::Gpu`] or [`Error::DeviceLost`].
+    #[cfg(not(target_arch = "wasm32"))]
     pub fn download(&self, gpu: &Gpu) -> Result<Array<f32>> {
-        pollster::block_on(self.fetch(gpu, Self::decode, true))
+        gpu.drive(self.fetch(gpu, Self::decode))
     }
 
     /// The integers in host memory. Blocks until the device is done.
     ///
     /// # Errors
     /// [`Error::Shape`] for a tensor that is not of u32, [`Error::Gpu`] or [`Error::DeviceLost`].
+    #[cfg(not(target_arch = "wasm32"))]
     pub fn download_u32(&self, gpu: &Gpu) -> Result<Array<u32>> {
-        pollster::block_on(self.fetch(gpu, Self::decode_u32, true))
+        gpu.drive(self.fetch(gpu, Self::decode_u32))
     }
 
     /// As [`Tensor::download`], without blocking: the future is ready once the device has been polled past the copy
@@ -441,7 +443,15 @@ impl Tensor {
     /// # Errors
     /// As [`Tensor::download`].
     pub async fn download_async(&self, gpu: &Gpu) -> Result<Array<f32>> {
-        self.fetch(gpu, Self::decode, false).await
+        self.fetch(gpu, Self::decode).await
+    }
+
+    /// As [`Tensor::download_u32`], without blocking.
+    ///
+    /// # Errors
+    /// As [`Tensor::download_u32`].
+    pub async fn download_u32_async(&self, gpu: &Gpu) -> Result<Array<u32>> {
+        self.fetch(gpu, Self::decode_u32).await
     }
 
     /// The bytes of the buffer that a copy command can take as they are, if there is such a range.
@@ -476,8 +486,13 @@ impl Tensor {
         Array::new(self.shape(), bytemuck::pod_collect_to_vec(raw))
     }
 
-    async fn fetch<T>(&self, gpu: &Gpu, decode: fn(&Self, &[u8]) -> Result<Array<T>>, block: bool) -> Result<Array<T>> {
-        let mut read = Run::new(gpu).read(&[self], decode, block).await?;
+    /// Several tensors in one submission.
+    pub(crate) async fn fetch_all(gpu: &Gpu, tensors: Vec<&Self>) -> Result<Vec<Array<f32>>> {
+        Run::new(gpu).read(&tensors, Self::decode).await
+    }
+
+    async fn fetch<T>(&self, gpu: &Gpu, decode: fn(&Self, &[u8]) -> Result<Array<T>>) -> Result<Array<T>> {
+        let mut read = Run::new(gpu).read(&[self], decode).await?;
         read.pop().ok_or_else(|| Error::missing("tensor", "what was read back"))
     }
 }

@@ -1,7 +1,10 @@
 //! How long a whole run takes.
 
-use std::time::Instant;
+use crate::clock::Instant;
 
+use std::sync::Arc;
+
+use super::map::Read;
 use super::{Gpu, Run};
 use crate::error::Result;
 
@@ -11,13 +14,24 @@ impl Run<'_> {
     ///
     /// # Errors
     /// As [`Run::submit`].
+    #[cfg(not(target_arch = "wasm32"))]
     pub fn submit_and_time(self) -> Result<f64> {
         let gpu = self.gpu();
-        gpu.check_lost()?;
-        self.settle(|run| {
+        gpu.drive(self.submit_and_time_async())
+    }
+
+    /// As [`Run::submit_and_time`], without blocking.
+    ///
+    /// # Errors
+    /// As [`Run::submit`].
+    pub async fn submit_and_time_async(self) -> Result<f64> {
+        let gpu = self.gpu();
+        gpu.done().await?;
+        let timed = self.settle(|run| {
             let prepared = run.prepare()?;
-            gpu.time_all(prepared.encoders("regard timed")?, |encoders| prepared.encode_into(encoders, None))
-        })
+            gpu.submit_timed(prepared.encoders("regard timed")?, |encoders| prepared.encode_into(encoders, None))
+        })?;
+        timed.nanoseconds(gpu).await
     }
 }
 
@@ -27,18 +41,28 @@ impl Gpu {
     ///
     /// # Errors
     /// Those of `encode`, [`Error::Gpu`](crate::Error::Gpu) or [`Error::DeviceLost`](crate::Error::DeviceLost).
+    #[cfg(not(target_arch = "wasm32"))]
     pub fn time(&self, encode: impl FnOnce(&mut wgpu::CommandEncoder) -> Result<()>) -> Result<f64> {
-        self.check_lost()?;
-        let encoders = self.encoders("regard timed", 1)?;
-        self.time_all(encoders, |encoders| encoders.iter_mut().next().map_or(Ok(()), encode))
+        self.drive(self.time_async(encode))
     }
 
-    /// As [`Gpu::time`], with encoders that are submitted one after the other.
-    fn time_all(
+    /// As [`Gpu::time`], without blocking.
+    ///
+    /// # Errors
+    /// As [`Gpu::time`].
+    pub async fn time_async(&self, encode: impl FnOnce(&mut wgpu::CommandEncoder) -> Result<()>) -> Result<f64> {
+        self.done().await?;
+        let encoders = self.encoders("regard timed", 1)?;
+        let timed = self.submit_timed(encoders, |encoders| encoders.iter_mut().next().map_or(Ok(()), encode))?;
+        timed.nanoseconds(self).await
+    }
+
+    /// Submits encoders one after the other, and takes the time from here on.
+    fn submit_timed(
         &self,
         mut encoders: Vec<wgpu::CommandEncoder>,
         encode: impl FnOnce(&mut [wgpu::CommandEncoder]) -> Result<()>,
-    ) -> Result<f64> {
+    ) -> Result<Timed> {
         let stamps = self.caps().timestamps.then(|| Stamps::new(self, 1)).transpose()?;
         // A pass of its own with nothing in it: its stamp waits for what came before and nothing else.
         let mark = |encoder: Option<&mut wgpu::CommandEncoder>, index: u32| {
@@ -59,14 +83,44 @@ impl Gpu {
         if let (Some(stamps), Some(encoder)) = (&stamps, encoders.last_mut()) {
             stamps.resolve(encoder);
         }
-        self.wait()?;
         let start = Instant::now();
         self.submit(encoders)?;
-        self.wait_unchecked()?;
+        Ok(Timed { stamps, start })
+    }
+
+    /// Everything that was submitted so far is done.
+    pub(super) async fn done(&self) -> Result<()> {
+        self.check_lost()?;
+        self.finished().await;
+        self.settled().await?;
+        self.check_done()
+    }
+
+    /// What was submitted so far has ended, well or not.
+    async fn finished(&self) {
+        let read = Arc::new(Read::default());
+        self.inner.faults.watch_read(&read);
+        let callback = read.clone();
+        self.queue().on_submitted_work_done(move || callback.end(true));
+        read.ended().await;
+    }
+}
+
+/// Work whose time is taken.
+struct Timed {
+    stamps: Option<Stamps>,
+    start: Instant,
+}
+
+impl Timed {
+    /// How long it took.
+    async fn nanoseconds(self, gpu: &Gpu) -> Result<f64> {
+        let Self { stamps, start } = self;
+        gpu.finished().await;
         let elapsed = start.elapsed().as_nanos() as f64;
-        let Some(stamps) = stamps else { return self.check_done().map(|()| elapsed) };
+        let Some(stamps) = stamps else { return gpu.done().await.map(|()| elapsed) };
         // A driver that leaves out empty passes leaves out their stamps.
-        Ok(stamps.nanoseconds(self)?.first().copied().filter(|&ns| ns > 0.0).unwrap_or(elapsed))
+        Ok(stamps.nanoseconds(gpu).await?.first().copied().filter(|&ns| ns > 0.0).unwrap_or(elapsed))
     }
 }
 
@@ -109,10 +163,10 @@ impl Stamps {
         encoder.copy_buffer_to_buffer(&self.resolved, 0, &self.staging, 0, Some(16 * self.pieces as u64));
     }
 
-    /// How long each piece took, once that has been submitted. Blocks until the device is done.
-    pub(super) fn nanoseconds(&self, gpu: &Gpu) -> Result<Vec<f64>> {
+    /// How long each piece took, once that has been submitted.
+    pub(super) async fn nanoseconds(&self, gpu: &Gpu) -> Result<Vec<f64>> {
         let bytes = 16 * self.pieces as u64;
-        let raw = pollster::block_on(super::map::map(gpu, &self.staging, bytes, true))?;
+        let raw = super::map::map(gpu, &self.staging, bytes).await?;
         let ticks: Vec<u64> = bytemuck::pod_collect_to_vec(&raw);
         let period = f64::from(gpu.queue().get_timestamp_period());
         Ok(ticks.chunks_exact(2).map(|pair| pair[1].saturating_sub(pair[0]) as f64 * period).collect())

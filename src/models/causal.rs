@@ -223,8 +223,18 @@ impl<B: Backend> CausalNetwork<'_, B> {
     ///
     /// # Errors
     /// [`Error::Shape`] for a text without tokens or with more than there are positions, and those of the backend.
+    #[cfg(not(target_arch = "wasm32"))]
     pub fn start(&mut self, texts: &[Vec<u32>]) -> Result<Array> {
-        self.decoder.start(&mut self.backend, texts, &Begin { width: 1, most: 1, memory: None })
+        let driver = self.backend.driver();
+        driver.wait(self.start_async(texts))
+    }
+
+    /// As [`CausalNetwork::start`], without blocking.
+    ///
+    /// # Errors
+    /// As [`CausalNetwork::start`].
+    pub async fn start_async(&mut self, texts: &[Vec<u32>]) -> Result<Array> {
+        self.decoder.start(&mut self.backend, texts, &Begin { width: 1, most: 1, memory: None }).await
     }
 
     /// The logits [B, V] of the token after one more of each text.
@@ -232,8 +242,18 @@ impl<B: Backend> CausalNetwork<'_, B> {
     /// # Errors
     /// [`Error::Missing`] before [`CausalNetwork::start`], [`Error::Shape`] for another number of texts or one that gets too
     /// long, and those of the backend.
+    #[cfg(not(target_arch = "wasm32"))]
     pub fn step(&mut self, tokens: &[u32]) -> Result<Array> {
-        self.decoder.step(&mut self.backend, tokens)
+        let driver = self.backend.driver();
+        driver.wait(self.step_async(tokens))
+    }
+
+    /// As [`CausalNetwork::step`], without blocking.
+    ///
+    /// # Errors
+    /// As [`CausalNetwork::step`].
+    pub async fn step_async(&mut self, tokens: &[u32]) -> Result<Array> {
+        self.decoder.step(&mut self.backend, tokens).await
     }
 
     /// What each text goes on with. Texts are read in one submission; a token that is drawn is another one, of which nothing but
@@ -242,8 +262,18 @@ impl<B: Backend> CausalNetwork<'_, B> {
     ///
     /// # Errors
     /// As [`CausalNetwork::start`], and [`Error::Option`] for a temperature that is not above 0 or no candidate.
+    #[cfg(not(target_arch = "wasm32"))]
     pub fn generate(&mut self, texts: &[Vec<u32>], options: &Generation) -> Result<Vec<Vec<u32>>> {
-        self.decoder.generate(&mut self.backend, texts, None, options)
+        let driver = self.backend.driver();
+        driver.wait(self.generate_async(texts, options))
+    }
+
+    /// As [`CausalNetwork::generate`], without blocking.
+    ///
+    /// # Errors
+    /// As [`CausalNetwork::generate`].
+    pub async fn generate_async(&mut self, texts: &[Vec<u32>], options: &Generation) -> Result<Vec<Vec<u32>>> {
+        self.decoder.generate(&mut self.backend, texts, None, options).await
     }
 
     /// The most probable continuations of each text that a beam search finds, best first, at most [`Beam::width`]:
@@ -258,7 +288,17 @@ impl<B: Backend> CausalNetwork<'_, B> {
     ///
     /// # Errors
     /// As [`CausalNetwork::start`], and [`Error::Option`] for a width that is not from 1 to the number of words.
+    #[cfg(not(target_arch = "wasm32"))]
     pub fn beam(&mut self, texts: &[Vec<u32>], options: &Beam) -> Result<Vec<Vec<Continuation>>> {
-        self.decoder.beam(&mut self.backend, texts, None, options)
+        let driver = self.backend.driver();
+        driver.wait(self.beam_async(texts, options))
+    }
+
+    /// As [`CausalNetwork::beam`], without blocking.
+    ///
+    /// # Errors
+    /// As [`CausalNetwork::beam`].
+    pub async fn beam_async(&mut self, texts: &[Vec<u32>], options: &Beam) -> Result<Vec<Vec<Continuation>>> {
+        self.decoder.beam(&mut self.backend, texts, None, options).await
     }
 }

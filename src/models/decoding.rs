@@ -5,8 +5,7 @@ use crate::backend::{Backend, IntegersOf, OnHost, Value};
 use crate::error::{Error, Result};
 use crate::layers::{Cache, CacheSize, Embedding, Linear, LoadedTransformer, Memory, Places};
 use crate::reference::gumbel;
-use crate::search::{Candidates, CandidatesOf, Hypothesis, Search};
-use crate::seq2seq::card::Rule;
+use crate::search::{Candidates, CandidatesOf, GridStep, Hypothesis, Rule, Search, Steps};
 use crate::tensor::{Array, TensorLike};
 
 /// Tokens that a greedy search asks a device for before it looks at them: what the first of them answers goes into the second
@@ -187,19 +186,19 @@ impl<B: Backend> Decoder<B> {
     }
 
     /// The logits [B, V] of the token after each text.
-    pub(super) fn start(&mut self, b: &mut B, texts: &[Vec<u32>], begin: &Begin<'_, B::Value>) -> Result<Array> {
-        let read = self.begin(b, texts, begin, Wanted::Logits)?;
+    pub(super) async fn start(&mut self, b: &mut B, texts: &[Vec<u32>], begin: &Begin<'_, B::Value>) -> Result<Array> {
+        let read = self.begin(b, texts, begin, Wanted::Logits).await?;
         the_numbers(read)
     }
 
     /// The logits [B, V] of the token after one more of each text.
-    pub(super) fn step(&mut self, b: &mut B, tokens: &[u32]) -> Result<Array> {
-        let read = self.go_on(b, tokens, 1, Wanted::Logits)?;
+    pub(super) async fn step(&mut self, b: &mut B, tokens: &[u32]) -> Result<Array> {
+        let read = self.go_on(b, tokens, 1, Wanted::Logits).await?;
         the_numbers(read)
     }
 
     /// What each text goes on with.
-    pub(super) fn generate(
+    pub(super) async fn generate(
         &mut self,
         b: &mut B,
         texts: &[Vec<u32>],
@@ -219,7 +218,7 @@ impl<B: Backend> Decoder<B> {
             return Ok(answers);
         }
         let longest = texts.iter().map(Vec::len).max().unwrap_or(0);
-        let mut read = self.begin(b, texts, &Begin { width: 1, most: options.most, memory }, wanted)?;
+        let mut read = self.begin(b, texts, &Begin { width: 1, most: options.most, memory }, wanted).await?;
         loop {
             let found = answers.first().map_or(0, Vec::len);
             let chosen = match options.sampling {
@@ -241,7 +240,7 @@ impl<B: Backend> Decoder<B> {
             let room = self.positions.saturating_sub(longest + found - 1);
             let ahead = if options.sampling == Sampling::Greedy && b.defers() { AHEAD } else { 1 };
             let steps = if (options.most - found).min(room) >= ahead { ahead } else { 1 };
-            read = self.go_on(b, &last, steps, wanted)?;
+            read = self.go_on(b, &last, steps, wanted).await?;
         }
         for answer in &mut answers {
             let end = answer.iter().position(|&token| Some(token) == options.end);
@@ -251,7 +250,7 @@ impl<B: Backend> Decoder<B> {
     }
 
     /// The most probable continuations of each text, best first.
-    pub(super) fn beam(
+    pub(super) async fn beam(
         &mut self,
         b: &mut B,
         texts: &[Vec<u32>],
@@ -264,22 +263,8 @@ impl<B: Backend> Decoder<B> {
         }
         let forbidden = self.forbidden.0.clone();
         let search = Search { width, most, rule: Rule::FixedWidth, start: 0, end, forbidden: [&forbidden, &[]] };
-        let beams = search.run(texts.len(), |step| {
-            let wanted = Wanted::Candidates(step.candidates);
-            if step.number > 0 {
-                self.continue_rows(&step.parents)?;
-                return Candidates::read(self.go_on(b, &step.tokens, 1, wanted)?);
-            }
-            // Every row of a text begins alike: the first one is computed.
-            let found = Candidates::read(self.begin(b, texts, &Begin { width, most, memory }, wanted)?)?;
-            let each = found.tokens.shape()[1];
-            let shape = [texts.len() * width, each];
-            let at = |k: usize| k / each / width * each + k % each;
-            Ok(Candidates {
-                tokens: Array::from_fn(&shape, |k| found.tokens.data()[at(k)]),
-                log_probabilities: Array::from_fn(&shape, |k| found.log_probabilities.data()[at(k)]),
-            })
-        })?;
+        let mut steps = BeamSteps { decoder: self, b, texts, begin: Begin { width, most, memory }, begun: false };
+        let beams = search.run(texts.len(), &mut steps).await?;
         let ordered = |mut beam: Vec<Hypothesis>| -> Vec<Continuation> {
             beam.sort_by(|a, b| b.score(length_exponent).total_cmp(&a.score(length_exponent)));
             beam.into_iter().map(|found| Continuation { tokens: found.tokens, log_probability: found.sum }).collect()
@@ -293,7 +278,13 @@ impl<B: Backend> Decoder<B> {
     }
 
     /// Reads whole texts.
-    fn begin(&mut self, b: &mut B, texts: &[Vec<u32>], begin: &Begin<'_, B::Value>, wanted: Wanted) -> Result<OnHost> {
+    async fn begin(
+        &mut self,
+        b: &mut B,
+        texts: &[Vec<u32>],
+        begin: &Begin<'_, B::Value>,
+        wanted: Wanted,
+    ) -> Result<OnHost> {
         let longest = texts.iter().map(Vec::len).max().unwrap_or(0);
         if texts.is_empty() {
             return Err(Error::missing("texts", "at least one"));
@@ -305,11 +296,11 @@ impl<B: Backend> Decoder<B> {
         for text in texts {
             self.check_tokens(text)?;
         }
-        let result = self.read_texts(b, texts, longest, begin, wanted);
+        let result = self.read_texts(b, texts, longest, begin, wanted).await;
         self.clean_up(b, result)
     }
 
-    fn read_texts(
+    async fn read_texts(
         &mut self,
         b: &mut B,
         texts: &[Vec<u32>],
@@ -367,12 +358,12 @@ impl<B: Backend> Decoder<B> {
         let logits = self.head.forward(b, &last)?;
         let outputs = wanted.of(b, logits, self.forbidden.1.as_ref())?;
         self.running = Some(running);
-        read(b, None, &outputs)
+        read(b, None, &outputs).await
     }
 
     /// `steps` more tokens of each row, the first of which is given and each other one the most probable after the one before.
     /// What is wanted of each step, one behind the other.
-    fn go_on(&mut self, b: &mut B, tokens: &[u32], steps: usize, wanted: Wanted) -> Result<OnHost> {
+    async fn go_on(&mut self, b: &mut B, tokens: &[u32], steps: usize, wanted: Wanted) -> Result<OnHost> {
         let Some(running) = &self.running else {
             return Err(Error::missing("texts", "what goes on: `start` comes first"));
         };
@@ -381,11 +372,11 @@ impl<B: Backend> Decoder<B> {
         }
         self.check_length(running.lengths.iter().max().map_or(0, |longest| longest + steps))?;
         self.check_tokens(tokens)?;
-        let result = self.take_steps(b, tokens, steps, wanted);
+        let result = self.take_steps(b, tokens, steps, wanted).await;
         self.clean_up(b, result)
     }
 
-    fn take_steps(&mut self, b: &mut B, tokens: &[u32], steps: usize, wanted: Wanted) -> Result<OnHost> {
+    async fn take_steps(&mut self, b: &mut B, tokens: &[u32], steps: usize, wanted: Wanted) -> Result<OnHost> {
         let mut running = self.running.take().ok_or_else(|| Error::missing("texts", "what goes on"))?;
         let needed = running.lengths.iter().max().map_or(0, |longest| longest + steps);
         if needed > running.cache.size().capacity {
@@ -413,7 +404,7 @@ impl<B: Backend> Decoder<B> {
                 for (own, array) in kept.integers.all().zip(host.all()) {
                     b.rewrite(own, array)?;
                 }
-                read(b, Some(&mut kept.prepared), &kept.outputs)?
+                read(b, Some(&mut kept.prepared), &kept.outputs).await?
             }
             None => {
                 let integers = StepIntegers {
@@ -423,9 +414,9 @@ impl<B: Backend> Decoder<B> {
                 };
                 let outputs = self.record(b, &integers, &mut running.cache, wanted)?;
                 match b.prepare()? {
-                    None => read(b, None, &outputs)?,
+                    None => read(b, None, &outputs).await?,
                     Some(mut prepared) => {
-                        let found = read(b, Some(&mut prepared), &outputs)?;
+                        let found = read(b, Some(&mut prepared), &outputs).await?;
                         running.kept.push(Kept { steps, wanted, integers, prepared, outputs });
                         found
                     }
@@ -517,9 +508,39 @@ impl<B: Backend> Decoder<B> {
     }
 }
 
-fn read<B: Backend>(b: &mut B, again: Option<&mut B::Prepared>, outputs: &Outputs<B>) -> Result<OnHost> {
+/// The steps of a beam search.
+struct BeamSteps<'a, B: Backend> {
+    decoder: &'a mut Decoder<B>,
+    b: &'a mut B,
+    texts: &'a [Vec<u32>],
+    begin: Begin<'a, B::Value>,
+    begun: bool,
+}
+
+impl<B: Backend> Steps for BeamSteps<'_, B> {
+    async fn step(&mut self, step: GridStep) -> Result<Candidates> {
+        let Self { decoder, b, texts, begin, begun } = self;
+        let wanted = Wanted::Candidates(step.candidates);
+        if *begun {
+            decoder.continue_rows(&step.parents)?;
+            return Candidates::read(decoder.go_on(b, &step.tokens, 1, wanted).await?);
+        }
+        *begun = true;
+        // Every row of a text begins alike: the first one is computed.
+        let found = Candidates::read(decoder.begin(b, texts, begin, wanted).await?)?;
+        let each = found.tokens.shape()[1];
+        let shape = [texts.len() * begin.width, each];
+        let at = |k: usize| k / each / begin.width * each + k % each;
+        Ok(Candidates {
+            tokens: Array::from_fn(&shape, |k| found.tokens.data()[at(k)]),
+            log_probabilities: Array::from_fn(&shape, |k| found.log_probabilities.data()[at(k)]),
+        })
+    }
+}
+
+async fn read<B: Backend>(b: &mut B, again: Option<&mut B::Prepared>, outputs: &Outputs<B>) -> Result<OnHost> {
     let numbers: Vec<&B::Value> = outputs.numbers.iter().collect();
-    b.finish_blocking(again, &numbers, &outputs.integers.iter().collect::<Vec<_>>())
+    b.finish(again, &numbers, &outputs.integers.iter().collect::<Vec<_>>()).await
 }
 
 fn the_numbers(read: OnHost) -> Result<Array> {

@@ -297,9 +297,19 @@ impl<B: Backend> EncoderDecoderNetwork<'_, B> {
     ///
     /// # Errors
     /// [`Error::Shape`] for a text without tokens or with more than there are positions, and those of the backend.
+    #[cfg(not(target_arch = "wasm32"))]
     pub fn encode(&mut self, texts: &[Vec<u32>]) -> Result<Array> {
+        let driver = self.backend.driver();
+        driver.wait(self.encode_async(texts))
+    }
+
+    /// As [`EncoderDecoderNetwork::encode`], without blocking.
+    ///
+    /// # Errors
+    /// As [`EncoderDecoderNetwork::encode`].
+    pub async fn encode_async(&mut self, texts: &[Vec<u32>]) -> Result<Array> {
         let memory = self.memory(texts)?;
-        let read = self.backend.read_blocking(&[&memory.states]);
+        let read = self.backend.read(&[&memory.states]).await;
         read?.pop().ok_or_else(|| Error::missing("memory", "what was read back"))
     }
 
@@ -307,10 +317,21 @@ impl<B: Backend> EncoderDecoderNetwork<'_, B> {
     ///
     /// # Errors
     /// As [`EncoderDecoderNetwork::encode`].
+    #[cfg(not(target_arch = "wasm32"))]
     pub fn start(&mut self, texts: &[Vec<u32>]) -> Result<Array> {
-        self.answer(texts, |decoder, b, answers, memory| {
-            decoder.start(b, answers, &Begin { width: 1, most: 1, memory: Some(memory) })
-        })
+        let driver = self.backend.driver();
+        driver.wait(self.start_async(texts))
+    }
+
+    /// As [`EncoderDecoderNetwork::start`], without blocking.
+    ///
+    /// # Errors
+    /// As [`EncoderDecoderNetwork::start`].
+    pub async fn start_async(&mut self, texts: &[Vec<u32>]) -> Result<Array> {
+        let memory = self.memory(texts)?;
+        let answers = vec![self.model.prefix.clone(); texts.len()];
+        let begin = Begin { width: 1, most: 1, memory: Some(&memory) };
+        self.decoder.start(&mut self.backend, &answers, &begin).await
     }
 
     /// The logits [B, V] of the token after one more of each answer.
@@ -318,8 +339,18 @@ impl<B: Backend> EncoderDecoderNetwork<'_, B> {
     /// # Errors
     /// [`Error::Missing`] before [`EncoderDecoderNetwork::start`], [`Error::Shape`] for another number of answers or one that
     /// gets too long, and those of the backend.
+    #[cfg(not(target_arch = "wasm32"))]
     pub fn step(&mut self, tokens: &[u32]) -> Result<Array> {
-        self.decoder.step(&mut self.backend, tokens)
+        let driver = self.backend.driver();
+        driver.wait(self.step_async(tokens))
+    }
+
+    /// As [`EncoderDecoderNetwork::step`], without blocking.
+    ///
+    /// # Errors
+    /// As [`EncoderDecoderNetwork::step`].
+    pub async fn step_async(&mut self, tokens: &[u32]) -> Result<Array> {
+        self.decoder.step(&mut self.backend, tokens).await
     }
 
     /// The answer to each text, without the tokens that every answer begins with. Texts are encoded and answers begun in one
@@ -327,8 +358,23 @@ impl<B: Backend> EncoderDecoderNetwork<'_, B> {
     ///
     /// # Errors
     /// As [`EncoderDecoderNetwork::encode`], and [`Error::Option`] for a temperature that is not above 0 or no candidate.
+    #[cfg(not(target_arch = "wasm32"))]
     pub fn generate(&mut self, texts: &[Vec<u32>], options: &Generation) -> Result<Vec<Vec<u32>>> {
-        self.answer(texts, |decoder, b, answers, memory| decoder.generate(b, answers, Some(memory), options))
+        let driver = self.backend.driver();
+        driver.wait(self.generate_async(texts, options))
+    }
+
+    /// As [`EncoderDecoderNetwork::generate`], without blocking.
+    ///
+    /// # Errors
+    /// As [`EncoderDecoderNetwork::generate`].
+    pub async fn generate_async(&mut self, texts: &[Vec<u32>], options: &Generation) -> Result<Vec<Vec<u32>>> {
+        let memory = self.memory(texts)?;
+        let answers = vec![self.model.prefix.clone(); texts.len()];
+        let result = self.decoder.generate(&mut self.backend, &answers, Some(&memory), options).await;
+        // Where nothing was to be answered, nobody is to do it with the next call.
+        self.backend.discard();
+        result
     }
 
     /// The most probable answers to each text that a beam search finds, best first, as
@@ -336,19 +382,20 @@ impl<B: Backend> EncoderDecoderNetwork<'_, B> {
     ///
     /// # Errors
     /// As [`EncoderDecoderNetwork::encode`], and [`Error::Option`] for a width that is not from 1 to the number of words.
+    #[cfg(not(target_arch = "wasm32"))]
     pub fn beam(&mut self, texts: &[Vec<u32>], options: &Beam) -> Result<Vec<Vec<Continuation>>> {
-        self.answer(texts, |decoder, b, answers, memory| decoder.beam(b, answers, Some(memory), options))
+        let driver = self.backend.driver();
+        driver.wait(self.beam_async(texts, options))
     }
 
-    /// What is made of the memory of texts, and of what every answer begins with.
-    fn answer<T>(
-        &mut self,
-        texts: &[Vec<u32>],
-        with: impl FnOnce(&mut Decoder<B>, &mut B, &[Vec<u32>], &Memory<B::Value>) -> Result<T>,
-    ) -> Result<T> {
+    /// As [`EncoderDecoderNetwork::beam`], without blocking.
+    ///
+    /// # Errors
+    /// As [`EncoderDecoderNetwork::beam`].
+    pub async fn beam_async(&mut self, texts: &[Vec<u32>], options: &Beam) -> Result<Vec<Vec<Continuation>>> {
         let memory = self.memory(texts)?;
         let answers = vec![self.model.prefix.clone(); texts.len()];
-        let result = with(&mut self.decoder, &mut self.backend, &answers, &memory);
+        let result = self.decoder.beam(&mut self.backend, &answers, Some(&memory), options).await;
         // Where nothing was to be answered, nobody is to do it with the next call.
         self.backend.discard();
         result

@@ -201,19 +201,31 @@ impl<B: Backend> SentenceNetwork<'_, B> {
     ///
     /// # Errors
     /// [`Error::Shape`] for a text without tokens or with more than there are positions, and those of the backend.
+    #[cfg(not(target_arch = "wasm32"))]
     pub fn encode(&mut self, texts: &[Vec<u32>], attention: Option<usize>) -> Result<Encoded> {
-        self.run(texts, None, attention, false)
+        let driver = self.backend.driver();
+        driver.wait(self.encode_async(texts, attention))
+    }
+
+    /// As [`SentenceNetwork::encode`], without blocking.
+    ///
+    /// # Errors
+    /// As [`SentenceNetwork::encode`].
+    pub async fn encode_async(&mut self, texts: &[Vec<u32>], attention: Option<usize>) -> Result<Encoded> {
+        self.run(texts, None, attention, false).await
     }
 
     /// As [`SentenceNetwork::encode`], with a type for each token where there are any, and every block's result.
     ///
     /// # Errors
     /// As [`SentenceNetwork::encode`].
+    #[cfg(not(target_arch = "wasm32"))]
     pub fn inspect(&mut self, texts: &[Vec<u32>], types: Option<&[Vec<u32>]>, attention: usize) -> Result<Encoded> {
-        self.run(texts, types, Some(attention), true)
+        let driver = self.backend.driver();
+        driver.wait(self.run(texts, types, Some(attention), true))
     }
 
-    fn run(
+    async fn run(
         &mut self,
         texts: &[Vec<u32>],
         types: Option<&[Vec<u32>]>,
@@ -241,7 +253,7 @@ impl<B: Backend> SentenceNetwork<'_, B> {
         let mut wanted = vec![&pooled];
         wanted.extend(&outputs.hidden);
         wanted.extend(&outputs.weights);
-        let mut read = self.backend.read_blocking(&wanted)?;
+        let mut read = self.backend.read(&wanted).await?;
         let attention = outputs.weights.as_ref().and_then(|_| read.pop());
         let hidden = read.split_off(1);
         let vectors = read.pop().ok_or_else(|| Error::missing("vectors", "what was read back"))?;

@@ -1,6 +1,6 @@
 //! Rotary position embedding (Su et al. 2021, "RoFormer", eq. 34).
 
-use super::Float;
+use super::{Float, within};
 use crate::attention::{Rotary, RotaryLayout};
 use crate::error::{Error, Result};
 use crate::tensor::Array;
@@ -17,21 +17,15 @@ pub fn rotary<T: Float>(
     positions: Option<&Array<u32>>,
     rotary: Rotary,
 ) -> Result<Array<T>> {
-    let positions = match positions {
-        Some(positions) => positions.clone(),
-        None => match *x.shape() {
-            [batch, _, n, _] => Array::from_fn(&[batch, n], |k| (k % n) as u32),
-            _ => Array::filled(&[0, 0], 0),
-        },
-    };
-    let pairs = check_rotary(x.shape(), [cos.shape(), sin.shape()], &positions, rotary.offset)?;
+    let pairs = check_rotary(x.shape(), [cos.shape(), sin.shape()], positions, rotary.offset)?;
     let [heads, n, dim] = [1, 2, 3].map(|axis| x.shape()[axis]);
     let mut out = x.clone();
     if x.data().is_empty() {
         return Ok(out);
     }
     for (row, data) in out.data_mut().chunks_exact_mut(dim).enumerate() {
-        let position = positions.data()[row / (heads * n) * n + row % n] as usize;
+        let position =
+            positions.map_or(row % n, |positions| positions.data()[row / (heads * n) * n + row % n] as usize);
         rotate(data, [cos.data(), sin.data()], pairs, rotary.layout, position + rotary.offset);
     }
     Ok(out)
@@ -41,7 +35,7 @@ pub fn rotary<T: Float>(
 pub(crate) fn check_rotary(
     x: &[usize],
     [cos, sin]: [&[usize]; 2],
-    positions: &Array<u32>,
+    positions: Option<&Array<u32>>,
     offset: usize,
 ) -> Result<usize> {
     let &[batch, _, n, dim] = x else {
@@ -56,11 +50,20 @@ pub(crate) fn check_rotary(
     if 2 * pairs > dim {
         return Err(Error::shape("cos", "axis 1 (width / 2)", format!("at most {}", dim / 2), pairs));
     }
-    if positions.shape() != [batch, n] {
-        let (expected, found) = (format!("[{batch}, {n}]"), format!("{:?}", positions.shape()));
-        return Err(Error::shape("positions", "shape", expected, found));
-    }
-    let last = positions.data().iter().map(|&position| position as usize).max();
+    let last = match positions {
+        None => n.checked_sub(1),
+        Some(positions) => {
+            if positions.shape() != [batch, n] {
+                let (expected, found) = (format!("[{batch}, {n}]"), format!("{:?}", positions.shape()));
+                return Err(Error::shape("positions", "shape", expected, found));
+            }
+            if let Some(last) = rows.checked_sub(offset.saturating_add(1)) {
+                within("positions", positions, last)?;
+            }
+            // Of any position, the least.
+            Some(0)
+        }
+    };
     let needed = last.map_or(0, |last| last.saturating_add(offset).saturating_add(1));
     if needed > rows {
         return Err(Error::shape("cos", "axis 0 (positions)", format!("at least {needed}"), rows));

@@ -19,7 +19,7 @@ use sha2::{Digest, Sha256};
 
 pub use crate::search::Candidates;
 pub use card::Card;
-pub use network::{ModelNetwork, Network, SourceBatch, StepOutput};
+pub use network::{ModelNetwork, Network, SourceBatch, StepOutput, Stepping};
 pub use text::{Prepared, Source, SourceText};
 
 use crate::backend::Backend;
@@ -218,9 +218,24 @@ pub struct Transliteration {
 ///
 /// # Errors
 /// Those of [`Model::read`], of the options, and of the network.
+#[cfg(not(target_arch = "wasm32"))]
 pub fn transliterate(
     model: &Model,
     network: &mut dyn Network,
+    texts: &[SourceText],
+    decoding: &Decoding,
+) -> Result<Vec<Transliteration>> {
+    let driver = network.driver();
+    driver.wait(transliterate_async(model, network, texts, decoding))
+}
+
+/// As [`transliterate`], without blocking.
+///
+/// # Errors
+/// As [`transliterate`].
+pub async fn transliterate_async(
+    model: &Model,
+    network: &mut (dyn Network + '_),
     texts: &[SourceText],
     decoding: &Decoding,
 ) -> Result<Vec<Transliteration>> {
@@ -233,7 +248,8 @@ pub fn transliterate(
     let mut found: Vec<Vec<Hypothesis>> = vec![Vec::new(); sources.len()];
     for run in order.chunks(decoding.batch) {
         let batch: Vec<&Source> = run.iter().map(|&i| sources[i]).collect();
-        let answers = search::search(&model.card, &model.symbols, network, &batch, decoding.beam, decoding.weights)?;
+        let Decoding { beam, weights, .. } = *decoding;
+        let answers = search::search(&model.card, &model.symbols, network, &batch, beam, weights).await?;
         for (&i, answer) in run.iter().zip(answers) {
             found[i] = answer;
         }

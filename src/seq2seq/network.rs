@@ -1,9 +1,13 @@
 //! The network of a model: encoder, attention, decoder, wired as the card says, on the CPU or a GPU.
 
+use std::pin::Pin;
+
 use super::Model;
 use super::card::{Bridge, Card, Cell, State, Value, When};
 use super::layers::{Layers, Recurrences};
 use crate::attention::{Attention, AttentionInputs, Score};
+#[cfg(not(target_arch = "wasm32"))]
+use crate::backend::Driver;
 use crate::backend::{self, Backend, IntegersOf};
 use crate::error::{Error, Result};
 use crate::rnn::RnnInputs;
@@ -34,8 +38,11 @@ pub struct StepOutput {
     pub weights: Option<Array>,
 }
 
+/// A step under way.
+pub type Stepping<'n> = Pin<Box<dyn Future<Output = Result<StepOutput>> + Send + 'n>>;
+
 /// Runs a model's layers for S sources with `width` hypotheses each: row `r` belongs to source `r / width`.
-pub trait Network {
+pub trait Network: Send {
     /// Encodes a batch and sets the decoder's start state of every row.
     ///
     /// # Errors
@@ -47,7 +54,11 @@ pub trait Network {
     ///
     /// # Errors
     /// When the device fails, or before [`Network::start`].
-    fn step(&mut self, parents: &[u32], tokens: &[u32], candidates: usize, weights: bool) -> Result<StepOutput>;
+    fn step(&mut self, parents: Vec<u32>, tokens: Vec<u32>, candidates: usize, weights: bool) -> Stepping<'_>;
+
+    /// What waits for its futures.
+    #[cfg(not(target_arch = "wasm32"))]
+    fn driver(&self) -> Driver;
 }
 
 /// A model's network on a backend, made by [`Model::network`].
@@ -264,7 +275,13 @@ impl<B: Backend> ModelNetwork<'_, B> {
         Ok(())
     }
 
-    fn decode(&mut self, parents: &[u32], tokens: &[u32], candidates: usize, weights: bool) -> Result<StepOutput> {
+    async fn decode(
+        &mut self,
+        parents: &[u32],
+        tokens: &[u32],
+        candidates: usize,
+        weights: bool,
+    ) -> Result<StepOutput> {
         let mut run = self.running.take().ok_or_else(|| Error::missing("batch", "`start` before `step`"))?;
         let rows = run.sources * run.width;
         if parents.iter().zip(0..).any(|(&parent, row)| parent != row) {
@@ -300,7 +317,7 @@ impl<B: Backend> ModelNetwork<'_, B> {
         let found = CandidatesOf::new(&mut self.backend, &logits, candidates)?;
         let mut numbers: Vec<&B::Value> = found.numbers.iter().collect();
         numbers.extend(&weights);
-        let mut read = self.backend.finish_blocking(None, &numbers, &[&found.tokens])?;
+        let mut read = self.backend.finish(None, &numbers, &[&found.tokens]).await?;
         let weights = weights.and_then(|_| read.numbers.pop());
         Ok(StepOutput { candidates: Candidates::read(read)?, weights })
     }
@@ -312,8 +329,15 @@ impl<B: Backend> Network for ModelNetwork<'_, B> {
         self.clean_up(started)
     }
 
-    fn step(&mut self, parents: &[u32], tokens: &[u32], candidates: usize, weights: bool) -> Result<StepOutput> {
-        let stepped = self.decode(parents, tokens, candidates, weights);
-        self.clean_up(stepped)
+    fn step(&mut self, parents: Vec<u32>, tokens: Vec<u32>, candidates: usize, weights: bool) -> Stepping<'_> {
+        Box::pin(async move {
+            let stepped = self.decode(&parents, &tokens, candidates, weights).await;
+            self.clean_up(stepped)
+        })
+    }
+
+    #[cfg(not(target_arch = "wasm32"))]
+    fn driver(&self) -> Driver {
+        self.backend.driver()
     }
 }

@@ -1,10 +1,10 @@
 //! The search for a model's answers.
 
-use super::card::{Card, Rule};
+use super::card::Card;
 use super::network::{Network, SourceBatch};
 use super::text::{Source, Symbols};
 use crate::error::Result;
-use crate::search::{self, Search};
+use crate::search::{self, Candidates, GridStep, Rule, Search, Steps};
 use crate::tensor::Array;
 
 /// An answer that the search found.
@@ -19,10 +19,10 @@ pub(super) struct Hypothesis {
 }
 
 /// The best hypotheses of each source, at most `width`, best first.
-pub(super) fn search(
+pub(super) async fn search(
     card: &Card,
     symbols: &Symbols,
-    network: &mut dyn Network,
+    network: &mut (dyn Network + '_),
     sources: &[&Source],
     width: usize,
     weights: bool,
@@ -37,12 +37,9 @@ pub(super) fn search(
         end: Some(symbols.end),
         forbidden: [&symbols.always_forbidden, &symbols.first_step_forbidden],
     };
-    let mut steps = Vec::new();
-    let beams = search.run(sources.len(), |step| {
-        let output = network.step(&step.parents, &step.tokens, step.candidates, weights)?;
-        steps.extend(output.weights);
-        Ok(output.candidates)
-    })?;
+    let mut traced = Traced { network, weights, steps: Vec::new() };
+    let beams = search.run(sources.len(), &mut traced).await?;
+    let steps = traced.steps;
     let finish = |(beam, source): (Vec<search::Hypothesis>, &&Source)| -> Result<Vec<Hypothesis>> {
         let hypothesis = |found: search::Hypothesis| -> Result<Hypothesis> {
             let weights = if weights { Some(trace(&steps, &found, source.ids.len())?) } else { None };
@@ -53,6 +50,21 @@ pub(super) fn search(
         Ok(found)
     };
     beams.into_iter().zip(sources).map(finish).collect()
+}
+
+/// A network whose attention weights are kept.
+struct Traced<'a, 'n> {
+    network: &'a mut (dyn Network + 'n),
+    weights: bool,
+    steps: Vec<Array>,
+}
+
+impl Steps for Traced<'_, '_> {
+    async fn step(&mut self, step: GridStep) -> Result<Candidates> {
+        let output = self.network.step(step.parents, step.tokens, step.candidates, self.weights).await?;
+        self.steps.extend(output.weights);
+        Ok(output.candidates)
+    }
 }
 
 /// Sources side by side, padded to the longest.

@@ -8,6 +8,7 @@ mod cpu;
 mod sample;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
 use std::rc::Rc;
 
 use crate::attention::AttentionOutputs;
@@ -116,14 +117,14 @@ impl Job {
     }
 
     /// Runs the case; `run` keeps the recording, so that its variants can be reported.
-    fn verdicts(&self, run: &mut Run<'_>, again: Option<&Gpu>) -> Result<Verdicts> {
+    async fn verdicts(&self, run: &mut Run<'_>, again: Option<&Gpu>) -> Result<Verdicts> {
         let recorded = self.case.record(run, self.storage, self.plan.as_ref())?;
         let tensors: Vec<_> = recorded.results.iter().collect();
-        let read = run.clone().submit_and_read(&tensors)?;
+        let read = run.clone().submit_and_read_async(&tensors).await?;
         if let Some(gpu) = again {
             let mut run = Run::new(gpu);
             let recorded = self.case.record(&mut run, self.storage, self.plan.as_ref())?;
-            let second = run.submit_and_read(&recorded.results.iter().collect::<Vec<_>>())?;
+            let second = run.submit_and_read_async(&recorded.results.iter().collect::<Vec<_>>()).await?;
             let bits =
                 |read: &[Array<f32>]| -> Vec<u32> { read.iter().flat_map(Array::data).map(|x| x.to_bits()).collect() };
             if bits(&read) != bits(&second) {
@@ -131,7 +132,7 @@ impl Job {
             }
         }
         for (found, wanted) in &recorded.integers {
-            let found = found.download_u32(run.gpu())?;
+            let found = found.download_u32_async(run.gpu()).await?;
             if found != *wanted {
                 let numbers = |array: &Array<u32>| format!("{:?}", array.data());
                 return Err(Error::shape("integers", "elements", numbers(wanted), numbers(&found)));
@@ -146,8 +147,21 @@ impl Job {
 ///
 /// # Errors
 /// None of the cases' own: they are in the rows. [`crate::Error::DeviceLost`] ends the run.
+#[cfg(not(target_arch = "wasm32"))]
 pub fn run(gpu: &Gpu, sample: Sample, progress: impl FnMut(usize, usize)) -> Result<Vec<Row>> {
     Sweep { sample, planned: None, again: None }.run(gpu, progress)
+}
+
+/// As [`run`], without blocking. `progress` may wait, so that others get their turn, and end the run with what it has by then.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_async(
+    gpu: &Gpu,
+    sample: Sample,
+    progress: impl AsyncFnMut(usize, usize) -> ControlFlow<()>,
+) -> Result<Vec<Row>> {
+    Sweep { sample, planned: None, again: None }.run_async(gpu, progress).await
 }
 
 impl Sweep<'_> {
@@ -155,13 +169,31 @@ impl Sweep<'_> {
     ///
     /// # Errors
     /// As [`run`].
+    #[cfg(not(target_arch = "wasm32"))]
     pub fn run(&self, gpu: &Gpu, mut progress: impl FnMut(usize, usize)) -> Result<Vec<Row>> {
+        gpu.drive(self.run_async(gpu, async |done, all| {
+            progress(done, all);
+            ControlFlow::Continue(())
+        }))
+    }
+
+    /// As [`run_async`].
+    ///
+    /// # Errors
+    /// As [`run_async`].
+    pub async fn run_async(
+        &self,
+        gpu: &Gpu,
+        mut progress: impl AsyncFnMut(usize, usize) -> ControlFlow<()>,
+    ) -> Result<Vec<Row>> {
         let jobs = sample::of(self.sample, gpu, self.jobs(gpu));
         let mut rows: BTreeMap<String, Row> = BTreeMap::new();
         for (done, job) in jobs.iter().enumerate() {
-            progress(done, jobs.len());
+            if progress(done, jobs.len()).await.is_break() {
+                return Ok(rows.into_values().collect());
+            }
             let mut run = Run::new(gpu);
-            let verdicts = job.verdicts(&mut run, self.again);
+            let verdicts = job.verdicts(&mut run, self.again).await;
             if let Err(lost @ Error::DeviceLost(_)) = verdicts {
                 return Err(lost);
             }
@@ -181,7 +213,7 @@ impl Sweep<'_> {
                 }
             }
         }
-        progress(jobs.len(), jobs.len());
+        let _ = progress(jobs.len(), jobs.len()).await;
         Ok(rows.into_values().collect())
     }
 

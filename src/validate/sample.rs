@@ -98,10 +98,10 @@ fn each_variant(job: &Job, gpu: &Gpu, mut found: impl FnMut(&Option<String>, &Va
             found(&path, &dispatch.variant, &|| dispatch.variant.source(space).len());
         }
     }
-    // What was uploaded for nothing waits for the next submission. A lost device is reported by the run.
+    // What was uploaded for nothing waits for the next submission, and memory for its end. A lost device is reported by the run.
     drop(run);
     gpu.queue().submit([]);
-    let _ = gpu.wait();
+    let _ = gpu.poll(wgpu::PollType::wait_indefinitely());
 }
 
 /// What a program is an example of: its kernel, and in a quick sample each type and constant of it.

@@ -3,8 +3,6 @@
 
 use std::ops::Range;
 
-use wgpu::naga;
-
 use naga::common::wgsl::TypeContext;
 use naga::front::wgsl::parse_str;
 use naga::proc::TypeResolution;

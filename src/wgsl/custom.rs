@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use wgpu::naga;
-
 use naga::proc::Layouter;
 use naga::valid::Capabilities;
 use naga::{AddressSpace, ArraySize, GlobalVariable, Module, ScalarKind, ShaderStage, StorageAccess, TypeInner};

@@ -6,8 +6,6 @@
 use std::collections::HashSet;
 use std::sync::OnceLock;
 
-use wgpu::naga;
-
 use naga::keywords::wgsl::BUILTIN_IDENTIFIERS;
 use naga::valid::Capabilities;
 use naga::{Expression, Function, Module, Scalar, Statement, TypeInner};

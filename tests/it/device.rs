@@ -95,7 +95,8 @@ fn encoding_a_batch_of_names_is_one_submission_and_each_decoder_step_one_more() 
         network.start(&batch, 3).unwrap();
         let started = gpu.counts();
         assert_eq!((started.submits - before.submits, started.downloads - before.downloads), (1, 0));
-        network.step(&[0, 1, 2, 3, 4, 5], &[1; 6], 1, true).unwrap();
+        let driver = network.driver();
+        driver.wait(network.step(vec![0, 1, 2, 3, 4, 5], vec![1; 6], 1, true)).unwrap();
         let stepped = gpu.counts();
         assert_eq!((stepped.submits - started.submits, stepped.downloads - started.downloads), (1, 1));
     }

@@ -24,7 +24,7 @@ fn tree() -> Vec<(usize, String)> {
 fn the_library_alone_needs_wgpu_and_a_handful() {
     let tree = tree();
     let direct: BTreeSet<&str> = tree.iter().filter(|(depth, _)| *depth == 1).map(|(_, name)| name.as_str()).collect();
-    assert_eq!(direct, BTreeSet::from(["bytemuck", "half", "pollster", "thiserror", "wgpu"]));
+    assert_eq!(direct, BTreeSet::from(["bytemuck", "half", "naga", "pollster", "thiserror", "wgpu"]));
     // Beside what wgpu brings along, only what these four are made of.
     let (mut wgpu, mut own) = (BTreeSet::new(), BTreeSet::new());
     let mut of_wgpu = false;

@@ -3,11 +3,11 @@
 use std::path::{Path, PathBuf};
 
 /// The modules of the library, each naming only those before it. Those of one entry are one step and may name each other.
-const ORDER: [&[&str]; 24] = [
+const ORDER: [&[&str]; 25] = [
     &["error"],
     &["q8", "tensor"],
     &["device"],
-    &["fill", "hash"],
+    &["clock", "fill", "hash"],
     &["attention", "coverage", "rnn", "norm", "epilogue", "wgsl"],
     &["problem"],
     &["recording"],
@@ -26,6 +26,7 @@ const ORDER: [&[&str]; 24] = [
     &["workload"],
     &["validate"],
     &["store"],
+    &["search"],
     &["seq2seq"],
     &["models"],
 ];

@@ -362,7 +362,10 @@ fn searches_that_cannot_be_are_refused() {
 #[test]
 fn a_network_that_has_not_started_says_so() {
     let khmer = model("khmer");
-    assert!(matches!(cpu(&khmer).step(&[0], &[0], 1, false), Err(Error::Missing { .. })));
+    let mut network = cpu(&khmer);
+    let driver = network.driver();
+    let refused = driver.wait(network.step(vec![0], vec![0], 1, false));
+    assert!(matches!(refused, Err(Error::Missing { .. })));
 }
 
 #[cfg(feature = "cli")]

@@ -347,15 +347,6 @@ impl Backend for Cpu {
 
     async fn finish(
         &mut self,
-        again: Option<&mut Infallible>,
-        numbers: &[&CpuTensor],
-        integers: &[&Array<u32>],
-    ) -> Result<OnHost> {
-        self.finish_blocking(again, numbers, integers)
-    }
-
-    fn finish_blocking(
-        &mut self,
         _: Option<&mut Infallible>,
         numbers: &[&CpuTensor],
         integers: &[&Array<u32>],

@@ -1,7 +1,7 @@
 //! What the processor can do at most, measured: ceilings to hold figures against.
 
+use crate::clock::Instant;
 use std::hint::black_box;
-use std::time::Instant;
 
 use super::Cpu;
 use super::simd::{Kernel, Simd};

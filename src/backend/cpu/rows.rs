@@ -165,7 +165,7 @@ pub(super) fn rotary(
     positions: &Array<u32>,
 ) -> Result<CpuTensor> {
     let (cos, sin, mut x) = (cos.wide(), sin.wide(), x.to_array());
-    let pairs = check_rotary(x.shape(), [cos.shape(), sin.shape()], positions, options.offset)?;
+    let pairs = check_rotary(x.shape(), [cos.shape(), sin.shape()], Some(positions), options.offset)?;
     let [heads, rows, dim] = [1, 2, 3].map(|axis| x.shape()[axis]);
     for (row, data) in x.data_mut().chunks_exact_mut(dim.max(1)).enumerate() {
         let at = positions.data()[row / (heads * rows) * rows + row % rows] as usize + options.offset;

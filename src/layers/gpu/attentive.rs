@@ -1,7 +1,7 @@
 //! A recurrent encoder and the attention of decoder states over its outputs, on the GPU.
 
 use crate::attention::Mask;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Run, Tensor};
 use crate::layers::{AttentiveEncoder, AttentiveInputs, AttentiveOutputs, AttentiveWeights, LoadedEncoder};
 use crate::ops::rnn::GpuRnn;
@@ -97,16 +97,31 @@ impl AttentiveOutputs<Tensor> {
     ///
     /// # Errors
     /// [`Error::Gpu`](crate::Error::Gpu) or [`Error::DeviceLost`](crate::Error::DeviceLost).
+    #[cfg(not(target_arch = "wasm32"))]
     pub fn download(&self, gpu: &Gpu) -> Result<AttentiveOutputs<Array<f32>>> {
-        let get = |tensor: &Option<Tensor>| tensor.as_ref().map(|tensor| tensor.download(gpu)).transpose();
+        gpu.drive(self.download_async(gpu))
+    }
+
+    /// As [`AttentiveOutputs::download`], without blocking.
+    ///
+    /// # Errors
+    /// As [`AttentiveOutputs::download`].
+    pub async fn download_async(&self, gpu: &Gpu) -> Result<AttentiveOutputs<Array<f32>>> {
+        let optional = [&self.weights, &self.lse, &self.max_sum, &self.entropy, &self.scores];
+        let given = optional.into_iter().flatten();
+        let tensors = std::iter::once(&self.context).chain(given).collect();
+        let mut arrays = Tensor::fetch_all(gpu, tensors).await?.into_iter();
+        let mut next = || arrays.next().ok_or_else(|| Error::missing("outputs", "what was read back"));
+        let context = next()?;
+        let mut get = |tensor: &Option<Tensor>| tensor.as_ref().map(|_| next()).transpose();
         Ok(AttentiveOutputs {
-            context: self.context.download(gpu)?,
+            context,
             weights: get(&self.weights)?,
             lse: get(&self.lse)?,
             max_sum: get(&self.max_sum)?,
             entropy: get(&self.entropy)?,
             scores: get(&self.scores)?,
-            encoded: self.encoded.download(gpu)?,
+            encoded: self.encoded.download_async(gpu).await?,
         })
     }
 }

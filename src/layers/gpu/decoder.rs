@@ -136,7 +136,27 @@ impl DecoderOutputs<Tensor> {
     ///
     /// # Errors
     /// [`Error::Gpu`] or [`Error::DeviceLost`].
+    #[cfg(not(target_arch = "wasm32"))]
     pub fn download(&self, gpu: &Gpu) -> Result<DecoderOutputs<Array<f32>>> {
-        self.try_map(|_, tensor| tensor.download(gpu))
+        gpu.drive(self.download_async(gpu))
+    }
+
+    /// As [`DecoderOutputs::download`], without blocking: all in one submission.
+    ///
+    /// # Errors
+    /// As [`DecoderOutputs::download`].
+    pub async fn download_async(&self, gpu: &Gpu) -> Result<DecoderOutputs<Array<f32>>> {
+        let mut arrays = Tensor::fetch_all(gpu, self.tensors()).await?.into_iter();
+        self.try_map(|name, _| arrays.next().ok_or_else(|| Error::missing(name, "what was read back")))
+    }
+
+    /// Every tensor, in the order of [`DecoderOutputs::try_map`].
+    fn tensors(&self) -> Vec<&Tensor> {
+        let mut tensors = Vec::new();
+        let Ok(_) = self.try_map(|_, tensor| {
+            tensors.push(tensor);
+            Ok::<_, std::convert::Infallible>(())
+        });
+        tensors
     }
 }

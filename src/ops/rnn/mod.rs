@@ -120,11 +120,23 @@ impl RnnOutputs<Tensor> {
     ///
     /// # Errors
     /// [`Error::Gpu`] or [`Error::DeviceLost`].
+    #[cfg(not(target_arch = "wasm32"))]
     pub fn download(&self, gpu: &Gpu) -> Result<RnnOutputs<Array<f32>>> {
+        gpu.drive(self.download_async(gpu))
+    }
+
+    /// As [`RnnOutputs::download`], without blocking: all in one submission.
+    ///
+    /// # Errors
+    /// As [`RnnOutputs::download`].
+    pub async fn download_async(&self, gpu: &Gpu) -> Result<RnnOutputs<Array<f32>>> {
+        let tensors = [&self.output, &self.final_h].into_iter().chain(&self.final_c).collect();
+        let mut arrays = Tensor::fetch_all(gpu, tensors).await?.into_iter();
+        let mut next = |name: &str| arrays.next().ok_or_else(|| Error::missing(name, "what was read back"));
         Ok(RnnOutputs {
-            output: self.output.download(gpu)?,
-            final_h: self.final_h.download(gpu)?,
-            final_c: self.final_c.as_ref().map(|t| t.download(gpu)).transpose()?,
+            output: next("output")?,
+            final_h: next("final_h")?,
+            final_c: self.final_c.as_ref().map(|_| next("final_c")).transpose()?,
         })
     }
 }

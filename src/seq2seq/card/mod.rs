@@ -12,6 +12,7 @@ pub use text::{Part, Prepare, Range, Several, Source, SourceOption, Target, TooL
 
 use crate::error::{Cause, Error, Result};
 use crate::rnn::{self, Activation, Activations, Direction, Rnn};
+pub use crate::search::Rule;
 
 /// A model card.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -423,18 +424,6 @@ pub enum Search {
     Greedy,
     /// The most probable few hypotheses at each step.
     Beam,
-}
-
-/// How beam search treats finished hypotheses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Rule {
-    /// They keep their place among the `beam` kept; the search ends when all those are finished.
-    #[default]
-    FixedWidth,
-    /// They move to a list of their own and leave their place to others; the search ends when that list has `beam`
-    /// entries. Tokens less probable than 1e-8 are skipped, and `max_steps` counts the start token.
-    FinishedList,
 }
 
 fn one() -> f32 {
