@@ -112,4 +112,6 @@ mod pages {
     struct Numerics;
     #[doc = include_str!("../docs/testing.md")]
     struct Testing;
+    #[doc = include_str!("../docs/web.md")]
+    struct Web;
 }
