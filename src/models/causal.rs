@@ -4,8 +4,9 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::config::{activation, found, json, needed};
+use super::config::{activation, found, needed};
 use super::decoding::{Beam, Begin, Continuation, Decoder, Generation};
+use super::files::Files;
 use crate::attention::{Attention, Causal, Rotary, RotaryEmbedding, RotaryLayout};
 use crate::backend::Backend;
 use crate::error::{Error, Result};
@@ -74,9 +75,17 @@ impl CausalModel {
     /// [`Error::File`] when a file cannot be read or asks for what is not computed here, [`Error::Missing`] and
     /// [`Error::Shape`] when the weights are not those of the configuration.
     pub fn from_folder(folder: &Path) -> Result<Self> {
-        let path = folder.join("config.json");
-        let config: Config = json(&path)?;
-        let store = Store::open(&folder.join("model.safetensors"))?;
+        Self::from_files(Files::Folder(folder))
+    }
+
+    /// As [`CausalModel::from_folder`], from files that may be in memory.
+    ///
+    /// # Errors
+    /// As [`CausalModel::from_folder`].
+    pub fn from_files(files: Files<'_>) -> Result<Self> {
+        let path = files.path("config.json");
+        let config: Config = files.json("config.json")?;
+        let store = files.store("model.safetensors")?;
         match config.model_type.as_str() {
             "gpt2" => Self::gpt2(&path, &config, &store),
             "llama" => Self::llama(&path, &config, &store),

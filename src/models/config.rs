@@ -3,11 +3,11 @@
 use std::path::Path;
 
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 
+use super::files::Files;
 use crate::error::{Error, Result};
 use crate::rnn::Activation;
-use crate::store::{LONGEST_TEXT, Store, read_text};
+use crate::store::Store;
 use crate::tensor::Array;
 
 /// How the vectors of a text's tokens become one.
@@ -90,13 +90,13 @@ struct SentenceBertConfig {
 }
 
 impl SentenceConfig {
-    /// Reads the configuration of a folder.
+    /// Reads the configuration.
     ///
     /// # Errors
     /// [`Error::File`] when a file cannot be read, or asks for what is not computed here.
-    pub(super) fn of_folder(folder: &Path) -> Result<Self> {
-        let path = folder.join("config.json");
-        let config: Config = json(&path)?;
+    pub(super) fn of_files(files: Files<'_>) -> Result<Self> {
+        let path = files.path("config.json");
+        let config: Config = files.json("config.json")?;
         let refuse = |field: &str, reason: String| Err(Error::file(&path, format!("`{field}` {reason}")));
         let family = match config.model_type.as_str() {
             "bert" => Family::Bert,
@@ -136,9 +136,9 @@ impl SentenceConfig {
         };
         let activation = activation(&path, field, &name)?;
         let positions = needed("max_position_embeddings", config.max_position_embeddings.or(distil.then_some(512)))?;
-        let of_sentences = folder.join("sentence_bert_config.json");
-        let most = match of_sentences.exists() {
-            true => json::<SentenceBertConfig>(&of_sentences)?.max_seq_length,
+        let of_sentences = "sentence_bert_config.json";
+        let most = match files.has(of_sentences) {
+            true => files.json::<SentenceBertConfig>(of_sentences)?.max_seq_length,
             false => None,
         };
         Ok(Self {
@@ -150,18 +150,20 @@ impl SentenceConfig {
             epsilon: config.layer_norm_eps.unwrap_or(1e-12),
             positions,
             most_tokens: most.unwrap_or(positions).min(positions),
-            pooling: pooling(&folder.join("1_Pooling").join("config.json"))?,
+            pooling: pooling(files)?,
             padding: config.pad_token_id.unwrap_or(0),
         })
     }
 }
 
 /// What the pooling file says; the mean where there is none.
-fn pooling(path: &Path) -> Result<Pooling> {
-    if !path.exists() {
+fn pooling(files: Files<'_>) -> Result<Pooling> {
+    let name = "1_Pooling/config.json";
+    if !files.has(name) {
         return Ok(Pooling::Mean);
     }
-    let config: PoolingConfig = json(path)?;
+    let config: PoolingConfig = files.json(name)?;
+    let path = &files.path(name);
     let others = [
         ("pooling_mode_max_tokens", config.pooling_mode_max_tokens),
         ("pooling_mode_mean_sqrt_len_tokens", config.pooling_mode_mean_sqrt_len_tokens),
@@ -208,10 +210,4 @@ pub(super) fn activation(path: &Path, field: &str, name: &str) -> Result<Activat
             return Err(Error::file(path, reason));
         }
     })
-}
-
-pub(super) fn json<T: DeserializeOwned>(path: &Path) -> Result<T> {
-    let text = read_text(path, LONGEST_TEXT)?;
-    let mut from = serde_json::Deserializer::from_str(&text);
-    serde_path_to_error::deserialize(&mut from).map_err(|error| Error::file(path, error.to_string()))
 }

@@ -4,8 +4,9 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::config::{activation, found, json, needed};
+use super::config::{activation, found, needed};
 use super::decoding::{Beam, Begin, Continuation, Decoder, Generation};
+use super::files::Files;
 use crate::attention::{Attention, Causal};
 use crate::backend::Backend;
 use crate::error::{Error, Result};
@@ -104,8 +105,16 @@ impl EncoderDecoderModel {
     /// [`Error::File`] when a file cannot be read or asks for what is not computed here, [`Error::Missing`] and
     /// [`Error::Shape`] when the weights are not those of the configuration.
     pub fn from_folder(folder: &Path) -> Result<Self> {
-        let path = folder.join("config.json");
-        let mut config: Config = json(&path)?;
+        Self::from_files(Files::Folder(folder))
+    }
+
+    /// As [`EncoderDecoderModel::from_folder`], from files that may be in memory.
+    ///
+    /// # Errors
+    /// As [`EncoderDecoderModel::from_folder`].
+    pub fn from_files(files: Files<'_>) -> Result<Self> {
+        let path = files.path("config.json");
+        let mut config: Config = files.json("config.json")?;
         let refuse = |reason: String| Err(Error::file(&path, reason));
         match config.model_type.as_str() {
             "bart" | "marian" => {}
@@ -123,9 +132,8 @@ impl EncoderDecoderModel {
                 return refuse(format!("`{field}` is {}, which is not computed here", !wanted));
             }
         }
-        let path_of_generation = folder.join("generation_config.json");
-        if path_of_generation.exists() {
-            let own: GenerationConfig = json(&path_of_generation)?;
+        if files.has("generation_config.json") {
+            let own: GenerationConfig = files.json("generation_config.json")?;
             let before = std::mem::take(&mut config.generation);
             config.generation = GenerationConfig {
                 decoder_start_token_id: own.decoder_start_token_id.or(before.decoder_start_token_id),
@@ -150,7 +158,7 @@ impl EncoderDecoderModel {
                 }
             }
         }
-        let store = Store::open(&folder.join("model.safetensors"))?;
+        let store = files.store("model.safetensors")?;
         let positions = needed(&path, "max_position_embeddings", config.max_position_embeddings)?;
         let word = found(&store, "model.shared.weight")?
             .ok_or_else(|| Error::missing("model.shared.weight", "[V, E], the table of words"))?;

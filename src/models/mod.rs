@@ -13,10 +13,12 @@ mod causal;
 mod config;
 mod decoding;
 mod encoder_decoder;
+mod files;
 mod sentence;
 
 pub use causal::{CausalModel, CausalNetwork};
 pub use config::{Pooling, SentenceConfig};
 pub use decoding::{Beam, Continuation, Generation, Sampling};
 pub use encoder_decoder::{EncoderDecoderModel, EncoderDecoderNetwork};
+pub use files::Files;
 pub use sentence::{Encoded, SentenceEncoder, SentenceNetwork, normalize};

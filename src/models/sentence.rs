@@ -5,6 +5,7 @@ use std::path::Path;
 use tokenizers::{Tokenizer, TruncationParams};
 
 use super::config::{Family, Pooling, SentenceConfig, found};
+use super::files::Files;
 use crate::attention::Attention;
 use crate::backend::Backend;
 use crate::error::{Error, Result};
@@ -75,14 +76,23 @@ impl SentenceEncoder {
     /// [`Error::File`] when a file cannot be read or asks for what is not computed here, [`Error::Missing`] and
     /// [`Error::Shape`] when the weights are not those of the configuration.
     pub fn from_folder(folder: &Path) -> Result<Self> {
-        let config = SentenceConfig::of_folder(folder)?;
-        let path = folder.join("tokenizer.json");
-        let mut tokenizer = Tokenizer::from_file(&path).map_err(|error| Error::file(&path, error.to_string()))?;
+        Self::from_files(Files::Folder(folder))
+    }
+
+    /// As [`SentenceEncoder::from_folder`], from files that may be in memory.
+    ///
+    /// # Errors
+    /// As [`SentenceEncoder::from_folder`].
+    pub fn from_files(files: Files<'_>) -> Result<Self> {
+        let config = SentenceConfig::of_files(files)?;
+        let path = files.path("tokenizer.json");
+        let text = files.text("tokenizer.json")?;
+        let mut tokenizer: Tokenizer = text.parse().map_err(|error| Error::file(&path, format!("{error}")))?;
         let truncation = TruncationParams { max_length: config.most_tokens, ..TruncationParams::default() };
         tokenizer.with_truncation(Some(truncation)).map_err(|error| Error::file(&path, error.to_string()))?;
         tokenizer.with_padding(None);
 
-        let store = Store::open(&folder.join("model.safetensors"))?;
+        let store = files.store("model.safetensors")?;
         let prefix = ["", "bert.", "distilbert."]
             .into_iter()
             .find(|prefix| store.contains(&format!("{prefix}embeddings.word_embeddings.weight")))

@@ -70,6 +70,14 @@ export interface Names {
   transliterate(text: string, options?: { beam?: number; top?: number; options?: Record<string, string> }): Promise<Answer>;
 }
 
+export interface Sentences {
+  readonly layers: number;
+  encode(
+    text: string,
+    layer?: number,
+  ): Promise<{ tokens: string[]; cut: boolean; heads: number[][][]; vector: number[] }>;
+}
+
 export interface Row {
   kernel: string;
   variant: string;
@@ -99,6 +107,8 @@ export class Regard {
     weights: RnnWeights,
   ): Promise<{ output: Float32Array; final_h: Float32Array; final_c?: Float32Array }>;
   transliterator(card: string, weights: Uint8Array): Names;
+  /** Of the BERT family, from its files as Hugging Face has them, by their paths within the folder. */
+  sentences(files: Record<string, Uint8Array>): Sentences;
   validate(sample?: "kernels" | "quick" | "all", progress?: Progress): Promise<Row[]>;
   measure(progress?: Progress, row?: (row: Record<string, unknown>) => void): Promise<Record<string, unknown>>;
 }

@@ -3,7 +3,7 @@
 //   import { Regard } from "./regard.js";
 //   const regard = await Regard.open();
 //   const { output } = await regard.attention({ queries, keys, dim }, query, key, value);
-import init, { Engine, Transliterator } from "./regard_web.js";
+import init, { Engine, ModelFiles, Sentences, Transliterator } from "./regard_web.js";
 
 let loaded;
 
@@ -57,6 +57,13 @@ export class Regard {
     return new Names(new Transliterator(this.#engine, card, weights));
   }
 
+  /** A sentence encoder of the BERT family, from its files as Hugging Face has them: `{ "config.json": Uint8Array, … }`. */
+  sentences(files) {
+    const own = new ModelFiles();
+    for (const [name, bytes] of Object.entries(files)) own.add(name, bytes);
+    return new SentenceModel(new Sentences(this.#engine, own));
+  }
+
   /** Every kernel variant against the f64 oracle; `progress(done, all)` ends it with `false`. */
   async validate(sample = "quick", progress = () => true) {
     return JSON.parse(await this.#engine.validate(sample, progress));
@@ -101,6 +108,28 @@ class Names {
   /** The answer to a text: output, candidates, weights with their labels, warnings. One after the other, in the order asked. */
   transliterate(text, options = {}) {
     const answer = this.#last.then(async () => JSON.parse(await this.#model.answer(text, JSON.stringify(options))));
+    this.#last = answer.catch(() => {});
+    return answer;
+  }
+}
+
+/** A sentence encoder on a device. */
+class SentenceModel {
+  #model;
+  #last = Promise.resolve();
+
+  constructor(model) {
+    this.#model = model;
+  }
+
+  /** Number of layers. */
+  get layers() {
+    return this.#model.layers;
+  }
+
+  /** A sentence: tokens, heads of a layer [heads][tokens][tokens], and its vector. One after the other, in the order asked. */
+  encode(text, layer = 0) {
+    const answer = this.#last.then(async () => JSON.parse(await this.#model.encode(text, layer)));
     this.#last = answer.catch(() => {});
     return answer;
   }

@@ -66,6 +66,10 @@ async function open() {
 }
 
 function reopen() {
+  for (const id of ["layer", "sentence"]) $(id).disabled = true;
+  $("folder").value = "";
+  $("heads").replaceChildren();
+  $("heads-state").textContent = "";
   opened = open();
   opened.then(() => { transliterate(); look(); }, () => {});
 }
@@ -161,6 +165,68 @@ $("model").addEventListener("change", () => {
   transliterate();
 });
 $("names").addEventListener("submit", (event) => { event.preventDefault(); transliterate(); });
+
+// ---------------------------------------------------------------- a sentence
+
+const WANTED = ["config.json", "tokenizer.json", "model.safetensors", "1_Pooling/config.json", "sentence_bert_config.json"];
+
+$("folder").addEventListener("change", async () => {
+  show($("heads-error"));
+  $("heads").replaceChildren();
+  try {
+    await opened;
+    const files = {};
+    for (const file of $("folder").files) {
+      const name = file.webkitRelativePath.split("/").slice(1).join("/") || file.name;
+      if (WANTED.includes(name)) files[name] = new Uint8Array(await file.arrayBuffer());
+    }
+    $("heads-state").textContent = "reading the model…";
+    const layers = await ask("sentences", { files });
+    $("layer").replaceChildren(...Array.from({ length: layers }, (_, n) => new Option(String(n), String(n))));
+    $("layer").value = String(layers - 1);
+    for (const id of ["layer", "sentence"]) $(id).disabled = false;
+    await encode();
+  } catch (error) {
+    $("heads-state").textContent = "";
+    show($("heads-error"), error);
+  }
+});
+
+let sentence = 0;
+
+async function encode() {
+  const own = ++sentence;
+  try {
+    const found = await ask("encode", { text: $("sentence").value, layer: Number($("layer").value) });
+    if (own !== sentence) return;
+    $("heads").replaceChildren(...found.heads.map((weights, n) => drawHead(found.tokens, weights, n)));
+    $("heads-state").textContent = `${found.heads.length} heads over ${found.tokens.length} tokens${found.cut ? ", the rest was cut off" : ""}`;
+    show($("heads-error"));
+  } catch (error) {
+    if (own === sentence) show($("heads-error"), error);
+  }
+}
+
+/** One head: lines from each token to those that it attends to, the stronger the more. */
+function drawHead(tokens, weights, number) {
+  const [line, left, right, width] = [18, 100, 150, 250];
+  const svg = element("svg", { viewBox: `0 0 ${width} ${tokens.length * line + 26}`, role: "img", "aria-label": `Head ${number}` });
+  svg.append(element("text", { x: width / 2, y: 14, "text-anchor": "middle", "font-size": 13 }, `head ${number}`));
+  const y = (n) => 34 + n * line;
+  tokens.forEach((token, n) => {
+    svg.append(element("text", { x: left - 6, y: y(n) + 4, "text-anchor": "end", "font-size": 12 }, token));
+    svg.append(element("text", { x: right + 6, y: y(n) + 4, "font-size": 12 }, token));
+    weights[n].forEach((weight, other) => {
+      if (weight < 0.02) return;
+      svg.append(element("line", { x1: left, y1: y(n), x2: right, y2: y(other), stroke: "var(--accent)", "stroke-width": 2, "stroke-opacity": weight }));
+    });
+  });
+  return svg;
+}
+
+$("sentence").addEventListener("input", encode);
+$("layer").addEventListener("change", encode);
+$("heads-form").addEventListener("submit", (event) => event.preventDefault());
 
 // ---------------------------------------------------------------- a picture
 

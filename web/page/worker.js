@@ -3,6 +3,7 @@ import { Regard } from "./package/regard.js";
 
 let regard;
 let stopped = false;
+let sentences;
 const models = new Map();
 
 async function model(name) {
@@ -26,6 +27,13 @@ const methods = {
   },
   async transliterate({ name, text, options }) {
     return (await model(name)).transliterate(text, options);
+  },
+  sentences({ files }) {
+    sentences = regard.sentences(files);
+    return sentences.layers;
+  },
+  encode({ text, layer }) {
+    return sentences.encode(text, layer);
   },
   attention({ problem, query, key, value }) {
     return regard.attention(problem, query, key, value);

@@ -6,6 +6,7 @@ mod engine;
 mod measure;
 mod names;
 mod rnn;
+mod sentence;
 mod validate;
 
 use regard::Error;

@@ -32,6 +32,16 @@ for (const options of [{ subgroups: true }, { minimal: true }, { subgroups: true
   if (sample !== "kernels") assert.equal(rows.some((row) => row.variant.includes("=f16")), !options.minimal);
 }
 
+// SIMD128: the case table on the CPU.
+{
+  const regard = await Regard.open({ device: "cpu", source });
+  const rows = await regard.validate("all");
+  const cases = rows.reduce((sum, row) => sum + row.cases, 0);
+  console.log(`${regard.info.name}: ${rows.length} rows, ${cases} cases`);
+  assert.deepEqual(rows.flatMap((row) => row.failures), []);
+  assert.ok(cases > 1500 && regard.info.instructions === "SIMD128");
+}
+
 // The calls of a program, on both devices, against the formulas.
 for (const device of ["gpu", "cpu"]) {
   const regard = await Regard.open({ device, source });

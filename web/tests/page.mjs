@@ -54,6 +54,24 @@ async function names(page) {
   await page.waitForFunction(() => document.getElementById("see-error").hidden);
 }
 
+/** A tiny BERT of random numbers: two heads over the tokens of a sentence, whose weights sum to 1. */
+async function heads(page) {
+  await page.setInputFiles("#folder", path.resolve(import.meta.dirname, "../../tests/vectors/bert/bert"));
+  await settled(page, "heads-state", "heads-error");
+  const state = await text(page, "heads-state");
+  const [count, tokens] = state.match(/^(\d+) heads over (\d+) tokens/).slice(1).map(Number);
+  assert.equal(await page.locator("#heads svg").count(), count);
+  for (let head = 0; head < count; head++) {
+    const lines = await page.locator("#heads svg").nth(head).locator("line").evaluateAll((all) => all.map((line) => [line.getAttribute("y1"), Number(line.getAttribute("stroke-opacity"))]));
+    const sums = new Map();
+    for (const [y, weight] of lines) sums.set(y, (sums.get(y) ?? 0) + weight);
+    assert.equal(sums.size, tokens);
+    for (const sum of sums.values()) assert.ok(sum > 0.6 && sum < 1.01, `${sum}`);
+  }
+  const layers = await page.locator("#layer option").count();
+  assert.ok(layers >= 1);
+}
+
 /** Where a canvas is brightest stands the house, or the sun. */
 async function look(page) {
   const brightest = (id) => page.evaluate((id) => {
@@ -137,6 +155,7 @@ try {
     console.log(`${scheme}: ${await settled(page, "info", "notice")}`);
     await names(page);
     await look(page);
+    await heads(page);
     await keyboard(page);
     const picture = async (name) => page.screenshot({ path: path.join(pictures, `${name}-${scheme}.png`), fullPage: true });
     await picture("see");
