@@ -6,6 +6,6 @@ fn main() -> anyhow::Result<()> {
         anyhow::bail!("usage: xtask IN.wasm OUT");
     };
     let mut bindgen = wasm_bindgen_cli_support::Bindgen::new();
-    bindgen.input_path(&input).web(true)?.typescript(true).omit_default_module_path(false);
+    bindgen.input_path(&input).web(true)?.typescript(true).omit_default_module_path(false).remove_name_section(true);
     bindgen.generate(&output)
 }
