@@ -57,7 +57,7 @@ mod tests {
             hasher.finish()
         };
         for step in [16, 48, 112, 4096] {
-            let hashes: Vec<u64> = (0..256).map(|k| hash(0x7f3a_5c00_1230 + k * step)).collect();
+            let hashes: Vec<u64> = (0..256).map(|k| hash(0x7f3a_5c00_1230_u64 as usize + k * step)).collect();
             let different = |bits: fn(u64) -> u64| {
                 hashes.iter().map(|&hash| bits(hash)).collect::<std::collections::HashSet<_>>().len()
             };
