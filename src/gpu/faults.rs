@@ -60,8 +60,8 @@ enum Caught {
     Later(Scope),
 }
 
-/// The error that counts of scopes, the first of which has it.
-async fn first(scopes: [Scope; 3]) -> Option<wgpu::Error> {
+/// The first error that scopes caught, once all of them are known.
+async fn first<S: Future<Output = Option<wgpu::Error>>>(scopes: impl IntoIterator<Item = S>) -> Option<wgpu::Error> {
     let mut first = None;
     for scope in scopes {
         let caught = scope.await;
@@ -76,8 +76,7 @@ fn in_scopes<T>(device: &wgpu::Device, f: impl FnOnce() -> T) -> std::result::Re
     let memory = device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
     let value = caught(f);
     // Without memory the calls behind the first fail too, as invalid: the first is what counts.
-    let scopes: [Scope; 3] = [Box::pin(memory.pop()), Box::pin(internal.pop()), Box::pin(validation.pop())];
-    let mut later: Scope = Box::pin(first(scopes));
+    let mut later: Scope = Box::pin(first([memory.pop(), internal.pop(), validation.pop()]));
     let known = later.as_mut().poll(&mut Context::from_waker(Waker::noop()));
     let caught = match known {
         Poll::Ready(error) => Caught::Now(error),
@@ -170,13 +169,9 @@ impl Gpu {
     /// [`Error::OutOfMemory`], [`Error::Gpu`] or [`Error::DeviceLost`].
     pub async fn settled(&self) -> Result<()> {
         let scopes = std::mem::take(&mut *lock(&self.inner.faults.later));
-        let mut first = None;
-        for scope in scopes {
-            let caught = scope.await;
-            first = first.or(caught);
-        }
+        let caught = first(scopes).await;
         self.check_lost()?;
-        first.map_or(Ok(()), |error| Err(told(error)))
+        caught.map_or(Ok(()), |error| Err(told(error)))
     }
 
     /// The output of a future of this crate's, such as an asynchronous read, waiting for it and polling the device that it waits

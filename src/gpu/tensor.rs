@@ -486,9 +486,20 @@ impl Tensor {
         Array::new(self.shape(), bytemuck::pod_collect_to_vec(raw))
     }
 
-    /// Several tensors in one submission.
-    pub(crate) async fn fetch_all(gpu: &Gpu, tensors: Vec<&Self>) -> Result<Vec<Array<f32>>> {
-        Run::new(gpu).read(&tensors, Self::decode).await
+    /// What `map` makes of the host arrays behind its tensors, which are all read in one submission. It is called twice, and gives
+    /// the same tensors in the same order: what it makes the first time is dropped.
+    pub(crate) async fn fetch_all<O>(
+        gpu: &Gpu,
+        map: impl Fn(&mut dyn FnMut(&str, &Self) -> Result<Array>) -> Result<O>,
+    ) -> Result<O> {
+        let mut tensors = Vec::new();
+        map(&mut |_, tensor| {
+            tensors.push(tensor.clone());
+            Ok(Array::filled(&[0], 0.0))
+        })?;
+        let read = Run::new(gpu).read(&tensors.iter().collect::<Vec<_>>(), Self::decode).await?;
+        let mut arrays = read.into_iter();
+        map(&mut |name, _| arrays.next().ok_or_else(|| Error::missing(name, "what was read back")))
     }
 
     async fn fetch<T>(&self, gpu: &Gpu, decode: fn(&Self, &[u8]) -> Result<Array<T>>) -> Result<Array<T>> {

@@ -294,7 +294,7 @@ impl<B: Backend> Decoder<B> {
         }
         self.check_length(longest)?;
         for text in texts {
-            self.check_tokens(text)?;
+            check_tokens("tokens", text, self.embedding.word.shape()[0])?;
         }
         let result = self.read_texts(b, texts, longest, begin, wanted).await;
         self.clean_up(b, result)
@@ -371,7 +371,7 @@ impl<B: Backend> Decoder<B> {
             return Err(Error::shape("tokens", "texts", running.lengths.len(), tokens.len()));
         }
         self.check_length(running.lengths.iter().max().map_or(0, |longest| longest + steps))?;
-        self.check_tokens(tokens)?;
+        check_tokens("tokens", tokens, self.embedding.word.shape()[0])?;
         let result = self.take_steps(b, tokens, steps, wanted).await;
         self.clean_up(b, result)
     }
@@ -490,14 +490,6 @@ impl<B: Backend> Decoder<B> {
         }
     }
 
-    fn check_tokens(&self, tokens: &[u32]) -> Result<()> {
-        let words = self.embedding.word.shape()[0];
-        match tokens.iter().enumerate().find(|(_, token)| **token as usize >= words) {
-            Some((n, token)) => Err(Error::shape("tokens", format!("token {n}"), format!("below {words}"), token)),
-            None => Ok(()),
-        }
-    }
-
     /// What was asked for before an error must not be done with the next call.
     fn clean_up<T>(&mut self, b: &mut B, result: Result<T>) -> Result<T> {
         if result.is_err() {
@@ -541,6 +533,14 @@ impl<B: Backend> Steps for BeamSteps<'_, B> {
 async fn read<B: Backend>(b: &mut B, again: Option<&mut B::Prepared>, outputs: &Outputs<B>) -> Result<OnHost> {
     let numbers: Vec<&B::Value> = outputs.numbers.iter().collect();
     b.finish(again, &numbers, &outputs.integers.iter().collect::<Vec<_>>()).await
+}
+
+/// Refuses tokens that have no row in the table of words.
+pub(super) fn check_tokens(name: &str, tokens: &[u32], words: usize) -> Result<()> {
+    match tokens.iter().enumerate().find(|(_, token)| **token as usize >= words) {
+        Some((n, token)) => Err(Error::shape(name, format!("token {n}"), format!("below {words}"), token)),
+        None => Ok(()),
+    }
 }
 
 fn the_numbers(read: OnHost) -> Result<Array> {

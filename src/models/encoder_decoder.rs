@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::config::{activation, found, needed};
-use super::decoding::{Beam, Begin, Continuation, Decoder, Generation};
+use super::decoding::{Beam, Begin, Continuation, Decoder, Generation, check_tokens};
 use super::files::Files;
 use crate::attention::{Attention, Causal};
 use crate::backend::Backend;
@@ -379,10 +379,7 @@ impl<B: Backend> EncoderDecoderNetwork<'_, B> {
     pub async fn generate_async(&mut self, texts: &[Vec<u32>], options: &Generation) -> Result<Vec<Vec<u32>>> {
         let memory = self.memory(texts)?;
         let answers = vec![self.model.prefix.clone(); texts.len()];
-        let result = self.decoder.generate(&mut self.backend, &answers, Some(&memory), options).await;
-        // Where nothing was to be answered, nobody is to do it with the next call.
-        self.backend.discard();
-        result
+        self.decoder.generate(&mut self.backend, &answers, Some(&memory), options).await
     }
 
     /// The most probable answers to each text that a beam search finds, best first, as
@@ -403,10 +400,7 @@ impl<B: Backend> EncoderDecoderNetwork<'_, B> {
     pub async fn beam_async(&mut self, texts: &[Vec<u32>], options: &Beam) -> Result<Vec<Vec<Continuation>>> {
         let memory = self.memory(texts)?;
         let answers = vec![self.model.prefix.clone(); texts.len()];
-        let result = self.decoder.beam(&mut self.backend, &answers, Some(&memory), options).await;
-        // Where nothing was to be answered, nobody is to do it with the next call.
-        self.backend.discard();
-        result
+        self.decoder.beam(&mut self.backend, &answers, Some(&memory), options).await
     }
 
     fn memory(&mut self, texts: &[Vec<u32>]) -> Result<Memory<B::Value>> {
@@ -419,11 +413,11 @@ impl<B: Backend> EncoderDecoderNetwork<'_, B> {
             if text.is_empty() || text.len() > positions {
                 return Err(Error::shape(format!("text {n}"), "tokens", format!("1 to {positions}"), text.len()));
             }
-            if let Some((k, token)) = text.iter().enumerate().find(|(_, token)| **token as usize >= words) {
-                return Err(Error::shape(format!("text {n}"), format!("token {k}"), format!("below {words}"), token));
-            }
+            check_tokens(&format!("text {n}"), text, words)?;
         }
         let Self { backend: b, embedding, encoder, .. } = self;
+        // What an earlier call asked for and did not answer, as with 0 tokens, is not to be done with this one.
+        b.discard();
         let mut record = || {
             let shape = [texts.len(), longest];
             let padded = |k: usize| texts[k / longest].get(k % longest).copied().unwrap_or(0);

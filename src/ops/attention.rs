@@ -195,18 +195,7 @@ impl AttentionOutputs<Tensor> {
     /// # Errors
     /// As [`AttentionOutputs::download`].
     pub async fn download_async(&self, gpu: &Gpu) -> Result<AttentionOutputs<Array<f32>>> {
-        let mut arrays = Tensor::fetch_all(gpu, self.tensors()).await?.into_iter();
-        self.try_map(|name, _| arrays.next().ok_or_else(|| Error::missing(name, "what was read back")))
-    }
-
-    /// Every tensor, in the order of [`AttentionOutputs::try_map`].
-    fn tensors(&self) -> Vec<&Tensor> {
-        let mut tensors = Vec::new();
-        let Ok(_) = self.try_map(|_, tensor| {
-            tensors.push(tensor);
-            Ok::<_, std::convert::Infallible>(())
-        });
-        tensors
+        Tensor::fetch_all(gpu, |read| self.try_map(read)).await
     }
 }
 

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use wasm_bindgen::prelude::*;
 
 use crate::engine::Engine;
-use crate::{parsed, thrown};
+use crate::{one, parsed, thrown};
 
 /// The problem: query [batch, heads, queries, dim], key [batch, kv_heads, keys, dim], value [batch, kv_heads, keys, value_dim].
 #[derive(Debug, Deserialize)]
@@ -37,10 +37,6 @@ struct Problem {
     lengths: Option<Vec<u32>>,
     #[serde(default)]
     weights: bool,
-}
-
-fn one() -> usize {
-    1
 }
 
 /// What attention gives.

@@ -29,6 +29,11 @@ fn parsed<T: DeserializeOwned>(json: &str) -> Result<T, JsError> {
     serde_json::from_str(json).map_err(|error| JsError::new(&format!("options: {error}")))
 }
 
+/// Axes of length 1 may be left out.
+fn one() -> usize {
+    1
+}
+
 /// Lets the page or worker do what waits, for a moment.
 async fn breathe() {
     let promise = js_sys::Promise::new(&mut |done, _| {

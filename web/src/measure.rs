@@ -110,6 +110,11 @@ async fn time(
     Ok((answer, times, dispatches))
 }
 
+/// The same in f64, for the oracle.
+fn wide(array: &Array) -> Array<f64> {
+    array.map(|&x| f64::from(x))
+}
+
 async fn attention(device: &Device, work: &Workload) -> Result<Measured> {
     let inputs = work.inputs();
     let truth = work.truth(&inputs)?;
@@ -137,7 +142,6 @@ async fn recurrent(device: &Device, cell: Cell, [steps, batch, hidden]: [usize; 
     let inputs = RnnInputs::new(run.constant("input", &input)?);
     let (answer, nanoseconds, dispatches) =
         time(device, |run| run.rnn(&network, &inputs).map(|outputs| outputs.output)).await?;
-    let wide = |array: &Array| array.map(|&x| f64::from(x));
     let exact: Vec<Vec<_>> = stack.iter().map(|layer| layer.iter().map(|w| w.map(wide)).collect()).collect();
     let oracle = reference::rnn(&options, &exact, &RnnInputs::new(wide(&input)))?.output;
     let baseline = reference::rnn(&options, &stack, &RnnInputs::new(input.clone()))?.output;
@@ -153,7 +157,6 @@ async fn linear(device: &Device, [m, n, k]: [usize; 3]) -> Result<Measured> {
     let (own_x, own_weight) = (run.constant("x", &x)?, run.constant("weight", &weight)?);
     let (answer, nanoseconds, dispatches) =
         time(device, |run| run.linear(&[(&own_x, &own_weight)], Epilogue::default())).await?;
-    let wide = |array: &Array| array.map(|&x| f64::from(x));
     let oracle = reference::linear(&wide(&x), &wide(&weight), None, None)?;
     let baseline = reference::linear(&x, &weight, None, None)?;
     let error_ratio = judge("y", &answer, &oracle, &baseline, DType::F32)?.ratio();

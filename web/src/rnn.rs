@@ -7,7 +7,7 @@ use serde::Deserialize;
 use wasm_bindgen::prelude::*;
 
 use crate::engine::Engine;
-use crate::{parsed, thrown};
+use crate::{one, parsed, thrown};
 
 /// One layer, with weights as PyTorch has them: `weight_ih` [gates · hidden, input], `weight_hh` [gates · hidden, hidden] and
 /// biases [gates · hidden], for each direction one behind the other.
@@ -25,10 +25,6 @@ struct Layer {
     bidirectional: bool,
     /// Of each batch row, how many steps are real.
     lengths: Option<Vec<u32>>,
-}
-
-fn one() -> usize {
-    1
 }
 
 /// What a recurrence gives.

@@ -285,7 +285,7 @@ impl Backend for Cpu {
         embedding: &RotaryEmbedding<CpuTensor>,
         positions: &Array<u32>,
     ) -> Result<CpuTensor> {
-        rows::rotary(x, embedding, positions)
+        attention::rotary(x, embedding, positions)
     }
 
     fn append(

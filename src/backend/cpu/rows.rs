@@ -3,11 +3,9 @@
 use super::activation::Activate;
 use super::simd::{Kernel, Simd};
 use super::{Cpu, CpuTensor};
-use crate::attention::RotaryEmbedding;
 use crate::backend::Value;
 use crate::error::{Error, Result};
 use crate::norm::{Norm, NormKind};
-use crate::reference::{check_rotary, rotate};
 use crate::rnn::Activation;
 use crate::tensor::{Array, Layout};
 
@@ -156,22 +154,6 @@ impl Kernel for LogSumExp<'_> {
         }
         (f64::from(largest) + sum.ln()) as f32
     }
-}
-
-/// As [`Backend::rotary`](crate::backend::Backend::rotary).
-pub(super) fn rotary(
-    x: &CpuTensor,
-    RotaryEmbedding { options, cos, sin }: &RotaryEmbedding<CpuTensor>,
-    positions: &Array<u32>,
-) -> Result<CpuTensor> {
-    let (cos, sin, mut x) = (cos.wide(), sin.wide(), x.to_array());
-    let pairs = check_rotary(x.shape(), [cos.shape(), sin.shape()], Some(positions), options.offset)?;
-    let [heads, rows, dim] = [1, 2, 3].map(|axis| x.shape()[axis]);
-    for (row, data) in x.data_mut().chunks_exact_mut(dim.max(1)).enumerate() {
-        let at = positions.data()[row / (heads * rows) * rows + row % rows] as usize + options.offset;
-        rotate(data, [cos.data(), sin.data()], pairs, options.layout, at);
-    }
-    Ok(x.into())
 }
 
 /// As [`Backend::top_k`](crate::backend::Backend::top_k).

@@ -129,19 +129,14 @@ impl CpuTensor {
     /// Rows [B, H, n, D] into a cache, as [`Backend::append`](crate::backend::Backend::append) has them. A cache in f32 that
     /// nobody else holds is written in place.
     pub(crate) fn append(&mut self, rows: &Self, starts: &Array<u32>, table: Option<&Array<u32>>) -> Result<()> {
+        let Stored::F32(data) = &mut self.stored else {
+            let mut wide = self.wide();
+            wide.append(rows, starts, table)?;
+            *self = self.alike(wide.into_array());
+            return Ok(());
+        };
         let rows = rows.wide();
-        let mut wide = match &mut self.stored {
-            Stored::F32(_) => None,
-            _ => Some(self.to_array().into_data()),
-        };
-        let own = match (&mut wide, &mut self.stored) {
-            (None, Stored::F32(data)) => Arc::make_mut(data),
-            (wide, _) => wide.get_or_insert_default(),
-        };
-        append_in_place((own, &self.shape), (rows.data(), &rows.shape), starts, table)?;
-        if let Some(data) = wide {
-            *self = self.alike(Array::from_parts(self.shape.clone(), data));
-        }
+        append_in_place((Arc::make_mut(data).as_mut_slice(), &self.shape), (rows.data(), &rows.shape), starts, table)?;
         self.packed = Arc::default();
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! A recurrent encoder and the attention of decoder states over its outputs, on the GPU.
 
 use crate::attention::Mask;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::gpu::{Gpu, Run, Tensor};
 use crate::layers::{AttentiveEncoder, AttentiveInputs, AttentiveOutputs, AttentiveWeights, LoadedEncoder};
 use crate::ops::rnn::GpuRnn;
@@ -102,26 +102,23 @@ impl AttentiveOutputs<Tensor> {
         gpu.drive(self.download_async(gpu))
     }
 
-    /// As [`AttentiveOutputs::download`], without blocking.
+    /// As [`AttentiveOutputs::download`], without blocking: all in one submission.
     ///
     /// # Errors
     /// As [`AttentiveOutputs::download`].
     pub async fn download_async(&self, gpu: &Gpu) -> Result<AttentiveOutputs<Array<f32>>> {
-        let optional = [&self.weights, &self.lse, &self.max_sum, &self.entropy, &self.scores];
-        let given = optional.into_iter().flatten();
-        let tensors = std::iter::once(&self.context).chain(given).collect();
-        let mut arrays = Tensor::fetch_all(gpu, tensors).await?.into_iter();
-        let mut next = || arrays.next().ok_or_else(|| Error::missing("outputs", "what was read back"));
-        let context = next()?;
-        let mut get = |tensor: &Option<Tensor>| tensor.as_ref().map(|_| next()).transpose();
-        Ok(AttentiveOutputs {
-            context,
-            weights: get(&self.weights)?,
-            lse: get(&self.lse)?,
-            max_sum: get(&self.max_sum)?,
-            entropy: get(&self.entropy)?,
-            scores: get(&self.scores)?,
-            encoded: self.encoded.download_async(gpu).await?,
+        Tensor::fetch_all(gpu, |read| {
+            let mut get =
+                |name: &str, tensor: &Option<Tensor>| tensor.as_ref().map(|tensor| read(name, tensor)).transpose();
+            let weights = get("weights", &self.weights)?;
+            let lse = get("lse", &self.lse)?;
+            let max_sum = get("max_sum", &self.max_sum)?;
+            let entropy = get("entropy", &self.entropy)?;
+            let scores = get("scores", &self.scores)?;
+            let context = read("context", &self.context)?;
+            let encoded = self.encoded.fetched(read)?;
+            Ok(AttentiveOutputs { context, weights, lse, max_sum, entropy, scores, encoded })
         })
+        .await
     }
 }

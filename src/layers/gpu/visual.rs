@@ -1,7 +1,7 @@
 //! Soft and hard attention over the grid of a picture, on the GPU.
 
 use super::multi_head::upload_weight;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::gpu::{Gpu, Run, Tensor};
 use crate::layers::{LoadedVisual, VisualAttention, VisualMemory, VisualOutputs, VisualState, VisualWeights};
 use crate::tensor::{Array, DType};
@@ -79,17 +79,6 @@ impl VisualOutputs<Tensor> {
     /// # Errors
     /// As [`VisualOutputs::download`].
     pub async fn download_async(&self, gpu: &Gpu) -> Result<VisualOutputs<Array<f32>>> {
-        let mut arrays = Tensor::fetch_all(gpu, self.tensors()).await?.into_iter();
-        self.try_map(|name, _| arrays.next().ok_or_else(|| Error::missing(name, "what was read back")))
-    }
-
-    /// Every tensor, in the order of [`VisualOutputs::try_map`].
-    fn tensors(&self) -> Vec<&Tensor> {
-        let mut tensors = Vec::new();
-        let Ok(_) = self.try_map(|_, tensor| {
-            tensors.push(tensor);
-            Ok::<_, std::convert::Infallible>(())
-        });
-        tensors
+        Tensor::fetch_all(gpu, |read| self.try_map(|name, tensor| read(name, tensor))).await
     }
 }

@@ -1,5 +1,6 @@
 //! A Transformer block.
 
+use super::encoder::CacheSize;
 use super::weights::{BlockWeights, CrossWeights, NormWeights};
 use crate::attention::{Attention, AttentionInputs, Mask, RotaryEmbedding};
 use crate::backend::{Backend, Epilogue, IntegersOf, Numbers, Value};
@@ -147,14 +148,19 @@ impl<V: Value> LoadedBlock<V> {
     pub fn channels(&self) -> usize {
         self.weights.output.weight.shape()[0]
     }
-
-    /// Hkv and D.
-    pub(super) fn kv_heads(&self) -> [usize; 2] {
-        [self.block.kv_heads, self.weights.output.weight.shape()[1] / self.block.heads]
-    }
 }
 
 impl<V: Numbers> LoadedBlock<V> {
+    /// Memory for the keys and values of a cache.
+    pub(super) fn empty_cache<B: Backend<Value = V>>(&self, b: &mut B, size: CacheSize) -> Result<[V; 2]> {
+        let (kv_heads, width) = (self.block.kv_heads, self.weights.output.weight.shape()[1] / self.block.heads);
+        let shape = match size.shared {
+            false => [size.rows, kv_heads, size.capacity, width],
+            true => [size.rows * size.capacity, kv_heads, 1, width],
+        };
+        Ok([b.empty("cached keys", &shape)?, b.empty("cached values", &shape)?])
+    }
+
     /// The block over x [B, N, E]; `attention_weights` asks for those as well.
     ///
     /// # Errors

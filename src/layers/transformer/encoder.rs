@@ -138,13 +138,7 @@ impl<V: Numbers> LoadedTransformer<V> {
     ) -> Result<Cache<V>> {
         let mut blocks = Vec::with_capacity(self.blocks.len());
         for block in &self.blocks {
-            let [kv_heads, width] = block.kv_heads();
-            let shape = match size.shared {
-                false => [size.rows, kv_heads, size.capacity, width],
-                true => [size.rows * size.capacity, kv_heads, 1, width],
-            };
-            let own = [b.empty("cached keys", &shape)?, b.empty("cached values", &shape)?];
-            blocks.push(BlockCache { own, memory: block.remember(b, memory)? });
+            blocks.push(BlockCache { own: block.empty_cache(b, size)?, memory: block.remember(b, memory)? });
         }
         Ok(Cache { blocks, size })
     }
@@ -161,12 +155,9 @@ impl<V: Numbers> LoadedTransformer<V> {
         let starts = b.integers("starts", &Array::filled(&[size.rows], 0))?;
         let mut blocks = Vec::with_capacity(cache.blocks.len());
         for (block, old) in self.blocks.iter().zip(&cache.blocks) {
-            let [kv_heads, width] = block.kv_heads();
-            let shape = [size.rows, kv_heads, capacity, width];
-            let (mut key, mut value) = (b.empty("cached keys", &shape)?, b.empty("cached values", &shape)?);
-            let [old_key, old_value] = &old.own;
-            b.append([&mut key, &mut value], [old_key, old_value], &starts, None)?;
-            blocks.push(BlockCache { own: [key, value], memory: old.memory.clone() });
+            let mut own = block.empty_cache(b, size)?;
+            b.append(own.each_mut(), old.own.each_ref(), &starts, None)?;
+            blocks.push(BlockCache { own, memory: old.memory.clone() });
         }
         Ok(Cache { blocks, size })
     }

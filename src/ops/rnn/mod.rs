@@ -130,13 +130,18 @@ impl RnnOutputs<Tensor> {
     /// # Errors
     /// As [`RnnOutputs::download`].
     pub async fn download_async(&self, gpu: &Gpu) -> Result<RnnOutputs<Array<f32>>> {
-        let tensors = [&self.output, &self.final_h].into_iter().chain(&self.final_c).collect();
-        let mut arrays = Tensor::fetch_all(gpu, tensors).await?.into_iter();
-        let mut next = |name: &str| arrays.next().ok_or_else(|| Error::missing(name, "what was read back"));
+        Tensor::fetch_all(gpu, |read| self.fetched(read)).await
+    }
+
+    /// Each tensor through `read`.
+    pub(crate) fn fetched(
+        &self,
+        read: &mut dyn FnMut(&str, &Tensor) -> Result<Array>,
+    ) -> Result<RnnOutputs<Array<f32>>> {
         Ok(RnnOutputs {
-            output: next("output")?,
-            final_h: next("final_h")?,
-            final_c: self.final_c.as_ref().map(|_| next("final_c")).transpose()?,
+            output: read("output", &self.output)?,
+            final_h: read("final_h", &self.final_h)?,
+            final_c: self.final_c.as_ref().map(|tensor| read("final_c", tensor)).transpose()?,
         })
     }
 }

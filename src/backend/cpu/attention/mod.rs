@@ -18,7 +18,7 @@ use crate::attention::{Attention, AttentionInputs, AttentionOutputs, Mask, Norma
 use crate::backend::Value;
 use crate::error::Result;
 use crate::problem::AttentionProblem;
-use crate::reference::{entropy, join, rotate};
+use crate::reference::{check_rotary, entropy, join, rotate};
 use crate::tensor::{Array, Layout};
 
 pub(crate) use self::call::Blocks;
@@ -253,6 +253,18 @@ fn masks<'a>(
     Ok(masks)
 }
 
+/// As [`Backend::rotary`](crate::backend::Backend::rotary).
+pub(super) fn rotary(
+    x: &CpuTensor,
+    embedding: &RotaryEmbedding<CpuTensor>,
+    positions: &Array<u32>,
+) -> Result<CpuTensor> {
+    let RotaryEmbedding { options, cos, sin } = embedding;
+    check_rotary(x.shape(), [cos.shape(), sin.shape()], Some(positions), options.offset)?;
+    let rows = x.shape()[2];
+    Ok(turned(Some(embedding), x, |b, n| i64::from(positions.data()[b * rows + n])))
+}
+
 /// [B, H, N, D] after the rotary embedding, if there is one; `position` tells of batch row and row. Positions below 0 count
 /// as 0.
 fn turned(
@@ -263,7 +275,7 @@ fn turned(
     let Some(RotaryEmbedding { options, cos, sin }) = rotary else { return x.clone() };
     let (cos, sin, mut x) = (cos.wide(), sin.wide(), x.to_array());
     let [heads, rows, dim] = [1, 2, 3].map(|axis| x.shape()[axis]);
-    for (row, data) in x.data_mut().chunks_exact_mut(dim).enumerate() {
+    for (row, data) in x.data_mut().chunks_exact_mut(dim.max(1)).enumerate() {
         let position = position(row / (heads * rows), row % rows).max(0) as usize;
         let at = position.saturating_add(options.offset);
         rotate(data, [cos.data(), sin.data()], cos.shape()[1], options.layout, at);
